@@ -1,0 +1,71 @@
+"""How CPU kernels are compiled, named, cached and called."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+
+from fastloss._threads import run_shared
+
+# No nnan or ninf: NaN and infinity in the data must come out as IEEE arithmetic has them.
+FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
+
+# Work (elements of a plain loss) from which a call is shared between threads.
+PARALLEL_FROM = 1 << 17
+
+# Work of the smallest chunk, and the most chunks of a call: enough to balance the load of any desktop or server socket,
+# few enough that claiming them costs nothing.
+CHUNK = 1 << 14
+MAX_CHUNKS = 256
+
+# Counters at the head of a board; two slots for every chunk follow, see cpu/sharing.py.
+BOARD_HEAD = 4
+
+
+def chunk_count(units: int, work: int) -> int:
+    """Return into how many chunks `units` rows or elements that hold `work` elements in all are cut.
+
+    A function of the problem alone, never of the number of threads: results must not depend on it.
+    """
+    return max(1, min(units, work // CHUNK, MAX_CHUNKS))
+
+
+@functools.cache
+def fingerprint() -> str:
+    """Return a hash of the package's sources and of what else decides the machine code.
+
+    Numba looks only at the file that holds a kernel when it asks whether a cached kernel is stale; a kernel is made of
+    functions of many files.
+    """
+    digest = hashlib.sha256(f"{numba.__version__} {np.__version__}".encode())
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+class Kernel:
+    """A compiled loop, called with its arguments, a board and whether the caller leads.
+
+    Numba's cache key holds neither the options of the compiler nor what a closure calls in other files: the name, with
+    the loss, the driver and the fingerprint of the sources, makes stale and colliding entries impossible.
+    """
+
+    __slots__ = ("compiled",)
+
+    def __init__(self, name: str, body: Callable[..., Any]) -> None:
+        body.__qualname__ = body.__name__ = f"{name}_{fingerprint()}"
+        self.compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)(body)
+
+    def __call__(self, units: int, work: int, *args: Any) -> Any:
+        """Run over `units` that hold `work` elements in all, on this thread or on several."""
+        if work < PARALLEL_FROM:
+            chunks = 1 if work < 2 * CHUNK else chunk_count(units, work)
+            return self.compiled(*args, np.zeros(BOARD_HEAD + 2 * chunks), True)
+        chunks = chunk_count(units, work)
+        return run_shared(self.compiled, (*args, np.zeros(BOARD_HEAD + 2 * chunks)), chunks)

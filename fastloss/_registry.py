@@ -1,0 +1,150 @@
+"""The registry of losses, the decorators that fill it, and the design note of the package.
+
+How the pieces fit
+------------------
+A loss is two things in one file of ``losses/``:
+
+* *maths*: a small plain function on scalars, marked :func:`jitable`, that returns the value and every derivative
+  together. What a kernel does not use, the compiler deletes, so a forward-only kernel pays nothing for them.
+* *a public function* with torch's signature, marked :func:`loss`, whose body only **describes** the computation: it
+  returns an ``Elementwise``, ``Rowwise`` or ``Pairwise`` (:mod:`fastloss._spec`) that names the maths and the
+  arrays. The decorator turns it into a function that runs the description.
+
+Because the body describes and does not compute, one definition serves the value, the transforms
+(:mod:`fastloss._transforms`) and the loss classes (:mod:`fastloss._modules`), and its signature and docstring are the
+real ones. A description goes down one path::
+
+    losses/regression.py::huber_loss -> _call.py (shapes, dtypes, outputs) -> _dispatch.py (where the arrays lie)
+        -> cpu/elementwise.py or cuda/elementwise.py (loops) -> losses/regression.py::huber (the maths)
+
+Decisions and their reasons
+---------------------------
+* Maths modules import no numba. :func:`jitable` only records a function; each backend registers the recorded ones
+  when its first kernel is built. ``import fastloss`` therefore costs little more than ``import numpy``.
+* Kernels are specialised by argument *types*. An absent array is ``()``; reading it yields the neutral element and
+  writing to it does nothing (``cpu/access.py``). One loop thus serves value, gradient and Hessian, weighted or not,
+  and there are no flags to get wrong.
+* Half types travel as integers: float16 as int16 bits, bfloat16 as uint16 bits, so that the type of an array tells
+  the kernel how to read it.
+* Row losses see entries less the row's maximum. A shift of the logits then cannot change a bit of anything but
+  ``logsumexp``, and no loss has to think about overflow.
+* Row losses run *along* rows when the class axis is contiguous and long, *across* rows (a transposed tile, one row
+  per SIMD lane) when it is short or strided. Both loops call the same maths.
+* Sums go chunk by chunk into slots that are combined in order; the number of chunks follows from the size of the
+  problem alone, and a chunk is a function of its own that is never inlined, so serial and parallel kernels share its
+  machine code. The same input gives the same bits on any number of threads.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
+
+from fastloss._spec import REDUCTION, Domain, Loss
+
+P = ParamSpec("P")
+F = TypeVar("F", bound=Callable[..., Any])
+
+LOSSES: dict[str, Loss] = {}
+
+_jitables: list[Callable[..., Any]] = []
+_backends: list[Callable[[Callable[..., Any]], object]] = []
+
+
+def jitable(function: F) -> F:
+    """Record `function` as one that kernels may call, and return it unchanged."""
+    _jitables.append(function)
+    for register in _backends:
+        register(function)
+    return function
+
+
+def add_backend(register: Callable[[Callable[..., Any]], object]) -> None:
+    """Have `register` called with every jitable function, those of the past and those to come."""
+    _backends.append(register)
+    for function in _jitables:
+        register(function)
+
+
+def loss(
+    family: str,
+    *,
+    wrt: tuple[str, ...] = ("input",),
+    differentiable: tuple[str, ...] | None = None,
+    hessian: str | None = "exact",
+    options: Mapping[str, Domain] | None = None,
+    domains: Mapping[str, str] | None = None,
+    legacy: bool = True,
+) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
+    """Register a function that describes a loss, and return one that computes it.
+
+    The parameters are the fields of :class:`fastloss._spec.Loss`; `options` gets the domain of ``reduction`` unless it
+    brings its own.
+    """
+
+    def register(describe: Callable[P, Any]) -> Callable[P, Any]:
+        from fastloss._call import VALUE, evaluate
+
+        name = describe.__name__
+
+        @functools.wraps(describe)
+        def function(*args: P.args, **kwargs: P.kwargs) -> Any:
+            if kwargs:
+                check_options(record, kwargs)
+            return evaluate(record, describe(*args, **kwargs), VALUE)
+
+        domain_of = {"reduction": REDUCTION} if "reduction" in (describe.__kwdefaults__ or {}) else {}
+        record = Loss(
+            name=name,
+            family=family,
+            function=function,
+            describe=describe,
+            wrt=wrt,
+            differentiable=wrt if differentiable is None else differentiable,
+            hessian=hessian,
+            options={**domain_of, **(options or {})},
+            domains=domains or {},
+            legacy=legacy,
+        )
+        if name in LOSSES:
+            raise ValueError(f"loss {name!r} is registered twice")
+        LOSSES[name] = record
+        function.__fastloss__ = record  # type: ignore[attr-defined]
+        return function
+
+    return register
+
+
+def check_options(record: Loss, kwargs: dict[str, Any]) -> None:
+    """Check the options in `kwargs` against their domains; map size_average and reduce to reduction in place."""
+    if record.legacy and ("size_average" in kwargs or "reduce" in kwargs):
+        _map_legacy_reduction(kwargs)
+    domains = record.options
+    for name, value in kwargs.items():
+        if name in domains:
+            domains[name].check(name, value)
+
+
+def _map_legacy_reduction(kwargs: dict[str, Any]) -> None:
+    """Replace torch's deprecated pair by the reduction that it means."""
+    average = kwargs.pop("size_average", None)
+    reduce = kwargs.pop("reduce", None)
+    if average is None and reduce is None:
+        return
+    average, reduce = average is not False, reduce is not False
+    kwargs["reduction"] = ("mean" if average else "sum") if reduce else "none"
+    warnings.warn(
+        f"size_average and reduce are deprecated, use reduction={kwargs['reduction']!r}",
+        DeprecationWarning,
+        stacklevel=4,
+    )
+
+
+def record_of(function: Any) -> Loss:
+    """Return the registry entry of a public loss function."""
+    record = getattr(function, "__fastloss__", None)
+    if not isinstance(record, Loss):
+        raise TypeError(f"expected a loss function or a loss instance of fastloss, got {function!r}")
+    return record

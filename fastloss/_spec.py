@@ -1,0 +1,194 @@
+"""The vocabulary in which a loss says what is to be computed. Data only: nothing here runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+Array = Any
+Scalar = Any
+MathFunction = Callable[..., Any]
+
+
+class Domain(NamedTuple):
+    """The values an option may take."""
+
+    text: str
+    contains: Callable[[Any], bool]
+    examples: tuple[Any, ...]
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise when `value` lies outside."""
+        try:
+            inside = self.contains(value)
+        except TypeError:
+            raise TypeError(f"{name} must be {self.text}, got {value!r}") from None
+        if not inside:
+            raise ValueError(f"{name} must be {self.text}, got {value!r}")
+
+
+REDUCTION = Domain(
+    "'mean', 'sum' or 'none'", lambda v: v in ("mean", "sum", "none"), ("mean", "sum", "none")
+)
+KL_REDUCTION = Domain(
+    "'mean', 'batchmean', 'sum' or 'none'",
+    lambda v: v in ("mean", "batchmean", "sum", "none"),
+    ("mean", "batchmean", "sum", "none"),
+)
+POSITIVE = Domain("a number > 0", lambda v: v > 0, (0.5, 1.0, 2.0))
+NORM = Domain("a number > 0, infinity included", lambda v: v > 0, (1.0, 2.0, 3.0, math.inf))
+NON_NEGATIVE = Domain("a number >= 0", lambda v: v >= 0, (0.0, 1.0))
+FINITE = Domain("a finite number", math.isfinite, (0.0, 0.5))
+UNIT_INTERVAL = Domain("a number in [0, 1]", lambda v: 0 <= v <= 1, (0.0, 0.1))
+ONE_OR_TWO = Domain("1 or 2", lambda v: v in (1, 2), (1, 2))
+INTEGER = Domain("an integer", lambda v: v == int(v), (-100, 1))
+FLAG = Domain("True or False", lambda v: v in (True, False), (False, True))
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What is known of a loss before any array is seen; one entry of the registry.
+
+    Attributes
+    ----------
+    name, family
+        The public name, and the driver that runs it.
+    function, describe
+        The public function, and the undecorated one that turns arguments into a description.
+    wrt, differentiable
+        The arguments a gradient is taken of unless told otherwise, and all that may be named.
+    hessian
+        ``"exact"``, ``"zero"`` (zero almost everywhere) or ``None`` (not defined).
+    options
+        The domain of every keyword-only option that has one.
+    domains
+        For each array argument the kind of values it takes; validation of test inputs and benchmarks.
+    legacy
+        Whether ``size_average`` and ``reduce`` are accepted, as in torch.
+    """
+
+    name: str
+    family: str
+    function: Callable[..., Any]
+    describe: Callable[..., Any]
+    wrt: tuple[str, ...]
+    differentiable: tuple[str, ...]
+    hessian: str | None
+    options: Mapping[str, Domain]
+    domains: Mapping[str, str]
+    legacy: bool
+    modules: list[type] = field(default_factory=list, compare=False)
+
+
+class Elementwise(NamedTuple):
+    """A loss of single elements: ``point(*elements, *params) -> value, (d_first, d_second, ...), d2_first``.
+
+    The first `leads` arrays combine by `broadcast`: ``"exact"`` (equal shapes), ``"warn"`` (torch's warning when they
+    differ) or ``"silent"``; later ones, and the weight, broadcast *to* the result, or with `exact_weight` must have the
+    input's shape. `real_operands` refuses integers in any of them. `mean` is the divisor of the mean: ``"elements"`` or ``"weights"``.
+    """
+
+    point: MathFunction
+    arrays: tuple[Array, ...]
+    names: tuple[str, ...] = ("input", "target")
+    params: tuple[Scalar, ...] = ()
+    weight: Array | None = None
+    reduction: str = "mean"
+    mean: str = "elements"
+    broadcast: str = "silent"
+    leads: int = 2
+    exact_weight: bool = False
+    real_operands: bool = False
+
+
+class RowMaths(NamedTuple):
+    """The three scalar functions of a loss over a class axis; the drivers own the loops.
+
+    Notation: z is an entry of the row, less the row's maximum `top` when `softmax` is set; p its softmax (0
+    otherwise); t the entry of the second operand; w the class weight; `hit` whether this is the target class;
+    zy and wy the target's z and weight; params the loss's options, then 1 / number of classes.
+
+    terms(z, p, t, w, hit, zy, wy, params) -> (a, b, c)
+        Summed over the row in float64. ``None``: no sums.
+    finish(top, logsum, sums, zy, wy, params) -> (value, coefs)
+        The row's value, and whatever the entries need; logsum = log sum exp z.
+    entry(z, p, t, w, hit, coefs, params) -> ((d_first, d_second, d_weight), d2_first)
+        One entry of each derivative of the row's value.
+
+    `indexed`: there are class indices. `sparse`: all but the target's entry are 0, and unread.
+    """
+
+    finish: MathFunction
+    entry: MathFunction
+    terms: MathFunction | None = None
+    softmax: bool = False
+    indexed: bool = False
+    sparse: bool = False
+
+
+class Rowwise(NamedTuple):
+    """A loss of rows along a class axis: axis 0 of a one-dimensional input, else axis 1, unless `axis` says otherwise.
+
+    `target` holds class indices; or, where `soft` is given and the shapes of target and input are equal, class
+    probabilities, and then `soft` is the maths. `mean` is the divisor of the mean over class indices: ``"rows"`` or
+    ``"weights"`` (the summed weight of the rows that count). `keepdim` leaves the
+    axis in the result with length 1; `max_ndim` bounds the number of axes of the input.
+    """
+
+    maths: RowMaths
+    input: Array
+    target: Array | None = None
+    soft: RowMaths | None = None
+    weight: Array | None = None
+    params: tuple[Scalar, ...] = ()
+    ignore_index: int | None = None
+    reduction: str = "mean"
+    mean: str = "rows"
+    axis: int | tuple[int, ...] | None = None
+    keepdim: bool = False
+    max_ndim: int | None = None
+
+
+class RowMap(NamedTuple):
+    """A function of rows that returns an array of the input's shape, such as softmax.
+
+    The entries of `forward` are the results, those of `backward` the gradient, its operand being the upstream gradient.
+    """
+
+    forward: RowMaths
+    backward: RowMaths
+    input: Array
+    axis: int
+    dtype: Any = None
+
+
+class PairMaths(NamedTuple):
+    """The scalar functions of a loss over vectors a, b (and c) of equal length.
+
+    peaks(a, b, c, params) -> (u, v, w)
+        Running maxima over the vector, for the infinity norm; ``None``: no maxima.
+    terms(a, b, c, peaks, params) -> (u, v, w)
+        Summed over the vector in float64.
+    finish(sums, peaks, y, params) -> (value, coefs)
+        The row's value from its sums; y is the label.
+    entry(a, b, c, coefs, params) -> ((d_a, d_b, d_c), d2_a)
+        One component of each derivative.
+    """
+
+    terms: MathFunction
+    finish: MathFunction
+    entry: MathFunction
+    peaks: MathFunction | None = None
+
+
+class Pairwise(NamedTuple):
+    """A loss of pairs or triplets of vectors, the last axis being the vector; `target` holds one label for each."""
+
+    maths: PairMaths
+    arrays: tuple[Array, ...]
+    names: tuple[str, ...]
+    target: Array | None = None
+    params: tuple[Scalar, ...] = ()
+    reduction: str = "mean"

@@ -1,0 +1,99 @@
+"""The threads that share a kernel's chunks.
+
+A kernel is one nogil function. Called with an empty board (:func:`board`), it claims chunks from it one by one until
+none is left; called by several threads with the same board, it shares them. Each chunk has a slot on the board for its
+sum, so the result does not depend on who computed what. A helper that comes late finds nothing to claim and returns:
+the caller never waits for a thread that has not started, only for chunks in progress.
+
+This replaces Numba's ``prange``. Measured on two cores, mse_loss: a launch costs 12 µs more than with OpenMP, and the
+same from 2**18 elements on. In return one compiled function serves serial and parallel calls, which halves the time to
+the first result; any number of Python threads may call at once (``workqueue`` aborts the process then); a forked child
+may call (GNU OpenMP kills it); no second OpenMP pool spins beside torch's; and a core that is busy elsewhere delays
+its own chunk, not a fixed share of the work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import platform
+import queue
+import struct
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from fastloss import _config
+
+Task = tuple[Callable[..., Any], tuple[Any, ...]]
+
+
+class _Pool:
+    """Daemon threads that run tasks from one queue; more are started when more are asked for."""
+
+    def __init__(self) -> None:
+        self.tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
+        self.size = 0
+        self.lock = threading.Lock()
+
+    def grow(self, size: int) -> None:
+        with self.lock:
+            while self.size < size:
+                name = f"fastloss-{self.size}"
+                threading.Thread(target=_work, args=(self.tasks,), name=name, daemon=True).start()
+                self.size += 1
+
+
+def _work(tasks: queue.SimpleQueue[Task]) -> None:
+    _ask_for_short_slices()
+    while True:
+        function, args = tasks.get()
+        try:
+            function(*args)
+        except MemoryError:
+            pass  # raised before anything is claimed: the caller computes what this thread could not
+        del function, args  # do not keep the caller's arrays alive until the next task
+
+
+def _ask_for_short_slices() -> None:
+    """Ask Linux to schedule this thread in slices shorter than the default of about 3 ms.
+
+    An OpenMP pool such as torch's spins for some 15 ms after each use and holds its core; from Linux 6.12 on, a thread
+    that wakes up with a shorter slice takes the core at once. cross_entropy of 4096x1000 right after one of torch's
+    takes 1.3 ms with it and 1.7 ms without (0.95 ms alone, 1.8 ms on one thread). A slice much shorter than 2 ms makes
+    helpers lose the core in the middle of a chunk. Where the call does not exist or is refused, nothing changes.
+    """
+    number = {"x86_64": 314, "aarch64": 274}.get(platform.machine())
+    if sys.platform != "linux" or number is None:
+        return
+    # struct sched_attr: size, policy (0: SCHED_OTHER), flags, nice, priority, runtime (the slice in ns), ...
+    attributes = struct.pack("=IIQiIQQQII", 56, 0, 0, os.nice(0), 0, 2_000_000, 0, 0, 0, 0)
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).syscall(number, 0, ctypes.c_char_p(attributes), 0)
+
+
+_pool = _Pool()
+
+
+def _after_fork_in_child() -> None:
+    global _pool  # the parent's threads do not exist here
+    _pool = _Pool()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def run_shared(function: Callable[..., Any], args: tuple[Any, ...], chunks: int) -> Any:
+    """Call ``function(*args, True)`` here and ``function(*args, False)`` on helper threads."""
+    helpers = min(_config.thread_count(), chunks) - 1
+    if helpers > 0:
+        pool = _pool
+        if pool.size < helpers:
+            pool.grow(helpers)
+        task = (function, (*args, False))
+        for _ in range(helpers):
+            pool.tasks.put(task)
+    return function(*args, True)

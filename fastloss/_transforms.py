@@ -1,0 +1,132 @@
+"""From a loss to its gradient: ``grad``, ``value_and_grad`` and ``grad_and_hess``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from fastloss._call import Mode, Request, evaluate
+from fastloss._registry import check_options, record_of
+
+Wrt = str | tuple[str, ...] | None
+
+
+def value_and_grad(loss: Callable[..., Any], wrt: Wrt = None) -> Callable[..., Any]:
+    """Return a function that computes a loss and its gradient in one fused pass.
+
+    Parameters
+    ----------
+    loss : function or loss instance
+        A loss of this package, or an instance of one of its loss classes.
+    wrt : str or tuple of str, optional
+        The arguments to differentiate with respect to. One name gives one gradient, a tuple gives a tuple. The default
+        is the loss's natural input or inputs.
+
+    Returns
+    -------
+    callable
+        It takes the arguments of `loss` and returns ``(value, gradient)``. Further keyword arguments:
+        `grad_output`, the upstream gradient (a factor for a reduced loss, an array of the output's shape for
+        ``reduction="none"``; ones by default); `grad_out`, the array or tuple of arrays to write the gradient into,
+        which may be the input itself; `out`, the same for an unreduced value.
+
+    Raises
+    ------
+    TypeError
+        If `loss` is not a loss of this package.
+    ValueError
+        If `wrt` names an argument that the loss is not differentiable with respect to.
+
+    Notes
+    -----
+    The result is cached: asking again costs a dictionary look-up. Nothing of the input's size is allocated but the
+    gradient.
+
+    Examples
+    --------
+    >>> import numpy as np, fastloss as fl
+    >>> value, gradient = fl.value_and_grad(fl.mse_loss)(np.array([1.0, 3.0]), np.array([1.0, 1.0]))
+    >>> print(value, gradient)
+    2.0 [0. 2.]
+    """
+    return _transform(loss, "value_and_grad", wrt)
+
+
+def grad(loss: Callable[..., Any], wrt: Wrt = None) -> Callable[..., Any]:
+    """Return a function that computes the gradient of a loss.
+
+    The parameters, and the further keyword arguments of the result, are those of :func:`value_and_grad`; the result
+    returns the gradient alone.
+
+    Examples
+    --------
+    >>> import numpy as np, fastloss as fl
+    >>> print(fl.grad(fl.huber_loss)(np.array([0.5, 3.0]), np.array([0.0, 0.0]), reduction="sum"))
+    [0.5 1. ]
+    """
+    return _transform(loss, "grad", wrt)
+
+
+def grad_and_hess(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that computes the gradient of a loss and the diagonal of its Hessian.
+
+    Both are with respect to the first natural input, element by element, as gradient-boosting libraries want them. Where
+    the second derivative is zero almost everywhere, zeros are returned.
+
+    Raises
+    ------
+    ValueError
+        If the loss has no second derivative.
+
+    Examples
+    --------
+    >>> import numpy as np, fastloss as fl
+    >>> raw, y = np.array([0.0, 2.0]), np.array([1.0, 0.0])
+    >>> g, h = fl.grad_and_hess(fl.binary_cross_entropy_with_logits)(raw, y, reduction="none")
+    >>> print(g.round(4), h.round(4))
+    [-0.5     0.8808] [0.25  0.105]
+    """
+    return _transform(loss, "grad_and_hess", None)
+
+
+def _transform(loss: Any, kind: str, wrt: Wrt) -> Callable[..., Any]:
+    options = getattr(loss, "_options", None)
+    if options is not None and not callable(options):
+        return functools.partial(_function_transform(type(loss).function, kind, wrt), **options)
+    try:
+        return _function_transform(loss, kind, wrt)
+    except TypeError:
+        record_of(loss)  # says what is wrong with it
+        raise
+
+
+@functools.cache
+def _function_transform(loss: Callable[..., Any], kind: str, wrt: Wrt) -> Callable[..., Any]:
+    record = record_of(loss)
+    if wrt is None:
+        wrt = record.wrt[0] if len(record.wrt) == 1 or kind == "grad_and_hess" else record.wrt
+    names = (wrt,) if isinstance(wrt, str) else tuple(wrt)
+    for name in names:
+        if name not in record.differentiable:
+            allowed = ", ".join(map(repr, record.differentiable))
+            raise ValueError(f"{record.name} is not differentiable with respect to {name!r}, only to {allowed}")
+    if kind == "grad_and_hess" and record.hessian is None:
+        raise ValueError(f"{record.name} has no second derivative")
+    mode = Mode(kind == "value_and_grad", names, isinstance(wrt, str), kind == "grad_and_hess")
+    plain = Request(mode)
+    describe = record.describe
+
+    def transformed(
+        *args: Any, grad_output: Any = None, grad_out: Any = None, out: Any = None, **kwargs: Any
+    ) -> Any:
+        if kwargs:
+            check_options(record, kwargs)
+        request = plain
+        if grad_output is not None or grad_out is not None or out is not None:
+            request = Request(mode, grad_output, grad_out, out)
+        return evaluate(record, describe(*args, **kwargs), request)
+
+    transformed.__name__ = transformed.__qualname__ = f"{kind}({record.name})"
+    transformed.__doc__ = f"{kind} of {record.name} with respect to {', '.join(names)}."
+    return transformed

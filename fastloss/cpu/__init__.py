@@ -1,0 +1,9 @@
+"""Kernels for arrays in host memory. Importing it imports numba and makes the maths callable from kernels."""
+
+from numba.extending import register_jitable
+
+import fastloss.cpu.math  # registers exp, log ... before anything that calls them is compiled
+from fastloss._jit import FASTMATH
+from fastloss._registry import add_backend
+
+add_backend(register_jitable(fastmath=FASTMATH))

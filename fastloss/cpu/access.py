@@ -1,0 +1,289 @@
+"""How kernels read and write memory: absent arrays, half types and integers alike.
+
+An absent array is ``()``. Reading it gives the neutral element, writing to it does nothing. float16 arrives as its
+int16 bits and bfloat16 as its uint16 bits (true integers of those widths never reach a kernel, see ``_dispatch.py``);
+both are computed in float32.
+
+The functions expand in place to a few LLVM instructions (:func:`emits`). Two reasons. A kernel calls them with dozens
+of type combinations, and a function of its own costs Numba 20 ms of compilation per combination: the first call of a
+loss would take seconds. And Numba's own indexing tests for negative indices, which turns vector loads into gathers
+wherever LLVM cannot see the sign.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.imputils import impl_ret_borrowed
+from numba.extending import lower_builtin, type_callable
+
+FLOAT16_BITS = types.int16
+BFLOAT16_BITS = types.uint16
+
+Emitter = Callable[..., Any]
+
+
+def emits(stub: Callable[..., Any]) -> Callable[[Callable[..., Any]], None]:
+    """Make calls of `stub` in kernels expand to instructions.
+
+    The decorated function gets the argument types and returns (result type, emitter); the emitter gets
+    (context, builder, argument types, arguments) and returns the result. Unlike an ``@intrinsic``, whose pickle is
+    drawn anew in every process, a plain function can be closed over by a kernel that is cached on disk.
+    """
+
+    def register(resolve: Callable[..., Any]) -> None:
+        def typer(*args: Any) -> Any:
+            return resolve(*args)[0]
+
+        typer.__signature__ = inspect.signature(stub)  # type: ignore[attr-defined]
+
+        @type_callable(stub)
+        def typing(context: Any) -> Any:
+            return typer
+
+        @lower_builtin(stub, types.VarArg(types.Any))
+        def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            result = resolve(*signature.args)[1](context, builder, signature.args, args)
+            return context.get_dummy_value() if result is None else result
+
+    return register
+
+
+def load(array, i):  # type: ignore[no-untyped-def]
+    """Return element `i` as the number to compute with: float32 for the half types."""
+
+
+def load_or(array, i, default):  # type: ignore[no-untyped-def]
+    """Return element `i` as a number of the type of `default`; an absent array gives `default`."""
+
+
+def label_at(array, i):  # type: ignore[no-untyped-def]
+    """Return the class index at `i` as int64; 0 of an absent array."""
+
+
+def store(array, i, value):  # type: ignore[no-untyped-def]
+    """Write element `i`, rounding to the array's type; nothing for an absent array."""
+
+
+def store_each(arrays, i, values, factor):  # type: ignore[no-untyped-def]
+    """Write ``factor * values[k]`` to element `i` of ``arrays[k]``, for as many values and arrays as there are."""
+
+
+def stage_each(buffer, stride, i, values, factor, arrays):  # type: ignore[no-untyped-def]
+    """Write ``factor * values[k]`` to ``buffer[k * stride + i]`` for every k whose ``arrays[k]`` is not absent."""
+
+
+def pack(buffer, stride, i, numbers):  # type: ignore[no-untyped-def]
+    """Write number k of a tuple to ``buffer[k * stride + i]``."""
+
+
+def unpack(buffer, stride, i, like):  # type: ignore[no-untyped-def]
+    """Return what :func:`pack` stored, a tuple of as many numbers as `like`."""
+
+
+def part(array, start, stop):  # type: ignore[no-untyped-def]
+    """Return ``array[start:stop]`` of a flat array; an absent one stays absent."""
+
+
+def present(array):  # type: ignore[no-untyped-def]
+    """Return whether the array is not absent; a constant to the optimiser."""
+
+
+def cast(params, like):  # type: ignore[no-untyped-def]
+    """Return the tuple of parameters, each with the type of `like`."""
+
+
+def is_absent(kind: Any) -> bool:
+    """Return whether a Numba type is that of ``()``."""
+    return isinstance(kind, types.BaseTuple) and len(kind) == 0
+
+
+def pointer_to(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
+    """Return the address of an element of a contiguous array."""
+    data = context.make_array(kind)(context, builder, array).data
+    return builder.gep(data, [index], inbounds=True)
+
+
+def _float_type(kind: Any) -> Any:
+    return types.float32 if kind.dtype in (FLOAT16_BITS, BFLOAT16_BITS) else kind.dtype
+
+
+def widen(builder: Any, kind: Any, bits: Any) -> Any:
+    """Convert the bits of a half type, or a vector of them, to float32; others pass."""
+
+    def shaped(element: Any) -> Any:
+        return ir.VectorType(element, bits.type.count) if isinstance(bits.type, ir.VectorType) else element
+
+    if kind == FLOAT16_BITS:
+        return builder.fpext(builder.bitcast(bits, shaped(ir.HalfType())), shaped(ir.FloatType()))
+    if kind == BFLOAT16_BITS:
+        wide = shaped(ir.IntType(32))
+        places = ir.Constant(wide, [16] * bits.type.count) if isinstance(wide, ir.VectorType) else wide(16)
+        return builder.bitcast(builder.shl(builder.zext(bits, wide), places), shaped(ir.FloatType()))
+    return bits
+
+
+def _narrow(builder: Any, kind: Any, value: Any) -> Any:
+    """Convert float32 to the bits of a half type, rounding to nearest, ties to even."""
+    if kind == FLOAT16_BITS:
+        return builder.bitcast(builder.fptrunc(value, ir.HalfType()), ir.IntType(16))
+    # bfloat16: add half of the last kept place, less one when that place is 0. A NaN could round to infinity; it
+    # gets a quiet bit instead.
+    i32 = ir.IntType(32)
+    bits = builder.bitcast(value, i32)
+    odd = builder.and_(builder.lshr(bits, i32(16)), i32(1))
+    rounded = builder.add(bits, builder.add(odd, i32(0x7FFF)))
+    chosen = builder.select(builder.fcmp_unordered("uno", value, value), builder.or_(bits, i32(0x400000)), rounded)
+    return builder.trunc(builder.lshr(chosen, i32(16)), ir.IntType(16))
+
+
+def _emit_load(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
+    pointer = pointer_to(context, builder, kind, array, index)
+    return widen(builder, kind.dtype, context.unpack_value(builder, kind.dtype, pointer))
+
+
+def _emit_store(context: Any, builder: Any, kind: Any, array: Any, index: Any, value_type: Any, value: Any) -> None:
+    pointer = pointer_to(context, builder, kind, array, index)
+    value = context.cast(builder, value, value_type, _float_type(kind))
+    if kind.dtype in (FLOAT16_BITS, BFLOAT16_BITS):
+        value = _narrow(builder, kind.dtype, value)
+    context.pack_value(builder, kind.dtype, value, pointer)
+
+
+def _as_index(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+    return context.cast(builder, value, kind, types.intp)
+
+
+@emits(load)
+def _load(array, i):  # type: ignore[no-untyped-def]
+    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+        return _emit_load(context, builder, array, args[0], _as_index(context, builder, i, args[1]))
+
+    return _float_type(array), emit
+
+
+@emits(load_or)
+def _load_or(array, i, default):  # type: ignore[no-untyped-def]
+    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+        if is_absent(array):
+            return args[2]
+        value = _emit_load(context, builder, array, args[0], _as_index(context, builder, i, args[1]))
+        return context.cast(builder, value, _float_type(array), default)
+
+    return default, emit
+
+
+@emits(label_at)
+def _label_at(array, i):  # type: ignore[no-untyped-def]
+    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+        if is_absent(array):
+            return ir.IntType(64)(0)
+        pointer = pointer_to(context, builder, array, args[0], _as_index(context, builder, i, args[1]))
+        return context.cast(builder, context.unpack_value(builder, array.dtype, pointer), array.dtype, types.int64)
+
+    return types.int64, emit
+
+
+@emits(store)
+def _store(array, i, value):  # type: ignore[no-untyped-def]
+    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+        if not is_absent(array):
+            index = _as_index(context, builder, i, args[1])
+            _emit_store(context, builder, array, args[0], index, value, args[2])
+
+    return types.none, emit
+
+
+@emits(store_each)
+def _store_each(arrays, i, values, factor):  # type: ignore[no-untyped-def]
+    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+        index = _as_index(context, builder, i, args[1])
+        pairs = zip(arrays, cgutils.unpack_tuple(builder, args[0], len(arrays)), strict=True)
+        numbers = cgutils.unpack_tuple(builder, args[2], len(values))
+        for (kind, array), value_type, number in zip(pairs, values, numbers, strict=False):
+            if not is_absent(kind):
+                number = context.cast(builder, number, value_type, factor)
+                _emit_store(context, builder, kind, array, index, factor, builder.fmul(args[3], number))
+
+    return types.none, emit
+
+
+@emits(stage_each)
+def _stage_each(buffer, stride, i, values, factor, arrays):  # type: ignore[no-untyped-def]
+    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+        step, index = (_as_index(context, builder, kind, arg) for kind, arg in ((stride, args[1]), (i, args[2])))
+        numbers = cgutils.unpack_tuple(builder, args[3], len(values))
+        for kind, value_type, number in zip(arrays, values, numbers, strict=False):
+            if not is_absent(kind):
+                number = context.cast(builder, number, value_type, factor)
+                _emit_store(context, builder, buffer, args[0], index, factor, builder.fmul(args[4], number))
+            index = builder.add(index, step)
+
+    return types.none, emit
+
+
+@emits(pack)
+def _pack(buffer, stride, i, numbers):  # type: ignore[no-untyped-def]
+    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+        step, index = (_as_index(context, builder, kind, arg) for kind, arg in ((stride, args[1]), (i, args[2])))
+        for kind, number in zip(numbers, cgutils.unpack_tuple(builder, args[3], len(numbers)), strict=True):
+            _emit_store(context, builder, buffer, args[0], index, kind, number)
+            index = builder.add(index, step)
+
+    return types.none, emit
+
+
+@emits(unpack)
+def _unpack(buffer, stride, i, like):  # type: ignore[no-untyped-def]
+    result = types.UniTuple(buffer.dtype, len(like)) if len(like) else types.Tuple(())
+
+    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+        step, index = (_as_index(context, builder, kind, arg) for kind, arg in ((stride, args[1]), (i, args[2])))
+        numbers = []
+        for _ in like:
+            numbers.append(_emit_load(context, builder, buffer, args[0], index))
+            index = builder.add(index, step)
+        return context.make_tuple(builder, result, numbers)
+
+    return result, emit
+
+
+@emits(part)
+def _part(array, start, stop):  # type: ignore[no-untyped-def]
+    if is_absent(array):
+        return array, lambda context, builder, kinds, args: args[0]
+
+    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+        first, last = (_as_index(context, builder, kind, arg) for kind, arg in ((start, args[1]), (stop, args[2])))
+        whole = context.make_array(array)(context, builder, args[0])
+        piece = context.make_array(array)(context, builder)
+        length = builder.sub(last, first)
+        cgutils.copy_struct(piece, whole)
+        piece.data = builder.gep(whole.data, [first])
+        piece.nitems = length
+        piece.shape = cgutils.pack_array(builder, [length])
+        return impl_ret_borrowed(context, builder, array, piece._getvalue())
+
+    return array, emit
+
+
+@emits(present)
+def _present(array):  # type: ignore[no-untyped-def]
+    return types.boolean, lambda context, builder, kinds, args: ir.IntType(1)(not is_absent(array))
+
+
+@emits(cast)
+def _cast(params, like):  # type: ignore[no-untyped-def]
+    result = types.UniTuple(like, len(params)) if len(params) else types.Tuple(())
+
+    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+        numbers = cgutils.unpack_tuple(builder, args[0], len(params))
+        converted = [context.cast(builder, n, kind, like) for kind, n in zip(params, numbers, strict=True)]
+        return context.make_tuple(builder, result, converted)
+
+    return result, emit

@@ -1,0 +1,65 @@
+"""What :mod:`fastloss._call` asks of a backend, for host memory. Arrays are NumPy views, see ``_dispatch.py``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import fastloss.cpu  # noqa: F401  (registers the maths)
+from fastloss.cpu.elementwise import run as elementwise
+from fastloss.cpu.pairwise import run as pairwise
+from fastloss.cpu.rowwise import run as rowwise
+
+__all__ = ["copy_into", "elementwise", "empty", "flat", "number", "ones", "pairwise", "rowwise", "sum_to", "zeros"]
+
+empty = np.empty
+zeros = np.zeros  # pages of a fresh one that are never written cost nothing
+
+
+def flat(view: Any) -> Any:
+    """Return the elements in C order as a flat array, copied only where they do not lie so."""
+    return view.reshape(-1)
+
+
+def ones(shape: tuple[int, ...], dtype: Any) -> Any:
+    """Return an array of ones."""
+    return _narrowed(np.ones(shape, np.float32), dtype)
+
+
+def number(view: Any) -> float:
+    """Return the value of a zero-dimensional view."""
+    return float(_widened(view).item())
+
+
+def copy_into(target: Any, source: Any) -> None:
+    """Copy `source` into a view of any layout and of the same dtype."""
+    np.copyto(target, source)
+
+
+def sum_to(view: Any, shape: tuple[int, ...]) -> Any:
+    """Return the sum over the axes along which an array of `shape` was broadcast to that of `view`."""
+    lead = view.ndim - len(shape)
+    stretched = [lead + k for k, n in enumerate(shape) if n == 1 and view.shape[lead + k] != 1]
+    total = _widened(view).sum(axis=(*range(lead), *stretched), dtype=np.float64).reshape(shape)
+    return _narrowed(total, view.dtype)
+
+
+def _widened(view: Any) -> Any:
+    """Return half-precision bits as float32; others pass."""
+    if view.dtype == np.int16:
+        return view.view(np.float16).astype(np.float32)
+    if view.dtype == np.uint16:
+        return (view.astype(np.uint32) << 16).view(np.float32)
+    return view
+
+
+def _narrowed(numbers: Any, dtype: Any) -> Any:
+    """Return numbers in a view's dtype, rounding to nearest, ties to even."""
+    if dtype == np.int16:
+        return numbers.astype(np.float16).view(np.int16)
+    if dtype == np.uint16:
+        bits = numbers.astype(np.float32).view(np.uint32)
+        rounded = (bits + ((bits >> 16) & 1) + 0x7FFF) >> 16
+        return np.where(np.isnan(numbers), 0x7FC0, rounded).astype(np.uint16)
+    return numbers.astype(dtype)

@@ -1,0 +1,243 @@
+"""The loop of losses of single elements: one pass that reads the operands and writes value and derivatives."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba.extending import overload, register_jitable
+
+from fastloss._jit import Kernel
+from fastloss.cpu.access import cast, is_absent, load, load_or, part, store, store_each
+from fastloss.cpu.math import vector_function
+from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
+
+# Elements that the kernel for awkward layouts stages at a time: five float64 buffers of it fit half a 48 KB L1 cache.
+TILE = 512
+
+
+@register_jitable
+def _one(a, b, c, i):  # type: ignore[no-untyped-def]
+    return (load(a, i),)
+
+
+@register_jitable
+def _two(a, b, c, i):  # type: ignore[no-untyped-def]
+    x = load(a, i)
+    return x, load_or(b, i, x)
+
+
+@register_jitable
+def _three(a, b, c, i):  # type: ignore[no-untyped-def]
+    x = load(a, i)
+    return x, load_or(b, i, x), load_or(c, i, x)
+
+
+def stage(window, layout, k, start, count, buffers):  # type: ignore[no-untyped-def]
+    """Return elements start ... start + count of operand `k`, gathered into row k of `buffers`.
+
+    `window` is the memory of the operand; row k of `layout` holds the offset of its first element and its strides
+    along three axes, the last row the lengths of those axes. An absent operand stays absent.
+    """
+
+
+@overload(stage)
+def _stage(window, layout, k, start, count, buffers):  # type: ignore[no-untyped-def]
+    if is_absent(window):
+        return lambda window, layout, k, start, count, buffers: ()
+
+    def gather(window, layout, k, start, count, buffers):  # type: ignore[no-untyped-def]
+        buffer = buffers[k]
+        like = buffer[0]
+        s0, s1, s2 = layout[k, 1], layout[k, 2], layout[k, 3]
+        d1, d2 = layout[-1, 1], layout[-1, 2]
+        outer, rest = divmod(start, d1 * d2)
+        middle, inner = divmod(rest, d2)
+        filled = 0
+        while filled < count:
+            run = min(count - filled, d2 - inner)
+            base = layout[k, 0] + outer * s0 + middle * s1 + inner * s2
+            if s2 == 1:
+                for j in range(run):
+                    store(buffer, filled + j, load_or(window, base + j, like))
+            elif s2 == 0:
+                value = load_or(window, base, like)
+                for j in range(run):
+                    store(buffer, filled + j, value)
+            else:
+                for j in range(run):
+                    store(buffer, filled + j, load_or(window, base + j * s2, like))
+            filled += run
+            inner = 0
+            middle += 1
+            if middle == d1:
+                middle = 0
+                outer += 1
+        return buffer
+
+    return gather
+
+
+def _span_of(point: Callable[..., Any], arity: int) -> Callable[..., Any]:
+    """Return the loop over elements start ... stop of contiguous operands; it returns the sum of the values."""
+    fetch = (_one, _two, _three)[arity - 1]
+
+    @register_jitable
+    def span(a, b, c, weight, upstream, values, grads, second, numbers, factor, start, stop):  # type: ignore[no-untyped-def]
+        vector_function()
+        T = type(factor)
+        total = 0.0
+        for i in range(start, stop):
+            value, slopes, curvature = point(*(fetch(a, b, c, i) + numbers))
+            w = load_or(weight, i, T(1))
+            g = w * load_or(upstream, i, factor)
+            total += w * value
+            store(values, i, w * value)
+            store_each(grads, i, slopes, g)
+            store(second, i, g * curvature)
+        return total
+
+    return span
+
+
+@functools.cache
+def contiguous_kernel(point: Callable[..., Any], arity: int) -> Kernel:
+    """Return the kernel of a loss over contiguous arrays of one length."""
+    span = _span_of(point, arity)
+
+    def elementwise(a, b, c, weight, upstream, values, d_a, d_b, d_c, second, params, scale, board, lead):  # type: ignore[no-untyped-def]
+        like = load(a, 0)
+        T = type(like)
+        numbers = cast(params, like)
+        chunks = chunks_of(board)
+        k = claim(board, 0)
+        while k < chunks:
+            start, stop = share(a.size, k, chunks), share(a.size, k + 1, chunks)
+            total = span(
+                a, b, c, weight, upstream, values, (d_a, d_b, d_c), second, numbers, T(scale), start, stop
+            )
+            put(board, 0, k, total)
+            k = claim(board, 0)
+        return combined(board, 0) if lead else 0.0
+
+    return Kernel(f"elementwise_{point.__name__}", elementwise)
+
+
+@functools.cache
+def staged_kernel(point: Callable[..., Any], arity: int) -> Kernel:
+    """Return the kernel for operands of any layout, given as windows and a table of strides (:func:`stage`).
+
+    Strided, broadcast and overlapping operands are gathered into small buffers, tile by tile, and the contiguous loop
+    runs over those: nothing of the operands' size is allocated, and the loop keeps its vectors.
+    """
+    span = _span_of(point, arity)
+
+    def elementwise(
+        a, b, c, weight, upstream, layout, values, d_a, d_b, d_c, second, params, scale, size, board, lead
+    ):  # type: ignore[no-untyped-def]
+        like = load(a, 0)
+        T = type(like)
+        numbers = cast(params, like)
+        buffers = np.empty((5, TILE), T)
+        chunks = chunks_of(board)
+        k = claim(board, 0)
+        while k < chunks:
+            start, stop = share(size, k, chunks), share(size, k + 1, chunks)
+            total = 0.0
+            for i in range(start, stop, TILE):
+                n = min(TILE, stop - i)
+                total += span(
+                    stage(a, layout, 0, i, n, buffers),
+                    stage(b, layout, 1, i, n, buffers),
+                    stage(c, layout, 2, i, n, buffers),
+                    stage(weight, layout, 3, i, n, buffers),
+                    stage(upstream, layout, 4, i, n, buffers),
+                    part(values, i, i + n),
+                    (part(d_a, i, i + n), part(d_b, i, i + n), part(d_c, i, i + n)),
+                    part(second, i, i + n),
+                    numbers,
+                    T(scale),
+                    0,
+                    n,
+                )
+            put(board, 0, k, total)
+            k = claim(board, 0)
+        return combined(board, 0) if lead else 0.0
+
+    return Kernel(f"elementwise_staged_{point.__name__}", elementwise)
+
+
+def run(
+    point: Callable[..., Any],
+    operands: tuple[Any, ...],
+    weight: Any,
+    upstream: Any,
+    params: tuple[float, ...],
+    scale: float,
+    values: Any,
+    grads: tuple[Any, Any, Any],
+    second: Any,
+    aliased: bool,
+) -> float:
+    """Run a loss over operands of one shape and return the sum of its values.
+
+    `operands`, `weight` and `upstream` are arrays of one shape, of any strides (0 where broadcast); the outputs are
+    contiguous. An absent array is ``()``. `aliased`: an output shares memory with an operand.
+    """
+    first = operands[0]
+    size = first.size
+    inputs = (*operands, *((),) * (3 - len(operands)), weight, upstream)
+    outputs = (values, *grads, second)
+    if first.ndim != 1:
+        outputs = tuple([a if type(a) is tuple else a.reshape(-1) for a in outputs])
+    if not aliased and all([type(a) is tuple or a.flags.c_contiguous for a in inputs]):
+        if first.ndim != 1:
+            inputs = tuple([a if type(a) is tuple else a.reshape(-1) for a in inputs])
+        return contiguous_kernel(point, len(operands))(size, size, *inputs, *outputs, params, scale)
+    windows, layout = _windows(inputs, first.shape)
+    return staged_kernel(point, len(operands))(size, size, *windows, layout, *outputs, params, scale, size)
+
+
+def _windows(arrays: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[list[Any], Any]:
+    """Return the memory of each array as a flat read-only window, and the layout that :func:`stage` reads.
+
+    Neighbouring axes are merged as far as all arrays allow; where more than three are left the arrays are copied.
+    Every window has one type, so that one kernel serves all strides.
+    """
+    arrays = tuple(a if type(a) is tuple or _has_whole_strides(a) else a.copy() for a in arrays)
+    present = [a for a in arrays if type(a) is not tuple]
+    groups: list[list[int]] = []
+    for axis in range(len(shape)):
+        if shape[axis] == 1:
+            continue
+        if groups and all(a.strides[groups[-1][-1]] == a.strides[axis] * shape[axis] for a in present):
+            groups[-1].append(axis)
+        else:
+            groups.append([axis])
+    if len(groups) > 3:
+        flat = tuple(a if type(a) is tuple else np.ascontiguousarray(a).reshape(-1) for a in arrays)
+        return _windows(flat, (math.prod(shape),))
+    lengths = [math.prod(shape[axis] for axis in group) for group in groups]
+    missing = [0] * (3 - len(groups))
+    layout = np.zeros((len(arrays) + 1, 4), np.int64)
+    layout[-1, :3] = [1] * len(missing) + lengths
+    windows: list[Any] = []
+    for k, a in enumerate(arrays):
+        if type(a) is tuple:
+            windows.append(a)
+            continue
+        strides = [a.strides[group[-1]] // a.itemsize for group in groups]
+        lowest = sum(s * (n - 1) for s, n in zip(strides, lengths, strict=True) if s < 0)
+        extent = 1 + sum(abs(s) * (n - 1) for s, n in zip(strides, lengths, strict=True))
+        layout[k] = [-lowest, *missing, *strides]
+        origin = a[tuple(slice(None, None, -1) if s < 0 else slice(None) for s in a.strides)]
+        windows.append(np.lib.stride_tricks.as_strided(origin, (extent,), (a.itemsize,), writeable=False))
+    return windows, layout
+
+
+def _has_whole_strides(array: Any) -> bool:
+    """Return whether elements lie whole numbers of elements apart; fields of a record may not."""
+    return array.flags.aligned and all(s % array.itemsize == 0 for s in array.strides)

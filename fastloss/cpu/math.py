@@ -1,0 +1,317 @@
+"""Vectorisable exp, log and log1p for float32 and float64, and the intrinsics that kernels are made of.
+
+``math.exp`` is a scalar call that stops LLVM from vectorising the loop around it. The functions here are branch-free:
+range reduction, a polynomial, and selects at the edges. They are compiled with ``contract`` alone: reassociation would
+merge the high and low parts of ln 2 and lose the accuracy they carry.
+
+Errors, over the full range, against float64 and extended precision (tests/test_math.py): below 1.5 ulp.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import overload, register_jitable
+
+from fastloss.cpu.access import emits
+from fastloss.losses import scalars
+
+f32 = np.float32
+
+
+def vector_function() -> None:
+    """Mark the function that calls it: 512-bit vectors where the CPU has them, and never inlined.
+
+    LLVM prefers 256-bit vectors on CPUs with AVX-512; exp over data in cache runs 1.6 times faster with 512. Not
+    inlining keeps the attribute, and makes serial and parallel kernels run the same machine code.
+    """
+
+
+def isolated_function() -> None:
+    """Mark the function that calls it as never inlined, with vectors as wide as LLVM prefers."""
+
+
+def maximum(a, b):  # type: ignore[no-untyped-def]
+    """Return the larger, NaN if either is. ``max`` keeps LLVM from vectorising a running maximum; this does not."""
+
+
+def _power_of_two(t):  # type: ignore[no-untyped-def]
+    """Return 2**n for t = n + 1.5 * 2**(mantissa bits): n stands in the low bits of t."""
+
+
+def _split_exponent(x):  # type: ignore[no-untyped-def]
+    """Return (k, m) with x = 2**k * m and m in [sqrt(1/2), sqrt(2)), k as a float, for normal x > 0."""
+
+
+@emits(vector_function)
+def _vector_function():  # type: ignore[no-untyped-def]
+    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+        # llvmlite's attribute set refuses names that it does not know; the plain set's add does not.
+        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+        set.add(builder.function.attributes, "noinline")
+
+    return types.none, emit
+
+
+@emits(isolated_function)
+def _isolated_function():  # type: ignore[no-untyped-def]
+    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+        set.add(builder.function.attributes, "noinline")
+
+    return types.none, emit
+
+
+@emits(maximum)
+def _maximum(a, b):  # type: ignore[no-untyped-def]
+    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+        kind = args[0].type
+        function = builder.module.declare_intrinsic("llvm.maximum", [kind], ir.FunctionType(kind, [kind, kind]))
+        return builder.call(function, args)
+
+    return a, emit
+
+
+@emits(_power_of_two)
+def _emit_power_of_two(t):  # type: ignore[no-untyped-def]
+    mantissa, bias, bits = (23, 127, 32) if t == types.float32 else (52, 1023, 64)
+
+    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+        integer = ir.IntType(bits)
+        n = builder.bitcast(args[0], integer)
+        n = builder.add(builder.shl(n, integer(mantissa)), integer(bias << mantissa))
+        return builder.bitcast(n, args[0].type)
+
+    return t, emit
+
+
+@emits(_split_exponent)
+def _emit_split_exponent(x):  # type: ignore[no-untyped-def]
+    mantissa, bits = (23, 32) if x == types.float32 else (52, 64)
+    # A float whose low bits, read as an integer, count units.
+    magic, value = (0x4B400000, 12582912.0) if bits == 32 else (0x4338000000000000, 6755399441055744.0)
+    root_half = 0x3F3504F3 if bits == 32 else 0x3FE6A09E667F3BCD
+
+    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+        integer, real = ir.IntType(bits), args[0].type
+        i = builder.bitcast(args[0], integer)
+        # Subtracting the bits of sqrt(1/2) lets the exponent field step where the mantissa crosses it.
+        k = builder.ashr(builder.sub(i, integer(root_half)), integer(mantissa))
+        m = builder.bitcast(builder.sub(i, builder.shl(k, integer(mantissa))), real)
+        # int64 -> float64 has no vector form before AVX-512: place k in the low bits of a float instead.
+        k = builder.fsub(builder.bitcast(builder.add(k, integer(magic)), real), ir.Constant(real, value))
+        return context.make_tuple(builder, types.UniTuple(x, 2), [k, m])
+
+    return types.UniTuple(x, 2), emit
+
+
+# Polynomials below are minimax fits (Remez, 50 digits): q in exp r = 1 + r + r² q(r) on |r| <= ln(2)/2, and P in
+# log((1+s)/(1-s)) = 2s + s³ P(s²), on s <= 3 - 2 sqrt(2) for log and on s <= 1/3 for log1p_unit.
+
+
+@register_jitable(fastmath={"contract"})
+def _exp_parts_f32(x):  # type: ignore[no-untyped-def]
+    """Return (n, exp r) with x = n ln 2 + r and |r| <= ln(2)/2."""
+    n = (x * f32(1.4426950408889634) + f32(12582912.0)) - f32(12582912.0)
+    r = (x - n * f32(0.693145751953125)) - n * f32(1.42860682030941723e-6)
+    q = f32(0.0013814602454714601)
+    q = q * r + f32(0.0083687171570509597)
+    q = q * r + f32(0.0416683879910206556)
+    q = q * r + f32(0.1666652062871695340)
+    q = q * r + f32(0.4999999344793832385)
+    return n, q * r * r + r + f32(1.0)
+
+
+@register_jitable(fastmath={"contract"})
+def _exp_parts_f64(x):  # type: ignore[no-untyped-def]
+    """Return (n, exp r) with x = n ln 2 + r and |r| <= ln(2)/2."""
+    n = (x * 1.4426950408889634 + 6755399441055744.0) - 6755399441055744.0
+    r = (x - n * 0.693147180369123816490) - n * 1.90821492927058770002e-10
+    q = 2.5000056708160521483e-8
+    q = q * r + 2.763024799015508457e-7
+    q = q * r + 2.7557586388432950993e-6
+    q = q * r + 2.4801493100070981401e-5
+    q = q * r + 1.9841269506565711109e-4
+    q = q * r + 0.0013888888943628944678
+    q = q * r + 0.0083333333334944643549
+    q = q * r + 0.041666666666530163
+    q = q * r + 0.16666666666666412527
+    q = q * r + 0.50000000000000106266
+    return n, q * r * r + r + 1.0
+
+
+# The clamps are written so that a NaN fails the test and passes through.
+#
+# exp multiplies by 2**n in two factors: each stays normal while the product may be denormal, or overflow.
+# exp_nonpositive needs one, and is a third faster.
+
+
+@register_jitable(fastmath={"contract"})
+def _exp_f32(x):  # type: ignore[no-untyped-def]
+    c = f32(-104.0) if x < f32(-104.0) else x
+    c = f32(89.0) if c > f32(89.0) else c
+    n, y = _exp_parts_f32(c)
+    half = n * f32(0.5) + f32(12582912.0)
+    rest = (n - (half - f32(12582912.0))) + f32(12582912.0)
+    return y * _power_of_two(half) * _power_of_two(rest)
+
+
+@register_jitable(fastmath={"contract"})
+def _exp_f64(x):  # type: ignore[no-untyped-def]
+    c = -746.0 if x < -746.0 else x
+    c = 710.0 if c > 710.0 else c
+    n, y = _exp_parts_f64(c)
+    half = n * 0.5 + 6755399441055744.0
+    rest = (n - (half - 6755399441055744.0)) + 6755399441055744.0
+    return y * _power_of_two(half) * _power_of_two(rest)
+
+
+@register_jitable(fastmath={"contract"})
+def _exp_nonpositive_f32(x):  # type: ignore[no-untyped-def]
+    n, y = _exp_parts_f32(f32(-87.0) if x < f32(-87.0) else x)
+    return f32(0.0) if x < f32(-87.0) else y * _power_of_two(n + f32(12582912.0))
+
+
+@register_jitable(fastmath={"contract"})
+def _exp_nonpositive_f64(x):  # type: ignore[no-untyped-def]
+    n, y = _exp_parts_f64(-708.0 if x < -708.0 else x)
+    return 0.0 if x < -708.0 else y * _power_of_two(n + 6755399441055744.0)
+
+
+@register_jitable(fastmath={"contract"})
+def _log_p_f32(z):  # type: ignore[no-untyped-def]
+    p = f32(0.2358243665788294)
+    p = p * z + f32(0.2853729438693190)
+    p = p * z + f32(0.4000033539874889)
+    return p * z + f32(0.6666666564461049)
+
+
+@register_jitable(fastmath={"contract"})
+def _log_p_f64(z):  # type: ignore[no-untyped-def]
+    p = 0.13251478847542788036
+    p = p * z + 0.13250101700870331408
+    p = p * z + 0.15387091485125133986
+    p = p * z + 0.18181775648884489613
+    p = p * z + 0.22222222647004515555
+    p = p * z + 0.28571428569084503107
+    p = p * z + 0.40000000000006251207
+    return p * z + 0.66666666666666660971
+
+
+# log x = k ln 2 + log m, and with f = m - 1, s = f / (2 + f): log m = f - (f²/2 - s (f²/2 + s² P(s²))), the form of
+# fdlibm's e_log.c, which loses nothing near x = 1. `c` is what the argument lost when it was rounded to x.
+
+
+@register_jitable(fastmath={"contract"})
+def _log_f32(x, c):  # type: ignore[no-untyped-def]
+    tiny = x < f32(1.17549435e-38)
+    k, m = _split_exponent(x * f32(8388608.0) if tiny else x)
+    k = k - f32(23.0) if tiny else k
+    f = m - f32(1.0)
+    s = f / (f32(2.0) + f)
+    z = s * s
+    h = f32(0.5) * f * f
+    y = k * f32(0.693145751953125) - (
+        (h - (s * (h + z * _log_p_f32(z)) + (k * f32(1.42860682030941723e-6) + c))) - f
+    )
+    y = y if x < f32(np.inf) else x
+    return y if x > f32(0.0) else (f32(-np.inf) if x == f32(0.0) else f32(np.nan))
+
+
+@register_jitable(fastmath={"contract"})
+def _log_f64(x, c):  # type: ignore[no-untyped-def]
+    tiny = x < 2.2250738585072014e-308
+    k, m = _split_exponent(x * 4503599627370496.0 if tiny else x)
+    k = k - 52.0 if tiny else k
+    f = m - 1.0
+    s = f / (2.0 + f)
+    z = s * s
+    h = 0.5 * f * f
+    y = k * 0.693147180369123816490 - (
+        (h - (s * (h + z * _log_p_f64(z)) + (k * 1.90821492927058770002e-10 + c))) - f
+    )
+    y = y if x < np.inf else x
+    return y if x > 0.0 else (-np.inf if x == 0.0 else np.nan)
+
+
+@register_jitable(fastmath={"contract"})
+def _log1p_unit_f32(x):  # type: ignore[no-untyped-def]
+    s = x / (f32(2.0) + x)
+    z = s * s
+    p = f32(0.2430094994908818)
+    p = p * z + f32(0.2142765425215864)
+    p = p * z + f32(0.2861688507607295)
+    p = p * z + f32(0.3999887773525557)
+    p = p * z + f32(0.6666667562202610)
+    return s * z * p + (s + s)
+
+
+@register_jitable(fastmath={"contract"})
+def _log1p_unit_f64(x):  # type: ignore[no-untyped-def]
+    s = x / (2.0 + x)
+    z = s * s
+    p = 0.17018598677073125996
+    p = p * z + 0.083400890923261868295
+    p = p * z + 0.12106088019918906004
+    p = p * z + 0.13300973251349798686
+    p = p * z + 0.1538655994704029555
+    p = p * z + 0.1818174392388355181
+    p = p * z + 0.22222223969758854731
+    p = p * z + 0.28571428547853423082
+    p = p * z + 0.40000000000157247603
+    p = p * z + 0.66666666666666303779
+    return s * z * p + (s + s)
+
+
+def _by_width(single: Any, double: Any) -> Any:
+    """Return an overload that picks by the type of its argument."""
+
+    def choose(x):  # type: ignore[no-untyped-def]
+        function = {types.float32: single, types.float64: double}.get(x)
+        return function
+
+    return choose
+
+
+@register_jitable(fastmath={"contract"})
+def _log1p_f32(x):  # type: ignore[no-untyped-def]
+    u = f32(1.0) + x
+    y = _log_f32(u, (x - (u - f32(1.0))) / u)
+    return y if u > f32(0.0) and u < f32(np.inf) else _log_f32(u, f32(0.0))
+
+
+@register_jitable(fastmath={"contract"})
+def _log1p_f64(x):  # type: ignore[no-untyped-def]
+    u = 1.0 + x
+    y = _log_f64(u, (x - (u - 1.0)) / u)
+    return y if u > 0.0 and u < np.inf else _log_f64(u, 0.0)
+
+
+@register_jitable(fastmath={"contract"})
+def _plain_log_f32(x):  # type: ignore[no-untyped-def]
+    return _log_f32(x, f32(0.0))
+
+
+@register_jitable(fastmath={"contract"})
+def _plain_log_f64(x):  # type: ignore[no-untyped-def]
+    return _log_f64(x, 0.0)
+
+
+overload(scalars.exp, fastmath={"contract"})(_by_width(_exp_f32, _exp_f64))
+overload(scalars.exp_nonpositive, fastmath={"contract"})(_by_width(_exp_nonpositive_f32, _exp_nonpositive_f64))
+overload(scalars.log, fastmath={"contract"})(_by_width(_plain_log_f32, _plain_log_f64))
+overload(scalars.log1p, fastmath={"contract"})(_by_width(_log1p_f32, _log1p_f64))
+overload(scalars.log1p_unit, fastmath={"contract"})(_by_width(_log1p_unit_f32, _log1p_unit_f64))
+
+
+@overload(scalars.sqrt)
+def _sqrt(x):  # type: ignore[no-untyped-def]
+    return lambda x: math.sqrt(x)
+
+
+@overload(scalars.power)
+def _power(x, p):  # type: ignore[no-untyped-def]
+    return lambda x, p: math.pow(x, p)

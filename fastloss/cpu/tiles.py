@@ -1,0 +1,208 @@
+"""Tiles of rows, transposed: class j of row l stands at ``tile[j * lanes + l]``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import overload, register_jitable
+
+from fastloss.cpu.access import emits, is_absent, load, pointer_to, store, widen
+
+# Rows and columns of the blocks that are transposed in registers.
+BLOCK = 16
+
+
+def _transpose(builder: Any, rows: list[Any]) -> list[Any]:
+    """Transpose a square of vectors by log2(n) rounds of pairwise exchanges."""
+    n = len(rows)
+    lane = ir.VectorType(ir.IntType(32), n)
+    step = 1
+    while step < n:
+        exchanged = list(rows)
+        for i in range(n):
+            if i & step:
+                continue
+            low = [n + k - step if k & step else k for k in range(n)]
+            high = [n + k if k & step else k + step for k in range(n)]
+            pair = rows[i], rows[i + step]
+            exchanged[i] = builder.shuffle_vector(*pair, ir.Constant(lane, low))
+            exchanged[i + step] = builder.shuffle_vector(*pair, ir.Constant(lane, high))
+        rows = exchanged
+        step *= 2
+    return rows
+
+
+def _mask(builder: Any, count: Any, n: int) -> Any:
+    """Return the vector of lane < count."""
+    lane = ir.VectorType(ir.IntType(32), n)
+    first = builder.insert_element(ir.Constant(lane, ir.Undefined), builder.trunc(count, ir.IntType(32)), ir.IntType(32)(0))
+    spread = builder.shuffle_vector(first, ir.Constant(lane, ir.Undefined), ir.Constant(lane, [0] * n))
+    return builder.icmp_signed("<", ir.Constant(lane, list(range(n))), spread)
+
+
+def _masked(builder: Any, operation: str, vector: Any, pointer: Any, mask: Any, value: Any = None) -> Any:
+    """Emit llvm.masked.load or llvm.masked.store."""
+    i32 = ir.IntType(32)
+    element = {"float": "f32", "double": "f64", "i16": "i16"}[str(vector.element)]
+    name = f"llvm.masked.{operation}.v{vector.count}{element}.p0"
+    align = i32(2 if element == "i16" else int(element[1:]) // 8)
+    if operation == "load":
+        signature = ir.FunctionType(vector, [vector.as_pointer(), i32, mask.type, vector])
+        args = [pointer, align, mask, ir.Constant(vector, ir.Undefined)]
+    else:
+        signature = ir.FunctionType(ir.VoidType(), [vector, vector.as_pointer(), i32, mask.type])
+        args = [value, pointer, align, mask]
+    function = builder.module.globals.get(name) or ir.Function(builder.module, signature, name)
+    return builder.call(function, args)
+
+
+def _read_block(source, start, stride, columns, tile, place, lanes):  # type: ignore[no-untyped-def]
+    """Transpose 16 rows of at most 16 columns, `stride` apart, into the tile."""
+
+
+def _write_block(tile, place, lanes, columns, target, start, stride):  # type: ignore[no-untyped-def]
+    """Transpose 16 columns of the tile back into rows; `target` has the tile's type."""
+
+
+@emits(_read_block)
+def _emit_read_block(source, start, stride, columns, tile, place, lanes):  # type: ignore[no-untyped-def]
+    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+        origin = pointer_to(context, builder, source, args[0], args[1])
+        goal = pointer_to(context, builder, tile, args[4], args[5])
+        vector = ir.VectorType(context.get_data_type(source.dtype), BLOCK)
+        mask = _mask(builder, args[3], BLOCK)
+        rows = []
+        for r in range(BLOCK):
+            pointer = builder.gep(origin, [builder.mul(args[2], args[2].type(r))])
+            row = _masked(builder, "load", vector, builder.bitcast(pointer, vector.as_pointer()), mask)
+            rows.append(widen(builder, source.dtype, row))
+        for c, column in enumerate(_transpose(builder, rows)):
+            pointer = builder.gep(goal, [builder.mul(args[6], args[6].type(c))])
+            stored = builder.store(column, builder.bitcast(pointer, column.type.as_pointer()))
+            stored.align = tile.dtype.bitwidth // 8
+
+    return types.none, emit
+
+
+@emits(_write_block)
+def _emit_write_block(tile, place, lanes, columns, target, start, stride):  # type: ignore[no-untyped-def]
+    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+        origin = pointer_to(context, builder, tile, args[0], args[1])
+        goal = pointer_to(context, builder, target, args[4], args[5])
+        vector = ir.VectorType(context.get_data_type(target.dtype), BLOCK)
+        mask = _mask(builder, args[3], BLOCK)
+        rows = []
+        for c in range(BLOCK):
+            pointer = builder.gep(origin, [builder.mul(args[2], args[2].type(c))])
+            row = builder.load(builder.bitcast(pointer, vector.as_pointer()))
+            row.align = tile.dtype.bitwidth // 8
+            rows.append(row)
+        for r, row in enumerate(_transpose(builder, rows)):
+            pointer = builder.gep(goal, [builder.mul(args[6], args[6].type(r))])
+            _masked(builder, "store", vector, builder.bitcast(pointer, vector.as_pointer()), mask, row)
+
+    return types.none, emit
+
+
+@register_jitable
+def _read_contiguous_rows(source, row, n, columns, inner, tile, lanes):  # type: ignore[no-untyped-def]
+    whole = n // BLOCK * BLOCK
+    for l in range(0, whole, BLOCK):
+        for j in range(0, columns, BLOCK):
+            _read_block(source, (row + l) * columns + j, columns, columns - j, tile, j * lanes + l, lanes)
+    for l in range(whole, n):
+        for j in range(columns):
+            store(tile, j * lanes + l, load(source, (row + l) * columns + j))
+
+
+@register_jitable
+def _read_strided_rows(source, row, n, columns, inner, tile, lanes):  # type: ignore[no-untyped-def]
+    done = 0
+    while done < n:
+        outer, i = divmod(row + done, inner)
+        run = min(n - done, inner - i)
+        for j in range(columns):
+            base = (outer * columns + j) * inner + i
+            for l in range(run):
+                store(tile, j * lanes + done + l, load(source, base + l))
+        done += run
+
+
+@register_jitable
+def _write_whole_rows(tile, place, target, row, n, columns, inner, lanes):  # type: ignore[no-untyped-def]
+    whole = n // BLOCK * BLOCK
+    for l in range(0, whole, BLOCK):
+        for j in range(0, columns, BLOCK):
+            _write_block(tile, place + j * lanes + l, lanes, columns - j, target, (row + l) * columns + j, columns)
+    for l in range(whole, n):
+        for j in range(columns):
+            store(target, (row + l) * columns + j, load(tile, place + j * lanes + l))
+
+
+@register_jitable
+def _write_rounded_rows(tile, place, target, row, n, columns, inner, lanes):  # type: ignore[no-untyped-def]
+    for l in range(n):
+        for j in range(columns):
+            store(target, (row + l) * columns + j, load(tile, place + j * lanes + l))
+
+
+@register_jitable
+def _write_strided_rows(tile, place, target, row, n, columns, inner, lanes):  # type: ignore[no-untyped-def]
+    done = 0
+    while done < n:
+        outer, i = divmod(row + done, inner)
+        run = min(n - done, inner - i)
+        for j in range(columns):
+            base = (outer * columns + j) * inner + i
+            for l in range(run):
+                store(target, base + l, load(tile, place + j * lanes + done + l))
+        done += run
+
+
+def read_rows(source, row, n, columns, inner, tile, lanes):  # type: ignore[no-untyped-def]
+    """Copy rows row ... row + n of a (rows, columns) array into the tile; nothing when `source` is absent."""
+
+
+def read_strided(source, row, n, columns, inner, tile, lanes):  # type: ignore[no-untyped-def]
+    """Do the same for an (outer, columns, inner) array, whose rows are counted over (outer, inner)."""
+
+
+def write_rows(tile, place, target, row, n, columns, inner, lanes):  # type: ignore[no-untyped-def]
+    """Copy the tile that starts at `place` to rows row ... row + n of `target`; nothing when that is absent."""
+
+
+def write_strided(tile, place, target, row, n, columns, inner, lanes):  # type: ignore[no-untyped-def]
+    """Do the same for an (outer, columns, inner) array."""
+
+
+def _read_nothing(source, row, n, columns, inner, tile, lanes):  # type: ignore[no-untyped-def]
+    pass
+
+
+def _write_nothing(tile, place, target, row, n, columns, inner, lanes):  # type: ignore[no-untyped-def]
+    pass
+
+
+@overload(read_rows)
+def _read_rows(source, row, n, columns, inner, tile, lanes):  # type: ignore[no-untyped-def]
+    return _read_nothing if is_absent(source) else _read_contiguous_rows
+
+
+@overload(read_strided)
+def _read_strided(source, row, n, columns, inner, tile, lanes):  # type: ignore[no-untyped-def]
+    return _read_nothing if is_absent(source) else _read_strided_rows
+
+
+@overload(write_rows)
+def _write_rows(tile, place, target, row, n, columns, inner, lanes):  # type: ignore[no-untyped-def]
+    if is_absent(target):
+        return _write_nothing
+    # A half type is rounded entry by entry: its vectors have half the width of the tile's.
+    return _write_whole_rows if target.dtype == tile.dtype else _write_rounded_rows
+
+
+@overload(write_strided)
+def _write_strided(tile, place, target, row, n, columns, inner, lanes):  # type: ignore[no-untyped-def]
+    return _write_nothing if is_absent(target) else _write_strided_rows

@@ -1,0 +1,1 @@
+"""The maths of every loss: scalar functions that return value and derivatives together."""

@@ -1,0 +1,79 @@
+"""Divergences between distributions."""
+
+from __future__ import annotations
+
+from fastloss._registry import jitable, loss
+from fastloss._spec import FLAG, KL_REDUCTION, Array, Elementwise
+from fastloss.losses.scalars import exp, log, xlogy
+
+
+@jitable
+def kl(x, t):
+    """t (log t - x), with 0 log 0 = 0."""
+    T = type(x)
+    return xlogy(t, t) - t * x, (-t, log(t) + T(1) - x), T(0)
+
+
+@jitable
+def kl_log_target(x, t):
+    """exp(t) (t - x)."""
+    T = type(x)
+    q = exp(t)
+    return q * (t - x), (-q, q * (t - x + T(1))), T(0)
+
+
+@loss(
+    "elementwise",
+    differentiable=("input", "target"),
+    hessian="zero",
+    options={"reduction": KL_REDUCTION, "log_target": FLAG},
+    domains={"input": "log_probability", "target": "probability"},
+)
+def kl_div(input: Array, target: Array, *, reduction: str = "mean", log_target: bool = False) -> Array:
+    r"""Kullback-Leibler divergence, the prediction given as log-probabilities.
+
+    .. math:: \ell_i = t_i (\log t_i - x_i), \qquad \text{or } e^{t_i} (t_i - x_i) \text{ with } \texttt{log\_target}
+
+    Parameters
+    ----------
+    input : array, shape (*)
+        Log-probabilities.
+    target : array, shape (*)
+        Probabilities, or log-probabilities with `log_target`. Broadcast against `input`.
+    reduction : {"mean", "batchmean", "sum", "none"}
+        ``"batchmean"`` divides the sum by the length of the first axis of `input`, which makes it the divergence of
+        the definition; ``"mean"`` divides by the number of elements, as torch does.
+    log_target : bool
+        Whether `target` holds logarithms.
+
+    Returns
+    -------
+    array
+        Zero-dimensional, or of the broadcast shape for ``reduction="none"``.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not go together or `reduction` is unknown.
+    TypeError
+        If an argument is not floating point, or the arrays lie on different devices.
+
+    Notes
+    -----
+    A probability of 0 counts as 0 log 0 = 0; where the log-probability beside it is -inf the result is NaN, as in torch.
+    Differentiable with respect to `input` and `target`. The loss is linear in `input`: the Hessian is zero.
+
+    References
+    ----------
+    S. Kullback and R. A. Leibler, "On information and sufficiency", Ann. Math. Statist. 22 (1951).
+    ``torch.nn.functional.kl_div``.
+
+    Examples
+    --------
+    >>> import numpy as np, fastloss as fl
+    >>> print(fl.kl_div(np.log([[0.5, 0.5]]), [[0.5, 0.5]], reduction="batchmean"))
+    0.0
+    """
+    return Elementwise(
+        kl_log_target if log_target else kl, (input, target), reduction=reduction, real_operands=True
+    )

@@ -1,0 +1,582 @@
+"""Losses over a class axis, and softmax with its relatives."""
+
+from __future__ import annotations
+
+from fastloss._registry import jitable, loss
+from fastloss._spec import FINITE, FLAG, INTEGER, ONE_OR_TWO, UNIT_INTERVAL, Array, RowMap, RowMaths, Rowwise
+
+# Notation of RowMaths: z an entry less the row's maximum, p its softmax, t the second operand's entry, w the class
+# weight, hit whether this is the target, zy and wy the target's z and w, logsum = log Σ exp z.
+
+
+@jitable
+def ce_row(top, logsum, sums, zy, wy, params):
+    """-w log p_y."""
+    return wy * (logsum - zy), (wy,)
+
+
+@jitable
+def ce_entry(z, p, t, w, hit, coefs, params):
+    """w_y (p - [y]), and w_y p (1 - p)."""
+    T = type(z)
+    (wy,) = coefs
+    return ((wy * (p - T(1)) if hit else wy * p),), wy * p * (T(1) - p)
+
+
+CROSS_ENTROPY = RowMaths(ce_row, ce_entry, softmax=True, indexed=True)
+
+
+@jitable
+def smooth_terms(z, p, t, w, hit, zy, wy, params):
+    """Σ w and Σ w z."""
+    T = type(z)
+    return w, w * z, T(0)
+
+
+@jitable
+def smooth_row(top, logsum, sums, zy, wy, params):
+    """-(1 - ε) w log p_y - ε/C Σ w log p."""
+    T = type(zy)
+    smoothing = params[0]
+    share = smoothing * params[1]  # ε/C
+    kept = (T(1) - smoothing) * wy
+    value = kept * (logsum - zy) + share * (sums[0] * logsum - sums[1])
+    return value, (kept, kept + share * sums[0])
+
+
+@jitable
+def smooth_entry(z, p, t, w, hit, coefs, params):
+    """(Σ mass) p - mass, where the target's mass is (1 - ε) w_y + ε/C w_y and another's ε/C w."""
+    T = type(z)
+    kept, total = coefs
+    mass = params[0] * params[1] * w + (kept if hit else T(0))
+    return (total * p - mass,), total * p * (T(1) - p)
+
+
+SMOOTH_CROSS_ENTROPY = RowMaths(smooth_row, smooth_entry, smooth_terms, softmax=True, indexed=True)
+
+
+@jitable
+def soft_terms(z, p, t, w, hit, zy, wy, params):
+    """Σ w q and Σ w q z with q the smoothed probability; q = 0 counts as 0 even where z = -inf."""
+    T = type(z)
+    smoothing = params[0]
+    share = smoothing * params[1]
+    mass = w * ((T(1) - smoothing) * t + share)
+    return mass, (mass * z if mass != T(0) else T(0)), T(0)
+
+
+@jitable
+def soft_row(top, logsum, sums, zy, wy, params):
+    """-Σ w q log p."""
+    return sums[0] * logsum - sums[1], (sums[0], logsum)
+
+
+@jitable
+def soft_entry(z, p, t, w, hit, coefs, params):
+    """Derivatives with respect to the logit, the probability and the class weight."""
+    T = type(z)
+    smoothing = params[0]
+    share = smoothing * params[1]
+    total, logsum = coefs
+    q = (T(1) - smoothing) * t + share
+    surprise = logsum - z
+    d_weight = q * surprise if q != T(0) else T(0)
+    return (total * p - w * q, w * (T(1) - smoothing) * surprise, d_weight), total * p * (T(1) - p)
+
+
+SOFT_CROSS_ENTROPY = RowMaths(soft_row, soft_entry, soft_terms, softmax=True)
+
+
+@jitable
+def nll_row(top, logsum, sums, zy, wy, params):
+    """-w x_y."""
+    return -wy * zy, (wy,)
+
+
+@jitable
+def nll_entry(z, p, t, w, hit, coefs, params):
+    """-w at the target, 0 elsewhere."""
+    T = type(z)
+    return (-coefs[0] if hit else T(0),), T(0)
+
+
+NLL = RowMaths(nll_row, nll_entry, indexed=True, sparse=True)
+
+
+@jitable
+def multi_margin_terms_1(z, p, t, w, hit, zy, wy, params):
+    """Σ max(0, m - x_y + x) and how many of them are positive."""
+    T = type(z)
+    h = params[0] - zy + z
+    active = h > T(0) and not hit
+    return (h if active else T(0)), (T(1) if active else T(0)), T(0)
+
+
+@jitable
+def multi_margin_terms_2(z, p, t, w, hit, zy, wy, params):
+    """Σ max(0, m - x_y + x)², half its derivative, and how many terms are positive."""
+    T = type(z)
+    h = params[0] - zy + z
+    active = h > T(0) and not hit
+    a = h if active else T(0)
+    return a * a, a, (T(1) if active else T(0))
+
+
+@jitable
+def multi_margin_row_1(top, logsum, sums, zy, wy, params):
+    """w_y / C times the sum; params are the margin and 1/C."""
+    c = wy * params[1]
+    return c * sums[0], (zy, c, sums[1])
+
+
+@jitable
+def multi_margin_entry_1(z, p, t, w, hit, coefs, params):
+    """w_y / C where the hinge is active, less their number at the target."""
+    T = type(z)
+    zy, c, active = coefs
+    if hit:
+        return (-c * active,), T(0)
+    return (c if params[0] - zy + z > T(0) else T(0),), T(0)
+
+
+@jitable
+def multi_margin_row_2(top, logsum, sums, zy, wy, params):
+    """As for p = 1; the count of active hinges rides on the scale of the curvature."""
+    T = type(zy)
+    c = T(2) * wy * params[1]
+    return wy * params[1] * sums[0], (zy, c, c * sums[1], c * sums[2])
+
+
+@jitable
+def multi_margin_entry_2(z, p, t, w, hit, coefs, params):
+    """2 w_y / C max(0, m - x_y + x), less their sum at the target."""
+    T = type(z)
+    zy, c, slope, curvature = coefs
+    if hit:
+        return (-slope,), curvature
+    h = params[0] - zy + z
+    return (c * h if h > T(0) else T(0),), (c if h > T(0) else T(0))
+
+
+MULTI_MARGIN = {
+    1: RowMaths(multi_margin_row_1, multi_margin_entry_1, multi_margin_terms_1, indexed=True),
+    2: RowMaths(multi_margin_row_2, multi_margin_entry_2, multi_margin_terms_2, indexed=True),
+}
+
+
+@jitable
+def no_row(top, logsum, sums, zy, wy, params):
+    """Nothing but what the entries need."""
+    T = type(top)
+    return T(0), (logsum, sums[0])
+
+
+@jitable
+def logsumexp_row(top, logsum, sums, zy, wy, params):
+    """Maximum + log Σ exp z; an infinite maximum is the result itself."""
+    return (top if top - top != top - top else top + logsum), ()
+
+
+@jitable
+def logsumexp_entry(z, p, t, w, hit, coefs, params):
+    """p, and p (1 - p)."""
+    T = type(z)
+    return (p,), p * (T(1) - p)
+
+
+LOGSUMEXP = RowMaths(logsumexp_row, logsumexp_entry, softmax=True)
+
+
+@jitable
+def softmax_entry(z, p, t, w, hit, coefs, params):
+    """p."""
+    T = type(z)
+    return (p,), T(0)
+
+
+@jitable
+def softmax_vjp_terms(z, p, t, w, hit, zy, wy, params):
+    """Σ p g."""
+    T = type(z)
+    return p * t, T(0), T(0)
+
+
+@jitable
+def softmax_vjp_entry(z, p, t, w, hit, coefs, params):
+    """p (g - Σ p g)."""
+    T = type(z)
+    return (p * (t - coefs[1]),), T(0)
+
+
+@jitable
+def log_softmax_entry(z, p, t, w, hit, coefs, params):
+    """z - log Σ exp z."""
+    T = type(z)
+    return (z - coefs[0],), T(0)
+
+
+@jitable
+def log_softmax_vjp_terms(z, p, t, w, hit, zy, wy, params):
+    """Σ g."""
+    T = type(z)
+    return t, T(0), T(0)
+
+
+@jitable
+def log_softmax_vjp_entry(z, p, t, w, hit, coefs, params):
+    """g - p Σ g."""
+    T = type(z)
+    return (t - p * coefs[1],), T(0)
+
+
+SOFTMAX = RowMaths(no_row, softmax_entry, softmax=True)
+SOFTMAX_VJP = RowMaths(no_row, softmax_vjp_entry, softmax_vjp_terms, softmax=True)
+LOG_SOFTMAX = RowMaths(no_row, log_softmax_entry, softmax=True)
+LOG_SOFTMAX_VJP = RowMaths(no_row, log_softmax_vjp_entry, log_softmax_vjp_terms, softmax=True)
+
+
+_ROW_DOMAINS = {"target": "class"}
+
+
+@loss("rowwise", options={"ignore_index": INTEGER}, domains=_ROW_DOMAINS, hessian="zero")
+def nll_loss(
+    input: Array, target: Array, weight: Array | None = None, *, ignore_index: int = -100, reduction: str = "mean"
+) -> Array:
+    r"""Negative log-likelihood of log-probabilities.
+
+    .. math:: \ell_n = -w_{y_n} x_{n, y_n}
+
+    Parameters
+    ----------
+    input : array, shape (C,), (N, C) or (N, C, d1, ..., dK)
+        Log-probabilities.
+    target : array of integers, shape (), (N,) or (N, d1, ..., dK)
+        Class indices in [0, C).
+    weight : array, shape (C,), optional
+        Weight of each class.
+    ignore_index : int
+        Rows with this target count neither in value, gradient nor mean; it may lie outside [0, C).
+    reduction : {"mean", "sum", "none"}
+        The mean is divided by the summed weight of the rows that count.
+
+    Returns
+    -------
+    array
+        Zero-dimensional, or of the shape of `target` for ``reduction="none"``.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not go together or `reduction` is unknown.
+    TypeError
+        If `input` is not floating point or `target` not of an integer dtype, or they lie on different devices.
+    IndexError
+        If a target is neither a class nor `ignore_index`.
+
+    Notes
+    -----
+    The mean over no rows is NaN, with gradient 0. Only the targets' entries are read, and a fresh gradient touches only
+    their pages. The loss is linear in `input`: the Hessian is zero. A non-contiguous `input` is copied.
+
+    References
+    ----------
+    ``torch.nn.functional.nll_loss``.
+
+    Examples
+    --------
+    >>> import numpy as np, fastloss as fl
+    >>> print(fl.nll_loss(np.log([[0.5, 0.5]]), [0]).round(4))
+    0.6931
+    """
+    return Rowwise(
+        NLL, input, target, weight=weight, ignore_index=ignore_index, reduction=reduction, mean="weights"
+    )
+
+
+@loss(
+    "rowwise",
+    differentiable=("input", "target", "weight"),
+    options={"ignore_index": INTEGER, "label_smoothing": UNIT_INTERVAL},
+    domains=_ROW_DOMAINS,
+)
+def cross_entropy(
+    input: Array,
+    target: Array,
+    weight: Array | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Array:
+    r"""Cross-entropy of logits against class indices or class probabilities.
+
+    .. math::
+
+        \ell_n = -\sum_c w_c q_{nc} \log p_{nc}, \qquad p_n = \mathrm{softmax}(x_n)
+
+    With class indices :math:`q_{nc} = (1 - \varepsilon) [c = y_n] + \varepsilon / C` for the label smoothing
+    :math:`\varepsilon`, with probabilities :math:`q_{nc} = (1 - \varepsilon) t_{nc} + \varepsilon / C`.
+
+    Parameters
+    ----------
+    input : array, shape (C,), (N, C) or (N, C, d1, ..., dK)
+        Logits.
+    target : array, shape (), (N,) or (N, d1, ..., dK), or the shape of `input`
+        Class indices of any integer dtype; or, in the shape of `input`, class probabilities.
+    weight : array, shape (C,), optional
+        Weight of each class.
+    ignore_index : int
+        Rows with this class index count neither in value, gradient nor mean; it may lie outside [0, C).
+    reduction : {"mean", "sum", "none"}
+        With class indices the mean is divided by the summed weight of the rows that count, with probabilities by the
+        number of rows.
+    label_smoothing : float
+        In [0, 1].
+
+    Returns
+    -------
+    array
+        Zero-dimensional, or of the shape of `input` without its class axis for ``reduction="none"``.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not go together, an option is out of range, or a non-negative `ignore_index` meets class
+        probabilities.
+    TypeError
+        If `input` is not floating point, class indices are not of an integer dtype, or the arrays lie on different
+        devices.
+    IndexError
+        If a class index is neither a class nor `ignore_index`.
+
+    Notes
+    -----
+    Stable for any finite logits: log-sum-exp about the row's maximum. Softmax, value and gradient come from one visit
+    to each row while it is in cache; log-probabilities are never stored. A row that is ignored has gradient 0 even where
+    it holds NaN or infinity, and a probability of 0 beside a logit of -inf contributes 0; torch gives NaN for both.
+    Differentiable with respect to `input`, and with class probabilities to `target` and `weight`. The diagonal of the
+    Hessian is p (1 - p) times the row's weight. A non-contiguous `input` is copied.
+
+    References
+    ----------
+    C. Szegedy et al., "Rethinking the Inception architecture for computer vision", CVPR 2016 (label smoothing).
+    ``torch.nn.functional.cross_entropy``.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> print(fl.cross_entropy([[2.0, 0.0]], [0]).round(4))
+    0.1269
+    """
+    smooth = label_smoothing > 0
+    return Rowwise(
+        SMOOTH_CROSS_ENTROPY if smooth else CROSS_ENTROPY,
+        input,
+        target,
+        SOFT_CROSS_ENTROPY,
+        weight,
+        (float(label_smoothing),),
+        ignore_index,
+        reduction,
+        "weights",
+    )
+
+
+@loss("rowwise", options={"p": ONE_OR_TWO, "margin": FINITE}, domains=_ROW_DOMAINS)
+def multi_margin_loss(
+    input: Array,
+    target: Array,
+    weight: Array | None = None,
+    *,
+    p: int = 1,
+    margin: float = 1.0,
+    reduction: str = "mean",
+) -> Array:
+    r"""Multi-class hinge loss.
+
+    .. math:: \ell_n = \frac{w_{y_n}}{C} \sum_{c \ne y_n} \max(0, m - x_{n, y_n} + x_{nc})^p
+
+    Parameters
+    ----------
+    input : array, shape (C,) or (N, C)
+        Scores.
+    target : array of integers, shape () or (N,)
+        Class indices in [0, C).
+    weight : array, shape (C,), optional
+        Weight of each class.
+    p : {1, 2}
+        Power of the hinge.
+    margin : float
+        The margin m.
+    reduction : {"mean", "sum", "none"}
+        The mean is over the number of rows; weights do not enter its divisor.
+
+    Returns
+    -------
+    array
+        Zero-dimensional, or of the shape of `target` for ``reduction="none"``.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not go together or an option is out of range.
+    TypeError
+        If `input` is not floating point, `target` is not of an integer dtype, or they lie on different devices.
+    IndexError
+        If a target is not a class.
+
+    Notes
+    -----
+    At the hinge's kink the gradient is 0. Over no rows the mean is NaN and the sum 0; torch returns uninitialised memory.
+    The second derivative is zero for p = 1.
+
+    References
+    ----------
+    K. Crammer and Y. Singer, "On the algorithmic implementation of multiclass kernel-based vector machines", JMLR 2
+    (2001). ``torch.nn.functional.multi_margin_loss``.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> print(fl.multi_margin_loss([[0.1, 0.2, 0.4, 0.8]], [3]).round(4))
+    0.325
+    """
+    return Rowwise(
+        MULTI_MARGIN[p], input, target, weight=weight, params=(float(margin),), reduction=reduction, max_ndim=2
+    )
+
+
+@loss("rowmap", legacy=False, hessian=None)
+def softmax(input: Array, dim: int, *, dtype: object = None) -> Array:
+    r"""Softmax along an axis.
+
+    .. math:: p_c = e^{x_c} / \sum_k e^{x_k}
+
+    Parameters
+    ----------
+    input : array, shape (*)
+        Logits.
+    dim : int
+        The axis that sums to one.
+    dtype : dtype, optional
+        Converts `input` first.
+
+    Returns
+    -------
+    array
+        Of the shape of `input`.
+
+    Raises
+    ------
+    ValueError
+        If `dim` is not an axis of `input`.
+    TypeError
+        If `input` is not floating point.
+
+    Notes
+    -----
+    A transform's `grad_output` is the gradient with respect to the result; ones, its default, give a gradient of zero.
+    A row that holds +inf, or nothing but -inf, gives NaN. A non-contiguous `input` is copied.
+
+    References
+    ----------
+    ``torch.softmax``.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> print(fl.softmax([[0.0, 0.0]], dim=1))
+    [[0.5 0.5]]
+    """
+    return RowMap(SOFTMAX, SOFTMAX_VJP, input, dim, dtype)
+
+
+@loss("rowmap", legacy=False, hessian=None)
+def log_softmax(input: Array, dim: int, *, dtype: object = None) -> Array:
+    r"""Logarithm of the softmax along an axis.
+
+    .. math:: \log p_c = x_c - \log \sum_k e^{x_k}
+
+    Parameters
+    ----------
+    input : array, shape (*)
+        Logits.
+    dim : int
+        The axis along which the exponentials sum to one.
+    dtype : dtype, optional
+        Converts `input` first.
+
+    Returns
+    -------
+    array
+        Of the shape of `input`.
+
+    Raises
+    ------
+    ValueError
+        If `dim` is not an axis of `input`.
+    TypeError
+        If `input` is not floating point.
+
+    Notes
+    -----
+    A transform's `grad_output` is the gradient with respect to the result (ones by default). A row that holds +inf, or
+    nothing but -inf, gives NaN. A non-contiguous `input` is copied.
+
+    References
+    ----------
+    ``torch.log_softmax``.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> print(fl.log_softmax([[0.0, 0.0]], dim=1).round(4))
+    [[-0.6931 -0.6931]]
+    """
+    return RowMap(LOG_SOFTMAX, LOG_SOFTMAX_VJP, input, dim, dtype)
+
+
+@loss("rowwise", legacy=False, options={"keepdim": FLAG})
+def logsumexp(input: Array, dim: int | tuple[int, ...], *, keepdim: bool = False) -> Array:
+    r"""Logarithm of the sum of exponentials along an axis.
+
+    .. math:: \log \sum_c e^{x_c}
+
+    Parameters
+    ----------
+    input : array, shape (*)
+        Real numbers.
+    dim : int or tuple of int
+        The axis, or neighbouring axes, to sum over.
+    keepdim : bool
+        Whether the axis stays, with length 1.
+
+    Returns
+    -------
+    array
+        Of the shape of `input` without `dim`.
+
+    Raises
+    ------
+    ValueError
+        If `dim` is not an axis of `input`.
+    TypeError
+        If `input` is not floating point.
+
+    Notes
+    -----
+    The gradient is the softmax, times `grad_output`; the diagonal of the Hessian is p (1 - p). A row of nothing but
+    -inf gives -inf, one that holds +inf gives +inf. A non-contiguous `input` is copied.
+
+    References
+    ----------
+    ``torch.logsumexp``.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> print(fl.logsumexp([[0.0, 0.0]], dim=1).round(4))
+    [0.6931]
+    """
+    return Rowwise(LOGSUMEXP, input, reduction="none", axis=dim, keepdim=keepdim)

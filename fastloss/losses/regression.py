@@ -1,0 +1,131 @@
+"""Losses of a prediction against a real-valued target."""
+
+from __future__ import annotations
+
+from fastloss._registry import jitable, loss
+from fastloss._spec import POSITIVE, Array, Elementwise
+from fastloss.losses.scalars import sign
+
+
+@jitable
+def mse(x, t):
+    """r² with r = x - t."""
+    T = type(x)
+    r = x - t
+    d = T(2) * r
+    return r * r, (d, -d), T(2)
+
+
+@jitable
+def huber(x, t, delta):
+    """r²/2 if |r| <= δ, else δ(|r| - δ/2), with r = x - t."""
+    T = type(x)
+    r = x - t
+    a = abs(r)
+    if a > delta:
+        d = delta * sign(r)
+        return delta * (a - T(0.5) * delta), (d, -d), T(0)
+    return T(0.5) * r * r, (r, -r), T(1)
+
+
+@loss("elementwise", differentiable=("input", "target", "weight"))
+def mse_loss(input: Array, target: Array, weight: Array | None = None, *, reduction: str = "mean") -> Array:
+    r"""Squared error.
+
+    .. math:: \ell_i = w_i (x_i - t_i)^2
+
+    Parameters
+    ----------
+    input, target : array, shape (*)
+        Predictions and targets. Shapes that differ are broadcast, with a warning.
+    weight : array, shape of `input`, optional
+        Weight of each element.
+    reduction : {"mean", "sum", "none"}
+        With a `weight` the mean is divided by its sum, otherwise by the number of elements.
+
+    Returns
+    -------
+    array
+        Zero-dimensional, or of the broadcast shape for ``reduction="none"``.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not go together, `weight` has another shape than `input`, or `reduction` is unknown.
+    TypeError
+        If `input` is not floating point, or the arrays lie on different devices.
+
+    Notes
+    -----
+    Differentiable with respect to `input`, `target` and `weight`; the second derivative is 2 w. Strided and broadcast
+    arguments are read in place.
+
+    References
+    ----------
+    ``torch.nn.functional.mse_loss``.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> print(fl.mse_loss([1.0, 3.0], [1.0, 1.0]))
+    2.0
+    """
+    return Elementwise(
+        mse, (input, target), weight=weight, reduction=reduction, mean="weights", broadcast="warn", exact_weight=True
+    )
+
+
+@loss("elementwise", differentiable=("input", "target", "weight"), options={"delta": POSITIVE}, legacy=False)
+def huber_loss(
+    input: Array, target: Array, weight: Array | None = None, *, reduction: str = "mean", delta: float = 1.0
+) -> Array:
+    r"""Huber loss: quadratic near zero, linear far away.
+
+    .. math::
+
+        \ell_i = w_i \begin{cases} r_i^2 / 2 & |r_i| \le \delta \\ \delta (|r_i| - \delta / 2) & \text{otherwise}
+        \end{cases}, \qquad r_i = x_i - t_i
+
+    Parameters
+    ----------
+    input, target : array, shape (*)
+        Predictions and targets. Shapes that differ are broadcast, with a warning.
+    weight : array, shape of `input`, optional
+        Weight of each element.
+    reduction : {"mean", "sum", "none"}
+        The mean is over the number of elements; weights do not enter its divisor (those of :func:`mse_loss` do).
+    delta : float
+        Where the loss turns from quadratic to linear; positive, infinity included.
+
+    Returns
+    -------
+    array
+        Zero-dimensional, or of the broadcast shape for ``reduction="none"``.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not go together, `weight` has another shape than `input`, `reduction` is unknown, or `delta`
+        is not positive.
+    TypeError
+        If `input` is not floating point, or the arrays lie on different devices.
+
+    Notes
+    -----
+    Differentiable with respect to `input`, `target` and `weight`. The second derivative is w where ``|r| <= delta``,
+    else 0.
+
+    References
+    ----------
+    P. J. Huber, "Robust estimation of a location parameter", Ann. Math. Statist. 35 (1964).
+    ``torch.nn.functional.huber_loss``.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> print(fl.huber_loss([0.5, 3.0], [0.0, 0.0], reduction="none"))
+    [0.125 2.5  ]
+    """
+    return Elementwise(
+        huber, (input, target), params=(delta,), weight=weight, reduction=reduction, broadcast="warn", exact_weight=True
+    )
