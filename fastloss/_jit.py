@@ -16,6 +16,10 @@ from fastloss._threads import run_shared
 # No nnan or ninf: NaN and infinity in the data must come out as IEEE arithmetic has them.
 FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 
+# The maths of a loss keeps its order of operations: two loops that compute the same difference must get the same bits.
+# Only the drivers' sums are reassociated, which is what lets them vectorise.
+MATHS_FASTMATH = {"contract", "nsz", "arcp"}
+
 # Work (elements of a plain loss) from which a call is shared between threads.
 PARALLEL_FROM = 1 << 17
 

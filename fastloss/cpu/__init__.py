@@ -3,7 +3,7 @@
 from numba.extending import register_jitable
 
 import fastloss.cpu.math  # registers exp, log ... before anything that calls them is compiled
-from fastloss._jit import FASTMATH
+from fastloss._jit import MATHS_FASTMATH
 from fastloss._registry import add_backend
 
-add_backend(register_jitable(fastmath=FASTMATH))
+add_backend(register_jitable(fastmath=MATHS_FASTMATH))

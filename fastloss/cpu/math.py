@@ -21,6 +21,7 @@ from fastloss.cpu.access import emits
 from fastloss.losses import scalars
 
 f32 = np.float32
+CONTRACT = {"fastmath": {"contract"}}
 
 
 def vector_function() -> None:
@@ -112,7 +113,7 @@ def _emit_split_exponent(x):  # type: ignore[no-untyped-def]
 # log((1+s)/(1-s)) = 2s + s³ P(s²), on s <= 3 - 2 sqrt(2) for log and on s <= 1/3 for log1p_unit.
 
 
-@register_jitable(fastmath={"contract"})
+@register_jitable(**CONTRACT)
 def _exp_parts_f32(x):  # type: ignore[no-untyped-def]
     """Return (n, exp r) with x = n ln 2 + r and |r| <= ln(2)/2."""
     n = (x * f32(1.4426950408889634) + f32(12582912.0)) - f32(12582912.0)
@@ -125,7 +126,7 @@ def _exp_parts_f32(x):  # type: ignore[no-untyped-def]
     return n, q * r * r + r + f32(1.0)
 
 
-@register_jitable(fastmath={"contract"})
+@register_jitable(**CONTRACT)
 def _exp_parts_f64(x):  # type: ignore[no-untyped-def]
     """Return (n, exp r) with x = n ln 2 + r and |r| <= ln(2)/2."""
     n = (x * 1.4426950408889634 + 6755399441055744.0) - 6755399441055744.0
@@ -149,7 +150,7 @@ def _exp_parts_f64(x):  # type: ignore[no-untyped-def]
 # exp_nonpositive needs one, and is a third faster.
 
 
-@register_jitable(fastmath={"contract"})
+@register_jitable(**CONTRACT)
 def _exp_f32(x):  # type: ignore[no-untyped-def]
     c = f32(-104.0) if x < f32(-104.0) else x
     c = f32(89.0) if c > f32(89.0) else c
@@ -159,7 +160,7 @@ def _exp_f32(x):  # type: ignore[no-untyped-def]
     return y * _power_of_two(half) * _power_of_two(rest)
 
 
-@register_jitable(fastmath={"contract"})
+@register_jitable(**CONTRACT)
 def _exp_f64(x):  # type: ignore[no-untyped-def]
     c = -746.0 if x < -746.0 else x
     c = 710.0 if c > 710.0 else c
@@ -169,19 +170,19 @@ def _exp_f64(x):  # type: ignore[no-untyped-def]
     return y * _power_of_two(half) * _power_of_two(rest)
 
 
-@register_jitable(fastmath={"contract"})
+@register_jitable(**CONTRACT)
 def _exp_nonpositive_f32(x):  # type: ignore[no-untyped-def]
     n, y = _exp_parts_f32(f32(-87.0) if x < f32(-87.0) else x)
     return f32(0.0) if x < f32(-87.0) else y * _power_of_two(n + f32(12582912.0))
 
 
-@register_jitable(fastmath={"contract"})
+@register_jitable(**CONTRACT)
 def _exp_nonpositive_f64(x):  # type: ignore[no-untyped-def]
     n, y = _exp_parts_f64(-708.0 if x < -708.0 else x)
     return 0.0 if x < -708.0 else y * _power_of_two(n + 6755399441055744.0)
 
 
-@register_jitable(fastmath={"contract"})
+@register_jitable(**CONTRACT)
 def _log_p_f32(z):  # type: ignore[no-untyped-def]
     p = f32(0.2358243665788294)
     p = p * z + f32(0.2853729438693190)
@@ -189,7 +190,7 @@ def _log_p_f32(z):  # type: ignore[no-untyped-def]
     return p * z + f32(0.6666666564461049)
 
 
-@register_jitable(fastmath={"contract"})
+@register_jitable(**CONTRACT)
 def _log_p_f64(z):  # type: ignore[no-untyped-def]
     p = 0.13251478847542788036
     p = p * z + 0.13250101700870331408
@@ -205,7 +206,7 @@ def _log_p_f64(z):  # type: ignore[no-untyped-def]
 # fdlibm's e_log.c, which loses nothing near x = 1. `c` is what the argument lost when it was rounded to x.
 
 
-@register_jitable(fastmath={"contract"})
+@register_jitable(**CONTRACT)
 def _log_f32(x, c):  # type: ignore[no-untyped-def]
     tiny = x < f32(1.17549435e-38)
     k, m = _split_exponent(x * f32(8388608.0) if tiny else x)
@@ -221,7 +222,7 @@ def _log_f32(x, c):  # type: ignore[no-untyped-def]
     return y if x > f32(0.0) else (f32(-np.inf) if x == f32(0.0) else f32(np.nan))
 
 
-@register_jitable(fastmath={"contract"})
+@register_jitable(**CONTRACT)
 def _log_f64(x, c):  # type: ignore[no-untyped-def]
     tiny = x < 2.2250738585072014e-308
     k, m = _split_exponent(x * 4503599627370496.0 if tiny else x)
@@ -237,7 +238,7 @@ def _log_f64(x, c):  # type: ignore[no-untyped-def]
     return y if x > 0.0 else (-np.inf if x == 0.0 else np.nan)
 
 
-@register_jitable(fastmath={"contract"})
+@register_jitable(**CONTRACT)
 def _log1p_unit_f32(x):  # type: ignore[no-untyped-def]
     s = x / (f32(2.0) + x)
     z = s * s
@@ -249,7 +250,7 @@ def _log1p_unit_f32(x):  # type: ignore[no-untyped-def]
     return s * z * p + (s + s)
 
 
-@register_jitable(fastmath={"contract"})
+@register_jitable(**CONTRACT)
 def _log1p_unit_f64(x):  # type: ignore[no-untyped-def]
     s = x / (2.0 + x)
     z = s * s
@@ -276,35 +277,35 @@ def _by_width(single: Any, double: Any) -> Any:
     return choose
 
 
-@register_jitable(fastmath={"contract"})
+@register_jitable(**CONTRACT)
 def _log1p_f32(x):  # type: ignore[no-untyped-def]
     u = f32(1.0) + x
     y = _log_f32(u, (x - (u - f32(1.0))) / u)
     return y if u > f32(0.0) and u < f32(np.inf) else _log_f32(u, f32(0.0))
 
 
-@register_jitable(fastmath={"contract"})
+@register_jitable(**CONTRACT)
 def _log1p_f64(x):  # type: ignore[no-untyped-def]
     u = 1.0 + x
     y = _log_f64(u, (x - (u - 1.0)) / u)
     return y if u > 0.0 and u < np.inf else _log_f64(u, 0.0)
 
 
-@register_jitable(fastmath={"contract"})
+@register_jitable(**CONTRACT)
 def _plain_log_f32(x):  # type: ignore[no-untyped-def]
     return _log_f32(x, f32(0.0))
 
 
-@register_jitable(fastmath={"contract"})
+@register_jitable(**CONTRACT)
 def _plain_log_f64(x):  # type: ignore[no-untyped-def]
     return _log_f64(x, 0.0)
 
 
-overload(scalars.exp, fastmath={"contract"})(_by_width(_exp_f32, _exp_f64))
-overload(scalars.exp_nonpositive, fastmath={"contract"})(_by_width(_exp_nonpositive_f32, _exp_nonpositive_f64))
-overload(scalars.log, fastmath={"contract"})(_by_width(_plain_log_f32, _plain_log_f64))
-overload(scalars.log1p, fastmath={"contract"})(_by_width(_log1p_f32, _log1p_f64))
-overload(scalars.log1p_unit, fastmath={"contract"})(_by_width(_log1p_unit_f32, _log1p_unit_f64))
+overload(scalars.exp, jit_options=CONTRACT)(_by_width(_exp_f32, _exp_f64))
+overload(scalars.exp_nonpositive, jit_options=CONTRACT)(_by_width(_exp_nonpositive_f32, _exp_nonpositive_f64))
+overload(scalars.log, jit_options=CONTRACT)(_by_width(_plain_log_f32, _plain_log_f64))
+overload(scalars.log1p, jit_options=CONTRACT)(_by_width(_log1p_f32, _log1p_f64))
+overload(scalars.log1p_unit, jit_options=CONTRACT)(_by_width(_log1p_unit_f32, _log1p_unit_f64))
 
 
 @overload(scalars.sqrt)

@@ -265,7 +265,7 @@ def _across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
         zy = np.empty(lanes, T)
         wy = np.empty(lanes, T)
         g = np.empty(lanes, T)
-        kept = np.empty(3 * lanes, T)
+        kept = np.empty(4 * lanes, T)  # as many as the most coefs of any loss
         labels = np.empty(lanes, np.int32)
         sums = np.empty(3 * lanes, np.float64)
         if indexed and (check or divisor == 0.0):
