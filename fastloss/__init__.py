@@ -1,6 +1,15 @@
 """Loss functions that return value and gradient in one fused pass, on CPU threads and CUDA."""
 
 from fastloss._config import config as config
+from fastloss._modules import BCEWithLogitsLoss as BCEWithLogitsLoss
+from fastloss._modules import CosineEmbeddingLoss as CosineEmbeddingLoss
+from fastloss._modules import CrossEntropyLoss as CrossEntropyLoss
+from fastloss._modules import HuberLoss as HuberLoss
+from fastloss._modules import KLDivLoss as KLDivLoss
+from fastloss._modules import MSELoss as MSELoss
+from fastloss._modules import MultiMarginLoss as MultiMarginLoss
+from fastloss._modules import NLLLoss as NLLLoss
+from fastloss._modules import TripletMarginLoss as TripletMarginLoss
 from fastloss._transforms import grad as grad
 from fastloss._transforms import grad_and_hess as grad_and_hess
 from fastloss._transforms import value_and_grad as value_and_grad

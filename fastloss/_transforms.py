@@ -91,18 +91,16 @@ def grad_and_hess(loss: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _transform(loss: Any, kind: str, wrt: Wrt) -> Callable[..., Any]:
-    options = getattr(loss, "_options", None)
-    if options is not None and not callable(options):
-        return functools.partial(_function_transform(type(loss).function, kind, wrt), **options)
-    try:
-        return _function_transform(loss, kind, wrt)
-    except TypeError:
-        record_of(loss)  # says what is wrong with it
-        raise
+    bound = getattr(loss, "bound", None)
+    if bound is not None and not hasattr(loss, "__fastloss__"):
+        return bound(kind, wrt)  # type: ignore[no-any-return]
+    record_of(loss)  # a clear error for what is no loss
+    return function_transform(loss, kind, wrt)
 
 
 @functools.cache
-def _function_transform(loss: Callable[..., Any], kind: str, wrt: Wrt) -> Callable[..., Any]:
+def function_transform(loss: Callable[..., Any], kind: str, wrt: Wrt) -> Callable[..., Any]:
+    """Return the transform of a loss function; one object for each loss, kind and choice of arguments."""
     record = record_of(loss)
     if wrt is None:
         wrt = record.wrt[0] if len(record.wrt) == 1 or kind == "grad_and_hess" else record.wrt
