@@ -77,8 +77,10 @@ def _common_shape(job: Elementwise, views: list[Any]) -> tuple[int, ...]:
     except ValueError:
         raise ValueError(f"shapes do not go together: {listed}") from None
     if any(view.shape != leads[0].shape for view in leads):
-        if job.broadcast == "exact":
-            raise ValueError(f"shapes must be equal: {listed}")
+        if job.broadcast == "exact" or (job.broadcast == "input" and shape != leads[0].shape):
+            raise ValueError(f"shapes do not match: {listed}")
+        if job.broadcast == "same_ndim" and len({view.ndim for view in leads}) != 1:
+            raise ValueError(f"arrays must have the same number of axes: {listed}")
         if job.broadcast == "warn":
             warnings.warn(
                 f"shapes differ and are broadcast, which is rarely meant: {listed}", UserWarning, stacklevel=_stacklevel()
@@ -279,9 +281,12 @@ def _elementwise(record: Loss, job: Elementwise, request: Request) -> Any:
     for view, name in zip(views, names, strict=True) if job.real_operands else ((x, names[0]),):
         _check_float(view, name)
     shape = x.shape
-    for view in views:
+    operands = views
+    if job.non_negative is not None:
+        operands = [*views[:-1], _aligned_variance(views[-1], x, names[-1])]
+    for view in operands:
         if view.shape != shape:
-            shape = _common_shape(job, views)
+            shape = _common_shape(job, operands)
             break
     backend = space.backend
     size = math.prod(shape)
@@ -306,14 +311,20 @@ def _elementwise(record: Loss, job: Elementwise, request: Request) -> Any:
             if reduction == "mean" and job.mean == "weights":
                 centre = float(_elementwise(record, job, VALUE))
             names, arrays, views = (*names, "weight"), (*arrays, weight), [*views, w_view]
+            operands = views
             point, params, w = _weighted(point), (*params, centre), _ABSENT
 
     each = reduction == "none"
     outputs = _Outputs(record, names, space, request, views, arrays)
+    if job.non_negative is not None:
+        outputs.summed_shapes = {slot: view.shape for slot, view in enumerate(operands)}
     scale, upstream = _upstream(space, request, not each, shape)
     values = outputs.values(shape, each and mode.value)
     gradients = outputs.gradients(shape)
     second = backend.empty(shape, x.dtype) if mode.hessian else _ABSENT
+    restricted = job.unit_interval or job.non_negative is not None
+    if restricted and (request.grad_out is not None or request.out is not None):
+        _check_domain(backend, job, operands)  # nothing of the user's may be written before
     if size == 0:
         total = math.nan if divisor == 0 else 0.0
     else:
@@ -321,7 +332,7 @@ def _elementwise(record: Loss, job: Elementwise, request: Request) -> Any:
         factor = scale / divisor if divisor else math.nan
         total = backend.elementwise(
             point,
-            tuple([_broadcast(view, shape) for view in views]),
+            tuple([_broadcast(view, shape) for view in operands]),
             w,
             upstream,
             params,
@@ -331,8 +342,46 @@ def _elementwise(record: Loss, job: Elementwise, request: Request) -> Any:
             second,
             outputs.aliased,
         )
+        if restricted and total != total:
+            _check_domain(backend, job, operands)
         total = total / divisor if divisor else math.nan
     return outputs.finish(total, values, gradients, second)
+
+
+def _aligned_variance(view: Any, x: Any, name: str) -> Any:
+    """Return a variance with an axis of length 1 in place of the last one where it lacks that, as torch takes it."""
+    if view.shape == x.shape or view.ndim == 0:
+        return view
+    if view.shape == x.shape[:-1]:
+        return view.reshape((*view.shape, 1))
+    differing = [n for n, m in zip(view.shape, x.shape, strict=False) if n != m]
+    if view.ndim != x.ndim or differing != [1]:
+        raise ValueError(
+            f"{name} must have the input's shape {x.shape}, the same with one axis of length 1, or {x.shape[:-1]}, got "
+            f"shape {view.shape}"
+        )
+    return view
+
+
+def _check_domain(backend: Any, job: Elementwise, operands: Any) -> None:
+    """Raise if an operand holds a value that the loss is not defined for; NaN passes."""
+    for name, view in zip(job.names, operands, strict=False):
+        if job.unit_interval and _sum_of(backend, view, _outside_unit_interval) > 0:
+            raise ValueError(f"{name} must lie in [0, 1], but holds values outside")
+        if job.non_negative == name and _sum_of(backend, view, _is_negative) > 0:
+            raise ValueError(f"{name} must not be negative, but holds negative values")
+
+
+@jitable
+def _outside_unit_interval(x):  # type: ignore[no-untyped-def]
+    T = type(x)
+    return (T(1) if x < T(0) or x > T(1) else T(0)), (T(0),), T(0)
+
+
+@jitable
+def _is_negative(x):  # type: ignore[no-untyped-def]
+    T = type(x)
+    return (T(1) if x < T(0) else T(0)), (T(0),), T(0)
 
 
 @jitable
@@ -341,12 +390,12 @@ def _itself(x):  # type: ignore[no-untyped-def]
     return x, (T(1),), T(0)
 
 
-def _sum_of(backend: Any, view: Any) -> float:
-    """Return the sum of an array, accumulated as the losses are."""
+def _sum_of(backend: Any, view: Any, point: Any = _itself) -> float:
+    """Return the sum of a function of an array's elements, accumulated as the losses are."""
     if view.size == 0:
         return 0.0
     absent = (_ABSENT, _ABSENT, _ABSENT)
-    return float(backend.elementwise(_itself, (view,), _ABSENT, _ABSENT, (), 1.0, _ABSENT, absent, _ABSENT, False))
+    return float(backend.elementwise(point, (view,), _ABSENT, _ABSENT, (), 1.0, _ABSENT, absent, _ABSENT, False))
 
 
 # -- losses of rows ---------------------------------------------------------------------------------------------------
@@ -356,6 +405,8 @@ def _split_axis(shape: tuple[int, ...], dim: int | tuple[int, ...] | None) -> tu
     """Return the first and one past the last class axis, and (outer, classes, inner)."""
     ndim = len(shape)
     if dim is None:
+        if ndim == 2:
+            return 1, 2, (*shape, 1)
         if ndim == 0:
             raise ValueError("input must have a class axis, got shape ()")
         first = 0 if ndim == 1 else 1
@@ -404,7 +455,10 @@ def _rowwise(record: Loss, job: Rowwise, request: Request) -> Any:
     weight: Any = _ABSENT
     if job.target is not None:
         target = space.view(job.target, "target")
-        if job.soft is not None and target.shape == x.shape:
+        if not maths.indexed:
+            _check_fits(target, x.shape, "target")
+            operand = target
+        elif job.soft is not None and target.shape == x.shape:
             maths, operand = job.soft, target
             _check_float(operand, "target, which has the input's shape and so holds class probabilities,")
             if job.ignore_index is not None and job.ignore_index >= 0:
@@ -435,7 +489,7 @@ def _rowwise(record: Loss, job: Rowwise, request: Request) -> Any:
     strange, total = backend.rowwise(
         maths,
         flat(x),
-        operand if operand is _ABSENT else flat(operand),
+        operand if operand is _ABSENT else flat(_broadcast(operand, x.shape)),
         labels if labels is _ABSENT else flat(labels),
         weight if weight is _ABSENT else flat(weight),
         upstream if upstream is _ABSENT else flat(upstream),

@@ -121,6 +121,71 @@ class MSELoss(LegacyModule, function=regression.mse_loss):
     reduction: str = "mean"
 
 
+class L1Loss(LegacyModule, function=regression.l1_loss):
+    reduction: str = "mean"
+
+
+class SmoothL1Loss(LegacyModule, function=regression.smooth_l1_loss):
+    reduction: str = "mean"
+    beta: float = 1.0
+
+
+class PoissonNLLLoss(LegacyModule, function=regression.poisson_nll_loss):
+    log_input: bool = True
+    full: bool = False
+    eps: float = 1e-8
+    reduction: str = "mean"
+
+
+class GaussianNLLLoss(LossModule, function=regression.gaussian_nll_loss):
+    full: bool = dataclasses.field(default=False, kw_only=True)
+    eps: float = dataclasses.field(default=1e-6, kw_only=True)
+    reduction: str = dataclasses.field(default="mean", kw_only=True)
+
+
+class BCELoss(LegacyModule, function=binary.binary_cross_entropy):
+    weight: Array | None = None
+    reduction: str = "mean"
+
+
+class SoftMarginLoss(LegacyModule, function=binary.soft_margin_loss):
+    reduction: str = "mean"
+
+
+class HingeEmbeddingLoss(LegacyModule, function=binary.hinge_embedding_loss):
+    margin: float = 1.0
+    reduction: str = "mean"
+
+
+class FocalLoss(LossModule, function=binary.binary_focal_loss):
+    gamma: float = 2.0
+    alpha: float = 0.75
+    reduction: str = "mean"
+
+
+class SigmoidFocalLoss(LossModule, function=binary.sigmoid_focal_loss):
+    alpha: float = 0.25
+    gamma: float = 2.0
+    reduction: str = "mean"
+
+
+class SCELoss(LossModule, function=multiclass.symmetric_cross_entropy):
+    a: float = 1.0
+    b: float = 1.0
+    ignore_index: int = -100
+    reduction: str = "mean"
+
+
+class MultiLabelSoftMarginLoss(LegacyModule, function=multiclass.multilabel_soft_margin_loss):
+    weight: Array | None = None
+    reduction: str = "mean"
+
+
+class MarginRankingLoss(LegacyModule, function=embedding.margin_ranking_loss):
+    margin: float = 0.0
+    reduction: str = "mean"
+
+
 class HuberLoss(LossModule, function=regression.huber_loss):
     reduction: str = "mean"
     delta: float = 1.0

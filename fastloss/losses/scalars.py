@@ -88,6 +88,20 @@ def xlogy(x, y):
 
 
 @jitable
+def relu(x):
+    """Return max(0, x); NaN stays NaN."""
+    T = type(x)
+    return T(0) if x < T(0) else x
+
+
+@jitable
+def step(x):
+    """Return the derivative of max(0, x), 1 at 0."""
+    T = type(x)
+    return T(0) if x < T(0) else T(1)
+
+
+@jitable
 def sign(x):
     """Return -1, 0 or 1."""
     T = type(x)
