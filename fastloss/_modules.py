@@ -33,8 +33,8 @@ class LossModule:
         cls._record.modules.append(cls)
         summary, formula, _ = _parts_of(function.__doc__ or "")
         cls.__doc__ = (
-            f"{summary}\n\n{formula}\n\nThe options of :func:`fastloss.{cls._record.name}`, bound; see there for the arrays "
-            "an instance is\ncalled with, the shapes, errors and notes.\n"
+            f"{summary}\n\n{formula}\n\nThe options of :func:`fastloss.{cls._record.name}`, bound; see there for the "
+            "arrays\nan instance is called with, the shapes, errors and notes.\n"
         )
 
     def __post_init__(self, **legacy: Any) -> None:
@@ -113,7 +113,7 @@ class LegacyModule(LossModule):
     size_average: dataclasses.InitVar[bool | None] = dataclasses.field(default=None, kw_only=True)
     reduce: dataclasses.InitVar[bool | None] = dataclasses.field(default=None, kw_only=True)
 
-    def __post_init__(self, size_average: bool | None, reduce: bool | None) -> None:  # type: ignore[override]
+    def __post_init__(self, size_average: bool | None, reduce: bool | None) -> None:
         super().__post_init__(size_average=size_average, reduce=reduce)
 
 

@@ -87,10 +87,13 @@ class Elementwise(NamedTuple):
     """A loss of single elements: ``point(*elements, *params) -> value, (d_first, d_second, ...), d2_first``.
 
     The first `leads` arrays combine by `broadcast`: ``"exact"`` (equal shapes), ``"warn"`` (torch's warning when they
-    differ), ``"silent"``, ``"same_ndim"`` (equal numbers of axes) or ``"input"`` (to the input's shape); later ones, and the weight, broadcast *to* the result, or with `exact_weight` must have the
-    input's shape. `real_operands` refuses integers in any of them; values of the leads outside
-    [0, 1] are an error with `unit_interval`, negative ones of the argument `non_negative` (a variance, which may lack the
-    last axis) too: the point function answers both with NaN. `mean` is the divisor of the mean: ``"elements"`` or ``"weights"``.
+    differ), ``"silent"``, ``"same_ndim"`` (equal numbers of axes) or ``"input"`` (to the input's shape); later ones,
+    and the weight, broadcast *to* the result, or with `exact_weight` must have the input's shape. `mean` is the divisor
+    of the mean: ``"elements"`` or ``"weights"``.
+
+    `real_operands` refuses integers in any of the arrays. With `unit_interval` values of the leads outside [0, 1] are an
+    error, and so are negative ones of the argument `non_negative` (a variance, which may lack the last axis); the point
+    function answers both with NaN.
     """
 
     point: MathFunction

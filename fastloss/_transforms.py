@@ -71,8 +71,8 @@ def grad(loss: Callable[..., Any], wrt: Wrt = None) -> Callable[..., Any]:
 def grad_and_hess(loss: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that computes the gradient of a loss and the diagonal of its Hessian.
 
-    Both are with respect to the first natural input, element by element, as gradient-boosting libraries want them. Where
-    the second derivative is zero almost everywhere, zeros are returned.
+    Both are with respect to the first natural input, element by element, as gradient-boosting libraries want them.
+    Where the second derivative is zero almost everywhere, zeros are returned.
 
     Raises
     ------

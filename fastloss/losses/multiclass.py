@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from fastloss._registry import jitable, loss
-from fastloss._spec import FINITE, FLAG, INTEGER, NON_NEGATIVE, ONE_OR_TWO, UNIT_INTERVAL, Array, RowMap, RowMaths, Rowwise
+from fastloss._spec import (
+    FINITE,
+    FLAG,
+    INTEGER,
+    NON_NEGATIVE,
+    ONE_OR_TWO,
+    UNIT_INTERVAL,
+    Array,
+    RowMap,
+    RowMaths,
+    Rowwise,
+)
 from fastloss.losses.scalars import exp_nonpositive, log1p_unit
 
 # Notation of RowMaths: z an entry less the row's maximum, p its softmax, t the second operand's entry, w the class
@@ -420,8 +431,8 @@ def cross_entropy(
     Notes
     -----
     Stable for any finite logits: log-sum-exp about the row's maximum. Softmax, value and gradient come from one visit
-    to each row while it is in cache; log-probabilities are never stored. A row that is ignored has gradient 0 even where
-    it holds NaN or infinity, and a probability of 0 beside a logit of -inf contributes 0; torch gives NaN for both.
+    to each row while it is in cache; log-probabilities are never stored. A row that is ignored has gradient 0 even
+    where it holds NaN or infinity, and a probability of 0 beside a logit of -inf contributes 0; torch gives NaN for both.
     Differentiable with respect to `input`, and with class probabilities to `target` and `weight`. The diagonal of the
     Hessian is p (1 - p) times the row's weight. A non-contiguous `input` is copied.
 
@@ -495,8 +506,8 @@ def multi_margin_loss(
 
     Notes
     -----
-    At the hinge's kink the gradient is 0. Over no rows the mean is NaN and the sum 0; torch returns uninitialised memory.
-    The second derivative is zero for p = 1.
+    At the hinge's kink the gradient is 0. Over no rows the mean is NaN and the sum 0; torch returns uninitialised
+    memory. The second derivative is zero for p = 1.
 
     References
     ----------
@@ -564,8 +575,8 @@ def symmetric_cross_entropy(
 
     Notes
     -----
-    In the reverse term label and softmax are clamped to 1e-4, so that log 0 counts as log 1e-4; a softmax below it has no
-    gradient there. A non-contiguous `input` is copied.
+    In the reverse term label and softmax are clamped to 1e-4, so that log 0 counts as log 1e-4; a softmax below it has
+    no gradient there. A non-contiguous `input` is copied.
 
     References
     ----------

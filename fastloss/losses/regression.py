@@ -398,7 +398,10 @@ def gaussian_nll_loss(
 ) -> Array:
     r"""Negative log-likelihood under a Gaussian distribution of given variance.
 
-    .. math:: \ell_i = \tfrac12 \left( \log v_i + \frac{(x_i - t_i)^2}{v_i} \right), \qquad v_i = \max(\mathrm{var}_i, \epsilon)
+    .. math::
+
+        \ell_i = \tfrac12 \left( \log v_i + \frac{(x_i - t_i)^2}{v_i} \right), \qquad
+        v_i = \max(\mathrm{var}_i, \epsilon)
 
     Parameters
     ----------
@@ -407,7 +410,7 @@ def gaussian_nll_loss(
     target : array, shape (*)
         Observations, broadcast against `input`.
     var : array or float
-        Variances, not negative: of the shape of `input`, with one axis of length 1 in its place, or without its last axis.
+        Variances, not negative: of the shape of `input`, the same with one axis of length 1, or without its last axis.
     full : bool
         Whether to add the constant :math:`\tfrac12 \log 2 \pi`.
     eps : float
