@@ -109,10 +109,6 @@ def _check_fits(view: Any, shape: tuple[int, ...], name: str) -> None:
         raise ValueError(f"{name} of shape {view.shape} does not broadcast to {shape}")
 
 
-def _broadcast(view: Any, shape: tuple[int, ...]) -> Any:
-    return view if view.shape == shape else np.broadcast_to(view, shape)
-
-
 def _upstream(space: Any, request: Request, reduced: bool, shape: tuple[int, ...]) -> tuple[float, Any]:
     """Return the upstream gradient as (scalar factor, array of the output's shape or absent)."""
     given = request.grad_output
@@ -208,11 +204,10 @@ class _Outputs:
         if view.dtype != dtype:
             raise TypeError(f"{name} must have the dtype of its argument, got {dtype_name(view)}")
         for operand in self.views:
-            if np.may_share_memory(view, operand):
-                same = view.ctypes.data == operand.ctypes.data and view.strides == operand.strides
-                if not same and np.shares_memory(view, operand):
+            if operand is not _ABSENT and self.backend.overlap(view, operand):
+                if not self.backend.same(view, operand):
                     raise ValueError(f"{name} overlaps an argument without being the same array")
-                self.aliased |= same
+                self.aliased = True
         return view
 
     def finish(self, total: Any, values: Any, gradients: list[_Gradient], second: Any) -> Any:
@@ -287,7 +282,7 @@ def _elementwise(record: Loss, job: Elementwise, request: Request) -> Any:
     size = math.prod(shape)
     reduction = job.reduction
 
-    divisor: float = 1
+    divisor: Any = 1
     if reduction == "mean":
         divisor = size
     elif reduction == "batchmean":
@@ -298,13 +293,13 @@ def _elementwise(record: Loss, job: Elementwise, request: Request) -> Any:
         if job.exact_weight:
             _check_shape(w_view, x.shape, "weight", "the input's shape")
         _check_fits(w_view, shape, "weight")
-        w = _broadcast(w_view, shape)
+        w = w_view if w_view.shape == shape else backend.broadcast(w_view, shape)
         if reduction == "mean" and job.mean == "weights":
             divisor = _sum_of(backend, w)
         if "weight" in mode.wrt:
             centre = 0.0
             if reduction == "mean" and job.mean == "weights":
-                centre = float(_elementwise(record, job, VALUE))
+                centre = backend.number(space.view(_elementwise(record, job, VALUE), "input"))
             names, arrays, views = (*names, "weight"), (*arrays, weight), [*views, w_view]
             point, params, w = _weighted(point), (*params, centre), _ABSENT
 
@@ -317,21 +312,19 @@ def _elementwise(record: Loss, job: Elementwise, request: Request) -> Any:
     if size == 0:
         total = math.nan if divisor == 0 else 0.0
     else:
-        # A divisor of 0 (weights that sum to 0) gives NaN, as 0/0 does.
-        factor = scale / divisor if divisor else math.nan
         total = backend.elementwise(
             point,
-            tuple([_broadcast(view, shape) for view in views]),
+            tuple([view if view.shape == shape else backend.broadcast(view, shape) for view in views]),
             w,
             upstream,
             params,
-            factor,
+            scale,
+            divisor,
             values,
             _in_slots(outputs.slots, gradients, lambda written: written),
             second,
             outputs.aliased,
         )
-        total = total / divisor if divisor else math.nan
     return outputs.finish(total, values, gradients, second)
 
 
@@ -341,12 +334,12 @@ def _itself(x):  # type: ignore[no-untyped-def]
     return x, (T(1),), T(0)
 
 
-def _sum_of(backend: Any, view: Any) -> float:
-    """Return the sum of an array, accumulated as the losses are."""
+def _sum_of(backend: Any, view: Any) -> Any:
+    """Return the sum of an array, accumulated as the losses are; a number of the backend's."""
     if view.size == 0:
         return 0.0
     absent = (_ABSENT, _ABSENT, _ABSENT)
-    return float(backend.elementwise(_itself, (view,), _ABSENT, _ABSENT, (), 1.0, _ABSENT, absent, _ABSENT, False))
+    return backend.elementwise(_itself, (view,), _ABSENT, _ABSENT, (), 1.0, 1, _ABSENT, absent, _ABSENT, False)
 
 
 # -- losses of rows ---------------------------------------------------------------------------------------------------
@@ -514,7 +507,7 @@ def _pairwise(record: Loss, job: Pairwise, request: Request) -> Any:
         if target.shape != rows:
             if target.size != 1 or target.ndim > 1:
                 raise ValueError(f"target must have shape {rows}, one entry for each vector, got shape {target.shape}")
-            target = np.broadcast_to(target.reshape(()), rows)
+            target = backend.broadcast(target.reshape(()), rows)
         target = flat(target)
 
     each = job.reduction == "none"
@@ -529,17 +522,18 @@ def _pairwise(record: Loss, job: Pairwise, request: Request) -> Any:
         return outputs.finish(math.nan if divisor == 0 else 0.0, values, gradients, second)
     total = backend.pairwise(
         job.maths,
-        tuple(flat(_broadcast(view, shape)) for view in views),
+        tuple(flat(view if view.shape == shape else backend.broadcast(view, shape)) for view in views),
         target,
         flat(upstream) if upstream is not _ABSENT else upstream,
         job.params,
-        scale / divisor,
+        scale,
+        divisor,
         (count, columns),
         flat(values) if values is not _ABSENT else values,
         _in_slots(outputs.slots, gradients, flat),
         flat(second) if second is not _ABSENT else second,
     )
-    return outputs.finish(total / divisor, values, gradients, second)
+    return outputs.finish(total, values, gradients, second)
 
 
 _EVALUATORS = {Elementwise: _elementwise, Rowwise: _rowwise, RowMap: _rowmap, Pairwise: _pairwise}

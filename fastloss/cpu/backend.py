@@ -11,10 +11,20 @@ from fastloss.cpu.elementwise import run as elementwise
 from fastloss.cpu.pairwise import run as pairwise
 from fastloss.cpu.rowwise import run as rowwise
 
-__all__ = ["copy_into", "elementwise", "empty", "flat", "number", "ones", "pairwise", "rowwise", "sum_to", "zeros"]
+__all__ = [
+    "broadcast", "copy_into", "elementwise", "empty", "flat", "number", "ones", "overlap", "pairwise", "rowwise", "same",
+    "sum_to", "zeros",
+]  # fmt: skip
 
+broadcast = np.broadcast_to
+overlap = np.shares_memory
 empty = np.empty
 zeros = np.zeros  # pages of a fresh one that are never written cost nothing
+
+
+def same(one: Any, other: Any) -> bool:
+    """Return whether two views that overlap are the same elements in the same places."""
+    return bool(one.ctypes.data == other.ctypes.data and one.strides == other.strides)
 
 
 def flat(view: Any) -> Any:
