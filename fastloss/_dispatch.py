@@ -177,7 +177,9 @@ def _space(array: Any) -> Any:
             return _spaces.setdefault("torch", TorchSpace())
         if kind != "cuda":
             raise TypeError(f"a torch tensor on {array.device} is not supported; call .cpu() first")
-    if hasattr(array, "__cuda_array_interface__") or _dlpack_device(array) in ((2, None), 2, 13):
+    # __cuda_ndarray__ marks Numba's device arrays, those of its simulator too.
+    exported = hasattr(array, "__cuda_array_interface__") or hasattr(array, "__cuda_ndarray__")
+    if exported or _dlpack_device(array) in (2, 13):
         from fastloss.cuda.spaces import space_of_device_array
 
         return space_of_device_array(array)

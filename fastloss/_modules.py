@@ -7,7 +7,8 @@ import functools
 from collections.abc import Callable
 from typing import Any, ClassVar, dataclass_transform
 
-from fastloss._call import VALUE, evaluate
+from fastloss._call import evaluate
+from fastloss._outputs import VALUE
 from fastloss._registry import check_options, record_of
 from fastloss._spec import Array, Loss
 from fastloss._transforms import function_transform

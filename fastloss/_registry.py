@@ -88,7 +88,8 @@ def loss(
     """
 
     def register(describe: Callable[P, Any]) -> Callable[P, Any]:
-        from fastloss._call import VALUE, evaluate
+        from fastloss._call import evaluate
+        from fastloss._outputs import VALUE
 
         name = describe.__name__
 

@@ -91,9 +91,9 @@ class Elementwise(NamedTuple):
     and the weight, broadcast *to* the result, or with `exact_weight` must have the input's shape. `mean` is the divisor
     of the mean: ``"elements"`` or ``"weights"``.
 
-    `real_operands` refuses integers in any of the arrays. With `unit_interval` values of the leads outside [0, 1] are an
-    error, and so are negative ones of the argument `non_negative` (a variance, which may lack the last axis); the point
-    function answers both with NaN.
+    `real_operands` refuses integers in any of the arrays. With `unit_interval` values outside [0, 1] are an error, and
+    so are negative ones of the argument `non_negative` (a variance, which may lack the last axis); the point function
+    answers both with NaN.
     """
 
     point: MathFunction

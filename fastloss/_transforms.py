@@ -6,7 +6,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from fastloss._call import Mode, Request, evaluate
+from fastloss._call import evaluate
+from fastloss._outputs import Mode, Request
 from fastloss._registry import check_options, record_of
 
 Wrt = str | tuple[str, ...] | None

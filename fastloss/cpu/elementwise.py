@@ -177,16 +177,19 @@ def run(
     upstream: Any,
     params: tuple[float, ...],
     scale: float,
+    divisor: float,
     values: Any,
     grads: tuple[Any, Any, Any],
     second: Any,
     aliased: bool,
 ) -> float:
-    """Run a loss over operands of one shape and return the sum of its values.
+    """Run a loss over operands of one shape and return the sum of its values over `divisor`.
 
     `operands`, `weight` and `upstream` are arrays of one shape, of any strides (0 where broadcast); the outputs are
-    contiguous. An absent array is ``()``. `aliased`: an output shares memory with an operand.
+    contiguous. An absent array is ``()``. `aliased`: an output shares memory with an operand. Derivatives are
+    multiplied by `scale` over `divisor`; a divisor of 0 (weights that sum to 0) gives NaN, as 0/0 does.
     """
+    factor = scale / divisor if divisor else math.nan
     first = operands[0]
     size = first.size
     inputs: tuple[Any, ...] = (*operands, *((),) * (3 - len(operands)), weight, upstream)
@@ -196,9 +199,11 @@ def run(
     if not aliased and all(type(a) is tuple or a.flags.c_contiguous for a in inputs):
         if first.ndim != 1:
             inputs = tuple([a if type(a) is tuple else a.reshape(-1) for a in inputs])
-        return contiguous_kernel(point, len(operands))(size, size, *inputs, *outputs, params, scale)
-    windows, layout = _windows(inputs, first.shape)
-    return staged_kernel(point, len(operands))(size, size, *windows, layout, *outputs, params, scale, size)
+        total = contiguous_kernel(point, len(operands))(size, size, *inputs, *outputs, params, factor)
+    else:
+        windows, layout = _windows(inputs, first.shape)
+        total = staged_kernel(point, len(operands))(size, size, *windows, layout, *outputs, params, factor, size)
+    return total / divisor if divisor else math.nan
 
 
 def _windows(arrays: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[list[Any], Any]:

@@ -84,18 +84,21 @@ def run(
     upstream: Any,
     params: tuple[float, ...],
     scale: float,
+    divisor: float,
     shape: tuple[int, int],
     values: Any,
     grads: tuple[Any, Any, Any],
     second: Any,
 ) -> float:
-    """Run a loss over `shape` = (vectors, components) and return the sum of its values.
+    """Run a loss over `shape` = (vectors, components) and return the sum of its values over `divisor`.
 
     All arrays are contiguous and flat, absent ones ``()``; the operands have the whole shape, `target`, `upstream` and
     `values` one entry for a vector.
     """
     count, columns = shape
     a, b, c = (*operands, (), ())[:3]
-    return kernel(maths)(
-        count, count * columns, a, b, c, target, upstream, values, *grads, second, params, scale, count, columns
-    )
+    total = kernel(maths)(
+        count, count * columns, a, b, c, target, upstream, values, *grads, second,
+        params, scale / divisor, count, columns,
+    )  # fmt: skip
+    return total / divisor

@@ -2,8 +2,8 @@
 
 Everything here is plain Python on one number and keeps the number's type, so that a float32 kernel stays in
 float32. ``exp``, ``exp_nonpositive``, ``log``, ``log1p``, ``log1p_unit``, ``sqrt`` and ``power`` are the leaves: in
-plain Python they call :mod:`math` with IEEE results instead of exceptions; each backend replaces them (polynomials that vectorise on the CPU, libdevice on
-CUDA).
+plain Python they call :mod:`math` with IEEE results instead of exceptions; each backend replaces them (polynomials
+that vectorise on the CPU, libdevice on CUDA).
 """
 
 import math
