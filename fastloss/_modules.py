@@ -11,7 +11,7 @@ from fastloss._call import evaluate
 from fastloss._outputs import VALUE
 from fastloss._registry import check_options, record_of
 from fastloss._spec import Array, Loss
-from fastloss._transforms import function_transform
+from fastloss._transforms import mode_of, with_options
 from fastloss.losses import binary, divergence, embedding, multiclass, regression
 
 
@@ -56,8 +56,7 @@ class LossModule:
         """Return a transform of the loss with the options bound; cached."""
         cache = self.__dict__.setdefault("_bound", {})
         if (kind, wrt) not in cache:
-            transform = function_transform(self._record.function, kind, wrt)
-            cache[kind, wrt] = functools.partial(transform, **self._options)
+            cache[kind, wrt] = with_options(self._record, mode_of(self._record, kind, wrt), self._options)
         return cache[kind, wrt]  # type: ignore[no-any-return]
 
     def grad(self, *arrays: Array, wrt: Any = None, **named: Any) -> Any:

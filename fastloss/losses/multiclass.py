@@ -433,8 +433,8 @@ def cross_entropy(
     Stable for any finite logits: log-sum-exp about the row's maximum. Softmax, value and gradient come from one visit
     to each row while it is in cache; log-probabilities are never stored. A row that is ignored has gradient 0 even
     where it holds NaN or infinity, and a probability of 0 beside a logit of -inf contributes 0; torch gives NaN for
-    both. Differentiable with respect to `input`, and with class probabilities to `target` and `weight`. The diagonal of the
-    Hessian is p (1 - p) times the row's weight. A non-contiguous `input` is copied.
+    both. Differentiable with respect to `input`, and with class probabilities to `target` and `weight`. The diagonal of
+    the Hessian is p (1 - p) times the row's weight. A non-contiguous `input` is copied.
 
     References
     ----------
