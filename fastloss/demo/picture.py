@@ -9,7 +9,7 @@ import numpy as np
 from fastloss.demo.batch import Scored
 from fastloss.demo.digits import Fit
 
-OURS, THEIRS, COPY, WRONG = "#2b6cb0", "#b8bec8", "#1a202c", "#c53030"
+OURS, THEIRS, INK, COPY, WRONG = "#2b6cb0", "#b8bec8", "#1a202c", "#f08c1a", "#c53030"
 COLUMNS, ROWS = 6, 5
 
 
@@ -39,7 +39,7 @@ def _digits(figure: Any, fit: Fit) -> None:
         axes.set(xticks=[], yticks=[])
         fine = fit.predicted[k] == fit.labels[k]
         text = f"{fit.predicted[k]}" if fine else f"{fit.predicted[k]} (is {fit.labels[k]})"
-        axes.set_title(text, fontsize=9, pad=3, color=COPY if fine else WRONG)
+        axes.set_title(text, fontsize=9, pad=3, color=INK if fine else WRONG)
         for spine in axes.spines.values():
             spine.set(visible=True, color="#d0d5dd" if fine else WRONG)
 
@@ -55,12 +55,14 @@ def _times(figure: Any, scored: Scored) -> None:
     axes.barh(places + shift, ours, height, color=OURS, label="fastloss")
     if with_torch:
         axes.barh(places - shift, theirs, height, color=THEIRS, label="torch, eager")
-    axes.vlines(
+    axes.plot(
         [1e3 * row.copy for row in scored.rows],
-        places + shift - height / 2,
-        places + shift + height / 2,
+        places + shift,
+        linestyle="",
+        marker="|",
+        markersize=24 if with_torch else 36,
+        markeredgewidth=3,
         color=COPY,
-        linewidth=2,
         label="copy of the same bytes",
     )
     for place, mine, other in zip(places, ours, theirs, strict=True):
@@ -72,7 +74,7 @@ def _times(figure: Any, scored: Scored) -> None:
     axes.set_yticks(places, [row.label.replace(", ", "\n") for row in scored.rows])
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("time in ms, less is better")
-    axes.margins(x=0.12)
+    axes.set_xlim(0, 1.12 * np.nanmax([*ours, *theirs]))
     axes.grid(axis="x", color="#e5e7eb")
     axes.set_axisbelow(True)
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.45, -0.12), ncols=3)
