@@ -20,6 +20,7 @@ import fastloss  # noqa: F401  isort: skip  (fills the registry)
 from fastloss._registry import LOSSES
 
 WITH_TORCH = util.find_spec("torch") is not None
+CALLS = {"small": 100, "medium": 5, "large": 1}  # in a round, so that it lasts a millisecond or more
 
 
 @pytest.mark.parametrize("contender", ["fresh", "reused", "copy", "torch"])
@@ -41,4 +42,4 @@ def test_value_and_gradient(benchmark, name, size, contender):
     benchmark.group = f"{name} {case.shape}"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's advice on reductions
-        benchmark.pedantic(call, rounds=10, warmup_rounds=2)
+        benchmark.pedantic(call, rounds=10, iterations=CALLS[size], warmup_rounds=2)

@@ -77,7 +77,7 @@ def _times(figure: Any, scored: Scored) -> None:
     axes.set_xlim(0, 1.12 * np.nanmax([*ours, *theirs]))
     axes.grid(axis="x", color="#e5e7eb")
     axes.set_axisbelow(True)
-    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.45, -0.12), ncols=3)
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.45, -0.12), ncols=3, markerscale=0.6)
     rows, columns = scored.shape
     axes.set_title(
         f"{rows:,} x {columns} float32 logits ({4e-6 * rows * columns:.0f} MB), {scored.threads} threads", fontsize=11
