@@ -64,8 +64,8 @@ def results_table(path: Path | None) -> str:
             medians[row["loss"], row["shape"]][row["contender"]] = row["median_ms"]
     first = rows[0]
     lines = [
-        f"{first['machine']}, {first['threads']} threads, float32, {first['date']}, torch {first['torch'] or 'not installed'}; "
-        f"medians in ms from [{path.name}](bench/results/{path.name}).",
+        f"{first['machine']}, {first['threads']} threads, float32, {first['date']}, "
+        f"torch {first['torch'] or 'not installed'}; medians in ms from [{path.name}](bench/results/{path.name}).",
         "",
         "| value and gradient | shape | copy | reused | fresh | torch | torch / fresh |",
         "| --- | --- | --: | --: | --: | --: | --: |",

@@ -1,8 +1,8 @@
 """Every loss under pytest-benchmark: ``pytest bench/test_losses.py``, add ``-k "cross_entropy and medium"`` to choose.
 
-One group for each case; in it ``fresh`` (gradients allocated by the call), ``reused`` (``grad_out=``), ``copy`` (the same
-bytes read and written) and ``torch`` (eager, forward and backward). ``python bench/run.py`` measures the same calls
-interleaved, which is the better comparison on a machine that does other work too.
+One group for each case; in it ``fresh`` (gradients allocated by the call), ``reused`` (``grad_out=``), ``copy`` (the
+same bytes read and written) and ``torch`` (eager, forward and backward). ``python bench/run.py`` measures the same
+calls interleaved, which is the better comparison on a machine that does other work too.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib import metadata, util
+from importlib import import_module, metadata, util
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +87,9 @@ def _simd() -> str:
 
 
 def _cache_folder() -> str:
-    from numba.core import config
-
-    if config.CACHE_DIR:
-        return str(config.CACHE_DIR)
+    chosen = os.environ.get("NUMBA_CACHE_DIR")
+    if chosen:
+        return chosen
     beside = Path(__file__).parent / "cpu"
     if os.access(beside, os.W_OK):
         return str(beside / "__pycache__")
@@ -102,7 +101,7 @@ def _gpus() -> list[str]:
     if util.find_spec("numba_cuda") is None:
         return ["not looked for: pip install 'fastloss[cuda13]' or 'fastloss[cuda12]'"]
     try:
-        from numba import cuda
+        cuda: Any = import_module("numba.cuda")
 
         if not cuda.is_available():
             return ["none found"]

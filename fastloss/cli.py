@@ -74,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Fits scikit-learn's handwritten digits with SciPy and fastloss, checks the result against "
         "scikit-learn, then scores a large batch of logits under several losses and times them.",
     )
-    demo.add_argument("--size", type=positive, default=10_000_000, help="rows of the batch (default %(default)s: 400 MB)")
+    demo.add_argument(
+        "--size", type=positive, default=10_000_000, help="rows of the batch (default %(default)s: 400 MB)"
+    )
     demo.add_argument("--output", default="fastloss-demo.png", help="the picture (default %(default)s)")
     demo.add_argument("--threads", type=positive, default=None, help="threads (default: one for each core)")
 
@@ -99,7 +101,7 @@ def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sizes", nargs="+", choices=("small", "medium", "large"), default=None, help="default: all, --quick: medium"
     )
-    parser.add_argument("--threads", type=positive, default=None, help="threads of every contender (default: all cores)")
+    parser.add_argument("--threads", type=positive, default=None, help="threads of all contenders (default: all cores)")
     parser.add_argument("--seconds", type=float, default=None, help="time for each case (default 4, --quick: 1)")
     parser.add_argument("--compile", action="store_true", help="time torch.compile too")
     parser.add_argument("--no-torch", action="store_true", help="leave torch out")

@@ -52,7 +52,12 @@ def test_example_runs_without_a_warning(number, tmp_path):
     path = tmp_path / "example.py"
     path.write_text(example + after)
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(path)], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300
+        [sys.executable, "-W", "error", str(path)],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
 

@@ -96,6 +96,7 @@ def _ms(seconds: float) -> str:
 
 def _line(case: Case, timings: list[Timing]) -> str:
     median = {timing.contender: timing.median for timing in timings}
-    cells = "".join(f"{1e3 * median[c]:>10.4g}" if c in median else f"{'-':>10}" for c in ("fresh", "reused", "copy", "torch"))
+    shown = [f"{1e3 * median[c]:.4g}" if c in median else "-" for c in ("fresh", "reused", "copy", "torch")]
     ratio = median.get("torch", math.nan) / median["fresh"]
-    return f"{case.loss.name + ' ' + case.shape:<46}{cells}" + (f"{ratio:>12.1f}x" if ratio == ratio else f"{'-':>13}")
+    last = "-" if math.isnan(ratio) else f"{ratio:.1f}x"
+    return f"{case.loss.name + ' ' + case.shape:<46}" + "".join(f"{text:>10}" for text in shown) + f"{last:>13}"

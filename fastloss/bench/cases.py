@@ -97,7 +97,7 @@ Recipe = Callable[[Loss, str, np.random.Generator], tuple[dict[str, Any], dict[s
 
 
 def _elementwise(loss: Loss, size: str, generator: np.random.Generator) -> tuple[dict[str, Any], dict[str, Any]]:
-    shape = (ELEMENTS[size],)
+    shape: tuple[int, ...] = (ELEMENTS[size],)
     if "log_probability" in loss.domains.values():
         shape = (ELEMENTS[size] // 64, 64)
     names = [name for name in _required(loss) if name not in loss.options]

@@ -17,7 +17,7 @@ SLOTS = 4
 
 
 @register_jitable
-def _pass_over(source, sink, words, k, chunks):  # type: ignore[no-untyped-def]
+def _pass_over(source, sink, words, k, chunks):
     """Copy chunk `k` of `source`, or read it where there is no sink; the sum keeps the reading alive."""
     start, stop = share(words, k, chunks), share(words, k + 1, chunks)
     total = np.uint64(0)
@@ -32,7 +32,7 @@ def _pass_over(source, sink, words, k, chunks):  # type: ignore[no-untyped-def]
 
 @functools.cache
 def _kernel() -> Kernel:
-    def copy(a, b, c, d, to_a, to_b, to_c, to_d, sizes, board, lead):  # type: ignore[no-untyped-def]
+    def copy(a, b, c, d, to_a, to_b, to_c, to_d, sizes, board, lead):
         chunks = chunks_of(board)
         k = claim(board, 0)
         while k < chunks:

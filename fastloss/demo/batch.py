@@ -112,8 +112,8 @@ def _score(logits: Any, labels: Any) -> Scored:
     gradient = np.empty(logits.shape, np.float32)
     torch_times = _torch_timer(logits)
     print(
-        f"\n2. a batch of {len(logits):,} noisy copies of those, x {CLASSES} float32 logits: {logits.nbytes / 1e6:.0f} MB on disk, "
-        f"memory-mapped read-only, {thread_count()} threads"
+        f"\n2. a batch of {len(logits):,} noisy copies of those, x {CLASSES} float32 logits: "
+        f"{logits.nbytes / 1e6:.0f} MB on disk, memory-mapped read-only, {thread_count()} threads"
     )
     print(f"   {'':<54}{'value':>9}{'time':>10}{'speed':>12}{'of copy':>9}{'torch':>11}")
     rows, gaps = [], []
@@ -129,8 +129,8 @@ def _score(logits: Any, labels: Any) -> Scored:
             f"{row.copy / row.ours:>8.0%}{beside:>12}"
         )
     print(
-        f"   median of {ROUNDS}; speed: bytes read and written per second; of copy: the speed of a copy of the same bytes by "
-        "the same\n   threads is 100 %; torch: eager, forward and backward, the faster of two"
+        f"   median of {ROUNDS}; speed: bytes read and written per second; of copy: the speed of a copy of the same "
+        "bytes by the same\n   threads is 100 %; torch: eager, forward and backward, the faster of two"
         + (", not installed (pip install torch==2.13.0)" if torch_times is None else "")
     )
     agrees = all(gap <= TORCH_TOLERANCE for gap in gaps)

@@ -104,7 +104,7 @@ def _compare(ours: tuple[float, float], theirs: tuple[float, float], x: Any, y: 
     )
     print(f"   {'':<28}{'SciPy + fastloss':>18}{'scikit-learn':>16}    difference")
     print(f"   {'objective, training data':<28}{ours[0]:>18.12f}{theirs[0]:>16.12f}    {objective_gap:.1e} relative")
-    print(f"   {'coefficients, largest':<28}{abs(x).max():>18.6f}{abs(y).max():>16.6f}    {coefficient_gap:.1e} at most")
+    print(f"   {'coefficients, largest':<28}{abs(x).max():>18.6f}{abs(y).max():>16.6f}    {coefficient_gap:.1e} apart")
     print(f"   {'accuracy, held-out images':<28}{ours[1]:>18.2%}{theirs[1]:>16.2%}    {abs(ours[1] - theirs[1]):.1e}")
     verdict = "agree" if fine else "DO NOT AGREE"
     print(

@@ -22,7 +22,8 @@ def draw(fit: Fit, scored: Scored, path: str) -> None:
 
     with pyplot.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         figure = pyplot.figure(figsize=(12.5, 5.4), layout="constrained")
-        left, right = figure.subfigures(1, 2, width_ratios=(1, 1.6), wspace=0.04)
+        halves: Any = figure.subfigures(1, 2, width_ratios=(1, 1.6), wspace=0.04)
+        left, right = halves
         _digits(left, fit)
         _times(right, scored)
         figure.savefig(path, dpi=144)
@@ -32,7 +33,7 @@ def draw(fit: Fit, scored: Scored, path: str) -> None:
 def _digits(figure: Any, fit: Fit) -> None:
     accuracy = (fit.predicted == fit.labels).mean()
     figure.suptitle(f"Held-out digits and predictions\n{accuracy:.1%} of {len(fit.labels)} are right", fontsize=11)
-    wrong = np.flatnonzero(fit.predicted != fit.labels)[: COLUMNS]
+    wrong = np.flatnonzero(fit.predicted != fit.labels)[:COLUMNS]
     right = np.flatnonzero(fit.predicted == fit.labels)[: COLUMNS * ROWS - len(wrong)]
     for axes, k in zip(figure.subplots(ROWS, COLUMNS).flat, [*right, *wrong], strict=False):
         axes.imshow(fit.images[k], cmap="gray_r", interpolation="nearest")
@@ -65,12 +66,11 @@ def _times(figure: Any, scored: Scored) -> None:
         color=COPY,
         label="copy of the same bytes",
     )
-    for place, mine, other in zip(places, ours, theirs, strict=True):
-        axes.annotate(f"{mine:.0f} ms", (mine, place + shift), (4, 0), textcoords="offset points", va="center", fontsize=9)
-        if not np.isnan(other):
-            axes.annotate(
-                f"{other:.0f} ms", (other, place - shift), (4, 0), textcoords="offset points", va="center", fontsize=9
-            )
+    for times, side in ((ours, shift), (theirs, -shift)):
+        for place, time in zip(places + side, times, strict=True):
+            if not np.isnan(time):
+                text = f"{time:.0f} ms" if time >= 10 else f"{time:.2g} ms"
+                axes.annotate(text, (time, place), (4, 0), textcoords="offset points", va="center", fontsize=9)
     axes.set_yticks(places, [row.label.replace(", ", "\n") for row in scored.rows])
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("time in ms, less is better")
