@@ -24,6 +24,7 @@ from fastloss._modules import SigmoidFocalLoss as SigmoidFocalLoss
 from fastloss._modules import SmoothL1Loss as SmoothL1Loss
 from fastloss._modules import SoftMarginLoss as SoftMarginLoss
 from fastloss._modules import TripletMarginLoss as TripletMarginLoss
+from fastloss._report import show_config as show_config
 from fastloss._transforms import grad as grad
 from fastloss._transforms import grad_and_hess as grad_and_hess
 from fastloss._transforms import value_and_grad as value_and_grad
