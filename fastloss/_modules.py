@@ -7,10 +7,11 @@ import functools
 from collections.abc import Callable
 from typing import Any, ClassVar, dataclass_transform
 
-from fastloss._call import VALUE, evaluate
+from fastloss._call import evaluate
+from fastloss._outputs import VALUE
 from fastloss._registry import check_options, record_of
 from fastloss._spec import Array, Loss
-from fastloss._transforms import function_transform
+from fastloss._transforms import mode_of, with_options
 from fastloss.losses import binary, divergence, embedding, multiclass, regression
 
 
@@ -33,8 +34,8 @@ class LossModule:
         cls._record.modules.append(cls)
         summary, formula, _ = _parts_of(function.__doc__ or "")
         cls.__doc__ = (
-            f"{summary}\n\n{formula}\n\nThe options of :func:`fastloss.{cls._record.name}`, bound; see there for the arrays "
-            "an instance is\ncalled with, the shapes, errors and notes.\n"
+            f"{summary}\n\n{formula}\n\nThe options of :func:`fastloss.{cls._record.name}`, bound; see there for the "
+            "arrays\nan instance is called with, the shapes, errors and notes.\n"
         )
 
     def __post_init__(self, **legacy: Any) -> None:
@@ -55,8 +56,7 @@ class LossModule:
         """Return a transform of the loss with the options bound; cached."""
         cache = self.__dict__.setdefault("_bound", {})
         if (kind, wrt) not in cache:
-            transform = function_transform(self._record.function, kind, wrt)
-            cache[kind, wrt] = functools.partial(transform, **self._options)
+            cache[kind, wrt] = with_options(self._record, mode_of(self._record, kind, wrt), self._options)
         return cache[kind, wrt]  # type: ignore[no-any-return]
 
     def grad(self, *arrays: Array, wrt: Any = None, **named: Any) -> Any:
@@ -113,11 +113,76 @@ class LegacyModule(LossModule):
     size_average: dataclasses.InitVar[bool | None] = dataclasses.field(default=None, kw_only=True)
     reduce: dataclasses.InitVar[bool | None] = dataclasses.field(default=None, kw_only=True)
 
-    def __post_init__(self, size_average: bool | None, reduce: bool | None) -> None:  # type: ignore[override]
+    def __post_init__(self, size_average: bool | None, reduce: bool | None) -> None:
         super().__post_init__(size_average=size_average, reduce=reduce)
 
 
 class MSELoss(LegacyModule, function=regression.mse_loss):
+    reduction: str = "mean"
+
+
+class L1Loss(LegacyModule, function=regression.l1_loss):
+    reduction: str = "mean"
+
+
+class SmoothL1Loss(LegacyModule, function=regression.smooth_l1_loss):
+    reduction: str = "mean"
+    beta: float = 1.0
+
+
+class PoissonNLLLoss(LegacyModule, function=regression.poisson_nll_loss):
+    log_input: bool = True
+    full: bool = False
+    eps: float = 1e-8
+    reduction: str = "mean"
+
+
+class GaussianNLLLoss(LossModule, function=regression.gaussian_nll_loss):
+    full: bool = dataclasses.field(default=False, kw_only=True)
+    eps: float = dataclasses.field(default=1e-6, kw_only=True)
+    reduction: str = dataclasses.field(default="mean", kw_only=True)
+
+
+class BCELoss(LegacyModule, function=binary.binary_cross_entropy):
+    weight: Array | None = None
+    reduction: str = "mean"
+
+
+class SoftMarginLoss(LegacyModule, function=binary.soft_margin_loss):
+    reduction: str = "mean"
+
+
+class HingeEmbeddingLoss(LegacyModule, function=binary.hinge_embedding_loss):
+    margin: float = 1.0
+    reduction: str = "mean"
+
+
+class FocalLoss(LossModule, function=binary.binary_focal_loss):
+    gamma: float = 2.0
+    alpha: float = 0.75
+    reduction: str = "mean"
+
+
+class SigmoidFocalLoss(LossModule, function=binary.sigmoid_focal_loss):
+    alpha: float = 0.25
+    gamma: float = 2.0
+    reduction: str = "mean"
+
+
+class SCELoss(LossModule, function=multiclass.symmetric_cross_entropy):
+    a: float = 1.0
+    b: float = 1.0
+    ignore_index: int = -100
+    reduction: str = "mean"
+
+
+class MultiLabelSoftMarginLoss(LegacyModule, function=multiclass.multilabel_soft_margin_loss):
+    weight: Array | None = None
+    reduction: str = "mean"
+
+
+class MarginRankingLoss(LegacyModule, function=embedding.margin_ranking_loss):
+    margin: float = 0.0
     reduction: str = "mean"
 
 
