@@ -64,3 +64,135 @@ def assemble(ptx: str, capability: tuple[int, int]) -> Assembled:
     spills = [int(n) for n in re.findall(r"(\d+) bytes spill", report)]
     assert registers, report
     return Assembled(ptx, max(registers), max(stack, default=0), max(spills, default=0))
+
+
+# -- which kernels the losses launch, without a device -------------------------------------------------------------
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+_VIEWS = {"float16": "int16", "bfloat16": "uint16"}
+FAMILIES = ("elementwise", "rowwise", "rowmap", "pairwise")
+
+
+class Launch(NamedTuple):
+    """A kernel, the dtype it computes in, and the arguments it was launched with."""
+
+    kernel: Any
+    real: Any
+    args: tuple[Any, ...]
+
+    @property
+    def signature(self) -> Any:
+        return self.kernel.signature(self.real, self.args)
+
+    @property
+    def name(self) -> str:
+        """The kernel's name without the fingerprint of the sources."""
+        return self.kernel.name
+
+
+class PretendSpace:
+    """Device memory that nobody has: addresses are handed out and never used."""
+
+    name = "pretend"
+    device = "cuda:0"
+    ordinal = 0
+    stream = 0
+
+    def __init__(self) -> None:
+        from fastloss.cuda.backend import Backend
+
+        self.backend = Backend(self)
+        self.backend.activated = contextlib.nullcontext
+        self.next = 1 << 40
+
+    def array(self, shape: tuple[int, ...], dtype: str, offset: int = 0) -> Any:
+        import numpy as np
+
+        view = self.allocate(shape, np.dtype(_VIEWS.get(dtype, dtype)))
+        view.pointer += offset * view.itemsize
+        return view
+
+    def allocate(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        from fastloss.cuda.arrays import DeviceArray
+
+        view = DeviceArray(self.next, shape, dtype, "pretended")
+        self.next += -(-view.size * view.itemsize // 512) * 512 + 512
+        return view
+
+    def view(self, array: Any, name: str) -> Any:
+        return array
+
+    output = view
+
+    def wrap(self, view: Any, like: Any) -> Any:
+        return view
+
+    def scalar(self, value: Any, dtype: Any) -> Any:
+        return value
+
+    def current_stream(self) -> int:
+        return 0
+
+
+@contextlib.contextmanager
+def recorded(space: PretendSpace):
+    """Have every launch recorded in the list that this gives, instead of done."""
+    import fastloss as fl
+    from fastloss import _call
+    from fastloss.cuda import target
+
+    launches: list[Launch] = []
+    before = target.Kernel.launch, _call.space_of
+
+    def launch(kernel: Any, device: Any, blocks: int, real: Any, *args: Any) -> None:
+        launches.append(Launch(kernel, real, args))
+
+    target.Kernel.launch = launch
+    _call.space_of = lambda arrays, names: space
+    try:
+        with fl.config(check_indices=False):
+            yield launches
+    finally:
+        target.Kernel.launch, _call.space_of = before
+
+
+def arguments(
+    record: Any, space: PretendSpace, dtype: str, shape: tuple[int, ...] = (8, 64), offset: int = 0, optional: bool = False
+) -> dict[str, Any]:
+    """Return pretended arrays for the array arguments of a loss, and the options that it requires."""
+    import inspect
+
+    given: dict[str, Any] = {}
+    indexed = record.family == "rowwise" and record.domains.get("target") in ("class", "classes")
+    rows = shape[:1] + shape[2:]
+    for name, parameter in inspect.signature(record.describe).parameters.items():
+        kind = str(parameter.annotation)
+        if "Array" in kind and (parameter.default is inspect.Parameter.empty or optional):
+            if name == "target" and indexed:
+                given[name] = space.array(rows if record.domains["target"] == "class" else shape, "int64")
+            elif name == "target" and record.family == "pairwise":
+                given[name] = space.array(shape[:-1], dtype)
+            elif name == "weight" and record.family == "rowwise":
+                given[name] = space.array(shape[1:2], dtype)
+            else:
+                given[name] = space.array(shape, dtype, offset)
+        elif parameter.default is inspect.Parameter.empty:
+            given[name] = 1  # the axis of softmax and its like
+    return given
+
+
+def launches_of(
+    record: Any, dtype: str, *, transform: str = "value_and_grad", reduction: str | None = None, wrt: Any = None,
+    options: dict[str, Any] | None = None, **kwargs: Any,
+) -> list[Launch]:  # fmt: skip
+    """Return the launches of one call of a loss, in any transform, on pretended arrays."""
+    import fastloss as fl
+
+    space = PretendSpace()
+    given = arguments(record, space, dtype, **kwargs) | (options or {})
+    if reduction is not None and "reduction" in record.options:
+        given["reduction"] = reduction
+    function = getattr(fl, transform)
+    with recorded(space) as launches:
+        (function(record.function, wrt) if wrt else function(record.function))(**given)
+    return launches

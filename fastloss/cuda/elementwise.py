@@ -186,18 +186,18 @@ def run(
     if all([a.is_contiguous() for a in present]):
         width = pack_width(first.itemsize, [*present, *[a for a in outputs if type(a) is DeviceArray]])
         grid = grid_of(-(-size // width), THREADS)
-        partials = device.scratch(grid, real)
+        partials = device.scratch(grid, real) if values == () else ()
         contiguous_kernel(point, len(operands), width).launch(
             device, grid, real, *inputs, *outputs, numbers, factor, counted, size, partials
         )
     else:
         views, axes, strides = windows(device, inputs, first.shape)
         grid = grid_of(size, THREADS)
-        partials = device.scratch(grid, real)
+        partials = device.scratch(grid, real) if values == () else ()
         strided_kernel(point, len(operands)).launch(
             device, grid, real, *views, axes, *strides, *outputs, numbers, factor, counted, size, partials
         )
-    return combine(device, partials, divisor, device.scalar(real))
+    return combine(device, partials, divisor, real)
 
 
 def pack_width(itemsize: int, arrays: list[DeviceArray], row: int = 0) -> int:

@@ -164,10 +164,10 @@ def run(
     width = pack_width(first.itemsize, packed, columns)
     lanes = group_of(columns // width)
     grid = grid_of(count * lanes, THREADS)
-    partials = device.scratch(grid, real)
+    partials = device.scratch(grid, real) if values == () else ()
     numbers = tuple([float(p) for p in params])
     kernel(maths, lanes, width).launch(
         device, grid, real, *vectors, target, upstream, values, *grads, second, numbers, scale / divisor, count, columns,
         partials,
     )  # fmt: skip
-    return combine(device, partials, divisor, device.scalar(real))
+    return combine(device, partials, divisor, real)

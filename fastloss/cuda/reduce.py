@@ -50,11 +50,17 @@ def _kernel() -> Kernel:
     return Kernel("combine", combine, THREADS)
 
 
-def combine(device: Any, partials: DeviceArray, divisor: Any, result: DeviceArray) -> DeviceArray:
-    """Write the sum of `partials` over `divisor`, a number or a device scalar, to `result` and return it."""
+def combine(device: Any, partials: Any, divisor: Any, real: Any) -> Any:
+    """Return the sum of `partials` over `divisor`, a number or a device scalar, as a device scalar of dtype `real`.
+
+    Partial sums that are absent, because nobody wants the total, give None.
+    """
+    if type(partials) is tuple:
+        return None
     counted: Any = ()
     if type(divisor) is DeviceArray:
         counted, divisor = divisor, 1.0
+    result = device.scalar(real)
     _kernel().launch(device, 1, F64, partials, counted, float(divisor), result, partials.size)
     return result
 

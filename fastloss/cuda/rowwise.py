@@ -270,7 +270,7 @@ def run(
                     device.fill(gradient, 0.0)
             clear = False
         grid = grid_of(count, THREADS)
-        partials = device.scratch(grid, real)
+        partials = device.scratch(grid, real) if values == () else ()
         gather_kernel(maths).launch(
             device, grid, real, *arrays, numbers, factor, counted, count, columns, inner, ignore_index, int(clear), partials
         )
@@ -279,8 +279,8 @@ def run(
         width = 1 if inner > 1 else pack_width(x.itemsize, packed, columns)
         lanes = 1 if inner > 1 else group_of(columns // width)
         grid = grid_of(count * lanes, THREADS)
-        partials = device.scratch(grid, real)
+        partials = device.scratch(grid, real) if values == () else ()
         group_kernel(maths, lanes, width, inner > 1).launch(
             device, grid, real, *arrays, numbers, factor, counted, count, columns, inner, ignore_index, partials
         )
-    return -1, combine(device, partials, by, device.scalar(real))
+    return -1, combine(device, partials, by, real)

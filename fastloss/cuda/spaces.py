@@ -29,8 +29,8 @@ class DeviceSpace:
 
     name = "CUDA"
 
-    def __init__(self, ordinal: int) -> None:
-        self.ordinal = ordinal
+    def __init__(self, ordinal: int, stream: int = 0) -> None:
+        self.ordinal, self.stream = ordinal, stream
         self.device = f"cuda:{ordinal}"
 
     @functools.cached_property
@@ -84,8 +84,8 @@ class DeviceSpace:
         raise TypeError(f"a {self.name} array cannot be converted to {dtype}; convert it first")
 
     def current_stream(self) -> int:
-        """Return the address of the stream that the library's caller works on."""
-        return 0
+        """Return the address of the stream that the library's caller works on, 0 for the default one."""
+        return self.stream
 
     def _described(self, array: Any, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
         """Return the view of a new contiguous array."""
@@ -110,12 +110,11 @@ class DeviceSpace:
         return _aligned(DeviceArray(pointer or 0, shape, dtype, array, strides and tuple(strides)), name)
 
     def _imported(self, array: Any, name: str, written: bool) -> DeviceArray:
-        """Return the view of an array that has nothing but DLPack, through a library that is loaded."""
-        for library in ("cupy", "torch"):
-            module = sys.modules.get(library)
-            if module is not None:
-                return space_of_device_array(module.from_dlpack(array)).view(module.from_dlpack(array), name)  # type: ignore[no-any-return]
-        raise TypeError(f"{name}: a {type(array).__name__} is read through DLPack, which needs CuPy or torch imported")
+        """Return the view of an array that has nothing but DLPack, through the library of this space."""
+        module = sys.modules.get(self.name.lower())
+        if written or module is None or not hasattr(array, "__dlpack__"):
+            raise TypeError(f"{name} must be a {self.name} array, got {type(array).__name__}")
+        return self.view(module.from_dlpack(array), name)
 
 
 class CupySpace(DeviceSpace):
@@ -182,19 +181,25 @@ def space_of_device_array(array: Any) -> DeviceSpace:
         return _space(TorchSpace, array.device.index)
     if _is_instance(array, "cupy", "ndarray"):
         return _space(CupySpace, array.device.id)
-    if hasattr(array, "__dlpack_device__") and not hasattr(array, "__cuda_ndarray__"):
-        ordinal = int(array.__dlpack_device__()[1])
-    else:
-        ordinal = _ordinal_of(_interface(array)["data"][0])
-    # Results are of the library that knows streams, where one is there; every one of them reads the interface.
-    if not hasattr(array, "__cuda_ndarray__") and "cupy" in sys.modules:
+    interface = _interface(array)
+    if interface is None:
+        return _dlpack_space(int(array.__dlpack_device__()[1]), type(array).__name__)
+    # Work goes to the stream on which the array was made, if it names one.
+    return _space(DeviceSpace, _ordinal_of(interface["data"][0]), interface.get("stream") or 0)
+
+
+def _dlpack_space(ordinal: int, name: str) -> DeviceSpace:
+    """Return the space of a library that is loaded and can import an array through DLPack."""
+    if "cupy" in sys.modules:
         return _space(CupySpace, ordinal)
-    return _space(DeviceSpace, ordinal)
+    if "torch" in sys.modules:
+        return _space(TorchSpace, ordinal)
+    raise TypeError(f"a {name} is read through DLPack, which needs CuPy or torch imported")
 
 
 @functools.cache
-def _space(kind: type[DeviceSpace], ordinal: int) -> DeviceSpace:
-    return kind(ordinal)
+def _space(kind: type[DeviceSpace], ordinal: int, stream: int = 0) -> DeviceSpace:
+    return kind(ordinal, stream)
 
 
 def _is_instance(array: Any, module: str, name: str) -> bool:

@@ -67,7 +67,7 @@ def survey(
     grid = grid_of(count, THREADS)
     partials, firsts = device.scratch(grid, real), device.scratch(grid, I64)
     _kernel().launch(device, grid, real, target, weight, 1.0, count, columns, ignore, partials, firsts)
-    counted = combine(device, partials, 1.0, device.scratch(1, real))
+    counted = combine(device, partials, 1.0, real)
     if not check:
         return -1, counted
     result = device.scratch(1, I64)

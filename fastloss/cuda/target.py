@@ -180,10 +180,25 @@ def read_memory(device: Any, pointer: int, size: int) -> bytes:
         ctypes.memmove(host, pointer, size)
         return host.raw
     with device.activated():
-        stream = external_stream(device.ordinal, device.stream)
-        (stream or cuda.default_stream()).synchronize()
-        cuda.cudadrv.driver.device_to_host(ctypes.addressof(host), pointer, size)
+        _checked(driver().cuStreamSynchronize(device.stream))
+        _checked(driver().cuMemcpyDtoH(ctypes.addressof(host), pointer, size))
     return host.raw
+
+
+@functools.cache
+def driver() -> Any:
+    """Return the bindings of the CUDA driver, which numba-cuda brings along."""
+    from cuda.bindings import driver
+
+    return driver
+
+
+def _checked(answer: Any) -> Any:
+    """Return the result of a call of the driver; raise if it failed."""
+    error = answer[0]
+    if error != driver().CUresult.CUDA_SUCCESS:
+        raise RuntimeError(f"the CUDA driver reports {error.name}")
+    return answer[1] if len(answer) > 1 else None
 
 
 def device_of_address(pointer: int) -> int:
@@ -192,10 +207,5 @@ def device_of_address(pointer: int) -> int:
         return 0
     if not pointer:
         return int(cuda.get_current_device().id)
-    from cuda.bindings import driver
-
-    ordinal = driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
-    error, number = driver.cuPointerGetAttribute(ordinal, pointer)
-    if error != driver.CUresult.CUDA_SUCCESS:
-        raise ValueError(f"address {pointer:#x} is not device memory: {error.name}")
-    return int(number)
+    ordinal = driver().CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+    return int(_checked(driver().cuPointerGetAttribute(ordinal, pointer)))
