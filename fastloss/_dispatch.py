@@ -10,6 +10,7 @@ its uint16 bits; true 16-bit integers are copied to int32 to keep the two apart.
 
 from __future__ import annotations
 
+import functools
 import sys
 from typing import Any
 
@@ -24,6 +25,10 @@ BF16_BITS = np.dtype(np.uint16)
 FLOATS = frozenset({F32, F64, F16_BITS, BF16_BITS})
 
 
+# dtypes that kernels read as they are.
+_DIRECT = frozenset({F32, F64, *map(np.dtype, ("i1", "u1", "i4", "u4", "i8", "u8"))})
+
+
 class NumpySpace:
     """NumPy arrays, lists and numbers."""
 
@@ -34,8 +39,7 @@ class NumpySpace:
         """Return the view that kernels read."""
         if type(array) is not np.ndarray:
             array = _as_numpy(array, name)
-        dtype = array.dtype
-        return array if dtype is F32 or dtype is F64 else _kernel_dtype(array, name)
+        return array if array.dtype in _DIRECT and array.flags.aligned else _kernel_dtype(array, name)
 
     def output(self, array: Any, name: str) -> Any:
         """Return the view of an array that the user wants written."""
@@ -60,7 +64,7 @@ class NumpySpace:
         """Return a copy in another dtype of the library."""
         return np.asarray(array).astype(dtype)
 
-    @property
+    @functools.cached_property
     def backend(self) -> Any:
         """The module that allocates and computes."""
         import fastloss.cpu.backend as backend
@@ -174,7 +178,8 @@ def _space(array: Any) -> Any:
         if kind != "cuda":
             raise TypeError(f"a torch tensor on {array.device} is not supported; call .cpu() first")
     # __cuda_ndarray__ marks Numba's device arrays, those of its simulator too.
-    if hasattr(array, "__cuda_array_interface__") or hasattr(array, "__cuda_ndarray__") or _dlpack_device(array) in (2, 13):
+    exported = hasattr(array, "__cuda_array_interface__") or hasattr(array, "__cuda_ndarray__")
+    if exported or _dlpack_device(array) in (2, 13):
         from fastloss.cuda.spaces import space_of_device_array
 
         return space_of_device_array(array)
@@ -238,8 +243,8 @@ def _kernel_dtype(array: Any, name: str) -> Any:
         dtype = array.dtype
     if not array.flags.aligned:
         array = array.copy()
-    if dtype == F32 or dtype == F64:
-        return array.view(F32 if dtype == F32 else F64)
+    if dtype in _DIRECT:
+        return array
     if dtype == np.float16:
         return array.view(F16_BITS)
     if dtype.name == "bfloat16":
@@ -247,5 +252,5 @@ def _kernel_dtype(array: Any, name: str) -> Any:
     if dtype == np.bool_:
         return array.view(np.uint8)
     if dtype.kind in "iu":
-        return array.astype(np.int32) if dtype.itemsize == 2 else array
+        return array.astype(np.int32)
     raise TypeError(f"{name}: dtype {dtype} is not supported")

@@ -68,8 +68,8 @@ class Kernel:
 
     def __call__(self, units: int, work: int, *args: Any) -> Any:
         """Run over `units` that hold `work` elements in all, on this thread or on several."""
-        if work < PARALLEL_FROM:
-            chunks = 1 if work < 2 * CHUNK else chunk_count(units, work)
-            return self.compiled(*args, np.zeros(BOARD_HEAD + 2 * chunks), True)
+        if work < 2 * CHUNK:
+            return self.compiled(*args, np.zeros(BOARD_HEAD + 2), True)
         chunks = chunk_count(units, work)
-        return run_shared(self.compiled, (*args, np.zeros(BOARD_HEAD + 2 * chunks)), chunks)
+        args = (*args, np.zeros(BOARD_HEAD + 2 * chunks))
+        return run_shared(self.compiled, args, chunks if work >= PARALLEL_FROM else 1)

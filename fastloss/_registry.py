@@ -19,8 +19,8 @@ real ones. A description goes down one path::
 
 Decisions and their reasons
 ---------------------------
-* Maths modules import no numba. :func:`jitable` only records a function; each backend registers the recorded ones
-  when its first kernel is built. ``import fastloss`` therefore costs little more than ``import numpy``.
+* Maths modules import no numba. :func:`jitable` only records a function; a backend registers those of the past and
+  those to come when it loads (:func:`add_backend`). The CUDA backend loads with the first array on a GPU.
 * Kernels are specialised by argument *types*. An absent array is ``()``; reading it yields the neutral element and
   writing to it does nothing (``cpu/access.py``). One loop thus serves value, gradient and Hessian, weighted or not,
   and there are no flags to get wrong.
@@ -30,9 +30,12 @@ Decisions and their reasons
   ``logsumexp``, and no loss has to think about overflow.
 * Row losses run *along* rows when the class axis is contiguous and long, *across* rows (a transposed tile, one row
   per SIMD lane) when it is short or strided. Both loops call the same maths.
-* Sums go chunk by chunk into slots that are combined in order; the number of chunks follows from the size of the
-  problem alone, and a chunk is a function of its own that is never inlined, so serial and parallel kernels share its
-  machine code. The same input gives the same bits on any number of threads.
+* A kernel is one nogil function that claims chunks from a board; threads of our own call it together
+  (:mod:`fastloss._threads` says why not ``prange``). Sums go chunk by chunk into slots that are combined in order, and
+  the number of chunks follows from the size of the problem alone: the same input gives the same bits on any number of
+  threads, and one compiled function serves small and large calls.
+* Reading and writing memory expands in place to LLVM instructions (``cpu/access.py``) rather than through small jitted
+  functions, each of which would cost 20 ms of compilation per combination of types.
 """
 
 from __future__ import annotations
@@ -85,7 +88,8 @@ def loss(
     """
 
     def register(describe: Callable[P, Any]) -> Callable[P, Any]:
-        from fastloss._call import VALUE, evaluate
+        from fastloss._call import evaluate
+        from fastloss._outputs import VALUE
 
         name = describe.__name__
 

@@ -41,6 +41,7 @@ POSITIVE = Domain("a number > 0", lambda v: v > 0, (0.5, 1.0, 2.0))
 NORM = Domain("a number > 0, infinity included", lambda v: v > 0, (1.0, 2.0, 3.0, math.inf))
 NON_NEGATIVE = Domain("a number >= 0", lambda v: v >= 0, (0.0, 1.0))
 FINITE = Domain("a finite number", math.isfinite, (0.0, 0.5))
+BELOW_ONE = Domain("a number <= 1 (negative: off)", lambda v: v <= 1, (0.25, 0.75, -1.0))
 UNIT_INTERVAL = Domain("a number in [0, 1]", lambda v: 0 <= v <= 1, (0.0, 0.1))
 ONE_OR_TWO = Domain("1 or 2", lambda v: v in (1, 2), (1, 2))
 INTEGER = Domain("an integer", lambda v: v == int(v), (-100, 1))
@@ -86,8 +87,13 @@ class Elementwise(NamedTuple):
     """A loss of single elements: ``point(*elements, *params) -> value, (d_first, d_second, ...), d2_first``.
 
     The first `leads` arrays combine by `broadcast`: ``"exact"`` (equal shapes), ``"warn"`` (torch's warning when they
-    differ) or ``"silent"``; later ones, and the weight, broadcast *to* the result, or with `exact_weight` must have the
-    input's shape. `real_operands` refuses integers in any of them. `mean` is the divisor of the mean: ``"elements"`` or ``"weights"``.
+    differ), ``"silent"``, ``"same_ndim"`` (equal numbers of axes) or ``"input"`` (to the input's shape); later ones,
+    and the weight, broadcast *to* the result, or with `exact_weight` must have the input's shape. `mean` is the divisor
+    of the mean: ``"elements"`` or ``"weights"``.
+
+    `real_operands` refuses integers in any of the arrays. With `unit_interval` values outside [0, 1] are an error, and
+    so are negative ones of the argument `non_negative` (a variance, which may lack the last axis); the point function
+    answers both with NaN.
     """
 
     point: MathFunction
@@ -101,6 +107,8 @@ class Elementwise(NamedTuple):
     leads: int = 2
     exact_weight: bool = False
     real_operands: bool = False
+    unit_interval: bool = False
+    non_negative: str | None = None
 
 
 class RowMaths(NamedTuple):

@@ -50,10 +50,9 @@ def _work(tasks: queue.SimpleQueue[Task]) -> None:
     _ask_for_short_slices()
     while True:
         function, args = tasks.get()
-        try:
+        # Raised before anything is claimed: the caller then computes what this thread could not.
+        with contextlib.suppress(MemoryError):
             function(*args)
-        except MemoryError:
-            pass  # raised before anything is claimed: the caller computes what this thread could not
         del function, args  # do not keep the caller's arrays alive until the next task
 
 

@@ -6,7 +6,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from fastloss._call import Mode, Request, evaluate
+from fastloss._call import evaluate
+from fastloss._outputs import Mode, Request
 from fastloss._registry import check_options, record_of
 
 Wrt = str | tuple[str, ...] | None
@@ -71,8 +72,8 @@ def grad(loss: Callable[..., Any], wrt: Wrt = None) -> Callable[..., Any]:
 def grad_and_hess(loss: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that computes the gradient of a loss and the diagonal of its Hessian.
 
-    Both are with respect to the first natural input, element by element, as gradient-boosting libraries want them. Where
-    the second derivative is zero almost everywhere, zeros are returned.
+    Both are with respect to the first natural input, element by element, as gradient-boosting libraries want them.
+    Where the second derivative is zero almost everywhere, zeros are returned.
 
     Raises
     ------
@@ -91,18 +92,16 @@ def grad_and_hess(loss: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _transform(loss: Any, kind: str, wrt: Wrt) -> Callable[..., Any]:
-    options = getattr(loss, "_options", None)
-    if options is not None and not callable(options):
-        return functools.partial(_function_transform(type(loss).function, kind, wrt), **options)
-    try:
-        return _function_transform(loss, kind, wrt)
-    except TypeError:
-        record_of(loss)  # says what is wrong with it
-        raise
+    bound = getattr(loss, "bound", None)
+    if bound is not None and not hasattr(loss, "__fastloss__"):
+        return bound(kind, wrt)  # type: ignore[no-any-return]
+    record_of(loss)  # a clear error for what is no loss
+    return function_transform(loss, kind, wrt)
 
 
 @functools.cache
-def _function_transform(loss: Callable[..., Any], kind: str, wrt: Wrt) -> Callable[..., Any]:
+def function_transform(loss: Callable[..., Any], kind: str, wrt: Wrt) -> Callable[..., Any]:
+    """Return the transform of a loss function; one object for each loss, kind and choice of arguments."""
     record = record_of(loss)
     if wrt is None:
         wrt = record.wrt[0] if len(record.wrt) == 1 or kind == "grad_and_hess" else record.wrt

@@ -2,7 +2,7 @@
 
 from numba.extending import register_jitable
 
-import fastloss.cpu.math  # registers exp, log ... before anything that calls them is compiled
+import fastloss.cpu.math  # noqa: F401 registers exp, log ... before anything that calls them is compiled
 from fastloss._jit import MATHS_FASTMATH
 from fastloss._registry import add_backend
 

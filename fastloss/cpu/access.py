@@ -21,6 +21,10 @@ from numba import types
 from numba.core import cgutils
 from numba.core.imputils import impl_ret_borrowed
 from numba.extending import lower_builtin, type_callable
+from numba.np.arrayobj import populate_array
+
+# Rows that a tile of the rowwise driver holds at most.
+LANES = 128
 
 FLOAT16_BITS = types.int16
 BFLOAT16_BITS = types.uint16
@@ -46,7 +50,7 @@ def emits(stub: Callable[..., Any]) -> Callable[[Callable[..., Any]], None]:
         def typing(context: Any) -> Any:
             return typer
 
-        @lower_builtin(stub, types.VarArg(types.Any))
+        @lower_builtin(stub, types.VarArg(types.Any))  # type: ignore[untyped-decorator]
         def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             result = resolve(*signature.args)[1](context, builder, signature.args, args)
             return context.get_dummy_value() if result is None else result
@@ -54,47 +58,58 @@ def emits(stub: Callable[..., Any]) -> Callable[[Callable[..., Any]], None]:
     return register
 
 
-def load(array, i):  # type: ignore[no-untyped-def]
+def load(array, i):
     """Return element `i` as the number to compute with: float32 for the half types."""
 
 
-def load_or(array, i, default):  # type: ignore[no-untyped-def]
+def load_or(array, i, default):
     """Return element `i` as a number of the type of `default`; an absent array gives `default`."""
 
 
-def label_at(array, i):  # type: ignore[no-untyped-def]
+def label_at(array, i):
     """Return the class index at `i` as int64; 0 of an absent array."""
 
 
-def store(array, i, value):  # type: ignore[no-untyped-def]
+def store(array, i, value):
     """Write element `i`, rounding to the array's type; nothing for an absent array."""
 
 
-def store_each(arrays, i, values, factor):  # type: ignore[no-untyped-def]
+def store_each(arrays, i, values, factor):
     """Write ``factor * values[k]`` to element `i` of ``arrays[k]``, for as many values and arrays as there are."""
 
 
-def stage_each(buffer, stride, i, values, factor, arrays):  # type: ignore[no-untyped-def]
-    """Write ``factor * values[k]`` to ``buffer[k * stride + i]`` for every k whose ``arrays[k]`` is not absent."""
+def stage_each(buffer, stride, i, values, factor, arrays):
+    """Write ``factor * values[k]`` to ``buffer[i]`` and on by `stride`, for every k whose ``arrays[k]`` is present."""
 
 
-def pack(buffer, stride, i, numbers):  # type: ignore[no-untyped-def]
+def pack(buffer, stride, i, numbers):
     """Write number k of a tuple to ``buffer[k * stride + i]``."""
 
 
-def unpack(buffer, stride, i, like):  # type: ignore[no-untyped-def]
+def unpack(buffer, stride, i, like):
     """Return what :func:`pack` stored, a tuple of as many numbers as `like`."""
 
 
-def part(array, start, stop):  # type: ignore[no-untyped-def]
+def part(array, start, stop):
     """Return ``array[start:stop]`` of a flat array; an absent one stays absent."""
 
 
-def present(array):  # type: ignore[no-untyped-def]
+def lane_array(like):
+    """Return an uninitialised array of LANES numbers of the type of `like`, on the stack.
+
+    Compiles in no time, costs nothing, and LLVM knows that nothing else points to it.
+    """
+
+
+def lane_arrays(like):
+    """Return an uninitialised array of four times LANES numbers, on the stack."""
+
+
+def present(array):
     """Return whether the array is not absent; a constant to the optimiser."""
 
 
-def cast(params, like):  # type: ignore[no-untyped-def]
+def cast(params, like):
     """Return the tuple of parameters, each with the type of `like`."""
 
 
@@ -160,16 +175,16 @@ def _as_index(context: Any, builder: Any, kind: Any, value: Any) -> Any:
 
 
 @emits(load)
-def _load(array, i):  # type: ignore[no-untyped-def]
-    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+def _load(array, i):
+    def emit(context, builder, kinds, args):
         return _emit_load(context, builder, array, args[0], _as_index(context, builder, i, args[1]))
 
     return _float_type(array), emit
 
 
 @emits(load_or)
-def _load_or(array, i, default):  # type: ignore[no-untyped-def]
-    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+def _load_or(array, i, default):
+    def emit(context, builder, kinds, args):
         if is_absent(array):
             return args[2]
         value = _emit_load(context, builder, array, args[0], _as_index(context, builder, i, args[1]))
@@ -179,8 +194,8 @@ def _load_or(array, i, default):  # type: ignore[no-untyped-def]
 
 
 @emits(label_at)
-def _label_at(array, i):  # type: ignore[no-untyped-def]
-    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+def _label_at(array, i):
+    def emit(context, builder, kinds, args):
         if is_absent(array):
             return ir.IntType(64)(0)
         pointer = pointer_to(context, builder, array, args[0], _as_index(context, builder, i, args[1]))
@@ -190,8 +205,8 @@ def _label_at(array, i):  # type: ignore[no-untyped-def]
 
 
 @emits(store)
-def _store(array, i, value):  # type: ignore[no-untyped-def]
-    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+def _store(array, i, value):
+    def emit(context, builder, kinds, args):
         if not is_absent(array):
             index = _as_index(context, builder, i, args[1])
             _emit_store(context, builder, array, args[0], index, value, args[2])
@@ -200,8 +215,8 @@ def _store(array, i, value):  # type: ignore[no-untyped-def]
 
 
 @emits(store_each)
-def _store_each(arrays, i, values, factor):  # type: ignore[no-untyped-def]
-    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+def _store_each(arrays, i, values, factor):
+    def emit(context, builder, kinds, args):
         index = _as_index(context, builder, i, args[1])
         pairs = zip(arrays, cgutils.unpack_tuple(builder, args[0], len(arrays)), strict=True)
         numbers = cgutils.unpack_tuple(builder, args[2], len(values))
@@ -214,22 +229,22 @@ def _store_each(arrays, i, values, factor):  # type: ignore[no-untyped-def]
 
 
 @emits(stage_each)
-def _stage_each(buffer, stride, i, values, factor, arrays):  # type: ignore[no-untyped-def]
-    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+def _stage_each(buffer, stride, i, values, factor, arrays):
+    def emit(context, builder, kinds, args):
         step, index = (_as_index(context, builder, kind, arg) for kind, arg in ((stride, args[1]), (i, args[2])))
         numbers = cgutils.unpack_tuple(builder, args[3], len(values))
         for kind, value_type, number in zip(arrays, values, numbers, strict=False):
             if not is_absent(kind):
                 number = context.cast(builder, number, value_type, factor)
                 _emit_store(context, builder, buffer, args[0], index, factor, builder.fmul(args[4], number))
-            index = builder.add(index, step)
+                index = builder.add(index, step)
 
     return types.none, emit
 
 
 @emits(pack)
-def _pack(buffer, stride, i, numbers):  # type: ignore[no-untyped-def]
-    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+def _pack(buffer, stride, i, numbers):
+    def emit(context, builder, kinds, args):
         step, index = (_as_index(context, builder, kind, arg) for kind, arg in ((stride, args[1]), (i, args[2])))
         for kind, number in zip(numbers, cgutils.unpack_tuple(builder, args[3], len(numbers)), strict=True):
             _emit_store(context, builder, buffer, args[0], index, kind, number)
@@ -239,10 +254,10 @@ def _pack(buffer, stride, i, numbers):  # type: ignore[no-untyped-def]
 
 
 @emits(unpack)
-def _unpack(buffer, stride, i, like):  # type: ignore[no-untyped-def]
+def _unpack(buffer, stride, i, like):
     result = types.UniTuple(buffer.dtype, len(like)) if len(like) else types.Tuple(())
 
-    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+    def emit(context, builder, kinds, args):
         step, index = (_as_index(context, builder, kind, arg) for kind, arg in ((stride, args[1]), (i, args[2])))
         numbers = []
         for _ in like:
@@ -254,11 +269,11 @@ def _unpack(buffer, stride, i, like):  # type: ignore[no-untyped-def]
 
 
 @emits(part)
-def _part(array, start, stop):  # type: ignore[no-untyped-def]
+def _part(array, start, stop):
     if is_absent(array):
         return array, lambda context, builder, kinds, args: args[0]
 
-    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+    def emit(context, builder, kinds, args):
         first, last = (_as_index(context, builder, kind, arg) for kind, arg in ((start, args[1]), (stop, args[2])))
         whole = context.make_array(array)(context, builder, args[0])
         piece = context.make_array(array)(context, builder)
@@ -272,16 +287,43 @@ def _part(array, start, stop):  # type: ignore[no-untyped-def]
     return array, emit
 
 
+def _on_stack(count: int) -> Callable[..., Any]:
+    def resolve(like):
+        array = types.Array(like, 1, "C")
+
+        def emit(context, builder, kinds, args):
+            element = context.get_data_type(like)
+            result = context.make_array(array)(context, builder)
+            size = context.get_constant(types.intp, context.get_abi_sizeof(element))
+            populate_array(
+                result,
+                data=cgutils.alloca_once(builder, element, size=count),
+                shape=[context.get_constant(types.intp, count)],
+                strides=[size],
+                itemsize=size,
+                meminfo=None,
+            )
+            return result._getvalue()
+
+        return array, emit
+
+    return resolve
+
+
+emits(lane_array)(_on_stack(LANES))
+emits(lane_arrays)(_on_stack(4 * LANES))
+
+
 @emits(present)
-def _present(array):  # type: ignore[no-untyped-def]
+def _present(array):
     return types.boolean, lambda context, builder, kinds, args: ir.IntType(1)(not is_absent(array))
 
 
 @emits(cast)
-def _cast(params, like):  # type: ignore[no-untyped-def]
+def _cast(params, like):
     result = types.UniTuple(like, len(params)) if len(params) else types.Tuple(())
 
-    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+    def emit(context, builder, kinds, args):
         numbers = cgutils.unpack_tuple(builder, args[0], len(params))
         converted = [context.cast(builder, n, kind, like) for kind, n in zip(params, numbers, strict=True)]
         return context.make_tuple(builder, result, converted)

@@ -12,14 +12,23 @@ from fastloss.cpu.pairwise import run as pairwise
 from fastloss.cpu.rowwise import run as rowwise
 
 __all__ = [
-    "broadcast", "copy_into", "elementwise", "empty", "flat", "number", "ones", "overlap", "pairwise", "rowwise", "same",
-    "sum_to", "zeros",
+    "broadcast", "copy_into", "elementwise", "empty", "flat", "number", "ones", "overlap", "pairwise", "rowwise",
+    "same", "sum_to", "zeros",
 ]  # fmt: skip
 
 broadcast = np.broadcast_to
-overlap = np.shares_memory
 empty = np.empty
 zeros = np.zeros  # pages of a fresh one that are never written cost nothing
+
+
+def overlap(one: Any, other: Any) -> bool:
+    """Return whether two views share an element, or may and cannot be told apart in reasonable time."""
+    if not np.may_share_memory(one, other):
+        return False
+    try:
+        return bool(np.shares_memory(one, other, max_work=1_000_000))  # type: ignore[arg-type]
+    except np.exceptions.TooHardError:
+        return True
 
 
 def same(one: Any, other: Any) -> bool:
@@ -29,7 +38,7 @@ def same(one: Any, other: Any) -> bool:
 
 def flat(view: Any) -> Any:
     """Return the elements in C order as a flat array, copied only where they do not lie so."""
-    return view.reshape(-1)
+    return view if view.ndim == 1 and view.flags.c_contiguous else view.reshape(-1)
 
 
 def ones(shape: tuple[int, ...], dtype: Any) -> Any:

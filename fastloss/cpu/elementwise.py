@@ -20,23 +20,23 @@ TILE = 512
 
 
 @register_jitable
-def _one(a, b, c, i):  # type: ignore[no-untyped-def]
+def _one(a, b, c, i):
     return (load(a, i),)
 
 
 @register_jitable
-def _two(a, b, c, i):  # type: ignore[no-untyped-def]
+def _two(a, b, c, i):
     x = load(a, i)
     return x, load_or(b, i, x)
 
 
 @register_jitable
-def _three(a, b, c, i):  # type: ignore[no-untyped-def]
+def _three(a, b, c, i):
     x = load(a, i)
     return x, load_or(b, i, x), load_or(c, i, x)
 
 
-def stage(window, layout, k, start, count, buffers):  # type: ignore[no-untyped-def]
+def stage(window, layout, k, start, count, buffers):
     """Return elements start ... start + count of operand `k`, gathered into row k of `buffers`.
 
     `window` is the memory of the operand; row k of `layout` holds the offset of its first element and its strides
@@ -45,11 +45,11 @@ def stage(window, layout, k, start, count, buffers):  # type: ignore[no-untyped-
 
 
 @overload(stage)
-def _stage(window, layout, k, start, count, buffers):  # type: ignore[no-untyped-def]
+def _stage(window, layout, k, start, count, buffers):
     if is_absent(window):
         return lambda window, layout, k, start, count, buffers: ()
 
-    def gather(window, layout, k, start, count, buffers):  # type: ignore[no-untyped-def]
+    def gather(window, layout, k, start, count, buffers):
         buffer = buffers[k]
         like = buffer[0]
         s0, s1, s2 = layout[k, 1], layout[k, 2], layout[k, 3]
@@ -86,7 +86,7 @@ def _span_of(point: Callable[..., Any], arity: int) -> Callable[..., Any]:
     fetch = (_one, _two, _three)[arity - 1]
 
     @register_jitable
-    def span(a, b, c, weight, upstream, values, grads, second, numbers, factor, start, stop):  # type: ignore[no-untyped-def]
+    def span(a, b, c, weight, upstream, values, grads, second, numbers, factor, start, stop):
         vector_function()
         T = type(factor)
         total = 0.0
@@ -108,7 +108,7 @@ def contiguous_kernel(point: Callable[..., Any], arity: int) -> Kernel:
     """Return the kernel of a loss over contiguous arrays of one length."""
     span = _span_of(point, arity)
 
-    def elementwise(a, b, c, weight, upstream, values, d_a, d_b, d_c, second, params, scale, board, lead):  # type: ignore[no-untyped-def]
+    def elementwise(a, b, c, weight, upstream, values, d_a, d_b, d_c, second, params, scale, board, lead):
         like = load(a, 0)
         T = type(like)
         numbers = cast(params, like)
@@ -137,7 +137,7 @@ def staged_kernel(point: Callable[..., Any], arity: int) -> Kernel:
 
     def elementwise(
         a, b, c, weight, upstream, layout, values, d_a, d_b, d_c, second, params, scale, size, board, lead
-    ):  # type: ignore[no-untyped-def]
+    ):
         like = load(a, 0)
         T = type(like)
         numbers = cast(params, like)
@@ -186,24 +186,24 @@ def run(
     """Run a loss over operands of one shape and return the sum of its values over `divisor`.
 
     `operands`, `weight` and `upstream` are arrays of one shape, of any strides (0 where broadcast); the outputs are
-    contiguous. An absent array is ``()``. `aliased`: an output shares memory with an operand. Derivatives are multiplied
-    by `scale` over `divisor`; a divisor of 0 (weights that sum to 0) gives NaN, as 0/0 does.
+    contiguous. An absent array is ``()``. `aliased`: an output shares memory with an operand. Derivatives are
+    multiplied by `scale` over `divisor`; a divisor of 0 (weights that sum to 0) gives NaN, as 0/0 does.
     """
     factor = scale / divisor if divisor else math.nan
     first = operands[0]
     size = first.size
-    inputs = (*operands, *((),) * (3 - len(operands)), weight, upstream)
-    outputs = (values, *grads, second)
+    inputs: tuple[Any, ...] = (*operands, *((),) * (3 - len(operands)), weight, upstream)
+    outputs: tuple[Any, ...] = (values, *grads, second)
     if first.ndim != 1:
         outputs = tuple([a if type(a) is tuple else a.reshape(-1) for a in outputs])
-    if not aliased and all([type(a) is tuple or a.flags.c_contiguous for a in inputs]):
+    if not aliased and all(type(a) is tuple or a.flags.c_contiguous for a in inputs):
         if first.ndim != 1:
             inputs = tuple([a if type(a) is tuple else a.reshape(-1) for a in inputs])
         total = contiguous_kernel(point, len(operands))(size, size, *inputs, *outputs, params, factor)
     else:
         windows, layout = _windows(inputs, first.shape)
         total = staged_kernel(point, len(operands))(size, size, *windows, layout, *outputs, params, factor, size)
-    return total / divisor if divisor else math.nan  # type: ignore[no-any-return]
+    return total / divisor if divisor else math.nan
 
 
 def _windows(arrays: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[list[Any], Any]:

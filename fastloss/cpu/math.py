@@ -21,7 +21,7 @@ from fastloss.cpu.access import emits
 from fastloss.losses import scalars
 
 f32 = np.float32
-CONTRACT = {"fastmath": {"contract"}}
+CONTRACT: Any = {"fastmath": {"contract"}}
 
 
 def vector_function() -> None:
@@ -36,21 +36,21 @@ def isolated_function() -> None:
     """Mark the function that calls it as never inlined, with vectors as wide as LLVM prefers."""
 
 
-def maximum(a, b):  # type: ignore[no-untyped-def]
+def maximum(a, b):
     """Return the larger, NaN if either is. ``max`` keeps LLVM from vectorising a running maximum; this does not."""
 
 
-def _power_of_two(t):  # type: ignore[no-untyped-def]
+def _power_of_two(t):
     """Return 2**n for t = n + 1.5 * 2**(mantissa bits): n stands in the low bits of t."""
 
 
-def _split_exponent(x):  # type: ignore[no-untyped-def]
+def _split_exponent(x):
     """Return (k, m) with x = 2**k * m and m in [sqrt(1/2), sqrt(2)), k as a float, for normal x > 0."""
 
 
 @emits(vector_function)
-def _vector_function():  # type: ignore[no-untyped-def]
-    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+def _vector_function():
+    def emit(context, builder, kinds, args):
         # llvmlite's attribute set refuses names that it does not know; the plain set's add does not.
         set.add(builder.function.attributes, '"prefer-vector-width"="512"')
         set.add(builder.function.attributes, "noinline")
@@ -59,16 +59,16 @@ def _vector_function():  # type: ignore[no-untyped-def]
 
 
 @emits(isolated_function)
-def _isolated_function():  # type: ignore[no-untyped-def]
-    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+def _isolated_function():
+    def emit(context, builder, kinds, args):
         set.add(builder.function.attributes, "noinline")
 
     return types.none, emit
 
 
 @emits(maximum)
-def _maximum(a, b):  # type: ignore[no-untyped-def]
-    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+def _maximum(a, b):
+    def emit(context, builder, kinds, args):
         kind = args[0].type
         function = builder.module.declare_intrinsic("llvm.maximum", [kind], ir.FunctionType(kind, [kind, kind]))
         return builder.call(function, args)
@@ -77,10 +77,10 @@ def _maximum(a, b):  # type: ignore[no-untyped-def]
 
 
 @emits(_power_of_two)
-def _emit_power_of_two(t):  # type: ignore[no-untyped-def]
+def _emit_power_of_two(t):
     mantissa, bias, bits = (23, 127, 32) if t == types.float32 else (52, 1023, 64)
 
-    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+    def emit(context, builder, kinds, args):
         integer = ir.IntType(bits)
         n = builder.bitcast(args[0], integer)
         n = builder.add(builder.shl(n, integer(mantissa)), integer(bias << mantissa))
@@ -90,13 +90,13 @@ def _emit_power_of_two(t):  # type: ignore[no-untyped-def]
 
 
 @emits(_split_exponent)
-def _emit_split_exponent(x):  # type: ignore[no-untyped-def]
+def _emit_split_exponent(x):
     mantissa, bits = (23, 32) if x == types.float32 else (52, 64)
     # A float whose low bits, read as an integer, count units.
     magic, value = (0x4B400000, 12582912.0) if bits == 32 else (0x4338000000000000, 6755399441055744.0)
     root_half = 0x3F3504F3 if bits == 32 else 0x3FE6A09E667F3BCD
 
-    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+    def emit(context, builder, kinds, args):
         integer, real = ir.IntType(bits), args[0].type
         i = builder.bitcast(args[0], integer)
         # Subtracting the bits of sqrt(1/2) lets the exponent field step where the mantissa crosses it.
@@ -114,7 +114,7 @@ def _emit_split_exponent(x):  # type: ignore[no-untyped-def]
 
 
 @register_jitable(**CONTRACT)
-def _exp_parts_f32(x):  # type: ignore[no-untyped-def]
+def _exp_parts_f32(x):
     """Return (n, exp r) with x = n ln 2 + r and |r| <= ln(2)/2."""
     n = (x * f32(1.4426950408889634) + f32(12582912.0)) - f32(12582912.0)
     r = (x - n * f32(0.693145751953125)) - n * f32(1.42860682030941723e-6)
@@ -127,7 +127,7 @@ def _exp_parts_f32(x):  # type: ignore[no-untyped-def]
 
 
 @register_jitable(**CONTRACT)
-def _exp_parts_f64(x):  # type: ignore[no-untyped-def]
+def _exp_parts_f64(x):
     """Return (n, exp r) with x = n ln 2 + r and |r| <= ln(2)/2."""
     n = (x * 1.4426950408889634 + 6755399441055744.0) - 6755399441055744.0
     r = (x - n * 0.693147180369123816490) - n * 1.90821492927058770002e-10
@@ -151,7 +151,7 @@ def _exp_parts_f64(x):  # type: ignore[no-untyped-def]
 
 
 @register_jitable(**CONTRACT)
-def _exp_f32(x):  # type: ignore[no-untyped-def]
+def _exp_f32(x):
     c = f32(-104.0) if x < f32(-104.0) else x
     c = f32(89.0) if c > f32(89.0) else c
     n, y = _exp_parts_f32(c)
@@ -161,7 +161,7 @@ def _exp_f32(x):  # type: ignore[no-untyped-def]
 
 
 @register_jitable(**CONTRACT)
-def _exp_f64(x):  # type: ignore[no-untyped-def]
+def _exp_f64(x):
     c = -746.0 if x < -746.0 else x
     c = 710.0 if c > 710.0 else c
     n, y = _exp_parts_f64(c)
@@ -171,35 +171,15 @@ def _exp_f64(x):  # type: ignore[no-untyped-def]
 
 
 @register_jitable(**CONTRACT)
-def _exp_nonpositive_f32(x):  # type: ignore[no-untyped-def]
+def _exp_nonpositive_f32(x):
     n, y = _exp_parts_f32(f32(-87.0) if x < f32(-87.0) else x)
     return f32(0.0) if x < f32(-87.0) else y * _power_of_two(n + f32(12582912.0))
 
 
 @register_jitable(**CONTRACT)
-def _exp_nonpositive_f64(x):  # type: ignore[no-untyped-def]
+def _exp_nonpositive_f64(x):
     n, y = _exp_parts_f64(-708.0 if x < -708.0 else x)
     return 0.0 if x < -708.0 else y * _power_of_two(n + 6755399441055744.0)
-
-
-@register_jitable(**CONTRACT)
-def _log_p_f32(z):  # type: ignore[no-untyped-def]
-    p = f32(0.2358243665788294)
-    p = p * z + f32(0.2853729438693190)
-    p = p * z + f32(0.4000033539874889)
-    return p * z + f32(0.6666666564461049)
-
-
-@register_jitable(**CONTRACT)
-def _log_p_f64(z):  # type: ignore[no-untyped-def]
-    p = 0.13251478847542788036
-    p = p * z + 0.13250101700870331408
-    p = p * z + 0.15387091485125133986
-    p = p * z + 0.18181775648884489613
-    p = p * z + 0.22222222647004515555
-    p = p * z + 0.28571428569084503107
-    p = p * z + 0.40000000000006251207
-    return p * z + 0.66666666666666660971
 
 
 # log x = k ln 2 + log m, and with f = m - 1, s = f / (2 + f): log m = f - (f²/2 - s (f²/2 + s² P(s²))), the form of
@@ -207,39 +187,51 @@ def _log_p_f64(z):  # type: ignore[no-untyped-def]
 
 
 @register_jitable(**CONTRACT)
-def _log_f32(x, c):  # type: ignore[no-untyped-def]
+def _log_f32(x, c):
     tiny = x < f32(1.17549435e-38)
     k, m = _split_exponent(x * f32(8388608.0) if tiny else x)
     k = k - f32(23.0) if tiny else k
     f = m - f32(1.0)
     s = f / (f32(2.0) + f)
     z = s * s
+    p = f32(0.2358243665788294)
+    p = p * z + f32(0.2853729438693190)
+    p = p * z + f32(0.4000033539874889)
+    p = p * z + f32(0.6666666564461049)
     h = f32(0.5) * f * f
     y = k * f32(0.693145751953125) - (
-        (h - (s * (h + z * _log_p_f32(z)) + (k * f32(1.42860682030941723e-6) + c))) - f
+        (h - (s * (h + z * p) + (k * f32(1.42860682030941723e-6) + c))) - f
     )
     y = y if x < f32(np.inf) else x
     return y if x > f32(0.0) else (f32(-np.inf) if x == f32(0.0) else f32(np.nan))
 
 
 @register_jitable(**CONTRACT)
-def _log_f64(x, c):  # type: ignore[no-untyped-def]
+def _log_f64(x, c):
     tiny = x < 2.2250738585072014e-308
     k, m = _split_exponent(x * 4503599627370496.0 if tiny else x)
     k = k - 52.0 if tiny else k
     f = m - 1.0
     s = f / (2.0 + f)
     z = s * s
+    p = 0.13251478847542788036
+    p = p * z + 0.13250101700870331408
+    p = p * z + 0.15387091485125133986
+    p = p * z + 0.18181775648884489613
+    p = p * z + 0.22222222647004515555
+    p = p * z + 0.28571428569084503107
+    p = p * z + 0.40000000000006251207
+    p = p * z + 0.66666666666666660971
     h = 0.5 * f * f
     y = k * 0.693147180369123816490 - (
-        (h - (s * (h + z * _log_p_f64(z)) + (k * 1.90821492927058770002e-10 + c))) - f
+        (h - (s * (h + z * p) + (k * 1.90821492927058770002e-10 + c))) - f
     )
     y = y if x < np.inf else x
     return y if x > 0.0 else (-np.inf if x == 0.0 else np.nan)
 
 
 @register_jitable(**CONTRACT)
-def _log1p_unit_f32(x):  # type: ignore[no-untyped-def]
+def _log1p_unit_f32(x):
     s = x / (f32(2.0) + x)
     z = s * s
     p = f32(0.2430094994908818)
@@ -251,7 +243,7 @@ def _log1p_unit_f32(x):  # type: ignore[no-untyped-def]
 
 
 @register_jitable(**CONTRACT)
-def _log1p_unit_f64(x):  # type: ignore[no-untyped-def]
+def _log1p_unit_f64(x):
     s = x / (2.0 + x)
     z = s * s
     p = 0.17018598677073125996
@@ -270,34 +262,33 @@ def _log1p_unit_f64(x):  # type: ignore[no-untyped-def]
 def _by_width(single: Any, double: Any) -> Any:
     """Return an overload that picks by the type of its argument."""
 
-    def choose(x):  # type: ignore[no-untyped-def]
-        function = {types.float32: single, types.float64: double}.get(x)
-        return function
+    def choose(x):
+        return {types.float32: single, types.float64: double}.get(x)
 
     return choose
 
 
 @register_jitable(**CONTRACT)
-def _log1p_f32(x):  # type: ignore[no-untyped-def]
+def _log1p_f32(x):
     u = f32(1.0) + x
     y = _log_f32(u, (x - (u - f32(1.0))) / u)
     return y if u > f32(0.0) and u < f32(np.inf) else _log_f32(u, f32(0.0))
 
 
 @register_jitable(**CONTRACT)
-def _log1p_f64(x):  # type: ignore[no-untyped-def]
+def _log1p_f64(x):
     u = 1.0 + x
     y = _log_f64(u, (x - (u - 1.0)) / u)
     return y if u > 0.0 and u < np.inf else _log_f64(u, 0.0)
 
 
 @register_jitable(**CONTRACT)
-def _plain_log_f32(x):  # type: ignore[no-untyped-def]
+def _plain_log_f32(x):
     return _log_f32(x, f32(0.0))
 
 
 @register_jitable(**CONTRACT)
-def _plain_log_f64(x):  # type: ignore[no-untyped-def]
+def _plain_log_f64(x):
     return _log_f64(x, 0.0)
 
 
@@ -309,10 +300,10 @@ overload(scalars.log1p_unit, jit_options=CONTRACT)(_by_width(_log1p_unit_f32, _l
 
 
 @overload(scalars.sqrt)
-def _sqrt(x):  # type: ignore[no-untyped-def]
+def _sqrt(x):
     return lambda x: math.sqrt(x)
 
 
 @overload(scalars.power)
-def _power(x, p):  # type: ignore[no-untyped-def]
+def _power(x, p):
     return lambda x, p: math.pow(x, p)

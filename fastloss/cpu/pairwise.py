@@ -18,7 +18,7 @@ from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 
 
 @register_jitable
-def _no_peaks(a, b, c, params):  # type: ignore[no-untyped-def]
+def _no_peaks(a, b, c, params):
     T = type(a)
     return T(0), T(0), T(0)
 
@@ -31,7 +31,7 @@ def kernel(maths: PairMaths) -> Kernel:
 
     def pairwise(
         a, b, c, y, upstream, values, d0, d1, d2, second, params, scale, count, columns, board, lead
-    ):  # type: ignore[no-untyped-def]
+    ):
         vector_function()
         like = load(a, 0)
         T = type(like)
@@ -96,8 +96,9 @@ def run(
     `values` one entry for a vector.
     """
     count, columns = shape
-    a, b, c = (*operands, *((),) * (3 - len(operands)))
+    a, b, c = (*operands, (), ())[:3]
     total = kernel(maths)(
-        count, count * columns, a, b, c, target, upstream, values, *grads, second, params, scale / divisor, count, columns
-    )
-    return total / divisor  # type: ignore[no-any-return]
+        count, count * columns, a, b, c, target, upstream, values, *grads, second,
+        params, scale / divisor, count, columns,
+    )  # fmt: skip
+    return total / divisor

@@ -23,11 +23,15 @@ from numba.extending import register_jitable
 from fastloss._jit import Kernel
 from fastloss._spec import RowMaths
 from fastloss.cpu.access import (
+    LANES,
     cast,
     label_at,
+    lane_array,
+    lane_arrays,
     load,
     load_or,
     pack,
+    part,
     present,
     stage_each,
     store,
@@ -47,22 +51,21 @@ ALONG_FROM = 48
 # loop. 256 against 512 bits: 1.6 and 2.1 copies at 100 classes, 1.4 and 1.1 at 200, 1.05 and 0.86 at 1000.
 WIDE_FROM = 160
 
-# Entries that the across loop keeps in each buffer, and the most rows of a tile: what it touches fits the L1 cache.
+# Entries that the across loop keeps in each buffer: what it touches fits the L1 cache.
 TILE_ENTRIES = 4096
-TILE_ROWS = 128
 
 # Entries whose exponentials are summed in the row's own precision before they go to the float64 sum.
 BLOCK = 4096
 
 
 @register_jitable
-def _no_terms(z, p, t, w, hit, zy, wy, params):  # type: ignore[no-untyped-def]
+def _no_terms(z, p, t, w, hit, zy, wy, params):
     T = type(z)
     return T(0), T(0), T(0)
 
 
 @register_jitable
-def _survey(y, weight, columns, ignore, check, count, board):  # type: ignore[no-untyped-def]
+def _survey(y, weight, columns, ignore, check, count, board):
     """Return the first row whose class does not exist (-1: none), and the summed weight of the rows that count.
 
     Every thread waits for the whole survey: nothing is computed before all classes are known to exist.
@@ -97,7 +100,7 @@ def _along(maths: RowMaths, wide: bool) -> Callable[..., Any]:
     def along(
         x, t, y, weight, upstream, values, d0, d1, d2, second,
         params, scale, divisor, count, columns, inner, ignore, check, clear, board, lead,
-    ):  # type: ignore[no-untyped-def]  # fmt: skip
+    ):  # fmt: skip
         mark()
         like = load(x, 0)
         T = type(like)
@@ -193,7 +196,7 @@ def _gather(maths: RowMaths) -> Callable[..., Any]:
     def gather(
         x, t, y, weight, upstream, values, d0, d1, d2, second,
         params, scale, divisor, count, columns, inner, ignore, check, clear, board, lead,
-    ):  # type: ignore[no-untyped-def]  # fmt: skip
+    ):  # fmt: skip
         isolated_function()
         like = load(x, 0)
         T = type(like)
@@ -245,29 +248,31 @@ def _across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
     def across(
         x, t, y, weight, upstream, values, d0, d1, d2, second,
         params, scale, divisor, count, columns, inner, ignore, check, clear, board, lead,
-    ):  # type: ignore[no-untyped-def]  # fmt: skip
+    ):  # fmt: skip
         vector_function()
         like = load(x, 0)
         T = type(like)
         numbers = cast(params, like)
         grads = (d0, d1, d2)
         lanes = TILE_ENTRIES // columns // 16 * 16
-        lanes = 16 if lanes < 16 else (TILE_ROWS if lanes > TILE_ROWS else lanes)
-        # Entry j of the row in lane l stands at j * lanes + l.
+        lanes = 16 if lanes < 16 else (LANES if lanes > LANES else lanes)
+        # Entry j of the row in lane l stands at j * lanes + l of its buffer.
         padded = (columns + 15) // 16 * 16 * lanes
-        z = np.empty(padded, T)
-        energies = np.empty(padded if softmax else 1, T)
-        operand = np.empty(padded if present(t) else 1, T)
-        outs = np.empty(4 * padded, T)
-        top = np.empty(lanes, T)
-        logsum = np.empty(lanes, T)
-        inverse = np.empty(lanes, T)
-        zy = np.empty(lanes, T)
-        wy = np.empty(lanes, T)
-        g = np.empty(lanes, T)
-        kept = np.empty(4 * lanes, T)  # as many as the most coefs of any loss
-        labels = np.empty(lanes, np.int32)
-        sums = np.empty(3 * lanes, np.float64)
+        buffers = np.empty((3 + present(d0) + present(d1) + present(d2) + present(second)) * padded, T)
+        z = part(buffers, 0, padded)
+        energies = part(buffers, padded, 2 * padded)
+        operand = part(buffers, 2 * padded, 3 * padded)
+        outs = part(buffers, 3 * padded, buffers.size)
+        after = (present(d0) + present(d1) + present(d2)) * padded
+        top = lane_array(like)
+        logsum = lane_array(like)
+        inverse = lane_array(like)
+        zy = lane_array(like)
+        wy = lane_array(like)
+        g = lane_array(like)
+        kept = lane_arrays(like)
+        labels = lane_array(np.int32(0))
+        sums = lane_arrays(0.0)
         if indexed and (check or divisor == 0.0):
             strange, counted = _survey(y, weight, columns, ignore, check, count, board)
             if strange >= 0:
@@ -295,8 +300,8 @@ def _across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
                     inverse[l] = T(0)
                     logsum[l] = T(0)
                     sums[l] = 0.0
-                    store(sums, lanes + l, 0.0)
-                    store(sums, 2 * lanes + l, 0.0)
+                    store(sums, LANES + l, 0.0)
+                    store(sums, 2 * LANES + l, 0.0)
 
                 if softmax:
                     for j in range(lanes, columns * lanes, lanes):
@@ -327,14 +332,14 @@ def _across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
                             hit = indexed and labels[l] == column
                             a, b, c = terms(load(z, base + l), p, s, w, hit, zy[l], wy[l], numbers)
                             sums[l] += a
-                            store(sums, lanes + l, load(sums, lanes + l) + b)
-                            store(sums, 2 * lanes + l, load(sums, 2 * lanes + l) + c)
+                            store(sums, LANES + l, load(sums, LANES + l) + b)
+                            store(sums, 2 * LANES + l, load(sums, 2 * LANES + l) + c)
 
                 coefs = finish(T(0), T(0), (T(0), T(0), T(0)), T(0), T(0), numbers)[1]  # for its type
                 for l in range(n):
-                    abc = (T(sums[l]), T(load(sums, lanes + l)), T(load(sums, 2 * lanes + l)))
+                    abc = (T(sums[l]), T(load(sums, LANES + l)), T(load(sums, 2 * LANES + l)))
                     value, coefs = finish(top[l], logsum[l], abc, zy[l], wy[l], numbers)
-                    pack(kept, lanes, l, coefs)
+                    pack(kept, LANES, l, coefs)
                     top[l] = value
                     g[l] = load_or(upstream, tile + l, factor)
 
@@ -346,25 +351,25 @@ def _across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
                         p = load(energies, base + l) * inverse[l] if softmax else T(0)
                         s = load(operand, base + l) if present(t) else T(0)
                         hit = indexed and labels[l] == column
-                        numbers_l = unpack(kept, lanes, l, coefs)
+                        numbers_l = unpack(kept, LANES, l, coefs)
                         slopes, curvature = entry(load(z, base + l), p, s, w, hit, numbers_l, numbers)
                         stage_each(outs, padded, base + l, slopes, g[l], grads)
-                        stage_each(outs, padded, 3 * padded + base + l, (curvature,), g[l], (second,))
+                        stage_each(outs, padded, after + base + l, (curvature,), g[l], (second,))
 
                 if skipped > 0:
                     for l in range(n):
                         label = label_at(y, tile + l)
                         if label < 0 or label >= columns or label == ignore:
                             top[l] = T(0) if label == ignore else T(np.nan)
-                            for place in range(l, 4 * padded, lanes):
+                            for place in range(l, outs.size, lanes):
                                 store(outs, place, top[l])
                 for l in range(n):
                     store(values, tile + l, top[l])
                     total += top[l]
                 write_tile(outs, 0, d0, tile, n, columns, inner, lanes)
-                write_tile(outs, padded, d1, tile, n, columns, inner, lanes)
-                write_tile(outs, 2 * padded, d2, tile, n, columns, inner, lanes)
-                write_tile(outs, 3 * padded, second, tile, n, columns, inner, lanes)
+                write_tile(outs, present(d0) * padded, d1, tile, n, columns, inner, lanes)
+                write_tile(outs, (present(d0) + present(d1)) * padded, d2, tile, n, columns, inner, lanes)
+                write_tile(outs, after, second, tile, n, columns, inner, lanes)
             put(board, 1, k, total)
             k = claim(board, 1)
         return -1, combined(board, 1) / divisor if lead else 0.0
@@ -429,7 +434,7 @@ def run(
     else:
         layout = "wide" if columns >= WIDE_FROM else "along"
     work = count if maths.sparse else count * columns
-    return kernel(maths, layout)(  # type: ignore[no-any-return]
+    return kernel(maths, layout)(
         count, work, x, operand, target, weight, upstream, values, *grads, second,
         params, scale, divisor, count, columns, inner, ignore_index, check, clear,
     )  # fmt: skip

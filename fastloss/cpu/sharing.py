@@ -25,28 +25,28 @@ from fastloss.cpu.access import emits, load, pointer_to
 I64 = ir.IntType(64)
 
 
-def claim(board, phase):  # type: ignore[no-untyped-def]
+def claim(board, phase):
     """Return the next chunk that nobody has claimed."""
 
 
-def put(board, phase, k, total):  # type: ignore[no-untyped-def]
+def put(board, phase, k, total):
     """Complete chunk `k` with its sum; whoever sees the count sees all that was written before."""
 
 
-def chunks_of(board):  # type: ignore[no-untyped-def]
+def chunks_of(board):
     """Return the number of chunks."""
 
 
-def share(count, k, chunks):  # type: ignore[no-untyped-def]
+def share(count, k, chunks):
     """Return where chunk `k` of `count` units begins."""
 
 
-def _completed(board, phase):  # type: ignore[no-untyped-def]
+def _completed(board, phase):
     """Return how many chunks are completed."""
 
 
 @register_jitable
-def combined(board, phase):  # type: ignore[no-untyped-def]
+def combined(board, phase):
     """Wait until every chunk is completed, and return the sum of the slots in their order.
 
     Each chunk is in the hands of a running thread, so the wait spins.
@@ -60,23 +60,23 @@ def combined(board, phase):  # type: ignore[no-untyped-def]
     return total
 
 
-def _as_int(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+def _as_int(context, builder, kinds, args):
     return [context.cast(builder, arg, kind, types.int64) for kind, arg in zip(kinds, args, strict=True)]
 
 
-def _counter(context, builder, board, array, phase, which):  # type: ignore[no-untyped-def]
+def _counter(context, builder, board, array, phase, which):
     place = builder.add(builder.mul(phase, I64(2)), I64(which))
     return builder.bitcast(pointer_to(context, builder, board, array, place), I64.as_pointer())
 
 
-def _chunks(context, builder, board, array):  # type: ignore[no-untyped-def]
+def _chunks(context, builder, board, array):
     size = context.make_array(board)(context, builder, array).nitems
     return builder.lshr(builder.sub(size, I64(BOARD_HEAD)), I64(1))
 
 
 @emits(claim)
-def _claim(board, phase):  # type: ignore[no-untyped-def]
-    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+def _claim(board, phase):
+    def emit(context, builder, kinds, args):
         (number,) = _as_int(context, builder, kinds[1:], args[1:])
         counter = _counter(context, builder, board, args[0], number, 0)
         return builder.atomic_rmw("add", counter, I64(1), "acq_rel")
@@ -85,8 +85,8 @@ def _claim(board, phase):  # type: ignore[no-untyped-def]
 
 
 @emits(_completed)
-def _emit_completed(board, phase):  # type: ignore[no-untyped-def]
-    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+def _emit_completed(board, phase):
+    def emit(context, builder, kinds, args):
         (number,) = _as_int(context, builder, kinds[1:], args[1:])
         return builder.load_atomic(_counter(context, builder, board, args[0], number, 1), "acquire", 8)
 
@@ -94,8 +94,8 @@ def _emit_completed(board, phase):  # type: ignore[no-untyped-def]
 
 
 @emits(put)
-def _put(board, phase, k, total):  # type: ignore[no-untyped-def]
-    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+def _put(board, phase, k, total):
+    def emit(context, builder, kinds, args):
         number, chunk = _as_int(context, builder, kinds[1:3], args[1:3])
         place = builder.add(builder.mul(number, _chunks(context, builder, board, args[0])), chunk)
         slot = pointer_to(context, builder, board, args[0], builder.add(place, I64(BOARD_HEAD)))
@@ -106,13 +106,13 @@ def _put(board, phase, k, total):  # type: ignore[no-untyped-def]
 
 
 @emits(chunks_of)
-def _chunks_of(board):  # type: ignore[no-untyped-def]
+def _chunks_of(board):
     return types.int64, lambda context, builder, kinds, args: _chunks(context, builder, board, args[0])
 
 
 @emits(share)
-def _share(count, k, chunks):  # type: ignore[no-untyped-def]
-    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+def _share(count, k, chunks):
+    def emit(context, builder, kinds, args):
         count, k, chunks = _as_int(context, builder, kinds, args)
         return builder.sdiv(builder.mul(count, k), chunks)
 

@@ -37,7 +37,8 @@ def _transpose(builder: Any, rows: list[Any]) -> list[Any]:
 def _mask(builder: Any, count: Any, n: int) -> Any:
     """Return the vector of lane < count."""
     lane = ir.VectorType(ir.IntType(32), n)
-    first = builder.insert_element(ir.Constant(lane, ir.Undefined), builder.trunc(count, ir.IntType(32)), ir.IntType(32)(0))
+    i32 = ir.IntType(32)
+    first = builder.insert_element(ir.Constant(lane, ir.Undefined), builder.trunc(count, i32), i32(0))
     spread = builder.shuffle_vector(first, ir.Constant(lane, ir.Undefined), ir.Constant(lane, [0] * n))
     return builder.icmp_signed("<", ir.Constant(lane, list(range(n))), spread)
 
@@ -58,17 +59,17 @@ def _masked(builder: Any, operation: str, vector: Any, pointer: Any, mask: Any, 
     return builder.call(function, args)
 
 
-def _read_block(source, start, stride, columns, tile, place, lanes):  # type: ignore[no-untyped-def]
+def _read_block(source, start, stride, columns, tile, place, lanes):
     """Transpose 16 rows of at most 16 columns, `stride` apart, into the tile."""
 
 
-def _write_block(tile, place, lanes, columns, target, start, stride):  # type: ignore[no-untyped-def]
+def _write_block(tile, place, lanes, columns, target, start, stride):
     """Transpose 16 columns of the tile back into rows; `target` has the tile's type."""
 
 
 @emits(_read_block)
-def _emit_read_block(source, start, stride, columns, tile, place, lanes):  # type: ignore[no-untyped-def]
-    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+def _emit_read_block(source, start, stride, columns, tile, place, lanes):
+    def emit(context, builder, kinds, args):
         origin = pointer_to(context, builder, source, args[0], args[1])
         goal = pointer_to(context, builder, tile, args[4], args[5])
         vector = ir.VectorType(context.get_data_type(source.dtype), BLOCK)
@@ -87,8 +88,8 @@ def _emit_read_block(source, start, stride, columns, tile, place, lanes):  # typ
 
 
 @emits(_write_block)
-def _emit_write_block(tile, place, lanes, columns, target, start, stride):  # type: ignore[no-untyped-def]
-    def emit(context, builder, kinds, args):  # type: ignore[no-untyped-def]
+def _emit_write_block(tile, place, lanes, columns, target, start, stride):
+    def emit(context, builder, kinds, args):
         origin = pointer_to(context, builder, tile, args[0], args[1])
         goal = pointer_to(context, builder, target, args[4], args[5])
         vector = ir.VectorType(context.get_data_type(target.dtype), BLOCK)
@@ -107,7 +108,7 @@ def _emit_write_block(tile, place, lanes, columns, target, start, stride):  # ty
 
 
 @register_jitable
-def _read_contiguous_rows(source, row, n, columns, inner, tile, lanes):  # type: ignore[no-untyped-def]
+def _read_contiguous_rows(source, row, n, columns, inner, tile, lanes):
     whole = n // BLOCK * BLOCK
     for l in range(0, whole, BLOCK):
         for j in range(0, columns, BLOCK):
@@ -118,7 +119,7 @@ def _read_contiguous_rows(source, row, n, columns, inner, tile, lanes):  # type:
 
 
 @register_jitable
-def _read_strided_rows(source, row, n, columns, inner, tile, lanes):  # type: ignore[no-untyped-def]
+def _read_strided_rows(source, row, n, columns, inner, tile, lanes):
     done = 0
     while done < n:
         outer, i = divmod(row + done, inner)
@@ -131,7 +132,7 @@ def _read_strided_rows(source, row, n, columns, inner, tile, lanes):  # type: ig
 
 
 @register_jitable
-def _write_whole_rows(tile, place, target, row, n, columns, inner, lanes):  # type: ignore[no-untyped-def]
+def _write_whole_rows(tile, place, target, row, n, columns, inner, lanes):
     whole = n // BLOCK * BLOCK
     for l in range(0, whole, BLOCK):
         for j in range(0, columns, BLOCK):
@@ -142,14 +143,14 @@ def _write_whole_rows(tile, place, target, row, n, columns, inner, lanes):  # ty
 
 
 @register_jitable
-def _write_rounded_rows(tile, place, target, row, n, columns, inner, lanes):  # type: ignore[no-untyped-def]
+def _write_rounded_rows(tile, place, target, row, n, columns, inner, lanes):
     for l in range(n):
         for j in range(columns):
             store(target, (row + l) * columns + j, load(tile, place + j * lanes + l))
 
 
 @register_jitable
-def _write_strided_rows(tile, place, target, row, n, columns, inner, lanes):  # type: ignore[no-untyped-def]
+def _write_strided_rows(tile, place, target, row, n, columns, inner, lanes):
     done = 0
     while done < n:
         outer, i = divmod(row + done, inner)
@@ -161,42 +162,42 @@ def _write_strided_rows(tile, place, target, row, n, columns, inner, lanes):  # 
         done += run
 
 
-def read_rows(source, row, n, columns, inner, tile, lanes):  # type: ignore[no-untyped-def]
+def read_rows(source, row, n, columns, inner, tile, lanes):
     """Copy rows row ... row + n of a (rows, columns) array into the tile; nothing when `source` is absent."""
 
 
-def read_strided(source, row, n, columns, inner, tile, lanes):  # type: ignore[no-untyped-def]
+def read_strided(source, row, n, columns, inner, tile, lanes):
     """Do the same for an (outer, columns, inner) array, whose rows are counted over (outer, inner)."""
 
 
-def write_rows(tile, place, target, row, n, columns, inner, lanes):  # type: ignore[no-untyped-def]
+def write_rows(tile, place, target, row, n, columns, inner, lanes):
     """Copy the tile that starts at `place` to rows row ... row + n of `target`; nothing when that is absent."""
 
 
-def write_strided(tile, place, target, row, n, columns, inner, lanes):  # type: ignore[no-untyped-def]
+def write_strided(tile, place, target, row, n, columns, inner, lanes):
     """Do the same for an (outer, columns, inner) array."""
 
 
-def _read_nothing(source, row, n, columns, inner, tile, lanes):  # type: ignore[no-untyped-def]
+def _read_nothing(source, row, n, columns, inner, tile, lanes):
     pass
 
 
-def _write_nothing(tile, place, target, row, n, columns, inner, lanes):  # type: ignore[no-untyped-def]
+def _write_nothing(tile, place, target, row, n, columns, inner, lanes):
     pass
 
 
 @overload(read_rows)
-def _read_rows(source, row, n, columns, inner, tile, lanes):  # type: ignore[no-untyped-def]
+def _read_rows(source, row, n, columns, inner, tile, lanes):
     return _read_nothing if is_absent(source) else _read_contiguous_rows
 
 
 @overload(read_strided)
-def _read_strided(source, row, n, columns, inner, tile, lanes):  # type: ignore[no-untyped-def]
+def _read_strided(source, row, n, columns, inner, tile, lanes):
     return _read_nothing if is_absent(source) else _read_strided_rows
 
 
 @overload(write_rows)
-def _write_rows(tile, place, target, row, n, columns, inner, lanes):  # type: ignore[no-untyped-def]
+def _write_rows(tile, place, target, row, n, columns, inner, lanes):
     if is_absent(target):
         return _write_nothing
     # A half type is rounded entry by entry: its vectors have half the width of the tile's.
@@ -204,5 +205,5 @@ def _write_rows(tile, place, target, row, n, columns, inner, lanes):  # type: ig
 
 
 @overload(write_strided)
-def _write_strided(tile, place, target, row, n, columns, inner, lanes):  # type: ignore[no-untyped-def]
+def _write_strided(tile, place, target, row, n, columns, inner, lanes):
     return _write_nothing if is_absent(target) else _write_strided_rows

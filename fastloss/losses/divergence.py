@@ -60,8 +60,8 @@ def kl_div(input: Array, target: Array, *, reduction: str = "mean", log_target: 
 
     Notes
     -----
-    A probability of 0 counts as 0 log 0 = 0; where the log-probability beside it is -inf the result is NaN, as in torch.
-    Differentiable with respect to `input` and `target`. The loss is linear in `input`: the Hessian is zero.
+    A probability of 0 counts as 0 log 0 = 0; where the log-probability beside it is -inf the result is NaN, as in
+    torch. Differentiable with respect to `input` and `target`. The loss is linear in `input`: the Hessian is zero.
 
     References
     ----------

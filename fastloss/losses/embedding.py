@@ -7,8 +7,18 @@ import math
 from typing import NamedTuple
 
 from fastloss._registry import jitable, loss
-from fastloss._spec import FINITE, FLAG, NORM, POSITIVE, Array, MathFunction, PairMaths, Pairwise
-from fastloss.losses.scalars import power, sign, sqrt
+from fastloss._spec import (
+    FINITE,
+    FLAG,
+    NORM,
+    POSITIVE,
+    Array,
+    Elementwise,
+    MathFunction,
+    PairMaths,
+    Pairwise,
+)
+from fastloss.losses.scalars import power, relu, sign, sqrt, step
 
 # torch adds this to each *squared* norm of a cosine embedding.
 _COSINE_EPSILON = 1e-12
@@ -357,4 +367,78 @@ def triplet_margin_loss(
         None,
         (float(margin), float(p), float(eps)),
         reduction,
+    )
+
+
+@jitable
+def margin_ranking(a, b, y, margin):
+    """max(0, m - y (a - b))."""
+    T = type(a)
+    h = margin - y * (a - b)
+    k = step(h)
+    return relu(h), (-k * y, k * y, k * (b - a)), T(0)
+
+
+@loss(
+    "elementwise",
+    wrt=("input1", "input2"),
+    differentiable=("input1", "input2", "target"),
+    hessian="zero",
+    options={"margin": FINITE},
+    domains={"target": "sign"},
+)
+def margin_ranking_loss(
+    input1: Array, input2: Array, target: Array, *, margin: float = 0.0, reduction: str = "mean"
+) -> Array:
+    r"""Hinge on which of two scores is the larger.
+
+    .. math:: \ell_i = \max(0, m - y_i (a_i - b_i))
+
+    Parameters
+    ----------
+    input1, input2 : array, shape (*)
+        The scores a and b.
+    target : array, shape (*)
+        1 where `input1` should be the larger, -1 where `input2` should. All three have the same number of axes; axes of
+        length 1 are broadcast.
+    margin : float
+        The margin m.
+    reduction : {"mean", "sum", "none"}
+        The mean is over the number of elements.
+
+    Returns
+    -------
+    array
+        Zero-dimensional, or of the broadcast shape for ``reduction="none"``.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not go together or an option is out of range.
+    TypeError
+        If a score is not floating point, or the arrays lie on different devices.
+
+    Notes
+    -----
+    Differentiable with respect to all three; at the hinge's kink the gradient is that of the active side. The second
+    derivative is zero.
+
+    References
+    ----------
+    ``torch.nn.functional.margin_ranking_loss``.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> print(fl.margin_ranking_loss([1.0], [2.0], [1.0]))
+    1.0
+    """
+    return Elementwise(
+        margin_ranking,
+        (input1, input2, target),
+        ("input1", "input2", "target"),
+        (float(margin),),
+        reduction=reduction,
+        broadcast="same_ndim",
+        leads=3,
     )

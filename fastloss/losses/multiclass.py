@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from fastloss._registry import jitable, loss
-from fastloss._spec import FINITE, FLAG, INTEGER, ONE_OR_TWO, UNIT_INTERVAL, Array, RowMap, RowMaths, Rowwise
+from fastloss._spec import (
+    FINITE,
+    FLAG,
+    INTEGER,
+    NON_NEGATIVE,
+    ONE_OR_TWO,
+    UNIT_INTERVAL,
+    Array,
+    RowMap,
+    RowMaths,
+    Rowwise,
+)
+from fastloss.losses.scalars import exp_nonpositive, log1p_unit
 
 # Notation of RowMaths: z an entry less the row's maximum, p its softmax, t the second operand's entry, w the class
 # weight, hit whether this is the target, zy and wy the target's z and w, logsum = log Σ exp z.
@@ -163,6 +175,72 @@ MULTI_MARGIN = {
     1: RowMaths(multi_margin_row_1, multi_margin_entry_1, multi_margin_terms_1, indexed=True),
     2: RowMaths(multi_margin_row_2, multi_margin_entry_2, multi_margin_terms_2, indexed=True),
 }
+
+
+# Label and softmax are clamped to it in the reverse cross-entropy, so that log 0 counts as its logarithm.
+_SCE_FLOOR = 1e-4
+_SCE_SURPRISE = 9.210340371976182  # -log 1e-4
+
+
+@jitable
+def sce_terms(z, p, t, w, hit, zy, wy, params):
+    """Σ max(p, 1e-4), and Σ p over the unclamped, both without the target."""
+    T = type(z)
+    floor = T(_SCE_FLOOR)
+    clamped = p < floor
+    counts = T(0) if hit else T(1)
+    return counts * (floor if clamped else p), (T(0) if clamped else counts * p), T(0)
+
+
+@jitable
+def sce_row(top, logsum, sums, zy, wy, params):
+    """-a log p_y + b log(1e4) Σ max(p, 1e-4) over the other classes."""
+    T = type(zy)
+    a, b = params[0], params[1] * T(_SCE_SURPRISE)
+    return a * (logsum - zy) + b * sums[0], (sums[1],)
+
+
+@jitable
+def sce_entry(z, p, t, w, hit, coefs, params):
+    """a (p - [y]) + b' p (free - Σ p over the free), where free says neither clamped nor the target."""
+    T = type(z)
+    a, b = params[0], params[1] * T(_SCE_SURPRISE)
+    free = T(0) if hit or p < T(_SCE_FLOOR) else T(1)
+    pull = b * p * (free - coefs[0])
+    d = a * (p - T(1)) if hit else a * p
+    return (d + pull,), a * p * (T(1) - p) + pull * (T(1) - T(2) * p)
+
+
+SYMMETRIC = RowMaths(sce_row, sce_entry, sce_terms, softmax=True, indexed=True)
+
+
+@jitable
+def multilabel_soft_terms(z, p, t, w, hit, zy, wy, params):
+    """Σ w log(1 + exp((1 - 2 t) z)), written for any t."""
+    T = type(z)
+    e = exp_nonpositive(-abs(z))
+    return w * ((z if z > T(0) else T(0)) - t * z + log1p_unit(e)), T(0), T(0)
+
+
+@jitable
+def multilabel_soft_row(top, logsum, sums, zy, wy, params):
+    """The mean over the classes."""
+    return params[0] * sums[0], ()
+
+
+@jitable
+def multilabel_soft_entry(z, p, t, w, hit, coefs, params):
+    """w (σ(z) - t) / C, and the derivatives with respect to target and weight."""
+    T = type(z)
+    e = exp_nonpositive(-abs(z))
+    inverse = T(1) / (T(1) + e)
+    s = inverse if z > T(0) else e * inverse
+    value = (z if z > T(0) else T(0)) - t * z + log1p_unit(e)
+    scaled = w * params[0]
+    return (scaled * (s - t), -scaled * z, params[0] * value), scaled * e * inverse * inverse
+
+
+MULTILABEL_SOFT = RowMaths(multilabel_soft_row, multilabel_soft_entry, multilabel_soft_terms)
 
 
 @jitable
@@ -353,9 +431,9 @@ def cross_entropy(
     Notes
     -----
     Stable for any finite logits: log-sum-exp about the row's maximum. Softmax, value and gradient come from one visit
-    to each row while it is in cache; log-probabilities are never stored. A row that is ignored has gradient 0 even where
-    it holds NaN or infinity, and a probability of 0 beside a logit of -inf contributes 0; torch gives NaN for both.
-    Differentiable with respect to `input`, and with class probabilities to `target` and `weight`. The diagonal of the
+    to each row while it is in cache; log-probabilities are never stored. A row that is ignored has gradient 0 even
+    where it holds NaN or infinity, and a probability of 0 beside a logit of -inf contributes 0; torch gives NaN for
+    both. Differentiable with respect to `input`, and with class probabilities to `target` and `weight`. The diagonal of the
     Hessian is p (1 - p) times the row's weight. A non-contiguous `input` is copied.
 
     References
@@ -428,8 +506,8 @@ def multi_margin_loss(
 
     Notes
     -----
-    At the hinge's kink the gradient is 0. Over no rows the mean is NaN and the sum 0; torch returns uninitialised memory.
-    The second derivative is zero for p = 1.
+    At the hinge's kink the gradient is 0. Over no rows the mean is NaN and the sum 0; torch returns uninitialised
+    memory. The second derivative is zero for p = 1.
 
     References
     ----------
@@ -445,6 +523,128 @@ def multi_margin_loss(
     return Rowwise(
         MULTI_MARGIN[p], input, target, weight=weight, params=(float(margin),), reduction=reduction, max_ndim=2
     )
+
+
+@loss(
+    "rowwise",
+    options={"ignore_index": INTEGER, "a": NON_NEGATIVE, "b": NON_NEGATIVE},
+    domains=_ROW_DOMAINS,
+    legacy=False,
+)
+def symmetric_cross_entropy(
+    input: Array,
+    target: Array,
+    *,
+    a: float = 1.0,
+    b: float = 1.0,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Array:
+    r"""Cross-entropy plus reverse cross-entropy, for noisy labels.
+
+    .. math::
+
+        \ell_n = -a \log p_{n, y_n} - b \sum_c \max(p_{nc}, 10^{-4}) \log \max([c = y_n], 10^{-4})
+
+    Parameters
+    ----------
+    input : array, shape (C,), (N, C) or (N, C, d1, ..., dK)
+        Logits.
+    target : array of integers, shape (), (N,) or (N, d1, ..., dK)
+        Class indices in [0, C).
+    a, b : float
+        Weights of the two terms, not negative.
+    ignore_index : int
+        Rows with this target count neither in value, gradient nor mean.
+    reduction : {"mean", "sum", "none"}
+        The mean is over the rows that count.
+
+    Returns
+    -------
+    array
+        Zero-dimensional, or of the shape of `target` for ``reduction="none"``.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not go together or an option is out of range.
+    TypeError
+        If `input` is not floating point, `target` is not of an integer dtype, or they lie on different devices.
+    IndexError
+        If a target is neither a class nor `ignore_index`.
+
+    Notes
+    -----
+    In the reverse term label and softmax are clamped to 1e-4, so that log 0 counts as log 1e-4; a softmax below it has
+    no gradient there. A non-contiguous `input` is copied.
+
+    References
+    ----------
+    Y. Wang et al., "Symmetric cross entropy for robust learning with noisy labels", ICCV 2019.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> print(fl.symmetric_cross_entropy([[0.0, 0.0]], [0]).round(4))
+    5.2983
+    """
+    return Rowwise(
+        SYMMETRIC,
+        input,
+        target,
+        params=(float(a), float(b)),
+        ignore_index=ignore_index,
+        reduction=reduction,
+        mean="weights",
+    )
+
+
+@loss("rowwise", differentiable=("input", "target", "weight"), domains={"target": "probability"})
+def multilabel_soft_margin_loss(
+    input: Array, target: Array, weight: Array | None = None, *, reduction: str = "mean"
+) -> Array:
+    r"""Mean over the classes of the binary cross-entropy of logits.
+
+    .. math:: \ell_n = -\frac1C \sum_c w_c \left[ t_{nc} \log \sigma(x_{nc}) + (1 - t_{nc}) \log \sigma(-x_{nc}) \right]
+
+    Parameters
+    ----------
+    input : array, shape (C,), (N, C) or (*, C)
+        Logits, the classes along the last axis.
+    target : array, shape of `input`
+        Probabilities of the labels.
+    weight : array, shape (C,), optional
+        Weight of each class.
+    reduction : {"mean", "sum", "none"}
+        The mean is over the rows.
+
+    Returns
+    -------
+    array
+        Zero-dimensional, or of the shape of `input` without its last axis for ``reduction="none"``.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not go together or `reduction` is unknown.
+    TypeError
+        If `input` is not floating point, or the arrays lie on different devices.
+
+    Notes
+    -----
+    Differentiable with respect to `input`, `target` and `weight`. A non-contiguous `input` is copied.
+
+    References
+    ----------
+    ``torch.nn.functional.multilabel_soft_margin_loss``.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> print(fl.multilabel_soft_margin_loss([[0.0, 0.0]], [[1.0, 0.0]]).round(4))
+    0.6931
+    """
+    return Rowwise(MULTILABEL_SOFT, input, target, weight=weight, reduction=reduction, axis=-1)
 
 
 @loss("rowmap", legacy=False, hessian=None)

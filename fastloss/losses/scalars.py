@@ -1,9 +1,9 @@
 """Scalar helpers shared by all losses.
 
 Everything here is plain Python on one number and keeps the number's type, so that a float32 kernel stays in
-float32. ``exp``, ``exp_nonpositive``, ``log``, ``log1p``, ``log1p_unit``, ``sqrt`` and ``power`` are the leaves: in plain Python they call :mod:`math` with IEEE
-results instead of exceptions; each backend replaces them (polynomials that vectorise on the CPU, libdevice on
-CUDA).
+float32. ``exp``, ``exp_nonpositive``, ``log``, ``log1p``, ``log1p_unit``, ``sqrt`` and ``power`` are the leaves: in
+plain Python they call :mod:`math` with IEEE results instead of exceptions; each backend replaces them (polynomials
+that vectorise on the CPU, libdevice on CUDA).
 """
 
 import math
@@ -85,6 +85,20 @@ def xlogy(x, y):
     """Return x * log(y), and 0 where x is 0 whatever y is (NaN excepted)."""
     T = type(x)
     return T(0) if x == T(0) and y == y else x * log(y)
+
+
+@jitable
+def relu(x):
+    """Return max(0, x); NaN stays NaN."""
+    T = type(x)
+    return T(0) if x < T(0) else x
+
+
+@jitable
+def step(x):
+    """Return the derivative of max(0, x), 1 at 0."""
+    T = type(x)
+    return T(0) if x < T(0) else T(1)
 
 
 @jitable

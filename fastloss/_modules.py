@@ -1,0 +1,236 @@
+"""The loss classes: torch.nn's names and constructor arguments around the functions of this package."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, ClassVar, dataclass_transform
+
+from fastloss._call import evaluate
+from fastloss._outputs import VALUE
+from fastloss._registry import check_options, record_of
+from fastloss._spec import Array, Loss
+from fastloss._transforms import function_transform
+from fastloss.losses import binary, divergence, embedding, multiclass, regression
+
+
+@dataclass_transform(frozen_default=True, eq_default=False)
+class LossModule:
+    """Options of a loss, bound. A subclass names its function and lists its options as fields.
+
+    An instance is called with the arrays and returns the value; `grad`, `value_and_grad` and `grad_and_hess` do what
+    the functions of those names return, with the options bound. Instances are immutable, compare by value, and pickle.
+    """
+
+    _record: ClassVar[Loss]
+    _options: dict[str, Any]
+
+    def __init_subclass__(cls, function: Callable[..., Any] | None = None) -> None:
+        dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+        if function is None:
+            return
+        cls._record = record_of(function)
+        cls._record.modules.append(cls)
+        summary, formula, _ = _parts_of(function.__doc__ or "")
+        cls.__doc__ = (
+            f"{summary}\n\n{formula}\n\nThe options of :func:`fastloss.{cls._record.name}`, bound; see there for the "
+            "arrays\nan instance is called with, the shapes, errors and notes.\n"
+        )
+
+    def __post_init__(self, **legacy: Any) -> None:
+        names = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
+        options = {name: getattr(self, name) for name in names}
+        given = {name: value for name, value in legacy.items() if value is not None}
+        check_options(self._record, checked := {**options, **given})
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "_options", checked)
+
+    def __call__(self, *arrays: Array, **named: Array) -> Any:
+        """Return the value of the loss."""
+        record = self._record
+        return evaluate(record, record.describe(*arrays, **named, **self._options), VALUE)
+
+    def bound(self, kind: str, wrt: Any = None) -> Callable[..., Any]:
+        """Return a transform of the loss with the options bound; cached."""
+        cache = self.__dict__.setdefault("_bound", {})
+        if (kind, wrt) not in cache:
+            transform = function_transform(self._record.function, kind, wrt)
+            cache[kind, wrt] = functools.partial(transform, **self._options)
+        return cache[kind, wrt]  # type: ignore[no-any-return]
+
+    def grad(self, *arrays: Array, wrt: Any = None, **named: Any) -> Any:
+        """Return the gradient; see :func:`fastloss.grad`."""
+        return self.bound("grad", wrt)(*arrays, **named)
+
+    def value_and_grad(self, *arrays: Array, wrt: Any = None, **named: Any) -> Any:
+        """Return value and gradient; see :func:`fastloss.value_and_grad`."""
+        return self.bound("value_and_grad", wrt)(*arrays, **named)
+
+    def grad_and_hess(self, *arrays: Array, **named: Any) -> Any:
+        """Return the gradient and the diagonal of the Hessian; see :func:`fastloss.grad_and_hess`."""
+        return self.bound("grad_and_hess")(*arrays, **named)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self._options.items())})"
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        theirs = other._options
+        return all(_equal(value, theirs[name]) for name, value in self._options.items())
+
+    def __hash__(self) -> int:
+        return hash((type(self), *(value for value in self._options.values() if not hasattr(value, "shape"))))
+
+    def __reduce__(self) -> Any:
+        return functools.partial(type(self), **self._options), ()
+
+
+def _parts_of(docstring: str) -> tuple[str, str, str]:
+    """Split a docstring into its summary, what stands before the parameters, and the rest."""
+    import inspect
+
+    head, _, rest = inspect.cleandoc(docstring).partition("\nParameters\n")
+    summary, _, formula = head.partition("\n")
+    return summary, formula.strip(), rest
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Return whether two options are equal, arrays by value."""
+    if not hasattr(a, "shape") and not hasattr(b, "shape"):
+        return bool(a == b)
+    if a is b:
+        return True
+    if type(a) is not type(b) or a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return bool((a == b).all())
+
+
+class LegacyModule(LossModule):
+    """A class that accepts torch's deprecated pair, which becomes a reduction."""
+
+    size_average: dataclasses.InitVar[bool | None] = dataclasses.field(default=None, kw_only=True)
+    reduce: dataclasses.InitVar[bool | None] = dataclasses.field(default=None, kw_only=True)
+
+    def __post_init__(self, size_average: bool | None, reduce: bool | None) -> None:
+        super().__post_init__(size_average=size_average, reduce=reduce)
+
+
+class MSELoss(LegacyModule, function=regression.mse_loss):
+    reduction: str = "mean"
+
+
+class L1Loss(LegacyModule, function=regression.l1_loss):
+    reduction: str = "mean"
+
+
+class SmoothL1Loss(LegacyModule, function=regression.smooth_l1_loss):
+    reduction: str = "mean"
+    beta: float = 1.0
+
+
+class PoissonNLLLoss(LegacyModule, function=regression.poisson_nll_loss):
+    log_input: bool = True
+    full: bool = False
+    eps: float = 1e-8
+    reduction: str = "mean"
+
+
+class GaussianNLLLoss(LossModule, function=regression.gaussian_nll_loss):
+    full: bool = dataclasses.field(default=False, kw_only=True)
+    eps: float = dataclasses.field(default=1e-6, kw_only=True)
+    reduction: str = dataclasses.field(default="mean", kw_only=True)
+
+
+class BCELoss(LegacyModule, function=binary.binary_cross_entropy):
+    weight: Array | None = None
+    reduction: str = "mean"
+
+
+class SoftMarginLoss(LegacyModule, function=binary.soft_margin_loss):
+    reduction: str = "mean"
+
+
+class HingeEmbeddingLoss(LegacyModule, function=binary.hinge_embedding_loss):
+    margin: float = 1.0
+    reduction: str = "mean"
+
+
+class FocalLoss(LossModule, function=binary.binary_focal_loss):
+    gamma: float = 2.0
+    alpha: float = 0.75
+    reduction: str = "mean"
+
+
+class SigmoidFocalLoss(LossModule, function=binary.sigmoid_focal_loss):
+    alpha: float = 0.25
+    gamma: float = 2.0
+    reduction: str = "mean"
+
+
+class SCELoss(LossModule, function=multiclass.symmetric_cross_entropy):
+    a: float = 1.0
+    b: float = 1.0
+    ignore_index: int = -100
+    reduction: str = "mean"
+
+
+class MultiLabelSoftMarginLoss(LegacyModule, function=multiclass.multilabel_soft_margin_loss):
+    weight: Array | None = None
+    reduction: str = "mean"
+
+
+class MarginRankingLoss(LegacyModule, function=embedding.margin_ranking_loss):
+    margin: float = 0.0
+    reduction: str = "mean"
+
+
+class HuberLoss(LossModule, function=regression.huber_loss):
+    reduction: str = "mean"
+    delta: float = 1.0
+
+
+class BCEWithLogitsLoss(LegacyModule, function=binary.binary_cross_entropy_with_logits):
+    weight: Array | None = None
+    reduction: str = "mean"
+    pos_weight: Array | None = None
+
+
+class KLDivLoss(LegacyModule, function=divergence.kl_div):
+    reduction: str = "mean"
+    log_target: bool = False
+
+
+class NLLLoss(LegacyModule, function=multiclass.nll_loss):
+    weight: Array | None = None
+    ignore_index: int = -100
+    reduction: str = "mean"
+
+
+class CrossEntropyLoss(LegacyModule, function=multiclass.cross_entropy):
+    weight: Array | None = None
+    ignore_index: int = -100
+    reduction: str = "mean"
+    label_smoothing: float = 0.0
+
+
+class MultiMarginLoss(LegacyModule, function=multiclass.multi_margin_loss):
+    p: int = 1
+    margin: float = 1.0
+    weight: Array | None = None
+    reduction: str = "mean"
+
+
+class CosineEmbeddingLoss(LegacyModule, function=embedding.cosine_embedding_loss):
+    margin: float = 0.0
+    reduction: str = "mean"
+
+
+class TripletMarginLoss(LegacyModule, function=embedding.triplet_margin_loss):
+    margin: float = 1.0
+    p: float = 2.0
+    eps: float = 1e-6
+    swap: bool = False
+    reduction: str = "mean"

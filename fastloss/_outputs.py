@@ -1,0 +1,184 @@
+"""What a call is asked for, and the arrays it writes. Part of the calling path, see ``_call.py``."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from fastloss._checks import Shape, check_float, check_shape, dtype_name
+from fastloss._spec import Loss
+
+ABSENT = ()
+
+
+class Mode(NamedTuple):
+    """Which results a call returns: `wrt` names the arguments to differentiate; `single` unpacks the one gradient."""
+
+    value: bool = True
+    wrt: tuple[str, ...] = ()
+    single: bool = True
+    hessian: bool = False
+
+
+class Request(NamedTuple):
+    """A mode, and what the caller of a transform passed beside the loss's own arguments."""
+
+    mode: Mode
+    grad_output: Any = None
+    grad_out: Any = None
+    out: Any = None
+
+
+VALUE = Request(Mode())
+
+
+def upstream_of(space: Any, request: Request, reduced: bool, shape: Shape) -> tuple[float, Any]:
+    """Return the upstream gradient as (scalar factor, view of the output's shape or absent)."""
+    given = request.grad_output
+    if given is None:
+        return 1.0, ABSENT
+    if isinstance(given, int | float):
+        return float(given), ABSENT
+    view = space.view(given, "grad_output")
+    if reduced:
+        if view.size != 1:
+            raise ValueError(f"grad_output must be a scalar for a reduced loss, got shape {view.shape}")
+        return space.backend.number(view.reshape(())), ABSENT
+    check_float(view, "grad_output")
+    check_shape(view, shape, "grad_output", "the output's shape")
+    return 1.0, view
+
+
+class Argument(NamedTuple):
+    """An array the loss was given: `lies` is its shape along the axes of the result, where it differs from its own."""
+
+    name: str
+    given: Any
+    view: Any
+    lies: Shape | None = None
+
+
+class Outputs:
+    """The arrays that one call writes, and what becomes of them.
+
+    Kernels write the derivative with respect to argument k into slot k of `grads`. A slot is the array that the user
+    gets, or the user's own, unless that has another shape or layout than what kernels write; then it is a temporary.
+    """
+
+    __slots__ = (
+        "_given",
+        "_slots",
+        "_targets",
+        "aliased",
+        "arguments",
+        "backend",
+        "grads",
+        "request",
+        "space",
+        "values",
+    )
+
+    def __init__(
+        self,
+        record: Loss,
+        space: Any,
+        request: Request,
+        arguments: tuple[Argument, ...],
+        shape: Shape,
+        zeros: bool = False,
+    ) -> None:
+        self.space, self.backend, self.request, self.arguments = space, space.backend, request, arguments
+        self.aliased = False
+        self.values: Any = ABSENT
+        self.grads: list[Any] = [ABSENT, ABSENT, ABSENT]
+        mode = request.mode
+        self._slots = [_slot(record, arguments, name) for name in mode.wrt]
+        self._targets: list[Any] | None = None
+        if request.grad_out is not None:
+            self._take_gradients(request.grad_out)
+        make = self.backend.zeros if zeros else self.backend.empty
+        for number, slot in enumerate(self._slots):
+            target = self._targets[number] if self._targets is not None else None
+            if target is not None and target.shape == shape and target.flags.c_contiguous:
+                self.grads[slot] = target
+            else:
+                self.grads[slot] = make(shape, arguments[slot].view.dtype)
+
+    def want_values(self, shape: Shape, wanted: bool) -> None:
+        """Allocate, or take from ``out``, the unreduced values."""
+        out = self.request.out
+        if not wanted:
+            if out is not None:
+                raise ValueError("out is for an unreduced value; use it with reduction='none'")
+            return
+        dtype = self.arguments[0].view.dtype
+        if out is not None:
+            view = self._checked(out, "out", shape, dtype)
+            self._given = view
+            self.values = view if view.flags.c_contiguous else self.backend.empty(shape, dtype)
+        else:
+            self.values = self.backend.empty(shape, dtype)
+
+    def _take_gradients(self, given: Any) -> None:
+        """Check the arrays of ``grad_out``."""
+        arrays = (given,) if self.request.mode.single else tuple(given)
+        if len(arrays) != len(self._slots):
+            raise ValueError(f"grad_out must hold {len(self._slots)} arrays, got {len(arrays)}")
+        self._targets = []
+        for slot, array in zip(self._slots, arrays, strict=True):
+            view = self.arguments[slot].view
+            self._targets.append(self._checked(array, "grad_out", view.shape, view.dtype))
+
+    def _checked(self, array: Any, name: str, shape: Shape, dtype: Any) -> Any:
+        """Return the view of an array to be written, checked against the result and against the arguments."""
+        view = self.space.output(array, name)
+        check_shape(view, shape, name, "shape")
+        if view.dtype != dtype:
+            raise TypeError(f"{name} must have the dtype of its argument, got {dtype_name(view)}")
+        for argument in self.arguments:
+            if argument.view is not ABSENT and self.backend.overlap(view, argument.view):
+                if not self.backend.same(view, argument.view):
+                    raise ValueError(f"{name} overlaps {argument.name} without being the same array")
+                self.aliased = True
+        return view
+
+    def finish(self, total: Any, second: Any = ABSENT) -> Any:
+        """Turn what the kernels wrote into what the user gets."""
+        mode, arguments, wrap = self.request.mode, self.arguments, self.space.wrap
+        value = None
+        if mode.value:
+            if self.values is ABSENT:
+                value = self.space.scalar(total, arguments[0].view.dtype)
+            elif self.request.out is not None:
+                if self._given is not self.values:
+                    self.backend.copy_into(self._given, self.values)
+                value = self.request.out
+            else:
+                value = wrap(self.values, arguments[0].given)
+            if not mode.wrt:
+                return value
+        results = [self._result(number, slot) for number, slot in enumerate(self._slots)]
+        grads = results[0] if mode.single else tuple(results)
+        if mode.hessian:
+            return grads, wrap(second, arguments[0].given)
+        return (value, grads) if mode.value else grads
+
+    def _result(self, number: int, slot: int) -> Any:
+        """Return the user's gradient of one argument."""
+        written, (_, given, view, lies) = self.grads[slot], self.arguments[slot]
+        if written.shape != view.shape:
+            written = self.backend.sum_to(written, lies or view.shape).reshape(view.shape)
+        if self._targets is None:
+            return self.space.wrap(written, given)
+        target = self._targets[number]
+        if written is not target:
+            self.backend.copy_into(target, written)
+        return self.request.grad_out if self.request.mode.single else self.request.grad_out[number]
+
+
+def _slot(record: Loss, arguments: tuple[Argument, ...], name: str) -> int:
+    """Return the number of the argument that a gradient is asked for."""
+    for slot, argument in enumerate(arguments):
+        if argument.name == name and argument.view is not ABSENT:
+            check_float(argument.view, name)
+            return slot
+    raise ValueError(f"no gradient of {record.name} with respect to {name!r}: it is not given, or holds class indices")

@@ -1,0 +1,127 @@
+"""The calling path of losses over a class axis, see ``_call.py``."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from fastloss._checks import check_fits, check_float, check_labels, check_shape, split_axis
+from fastloss._config import settings
+from fastloss._dispatch import space_of
+from fastloss._outputs import ABSENT, Argument, Outputs, Request, upstream_of
+from fastloss._spec import Loss, RowMap, Rowwise
+
+_NAMES = ("input", "target", "weight")
+_NO_INDEX = -(2**63)  # an ignore_index that no label equals
+
+
+def rowwise(record: Loss, job: Rowwise, request: Request) -> Any:
+    """Compute a loss of rows."""
+    mode, maths = request.mode, job.maths
+    space = space_of((job.input, job.target, job.weight), _NAMES)
+    backend, flat = space.backend, space.backend.flat
+    x = space.view(job.input, "input")
+    check_float(x, "input")
+    first, last, split = split_axis(x.shape, job.axis)
+    if job.max_ndim is not None and x.ndim > job.max_ndim:
+        raise ValueError(f"input must have at most {job.max_ndim} axes, got shape {x.shape}")
+    outer, classes, inner = split
+    if classes == 0:
+        raise ValueError(f"input must have at least one class, got shape {x.shape}")
+    rows = x.shape[:first] + x.shape[last:]
+    labels: Any = ABSENT
+    operand: Any = ABSENT
+    weight: Any = ABSENT
+    if job.target is not None:
+        target = space.view(job.target, "target")
+        if not maths.indexed:
+            check_fits(target, x.shape, "target")
+            operand = target
+        elif job.soft is not None and target.shape == x.shape:
+            maths, operand = job.soft, target
+            check_float(operand, "target, which has the input's shape and so holds class probabilities,")
+            if job.ignore_index is not None and job.ignore_index >= 0:
+                raise ValueError(f"ignore_index does not go with class probabilities, got {job.ignore_index}")
+        else:
+            labels = target
+            check_labels(labels, rows, x.shape)
+    if job.weight is not None:
+        weight = space.view(job.weight, "weight")
+        check_shape(weight, (classes,), "weight", "one entry for each class, shape")
+
+    each = job.reduction == "none"
+    count = outer * inner
+    divisor: float = 1
+    if job.reduction == "mean":
+        divisor = 0 if job.mean == "weights" and labels is not ABSENT else count  # 0: the driver counts
+    arguments: tuple[Argument, ...] = (Argument("input", job.input, x),)
+    if operand is not ABSENT:
+        along = (classes,) + (1,) * (x.ndim - last)
+        arguments = (
+            *arguments,
+            Argument("target", job.target, operand),
+            Argument("weight", job.weight, weight, along),
+        )
+    outputs = Outputs(record, space, request, arguments, x.shape, zeros=maths.sparse)
+    shape = x.shape[:first] + (1,) * (last - first) + x.shape[last:] if job.keepdim else rows
+    outputs.want_values(shape, each and mode.value)
+    scale, upstream = upstream_of(space, request, not each, shape)
+    second = ABSENT
+    if mode.hessian:
+        second = backend.zeros(x.shape, x.dtype) if maths.sparse else backend.empty(x.shape, x.dtype)
+    if count == 0:
+        return outputs.finish(math.nan if job.reduction == "mean" else 0.0, second)
+    strange, total = backend.rowwise(
+        maths,
+        flat(x),
+        operand if operand is ABSENT else flat(backend.broadcast(operand, x.shape)),
+        labels if labels is ABSENT else flat(labels),
+        weight if weight is ABSENT else flat(weight),
+        upstream if upstream is ABSENT else flat(upstream),
+        (*job.params, 1.0 / classes),
+        scale,
+        divisor,
+        split,
+        _NO_INDEX if job.ignore_index is None else job.ignore_index,
+        settings.check_indices,
+        outputs.values if outputs.values is ABSENT else flat(outputs.values),
+        [grad if grad is ABSENT else flat(grad) for grad in outputs.grads],
+        second if second is ABSENT else flat(second),
+        request.grad_out is not None,
+    )
+    if strange >= 0:
+        place = tuple(int(i) for i in np.unravel_index(strange, rows))
+        label = int(backend.number(flat(labels)[strange : strange + 1].reshape(())))
+        raise IndexError(f"target {label} at position {place} is out of range for {classes} classes")
+    return outputs.finish(total, second)
+
+
+def rowmap(record: Loss, job: RowMap, request: Request) -> Any:
+    """Compute a function of rows that returns an array of the input's shape, or its gradient."""
+    mode = request.mode
+    space = space_of((job.input,), ("input",))
+    given = job.input if job.dtype is None else space.converted(job.input, job.dtype)
+    x = space.view(given, "input")
+    check_float(x, "input")
+    shape = x.shape
+    split = split_axis(shape, job.axis)[2] if shape else (1, 1, 1)
+    backend, flat = space.backend, space.backend.flat
+    outputs = Outputs(record, space, request, (Argument("input", given, x),), shape)
+    outputs.want_values(shape, mode.value)
+    scale, operand = upstream_of(space, request, False, shape)
+
+    def run(maths: Any, operand: Any, scale: float, written: Any) -> None:
+        backend.rowwise(
+            maths, flat(x), operand, ABSENT, ABSENT, ABSENT, (), scale, 1, split, _NO_INDEX, False, ABSENT,
+            (flat(written), ABSENT, ABSENT), ABSENT, True,
+        )  # fmt: skip
+
+    if x.size:
+        if mode.value:
+            run(job.forward, ABSENT, 1.0, outputs.values)  # first: the gradient may replace the input
+        if mode.wrt:
+            operand = flat(backend.ones(shape, x.dtype) if operand is ABSENT else operand)
+            run(job.backward, operand, scale, outputs.grads[0])
+    return outputs.finish(None)
