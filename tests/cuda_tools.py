@@ -138,7 +138,7 @@ class PretendSpace:
 def recorded(space: PretendSpace):
     """Have every launch recorded in the list that this gives, instead of done."""
     import fastloss as fl
-    from fastloss import _call
+    from fastloss import _call, _rows
     from fastloss.cuda import target
 
     launches: list[Launch] = []
@@ -148,16 +148,22 @@ def recorded(space: PretendSpace):
         launches.append(Launch(kernel, real, args))
 
     target.Kernel.launch = launch
-    _call.space_of = lambda arrays, names: space
+    _call.space_of = _rows.space_of = lambda arrays, names: space
     try:
         with fl.config(check_indices=False):
             yield launches
     finally:
         target.Kernel.launch, _call.space_of = before
+        _rows.space_of = before[1]
 
 
 def arguments(
-    record: Any, space: PretendSpace, dtype: str, shape: tuple[int, ...] = (8, 64), offset: int = 0, optional: bool = False
+    record: Any,
+    space: PretendSpace,
+    dtype: str,
+    shape: tuple[int, ...] = (8, 64),
+    offset: int = 0,
+    optional: bool = False,
 ) -> dict[str, Any]:
     """Return pretended arrays for the array arguments of a loss, and the options that it requires."""
     import inspect

@@ -4,8 +4,8 @@ Pointers carry the type of what they point at; float16 arrives as int16 bits and
 computed in float32. Reading an absent array, ``()``, gives the neutral element; writing to it does nothing.
 
 A *pack* is a tuple of as many neighbouring elements as a thread handles at once. Reading one takes as few loads as
-128 bits allow; its address must be a multiple of its size, or of 16 bytes where it is larger. All index arithmetic is in
-64 bits.
+128 bits allow; its address must be a multiple of its size, or of 16 bytes where it is larger. All index arithmetic is
+in 64 bits.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from fastloss.cuda.target import cgutils, emits, types
 WIDEST = 16
 
 
-def load(array, i):  # type: ignore[no-untyped-def]
+def load(array, i):
     """Return element `i` as the number to compute with: float32 for the half types."""
     return _widened(array.at(i))[0]
 
 
-def load_or(array, i, default):  # type: ignore[no-untyped-def]
+def load_or(array, i, default):
     """Return element `i` as a number of the type of `default`; an absent array gives `default`."""
     return default if array == () else type(default)(load(array, i))
 
 
-def load_pack(array, i, defaults):  # type: ignore[no-untyped-def]
+def load_pack(array, i, defaults):
     """Return elements `i` ... as a tuple like `defaults`, which an absent array gives."""
     return tuple(load_or(array, i + k, default) for k, default in enumerate(defaults))
 
 
-def label_at(array, i):  # type: ignore[no-untyped-def]
+def label_at(array, i):
     """Return the class index at `i` as int64; 0 of an absent array."""
     return 0 if array == () else int(array.at(i)[0])
 
 
-def store(array, i, value):  # type: ignore[no-untyped-def]
+def store(array, i, value):
     """Write element `i`, rounding to the array's type; nothing for an absent array."""
     if array != ():
         array.at(i)[0] = _narrowed(value, array.dtype)
 
 
-def store_derivatives(arrays, second, i, outcomes):  # type: ignore[no-untyped-def]
+def store_derivatives(arrays, second, i, outcomes):
     """Write a pack of derivatives, one (value, slopes, curvature, factor) for each element.
 
     Slope k times the factor goes to ``arrays[k]``, for as many as there are of both, the curvature to `second`.
@@ -58,25 +58,25 @@ def store_derivatives(arrays, second, i, outcomes):  # type: ignore[no-untyped-d
         store(second, i + place, factor * curvature)
 
 
-def store_values(array, i, outcomes):  # type: ignore[no-untyped-def]
+def store_values(array, i, outcomes):
     """Write a pack of values, the first entries of `outcomes`."""
     for place, outcome in enumerate(outcomes):
         store(array, i + place, outcome[0])
 
 
-def store_pack(arrays, i, numbers):  # type: ignore[no-untyped-def]
+def store_pack(arrays, i, numbers):
     """Write one pack to each of the arrays."""
     for array in arrays:
         for place, number in enumerate(numbers):
             store(array, i + place, number)
 
 
-def copy_element(target, i, source, j):  # type: ignore[no-untyped-def]
+def copy_element(target, i, source, j):
     """Copy element `j` of an array to place `i` of one of the same type, bit by bit."""
     target.at(i)[0] = source.at(j)[0]
 
 
-def present(array):  # type: ignore[no-untyped-def]
+def present(array):
     """Return whether the array is not absent; a constant to the optimiser."""
     return array != ()
 
@@ -227,20 +227,20 @@ def _index(context: Any, builder: Any, kind: Any, value: Any) -> Any:
 
 
 def _items(builder: Any, kind: Any, value: Any) -> list[Any]:
-    return cgutils.unpack_tuple(builder, value, len(kind))  # type: ignore[no-any-return]
+    return cgutils.unpack_tuple(builder, value, len(kind))
 
 
 @emits(load)
-def _load(array, i):  # type: ignore[no-untyped-def]
-    def emit(context, builder, args):  # type: ignore[no-untyped-def]
+def _load(array, i):
+    def emit(context, builder, args):
         return _emit_load(context, builder, array, args[0], _index(context, builder, i, args[1]), 1)[0]
 
     return _number_type(array), emit
 
 
 @emits(load_or)
-def _load_or(array, i, default):  # type: ignore[no-untyped-def]
-    def emit(context, builder, args):  # type: ignore[no-untyped-def]
+def _load_or(array, i, default):
+    def emit(context, builder, args):
         if _absent(array):
             return args[2]
         number = _emit_load(context, builder, array, args[0], _index(context, builder, i, args[1]), 1)[0]
@@ -250,8 +250,8 @@ def _load_or(array, i, default):  # type: ignore[no-untyped-def]
 
 
 @emits(load_pack)
-def _load_pack(array, i, defaults):  # type: ignore[no-untyped-def]
-    def emit(context, builder, args):  # type: ignore[no-untyped-def]
+def _load_pack(array, i, defaults):
+    def emit(context, builder, args):
         if _absent(array):
             return args[2]
         place = _index(context, builder, i, args[1])
@@ -266,8 +266,8 @@ def _load_pack(array, i, defaults):  # type: ignore[no-untyped-def]
 
 
 @emits(label_at)
-def _label_at(array, i):  # type: ignore[no-untyped-def]
-    def emit(context, builder, args):  # type: ignore[no-untyped-def]
+def _label_at(array, i):
+    def emit(context, builder, args):
         if _absent(array):
             return ir.IntType(64)(0)
         address = builder.gep(args[0], [_index(context, builder, i, args[1])])
@@ -277,8 +277,8 @@ def _label_at(array, i):  # type: ignore[no-untyped-def]
 
 
 @emits(store)
-def _store(array, i, value):  # type: ignore[no-untyped-def]
-    def emit(context, builder, args):  # type: ignore[no-untyped-def]
+def _store(array, i, value):
+    def emit(context, builder, args):
         if not _absent(array):
             place = _index(context, builder, i, args[1])
             _emit_store(context, builder, array, args[0], place, [value], [args[2]])
@@ -287,8 +287,8 @@ def _store(array, i, value):  # type: ignore[no-untyped-def]
 
 
 @emits(store_derivatives)
-def _store_derivatives(arrays, second, i, outcomes):  # type: ignore[no-untyped-def]
-    def emit(context, builder, args):  # type: ignore[no-untyped-def]
+def _store_derivatives(arrays, second, i, outcomes):
+    def emit(context, builder, args):
         place = _index(context, builder, i, args[2])
         parts = [
             _items(builder, kind, outcome)
@@ -314,8 +314,8 @@ def _store_derivatives(arrays, second, i, outcomes):  # type: ignore[no-untyped-
 
 
 @emits(store_values)
-def _store_values(array, i, outcomes):  # type: ignore[no-untyped-def]
-    def emit(context, builder, args):  # type: ignore[no-untyped-def]
+def _store_values(array, i, outcomes):
+    def emit(context, builder, args):
         if not _absent(array):
             place = _index(context, builder, i, args[1])
             values = [builder.extract_value(one, 0) for one in _items(builder, outcomes, args[2])]
@@ -325,8 +325,8 @@ def _store_values(array, i, outcomes):  # type: ignore[no-untyped-def]
 
 
 @emits(store_pack)
-def _store_pack(arrays, i, numbers):  # type: ignore[no-untyped-def]
-    def emit(context, builder, args):  # type: ignore[no-untyped-def]
+def _store_pack(arrays, i, numbers):
+    def emit(context, builder, args):
         place = _index(context, builder, i, args[1])
         values = _items(builder, numbers, args[2])
         for kind, pointer in zip(arrays, _items(builder, arrays, args[0]), strict=True):
@@ -337,8 +337,8 @@ def _store_pack(arrays, i, numbers):  # type: ignore[no-untyped-def]
 
 
 @emits(copy_element)
-def _copy_element(target, i, source, j):  # type: ignore[no-untyped-def]
-    def emit(context, builder, args):  # type: ignore[no-untyped-def]
+def _copy_element(target, i, source, j):
+    def emit(context, builder, args):
         read = builder.gep(args[2], [_index(context, builder, j, args[3])])
         builder.store(builder.load(read), builder.gep(args[0], [_index(context, builder, i, args[1])]))
 
@@ -346,5 +346,5 @@ def _copy_element(target, i, source, j):  # type: ignore[no-untyped-def]
 
 
 @emits(present)
-def _present(array):  # type: ignore[no-untyped-def]
+def _present(array):
     return types.boolean, lambda context, builder, args: ir.IntType(1)(not _absent(array))

@@ -41,7 +41,7 @@ class DeviceArray:
     @property
     def itemsize(self) -> int:
         """The bytes of an element."""
-        return self.dtype.itemsize  # type: ignore[no-any-return]
+        return self.dtype.itemsize
 
     @property
     def flags(self) -> Flags:

@@ -23,6 +23,8 @@ class Backend:
     Reduced values stay on the device; :meth:`number` and the check of class indices alone wait for it.
     """
 
+    waits = True
+
     def __init__(self, space: Any) -> None:
         self.space = space
         self.ordinal = space.ordinal
@@ -33,7 +35,7 @@ class Backend:
     @property
     def stream(self) -> int:
         """The address of the caller's current stream, 0 for the default one."""
-        return self.space.current_stream()  # type: ignore[no-any-return]
+        return self.space.current_stream()
 
     def activated(self) -> Any:
         """Return a context in which this device is the current one."""
@@ -45,7 +47,7 @@ class Backend:
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
         """Return an array of the user's library, uninitialised."""
-        return self.space.allocate(tuple(shape), dtype)  # type: ignore[no-any-return]
+        return self.space.allocate(tuple(shape), dtype)
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
         """Return an array of zeros."""
@@ -99,8 +101,10 @@ class Backend:
             one.strides == other.strides or (one.is_contiguous() and other.is_contiguous())
         )
 
-    def number(self, view: DeviceArray) -> float:
+    def number(self, view: DeviceArray | float) -> float:
         """Return the value of a view of one element; waits for the device."""
+        if isinstance(view, float):
+            return view
         raw = np.frombuffer(read_memory(self, view.pointer, view.itemsize), view.dtype)
         if view.dtype == np.int16:
             raw = raw.view(np.float16)

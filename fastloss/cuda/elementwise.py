@@ -1,7 +1,7 @@
 """The loop of losses of single elements: one pass that reads the operands and writes value and derivatives.
 
-Contiguous operands are read and written 128 bits at a time; operands of any other layout element by element, from strides
-along three axes that travel as launch arguments.
+Contiguous operands are read and written 128 bits at a time; operands of any other layout element by element, from
+strides along three axes that travel as launch arguments.
 """
 
 from __future__ import annotations
@@ -32,25 +32,28 @@ def _element_of(point: Callable[..., Any], arity: int) -> Callable[..., Any]:
     if arity == 1:
 
         @jitable
-        def element(x, b, c, w, u, i, rest):  # type: ignore[no-untyped-def]
-            value, slopes, curvature = point(*((x,) + rest))
+        def element(x, b, c, w, u, i, rest):
+            heads = (x,)
+            value, slopes, curvature = point(*(heads + rest))
             return w * value, slopes, curvature, w * u
 
     elif arity == 2:
 
         @jitable
-        def element(x, b, c, w, u, i, rest):  # type: ignore[no-untyped-def]
-            value, slopes, curvature = point(*((x, b) + rest))
+        def element(x, b, c, w, u, i, rest):
+            heads = x, b
+            value, slopes, curvature = point(*(heads + rest))
             return w * value, slopes, curvature, w * u
 
     else:
 
         @jitable
-        def element(x, b, c, w, u, i, rest):  # type: ignore[no-untyped-def]
-            value, slopes, curvature = point(*((x, b, c) + rest))
+        def element(x, b, c, w, u, i, rest):
+            heads = x, b, c
+            value, slopes, curvature = point(*(heads + rest))
             return w * value, slopes, curvature, w * u
 
-    return element  # type: ignore[no-any-return]
+    return element
 
 
 @functools.cache
@@ -61,9 +64,7 @@ def contiguous_kernel(point: Callable[..., Any], arity: int, width: int) -> Kern
     sum_of, fill, fill_one = total_of(0, width), filled(width), filled(1)
     over_block = over(added, THREADS)
 
-    def elementwise(
-        a, b, c, weight, upstream, values, d_a, d_b, d_c, second, params, scale, counted, size, partials
-    ):  # type: ignore[no-untyped-def]
+    def elementwise(a, b, c, weight, upstream, values, d_a, d_b, d_c, second, params, scale, counted, size, partials):
         T = type(scale)
         factor = divided(scale, counted)
         zeros, ones, factors = fill(T(0)), fill(T(1)), fill(factor)
@@ -107,7 +108,7 @@ def contiguous_kernel(point: Callable[..., Any], arity: int, width: int) -> Kern
 
 
 @jitable
-def place_of(i, axes, strides):  # type: ignore[no-untyped-def]
+def place_of(i, axes, strides):
     """Return where element `i` lies, in elements, of the lengths of the last two axes and three strides."""
     outer = i // (axes[0] * axes[1])
     rest = i - outer * (axes[0] * axes[1])
@@ -124,7 +125,7 @@ def strided_kernel(point: Callable[..., Any], arity: int) -> Kernel:
     def elementwise(
         a, b, c, weight, upstream, axes, on_a, on_b, on_c, on_weight, on_upstream,
         values, d_a, d_b, d_c, second, params, scale, counted, size, partials,
-    ):  # type: ignore[no-untyped-def]  # fmt: skip
+    ):  # fmt: skip
         T = type(scale)
         factor = divided(scale, counted)
         grads = (d_a, d_b, d_c)
@@ -183,7 +184,7 @@ def run(
         factor = scale / divisor if divisor else math.nan
     numbers = tuple([float(p) for p in params])
     present = [a for a in inputs if type(a) is DeviceArray]
-    if all([a.is_contiguous() for a in present]):
+    if all(a.is_contiguous() for a in present):
         width = pack_width(first.itemsize, [*present, *[a for a in outputs if type(a) is DeviceArray]])
         grid = grid_of(-(-size // width), THREADS)
         partials = device.scratch(grid, real) if values == () else ()
@@ -224,7 +225,7 @@ def windows(device: Any, arrays: list[Any], shape: tuple[int, ...]) -> tuple[lis
     for axis in range(len(shape)):
         if shape[axis] == 1:
             continue
-        if groups and all([a.strides[groups[-1][-1]] == a.strides[axis] * shape[axis] for a in present]):
+        if groups and all(a.strides[groups[-1][-1]] == a.strides[axis] * shape[axis] for a in present):
             groups[-1].append(axis)
         else:
             groups.append([axis])
@@ -234,9 +235,7 @@ def windows(device: Any, arrays: list[Any], shape: tuple[int, ...]) -> tuple[lis
     missing = [0] * (3 - len(groups))
     lengths = [1] * len(missing) + [math.prod([shape[axis] for axis in group]) for group in groups]
     strides = [
-        tuple([*missing, *[a.strides[group[-1]] // a.itemsize for group in groups]])
-        if type(a) is DeviceArray
-        else (0, 0, 0)
+        (*missing, *[a.strides[group[-1]] // a.itemsize for group in groups]) if type(a) is DeviceArray else (0, 0, 0)
         for a in arrays
     ]
     return arrays, (lengths[1], lengths[2]), strides

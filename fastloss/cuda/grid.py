@@ -45,39 +45,39 @@ def blocks() -> int:
 
 
 @overload(thread)
-def _thread():  # type: ignore[no-untyped-def]
+def _thread():
     return lambda: int64(cuda.threadIdx.x)
 
 
 @overload(threads)
-def _threads():  # type: ignore[no-untyped-def]
+def _threads():
     return lambda: int64(cuda.blockDim.x)
 
 
 @overload(block)
-def _block():  # type: ignore[no-untyped-def]
+def _block():
     return lambda: int64(cuda.blockIdx.x)
 
 
 @overload(blocks)
-def _blocks():  # type: ignore[no-untyped-def]
+def _blocks():
     return lambda: int64(cuda.gridDim.x)
 
 
 @jitable
-def maximum(a, b):  # type: ignore[no-untyped-def]
+def maximum(a, b):
     """Return the larger, NaN if either is."""
     return a if a > b or a != a else b
 
 
 @jitable
-def minimum(a, b):  # type: ignore[no-untyped-def]
+def minimum(a, b):
     """Return the smaller."""
     return a if a < b else b
 
 
 @jitable
-def added(a, b):  # type: ignore[no-untyped-def]
+def added(a, b):
     """Return the sum."""
     return a + b
 
@@ -91,14 +91,14 @@ def over(combine: Callable[..., Any], lanes: int) -> Callable[..., Any]:
     if lanes == 1:
 
         @jitable
-        def alone(value):  # type: ignore[no-untyped-def]
+        def alone(value):
             return value
 
         return alone
 
     reach = min(lanes, WARP) // 2
 
-    def group(value):  # type: ignore[no-untyped-def]
+    def group(value):
         context = _simulated()
         # The board hangs on the launch's context: blocks run one after another.
         board = context.__dict__.setdefault("fastloss_board", {})
@@ -116,8 +116,8 @@ def over(combine: Callable[..., Any], lanes: int) -> Callable[..., Any]:
     if lanes <= WARP:
 
         @overload(group)
-        def _warp(value):  # type: ignore[no-untyped-def]
-            def warp(value):  # type: ignore[no-untyped-def]
+        def _warp(value):
+            def warp(value):
                 distance = reach
                 while distance > 0:
                     value = combine(value, cuda.shfl_xor_sync(EVERY_LANE, value, distance))
@@ -130,10 +130,10 @@ def over(combine: Callable[..., Any], lanes: int) -> Callable[..., Any]:
         warps = lanes // WARP
 
         @overload(group)
-        def _block_of_warps(value):  # type: ignore[no-untyped-def]
+        def _block_of_warps(value):
             kind = value
 
-            def block_of_warps(value):  # type: ignore[no-untyped-def]
+            def block_of_warps(value):
                 board = cuda.shared.array(warps, kind)
                 distance = reach
                 while distance > 0:
@@ -163,7 +163,7 @@ def meet(lanes: int) -> Callable[..., Any]:
             _simulated().syncthreads()
 
     @overload(barrier)
-    def _barrier():  # type: ignore[no-untyped-def]
+    def _barrier():
         if lanes == 1:
             return lambda: None
         if lanes <= WARP:

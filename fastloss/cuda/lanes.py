@@ -1,7 +1,7 @@
 """From a function of one element to one of a pack of 1, 2, 4 or 8 neighbouring elements.
 
-The calls are written out: a loop over a tuple would put it into local memory wherever the compiler leaves the loop as it
-is.
+The calls are written out: a loop over a tuple would put it into local memory wherever the compiler leaves the loop as
+it is.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def spread(one: Callable[..., Any], width: int) -> Callable[..., Any]:
     if width == 1:
 
         @jitable
-        def single(x, b, c, w, u, i, rest):  # type: ignore[no-untyped-def]
+        def single(x, b, c, w, u, i, rest):
             return (one(x[0], b[0], c[0], w[0], u[0], i, rest),)
 
         return single
@@ -28,7 +28,7 @@ def spread(one: Callable[..., Any], width: int) -> Callable[..., Any]:
     first, second = halves(width)
 
     @jitable
-    def both(x, b, c, w, u, i, rest):  # type: ignore[no-untyped-def]
+    def both(x, b, c, w, u, i, rest):
         return low(first(x), first(b), first(c), first(w), first(u), i, rest) + high(
             second(x), second(b), second(c), second(w), second(u), i + half, rest
         )
@@ -42,11 +42,11 @@ def halves(width: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
     half = width // 2
 
     @jitable
-    def first(pack):  # type: ignore[no-untyped-def]
+    def first(pack):
         return pack[:half]
 
     @jitable
-    def second(pack):  # type: ignore[no-untyped-def]
+    def second(pack):
         return pack[half:]
 
     return first, second
@@ -58,7 +58,7 @@ def filled(width: int) -> Callable[..., Any]:
     if width == 1:
 
         @jitable
-        def single(value):  # type: ignore[no-untyped-def]
+        def single(value):
             return (value,)
 
         return single
@@ -66,7 +66,7 @@ def filled(width: int) -> Callable[..., Any]:
     part = filled(width // 2)
 
     @jitable
-    def both(value):  # type: ignore[no-untyped-def]
+    def both(value):
         return part(value) + part(value)
 
     return both
@@ -78,7 +78,7 @@ def folded(combine: Callable[..., Any], width: int) -> Callable[..., Any]:
     if width == 1:
 
         @jitable
-        def single(pack):  # type: ignore[no-untyped-def]
+        def single(pack):
             return pack[0]
 
         return single
@@ -87,7 +87,7 @@ def folded(combine: Callable[..., Any], width: int) -> Callable[..., Any]:
     first, second = halves(width)
 
     @jitable
-    def both(pack):  # type: ignore[no-untyped-def]
+    def both(pack):
         return combine(part(first(pack)), part(second(pack)))
 
     return both
@@ -99,7 +99,7 @@ def total_of(place: int, width: int) -> Callable[..., Any]:
     if width == 1:
 
         @jitable
-        def single(outcomes):  # type: ignore[no-untyped-def]
+        def single(outcomes):
             return outcomes[0][place]
 
         return single
@@ -108,7 +108,7 @@ def total_of(place: int, width: int) -> Callable[..., Any]:
     first, second = halves(width)
 
     @jitable
-    def both(outcomes):  # type: ignore[no-untyped-def]
+    def both(outcomes):
         return part(first(outcomes)) + part(second(outcomes))
 
     return both

@@ -1,7 +1,7 @@
 """The leaves of ``losses/scalars.py`` for CUDA: libdevice, in the type of the argument.
 
-Errors are libdevice's, at most 2 ulp. exp flushes nothing: results below the smallest normal number are subnormal, where the
-CPU's :func:`exp_nonpositive` gives 0.
+Errors are libdevice's, at most 2 ulp. exp flushes nothing: results below the smallest normal number are subnormal,
+where the CPU's :func:`exp_nonpositive` gives 0.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from fastloss.losses import scalars
 
 @overload(scalars.exp)
 @overload(scalars.exp_nonpositive)
-def _exp(x):  # type: ignore[no-untyped-def]
+def _exp(x):
     return lambda x: math.exp(x)
 
 
 @overload(scalars.log)
-def _log(x):  # type: ignore[no-untyped-def]
+def _log(x):
     return lambda x: math.log(x)
 
 
 @overload(scalars.log1p)
 @overload(scalars.log1p_unit)
-def _log1p(x):  # type: ignore[no-untyped-def]
+def _log1p(x):
     return lambda x: math.log1p(x)
 
 
 @overload(scalars.sqrt)
-def _sqrt(x):  # type: ignore[no-untyped-def]
+def _sqrt(x):
     return lambda x: math.sqrt(x)
 
 
 @overload(scalars.power)
-def _power(x, p):  # type: ignore[no-untyped-def]
+def _power(x, p):
     return lambda x, p: math.pow(x, p)

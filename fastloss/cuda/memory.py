@@ -21,7 +21,7 @@ SHORTEST_PIECE = 16
 
 @functools.cache
 def _copy_kernel() -> Kernel:
-    def copy(target, source, axes, on_target, on_source, size):  # type: ignore[no-untyped-def]
+    def copy(target, source, axes, on_target, on_source, size):
         for i in range(block() * threads() + thread(), size, threads() * blocks()):
             copy_element(target, place_of(i, axes, on_target), source, place_of(i, axes, on_source))
 
@@ -67,14 +67,12 @@ class _Unmerged:
 
 
 def _slice(view: DeviceArray, k: int) -> DeviceArray:
-    return DeviceArray(
-        view.pointer + k * view.strides[0], view.shape[1:], view.dtype, view.owner, view.strides[1:]
-    )
+    return DeviceArray(view.pointer + k * view.strides[0], view.shape[1:], view.dtype, view.owner, view.strides[1:])
 
 
 @functools.cache
 def _fill_kernel() -> Kernel:
-    def fill(target, value, size):  # type: ignore[no-untyped-def]
+    def fill(target, value, size):
         for i in range(block() * threads() + thread(), size, threads() * blocks()):
             store(target, i, value)
 
@@ -90,7 +88,7 @@ def fill(device: Any, target: DeviceArray, value: float) -> None:
 
 @functools.cache
 def _sum_kernel() -> Kernel:
-    def sum_axis(source, target, zero, length, pieces, inner, size):  # type: ignore[no-untyped-def]
+    def sum_axis(source, target, zero, length, pieces, inner, size):
         for i in range(block() * threads() + thread(), size, threads() * blocks()):
             row = i // inner
             outer = row // pieces
@@ -114,9 +112,7 @@ def sum_axis(device: Any, source: DeviceArray, outer: int, length: int, inner: i
         pieces = max(1, min(length // SHORTEST_PIECE, SUMMING_THREADS // max(1, outer * inner)))
         size = outer * pieces * inner
         target = result if pieces == 1 else device.scratch(size, real)
-        _sum_kernel().launch(
-            device, grid_of(size, THREADS), real, source, target, 0.0, length, pieces, inner, size
-        )
+        _sum_kernel().launch(device, grid_of(size, THREADS), real, source, target, 0.0, length, pieces, inner, size)
         if pieces == 1:
             return
         source, length = target, pieces

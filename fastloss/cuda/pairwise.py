@@ -21,7 +21,7 @@ from fastloss.cuda.views import real_of
 
 
 @jitable
-def _no_peaks(a, b, c, params):  # type: ignore[no-untyped-def]
+def _no_peaks(a, b, c, params):
     T = type(a)
     return T(0), T(0), T(0)
 
@@ -32,7 +32,7 @@ def _largest(place: int, width: int) -> Any:
     if width == 1:
 
         @jitable
-        def single(outcomes):  # type: ignore[no-untyped-def]
+        def single(outcomes):
             return outcomes[0][place]
 
         return single
@@ -41,7 +41,7 @@ def _largest(place: int, width: int) -> Any:
     part = _largest(place, half)
 
     @jitable
-    def both(outcomes):  # type: ignore[no-untyped-def]
+    def both(outcomes):
         return maximum(part(outcomes[:half]), part(outcomes[half:]))
 
     return both
@@ -54,15 +54,15 @@ def kernel(maths: PairMaths, lanes: int, width: int) -> Kernel:
     terms, finish, entry = maths.terms, maths.finish, maths.entry
 
     @jitable
-    def peaks_of(a, b, c, w, u, j, rest):  # type: ignore[no-untyped-def]
+    def peaks_of(a, b, c, w, u, j, rest):
         return peaks(a, b, c, rest[0])
 
     @jitable
-    def terms_of(a, b, c, w, u, j, rest):  # type: ignore[no-untyped-def]
+    def terms_of(a, b, c, w, u, j, rest):
         return terms(a, b, c, rest[0], rest[1])
 
     @jitable
-    def entry_of(a, b, c, w, u, j, rest):  # type: ignore[no-untyped-def]
+    def entry_of(a, b, c, w, u, j, rest):
         coefs, g, params = rest
         slopes, curvature = entry(a, b, c, coefs, params)
         return a, slopes, curvature, g
@@ -74,9 +74,7 @@ def kernel(maths: PairMaths, lanes: int, width: int) -> Kernel:
     top_over, sum_over, total_over = over(maximum, lanes), over(added, lanes), over(added, THREADS)
     settle = meet(lanes)
 
-    def pairwise(
-        a, b, c, y, upstream, values, d0, d1, d2, second, params, factor, count, columns, partials
-    ):  # type: ignore[no-untyped-def]
+    def pairwise(a, b, c, y, upstream, values, d0, d1, d2, second, params, factor, count, columns, partials):
         T = type(factor)
         zeros, ones = fill(T(0)), fill(T(1))
         grads = (d0, d1, d2)
@@ -107,9 +105,10 @@ def kernel(maths: PairMaths, lanes: int, width: int) -> Kernel:
             u = T(0)
             v = T(0)
             w = T(0)
+            rest = tops, params
             for j in range(base + lane * width, base + columns, lanes * width):
                 parts = sums(
-                    load_pack(a, j, zeros), load_pack(b, j, zeros), load_pack(c, j, zeros), ones, ones, j, (tops, params)
+                    load_pack(a, j, zeros), load_pack(b, j, zeros), load_pack(c, j, zeros), ones, ones, j, rest
                 )
                 u += sum_u(parts)
                 v += sum_v(parts)
@@ -122,12 +121,12 @@ def kernel(maths: PairMaths, lanes: int, width: int) -> Kernel:
             if here and lane == 0:
                 store(values, r, value)
                 total += value
-            rest = (coefs, load_or(upstream, r, factor), params)
+            tail = (coefs, load_or(upstream, r, factor), params)
             settle()  # a gradient may replace a vector
             if here:
                 for j in range(base + lane * width, base + columns, lanes * width):
                     outcomes = entries(
-                        load_pack(a, j, zeros), load_pack(b, j, zeros), load_pack(c, j, zeros), ones, ones, j, rest
+                        load_pack(a, j, zeros), load_pack(b, j, zeros), load_pack(c, j, zeros), ones, ones, j, tail
                     )
                     store_derivatives(grads, second, j, outcomes)
         total = total_over(total)
@@ -167,7 +166,7 @@ def run(
     partials = device.scratch(grid, real) if values == () else ()
     numbers = tuple([float(p) for p in params])
     kernel(maths, lanes, width).launch(
-        device, grid, real, *vectors, target, upstream, values, *grads, second, numbers, scale / divisor, count, columns,
-        partials,
+        device, grid, real, *vectors, target, upstream, values, *grads, second, numbers, scale / divisor, count,
+        columns, partials,
     )  # fmt: skip
     return combine(device, partials, divisor, real)

@@ -18,15 +18,15 @@ from fastloss.cuda.target import SIMULATED, Kernel, jitable
 # Threads of a block. The simulator runs a Python thread for each.
 THREADS = 16 if SIMULATED else 256
 
-# Blocks of a launch at most: a constant, so that results do not depend on the size of the device. Eight blocks of 256 threads
-# on each of 132 multiprocessors are 1056.
+# Blocks of a launch at most: a constant, so that results do not depend on the size of the device. Eight blocks of 256
+# threads on each of 132 multiprocessors are 1056.
 MAX_BLOCKS = 4 if SIMULATED else 2048
 
 F64 = np.dtype(np.float64)
 
 
 @jitable
-def divided(scale, counted):  # type: ignore[no-untyped-def]
+def divided(scale, counted):
     """Return `scale` over the number at `counted`, 1 if it is absent; NaN for 0, as 0/0 is."""
     T = type(scale)
     divisor = load_or(counted, 0, T(1))
@@ -38,7 +38,7 @@ def _kernel() -> Kernel:
     total_over = over(added, THREADS)
     step = THREADS
 
-    def combine(partials, counted, divisor, result, size):  # type: ignore[no-untyped-def]
+    def combine(partials, counted, divisor, result, size):
         total = 0.0
         for k in range(thread(), size, step):
             total += load(partials, k)

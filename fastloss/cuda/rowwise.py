@@ -44,7 +44,7 @@ I64 = np.dtype(np.int64)
 
 
 @jitable
-def _no_terms(z, p, t, w, hit, zy, wy, params):  # type: ignore[no-untyped-def]
+def _no_terms(z, p, t, w, hit, zy, wy, params):
     T = type(z)
     return T(0), T(0), T(0)
 
@@ -56,18 +56,18 @@ def group_kernel(maths: RowMaths, lanes: int, width: int, strided: bool) -> Kern
     finish, entry, softmax, indexed = maths.finish, maths.entry, maths.softmax, maths.indexed
 
     @jitable
-    def energy_of(x, b, c, w, u, j, rest):  # type: ignore[no-untyped-def]
+    def energy_of(x, b, c, w, u, j, rest):
         return (exp_nonpositive(x - rest[0]),)
 
     @jitable
-    def terms_of(x, t, c, w, u, j, rest):  # type: ignore[no-untyped-def]
+    def terms_of(x, t, c, w, u, j, rest):
         top, inverse, label, zy, wy, numbers = rest
         z = x - top
         p = exp_nonpositive(z) * inverse if softmax else inverse
         return terms(z, p, t, w, indexed and j == label, zy, wy, numbers)
 
     @jitable
-    def entry_of(x, t, c, w, u, j, rest):  # type: ignore[no-untyped-def]
+    def entry_of(x, t, c, w, u, j, rest):
         top, inverse, label, coefs, g, numbers = rest
         z = x - top
         p = exp_nonpositive(z) * inverse if softmax else inverse
@@ -83,7 +83,7 @@ def group_kernel(maths: RowMaths, lanes: int, width: int, strided: bool) -> Kern
     def rowwise(
         x, t, y, weight, upstream, values, d0, d1, d2, second,
         params, scale, counted, count, columns, inner, ignore, partials,
-    ):  # type: ignore[no-untyped-def]  # fmt: skip
+    ):  # fmt: skip
         T = type(scale)
         factor = divided(scale, counted)
         zeros, ones = fill(T(0)), fill(T(1))
@@ -156,7 +156,7 @@ def group_kernel(maths: RowMaths, lanes: int, width: int, strided: bool) -> Kern
             g = load_or(upstream, r, factor)
             settle()  # the gradient may replace the input
             if here and known:
-                rest = (top, inverse, label, coefs, g, params)
+                tail = (top, inverse, label, coefs, g, params)
                 for j in range(lane * width, columns, lanes * width):
                     outcomes = entries(
                         load_pack(x, base + j * step, zeros),
@@ -165,7 +165,7 @@ def group_kernel(maths: RowMaths, lanes: int, width: int, strided: bool) -> Kern
                         load_pack(weight, j, ones),
                         ones,
                         j,
-                        rest,
+                        tail,
                     )
                     store_derivatives(grads, second, base + j * step, outcomes)
             elif here:
@@ -188,7 +188,7 @@ def gather_kernel(maths: RowMaths) -> Kernel:
     def gather(
         x, t, y, weight, upstream, values, d0, d1, d2, second,
         params, scale, counted, count, columns, inner, ignore, clear, partials,
-    ):  # type: ignore[no-untyped-def]  # fmt: skip
+    ):  # fmt: skip
         T = type(scale)
         factor = divided(scale, counted)
         total = T(0)
@@ -247,8 +247,8 @@ def run(
 ) -> tuple[int, Any]:
     """Run a row loss and return (row of the first class index that does not exist or -1, reduced value).
 
-    The parameters are those of :func:`fastloss.cpu.rowwise.run`; the reduced value is a device scalar. Only the check of
-    the class indices waits for the device.
+    The parameters are those of :func:`fastloss.cpu.rowwise.run`; the reduced value is a device scalar. Only the check
+    of the class indices waits for the device.
     """
     outer, columns, inner = shape
     count = outer * inner
@@ -259,12 +259,12 @@ def run(
         if strange >= 0:
             return strange, None
         by = divisor or counted
-    counted = by if type(by) is DeviceArray else ()
-    factor = scale if type(by) is DeviceArray else scale / by
+    on_device = type(by) is DeviceArray
+    factor = scale if on_device else scale / by
     numbers = tuple([float(p) for p in params])
     arrays = (x, operand, target, weight, upstream, values, *grads, second)
     if maths.sparse:
-        if clear and all([type(d) is tuple or d.pointer != x.pointer for d in grads]):
+        if clear and all(type(d) is tuple or d.pointer != x.pointer for d in grads):
             for gradient in grads:
                 if type(gradient) is DeviceArray:
                     device.fill(gradient, 0.0)
@@ -272,8 +272,9 @@ def run(
         grid = grid_of(count, THREADS)
         partials = device.scratch(grid, real) if values == () else ()
         gather_kernel(maths).launch(
-            device, grid, real, *arrays, numbers, factor, counted, count, columns, inner, ignore_index, int(clear), partials
-        )
+            device, grid, real, *arrays, numbers, factor, by if on_device else (), count, columns, inner,
+            ignore_index, int(clear), partials,
+        )  # fmt: skip
     else:
         packed = [a for a in (x, operand, weight, *grads, second) if type(a) is DeviceArray]
         width = 1 if inner > 1 else pack_width(x.itemsize, packed, columns)
@@ -281,6 +282,17 @@ def run(
         grid = grid_of(count * lanes, THREADS)
         partials = device.scratch(grid, real) if values == () else ()
         group_kernel(maths, lanes, width, inner > 1).launch(
-            device, grid, real, *arrays, numbers, factor, counted, count, columns, inner, ignore_index, partials
+            device,
+            grid,
+            real,
+            *arrays,
+            numbers,
+            factor,
+            by if on_device else (),
+            count,
+            columns,
+            inner,
+            ignore_index,
+            partials,
         )
     return -1, combine(device, partials, by, real)

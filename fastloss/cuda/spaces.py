@@ -18,7 +18,7 @@ from fastloss.cuda.views import F32, F64
 F16_BITS = np.dtype(np.int16)
 BF16_BITS = np.dtype(np.uint16)
 _TORCH_DTYPES = {F32: "float32", F64: "float64", F16_BITS: "float16", BF16_BITS: "bfloat16"}
-_TORCH_VIEWS = {
+_TORCH_VIEWS: dict[str, Any] = {
     "float32": F32, "float64": F64, "float16": F16_BITS, "bfloat16": BF16_BITS, "bool": np.dtype(np.uint8),
     **{name: np.dtype(name) for name in ("int8", "uint8", "int32", "uint32", "int64", "uint64")},
 }  # fmt: skip
@@ -122,17 +122,17 @@ class CupySpace(DeviceSpace):
 
     name = "CuPy"
 
-    def owns(self, array: Any) -> bool:
+    def owns(self, array: Any) -> bool:  # noqa: D102
         return isinstance(array, sys.modules["cupy"].ndarray)
 
-    def allocate(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
+    def allocate(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:  # noqa: D102
         cupy = sys.modules["cupy"]
         kind = {F16_BITS: np.float16, BF16_BITS: "bfloat16"}.get(dtype, dtype)
         with cupy.cuda.Device(self.ordinal):
             array = cupy.empty(shape, kind)
         return DeviceArray(array.data.ptr, shape, dtype, array)
 
-    def current_stream(self) -> int:
+    def current_stream(self) -> int:  # noqa: D102
         return int(sys.modules["cupy"].cuda.get_current_stream().ptr)
 
 
@@ -141,10 +141,10 @@ class TorchSpace(DeviceSpace):
 
     name = "torch"
 
-    def owns(self, array: Any) -> bool:
+    def owns(self, array: Any) -> bool:  # noqa: D102
         return isinstance(array, sys.modules["torch"].Tensor)
 
-    def view(self, array: Any, name: str) -> DeviceArray:
+    def view(self, array: Any, name: str) -> DeviceArray:  # noqa: D102
         if not isinstance(array, sys.modules["torch"].Tensor):
             return super().view(array, name)
         kind = str(array.dtype).removeprefix("torch.")
@@ -157,21 +157,21 @@ class TorchSpace(DeviceSpace):
         strides = tuple([step * size for step in array.stride()])
         return DeviceArray(array.data_ptr(), tuple(array.shape), dtype, array, strides)
 
-    def output(self, array: Any, name: str) -> DeviceArray:
+    def output(self, array: Any, name: str) -> DeviceArray:  # noqa: D102
         if not self.owns(array):
             raise TypeError(f"{name} must be a torch tensor like the input, got {type(array).__name__}")
         return self.view(array, name)
 
-    def allocate(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
+    def allocate(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:  # noqa: D102
         torch = sys.modules["torch"]
         kind = getattr(torch, _TORCH_DTYPES.get(dtype) or dtype.name)
         tensor = torch.empty(shape, dtype=kind, device=self.device)
         return DeviceArray(tensor.data_ptr(), shape, dtype, tensor)
 
-    def converted(self, array: Any, dtype: Any) -> Any:
+    def converted(self, array: Any, dtype: Any) -> Any:  # noqa: D102
         return array.to(dtype)
 
-    def current_stream(self) -> int:
+    def current_stream(self) -> int:  # noqa: D102
         return int(sys.modules["torch"].cuda.current_stream(self.ordinal).cuda_stream)
 
 
@@ -241,6 +241,6 @@ def _kernel_dtype(typestr: str, dtype: Any) -> Any:
 def _aligned(view: DeviceArray, name: str) -> DeviceArray:
     """Return the view if kernels can read it in place."""
     size = view.itemsize
-    if view.pointer % size or any([step % size for step in view.strides]):
+    if view.pointer % size or any(step % size for step in view.strides):
         raise ValueError(f"{name}: elements must lie at multiples of their size, got strides {view.strides}")
     return view

@@ -1,4 +1,4 @@
-"""A look at all class indices before a row loss runs: do they exist, and what do the rows that count weigh?"""
+"""A look at all class indices before a row loss runs: whether they exist, and what the rows that count weigh."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ I64 = np.dtype(np.int64)
 def _kernel() -> Kernel:
     weight_over, first_over = over(added, THREADS), over(minimum, THREADS)
 
-    def survey(y, weight, one, count, columns, ignore, partials, firsts):  # type: ignore[no-untyped-def]
+    def survey(y, weight, one, count, columns, ignore, partials, firsts):
         T = type(one)
         total = T(0)
         first = count
@@ -45,7 +45,7 @@ def _first_kernel() -> Kernel:
     first_over = over(minimum, THREADS)
     step = THREADS
 
-    def first_of(firsts, result, size):  # type: ignore[no-untyped-def]
+    def first_of(firsts, result, size):
         first = load(firsts, 0)
         for k in range(thread(), size, step):
             first = minimum(first, load(firsts, k))

@@ -21,14 +21,23 @@ from typing import Any
 
 import numpy as np
 from numba import cuda
-from numba.cuda import cgutils, types
+from numba.cuda import cgutils  # type: ignore[attr-defined]
+from numba.cuda import types as _types
 from numba.cuda.core import config
-from numba.cuda.extending import lower_builtin, overload, register_jitable, type_callable
+from numba.cuda.extending import (  # type: ignore[attr-defined]
+    lower_builtin,
+    overload,
+    register_jitable,
+    type_callable,
+)
 
 from fastloss._jit import fingerprint
 from fastloss.cuda.arrays import DeviceArray
 
 __all__ = ["SIMULATED", "Kernel", "cgutils", "cuda", "emits", "jitable", "overload", "read_memory", "types"]
+
+# Numba's types come into being at import, which a type checker does not see.
+types: Any = _types
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
 
@@ -50,11 +59,11 @@ def emits(stub: Callable[..., Any]) -> Callable[[Callable[..., Any]], None]:
 
         typer.__signature__ = inspect.signature(stub)  # type: ignore[attr-defined]
 
-        @type_callable(stub)
+        @type_callable(stub)  # type: ignore[untyped-decorator]
         def typing(context: Any) -> Any:
             return typer
 
-        @lower_builtin(stub, types.VarArg(types.Any))
+        @lower_builtin(stub, types.VarArg(types.Any))  # type: ignore[untyped-decorator]
         def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             result = resolve(*signature.args)[1](context, builder, args)
             return context.get_dummy_value() if result is None else result
