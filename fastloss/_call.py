@@ -20,6 +20,7 @@ from fastloss._checks import (
     common_shape,
     listed,
 )
+from fastloss._config import settings
 from fastloss._dispatch import space_of
 from fastloss._outputs import ABSENT, VALUE, Argument, Outputs, Request, upstream_of
 from fastloss._registry import jitable
@@ -85,7 +86,7 @@ def _elementwise(record: Loss, job: Elementwise, request: Request) -> Any:
     outputs.want_values(shape, each and mode.value)
     scale, upstream = upstream_of(space, request, not each, shape)
     second = backend.empty(shape, x.dtype) if mode.hessian else ABSENT
-    restricted = job.unit_interval or job.non_negative is not None
+    restricted = (job.unit_interval or job.non_negative is not None) and (settings.check_indices or not backend.waits)
     if restricted and (request.grad_out is not None or request.out is not None):
         _check_domain(backend, job, operands)  # nothing of the user's may be written before
     if size == 0:
@@ -103,7 +104,7 @@ def _elementwise(record: Loss, job: Elementwise, request: Request) -> Any:
         second,
         outputs.aliased,
     )
-    if restricted and isinstance(total, float) and math.isnan(total):
+    if restricted and (total is None or math.isnan(backend.number(total))):
         _check_domain(backend, job, operands)
     return outputs.finish(total, second)
 
@@ -127,9 +128,9 @@ def _weighted(point: Any) -> Any:
 def _check_domain(backend: Any, job: Elementwise, operands: Any) -> None:
     """Raise if an operand holds a value that the loss is not defined for; NaN passes."""
     for name, view in zip(job.names, operands, strict=False):
-        if job.unit_interval and _sum_of(backend, view, _outside_unit_interval) > 0:
+        if job.unit_interval and backend.number(_sum_of(backend, view, _outside_unit_interval)) > 0:
             raise ValueError(f"{name} must lie in [0, 1], but holds values outside")
-        if job.non_negative == name and _sum_of(backend, view, _is_negative) > 0:
+        if job.non_negative == name and backend.number(_sum_of(backend, view, _is_negative)) > 0:
             raise ValueError(f"{name} must not be negative, but holds negative values")
 
 

@@ -13,9 +13,10 @@ from fastloss.cpu.rowwise import run as rowwise
 
 __all__ = [
     "broadcast", "copy_into", "elementwise", "empty", "flat", "number", "ones", "overlap", "pairwise", "rowwise",
-    "same", "sum_to", "zeros",
+    "same", "sum_to", "waits", "zeros",
 ]  # fmt: skip
 
+waits = False  # whether looking at a result holds the caller up
 broadcast = np.broadcast_to
 empty = np.empty
 zeros = np.zeros  # pages of a fresh one that are never written cost nothing
@@ -47,8 +48,8 @@ def ones(shape: tuple[int, ...], dtype: Any) -> Any:
 
 
 def number(view: Any) -> float:
-    """Return the value of a zero-dimensional view."""
-    return float(_widened(view).item())
+    """Return the value of a zero-dimensional view, or of what a driver returned."""
+    return view if isinstance(view, float) else float(_widened(view).item())
 
 
 def copy_into(target: Any, source: Any) -> None:

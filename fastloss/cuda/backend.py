@@ -1,0 +1,121 @@
+"""What :mod:`fastloss._call` asks of a backend, for device memory: one object for a library on one device."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from typing import Any
+
+import numpy as np
+
+import fastloss.cuda  # noqa: F401  (registers the maths)
+from fastloss.cuda import elementwise, memory, pairwise, rowwise
+from fastloss.cuda.arrays import DeviceArray
+from fastloss.cuda.target import SIMULATED, cuda, read_memory
+from fastloss.cuda.views import real_of
+
+_NOTHING = contextlib.nullcontext()
+
+
+class Backend:
+    """Allocates through the user's library, launches on the caller's current stream.
+
+    Reduced values stay on the device; :meth:`number` and the check of class indices alone wait for it.
+    """
+
+    waits = True
+
+    def __init__(self, space: Any) -> None:
+        self.space = space
+        self.ordinal = space.ordinal
+        self.elementwise = functools.partial(elementwise.run, self)
+        self.rowwise = functools.partial(rowwise.run, self)
+        self.pairwise = functools.partial(pairwise.run, self)
+
+    @property
+    def stream(self) -> int:
+        """The address of the caller's current stream, 0 for the default one."""
+        return self.space.current_stream()
+
+    def activated(self) -> Any:
+        """Return a context in which this device is the current one."""
+        if SIMULATED or cuda.get_current_device().id == self.ordinal:
+            return _NOTHING
+        return cuda.gpus[self.ordinal]
+
+    # -- memory ---------------------------------------------------------------------------------------------------
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
+        """Return an array of the user's library, uninitialised."""
+        return self.space.allocate(tuple(shape), dtype)
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
+        """Return an array of zeros."""
+        view = self.empty(shape, dtype)
+        memory.fill(self, view, 0.0)
+        return view
+
+    def ones(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
+        """Return an array of ones."""
+        view = self.empty(shape, dtype)
+        memory.fill(self, view, 1.0)
+        return view
+
+    def scratch(self, size: int, dtype: Any) -> DeviceArray:
+        """Return memory for a kernel's own use; the library frees it in the order of its stream."""
+        return self.empty((size,), dtype)
+
+    def scalar(self, dtype: Any) -> DeviceArray:
+        """Return a zero-dimensional array for a reduced value."""
+        return self.empty((), real_of(dtype))
+
+    def fill(self, view: DeviceArray, value: float) -> None:
+        """Write `value` to every element of a contiguous view."""
+        memory.fill(self, view, value)
+
+    # -- views ----------------------------------------------------------------------------------------------------
+
+    def flat(self, view: DeviceArray) -> DeviceArray:
+        """Return the elements in C order as a flat array, copied only where they do not lie so."""
+        if view.is_contiguous():
+            return view.reshape(-1)
+        copied = self.empty(view.shape, view.dtype)
+        memory.copy(self, copied, view)
+        return copied.reshape(-1)
+
+    @staticmethod
+    def broadcast(view: DeviceArray, shape: tuple[int, ...]) -> DeviceArray:
+        """Return the view repeated to `shape`."""
+        return view.broadcast(shape)
+
+    @staticmethod
+    def overlap(one: DeviceArray, other: DeviceArray) -> bool:
+        """Return whether the stretches of memory overlap that two views span; interleaved ones count as overlapping."""
+        (first, end), (other_first, other_end) = one.bounds(), other.bounds()
+        return first < other_end and other_first < end
+
+    @staticmethod
+    def same(one: DeviceArray, other: DeviceArray) -> bool:
+        """Return whether two views that overlap are the same elements in the same places."""
+        return one.pointer == other.pointer and (
+            one.strides == other.strides or (one.is_contiguous() and other.is_contiguous())
+        )
+
+    def number(self, view: DeviceArray | float) -> float:
+        """Return the value of a view of one element; waits for the device."""
+        if isinstance(view, float):
+            return view
+        raw = np.frombuffer(read_memory(self, view.pointer, view.itemsize), view.dtype)
+        if view.dtype == np.int16:
+            raw = raw.view(np.float16)
+        elif view.dtype == np.uint16:
+            raw = (raw.astype(np.uint32) << 16).view(np.float32)
+        return float(raw[0])
+
+    def copy_into(self, target: DeviceArray, source: DeviceArray) -> None:
+        """Copy `source` into a view of any layout and of the same dtype."""
+        memory.copy(self, target, source)
+
+    def sum_to(self, view: DeviceArray, shape: tuple[int, ...]) -> DeviceArray:
+        """Return the sum over the axes along which an array of `shape` was broadcast to that of `view`."""
+        return memory.sum_to(self, view, shape)

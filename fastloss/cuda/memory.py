@@ -1,0 +1,144 @@
+"""Kernels that move memory: copies between layouts, fills, sums along an axis."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+from fastloss.cuda.access import copy_element, load, store
+from fastloss.cuda.arrays import DeviceArray
+from fastloss.cuda.elementwise import place_of, windows
+from fastloss.cuda.grid import block, blocks, thread, threads
+from fastloss.cuda.reduce import THREADS, grid_of
+from fastloss.cuda.target import Kernel
+from fastloss.cuda.views import F32, real_of
+
+# Sums along an axis run in a thread for each result: an axis is cut in pieces until about so many threads have work.
+SUMMING_THREADS = 1 << 16
+SHORTEST_PIECE = 16
+
+
+@functools.cache
+def _copy_kernel() -> Kernel:
+    def copy(target, source, axes, on_target, on_source, size):
+        for i in range(block() * threads() + thread(), size, threads() * blocks()):
+            copy_element(target, place_of(i, axes, on_target), source, place_of(i, axes, on_source))
+
+    return Kernel("copy", copy, THREADS)
+
+
+def copy(device: Any, target: DeviceArray, source: DeviceArray) -> None:
+    """Copy between arrays of one shape and dtype, of any strides.
+
+    More than three axes that do not merge are copied slice by slice.
+    """
+    size = target.size
+    if size == 0:
+        return
+    groups = _merged(target, source)
+    if groups is None:
+        for k in range(target.shape[0]):
+            copy(device, _slice(target, k), _slice(source, k))
+        return
+    axes, on_target, on_source = groups
+    _copy_kernel().launch(device, grid_of(size, THREADS), F32, target, source, axes, on_target, on_source, size)
+
+
+def _merged(target: DeviceArray, source: DeviceArray) -> Any:
+    """Return the lengths of two axes and three strides for each array; None where more axes are left."""
+    unmerged = _Unmerged()
+    try:
+        _, axes, (on_target, on_source) = windows(unmerged, [target, source], target.shape)
+    except _TooManyAxes:
+        return None
+    return axes, on_target, on_source
+
+
+class _TooManyAxes(Exception):  # noqa: N818 (a signal, caught where it is raised)
+    """More than three axes are left."""
+
+
+class _Unmerged:
+    """Stands in for a device where nothing may be copied."""
+
+    def flat(self, view: DeviceArray) -> DeviceArray:
+        raise _TooManyAxes
+
+
+def _slice(view: DeviceArray, k: int) -> DeviceArray:
+    return DeviceArray(view.pointer + k * view.strides[0], view.shape[1:], view.dtype, view.owner, view.strides[1:])
+
+
+@functools.cache
+def _fill_kernel() -> Kernel:
+    def fill(target, value, size):
+        for i in range(block() * threads() + thread(), size, threads() * blocks()):
+            store(target, i, value)
+
+    return Kernel("fill", fill, THREADS)
+
+
+def fill(device: Any, target: DeviceArray, value: float) -> None:
+    """Write `value` to every element of a contiguous array."""
+    if target.size:
+        grid = grid_of(target.size, THREADS)
+        _fill_kernel().launch(device, grid, real_of(target.dtype), target, float(value), target.size)
+
+
+@functools.cache
+def _sum_kernel() -> Kernel:
+    def sum_axis(source, target, zero, length, pieces, inner, size):
+        for i in range(block() * threads() + thread(), size, threads() * blocks()):
+            row = i // inner
+            outer = row // pieces
+            piece = row % pieces
+            base = outer * length * inner + i % inner
+            total = zero
+            for k in range(piece * length // pieces, (piece + 1) * length // pieces):
+                total += load(source, base + k * inner)
+            store(target, i, total)
+
+    return Kernel("sum_axis", sum_axis, THREADS)
+
+
+def sum_axis(device: Any, source: DeviceArray, outer: int, length: int, inner: int, result: DeviceArray) -> None:
+    """Sum a contiguous array of shape (outer, length, inner) along its middle axis into `result`.
+
+    In pieces whose number depends on the shape alone, and then over the pieces.
+    """
+    real = real_of(source.dtype)
+    while True:
+        pieces = max(1, min(length // SHORTEST_PIECE, SUMMING_THREADS // max(1, outer * inner)))
+        size = outer * pieces * inner
+        target = result if pieces == 1 else device.scratch(size, real)
+        _sum_kernel().launch(device, grid_of(size, THREADS), real, source, target, 0.0, length, pieces, inner, size)
+        if pieces == 1:
+            return
+        source, length = target, pieces
+
+
+def sum_to(device: Any, view: DeviceArray, shape: tuple[int, ...]) -> DeviceArray:
+    """Return the sum over the axes along which an array of `shape` was broadcast to that of a contiguous `view`."""
+    lead = view.ndim - len(shape)
+    wanted = (1,) * lead + shape
+    lengths = list(view.shape)
+    real = real_of(view.dtype)
+    stretched = [k for k, n in enumerate(wanted) if n != lengths[k]]
+    if not stretched:
+        return view.reshape(shape)
+    source = view
+    while stretched:
+        last = stretched.pop()
+        first = last
+        while stretched and stretched[-1] == first - 1:
+            first = stretched.pop()
+        outer, length, inner = (
+            math.prod(part) for part in (lengths[:first], lengths[first : last + 1], lengths[last + 1 :])
+        )
+        lengths[first : last + 1] = [1] * (last + 1 - first)
+        size = outer * inner
+        target = device.scratch(size, real) if stretched else device.empty(shape, view.dtype)
+        sum_axis(device, source, outer, length, inner, target)
+        source = target
+    return source

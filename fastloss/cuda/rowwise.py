@@ -1,0 +1,298 @@
+"""The loops of losses over a class axis.
+
+A row belongs to a group of threads: one thread, part of a warp, a warp or a block, by the number of classes. The group
+reads its row up to four times (maximum, exponentials, sums, entries); all visits but the first find it in the L1 or L2
+cache. With a strided class axis (N, C, d1 ...) neighbouring threads have neighbouring rows, and their accesses join.
+Losses that look at the target's entry alone have a loop of their own.
+
+Entry (o, c, i) stands at ``(o * columns + c) * inner + i``; row ``r = o * inner + i`` has its label, upstream factor
+and value at place r.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from fastloss._spec import RowMaths
+from fastloss.cuda.access import (
+    label_at,
+    load,
+    load_or,
+    load_pack,
+    store,
+    store_derivatives,
+    store_pack,
+)
+from fastloss.cuda.arrays import DeviceArray
+from fastloss.cuda.elementwise import pack_width
+from fastloss.cuda.grid import added, block, blocks, maximum, meet, over, thread, threads
+from fastloss.cuda.lanes import filled, folded, spread, total_of
+from fastloss.cuda.reduce import THREADS, combine, divided, grid_of
+from fastloss.cuda.survey import survey
+from fastloss.cuda.target import SIMULATED, Kernel, jitable
+from fastloss.cuda.views import real_of
+from fastloss.losses.scalars import exp_nonpositive, log
+
+# Threads of a group, and the packs of a row up to which a group is that small. Beyond the last, a block has the row.
+GROUPS = ((1, 2), (2, 6), (4, 12)) if SIMULATED else ((1, 4), (8, 32), (32, 1024))
+
+I64 = np.dtype(np.int64)
+
+
+@jitable
+def _no_terms(z, p, t, w, hit, zy, wy, params):
+    T = type(z)
+    return T(0), T(0), T(0)
+
+
+@functools.cache
+def group_kernel(maths: RowMaths, lanes: int, width: int, strided: bool) -> Kernel:
+    """Return the kernel with `lanes` threads for each row, which handle packs of `width` entries."""
+    terms, has_terms = maths.terms or _no_terms, maths.terms is not None
+    finish, entry, softmax, indexed = maths.finish, maths.entry, maths.softmax, maths.indexed
+
+    @jitable
+    def energy_of(x, b, c, w, u, j, rest):
+        return (exp_nonpositive(x - rest[0]),)
+
+    @jitable
+    def terms_of(x, t, c, w, u, j, rest):
+        top, inverse, label, zy, wy, numbers = rest
+        z = x - top
+        p = exp_nonpositive(z) * inverse if softmax else inverse
+        return terms(z, p, t, w, indexed and j == label, zy, wy, numbers)
+
+    @jitable
+    def entry_of(x, t, c, w, u, j, rest):
+        top, inverse, label, coefs, g, numbers = rest
+        z = x - top
+        p = exp_nonpositive(z) * inverse if softmax else inverse
+        slopes, curvature = entry(z, p, t, w, indexed and j == label, coefs, numbers)
+        return x, slopes, curvature, g
+
+    energies, sums, entries = spread(energy_of, width), spread(terms_of, width), spread(entry_of, width)
+    fill, top_of_pack = filled(width), folded(maximum, width)
+    first_of, second_of, third_of = (total_of(k, width) for k in range(3))
+    top_over, sum_over, total_over = over(maximum, lanes), over(added, lanes), over(added, THREADS)
+    settle = meet(lanes)
+
+    def rowwise(
+        x, t, y, weight, upstream, values, d0, d1, d2, second,
+        params, scale, counted, count, columns, inner, ignore, partials,
+    ):  # fmt: skip
+        T = type(scale)
+        factor = divided(scale, counted)
+        zeros, ones = fill(T(0)), fill(T(1))
+        grads = (d0, d1, d2)
+        step = inner if strided else 1
+        lane = thread() % lanes
+        groups = threads() // lanes
+        total = T(0)
+        # Every thread takes as many turns, those past the last row with the last row once more, unwritten.
+        for first in range(block() * groups, count, blocks() * groups):
+            r = first + thread() // lanes
+            here = r < count
+            r = r if here else count - 1
+            base = r * columns
+            if strided:
+                base = r // inner * columns * inner + r % inner
+            label = label_at(y, r)
+            known = not indexed or (label >= 0 and label < columns and label != ignore)
+            place = label if known else 0
+
+            top = T(0)
+            if softmax:
+                top = T(-math.inf)
+                for j in range(lane * width, columns, lanes * width):
+                    top = maximum(top, top_of_pack(load_pack(x, base + j * step, zeros)))
+                top = top_over(top)
+            zy = T(load(x, base + place * step)) - top if indexed else T(0)
+            wy = load_or(weight, place, T(1)) if indexed else T(1)
+
+            inverse = T(0)
+            logsum = T(0)
+            if softmax:
+                energy = T(0)
+                for j in range(lane * width, columns, lanes * width):
+                    energy += first_of(
+                        energies(load_pack(x, base + j * step, zeros), zeros, zeros, ones, ones, j, (top,))
+                    )
+                energy = sum_over(energy)
+                inverse = T(1) / energy
+                logsum = T(log(energy))
+
+            a = T(0)
+            b = T(0)
+            c = T(0)
+            if has_terms:
+                rest = (top, inverse, label, zy, wy, params)
+                for j in range(lane * width, columns, lanes * width):
+                    parts = sums(
+                        load_pack(x, base + j * step, zeros),
+                        load_pack(t, base + j * step, zeros),
+                        zeros,
+                        load_pack(weight, j, ones),
+                        ones,
+                        j,
+                        rest,
+                    )
+                    a += first_of(parts)
+                    b += second_of(parts)
+                    c += third_of(parts)
+                a = sum_over(a)
+                b = sum_over(b)
+                c = sum_over(c)
+
+            value, coefs = finish(top, logsum, (a, b, c), zy, wy, params)
+            blank = T(0) if label == ignore else T(math.nan)
+            value = T(value) if known else blank
+            if here and lane == 0:
+                store(values, r, value)
+                total += value
+            g = load_or(upstream, r, factor)
+            settle()  # the gradient may replace the input
+            if here and known:
+                tail = (top, inverse, label, coefs, g, params)
+                for j in range(lane * width, columns, lanes * width):
+                    outcomes = entries(
+                        load_pack(x, base + j * step, zeros),
+                        load_pack(t, base + j * step, zeros),
+                        zeros,
+                        load_pack(weight, j, ones),
+                        ones,
+                        j,
+                        tail,
+                    )
+                    store_derivatives(grads, second, base + j * step, outcomes)
+            elif here:
+                for j in range(lane * width, columns, lanes * width):
+                    store_pack((d0, d1, d2, second), base + j * step, fill(blank))
+        total = total_over(total)
+        if thread() == 0:
+            store(partials, block(), total)
+
+    layout = "strided" if strided else f"{lanes}x{width}"
+    return Kernel(f"rowwise_{layout}_{maths.finish.__name__}_{maths.entry.__name__}", rowwise, THREADS)
+
+
+@functools.cache
+def gather_kernel(maths: RowMaths) -> Kernel:
+    """Return the kernel of losses whose derivatives are 0 but at the target; a thread for each row."""
+    finish, entry = maths.finish, maths.entry
+    total_over, fill = over(added, THREADS), filled(1)
+
+    def gather(
+        x, t, y, weight, upstream, values, d0, d1, d2, second,
+        params, scale, counted, count, columns, inner, ignore, clear, partials,
+    ):  # fmt: skip
+        T = type(scale)
+        factor = divided(scale, counted)
+        total = T(0)
+        for r in range(block() * threads() + thread(), count, threads() * blocks()):
+            label = label_at(y, r)
+            known = label >= 0 and label < columns and label != ignore
+            base = r // inner * columns * inner + r % inner
+            place = base + (label if known else 0) * inner
+            zy = T(load(x, place))
+            blank = T(0) if known or label == ignore else T(math.nan)
+            if clear != 0 or blank != blank:  # after the entry is read: the gradient may replace the input
+                for j in range(columns):
+                    store_pack((d0, d1, d2, second), base + j * inner, fill(blank))
+            value = blank
+            if known:
+                wy = load_or(weight, label, T(1))
+                value, coefs = finish(T(0), T(0), (T(0), T(0), T(0)), zy, wy, params)
+                slopes, curvature = entry(zy, T(0), T(0), wy, True, coefs, params)
+                g = load_or(upstream, r, factor)
+                store_derivatives((d0, d1, d2), second, place, ((value, slopes, curvature, g),))
+            store(values, r, value)
+            total += value
+        total = total_over(total)
+        if thread() == 0:
+            store(partials, block(), total)
+
+    return Kernel(f"rowwise_gather_{maths.finish.__name__}_{maths.entry.__name__}", gather, THREADS)
+
+
+def group_of(packs: int) -> int:
+    """Return how many threads share a row."""
+    for lanes, most in GROUPS:
+        if packs <= most:
+            return lanes
+    return THREADS
+
+
+def run(
+    device: Any,
+    maths: RowMaths,
+    x: Any,
+    operand: Any,
+    target: Any,
+    weight: Any,
+    upstream: Any,
+    params: tuple[float, ...],
+    scale: float,
+    divisor: float,
+    shape: tuple[int, int, int],
+    ignore_index: int,
+    check: bool,
+    values: Any,
+    grads: tuple[Any, Any, Any],
+    second: Any,
+    clear: bool,
+) -> tuple[int, Any]:
+    """Run a row loss and return (row of the first class index that does not exist or -1, reduced value).
+
+    The parameters are those of :func:`fastloss.cpu.rowwise.run`; the reduced value is a device scalar. Only the check
+    of the class indices waits for the device.
+    """
+    outer, columns, inner = shape
+    count = outer * inner
+    real = real_of(x.dtype)
+    by: Any = divisor
+    if maths.indexed and (check or divisor == 0):
+        strange, counted = survey(device, real, target, weight, columns, ignore_index, check)
+        if strange >= 0:
+            return strange, None
+        by = divisor or counted
+    on_device = type(by) is DeviceArray
+    factor = scale if on_device else scale / by
+    numbers = tuple([float(p) for p in params])
+    arrays = (x, operand, target, weight, upstream, values, *grads, second)
+    if maths.sparse:
+        if clear and all(type(d) is tuple or d.pointer != x.pointer for d in grads):
+            for gradient in grads:
+                if type(gradient) is DeviceArray:
+                    device.fill(gradient, 0.0)
+            clear = False
+        grid = grid_of(count, THREADS)
+        partials = device.scratch(grid, real) if values == () else ()
+        gather_kernel(maths).launch(
+            device, grid, real, *arrays, numbers, factor, by if on_device else (), count, columns, inner,
+            ignore_index, int(clear), partials,
+        )  # fmt: skip
+    else:
+        packed = [a for a in (x, operand, weight, *grads, second) if type(a) is DeviceArray]
+        width = 1 if inner > 1 else pack_width(x.itemsize, packed, columns)
+        lanes = 1 if inner > 1 else group_of(columns // width)
+        grid = grid_of(count * lanes, THREADS)
+        partials = device.scratch(grid, real) if values == () else ()
+        group_kernel(maths, lanes, width, inner > 1).launch(
+            device,
+            grid,
+            real,
+            *arrays,
+            numbers,
+            factor,
+            by if on_device else (),
+            count,
+            columns,
+            inner,
+            ignore_index,
+            partials,
+        )
+    return -1, combine(device, partials, by, real)

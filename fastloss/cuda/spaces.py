@@ -1,0 +1,246 @@
+"""Libraries whose arrays lie in CUDA memory, and how each says where its arrays lie and on which stream it works.
+
+Libraries are recognised through ``sys.modules``, never imported. Strides, dtypes and half types follow the convention
+of :mod:`fastloss._dispatch`.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any
+
+import numpy as np
+
+from fastloss.cuda.arrays import DeviceArray
+from fastloss.cuda.views import F32, F64
+
+F16_BITS = np.dtype(np.int16)
+BF16_BITS = np.dtype(np.uint16)
+_TORCH_DTYPES = {F32: "float32", F64: "float64", F16_BITS: "float16", BF16_BITS: "bfloat16"}
+_TORCH_VIEWS: dict[str, Any] = {
+    "float32": F32, "float64": F64, "float16": F16_BITS, "bfloat16": BF16_BITS, "bool": np.dtype(np.uint8),
+    **{name: np.dtype(name) for name in ("int8", "uint8", "int32", "uint32", "int64", "uint64")},
+}  # fmt: skip
+
+
+class DeviceSpace:
+    """Arrays with ``__cuda_array_interface__``; results are Numba device arrays unless a library does better."""
+
+    name = "CUDA"
+
+    def __init__(self, ordinal: int, stream: int = 0) -> None:
+        self.ordinal, self.stream = ordinal, stream
+        self.device = f"cuda:{ordinal}"
+
+    @functools.cached_property
+    def backend(self) -> Any:
+        """The object that allocates and computes."""
+        from fastloss.cuda.backend import Backend
+
+        return Backend(self)
+
+    def owns(self, array: Any) -> bool:
+        """Return whether the library made the array."""
+        return hasattr(array, "__cuda_ndarray__")
+
+    def view(self, array: Any, name: str) -> DeviceArray:
+        """Return the view that kernels read."""
+        if type(array) is DeviceArray:
+            return array
+        return self._interface_view(array, name, False)
+
+    def output(self, array: Any, name: str) -> DeviceArray:
+        """Return the view of an array that the user wants written."""
+        if not self.owns(array):
+            raise TypeError(f"{name} must be a {self.name} array like the input, got {type(array).__name__}")
+        return self._interface_view(array, name, True)
+
+    def allocate(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
+        """Return the view of a new array of the library."""
+        from fastloss.cuda.target import cuda
+
+        with self.backend.activated():
+            array = cuda.device_array(shape, np.float16 if dtype == F16_BITS else dtype)
+        return self._described(array, shape, dtype)
+
+    def wrap(self, view: DeviceArray, like: Any) -> Any:
+        """Return an output view as an array of this library."""
+        owner = view.owner
+        return owner if tuple(owner.shape) == view.shape else owner.reshape(view.shape)
+
+    def scalar(self, value: Any, dtype: Any) -> Any:
+        """Return a reduced value: float64 for float64 input, else float32."""
+        if type(value) is not DeviceArray:
+            number = value
+            value = self.backend.scalar(dtype)
+            self.backend.fill(value, number)
+        return value.owner
+
+    def converted(self, array: Any, dtype: Any) -> Any:
+        """Return a copy in another dtype of the library."""
+        if hasattr(array, "astype"):
+            return array.astype(dtype)
+        raise TypeError(f"a {self.name} array cannot be converted to {dtype}; convert it first")
+
+    def current_stream(self) -> int:
+        """Return the address of the stream that the library's caller works on, 0 for the default one."""
+        return self.stream
+
+    def _described(self, array: Any, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
+        """Return the view of a new contiguous array."""
+        interface = _interface(array)
+        return DeviceArray(interface["data"][0], shape, dtype, array)
+
+    def _interface_view(self, array: Any, name: str, written: bool) -> DeviceArray:
+        interface = _interface(array)
+        if interface is None:
+            return self._imported(array, name, written)
+        dtype = _kernel_dtype(interface["typestr"], getattr(array, "dtype", None))
+        if dtype is None:
+            raise TypeError(f"{name}: dtype {getattr(array, 'dtype', interface['typestr'])} is not supported")
+        if dtype.kind in "iu" and dtype.itemsize == 2 and np.dtype(interface["typestr"]).kind in "iu":
+            if not (hasattr(array, "astype") and not written):
+                raise TypeError(f"{name}: 16-bit integers are not supported here; convert to 32 bits first")
+            return self._interface_view(array.astype(np.int32), name, written)
+        pointer, read_only = interface["data"]
+        if written and read_only:
+            raise ValueError(f"{name} is read-only")
+        shape, strides = tuple(interface["shape"]), interface.get("strides")
+        return _aligned(DeviceArray(pointer or 0, shape, dtype, array, strides and tuple(strides)), name)
+
+    def _imported(self, array: Any, name: str, written: bool) -> DeviceArray:
+        """Return the view of an array that has nothing but DLPack, through the library of this space."""
+        module = sys.modules.get(self.name.lower())
+        if written or module is None or not hasattr(array, "__dlpack__"):
+            raise TypeError(f"{name} must be a {self.name} array, got {type(array).__name__}")
+        return self.view(module.from_dlpack(array), name)
+
+
+class CupySpace(DeviceSpace):
+    """CuPy arrays."""
+
+    name = "CuPy"
+
+    def owns(self, array: Any) -> bool:  # noqa: D102
+        return isinstance(array, sys.modules["cupy"].ndarray)
+
+    def allocate(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:  # noqa: D102
+        cupy = sys.modules["cupy"]
+        kind = {F16_BITS: np.float16, BF16_BITS: "bfloat16"}.get(dtype, dtype)
+        with cupy.cuda.Device(self.ordinal):
+            array = cupy.empty(shape, kind)
+        return DeviceArray(array.data.ptr, shape, dtype, array)
+
+    def current_stream(self) -> int:  # noqa: D102
+        return int(sys.modules["cupy"].cuda.get_current_stream().ptr)
+
+
+class TorchSpace(DeviceSpace):
+    """torch tensors in CUDA memory."""
+
+    name = "torch"
+
+    def owns(self, array: Any) -> bool:  # noqa: D102
+        return isinstance(array, sys.modules["torch"].Tensor)
+
+    def view(self, array: Any, name: str) -> DeviceArray:  # noqa: D102
+        if not isinstance(array, sys.modules["torch"].Tensor):
+            return super().view(array, name)
+        kind = str(array.dtype).removeprefix("torch.")
+        if kind in ("int16", "uint16"):
+            return self.view(array.to(sys.modules["torch"].int32), name)
+        dtype = _TORCH_VIEWS.get(kind)
+        if dtype is None:
+            raise TypeError(f"{name}: a torch tensor of dtype {array.dtype} is not supported")
+        size = dtype.itemsize
+        strides = tuple([step * size for step in array.stride()])
+        return DeviceArray(array.data_ptr(), tuple(array.shape), dtype, array, strides)
+
+    def output(self, array: Any, name: str) -> DeviceArray:  # noqa: D102
+        if not self.owns(array):
+            raise TypeError(f"{name} must be a torch tensor like the input, got {type(array).__name__}")
+        return self.view(array, name)
+
+    def allocate(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:  # noqa: D102
+        torch = sys.modules["torch"]
+        kind = getattr(torch, _TORCH_DTYPES.get(dtype) or dtype.name)
+        tensor = torch.empty(shape, dtype=kind, device=self.device)
+        return DeviceArray(tensor.data_ptr(), shape, dtype, tensor)
+
+    def converted(self, array: Any, dtype: Any) -> Any:  # noqa: D102
+        return array.to(dtype)
+
+    def current_stream(self) -> int:  # noqa: D102
+        return int(sys.modules["torch"].cuda.current_stream(self.ordinal).cuda_stream)
+
+
+def space_of_device_array(array: Any) -> DeviceSpace:
+    """Return the space of an array in CUDA memory."""
+    if _is_instance(array, "torch", "Tensor"):
+        return _space(TorchSpace, array.device.index)
+    if _is_instance(array, "cupy", "ndarray"):
+        return _space(CupySpace, array.device.id)
+    interface = _interface(array)
+    if interface is None:
+        return _dlpack_space(int(array.__dlpack_device__()[1]), type(array).__name__)
+    # Work goes to the stream on which the array was made, if it names one.
+    return _space(DeviceSpace, _ordinal_of(interface["data"][0]), interface.get("stream") or 0)
+
+
+def _dlpack_space(ordinal: int, name: str) -> DeviceSpace:
+    """Return the space of a library that is loaded and can import an array through DLPack."""
+    if "cupy" in sys.modules:
+        return _space(CupySpace, ordinal)
+    if "torch" in sys.modules:
+        return _space(TorchSpace, ordinal)
+    raise TypeError(f"a {name} is read through DLPack, which needs CuPy or torch imported")
+
+
+@functools.cache
+def _space(kind: type[DeviceSpace], ordinal: int, stream: int = 0) -> DeviceSpace:
+    return kind(ordinal, stream)
+
+
+def _is_instance(array: Any, module: str, name: str) -> bool:
+    kind = getattr(sys.modules.get(module), name, None)
+    return isinstance(kind, type) and isinstance(array, kind)
+
+
+def _ordinal_of(pointer: int) -> int:
+    """Return the device on which an address lies."""
+    from fastloss.cuda.target import device_of_address
+
+    return device_of_address(pointer)
+
+
+def _interface(array: Any) -> Any:
+    """Return the array's interface; that of the simulator's arrays, which have none, is the host's."""
+    interface = getattr(array, "__cuda_array_interface__", None)
+    if interface is None and hasattr(array, "__cuda_ndarray__"):
+        interface = getattr(array, "__array_interface__", None)
+    return interface
+
+
+def _kernel_dtype(typestr: str, dtype: Any) -> Any:
+    """Return the dtype of the view, None if kernels do not read such elements."""
+    if getattr(dtype, "name", "") == "bfloat16":
+        return BF16_BITS
+    kind = np.dtype(typestr)
+    if not kind.isnative:
+        return None
+    if kind == np.float16:
+        return F16_BITS
+    if kind == np.bool_:
+        return np.dtype(np.uint8)
+    if kind == F32 or kind == F64:  # noqa: SIM109 (a tuple compares slower)
+        return F32 if kind == F32 else F64
+    return kind if kind.kind in "iu" else None
+
+
+def _aligned(view: DeviceArray, name: str) -> DeviceArray:
+    """Return the view if kernels can read it in place."""
+    size = view.itemsize
+    if view.pointer % size or any(step % size for step in view.strides):
+        raise ValueError(f"{name}: elements must lie at multiples of their size, got strides {view.strides}")
+    return view

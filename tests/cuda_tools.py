@@ -1,0 +1,204 @@
+"""Offline compilation of CUDA kernels: NVVM to PTX, nvJitLink to machine code, both without a device."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import warnings
+from typing import Any, NamedTuple
+
+
+class FakeDevice:
+    """What the compiler of device functions asks of the current device."""
+
+    def __init__(self, capability: tuple[int, int]) -> None:
+        self.compute_capability = capability
+
+
+@contextlib.contextmanager
+def offline(capability: tuple[int, int]):
+    """Have the compiler believe that a device of this capability is there."""
+    from numba.cuda import dispatcher
+
+    before = dispatcher.get_current_device
+    dispatcher.get_current_device = lambda: FakeDevice(capability)
+    try:
+        yield
+    finally:
+        dispatcher.get_current_device = before
+
+
+class Assembled(NamedTuple):
+    """What the assembler reports of a kernel."""
+
+    ptx: str
+    registers: int
+    stack: int
+    spills: int
+
+
+def compile_ptx(body: Any, signature: Any, capability: tuple[int, int]) -> str:
+    from numba import cuda
+
+    with offline(capability), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return cuda.compile_ptx(body, signature, cc=capability)[0]
+
+
+def assemble(ptx: str, capability: tuple[int, int]) -> Assembled:
+    from cuda.bindings import nvjitlink
+
+    arch = f"-arch=sm_{capability[0]}{capability[1]}"
+    handle = nvjitlink.create(2, [arch, "-Xptxas=-v"])
+    data = ptx.encode() + b"\0"
+    try:
+        nvjitlink.add_data(handle, nvjitlink.InputType.PTX, data, len(data), "kernel.ptx")
+        nvjitlink.complete(handle)
+        log = bytearray(nvjitlink.get_info_log_size(handle))
+        nvjitlink.get_info_log(handle, log)
+    finally:
+        nvjitlink.destroy(handle)
+    report = log.decode(errors="replace")
+    registers = [int(n) for n in re.findall(r"Used (\d+) registers", report)]
+    stack = [int(n) for n in re.findall(r"(\d+) bytes stack frame", report)]
+    spills = [int(n) for n in re.findall(r"(\d+) bytes spill", report)]
+    assert registers, report
+    return Assembled(ptx, max(registers), max(stack, default=0), max(spills, default=0))
+
+
+# -- which kernels the losses launch, without a device -------------------------------------------------------------
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+_VIEWS = {"float16": "int16", "bfloat16": "uint16"}
+FAMILIES = ("elementwise", "rowwise", "rowmap", "pairwise")
+
+
+class Launch(NamedTuple):
+    """A kernel, the dtype it computes in, and the arguments it was launched with."""
+
+    kernel: Any
+    real: Any
+    args: tuple[Any, ...]
+
+    @property
+    def signature(self) -> Any:
+        return self.kernel.signature(self.real, self.args)
+
+    @property
+    def name(self) -> str:
+        """The kernel's name without the fingerprint of the sources."""
+        return self.kernel.name
+
+
+class PretendSpace:
+    """Device memory that nobody has: addresses are handed out and never used."""
+
+    name = "pretend"
+    device = "cuda:0"
+    ordinal = 0
+    stream = 0
+
+    def __init__(self) -> None:
+        from fastloss.cuda.backend import Backend
+
+        self.backend = Backend(self)
+        self.backend.activated = contextlib.nullcontext
+        self.next = 1 << 40
+
+    def array(self, shape: tuple[int, ...], dtype: str, offset: int = 0) -> Any:
+        import numpy as np
+
+        view = self.allocate(shape, np.dtype(_VIEWS.get(dtype, dtype)))
+        view.pointer += offset * view.itemsize
+        return view
+
+    def allocate(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        from fastloss.cuda.arrays import DeviceArray
+
+        view = DeviceArray(self.next, shape, dtype, "pretended")
+        self.next += -(-view.size * view.itemsize // 512) * 512 + 512
+        return view
+
+    def view(self, array: Any, name: str) -> Any:
+        return array
+
+    output = view
+
+    def wrap(self, view: Any, like: Any) -> Any:
+        return view
+
+    def scalar(self, value: Any, dtype: Any) -> Any:
+        return value
+
+    def current_stream(self) -> int:
+        return 0
+
+
+@contextlib.contextmanager
+def recorded(space: PretendSpace):
+    """Have every launch recorded in the list that this gives, instead of done."""
+    import fastloss as fl
+    from fastloss import _call, _rows
+    from fastloss.cuda import target
+
+    launches: list[Launch] = []
+    before = target.Kernel.launch, _call.space_of
+
+    def launch(kernel: Any, device: Any, blocks: int, real: Any, *args: Any) -> None:
+        launches.append(Launch(kernel, real, args))
+
+    target.Kernel.launch = launch
+    _call.space_of = _rows.space_of = lambda arrays, names: space
+    try:
+        with fl.config(check_indices=False):
+            yield launches
+    finally:
+        target.Kernel.launch, _call.space_of = before
+        _rows.space_of = before[1]
+
+
+def arguments(
+    record: Any,
+    space: PretendSpace,
+    dtype: str,
+    shape: tuple[int, ...] = (8, 64),
+    offset: int = 0,
+    optional: bool = False,
+) -> dict[str, Any]:
+    """Return pretended arrays for the array arguments of a loss, and the options that it requires."""
+    import inspect
+
+    given: dict[str, Any] = {}
+    indexed = record.family == "rowwise" and record.domains.get("target") in ("class", "classes")
+    rows = shape[:1] + shape[2:]
+    for name, parameter in inspect.signature(record.describe).parameters.items():
+        kind = str(parameter.annotation)
+        if "Array" in kind and (parameter.default is inspect.Parameter.empty or optional):
+            if name == "target" and indexed:
+                given[name] = space.array(rows if record.domains["target"] == "class" else shape, "int64")
+            elif name == "target" and record.family == "pairwise":
+                given[name] = space.array(shape[:-1], dtype)
+            elif name == "weight" and record.family == "rowwise":
+                given[name] = space.array(shape[1:2], dtype)
+            else:
+                given[name] = space.array(shape, dtype, offset)
+        elif parameter.default is inspect.Parameter.empty:
+            given[name] = 1  # the axis of softmax and its like
+    return given
+
+
+def launches_of(
+    record: Any, dtype: str, *, transform: str = "value_and_grad", reduction: str | None = None, wrt: Any = None,
+    options: dict[str, Any] | None = None, **kwargs: Any,
+) -> list[Launch]:  # fmt: skip
+    """Return the launches of one call of a loss, in any transform, on pretended arrays."""
+    import fastloss as fl
+
+    space = PretendSpace()
+    given = arguments(record, space, dtype, **kwargs) | (options or {})
+    if reduction is not None and "reduction" in record.options:
+        given["reduction"] = reduction
+    function = getattr(fl, transform)
+    with recorded(space) as launches:
+        (function(record.function, wrt) if wrt else function(record.function))(**given)
+    return launches
