@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
+import pytest
 import reference
 
 import fastloss as fl
@@ -57,7 +58,7 @@ class Case(NamedTuple):
         made = {}
         for name, spec in self.arrays.items():
             kind, shape = spec if _has_kind(spec) else (domains.get(name, "real"), spec)
-            array = KINDS[kind](rng, shape, made, self.options)
+            array = np.asarray(KINDS[kind](rng, shape, made, self.options))
             made[name] = array.astype(DTYPES[dtype]) if array.dtype.kind == "f" else array
         return made
 
@@ -114,17 +115,17 @@ def _label_lists(rng, shape, made, options):
 
 # Moderate numbers: bounds and infinities have tests of their own.
 KINDS = {
-    "real": lambda rng, shape, made, options: np.asarray(rng.normal(size=shape) * 1.5),
-    "positive": lambda rng, shape, made, options: np.asarray(rng.uniform(0.25, 3, shape)),
-    "count": lambda rng, shape, made, options: np.asarray(rng.uniform(1.25, 6, shape)),
-    "probability": lambda rng, shape, made, options: np.asarray(rng.uniform(0.05, 0.95, shape)),
+    "real": lambda rng, shape, made, options: rng.normal(size=shape) * 1.5,
+    "positive": lambda rng, shape, made, options: rng.uniform(0.25, 3, shape),
+    "count": lambda rng, shape, made, options: rng.uniform(1.25, 6, shape),
+    "probability": lambda rng, shape, made, options: rng.uniform(0.05, 0.95, shape),
     "log_probability": lambda rng, shape, made, options: np.log(rng.uniform(0.05, 0.95, shape)),
-    "sign": lambda rng, shape, made, options: np.asarray(rng.choice([-1.0, 1.0], shape)),
-    "binary": lambda rng, shape, made, options: np.asarray(rng.choice([0.0, 1.0], shape)),
+    "sign": lambda rng, shape, made, options: rng.choice([-1.0, 1.0], shape),
+    "binary": lambda rng, shape, made, options: rng.choice([0.0, 1.0], shape),
     "class": _labels,
     "class_probability": _probabilities,
     "class_list": _label_lists,
-    "index": lambda rng, shape, made, options: np.asarray(rng.integers(1, 4, size=shape)),
+    "index": lambda rng, shape, made, options: rng.integers(1, 4, size=shape),
     "log_softmax": lambda rng, shape, made, options: reference.log_softmax(rng.normal(size=shape), dim=-1),
 }
 
@@ -263,8 +264,15 @@ CASES = [
 ACTIVE = [case for case in CASES if case.loss in LOSSES]
 # The plainest case of every registered loss.
 PLAIN = list({case.loss: case for case in reversed(ACTIVE)}.values())[::-1]
+# Row kernels take a second each to compile: those of the further cases run in the narrow types only with `slow`.
+HEAVY = [case for case in ACTIVE if case.record.family in ("rowwise", "rowmap") and case not in PLAIN]
 # Losses with no case here: their arguments are not arrays alone, and they have tests of their own.
 ELSEWHERE = frozenset({"adaptive_log_softmax_with_loss", "l1_penalty", "l2_penalty"})
+
+
+def marked(cases):
+    """Return the cases as parameters, the heavy ones marked as slow."""
+    return [pytest.param(case, marks=pytest.mark.slow if case in HEAVY else (), id=str(case)) for case in cases]
 
 
 def positional(case):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from cases import ACTIVE, DTYPES, PLAIN, assert_close
+from cases import ACTIVE, DTYPES, PLAIN, assert_close, marked
 
 import fastloss as fl
 from fastloss._registry import LOSSES
@@ -50,12 +50,17 @@ def test_gradient_against_differences(case):
             assert_close(gradient, differences(scalar, arrays[name]), factor=1e4)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("case", ACTIVE, ids=str)
+NARROW = [
+    pytest.param(*param.values, dtype, marks=param.marks, id=f"{param.id}-{dtype}")
+    for cases, dtypes in ((ACTIVE, ["float32"]), (PLAIN, ["float16", "bfloat16"]))
+    for param in marked(cases)
+    for dtype in dtypes
+]
+
+
+@pytest.mark.parametrize(("case", "dtype"), NARROW)
 def test_gradient_of_narrow_types(case, dtype):
     """The reference is the float64 gradient at the rounded arguments."""
-    if dtype != "float32" and case not in PLAIN:
-        pytest.skip("half types: the plainest case of each loss")
     arrays = case.make(dtype)
     names = case.wrt(arrays)
     wide = {name: array if array.dtype.kind in "iu" else array.astype(float) for name, array in arrays.items()}
@@ -69,7 +74,7 @@ def test_gradient_of_narrow_types(case, dtype):
         assert_close(gradient, exact, dtype)
 
 
-@pytest.mark.parametrize("case", CURVED, ids=str)
+@pytest.mark.parametrize("case", marked(CURVED))
 def test_second_derivative_against_differences(case):
     arrays = case.make()
     name = case.record.wrt[0]
@@ -131,7 +136,8 @@ def test_grad_is_the_gradient_of_value_and_grad(case):
         assert len(gradient) == len(expected) == len(default)
         for one, other in zip(gradient, expected, strict=True):
             np.testing.assert_array_equal(one, other)
-        np.testing.assert_array_equal(value, case.call(arrays, **reduction))
+        # Not the same bits: a loop that also writes gradients may add in another order.
+        assert_close(value, case.call(arrays, **reduction))
 
 
 @pytest.mark.parametrize("case", PLAIN, ids=str)
