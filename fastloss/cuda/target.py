@@ -169,7 +169,7 @@ def _key(argument: Any) -> Any:
 
 
 def _quiet(body: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a kernel for the simulator that gives NaN and infinity without a warning; every thread has its own mode."""
+    """Return a kernel for the simulator that gives NaN and infinity without a warning, in each of its threads."""
 
     def quiet(*args: Any) -> None:
         with np.errstate(all="ignore"):
