@@ -171,14 +171,16 @@ def _space(array: Any) -> Any:
     """Return the space of one array."""
     if isinstance(array, np.ndarray | np.generic | int | float | list | tuple):
         return NUMPY
+    on_device = False
     if _is_instance(array, "torch", "Tensor"):
         kind = array.device.type
         if kind == "cpu":
             return _spaces.setdefault("torch", TorchSpace())
         if kind != "cuda":
             raise TypeError(f"a torch tensor on {array.device} is not supported; call .cpu() first")
+        on_device = True  # not to be asked for its interface, which raises for bfloat16 and where a gradient is required
     # __cuda_ndarray__ marks Numba's device arrays, those of its simulator too.
-    exported = hasattr(array, "__cuda_array_interface__") or hasattr(array, "__cuda_ndarray__")
+    exported = on_device or hasattr(array, "__cuda_array_interface__") or hasattr(array, "__cuda_ndarray__")
     if exported or _dlpack_device(array) in (2, 13):
         from fastloss.cuda.spaces import space_of_device_array
 

@@ -202,3 +202,86 @@ def launches_of(
     with recorded(space) as launches:
         (function(record.function, wrt) if wrt else function(record.function))(**given)
     return launches
+
+
+# -- arguments with numbers in them ----------------------------------------------------------------------------------
+
+_KINDS = {
+    "real": lambda rng, shape: rng.normal(size=shape),
+    "positive": lambda rng, shape: rng.uniform(0.3, 2.0, shape),
+    "count": lambda rng, shape: rng.uniform(1.5, 5.0, shape),
+    "probability": lambda rng, shape: rng.uniform(0.1, 0.9, shape),
+    "class_probability": lambda rng, shape: rng.uniform(0.1, 0.9, shape),
+    "log_probability": lambda rng, shape: -rng.uniform(0.1, 2.0, shape),
+    "sign": lambda rng, shape: rng.choice([-1.0, 1.0], shape),
+    "binary": lambda rng, shape: rng.choice([0.0, 1.0], shape),
+}
+
+
+def numpy_dtype(name: str) -> Any:
+    import ml_dtypes
+    import numpy as np
+
+    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+
+
+def sample(record: Any, dtype: str, shape: tuple[int, ...] = (5, 7), *, optional: bool = False, seed: int = 0) -> Any:
+    """Return NumPy arguments of a loss; class indices hold an ignored one where the loss knows of that."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    made: dict[str, Any] = {}
+    for name, like in arguments(record, PretendSpace(), "float32", shape, optional=optional).items():
+        if isinstance(like, int):
+            made[name] = like
+            continue
+        kind = record.domains.get(name, "sign" if record.family == "pairwise" and name == "target" else "real")
+        kind = "positive" if name in ("weight", "pos_weight", "var") else kind
+        if like.dtype.kind == "i" and like.dtype.itemsize == 8:
+            classes = shape[0] if len(shape) == 1 else shape[1]
+            labels = rng.integers(0, classes, like.shape)
+            if "ignore_index" in record.options and labels.size > 2:
+                labels.reshape(-1)[1] = -100
+            if like.shape == shape:  # a list of classes in each row
+                labels = np.stack([rng.permutation(classes) for _ in range(shape[0])])
+                labels[:, classes // 2] = -1
+            made[name] = labels
+        else:
+            made[name] = np.asarray(_KINDS[kind](rng, like.shape)).astype(numpy_dtype(dtype))
+    return made
+
+
+def differentiable(record: Any, given: dict[str, Any]) -> tuple[str, ...]:
+    """Return the arguments that can be differentiated with these arrays."""
+    hard = record.family == "rowwise" and "target" in given and given["target"].dtype.kind == "i"
+    names = ("input",) if hard else tuple(name for name in record.differentiable if name in given)
+    return tuple(name for name in names if not isinstance(given[name], int))
+
+
+TOLERANCE = {"float64": 1e-12, "float32": 3e-6, "float16": 2e-3, "bfloat16": 1.6e-2}
+
+
+def assert_like(found: Any, expected: Any, dtype: str) -> None:
+    """Compare results that may be nested tuples; `found` has been brought to the host."""
+    import numpy as np
+
+    if isinstance(expected, tuple):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_like(one, other, dtype)
+        return
+    assert tuple(found.shape) == tuple(expected.shape)
+    tolerance = TOLERANCE[dtype]
+    expected = np.asarray(expected).astype(np.float64)
+    finite = expected[np.isfinite(expected)]
+    scale = float(np.abs(finite).max()) if finite.size else 1.0
+    np.testing.assert_allclose(
+        np.asarray(found).astype(np.float64), expected, tolerance, tolerance * (scale if 1e-6 < scale < 1 else 1.0)
+    )
+
+
+def mapped(function: Any, results: Any) -> Any:
+    """Apply a function to every array in nested tuples."""
+    if isinstance(results, tuple):
+        return tuple(mapped(function, one) for one in results)
+    return function(results)

@@ -16,11 +16,11 @@ from fastloss.cuda.grid import added, over, thread
 from fastloss.cuda.target import SIMULATED, Kernel, jitable
 
 # Threads of a block. The simulator runs a Python thread for each.
-THREADS = 16 if SIMULATED else 256
+THREADS = 8 if SIMULATED else 256
 
 # Blocks of a launch at most: a constant, so that results do not depend on the size of the device. Eight blocks of 256
 # threads on each of 132 multiprocessors are 1056.
-MAX_BLOCKS = 4 if SIMULATED else 2048
+MAX_BLOCKS = 3 if SIMULATED else 2048
 
 F64 = np.dtype(np.float64)
 

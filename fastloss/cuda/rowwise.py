@@ -38,7 +38,7 @@ from fastloss.cuda.views import real_of
 from fastloss.losses.scalars import exp_nonpositive, log
 
 # Threads of a group, and the packs of a row up to which a group is that small. Beyond the last, a block has the row.
-GROUPS = ((1, 2), (2, 6), (4, 12)) if SIMULATED else ((1, 4), (8, 32), (32, 1024))
+GROUPS = ((1, 2), (4, 12)) if SIMULATED else ((1, 4), (8, 32), (32, 1024))
 
 I64 = np.dtype(np.int64)
 

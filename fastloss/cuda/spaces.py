@@ -36,8 +36,12 @@ class DeviceSpace:
     @functools.cached_property
     def backend(self) -> Any:
         """The object that allocates and computes."""
-        from fastloss.cuda.backend import Backend
-
+        try:
+            from fastloss.cuda.backend import Backend
+        except ImportError as error:
+            raise ImportError(
+                f"arrays on {self.device} need numba-cuda: install fastloss[cuda13] or [cuda12] ({error})"
+            ) from error
         return Backend(self)
 
     def owns(self, array: Any) -> bool:
@@ -61,7 +65,7 @@ class DeviceSpace:
         from fastloss.cuda.target import cuda
 
         with self.backend.activated():
-            array = cuda.device_array(shape, np.float16 if dtype == F16_BITS else dtype)
+            array = cuda.device_array(shape, _numpy_dtype(dtype))
         return self._described(array, shape, dtype)
 
     def wrap(self, view: DeviceArray, like: Any) -> Any:
@@ -236,6 +240,13 @@ def _kernel_dtype(typestr: str, dtype: Any) -> Any:
     if kind == F32 or kind == F64:  # noqa: SIM109 (a tuple compares slower)
         return F32 if kind == F32 else F64
     return kind if kind.kind in "iu" else None
+
+
+def _numpy_dtype(dtype: Any) -> Any:
+    """Return the NumPy dtype of a view's dtype; bits, where nobody has loaded ml_dtypes and its bfloat16."""
+    if dtype == BF16_BITS:
+        return np.dtype(getattr(sys.modules.get("ml_dtypes"), "bfloat16", BF16_BITS))
+    return np.dtype(np.float16) if dtype == F16_BITS else dtype
 
 
 def _aligned(view: DeviceArray, name: str) -> DeviceArray:

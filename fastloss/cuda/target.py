@@ -120,9 +120,8 @@ class Kernel:
     def launch(self, device: Any, blocks: int, real: Any, *args: Any) -> None:
         """Launch on the stream of `device`. Numbers in `args` are converted to the dtype `real`."""
         if SIMULATED:
-            kernel = self._compiled.setdefault("simulated", cuda.jit(self.body))
-            with np.errstate(all="ignore"):
-                kernel[blocks, self.threads](*[_simulated(argument, real.type) for argument in args])
+            kernel = self._compiled.setdefault("simulated", cuda.jit(_quiet(self.body)))
+            kernel[blocks, self.threads](*[_simulated(argument, real.type) for argument in args])
             return
         with device.activated():
             key = (real, *[_key(argument) for argument in args])
@@ -167,6 +166,16 @@ def _key(argument: Any) -> Any:
     if kind is DeviceArray:
         return argument.dtype
     return tuple([_key(entry) for entry in argument]) if kind is tuple else kind
+
+
+def _quiet(body: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a kernel for the simulator that gives NaN and infinity without a warning, in each of its threads."""
+
+    def quiet(*args: Any) -> None:
+        with np.errstate(all="ignore"):
+            body(*args)
+
+    return quiet
 
 
 def _plain(argument: Any) -> Any:

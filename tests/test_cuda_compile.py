@@ -1,0 +1,202 @@
+"""Every CUDA kernel goes through NVVM and the assembler, without a device.
+
+The losses run on pretended arrays (cuda_tools.py) and every launch is recorded: what is compiled is what a device
+would get.
+"""
+
+import functools
+import inspect
+import itertools
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+import fastloss as fl
+from fastloss._registry import LOSSES
+
+if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
+    pytest.skip("the simulator compiles nothing", allow_module_level=True)
+pytest.importorskip("numba.cuda.extending", reason="numba-cuda is not installed")
+pytest.importorskip("cuda.bindings.nvjitlink", reason="nvJitLink is not installed (numba-cuda[cu13])")
+
+import cuda_tools
+
+pytestmark = pytest.mark.slow
+
+HOPPER = (9, 0)
+OTHERS = ((8, 0), (10, 0))
+NAMES = [name for name, record in LOSSES.items() if record.family in cuda_tools.FAMILIES]
+REPRESENTATIVE = ["mse_loss", "binary_cross_entropy_with_logits", "cross_entropy", "softmax", "triplet_margin_loss"]
+
+# Registers of every kernel when it was last looked at; a kernel may grow by SLACK before the test fails. To renew the
+# table: FASTLOSS_WRITE_REGISTERS=1 pytest tests/test_cuda_compile.py
+TABLE = Path(__file__).with_name("cuda_registers.json")
+SLACK = 4
+WRITING = bool(os.environ.get("FASTLOSS_WRITE_REGISTERS"))
+
+# A block of 256 threads must fit a multiprocessor's 65536 registers, more than once.
+MOST_REGISTERS = 128
+
+
+@functools.cache
+def _assembled(body, signature, capability):
+    return cuda_tools.assemble(cuda_tools.compile_ptx(body, signature, capability), capability)
+
+
+def assembled(launch, capability=HOPPER):
+    return _assembled(launch.kernel.body, launch.signature, capability)
+
+
+def check(launch, capability=HOPPER):
+    """Compile and assemble the kernel of a launch; check what can be seen of its machine code."""
+    result = assembled(launch, capability)
+    assert result.stack == 0, f"{launch.name}: {result.stack} bytes of local memory"
+    assert result.spills == 0, f"{launch.name}: spills {result.spills} bytes"
+    assert result.registers <= MOST_REGISTERS, launch.name
+    assert ".local" not in result.ptx, launch.name
+    if launch.name != "combine" and str(launch.real) == "float32":
+        doubles = re.findall(r"\s(\S+\.f64\S*)", result.ptx)
+        assert not doubles, f"{launch.name}: double precision {set(doubles)}"
+    width = re.match(r"elementwise_.*_([248])$|(?:rowwise|pairwise)_\d+x([248])_", launch.name)
+    if width:
+        assert re.search(r"ld\.global\S*\.(v4\.[bfu]32|v2\.[bfu]64)", result.ptx), f"{launch.name}: no 128-bit loads"
+    # Places in an array are computed in 64 bits. The only 32-bit products are those of the short way through a 64-bit
+    # division, whose operands have been found to be small.
+    lines = result.ptx.splitlines()
+    for before, line in itertools.pairwise(lines):
+        if re.search(r"(mul|mad)\.lo\.[su]32", line):
+            assert "div.u32" in before, f"{launch.name}: {line.strip()}"
+    return result
+
+
+@functools.cache
+def table():
+    return json.loads(TABLE.read_text()) if TABLE.exists() else {}
+
+
+def compare_registers(key, registers):
+    known = table()
+    if WRITING:
+        known[key] = registers
+        TABLE.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
+        return
+    assert key in known, f"{key} uses {registers} registers and is not in {TABLE.name}"
+    assert registers <= known[key] + SLACK, f"{key}: {registers} registers, {known[key]} before"
+
+
+@pytest.mark.parametrize("dtype", cuda_tools.DTYPES)
+@pytest.mark.parametrize("name", NAMES)
+def test_value_and_gradient(name, dtype):
+    launches = cuda_tools.launches_of(LOSSES[name], dtype)
+    assert launches
+    for launch in launches:
+        result = check(launch)
+        compare_registers(f"{launch.name} {dtype}", result.registers)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("capability", OTHERS)
+@pytest.mark.parametrize("name", REPRESENTATIVE)
+def test_other_architectures(name, capability, dtype):
+    for launch in cuda_tools.launches_of(LOSSES[name], dtype):
+        check(launch, capability)
+
+
+def _other_options():
+    """Give (loss, option, value) for every value of an option that may choose another kernel."""
+    for name in NAMES:
+        signature = inspect.signature(LOSSES[name].describe)
+        for option, domain in LOSSES[name].options.items():
+            if option not in ("reduction", "ignore_index"):
+                default = signature.parameters[option].default
+                yield from ((name, option, value) for value in domain.examples if value != default)
+
+
+@pytest.mark.parametrize(("name", "option", "value"), list(_other_options()))
+def test_options(name, option, value):
+    for launch in cuda_tools.launches_of(LOSSES[name], "float32", options={option: value}):
+        check(launch)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if "weight" in inspect.signature(LOSSES[name].describe).parameters]
+)
+def test_optional_arrays(name):
+    for launch in cuda_tools.launches_of(LOSSES[name], "bfloat16", optional=True, reduction="sum"):
+        check(launch)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if LOSSES[name].hessian == "exact"])
+def test_hessian(name):
+    for launch in cuda_tools.launches_of(LOSSES[name], "float32", transform="grad_and_hess", reduction="none"):
+        check(launch)
+
+
+@pytest.mark.parametrize("shape", [(8, 3), (8, 7), (8, 64), (8, 1000), (8, 1001), (8, 50257), (8, 128256), (4, 19, 33)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_row_lengths(shape, dtype):
+    for launch in cuda_tools.launches_of(LOSSES["cross_entropy"], dtype, shape=shape):
+        check(launch)
+
+
+def test_misaligned_arrays_are_read_element_by_element():
+    (kernel, _) = cuda_tools.launches_of(LOSSES["mse_loss"], "float32", offset=1)
+    assert kernel.name == "elementwise_mse_1"
+    assert "v4" not in check(kernel).ptx
+
+
+def test_strided_and_broadcast_operands():
+    space = cuda_tools.PretendSpace()
+    x = space.array((6, 5, 4), "float32")
+    x.strides = (80, 16, -4)
+    w = space.array((5, 1), "float32")
+    with cuda_tools.recorded(space) as launches:
+        fl.value_and_grad(fl.binary_cross_entropy_with_logits)(x, x, pos_weight=w)
+    assert launches[0].name.startswith("elementwise_strided")
+    for launch in launches:
+        check(launch)
+
+
+def test_memory_kernels():
+    space = cuda_tools.PretendSpace()
+    x = space.array((64, 32), "float32")
+    transposed = space.array((64, 32), "float32")
+    transposed.strides = (4, 256)
+    with cuda_tools.recorded(space) as launches:
+        space.backend.flat(transposed)
+        space.backend.zeros((8,), x.dtype)
+        space.backend.sum_to(x, (32,))
+    assert {launch.name for launch in launches} == {"copy", "fill", "sum_axis"}
+    for launch in launches:
+        check(launch)
+
+
+def test_offsets_are_64_bit():
+    """The compiler folds a constant offset beyond 2**32; the number that it arrives at is the exact one."""
+    from fastloss.cuda.access import store
+    from fastloss.cuda.elementwise import place_of
+    from fastloss.cuda.target import types
+
+    i, axes, strides = 5_000_000_011, (70_000, 50_000), (3_500_000_123, -70_001, 3)
+    expected = place_of(i, axes, strides)
+    assert expected == (i // 3_500_000_000) * strides[0] + (i % 3_500_000_000 // 50_000) * -70_001 + i % 50_000 * 3
+
+    def kernel(out):
+        store(out, 0, place_of(i, axes, strides))
+
+    ptx = cuda_tools.compile_ptx(kernel, types.void(types.CPointer(types.int64)), HOPPER)
+    assert re.search(rf"\b{expected}\b|{expected & (2**64 - 1)}\b", ptx)
+
+
+def test_row_offsets_are_64_bit():
+    """Rows beyond element 2**31: their offsets are computed from the row's number by 64-bit products."""
+    for shape in ((70_000, 50_000), (300_000, 3, 5_000)):
+        launch = next(
+            launch
+            for launch in cuda_tools.launches_of(LOSSES["cross_entropy"], "float32", shape=shape)
+            if launch.name.startswith("rowwise")
+        )
+        assert re.search(r"(mul|mad)\.lo\.s64", check(launch).ptx)

@@ -1,0 +1,245 @@
+"""Every CUDA kernel runs in Numba's simulator and agrees with the CPU.
+
+The simulator is a setting of the process. Without it this file holds one test, which runs the others in a process
+that has it. Blocks have 8 threads there, a row 1, 4 or 8: shapes as small as these cross all boundaries.
+"""
+
+import inspect
+import os
+import subprocess
+import sys
+
+import cuda_tools
+import numpy as np
+import pytest
+
+import fastloss as fl
+from fastloss._registry import LOSSES
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:shapes differ")]
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
+NAMES = [name for name, record in LOSSES.items() if record.family in cuda_tools.FAMILIES]
+in_simulator = pytest.mark.skipif(not SIMULATED, reason="run by test_in_the_simulator in a process of its own")
+
+
+@pytest.mark.skipif(SIMULATED, reason="the others are running")
+def test_in_the_simulator():
+    pytest.importorskip("numba.cuda.extending", reason="numba-cuda is not installed")
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__],
+        env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
+    assert " passed" in run.stdout
+
+
+def device(array):
+    """Return a device array, of any strides, with the numbers of a host array; other objects as they are."""
+    from numba import cuda
+
+    if not isinstance(array, np.ndarray):
+        return array
+    copied = cuda.to_device(np.ascontiguousarray(array))
+    copied._ary = array.copy(order="K") if array.flags.c_contiguous else array
+    return copied
+
+
+def host(array):
+    return array.copy_to_host()
+
+
+def compare(function, given, dtype, **options):
+    """Call a loss or a transform on the CPU and in the simulator."""
+    expected = function(**given, **options)
+    found = function(**{k: device(v) for k, v in given.items()}, **{k: device(v) for k, v in options.items()})
+    cuda_tools.assert_like(cuda_tools.mapped(host, found), expected, dtype)
+    return found
+
+
+@in_simulator
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", NAMES)
+def test_value_and_gradient(name, dtype):
+    record = LOSSES[name]
+    given = cuda_tools.sample(record, dtype)
+    compare(fl.value_and_grad(record.function, cuda_tools.differentiable(record, given)), given, dtype)
+
+
+@in_simulator
+@pytest.mark.parametrize("name", NAMES)
+def test_optional_arrays(name):
+    record = LOSSES[name]
+    given = cuda_tools.sample(record, "float64", (3, 5), optional=True)
+    compare(record.function, given, "float64")
+    compare(fl.value_and_grad(record.function, cuda_tools.differentiable(record, given)), given, "float64")
+
+
+@in_simulator
+@pytest.mark.parametrize("name", [name for name in NAMES if "reduction" in LOSSES[name].options])
+def test_reductions_and_upstream_gradients(name):
+    record = LOSSES[name]
+    given = cuda_tools.sample(record, "float64", (3, 4))
+    for reduction in record.options["reduction"].examples:
+        value = record.function(**given, reduction=reduction)
+        upstream = np.linspace(-1, 2, value.size).reshape(value.shape) if value.ndim else 3.0
+        compare(fl.value_and_grad(record.function), given, "float64", reduction=reduction, grad_output=upstream)
+
+
+def _options():
+    for name in NAMES:
+        signature = inspect.signature(LOSSES[name].describe)
+        for option, domain in LOSSES[name].options.items():
+            if option not in ("reduction", "ignore_index"):
+                default = signature.parameters[option].default
+                yield from ((name, option, value) for value in domain.examples if value != default)
+
+
+@in_simulator
+@pytest.mark.parametrize(("name", "option", "value"), list(_options()))
+def test_options(name, option, value):
+    given = cuda_tools.sample(LOSSES[name], "float64", (3, 4))
+    compare(fl.value_and_grad(LOSSES[name].function), given, "float64", **{option: value})
+
+
+@in_simulator
+@pytest.mark.parametrize("name", [name for name in NAMES if LOSSES[name].hessian])
+def test_hessian(name):
+    given = cuda_tools.sample(LOSSES[name], "float64", (3, 4))
+    compare(fl.grad_and_hess(LOSSES[name].function), given, "float64")
+
+
+@in_simulator
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("shape", [(7,), (40, 3), (5, 8), (3, 30), (2, 72), (3, 2, 11), (2, 3, 2, 2)])
+def test_row_shapes(shape, dtype):
+    record = LOSSES["cross_entropy"]
+    given = cuda_tools.sample(record, dtype, shape if len(shape) > 1 else (1, *shape))
+    if len(shape) == 1:
+        given = {"input": given["input"][0], "target": np.array(3)}
+    compare(fl.value_and_grad(record.function), given, dtype)
+    compare(fl.value_and_grad(record.function), given, dtype, label_smoothing=0.1)
+
+
+@in_simulator
+@pytest.mark.parametrize("columns", [1, 9, 40, 72])
+def test_vector_lengths(columns):
+    rng = np.random.default_rng(1)
+    given = {name: rng.normal(size=(5, columns)) for name in ("anchor", "positive", "negative")}
+    compare(fl.value_and_grad(fl.triplet_margin_loss), given, "float64")
+
+
+@in_simulator
+def test_class_probabilities():
+    rng = np.random.default_rng(2)
+    x, t, w = rng.normal(size=(4, 9)), rng.uniform(size=(4, 9)), rng.uniform(size=9)
+    transform = fl.value_and_grad(fl.cross_entropy, ("input", "target", "weight"))
+    compare(transform, {"input": x, "target": t, "weight": w}, "float64", label_smoothing=0.1)
+
+
+@in_simulator
+@pytest.mark.parametrize("size", [0, 1, 3, 8, 33, 350])
+def test_sizes(size):
+    rng = np.random.default_rng(3)
+    x, t = rng.normal(size=(2, size)).astype(np.float32)
+    compare(fl.value_and_grad(fl.mse_loss), {"input": x, "target": t}, "float32", reduction="sum")
+
+
+@in_simulator
+def test_layouts():
+    """Transposed, reversed, broadcast and four-dimensional operands are read in place."""
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(2, 3, 4, 3))
+    for a in (x.transpose(1, 0, 3, 2), x[:, ::2, ::-1, 1:], x[:, :, 0], x.T):
+        t = rng.normal(size=a.shape)
+        compare(fl.value_and_grad(fl.huber_loss), {"input": a, "target": t}, "float64")
+    t = rng.normal(size=(3, 1, 3))
+    compare(fl.value_and_grad(fl.kl_div, ("input", "target")), {"input": x, "target": np.abs(t)}, "float64")
+    y = rng.integers(0, 3, (2, 4, 3))
+    given = {"input": np.asfortranarray(x), "target": np.asfortranarray(y)}
+    compare(fl.value_and_grad(fl.cross_entropy), given, "float64")
+
+
+@in_simulator
+@pytest.mark.parametrize("name", ["cross_entropy", "nll_loss", "multi_margin_loss"])
+def test_class_indices_are_checked(name):
+    record = LOSSES[name]
+    given = cuda_tools.sample(record, "float64", (20, 4))
+    given["target"][17] = 4
+    given["target"][19] = -3
+    messages = []
+    for arrays in (given, {k: device(v) for k, v in given.items()}):
+        with pytest.raises(IndexError) as caught:
+            record.function(**arrays)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+    with fl.config(check_indices=False):
+        value, gradient = fl.value_and_grad(record.function)(
+            **{k: device(v) for k, v in given.items()}, reduction="none"
+        )
+    wrong = np.isin(np.arange(20), (17, 19))
+    assert np.array_equal(np.isnan(host(value)), wrong)
+    assert np.array_equal(np.isnan(host(gradient)).all(axis=1), wrong)
+    assert np.array_equal(np.isnan(host(gradient)).any(axis=1), wrong)
+
+
+@in_simulator
+def test_ignored_rows_have_no_gradient():
+    x = np.array([[np.nan, 1.0, 2.0], [0.5, 1.0, -1.0], [np.inf, 0.0, 0.0]])
+    y = np.array([-100, 2, -100])
+    for function in (fl.cross_entropy, fl.nll_loss):
+        value, gradient = fl.value_and_grad(function)(device(x), device(y))
+        assert np.isfinite(host(value))
+        assert not host(gradient)[[0, 2]].any()
+
+
+@in_simulator
+@pytest.mark.parametrize("name", ["mse_loss", "cross_entropy", "nll_loss", "triplet_margin_loss", "softmax"])
+def test_gradient_over_the_input(name):
+    record = LOSSES[name]
+    given = cuda_tools.sample(record, "float64", (5, 18))
+    wrt = next(iter(given))
+    expected = fl.grad(record.function, wrt)(**given)
+    arrays = {k: device(v) for k, v in given.items()}
+    found = fl.grad(record.function, wrt)(**arrays, grad_out=arrays[wrt])
+    assert found is arrays[wrt]
+    cuda_tools.assert_like(host(found), expected, "float64")
+
+
+@in_simulator
+def test_results_are_device_arrays():
+    x = device(np.ones((2, 3), np.float16))
+    value, gradient = fl.value_and_grad(fl.mse_loss)(x, x)
+    assert type(value) is type(gradient) is type(x)
+    assert value.shape == () and value.dtype == np.float32  # noqa: PT018
+    assert gradient.dtype == np.float16
+
+
+@in_simulator
+def test_host_and_device_arrays_do_not_mix():
+    x = np.ones((2, 3))
+    with pytest.raises(TypeError, match=r"input is a .* on cuda:0 and target is a NumPy array on the CPU"):
+        fl.mse_loss(device(x), x)
+    with pytest.raises(TypeError, match=r"input is a NumPy array on the CPU and target is a .* on cuda:0"):
+        fl.mse_loss(x, device(x))
+
+
+@in_simulator
+def test_places_beyond_32_bits():
+    """A stride so large that its products overflow 32 bits: the addresses are right all the same."""
+    from fastloss.cuda.access import load_or
+    from fastloss.cuda.elementwise import place_of
+    from fastloss.cuda.target import SimulatedPointer
+
+    seen = []
+
+    class Spy(SimulatedPointer):
+        def at(self, i):
+            seen.append(self.address + i * self.dtype.itemsize)
+            return np.zeros(1, self.dtype)
+
+    pointer = Spy(1 << 40, np.dtype(np.float32))
+    load_or(pointer, place_of(5, (2, 2), (3_000_000_000, 0, 7)), np.float32(0))
+    assert seen == [(1 << 40) + 4 * (3_000_000_000 + 7)]

@@ -1,0 +1,224 @@
+"""On a machine with a CUDA device: ``pytest -m gpu``.
+
+Results against the CPU for every loss and array library that is installed, streams, graphs, determinism.
+"""
+
+import inspect
+
+import cuda_tools
+import numpy as np
+import pytest
+
+import fastloss as fl
+from fastloss._registry import LOSSES
+
+NAMES = [name for name, record in LOSSES.items() if record.family in cuda_tools.FAMILIES]
+LIBRARIES = ["torch", "cupy", "numba"]
+
+
+def _device_is_there():
+    try:
+        from numba import cuda
+
+        return bool(cuda.is_available())
+    except ImportError:
+        return False
+
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:numba"),
+    pytest.mark.filterwarnings("ignore:shapes differ"),
+    pytest.mark.skipif(not _device_is_there(), reason="no CUDA device, or numba-cuda is not installed"),
+]
+
+
+class Library:
+    """How tests make arrays of a library and look at them."""
+
+    def __init__(self, name):
+        self.name = name
+        if name == "numba":
+            from numba import cuda
+
+            self.module = cuda
+            return
+        self.module = pytest.importorskip(name)
+        if name == "torch" and not self.module.cuda.is_available():
+            pytest.skip("torch has no CUDA device")
+
+    def device(self, array):
+        if not isinstance(array, np.ndarray):
+            return array
+        if self.name == "numba":
+            return self.module.to_device(array)
+        if self.name == "cupy":
+            return self.module.asarray(array)
+        if array.dtype.name == "bfloat16":
+            return self.module.from_numpy(array.view(np.int16)).view(self.module.bfloat16).cuda()
+        return self.module.from_numpy(np.ascontiguousarray(array)).cuda()
+
+    def host(self, array):
+        if self.name == "numba":
+            return array.copy_to_host()
+        if self.name == "cupy":
+            return array.get()
+        return (array.float() if array.dtype == self.module.bfloat16 else array).cpu().numpy()
+
+
+@pytest.fixture(params=LIBRARIES)
+def library(request):
+    return Library(request.param)
+
+
+def compare(library, function, given, dtype, **options):
+    expected = function(**given, **options)
+    found = function(
+        **{k: library.device(v) for k, v in given.items()}, **{k: library.device(v) for k, v in options.items()}
+    )
+    cuda_tools.assert_like(cuda_tools.mapped(library.host, found), expected, dtype)
+    return found
+
+
+@pytest.mark.parametrize("dtype", cuda_tools.DTYPES)
+@pytest.mark.parametrize("shape", [(5, 7), (64, 128)])
+@pytest.mark.parametrize("name", NAMES)
+def test_value_and_gradient(library, name, shape, dtype):
+    if dtype == "bfloat16" and library.name != "torch":
+        pytest.skip("only torch has bfloat16 on every version")
+    record = LOSSES[name]
+    for optional in (False, True):
+        given = cuda_tools.sample(record, dtype, shape, optional=optional)
+        wrt = cuda_tools.differentiable(record, given)
+        compare(library, fl.value_and_grad(record.function, wrt), given, dtype)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_options_reductions_and_curvature(name):
+    library = Library("numba")
+    record = LOSSES[name]
+    given = cuda_tools.sample(record, "float64", (6, 9))
+    signature = inspect.signature(record.describe)
+    for option, domain in record.options.items():
+        for value in domain.examples:
+            if option != "ignore_index" and value != signature.parameters[option].default:
+                compare(library, fl.value_and_grad(record.function), given, "float64", **{option: value})
+    if record.hessian:
+        compare(library, fl.grad_and_hess(record.function), given, "float64")
+
+
+@pytest.mark.parametrize("shape", [(3000, 3), (300, 40), (30, 1000), (7, 1001), (3, 50257), (2, 128256), (5, 19, 333)])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_row_lengths(library, shape, dtype):
+    given = cuda_tools.sample(LOSSES["cross_entropy"], dtype, shape)
+    compare(library, fl.value_and_grad(fl.cross_entropy), given, dtype)
+    compare(library, fl.value_and_grad(fl.cross_entropy), given, dtype, label_smoothing=0.1)
+
+
+def test_large_sums():
+    """Many blocks and turns of the loop."""
+    library = Library("numba")
+    rng = np.random.default_rng(0)
+    x, t = rng.normal(size=(2, 20_000_003)).astype(np.float32)
+    compare(library, fl.value_and_grad(fl.mse_loss), {"input": x, "target": t}, "float32")
+
+
+def test_strided_operands(library):
+    if library.name == "numba":
+        pytest.skip("numba device arrays cannot be transposed in general")
+    rng = np.random.default_rng(1)
+    x, t = rng.normal(size=(2, 40, 60))
+    expected = fl.value_and_grad(fl.huber_loss)(x.T[::2], t.T[::2])
+    on_device = [library.device(a).T[::2] for a in (x, t)]
+    found = fl.value_and_grad(fl.huber_loss)(*on_device)
+    cuda_tools.assert_like(cuda_tools.mapped(library.host, found), expected, "float64")
+
+
+def test_same_bits_from_run_to_run(library):
+    rng = np.random.default_rng(2)
+    x = library.device(rng.normal(size=(3000, 700)).astype(np.float32))
+    y = library.device(rng.integers(0, 700, 3000))
+    runs = [fl.value_and_grad(fl.cross_entropy)(x, y) for _ in range(5)]
+    first = cuda_tools.mapped(lambda a: library.host(a).tobytes(), runs[0])
+    assert all(cuda_tools.mapped(lambda a: library.host(a).tobytes(), run) == first for run in runs)
+
+
+def test_results_are_of_the_library(library):
+    x = library.device(np.ones((4, 4), np.float32))
+    value, gradient = fl.value_and_grad(fl.mse_loss)(x, x)
+    assert type(value) is type(gradient) is type(x)
+    assert tuple(value.shape) == ()
+    out = library.device(np.zeros((4, 4), np.float32))
+    assert fl.grad(fl.mse_loss)(x, x, grad_out=out) is out
+
+
+def test_class_indices_are_checked(library):
+    x, y = np.zeros((4, 3)), np.array([0, 1, 7, 2])
+    with pytest.raises(IndexError, match=r"target 7 at position \(2,\)"):
+        fl.cross_entropy(library.device(x), library.device(y))
+    with fl.config(check_indices=False):
+        value = fl.cross_entropy(library.device(x), library.device(y), reduction="none")
+    assert np.array_equal(np.isnan(library.host(value)), [False, False, True, False])
+
+
+def test_host_and_device_arrays_do_not_mix(library):
+    x = np.ones((2, 3))
+    with pytest.raises(TypeError, match=r"on cuda:0 and target is a NumPy array on the CPU"):
+        fl.mse_loss(library.device(x), x)
+    with pytest.raises(TypeError, match=r"on the CPU and target is a .* on cuda:0"):
+        fl.mse_loss(x, library.device(x))
+
+
+def test_torch_streams():
+    """Work goes to the current stream: a long computation queued before it there has to be waited for."""
+    torch = Library("torch").module
+    x = torch.zeros(1 << 22, device="cuda")
+    target = torch.zeros_like(x)
+    fl.value_and_grad(fl.mse_loss)(x, target)  # compiled
+    stream = torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        x += 3.0
+        value, gradient = fl.value_and_grad(fl.mse_loss)(x, target, reduction="sum")
+    stream.synchronize()
+    assert value.item() == pytest.approx(9.0 * (1 << 22), rel=1e-6)
+    assert bool((gradient == 6.0).all())
+
+
+def test_cupy_streams():
+    cupy = Library("cupy").module
+    x, target = cupy.zeros((2, 1 << 20), dtype=cupy.float32)
+    fl.value_and_grad(fl.mse_loss)(x, target)
+    stream = cupy.cuda.Stream(non_blocking=True)
+    cupy.cuda.Device().synchronize()
+    with stream:
+        for _ in range(200):
+            x += 1.0
+        value = fl.mse_loss(x, target)
+    stream.synchronize()
+    assert float(value) == pytest.approx(40000.0, rel=1e-6)
+
+
+def test_torch_graph_capture():
+    """Without index checks nothing waits for the device, and a call can be replayed."""
+    torch = Library("torch").module
+    x = torch.randn(64, 100, device="cuda")
+    y = torch.randint(0, 100, (64,), device="cuda")
+    transform = fl.value_and_grad(fl.cross_entropy)
+    stream = torch.cuda.Stream()
+    with fl.config(check_indices=False):
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            transform(x, y)  # compiled and loaded before the capture
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            value, gradient = transform(x, y)
+        x.copy_(torch.randn_like(x))
+        graph.replay()
+        torch.cuda.synchronize()
+        again = transform(x, y)
+    torch.cuda.synchronize()
+    assert torch.equal(value, again[0])
+    assert torch.equal(gradient, again[1])
