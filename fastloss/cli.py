@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
 def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``fastloss bench``."""
     parser.add_argument("losses", nargs="*", help="names of losses (default: all)")
-    parser.add_argument("--quick", action="store_true", help="medium size, few rounds; a minute once kernels are compiled")
+    parser.add_argument("--quick", action="store_true", help="medium size, few rounds; a minute or so")
     parser.add_argument(
         "--sizes", nargs="+", choices=("small", "medium", "large"), default=None, help="default: all, --quick: medium"
     )
