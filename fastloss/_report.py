@@ -42,7 +42,7 @@ def facts() -> dict[str, str]:
         version = _version(name)
         if version is not None:
             found[name] = version
-    found["processor"] = processor()
+    found["processor"] = _processor()
     found["SIMD"] = _simd()
     found["threads"] = f"{_config.thread_count()} of fastloss's own pool, on {_cores()} cores available"
     found["index checks"] = "on" if _config.settings.check_indices else "off"
@@ -64,7 +64,7 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def processor() -> str:
+def _processor() -> str:
     """Return the name of the processor as the system gives it."""
     with_name = Path("/proc/cpuinfo")
     if with_name.exists():

@@ -97,12 +97,12 @@ def _parser() -> argparse.ArgumentParser:
 def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``fastloss bench``."""
     parser.add_argument("losses", nargs="*", help="names of losses (default: all)")
-    parser.add_argument("--quick", action="store_true", help="medium sizes and few rounds: about a minute")
+    parser.add_argument("--quick", action="store_true", help="medium size, few rounds; a minute or so")
     parser.add_argument(
         "--sizes", nargs="+", choices=("small", "medium", "large"), default=None, help="default: all, --quick: medium"
     )
     parser.add_argument("--threads", type=positive, default=None, help="threads of all contenders (default: all cores)")
-    parser.add_argument("--seconds", type=float, default=None, help="time for each case (default 4, --quick: 1)")
+    parser.add_argument("--seconds", type=float, default=None, help="time for each case (default 4, --quick: 0.5)")
     parser.add_argument("--compile", action="store_true", help="time torch.compile too")
     parser.add_argument("--no-torch", action="store_true", help="leave torch out")
     parser.add_argument("--output", default=None, help="folder of the results (default: fastloss-bench)")

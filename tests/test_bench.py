@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import fastloss as fl
 from fastloss import cli
 from fastloss._registry import LOSSES
 from fastloss.bench import COLUMNS
-from fastloss.bench.cases import ELEMENTS, case_of
+from fastloss.bench.cases import ELEMENTS, case_of, torch_call
 from fastloss.bench.measure import contenders
 from fastloss.cpu import copying
 
@@ -51,6 +52,25 @@ def test_contenders_are_callable(name):
     assert list(found) == ["fresh", "reused", "copy"]
     for call in found.values():
         call()
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_torch_s_counterpart_is_the_same_loss(name):
+    pytest.importorskip("torch", reason="torch is not installed: pip install torch==2.13.0")
+    case = case_of(LOSSES[name], "small")
+    found = case and torch_call(case)
+    if not found:
+        pytest.skip("torch has no such loss")
+    ours, gradients = fl.value_and_grad(case.loss.function, case.wrt)(*case.arrays(), **case.options)
+    function, tensors = found
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's advice on reductions
+        theirs = function(*tensors)
+    theirs.backward(None if theirs.ndim == 0 else theirs.new_ones(()).expand_as(theirs))
+    np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=1e-5, atol=1e-6)
+    leaves = [tensor for tensor in tensors if tensor.requires_grad]
+    for gradient, leaf in zip(gradients, leaves, strict=True):
+        np.testing.assert_allclose(gradient, leaf.grad.numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_sizes_grow():

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fastloss._config import config, thread_count
-from fastloss._report import facts, processor
+from fastloss._report import facts
 from fastloss.bench.cases import Case, cases
 from fastloss.bench.measure import Timing, measure
 
@@ -27,7 +27,7 @@ COLUMNS = (
 def main(options: argparse.Namespace, folder: str = "fastloss-bench") -> int:
     """Measure what the command line asks for and write the two files."""
     sizes = tuple(options.sizes or (("medium",) if options.quick else ("small", "medium", "large")))
-    seconds = options.seconds or (1.0 if options.quick else 4.0)
+    seconds = options.seconds or (0.5 if options.quick else 4.0)
     try:
         chosen = cases(options.losses, sizes)
     except ValueError as error:
@@ -50,7 +50,7 @@ def run(
         import torch
 
         torch.set_num_threads(thread_count())
-    date = datetime.date.today().isoformat()
+    date, machine = datetime.date.today().isoformat(), facts()
     rows: list[dict[str, Any]] = []
     samples: list[dict[str, Any]] = []
     print(f"milliseconds, medians; {thread_count()} threads; copy: the same bytes read and written, nothing computed")
@@ -64,28 +64,28 @@ def run(
             print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
         print(_line(case, timings), flush=True)
         for timing in timings:
-            rows.append(_row(case, timing, date))
+            rows.append(_row(case, timing, machine, date))
             key = {"loss": case.loss.name, "size": case.size, "contender": timing.contender}
             samples.append({**key, "seconds": timing.samples})
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / (name or re.sub(r"[^a-z0-9]+", "-", f"{processor()} {thread_count()} threads {date}".lower()))
+    stem = re.sub(r"[^a-z0-9]+", "-", f"{machine['processor']} {thread_count()} threads {date}".lower())
+    path = folder / (name or stem)
     with open(f"{path}.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
-    record = {"date": date, "machine": facts(), "seconds_per_case": seconds, "samples": samples}
+    record = {"date": date, "machine": machine, "seconds_per_case": seconds, "samples": samples}
     Path(f"{path}.json").write_text(json.dumps(record, indent=1) + "\n")
     return path
 
 
-def _row(case: Case, timing: Timing, date: str) -> dict[str, Any]:
-    known = facts()
+def _row(case: Case, timing: Timing, machine: dict[str, str], date: str) -> dict[str, Any]:
     moved = sum(a.nbytes for a in case.arrays()) + sum(case.operands[name].nbytes for name in case.wrt)
     cells = (
         case.loss.name, case.size, case.shape, str(case.operands[case.wrt[0]].dtype), timing.contender, thread_count(),
         len(timing.samples), _ms(timing.percentile(20)), _ms(timing.median), _ms(timing.percentile(80)),
-        f"{moved / 1e6:.6g}", f"{moved / 1e9 / timing.median:.4g}", processor(), known["fastloss"], known["numba"],
-        known.get("torch", ""), date,
+        f"{moved / 1e6:.6g}", f"{moved / 1e9 / timing.median:.4g}", machine["processor"], machine["fastloss"],
+        machine["numba"], machine.get("torch", ""), date,
     )  # fmt: skip
     return dict(zip(COLUMNS, cells, strict=True))
 
