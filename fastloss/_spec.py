@@ -44,7 +44,7 @@ FINITE = Domain("a finite number", math.isfinite, (0.0, 0.5))
 BELOW_ONE = Domain("a number <= 1 (negative: off)", lambda v: v <= 1, (0.25, 0.75, -1.0))
 UNIT_INTERVAL = Domain("a number in [0, 1]", lambda v: 0 <= v <= 1, (0.0, 0.1))
 ONE_OR_TWO = Domain("1 or 2", lambda v: v in (1, 2), (1, 2))
-INTEGER = Domain("an integer", lambda v: v == int(v), (-100, 1))
+INTEGER = Domain("an integer", lambda v: v % 1 == 0, (-100, 1))
 FLAG = Domain("True or False", lambda v: v in (True, False), (False, True))
 
 

@@ -14,7 +14,8 @@ NOT_POSSIBLE = {
     "a finite number": (float("inf"), float("nan")),
     "a number in [0, 1]": (-0.1, 1.5, float("nan")),
     "1 or 2": (0, 3, 1.5),
-    "an integer": (0.5,),
+    "a number <= 1 (negative: off)": (1.5, float("nan")),
+    "an integer": (0.5, float("inf")),
     "True or False": (2, "yes"),
 }
 
@@ -56,7 +57,7 @@ def test_option_out_of_range(case, name, value):
     refuses(ValueError, f"{name} .*{value}", case, case.make(), **{name: value})
 
 
-NUMBERS = [(case, name) for case, name, value in OPTIONS if isinstance(value, float)]
+NUMBERS = [(case, name) for case, name, value in OPTIONS if isinstance(value, float) and name != "p"]
 
 
 @pytest.mark.parametrize(("case", "name"), NUMBERS, ids=[f"{c.loss}-{n}-{k}" for k, (c, n) in enumerate(NUMBERS)])
@@ -90,7 +91,7 @@ def test_shapes_that_do_not_go_together(case):
         arrays = case.make()
         array = arrays[name]
         arrays[name] = np.concatenate([array, array[:2]])
-        if name == "target" and array.ndim == 1:
+        if name == "target" and array.ndim == 1 and case.record.family != "elementwise":
             refuses(ValueError, rf"target .*\({len(array)},\).*\({len(array) + 2},\)", case, arrays)
         else:
             shape = ", ".join(map(str, arrays[name].shape))

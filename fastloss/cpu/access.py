@@ -199,7 +199,12 @@ def _label_at(array, i):
         if is_absent(array):
             return ir.IntType(64)(0)
         pointer = pointer_to(context, builder, array, args[0], _as_index(context, builder, i, args[1]))
-        return context.cast(builder, context.unpack_value(builder, array.dtype, pointer), array.dtype, types.int64)
+        label = context.unpack_value(builder, array.dtype, pointer)
+        if array.dtype == types.uint64:
+            # 2**63 and above are no class, and must not turn into a negative number that equals ignore_index.
+            largest = ir.IntType(64)(2**63 - 1)
+            label = builder.select(builder.icmp_unsigned(">", label, largest), largest, label)
+        return context.cast(builder, label, array.dtype, types.int64)
 
     return types.int64, emit
 

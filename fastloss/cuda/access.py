@@ -271,7 +271,12 @@ def _label_at(array, i):
         if _absent(array):
             return ir.IntType(64)(0)
         address = builder.gep(args[0], [_index(context, builder, i, args[1])])
-        return context.cast(builder, builder.load(address), array.dtype, types.int64)
+        label = builder.load(address)
+        if array.dtype == types.uint64:
+            # 2**63 and above are no class, and must not turn into a negative number that equals ignore_index.
+            largest = ir.IntType(64)(2**63 - 1)
+            label = builder.select(builder.icmp_unsigned(">", label, largest), largest, label)
+        return context.cast(builder, label, array.dtype, types.int64)
 
     return types.int64, emit
 
