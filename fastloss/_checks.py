@@ -71,13 +71,13 @@ def common_shape(job: Elementwise, views: list[Any]) -> Shape:
             raise ValueError(f"arrays must have the same number of axes: {text}")
         if job.broadcast == "warn":
             message = f"shapes differ and are broadcast, which is rarely meant: {text}"
-            warnings.warn(message, UserWarning, stacklevel=_stacklevel())
+            warnings.warn(message, UserWarning, stacklevel=stacklevel())
     for name, view in zip(job.names[job.leads :], views[job.leads :], strict=True):
         check_fits(view, shape, name)
     return shape
 
 
-def _stacklevel() -> int:
+def stacklevel() -> int:
     """Return the stack level of the first caller outside the package, for a warning issued by the caller of this."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("fastloss."):

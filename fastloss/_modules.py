@@ -11,8 +11,8 @@ from fastloss._call import evaluate
 from fastloss._outputs import VALUE
 from fastloss._registry import check_options, record_of
 from fastloss._spec import Array, Loss
-from fastloss._transforms import function_transform
-from fastloss.losses import binary, divergence, embedding, multiclass, regression
+from fastloss._transforms import mode_of, with_options
+from fastloss.losses import binary, divergence, embedding, focal, likelihood, margin, multiclass, regression, triplet
 
 
 @dataclass_transform(frozen_default=True, eq_default=False)
@@ -56,8 +56,7 @@ class LossModule:
         """Return a transform of the loss with the options bound; cached."""
         cache = self.__dict__.setdefault("_bound", {})
         if (kind, wrt) not in cache:
-            transform = function_transform(self._record.function, kind, wrt)
-            cache[kind, wrt] = functools.partial(transform, **self._options)
+            cache[kind, wrt] = with_options(self._record, mode_of(self._record, kind, wrt), self._options)
         return cache[kind, wrt]  # type: ignore[no-any-return]
 
     def grad(self, *arrays: Array, wrt: Any = None, **named: Any) -> Any:
@@ -131,14 +130,14 @@ class SmoothL1Loss(LegacyModule, function=regression.smooth_l1_loss):
     beta: float = 1.0
 
 
-class PoissonNLLLoss(LegacyModule, function=regression.poisson_nll_loss):
+class PoissonNLLLoss(LegacyModule, function=likelihood.poisson_nll_loss):
     log_input: bool = True
     full: bool = False
     eps: float = 1e-8
     reduction: str = "mean"
 
 
-class GaussianNLLLoss(LossModule, function=regression.gaussian_nll_loss):
+class GaussianNLLLoss(LossModule, function=likelihood.gaussian_nll_loss):
     full: bool = dataclasses.field(default=False, kw_only=True)
     eps: float = dataclasses.field(default=1e-6, kw_only=True)
     reduction: str = dataclasses.field(default="mean", kw_only=True)
@@ -158,13 +157,13 @@ class HingeEmbeddingLoss(LegacyModule, function=binary.hinge_embedding_loss):
     reduction: str = "mean"
 
 
-class FocalLoss(LossModule, function=binary.binary_focal_loss):
+class FocalLoss(LossModule, function=focal.binary_focal_loss):
     gamma: float = 2.0
     alpha: float = 0.75
     reduction: str = "mean"
 
 
-class SigmoidFocalLoss(LossModule, function=binary.sigmoid_focal_loss):
+class SigmoidFocalLoss(LossModule, function=focal.sigmoid_focal_loss):
     alpha: float = 0.25
     gamma: float = 2.0
     reduction: str = "mean"
@@ -177,7 +176,7 @@ class SCELoss(LossModule, function=multiclass.symmetric_cross_entropy):
     reduction: str = "mean"
 
 
-class MultiLabelSoftMarginLoss(LegacyModule, function=multiclass.multilabel_soft_margin_loss):
+class MultiLabelSoftMarginLoss(LegacyModule, function=margin.multilabel_soft_margin_loss):
     weight: Array | None = None
     reduction: str = "mean"
 
@@ -216,7 +215,7 @@ class CrossEntropyLoss(LegacyModule, function=multiclass.cross_entropy):
     label_smoothing: float = 0.0
 
 
-class MultiMarginLoss(LegacyModule, function=multiclass.multi_margin_loss):
+class MultiMarginLoss(LegacyModule, function=margin.multi_margin_loss):
     p: int = 1
     margin: float = 1.0
     weight: Array | None = None
@@ -228,7 +227,7 @@ class CosineEmbeddingLoss(LegacyModule, function=embedding.cosine_embedding_loss
     reduction: str = "mean"
 
 
-class TripletMarginLoss(LegacyModule, function=embedding.triplet_margin_loss):
+class TripletMarginLoss(LegacyModule, function=triplet.triplet_margin_loss):
     margin: float = 1.0
     p: float = 2.0
     eps: float = 1e-6

@@ -139,11 +139,10 @@ def _map_legacy_reduction(kwargs: dict[str, Any]) -> None:
         return
     average, reduce = average is not False, reduce is not False
     kwargs["reduction"] = ("mean" if average else "sum") if reduce else "none"
-    warnings.warn(
-        f"size_average and reduce are deprecated, use reduction={kwargs['reduction']!r}",
-        DeprecationWarning,
-        stacklevel=4,
-    )
+    from fastloss._checks import stacklevel
+
+    message = f"size_average and reduce are deprecated, use reduction={kwargs['reduction']!r}"
+    warnings.warn(message, DeprecationWarning, stacklevel=stacklevel())
 
 
 def record_of(function: Any) -> Loss:

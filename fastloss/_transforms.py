@@ -9,6 +9,7 @@ from typing import Any
 from fastloss._call import evaluate
 from fastloss._outputs import Mode, Request
 from fastloss._registry import check_options, record_of
+from fastloss._spec import Loss
 
 Wrt = str | tuple[str, ...] | None
 
@@ -103,6 +104,13 @@ def _transform(loss: Any, kind: str, wrt: Wrt) -> Callable[..., Any]:
 def function_transform(loss: Callable[..., Any], kind: str, wrt: Wrt) -> Callable[..., Any]:
     """Return the transform of a loss function; one object for each loss, kind and choice of arguments."""
     record = record_of(loss)
+    transformed = with_options(record, mode_of(record, kind, wrt), {})
+    transformed.__name__ = transformed.__qualname__ = f"{kind}({record.name})"
+    return transformed
+
+
+def mode_of(record: Loss, kind: str, wrt: Wrt) -> Mode:
+    """Return what a transform computes, the arguments checked that it differentiates."""
     if wrt is None:
         wrt = record.wrt[0] if len(record.wrt) == 1 or kind == "grad_and_hess" else record.wrt
     names = (wrt,) if isinstance(wrt, str) else tuple(wrt)
@@ -112,9 +120,13 @@ def function_transform(loss: Callable[..., Any], kind: str, wrt: Wrt) -> Callabl
             raise ValueError(f"{record.name} is not differentiable with respect to {name!r}, only to {allowed}")
     if kind == "grad_and_hess" and record.hessian is None:
         raise ValueError(f"{record.name} has no second derivative")
-    mode = Mode(kind == "value_and_grad", names, isinstance(wrt, str), kind == "grad_and_hess")
+    return Mode(kind == "value_and_grad", names, isinstance(wrt, str), kind == "grad_and_hess")
+
+
+def with_options(record: Loss, mode: Mode, options: dict[str, Any]) -> Callable[..., Any]:
+    """Return a function that computes what `mode` says, with some options bound that have been checked."""
     plain = Request(mode)
-    describe = record.describe
+    describe = functools.partial(record.describe, **options) if options else record.describe
 
     def transformed(
         *args: Any, grad_output: Any = None, grad_out: Any = None, out: Any = None, **kwargs: Any
@@ -126,6 +138,4 @@ def function_transform(loss: Callable[..., Any], kind: str, wrt: Wrt) -> Callabl
             request = Request(mode, grad_output, grad_out, out)
         return evaluate(record, describe(*args, **kwargs), request)
 
-    transformed.__name__ = transformed.__qualname__ = f"{kind}({record.name})"
-    transformed.__doc__ = f"{kind} of {record.name} with respect to {', '.join(names)}."
     return transformed

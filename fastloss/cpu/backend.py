@@ -39,7 +39,7 @@ def same(one: Any, other: Any) -> bool:
 
 def flat(view: Any) -> Any:
     """Return the elements in C order as a flat array, copied only where they do not lie so."""
-    return view if view.ndim == 1 and view.flags.c_contiguous else view.reshape(-1)
+    return view.ravel()  # reshape(-1) of strides that merge gives a strided view
 
 
 def ones(shape: tuple[int, ...], dtype: Any) -> Any:

@@ -1,21 +1,16 @@
-"""Losses over a class axis, and softmax with its relatives."""
+"""Cross-entropy and its relatives: losses of a distribution over a class axis."""
 
 from __future__ import annotations
 
 from fastloss._registry import jitable, loss
 from fastloss._spec import (
-    FINITE,
-    FLAG,
     INTEGER,
     NON_NEGATIVE,
-    ONE_OR_TWO,
     UNIT_INTERVAL,
     Array,
-    RowMap,
     RowMaths,
     Rowwise,
 )
-from fastloss.losses.scalars import exp_nonpositive, log1p_unit
 
 # Notation of RowMaths: z an entry less the row's maximum, p its softmax, t the second operand's entry, w the class
 # weight, hit whether this is the target, zy and wy the target's z and w, logsum = log Σ exp z.
@@ -116,67 +111,6 @@ def nll_entry(z, p, t, w, hit, coefs, params):
 NLL = RowMaths(nll_row, nll_entry, indexed=True, sparse=True)
 
 
-@jitable
-def multi_margin_terms_1(z, p, t, w, hit, zy, wy, params):
-    """Σ max(0, m - x_y + x) and how many of them are positive."""
-    T = type(z)
-    h = params[0] - zy + z
-    active = h > T(0) and not hit
-    return (h if active else T(0)), (T(1) if active else T(0)), T(0)
-
-
-@jitable
-def multi_margin_terms_2(z, p, t, w, hit, zy, wy, params):
-    """Σ max(0, m - x_y + x)², half its derivative, and how many terms are positive."""
-    T = type(z)
-    h = params[0] - zy + z
-    active = h > T(0) and not hit
-    a = h if active else T(0)
-    return a * a, a, (T(1) if active else T(0))
-
-
-@jitable
-def multi_margin_row_1(top, logsum, sums, zy, wy, params):
-    """w_y / C times the sum; params are the margin and 1/C."""
-    c = wy * params[1]
-    return c * sums[0], (zy, c, sums[1])
-
-
-@jitable
-def multi_margin_entry_1(z, p, t, w, hit, coefs, params):
-    """w_y / C where the hinge is active, less their number at the target."""
-    T = type(z)
-    zy, c, active = coefs
-    if hit:
-        return (-c * active,), T(0)
-    return (c if params[0] - zy + z > T(0) else T(0),), T(0)
-
-
-@jitable
-def multi_margin_row_2(top, logsum, sums, zy, wy, params):
-    """As for p = 1; the count of active hinges rides on the scale of the curvature."""
-    T = type(zy)
-    c = T(2) * wy * params[1]
-    return wy * params[1] * sums[0], (zy, c, c * sums[1], c * sums[2])
-
-
-@jitable
-def multi_margin_entry_2(z, p, t, w, hit, coefs, params):
-    """2 w_y / C max(0, m - x_y + x), less their sum at the target."""
-    T = type(z)
-    zy, c, slope, curvature = coefs
-    if hit:
-        return (-slope,), curvature
-    h = params[0] - zy + z
-    return (c * h if h > T(0) else T(0),), (c if h > T(0) else T(0))
-
-
-MULTI_MARGIN = {
-    1: RowMaths(multi_margin_row_1, multi_margin_entry_1, multi_margin_terms_1, indexed=True),
-    2: RowMaths(multi_margin_row_2, multi_margin_entry_2, multi_margin_terms_2, indexed=True),
-}
-
-
 # Label and softmax are clamped to it in the reverse cross-entropy, so that log 0 counts as its logarithm.
 _SCE_FLOOR = 1e-4
 _SCE_SURPRISE = 9.210340371976182  # -log 1e-4
@@ -212,106 +146,6 @@ def sce_entry(z, p, t, w, hit, coefs, params):
 
 
 SYMMETRIC = RowMaths(sce_row, sce_entry, sce_terms, softmax=True, indexed=True)
-
-
-@jitable
-def multilabel_soft_terms(z, p, t, w, hit, zy, wy, params):
-    """Σ w log(1 + exp((1 - 2 t) z)), written for any t."""
-    T = type(z)
-    e = exp_nonpositive(-abs(z))
-    return w * ((z if z > T(0) else T(0)) - t * z + log1p_unit(e)), T(0), T(0)
-
-
-@jitable
-def multilabel_soft_row(top, logsum, sums, zy, wy, params):
-    """The mean over the classes."""
-    return params[0] * sums[0], ()
-
-
-@jitable
-def multilabel_soft_entry(z, p, t, w, hit, coefs, params):
-    """w (σ(z) - t) / C, and the derivatives with respect to target and weight."""
-    T = type(z)
-    e = exp_nonpositive(-abs(z))
-    inverse = T(1) / (T(1) + e)
-    s = inverse if z > T(0) else e * inverse
-    value = (z if z > T(0) else T(0)) - t * z + log1p_unit(e)
-    scaled = w * params[0]
-    return (scaled * (s - t), -scaled * z, params[0] * value), scaled * e * inverse * inverse
-
-
-MULTILABEL_SOFT = RowMaths(multilabel_soft_row, multilabel_soft_entry, multilabel_soft_terms)
-
-
-@jitable
-def no_row(top, logsum, sums, zy, wy, params):
-    """Nothing but what the entries need."""
-    T = type(top)
-    return T(0), (logsum, sums[0])
-
-
-@jitable
-def logsumexp_row(top, logsum, sums, zy, wy, params):
-    """Maximum + log Σ exp z; an infinite maximum is the result itself."""
-    return (top if top - top != top - top else top + logsum), ()
-
-
-@jitable
-def logsumexp_entry(z, p, t, w, hit, coefs, params):
-    """p, and p (1 - p)."""
-    T = type(z)
-    return (p,), p * (T(1) - p)
-
-
-LOGSUMEXP = RowMaths(logsumexp_row, logsumexp_entry, softmax=True)
-
-
-@jitable
-def softmax_entry(z, p, t, w, hit, coefs, params):
-    """p."""
-    T = type(z)
-    return (p,), T(0)
-
-
-@jitable
-def softmax_vjp_terms(z, p, t, w, hit, zy, wy, params):
-    """Σ p g."""
-    T = type(z)
-    return p * t, T(0), T(0)
-
-
-@jitable
-def softmax_vjp_entry(z, p, t, w, hit, coefs, params):
-    """p (g - Σ p g)."""
-    T = type(z)
-    return (p * (t - coefs[1]),), T(0)
-
-
-@jitable
-def log_softmax_entry(z, p, t, w, hit, coefs, params):
-    """z - log Σ exp z."""
-    T = type(z)
-    return (z - coefs[0],), T(0)
-
-
-@jitable
-def log_softmax_vjp_terms(z, p, t, w, hit, zy, wy, params):
-    """Σ g."""
-    T = type(z)
-    return t, T(0), T(0)
-
-
-@jitable
-def log_softmax_vjp_entry(z, p, t, w, hit, coefs, params):
-    """g - p Σ g."""
-    T = type(z)
-    return (t - p * coefs[1],), T(0)
-
-
-SOFTMAX = RowMaths(no_row, softmax_entry, softmax=True)
-SOFTMAX_VJP = RowMaths(no_row, softmax_vjp_entry, softmax_vjp_terms, softmax=True)
-LOG_SOFTMAX = RowMaths(no_row, log_softmax_entry, softmax=True)
-LOG_SOFTMAX_VJP = RowMaths(no_row, log_softmax_vjp_entry, log_softmax_vjp_terms, softmax=True)
 
 
 _ROW_DOMAINS = {"target": "class"}
@@ -433,8 +267,8 @@ def cross_entropy(
     Stable for any finite logits: log-sum-exp about the row's maximum. Softmax, value and gradient come from one visit
     to each row while it is in cache; log-probabilities are never stored. A row that is ignored has gradient 0 even
     where it holds NaN or infinity, and a probability of 0 beside a logit of -inf contributes 0; torch gives NaN for
-    both. Differentiable with respect to `input`, and with class probabilities to `target` and `weight`. The diagonal of the
-    Hessian is p (1 - p) times the row's weight. A non-contiguous `input` is copied.
+    both. Differentiable with respect to `input`, and with class probabilities to `target` and `weight`. The diagonal of
+    the Hessian is p (1 - p) times the row's weight. A non-contiguous `input` is copied.
 
     References
     ----------
@@ -458,70 +292,6 @@ def cross_entropy(
         ignore_index,
         reduction,
         "weights",
-    )
-
-
-@loss("rowwise", options={"p": ONE_OR_TWO, "margin": FINITE}, domains=_ROW_DOMAINS)
-def multi_margin_loss(
-    input: Array,
-    target: Array,
-    weight: Array | None = None,
-    *,
-    p: int = 1,
-    margin: float = 1.0,
-    reduction: str = "mean",
-) -> Array:
-    r"""Multi-class hinge loss.
-
-    .. math:: \ell_n = \frac{w_{y_n}}{C} \sum_{c \ne y_n} \max(0, m - x_{n, y_n} + x_{nc})^p
-
-    Parameters
-    ----------
-    input : array, shape (C,) or (N, C)
-        Scores.
-    target : array of integers, shape () or (N,)
-        Class indices in [0, C).
-    weight : array, shape (C,), optional
-        Weight of each class.
-    p : {1, 2}
-        Power of the hinge.
-    margin : float
-        The margin m.
-    reduction : {"mean", "sum", "none"}
-        The mean is over the number of rows; weights do not enter its divisor.
-
-    Returns
-    -------
-    array
-        Zero-dimensional, or of the shape of `target` for ``reduction="none"``.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not go together or an option is out of range.
-    TypeError
-        If `input` is not floating point, `target` is not of an integer dtype, or they lie on different devices.
-    IndexError
-        If a target is not a class.
-
-    Notes
-    -----
-    At the hinge's kink the gradient is 0. Over no rows the mean is NaN and the sum 0; torch returns uninitialised
-    memory. The second derivative is zero for p = 1.
-
-    References
-    ----------
-    K. Crammer and Y. Singer, "On the algorithmic implementation of multiclass kernel-based vector machines", JMLR 2
-    (2001). ``torch.nn.functional.multi_margin_loss``.
-
-    Examples
-    --------
-    >>> import fastloss as fl
-    >>> print(fl.multi_margin_loss([[0.1, 0.2, 0.4, 0.8]], [3]).round(4))
-    0.325
-    """
-    return Rowwise(
-        MULTI_MARGIN[p], input, target, weight=weight, params=(float(margin),), reduction=reduction, max_ndim=2
     )
 
 
@@ -597,186 +367,3 @@ def symmetric_cross_entropy(
         reduction=reduction,
         mean="weights",
     )
-
-
-@loss("rowwise", differentiable=("input", "target", "weight"), domains={"target": "probability"})
-def multilabel_soft_margin_loss(
-    input: Array, target: Array, weight: Array | None = None, *, reduction: str = "mean"
-) -> Array:
-    r"""Mean over the classes of the binary cross-entropy of logits.
-
-    .. math:: \ell_n = -\frac1C \sum_c w_c \left[ t_{nc} \log \sigma(x_{nc}) + (1 - t_{nc}) \log \sigma(-x_{nc}) \right]
-
-    Parameters
-    ----------
-    input : array, shape (C,), (N, C) or (*, C)
-        Logits, the classes along the last axis.
-    target : array, shape of `input`
-        Probabilities of the labels.
-    weight : array, shape (C,), optional
-        Weight of each class.
-    reduction : {"mean", "sum", "none"}
-        The mean is over the rows.
-
-    Returns
-    -------
-    array
-        Zero-dimensional, or of the shape of `input` without its last axis for ``reduction="none"``.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not go together or `reduction` is unknown.
-    TypeError
-        If `input` is not floating point, or the arrays lie on different devices.
-
-    Notes
-    -----
-    Differentiable with respect to `input`, `target` and `weight`. A non-contiguous `input` is copied.
-
-    References
-    ----------
-    ``torch.nn.functional.multilabel_soft_margin_loss``.
-
-    Examples
-    --------
-    >>> import fastloss as fl
-    >>> print(fl.multilabel_soft_margin_loss([[0.0, 0.0]], [[1.0, 0.0]]).round(4))
-    0.6931
-    """
-    return Rowwise(MULTILABEL_SOFT, input, target, weight=weight, reduction=reduction, axis=-1)
-
-
-@loss("rowmap", legacy=False, hessian=None)
-def softmax(input: Array, dim: int, *, dtype: object = None) -> Array:
-    r"""Softmax along an axis.
-
-    .. math:: p_c = e^{x_c} / \sum_k e^{x_k}
-
-    Parameters
-    ----------
-    input : array, shape (*)
-        Logits.
-    dim : int
-        The axis that sums to one.
-    dtype : dtype, optional
-        Converts `input` first.
-
-    Returns
-    -------
-    array
-        Of the shape of `input`.
-
-    Raises
-    ------
-    ValueError
-        If `dim` is not an axis of `input`.
-    TypeError
-        If `input` is not floating point.
-
-    Notes
-    -----
-    A transform's `grad_output` is the gradient with respect to the result; ones, its default, give a gradient of zero.
-    A row that holds +inf, or nothing but -inf, gives NaN. A non-contiguous `input` is copied.
-
-    References
-    ----------
-    ``torch.softmax``.
-
-    Examples
-    --------
-    >>> import fastloss as fl
-    >>> print(fl.softmax([[0.0, 0.0]], dim=1))
-    [[0.5 0.5]]
-    """
-    return RowMap(SOFTMAX, SOFTMAX_VJP, input, dim, dtype)
-
-
-@loss("rowmap", legacy=False, hessian=None)
-def log_softmax(input: Array, dim: int, *, dtype: object = None) -> Array:
-    r"""Logarithm of the softmax along an axis.
-
-    .. math:: \log p_c = x_c - \log \sum_k e^{x_k}
-
-    Parameters
-    ----------
-    input : array, shape (*)
-        Logits.
-    dim : int
-        The axis along which the exponentials sum to one.
-    dtype : dtype, optional
-        Converts `input` first.
-
-    Returns
-    -------
-    array
-        Of the shape of `input`.
-
-    Raises
-    ------
-    ValueError
-        If `dim` is not an axis of `input`.
-    TypeError
-        If `input` is not floating point.
-
-    Notes
-    -----
-    A transform's `grad_output` is the gradient with respect to the result (ones by default). A row that holds +inf, or
-    nothing but -inf, gives NaN. A non-contiguous `input` is copied.
-
-    References
-    ----------
-    ``torch.log_softmax``.
-
-    Examples
-    --------
-    >>> import fastloss as fl
-    >>> print(fl.log_softmax([[0.0, 0.0]], dim=1).round(4))
-    [[-0.6931 -0.6931]]
-    """
-    return RowMap(LOG_SOFTMAX, LOG_SOFTMAX_VJP, input, dim, dtype)
-
-
-@loss("rowwise", legacy=False, options={"keepdim": FLAG})
-def logsumexp(input: Array, dim: int | tuple[int, ...], *, keepdim: bool = False) -> Array:
-    r"""Logarithm of the sum of exponentials along an axis.
-
-    .. math:: \log \sum_c e^{x_c}
-
-    Parameters
-    ----------
-    input : array, shape (*)
-        Real numbers.
-    dim : int or tuple of int
-        The axis, or neighbouring axes, to sum over.
-    keepdim : bool
-        Whether the axis stays, with length 1.
-
-    Returns
-    -------
-    array
-        Of the shape of `input` without `dim`.
-
-    Raises
-    ------
-    ValueError
-        If `dim` is not an axis of `input`.
-    TypeError
-        If `input` is not floating point.
-
-    Notes
-    -----
-    The gradient is the softmax, times `grad_output`; the diagonal of the Hessian is p (1 - p). A row of nothing but
-    -inf gives -inf, one that holds +inf gives +inf. A non-contiguous `input` is copied.
-
-    References
-    ----------
-    ``torch.logsumexp``.
-
-    Examples
-    --------
-    >>> import fastloss as fl
-    >>> print(fl.logsumexp([[0.0, 0.0]], dim=1).round(4))
-    [0.6931]
-    """
-    return Rowwise(LOGSUMEXP, input, reduction="none", axis=dim, keepdim=keepdim)

@@ -1,0 +1,120 @@
+"""The command ``fastloss``: ``demo``, ``info`` and ``bench``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import util
+
+# What each sub-command needs beside the package: module -> the extra of fastloss that brings it.
+_NEEDS = {
+    "demo": {"sklearn": "demo", "scipy": "demo", "matplotlib": "demo"},
+    "info": {},
+    "bench": {},
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status: 0, 1 (a check failed), 2 (usage), 130 (interrupted)."""
+    options = _parser().parse_args(argv)
+    missing = _missing(options.command)
+    if missing:
+        modules, extra = missing
+        print(
+            f"fastloss {options.command}: {', '.join(modules)} not installed; pip install 'fastloss[{extra}]' brings "
+            f"what it needs (from a clone: pip install '.[{extra}]')",
+            file=sys.stderr,
+        )
+        return 2
+    try:
+        return _run(options)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    except OSError as error:
+        print(f"fastloss {options.command}: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.command == "demo":
+        from fastloss import demo
+
+        return demo.main(options)
+    if options.command == "bench":
+        from fastloss import bench
+
+        return bench.main(options)
+    from fastloss import show_config
+
+    show_config()
+    return 0
+
+
+def _missing(command: str) -> tuple[list[str], str] | None:
+    """Return the modules that are not installed and the extra that brings them."""
+    needs = _NEEDS[command]
+    modules = [module for module in needs if util.find_spec(module) is None]
+    return (modules, needs[modules[0]]) if modules else None
+
+
+def _parser() -> argparse.ArgumentParser:
+    from fastloss import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="fastloss", description="Loss functions that return value and gradient in one fused pass."
+    )
+    parser.add_argument("--version", action="version", version=f"fastloss {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    demo = commands.add_parser(
+        "demo",
+        help="fit a digits classifier, score a large batch, draw a picture",
+        description="Fits scikit-learn's handwritten digits with SciPy and fastloss, checks the result against "
+        "scikit-learn, then scores a large batch of logits under several losses and times them.",
+    )
+    demo.add_argument(
+        "--size", type=positive, default=10_000_000, help="rows of the batch (default %(default)s: 400 MB)"
+    )
+    demo.add_argument("--output", default="fastloss-demo.png", help="the picture (default %(default)s)")
+    demo.add_argument("--threads", type=positive, default=None, help="threads (default: one for each core)")
+
+    commands.add_parser(
+        "info", help="print versions, processor, threads, cache folder and GPUs", description="fl.show_config()"
+    )
+
+    bench = commands.add_parser(
+        "bench",
+        help="time every loss beside torch and beside a copy of the same bytes",
+        description="Interleaved timings of every loss: fresh outputs, reused outputs, torch, a copy of the same "
+        "bytes; writes a CSV and a JSON file.",
+    )
+    add_bench_arguments(bench)
+    return parser
+
+
+def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``fastloss bench``."""
+    parser.add_argument("losses", nargs="*", help="names of losses (default: all)")
+    parser.add_argument("--quick", action="store_true", help="medium size, few rounds; a minute or so")
+    parser.add_argument(
+        "--sizes", nargs="+", choices=("small", "medium", "large"), default=None, help="default: all, --quick: medium"
+    )
+    parser.add_argument("--threads", type=positive, default=None, help="threads of all contenders (default: all cores)")
+    parser.add_argument("--seconds", type=float, default=None, help="time for each case (default 4, --quick: 0.5)")
+    parser.add_argument("--compile", action="store_true", help="time torch.compile too")
+    parser.add_argument("--no-torch", action="store_true", help="leave torch out")
+    parser.add_argument("--output", default=None, help="folder of the results (default: fastloss-bench)")
+    parser.add_argument("--name", default=None, help="stem of the result files (default: machine and date)")
+
+
+def positive(text: str) -> int:
+    """Read a positive integer; ``1_000`` and ``1e6`` are fine."""
+    try:
+        number = int(float(text)) if "e" in text.lower() else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}") from None
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
+    return number

@@ -1,0 +1,171 @@
+"""The loop over a class axis, a tile of rows at a time, one row for each SIMD lane. Arguments: see ``rowwise.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fastloss._spec import RowMaths
+from fastloss.cpu.access import (
+    LANES,
+    cast,
+    label_at,
+    lane_array,
+    lane_arrays,
+    load,
+    load_or,
+    pack,
+    part,
+    present,
+    stage_each,
+    store,
+    unpack,
+)
+from fastloss.cpu.math import maximum, vector_function
+from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
+from fastloss.cpu.survey import no_terms, survey
+from fastloss.cpu.tiles import read_rows, read_strided, write_rows, write_strided
+from fastloss.losses.scalars import exp_nonpositive, log
+
+# Entries that the across loop keeps in each buffer: what it touches fits the L1 cache.
+TILE_ENTRIES = 4096
+
+
+def across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
+    """Return the loop for few classes, or for a strided class axis."""
+    terms, has_terms = maths.terms or no_terms, maths.terms is not None
+    finish, entry, softmax, indexed = maths.finish, maths.entry, maths.softmax, maths.indexed
+    read_tile, write_tile = (read_strided, write_strided) if strided else (read_rows, write_rows)
+
+    def kernel(
+        x, t, y, weight, upstream, values, d0, d1, d2, second,
+        params, scale, divisor, count, columns, inner, ignore, check, clear, board, lead,
+    ):  # fmt: skip
+        vector_function()
+        like = load(x, 0)
+        T = type(like)
+        numbers = cast(params, like)
+        grads = (d0, d1, d2)
+        lanes = TILE_ENTRIES // columns // 16 * 16
+        lanes = 16 if lanes < 16 else (LANES if lanes > LANES else lanes)
+        # Entry j of the row in lane l stands at j * lanes + l of its buffer.
+        padded = (columns + 15) // 16 * 16 * lanes
+        buffers = np.empty((3 + present(d0) + present(d1) + present(d2) + present(second)) * padded, T)
+        z = part(buffers, 0, padded)
+        energies = part(buffers, padded, 2 * padded)
+        operand = part(buffers, 2 * padded, 3 * padded)
+        outs = part(buffers, 3 * padded, buffers.size)
+        after = (present(d0) + present(d1) + present(d2)) * padded
+        top = lane_array(like)
+        logsum = lane_array(like)
+        inverse = lane_array(like)
+        zy = lane_array(like)
+        wy = lane_array(like)
+        g = lane_array(like)
+        kept = lane_arrays(like)
+        labels = lane_array(np.int32(0))
+        sums = lane_arrays(0.0)
+        if indexed and (check or divisor == 0.0):
+            strange, counted = survey(y, weight, columns, ignore, check, count, board)
+            if strange >= 0:
+                return strange, 0.0
+            divisor = counted if divisor == 0.0 else divisor
+        factor = T(scale / divisor)
+
+        chunks = chunks_of(board)
+        k = claim(board, 1)
+        while k < chunks:
+            total = 0.0
+            last = share(count, k + 1, chunks)
+            for tile in range(share(count, k, chunks), last, lanes):
+                n = lanes if last - tile > lanes else last - tile
+                read_tile(x, tile, n, columns, inner, z, lanes)
+                read_tile(t, tile, n, columns, inner, operand, lanes)
+
+                skipped = 0
+                for l in range(n):
+                    label = label_at(y, tile + l)
+                    strange = label < 0 or label >= columns or label == ignore
+                    skipped += indexed and strange
+                    labels[l] = 0 if strange else label
+                    top[l] = load(z, l) if softmax else T(0)
+                    inverse[l] = T(0)
+                    logsum[l] = T(0)
+                    sums[l] = 0.0
+                    store(sums, LANES + l, 0.0)
+                    store(sums, 2 * LANES + l, 0.0)
+
+                if softmax:
+                    for j in range(lanes, columns * lanes, lanes):
+                        for l in range(n):
+                            top[l] = maximum(top[l], load(z, j + l))
+                    for j in range(0, columns * lanes, lanes):
+                        for l in range(n):
+                            d = load(z, j + l) - top[l]
+                            e = exp_nonpositive(d)
+                            store(z, j + l, d)
+                            store(energies, j + l, e)
+                            inverse[l] += e
+                    for l in range(n):
+                        logsum[l] = log(inverse[l])
+                        inverse[l] = T(1) / inverse[l]
+                for l in range(n):
+                    zy[l] = load(z, labels[l] * lanes + l) if indexed else T(0)
+                    wy[l] = load_or(weight, labels[l], T(1)) if indexed else T(1)
+
+                if has_terms:
+                    for j in range(columns):
+                        base = j * lanes
+                        w = load_or(weight, j, T(1))
+                        column = np.int32(j)
+                        for l in range(n):
+                            p = load(energies, base + l) * inverse[l] if softmax else T(0)
+                            s = load(operand, base + l) if present(t) else T(0)
+                            hit = indexed and labels[l] == column
+                            a, b, c = terms(load(z, base + l), p, s, w, hit, zy[l], wy[l], numbers)
+                            sums[l] += a
+                            store(sums, LANES + l, load(sums, LANES + l) + b)
+                            store(sums, 2 * LANES + l, load(sums, 2 * LANES + l) + c)
+
+                coefs = finish(T(0), T(0), (T(0), T(0), T(0)), T(0), T(0), numbers)[1]  # for its type
+                for l in range(n):
+                    abc = (T(sums[l]), T(load(sums, LANES + l)), T(load(sums, 2 * LANES + l)))
+                    value, coefs = finish(top[l], logsum[l], abc, zy[l], wy[l], numbers)
+                    pack(kept, LANES, l, coefs)
+                    top[l] = value
+                    g[l] = load_or(upstream, tile + l, factor)
+
+                for j in range(columns):
+                    base = j * lanes
+                    w = load_or(weight, j, T(1))
+                    column = np.int32(j)
+                    for l in range(n):
+                        p = load(energies, base + l) * inverse[l] if softmax else T(0)
+                        s = load(operand, base + l) if present(t) else T(0)
+                        hit = indexed and labels[l] == column
+                        numbers_l = unpack(kept, LANES, l, coefs)
+                        slopes, curvature = entry(load(z, base + l), p, s, w, hit, numbers_l, numbers)
+                        stage_each(outs, padded, base + l, slopes, g[l], grads)
+                        stage_each(outs, padded, after + base + l, (curvature,), g[l], (second,))
+
+                if skipped > 0:
+                    for l in range(n):
+                        label = label_at(y, tile + l)
+                        if label < 0 or label >= columns or label == ignore:
+                            top[l] = T(0) if label == ignore else T(np.nan)
+                            for place in range(l, outs.size, lanes):
+                                store(outs, place, top[l])
+                for l in range(n):
+                    store(values, tile + l, top[l])
+                    total += top[l]
+                write_tile(outs, 0, d0, tile, n, columns, inner, lanes)
+                write_tile(outs, present(d0) * padded, d1, tile, n, columns, inner, lanes)
+                write_tile(outs, (present(d0) + present(d1)) * padded, d2, tile, n, columns, inner, lanes)
+                write_tile(outs, after, second, tile, n, columns, inner, lanes)
+            put(board, 1, k, total)
+            k = claim(board, 1)
+        return -1, combined(board, 1) / divisor if lead else 0.0
+
+    return kernel

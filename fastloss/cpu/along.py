@@ -1,0 +1,125 @@
+"""The loop over a class axis, one row at a time, SIMD lanes along its classes. Arguments: see ``rowwise.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fastloss._spec import RowMaths
+from fastloss.cpu.access import (
+    cast,
+    label_at,
+    load,
+    load_or,
+    present,
+    store,
+    store_each,
+)
+from fastloss.cpu.math import isolated_function, maximum, vector_function
+from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
+from fastloss.cpu.survey import no_terms, survey
+from fastloss.losses.scalars import exp_nonpositive, log
+
+# Entries whose exponentials are summed in the row's own precision before they go to the float64 sum.
+BLOCK = 4096
+
+
+def along(maths: RowMaths, wide: bool) -> Callable[..., Any]:
+    """Return the loop for a contiguous class axis, with 512-bit vectors if `wide`."""
+    terms = maths.terms or no_terms
+    finish, entry, softmax, indexed = maths.finish, maths.entry, maths.softmax, maths.indexed
+    mark = vector_function if wide else isolated_function
+
+    def kernel(
+        x, t, y, weight, upstream, values, d0, d1, d2, second,
+        params, scale, divisor, count, columns, inner, ignore, check, clear, board, lead,
+    ):  # fmt: skip
+        mark()
+        like = load(x, 0)
+        T = type(like)
+        numbers = cast(params, like)
+        grads = (d0, d1, d2)
+        keep = softmax and (present(d0) or present(d1) or present(d2) or present(second))
+        energies = np.empty(columns if keep else 0, T)
+        if indexed and (check or divisor == 0.0):
+            strange, counted = survey(y, weight, columns, ignore, check, count, board)
+            if strange >= 0:
+                return strange, 0.0
+            divisor = counted if divisor == 0.0 else divisor
+        factor = T(scale / divisor)
+
+        chunks = chunks_of(board)
+        k = claim(board, 1)
+        while k < chunks:
+            total = 0.0
+            for r in range(share(count, k, chunks), share(count, k + 1, chunks)):
+                base = r * columns
+                label = label_at(y, r)
+                if indexed and (label == ignore or label < 0 or label >= columns):
+                    blank = T(0) if label == ignore else T(np.nan)
+                    store(values, r, blank)
+                    total += blank
+                    for j in range(columns):
+                        store_each(grads, base + j, (blank, blank, blank), T(1))
+                        store(second, base + j, blank)
+                    continue
+
+                top = T(0)
+                if softmax:
+                    top = load(x, base)
+                    for j in range(1, columns):
+                        top = maximum(top, load(x, base + j))
+                zy = load(x, base + label) - top if indexed else T(0)
+                wy = load_or(weight, label, T(1)) if indexed else T(1)
+
+                inverse = T(0)
+                logsum = T(0)
+                if softmax:
+                    energy = 0.0
+                    for begin in range(0, columns, BLOCK):
+                        block = T(0)
+                        end = begin + BLOCK if begin + BLOCK < columns else columns
+                        for j in range(begin, end):
+                            e = exp_nonpositive(load(x, base + j) - top)
+                            if keep:
+                                store(energies, j, e)
+                            block += e
+                        energy += block
+                    inverse = T(1) / T(energy)
+                    logsum = log(T(energy))
+
+                a = 0.0
+                b = 0.0
+                c = 0.0
+                for j in range(columns):
+                    z = load(x, base + j) - top
+                    p = (load(energies, j) if keep else exp_nonpositive(z)) * inverse if softmax else T(0)
+                    w = load_or(weight, j, T(1))
+                    u, v, q = terms(z, p, load_or(t, base + j, T(0)), w, j == label, zy, wy, numbers)
+                    a += u
+                    b += v
+                    c += q
+
+                value, coefs = finish(top, logsum, (T(a), T(b), T(c)), zy, wy, numbers)
+                store(values, r, value)
+                total += value
+                g = load_or(upstream, r, factor)
+                for j in range(columns):
+                    z = load(x, base + j) - top
+                    p = load(energies, j) * inverse if softmax else T(0)
+                    w = load_or(weight, j, T(1))
+                    slopes, curvature = entry(z, p, load_or(t, base + j, T(0)), w, False, coefs, numbers)
+                    store_each(grads, base + j, slopes, g)
+                    store(second, base + j, g * curvature)
+                if indexed:
+                    # The target's entry once more: no test for it in the loop above.
+                    slopes, curvature = entry(zy, exp_nonpositive(zy) * inverse, T(0), wy, True, coefs, numbers)
+                    store_each(grads, base + label, slopes, g)
+                    store(second, base + label, g * curvature)
+            put(board, 1, k, total)
+            k = claim(board, 1)
+        return -1, combined(board, 1) / divisor if lead else 0.0
+
+    return kernel

@@ -1,0 +1,65 @@
+"""The yardstick: one read of a call's inputs and one write of its gradients, by the threads that run the losses."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numba.extending import register_jitable
+
+from fastloss._jit import Kernel
+from fastloss.cpu.access import load_or, present, store
+from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
+
+SLOTS = 4
+
+
+@register_jitable
+def _pass_over(source, sink, words, k, chunks):
+    """Copy chunk `k` of `source`, or read it where there is no sink; the sum keeps the reading alive."""
+    start, stop = share(words, k, chunks), share(words, k + 1, chunks)
+    total = np.uint64(0)
+    if present(sink):
+        for i in range(start, stop):
+            store(sink, i, load_or(source, i, total))
+    else:
+        for i in range(start, stop):
+            total += load_or(source, i, total)
+    return total
+
+
+@functools.cache
+def _kernel() -> Kernel:
+    def copy(a, b, c, d, to_a, to_b, to_c, to_d, sizes, board, lead):
+        chunks = chunks_of(board)
+        k = claim(board, 0)
+        while k < chunks:
+            total = _pass_over(a, to_a, sizes[0], k, chunks)
+            total += _pass_over(b, to_b, sizes[1], k, chunks)
+            total += _pass_over(c, to_c, sizes[2], k, chunks)
+            total += _pass_over(d, to_d, sizes[3], k, chunks)
+            put(board, 0, k, np.float64(total))
+            k = claim(board, 0)
+        return combined(board, 0) if lead else 0.0
+
+    return Kernel("copy", copy)
+
+
+def run(sources: Sequence[Any], sinks: Sequence[Any]) -> None:
+    """Copy each contiguous array of `sources` to the one of `sinks` beside it; where that is None, only read it."""
+    if len(sources) > SLOTS:
+        raise ValueError(f"at most {SLOTS} arrays, got {len(sources)}")
+    read = [_words(array) for array in sources]
+    written = [() if sink is None else _words(sink) for sink in sinks]
+    missing = [()] * (SLOTS - len(read))
+    sizes = tuple(array.size for array in read) + (0,) * len(missing)
+    # Kernels count work in elements of a plain loss, one float32 read: half a word.
+    _kernel()(max(sizes), 2 * sum(sizes), *read, *missing, *written, *missing, sizes)
+
+
+def _words(array: Any) -> Any:
+    """Return the memory of a contiguous array as 64-bit words, the bytes of a last incomplete one left out."""
+    flat = array.reshape(-1).view(np.uint8)
+    return flat[: flat.size - flat.size % 8].view(np.uint64)

@@ -1,0 +1,47 @@
+"""What the loops over a class axis share: the survey of the class indices that comes before anything else."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba.extending import register_jitable
+
+from fastloss.cpu.access import (
+    label_at,
+    load_or,
+)
+from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
+
+
+@register_jitable
+def no_terms(z, p, t, w, hit, zy, wy, params):
+    """Return the terms of a loss that has none."""
+    T = type(z)
+    return T(0), T(0), T(0)
+
+
+@register_jitable
+def survey(y, weight, columns, ignore, check, count, board):
+    """Return the first row whose class does not exist (-1: none), and the summed weight of the rows that count.
+
+    Every thread waits for the whole survey: nothing is computed before all classes are known to exist.
+    """
+    chunks = chunks_of(board)
+    k = claim(board, 0)
+    while k < chunks:
+        strange = False
+        total = 0.0
+        for r in range(share(count, k, chunks), share(count, k + 1, chunks)):
+            label = label_at(y, r)
+            known = label >= 0 and label < columns
+            strange |= not known and label != ignore
+            if known and label != ignore:
+                total += load_or(weight, label, 1.0)
+        put(board, 0, k, np.nan if strange and check else total)
+        k = claim(board, 0)
+    total = combined(board, 0)
+    if check and total != total:
+        for r in range(count):
+            label = label_at(y, r)
+            if label != ignore and (label < 0 or label >= columns):
+                return r, total
+    return -1, total

@@ -1,0 +1,183 @@
+"""Focal losses: binary cross-entropy with easy examples scaled down."""
+
+from __future__ import annotations
+
+import math
+
+from fastloss._registry import jitable, loss
+from fastloss._spec import BELOW_ONE, NON_NEGATIVE, Array, Elementwise
+from fastloss.losses.scalars import exp_nonpositive, log, log1p_unit, power
+
+
+@jitable
+def sigmoid_focal(x, t, gamma, alpha):
+    """α_t q^γ ce with q = 1 - p_t; every derivative is q^γ times something finite, r = q'/q."""
+    T = type(x)
+    e = exp_nonpositive(-abs(x))
+    positive = x > T(0)
+    inverse = T(1) / (T(1) + e)
+    p = inverse if positive else e * inverse
+    ce = (x if positive else T(0)) - t * x + log1p_unit(e)
+    # With u the larger and v = e u the smaller of p and 1 - p: q = u (a + e b), p (1 - p) / q = e u / (a + e b).
+    a = T(1) - t if positive else t
+    b = t if positive else T(1) - t
+    mix = a + e * b
+    r = (T(1) - T(2) * t) * e * inverse / mix if mix > T(0) else T(0)
+    power_q = power(inverse * mix, gamma)
+    factor = power_q * (alpha * t + (T(1) - alpha) * (T(1) - t) if alpha >= T(0) else T(1))
+    d = p - t
+    curvature = e * inverse * inverse + gamma * r * (
+        T(2) * d + ce * ((gamma - T(1)) * r + T(1) - T(2) * p)
+    )
+    return factor * ce, (factor * (d + gamma * r * ce),), factor * curvature
+
+
+@loss(
+    "elementwise",
+    options={"gamma": NON_NEGATIVE, "alpha": BELOW_ONE},
+    domains={"target": "probability"},
+    legacy=False,
+)
+def sigmoid_focal_loss(
+    input: Array, target: Array, *, alpha: float = 0.25, gamma: float = 2.0, reduction: str = "mean"
+) -> Array:
+    r"""Focal loss of logits: binary cross-entropy with easy examples scaled down.
+
+    .. math::
+
+        \ell_i = \alpha_i (1 - p_i)^\gamma \mathrm{CE}(x_i, t_i), \qquad
+        p_i = t_i \sigma(x_i) + (1 - t_i) \sigma(-x_i), \quad \alpha_i = \alpha t_i + (1 - \alpha) (1 - t_i)
+
+    Parameters
+    ----------
+    input : array, shape (*)
+        Logits.
+    target : array, shape (*)
+        0 or 1, or a probability; any integer or floating dtype.
+    alpha : float
+        Weight of the positive class, at most 1; a negative one turns the weighting off.
+    gamma : float
+        Focusing exponent, at least 0.
+    reduction : {"mean", "sum", "none"}
+        The mean is over the number of elements. torchvision's default is ``"none"``.
+
+    Returns
+    -------
+    array
+        Zero-dimensional, or of the shape of `input` for ``reduction="none"``.
+
+    Raises
+    ------
+    ValueError
+        If `input` and `target` differ in shape or an option is out of range.
+    TypeError
+        If `input` is not floating point, or the arrays lie on different devices.
+
+    Notes
+    -----
+    1 - p is never formed by subtraction; value and derivatives are finite for any finite logit and any `gamma`.
+
+    References
+    ----------
+    T.-Y. Lin et al., "Focal loss for dense object detection", ICCV 2017. ``torchvision.ops.sigmoid_focal_loss``.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> print(fl.sigmoid_focal_loss([0.0], [1.0]).round(4))
+    0.0433
+    """
+    return Elementwise(
+        sigmoid_focal, (input, target), params=(float(gamma), float(alpha)), reduction=reduction, broadcast="exact"
+    )
+
+
+@jitable
+def focal_side(x, y, gamma):
+    """-y^γ log x for x = 1 - y, and its first two derivatives with respect to x; log x not below -100."""
+    T = type(x)
+    u = log(x)
+    u = T(-100) if u < T(-100) else u
+    x = T(1e-12) if x < T(1e-12) else x
+    safe = T(1e-12) if y < T(1e-12) else y
+    w = power(y, gamma)
+    r = T(1) / x
+    s = gamma / safe
+    slope = w * (s * u - r)
+    return -w * u, slope, w * (T(2) * s * r - s * (gamma - T(1)) / safe * u + r * r)
+
+
+@jitable
+def binary_focal(x, t, gamma, alpha):
+    """α t (1 - x)^γ (-log x) + (1 - α) (1 - t) x^γ (-log(1 - x))."""
+    T = type(x)
+    y = T(1) - x
+    v1, d1, h1 = focal_side(x, y, gamma)
+    v0, d0, h0 = focal_side(y, x, gamma)
+    a = alpha * t if alpha >= T(0) else t
+    b = (T(1) - alpha) * (T(1) - t) if alpha >= T(0) else T(1) - t
+    in_range = x >= T(0) and x <= T(1) and t >= T(0) and t <= T(1)
+    return (a * v1 + b * v0 if in_range else T(math.nan)), (a * d1 - b * d0,), a * h1 + b * h0
+
+
+@loss(
+    "elementwise",
+    options={"gamma": NON_NEGATIVE, "alpha": BELOW_ONE},
+    domains={"input": "probability", "target": "probability"},
+    legacy=False,
+)
+def binary_focal_loss(
+    input: Array, target: Array, *, gamma: float = 2.0, alpha: float = 0.75, reduction: str = "mean"
+) -> Array:
+    r"""Focal loss of probabilities.
+
+    .. math:: \ell_i = -\alpha t_i (1 - x_i)^\gamma \log x_i - (1 - \alpha) (1 - t_i) x_i^\gamma \log(1 - x_i)
+
+    Parameters
+    ----------
+    input : array, shape (*)
+        Probabilities of the positive class, in [0, 1].
+    target : array, shape (*)
+        0 or 1, or a probability.
+    gamma : float
+        Focusing exponent, at least 0.
+    alpha : float
+        Weight of the positive class, at most 1; a negative one turns the weighting off.
+    reduction : {"mean", "sum", "none"}
+        The mean is over the number of elements.
+
+    Returns
+    -------
+    array
+        Zero-dimensional, or of the shape of `input` for ``reduction="none"``.
+
+    Raises
+    ------
+    ValueError
+        If `input` and `target` differ in shape, hold values outside [0, 1], or an option is out of range.
+    TypeError
+        If `input` is not floating point, or the arrays lie on different devices.
+
+    Notes
+    -----
+    Logarithms are clamped to -100 from below, and divisors in the derivatives to 1e-12: everything is finite on [0, 1].
+    Prefer :func:`sigmoid_focal_loss` where there are logits. On a GPU values outside [0, 1] give NaN.
+
+    References
+    ----------
+    T.-Y. Lin et al., "Focal loss for dense object detection", ICCV 2017.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> print(fl.binary_focal_loss([0.5], [1.0]).round(4))
+    0.13
+    """
+    return Elementwise(
+        binary_focal,
+        (input, target),
+        params=(float(gamma), float(alpha)),
+        reduction=reduction,
+        broadcast="exact",
+        unit_interval=True,
+    )

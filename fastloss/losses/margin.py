@@ -1,0 +1,212 @@
+"""Hinges and logistic losses of scores over a class axis."""
+
+from __future__ import annotations
+
+from fastloss._registry import jitable, loss
+from fastloss._spec import FINITE, ONE_OR_TWO, Array, RowMaths, Rowwise
+from fastloss.losses.scalars import exp_nonpositive, log1p_unit
+
+# Notation of RowMaths: z an entry less the row's maximum, p its softmax, t the second operand's entry, w the class
+# weight, hit whether this is the target, zy and wy the target's z and w, logsum = log Σ exp z.
+
+
+@jitable
+def multi_margin_terms_1(z, p, t, w, hit, zy, wy, params):
+    """Σ max(0, m - x_y + x) and how many of them are positive."""
+    T = type(z)
+    h = params[0] - zy + z
+    active = h > T(0) and not hit
+    return (h if active else T(0)), (T(1) if active else T(0)), T(0)
+
+
+@jitable
+def multi_margin_terms_2(z, p, t, w, hit, zy, wy, params):
+    """Σ max(0, m - x_y + x)², half its derivative, and how many terms are positive."""
+    T = type(z)
+    h = params[0] - zy + z
+    active = h > T(0) and not hit
+    a = h if active else T(0)
+    return a * a, a, (T(1) if active else T(0))
+
+
+@jitable
+def multi_margin_row_1(top, logsum, sums, zy, wy, params):
+    """w_y / C times the sum; params are the margin and 1/C."""
+    c = wy * params[1]
+    return c * sums[0], (zy, c, sums[1])
+
+
+@jitable
+def multi_margin_entry_1(z, p, t, w, hit, coefs, params):
+    """w_y / C where the hinge is active, less their number at the target."""
+    T = type(z)
+    zy, c, active = coefs
+    if hit:
+        return (-c * active,), T(0)
+    return (c if params[0] - zy + z > T(0) else T(0),), T(0)
+
+
+@jitable
+def multi_margin_row_2(top, logsum, sums, zy, wy, params):
+    """As for p = 1; the count of active hinges rides on the scale of the curvature."""
+    T = type(zy)
+    c = T(2) * wy * params[1]
+    return wy * params[1] * sums[0], (zy, c, c * sums[1], c * sums[2])
+
+
+@jitable
+def multi_margin_entry_2(z, p, t, w, hit, coefs, params):
+    """2 w_y / C max(0, m - x_y + x), less their sum at the target."""
+    T = type(z)
+    zy, c, slope, curvature = coefs
+    if hit:
+        return (-slope,), curvature
+    h = params[0] - zy + z
+    return (c * h if h > T(0) else T(0),), (c if h > T(0) else T(0))
+
+
+MULTI_MARGIN = {
+    1: RowMaths(multi_margin_row_1, multi_margin_entry_1, multi_margin_terms_1, indexed=True),
+    2: RowMaths(multi_margin_row_2, multi_margin_entry_2, multi_margin_terms_2, indexed=True),
+}
+
+
+@jitable
+def multilabel_soft_terms(z, p, t, w, hit, zy, wy, params):
+    """Σ w log(1 + exp((1 - 2 t) z)), written for any t."""
+    T = type(z)
+    e = exp_nonpositive(-abs(z))
+    return w * ((z if z > T(0) else T(0)) - t * z + log1p_unit(e)), T(0), T(0)
+
+
+@jitable
+def multilabel_soft_row(top, logsum, sums, zy, wy, params):
+    """The mean over the classes."""
+    return params[0] * sums[0], ()
+
+
+@jitable
+def multilabel_soft_entry(z, p, t, w, hit, coefs, params):
+    """w (σ(z) - t) / C, and the derivatives with respect to target and weight."""
+    T = type(z)
+    e = exp_nonpositive(-abs(z))
+    inverse = T(1) / (T(1) + e)
+    s = inverse if z > T(0) else e * inverse
+    value = (z if z > T(0) else T(0)) - t * z + log1p_unit(e)
+    scaled = w * params[0]
+    return (scaled * (s - t), -scaled * z, params[0] * value), scaled * e * inverse * inverse
+
+
+MULTILABEL_SOFT = RowMaths(multilabel_soft_row, multilabel_soft_entry, multilabel_soft_terms)
+
+
+@loss("rowwise", options={"p": ONE_OR_TWO, "margin": FINITE}, domains={"target": "class"})
+def multi_margin_loss(
+    input: Array,
+    target: Array,
+    weight: Array | None = None,
+    *,
+    p: int = 1,
+    margin: float = 1.0,
+    reduction: str = "mean",
+) -> Array:
+    r"""Multi-class hinge loss.
+
+    .. math:: \ell_n = \frac{w_{y_n}}{C} \sum_{c \ne y_n} \max(0, m - x_{n, y_n} + x_{nc})^p
+
+    Parameters
+    ----------
+    input : array, shape (C,) or (N, C)
+        Scores.
+    target : array of integers, shape () or (N,)
+        Class indices in [0, C).
+    weight : array, shape (C,), optional
+        Weight of each class.
+    p : {1, 2}
+        Power of the hinge.
+    margin : float
+        The margin m.
+    reduction : {"mean", "sum", "none"}
+        The mean is over the number of rows; weights do not enter its divisor.
+
+    Returns
+    -------
+    array
+        Zero-dimensional, or of the shape of `target` for ``reduction="none"``.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not go together or an option is out of range.
+    TypeError
+        If `input` is not floating point, `target` is not of an integer dtype, or they lie on different devices.
+    IndexError
+        If a target is not a class.
+
+    Notes
+    -----
+    At the hinge's kink the gradient is 0. Over no rows the mean is NaN and the sum 0; torch returns uninitialised
+    memory. The second derivative is zero for p = 1.
+
+    References
+    ----------
+    K. Crammer and Y. Singer, "On the algorithmic implementation of multiclass kernel-based vector machines", JMLR 2
+    (2001). ``torch.nn.functional.multi_margin_loss``.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> print(fl.multi_margin_loss([[0.1, 0.2, 0.4, 0.8]], [3]).round(4))
+    0.325
+    """
+    return Rowwise(
+        MULTI_MARGIN[p], input, target, weight=weight, params=(float(margin),), reduction=reduction, max_ndim=2
+    )
+
+
+@loss("rowwise", differentiable=("input", "target", "weight"), domains={"target": "probability"})
+def multilabel_soft_margin_loss(
+    input: Array, target: Array, weight: Array | None = None, *, reduction: str = "mean"
+) -> Array:
+    r"""Mean over the classes of the binary cross-entropy of logits.
+
+    .. math:: \ell_n = -\frac1C \sum_c w_c \left[ t_{nc} \log \sigma(x_{nc}) + (1 - t_{nc}) \log \sigma(-x_{nc}) \right]
+
+    Parameters
+    ----------
+    input : array, shape (C,), (N, C) or (*, C)
+        Logits, the classes along the last axis.
+    target : array, shape of `input`
+        Probabilities of the labels.
+    weight : array, shape (C,), optional
+        Weight of each class.
+    reduction : {"mean", "sum", "none"}
+        The mean is over the rows.
+
+    Returns
+    -------
+    array
+        Zero-dimensional, or of the shape of `input` without its last axis for ``reduction="none"``.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not go together or `reduction` is unknown.
+    TypeError
+        If `input` is not floating point, or the arrays lie on different devices.
+
+    Notes
+    -----
+    Differentiable with respect to `input`, `target` and `weight`. A non-contiguous `input` is copied.
+
+    References
+    ----------
+    ``torch.nn.functional.multilabel_soft_margin_loss``.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> print(fl.multilabel_soft_margin_loss([[0.0, 0.0]], [[1.0, 0.0]]).round(4))
+    0.6931
+    """
+    return Rowwise(MULTILABEL_SOFT, input, target, weight=weight, reduction=reduction, axis=-1)

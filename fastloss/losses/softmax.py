@@ -1,0 +1,215 @@
+"""Softmax, its logarithm, and log-sum-exp."""
+
+from __future__ import annotations
+
+from fastloss._registry import jitable, loss
+from fastloss._spec import FLAG, Array, RowMap, RowMaths, Rowwise
+
+# Notation of RowMaths: z an entry less the row's maximum, p its softmax, t the second operand's entry, w the class
+# weight, hit whether this is the target, zy and wy the target's z and w, logsum = log Σ exp z.
+
+
+@jitable
+def no_row(top, logsum, sums, zy, wy, params):
+    """Nothing but what the entries need."""
+    T = type(top)
+    return T(0), (logsum, sums[0])
+
+
+@jitable
+def logsumexp_row(top, logsum, sums, zy, wy, params):
+    """Maximum + log Σ exp z; an infinite maximum is the result itself."""
+    return (top if top - top != top - top else top + logsum), ()
+
+
+@jitable
+def logsumexp_entry(z, p, t, w, hit, coefs, params):
+    """p, and p (1 - p)."""
+    T = type(z)
+    return (p,), p * (T(1) - p)
+
+
+LOGSUMEXP = RowMaths(logsumexp_row, logsumexp_entry, softmax=True)
+
+
+@jitable
+def softmax_entry(z, p, t, w, hit, coefs, params):
+    """p."""
+    T = type(z)
+    return (p,), T(0)
+
+
+@jitable
+def softmax_vjp_terms(z, p, t, w, hit, zy, wy, params):
+    """Σ p g."""
+    T = type(z)
+    return p * t, T(0), T(0)
+
+
+@jitable
+def softmax_vjp_entry(z, p, t, w, hit, coefs, params):
+    """p (g - Σ p g)."""
+    T = type(z)
+    return (p * (t - coefs[1]),), T(0)
+
+
+@jitable
+def log_softmax_entry(z, p, t, w, hit, coefs, params):
+    """z - log Σ exp z."""
+    T = type(z)
+    return (z - coefs[0],), T(0)
+
+
+@jitable
+def log_softmax_vjp_terms(z, p, t, w, hit, zy, wy, params):
+    """Σ g."""
+    T = type(z)
+    return t, T(0), T(0)
+
+
+@jitable
+def log_softmax_vjp_entry(z, p, t, w, hit, coefs, params):
+    """g - p Σ g."""
+    T = type(z)
+    return (t - p * coefs[1],), T(0)
+
+
+SOFTMAX = RowMaths(no_row, softmax_entry, softmax=True)
+SOFTMAX_VJP = RowMaths(no_row, softmax_vjp_entry, softmax_vjp_terms, softmax=True)
+LOG_SOFTMAX = RowMaths(no_row, log_softmax_entry, softmax=True)
+LOG_SOFTMAX_VJP = RowMaths(no_row, log_softmax_vjp_entry, log_softmax_vjp_terms, softmax=True)
+
+
+@loss("rowmap", legacy=False, hessian=None)
+def softmax(input: Array, dim: int, *, dtype: object = None) -> Array:
+    r"""Softmax along an axis.
+
+    .. math:: p_c = e^{x_c} / \sum_k e^{x_k}
+
+    Parameters
+    ----------
+    input : array, shape (*)
+        Logits.
+    dim : int
+        The axis that sums to one.
+    dtype : dtype, optional
+        Converts `input` first.
+
+    Returns
+    -------
+    array
+        Of the shape of `input`.
+
+    Raises
+    ------
+    ValueError
+        If `dim` is not an axis of `input`.
+    TypeError
+        If `input` is not floating point.
+
+    Notes
+    -----
+    A transform's `grad_output` is the gradient with respect to the result; ones, its default, give a gradient of zero.
+    A row that holds +inf, or nothing but -inf, gives NaN. A non-contiguous `input` is copied.
+
+    References
+    ----------
+    ``torch.softmax``.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> print(fl.softmax([[0.0, 0.0]], dim=1))
+    [[0.5 0.5]]
+    """
+    return RowMap(SOFTMAX, SOFTMAX_VJP, input, dim, dtype)
+
+
+@loss("rowmap", legacy=False, hessian=None)
+def log_softmax(input: Array, dim: int, *, dtype: object = None) -> Array:
+    r"""Logarithm of the softmax along an axis.
+
+    .. math:: \log p_c = x_c - \log \sum_k e^{x_k}
+
+    Parameters
+    ----------
+    input : array, shape (*)
+        Logits.
+    dim : int
+        The axis along which the exponentials sum to one.
+    dtype : dtype, optional
+        Converts `input` first.
+
+    Returns
+    -------
+    array
+        Of the shape of `input`.
+
+    Raises
+    ------
+    ValueError
+        If `dim` is not an axis of `input`.
+    TypeError
+        If `input` is not floating point.
+
+    Notes
+    -----
+    A transform's `grad_output` is the gradient with respect to the result (ones by default). A row that holds +inf, or
+    nothing but -inf, gives NaN. A non-contiguous `input` is copied.
+
+    References
+    ----------
+    ``torch.log_softmax``.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> print(fl.log_softmax([[0.0, 0.0]], dim=1).round(4))
+    [[-0.6931 -0.6931]]
+    """
+    return RowMap(LOG_SOFTMAX, LOG_SOFTMAX_VJP, input, dim, dtype)
+
+
+@loss("rowwise", legacy=False, options={"keepdim": FLAG})
+def logsumexp(input: Array, dim: int | tuple[int, ...], *, keepdim: bool = False) -> Array:
+    r"""Logarithm of the sum of exponentials along an axis.
+
+    .. math:: \log \sum_c e^{x_c}
+
+    Parameters
+    ----------
+    input : array, shape (*)
+        Real numbers.
+    dim : int or tuple of int
+        The axis, or neighbouring axes, to sum over.
+    keepdim : bool
+        Whether the axis stays, with length 1.
+
+    Returns
+    -------
+    array
+        Of the shape of `input` without `dim`.
+
+    Raises
+    ------
+    ValueError
+        If `dim` is not an axis of `input`.
+    TypeError
+        If `input` is not floating point.
+
+    Notes
+    -----
+    The gradient is the softmax, times `grad_output`; the diagonal of the Hessian is p (1 - p). A row of nothing but
+    -inf gives -inf, one that holds +inf gives +inf. A non-contiguous `input` is copied.
+
+    References
+    ----------
+    ``torch.logsumexp``.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> print(fl.logsumexp([[0.0, 0.0]], dim=1).round(4))
+    [0.6931]
+    """
+    return Rowwise(LOGSUMEXP, input, reduction="none", axis=dim, keepdim=keepdim)

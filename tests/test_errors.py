@@ -1,0 +1,373 @@
+"""Bad input: the class of the error, a message that names the argument, and nothing computed."""
+
+import numpy as np
+import pytest
+from cases import PLAIN
+
+import fastloss as fl
+from fastloss._registry import LOSSES
+
+NOT_POSSIBLE = {
+    "a number > 0": (0.0, -1.0, float("nan")),
+    "a number > 0, infinity included": (0.0, -2.0),
+    "a number >= 0": (-0.5, float("nan")),
+    "a finite number": (float("inf"), float("nan")),
+    "a number in [0, 1]": (-0.1, 1.5, float("nan")),
+    "1 or 2": (0, 3, 1.5),
+    "an integer": (0.5,),
+    "True or False": (2, "yes"),
+}
+
+REDUCING = [case for case in PLAIN if "reduction" in case.record.options]
+INDEXED = [case for case in PLAIN if case.record.domains.get("target") == "class"]
+FIRST = [(case, case.record.wrt[0]) for case in PLAIN]
+
+
+def refuses(error, match, case, arrays, **extra):
+    """Check that value and gradient are refused, and that a given array is left alone."""
+    with pytest.raises(error, match=match):
+        case.call(arrays, **extra)
+    name = case.record.wrt[0]
+    untouched = np.full(np.shape(case.make()[name]), 7.0)
+    with pytest.raises(error, match=match):
+        case.value_and_grad(arrays, name, grad_out=untouched, **extra)
+    assert (untouched == 7).all()
+
+
+@pytest.mark.parametrize("case", REDUCING, ids=str)
+def test_unknown_reduction(case):
+    for wrong in ("median", "elementwise_mean", None, 1):
+        refuses(ValueError, f"reduction .*{wrong!r}", case, case.make(), reduction=wrong)
+    if case.loss != "kl_div":
+        refuses(ValueError, "batchmean", case, case.make(), reduction="batchmean")
+
+
+OPTIONS = [
+    (case, name, value)
+    for case in PLAIN
+    for name, domain in case.record.options.items()
+    for value in NOT_POSSIBLE.get(domain.text, ())
+]
+
+
+@pytest.mark.parametrize(("case", "name", "value"), OPTIONS, ids=[f"{c.loss}-{n}={v}" for c, n, v in OPTIONS])
+def test_option_out_of_range(case, name, value):
+    case = case._replace(options={k: v for k, v in case.options.items() if k != name})
+    refuses(ValueError, f"{name} .*{value}", case, case.make(), **{name: value})
+
+
+NUMBERS = [(case, name) for case, name, value in OPTIONS if isinstance(value, float)]
+
+
+@pytest.mark.parametrize(("case", "name"), NUMBERS, ids=[f"{c.loss}-{n}-{k}" for k, (c, n) in enumerate(NUMBERS)])
+def test_option_of_the_wrong_type(case, name):
+    case = case._replace(options={k: v for k, v in case.options.items() if k != name})
+    refuses(TypeError, f"{name} .*'wide'", case, case.make(), **{name: "wide"})
+
+
+def test_every_domain_of_an_option_is_tested():
+    texts = {d.text for case in PLAIN for name, d in case.record.options.items() if name != "reduction"}
+    assert texts <= set(NOT_POSSIBLE)
+
+
+@pytest.mark.parametrize("case", PLAIN, ids=str)
+def test_unknown_option(case):
+    refuses(TypeError, "temperature", case, case.make(), temperature=2.0)
+
+
+@pytest.mark.parametrize("case", [c for c in PLAIN if len(c.arrays) > 1], ids=str)
+def test_missing_argument(case):
+    arrays = case.make()
+    last = list(arrays)[-1]
+    del arrays[last]
+    refuses(TypeError, last, case, arrays)
+
+
+@pytest.mark.parametrize("case", [c for c in PLAIN if len(c.arrays) > 1], ids=str)
+def test_shapes_that_do_not_go_together(case):
+    """The message shows the shape that does not fit."""
+    for name in list(case.arrays)[1:]:
+        arrays = case.make()
+        array = arrays[name]
+        arrays[name] = np.concatenate([array, array[:2]])
+        if name == "target" and array.ndim == 1:
+            refuses(ValueError, rf"target .*\({len(array)},\).*\({len(array) + 2},\)", case, arrays)
+        else:
+            shape = ", ".join(map(str, arrays[name].shape))
+            refuses(ValueError, rf"\({shape},?\)", case, arrays)
+
+
+@pytest.mark.parametrize("loss", sorted({"mse_loss", "l1_loss", "huber_loss"} & set(LOSSES)))
+def test_weight_of_another_shape_than_the_input(loss):
+    x = np.ones((4, 5))
+    for shape in ((5,), (4, 1), (5, 4)):
+        with pytest.raises(ValueError, match=r"weight .*\(4, 5\).*"):
+            getattr(fl, loss)(x, x, np.ones(shape))
+
+
+@pytest.mark.parametrize("name", ["weight", "pos_weight"])
+def test_weight_that_would_enlarge_the_result(name):
+    with pytest.raises(ValueError, match=rf"{name} .*\(3, 4, 5\).*\(4, 5\)"):
+        fl.binary_cross_entropy_with_logits(np.ones((4, 5)), np.ones((4, 5)), **{name: np.ones((3, 4, 5))})
+
+
+@pytest.mark.parametrize("loss", [case.loss for case in INDEXED])
+def test_class_weight_of_the_wrong_length(loss):
+    if "weight" not in LOSSES[loss].function.__wrapped__.__annotations__:
+        return
+    for shape in ((4,), (6, 5), ()):
+        with pytest.raises(ValueError, match=r"weight .*\(5,\)"):
+            getattr(fl, loss)(np.ones((6, 5)), np.zeros(6, int), np.ones(shape))
+
+
+@pytest.mark.parametrize(("case", "name"), FIRST, ids=[c.loss for c, _ in FIRST])
+@pytest.mark.parametrize("dtype", ["complex128", "object", "int64", "bool", "longdouble", "datetime64[s]", "U3"])
+def test_input_that_is_not_floating_point(case, name, dtype):
+    arrays = case.make()
+    arrays[name] = np.zeros(arrays[name].shape).astype(dtype)
+    refuses(TypeError, name, case, arrays)
+
+
+@pytest.mark.parametrize("case", INDEXED, ids=str)
+@pytest.mark.parametrize("dtype", ["float64", "complex128", "bool", "object"])
+def test_class_indices_that_are_no_integers(case, dtype):
+    arrays = case.make()
+    arrays["target"] = arrays["target"].astype(dtype)
+    if dtype == "bool":
+        # Read as 0 and 1, or refused: both are safe. A NumPy bool array is read as uint8.
+        assert np.isfinite(case.call(arrays))
+        return
+    refuses(TypeError, "target", case, arrays)
+
+
+@pytest.mark.parametrize("nothing", [None, "abc", object(), {"a": 1}, [[1.0], [1.0, 2.0]]])
+def test_what_is_no_array(nothing):
+    with pytest.raises((TypeError, ValueError), match="input|str|array|object|dict"):
+        fl.mse_loss(nothing, np.ones(2))
+
+
+# -- class indices --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrong", [5, -1, 2**40, -(2**40)])
+@pytest.mark.parametrize("case", INDEXED, ids=str)
+def test_class_index_out_of_range(case, wrong):
+    arrays = case.make()
+    arrays["target"][4] = wrong
+    arrays["target"][5] = 99
+    refuses(IndexError, rf"{wrong} .*\(4,\).* 5 classes", case, arrays)
+
+
+def test_class_index_out_of_range_names_its_place_among_many():
+    x, y = np.zeros((50, 3, 20, 10)), np.zeros((50, 20, 10), np.int32)
+    y[33, 7, 2] = 3
+    y[40] = 8
+    with pytest.raises(IndexError, match=r"3 .*\(33, 7, 2\)"):
+        fl.cross_entropy(x, y)
+    x, y = np.zeros((300_000, 3), np.float32), np.zeros(300_000, np.uint8)
+    y[[290_001, 290_000]] = 200, 7
+    with pytest.raises(IndexError, match=r"7 .*\(290000,\)"):
+        fl.cross_entropy(x, y)
+
+
+def test_largest_unsigned_index_is_out_of_range():
+    """2**64 - 1 is not -1, and is not taken for an ignore_index of -1."""
+    y = np.array([2**64 - 1, 0], np.uint64)
+    with pytest.raises(IndexError):
+        fl.nll_loss(np.zeros((2, 3)), y)
+    with pytest.raises(IndexError):
+        fl.nll_loss(np.zeros((2, 3)), y, ignore_index=-1)
+
+
+def test_ignore_index_inside_and_outside_the_classes():
+    x = np.random.default_rng(0).normal(size=(3, 4))
+    for ignored in (0, 3, 4, -1, 10**12, -(2**62)):
+        y = np.array([1, ignored, 2])
+        value, gradient = fl.value_and_grad(fl.cross_entropy)(x, y, ignore_index=ignored)
+        np.testing.assert_allclose(value, fl.cross_entropy(x[[0, 2]], y[[0, 2]]))
+        assert (gradient[1] == 0).all()
+
+
+@pytest.mark.parametrize("case", INDEXED, ids=str)
+def test_unchecked_index_gives_nan_in_its_row(case):
+    arrays = case.make()
+    good = case.value_and_grad(arrays, reduction="none")
+    arrays["target"][[1, 4]] = [5, -(2**50)]
+    with fl.config(check_indices=False):
+        value, gradient = case.value_and_grad(arrays, reduction="none")
+        assert np.isnan(case.call(arrays, reduction="sum"))
+    bad = np.array([False, True, False, False, True, False])
+    assert np.isnan(value[bad]).all()
+    # A gradient that is zero but for the target's entry has nowhere else to show it.
+    shown = gradient[bad] if case.loss != "nll_loss" else gradient[bad][:, :0]
+    assert np.isnan(shown).all()
+    np.testing.assert_array_equal(value[~bad], good[0][~bad])
+    np.testing.assert_array_equal(gradient[~bad], good[1][~bad])
+
+
+# -- outputs and upstream ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("case", "name"), FIRST, ids=[c.loss for c, _ in FIRST])
+def test_grad_out_that_does_not_fit(case, name):
+    arrays = case.make()
+    shape = arrays[name].shape
+    gradient = fl.grad(case.function, name)
+    read_only = np.zeros(shape)
+    read_only.flags.writeable = False
+    for target, error in (
+        (np.zeros((*shape, 1)), ValueError),
+        (np.zeros(shape, np.float32), TypeError),
+        (read_only, ValueError),
+        (np.zeros(shape).tolist(), TypeError),
+    ):
+        with pytest.raises(error, match="grad_out"):
+            gradient(**arrays, **case.options, grad_out=target)
+
+
+def test_number_of_arrays_in_grad_out():
+    x = np.ones(3)
+    with pytest.raises(ValueError, match="grad_out .*2.*3|grad_out .*3"):
+        fl.grad(fl.mse_loss, ("input", "target"))(x, x, grad_out=(x.copy(), x.copy(), x.copy()))
+
+
+def test_grad_out_that_overlaps_an_argument():
+    memory = np.arange(12.0)
+    with pytest.raises(ValueError, match="overlaps"):
+        fl.grad(fl.mse_loss)(memory[:8], np.zeros(8), grad_out=memory[1:9])
+    with pytest.raises(ValueError, match="overlaps"):
+        fl.grad(fl.mse_loss)(memory[:8], np.zeros(8), grad_out=memory[:8][::-1])
+    np.testing.assert_array_equal(memory, np.arange(12.0))
+
+
+def test_out_with_a_reduction():
+    with pytest.raises(ValueError, match="out"):
+        fl.value_and_grad(fl.mse_loss)(np.ones(3), np.ones(3), out=np.ones(3))
+    with pytest.raises(ValueError, match=r"out .*\(3,\).*\(4,\)"):
+        fl.value_and_grad(fl.mse_loss)(np.ones(3), np.ones(3), reduction="none", out=np.ones(4))
+
+
+def test_upstream_that_does_not_fit():
+    x = np.ones((2, 3))
+    with pytest.raises(ValueError, match=r"grad_output .*\(2, 3\)"):
+        fl.grad(fl.mse_loss)(x, x, grad_output=np.ones((2, 3)))
+    with pytest.raises(ValueError, match=r"grad_output .*\(2, 3\).*\(3,\)"):
+        fl.grad(fl.mse_loss)(x, x, reduction="none", grad_output=np.ones(3))
+    with pytest.raises(TypeError, match="grad_output"):
+        fl.grad(fl.mse_loss)(x, x, reduction="none", grad_output=np.ones((2, 3), complex))
+
+
+# -- transforms -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transform", [fl.grad, fl.value_and_grad, fl.grad_and_hess], ids=lambda t: t.__name__)
+@pytest.mark.parametrize("wrong", [np.sin, "mse_loss", None, 3, object(), fl.config, len])
+def test_transform_of_what_is_no_loss(transform, wrong):
+    with pytest.raises(TypeError, match="loss"):
+        transform(wrong)
+
+
+@pytest.mark.parametrize("case", PLAIN, ids=str)
+def test_unknown_wrt(case):
+    for wrt in ("speed", ("input", "speed")):
+        with pytest.raises(ValueError, match=f"{case.loss} .*'speed'|{case.loss} .*'input'"):
+            fl.grad(case.function, wrt)
+
+
+@pytest.mark.parametrize("case", INDEXED, ids=str)
+def test_class_indices_have_no_gradient(case):
+    with pytest.raises(ValueError, match="target"):
+        fl.grad(case.function, "target")(**case.make(), **case.options)
+
+
+def test_argument_without_a_gradient_because_it_is_absent():
+    with pytest.raises(ValueError, match="weight"):
+        fl.grad(fl.mse_loss, "weight")(np.ones(2), np.ones(2))
+
+
+# -- special rules ----------------------------------------------------------------------------------------------------------
+
+
+def test_rules_of_cross_entropy():
+    x = np.zeros((2, 3))
+    with pytest.raises(ValueError, match=r"target .*\(2,\).*\(2, 2\)"):
+        fl.cross_entropy(x, np.zeros((2, 2), int))
+    with pytest.raises(ValueError, match="ignore_index .*1"):
+        fl.cross_entropy(x, np.full((2, 3), 1 / 3), ignore_index=1)
+    with pytest.raises(TypeError, match="target"):
+        fl.cross_entropy(x, np.zeros((2, 3), int))
+    with pytest.raises(ValueError, match=r"\(2, 0\)"):
+        fl.cross_entropy(np.zeros((2, 0)), np.zeros(2, int))
+    with pytest.raises(ValueError, match=r"\(\)"):
+        fl.cross_entropy(np.float64(1), np.int64(0))
+    np.testing.assert_allclose(fl.cross_entropy(np.zeros(3), np.array([1])), np.log(3))
+
+
+def test_rules_of_multi_margin_loss():
+    with pytest.raises(ValueError, match=r"\(2, 3, 4\)"):
+        fl.multi_margin_loss(np.zeros((2, 3, 4)), np.zeros((2, 4), int))
+
+
+def test_rules_of_vectors():
+    v = np.ones((4, 3))
+    with pytest.raises(ValueError, match=r"positive \(3,\)"):
+        fl.triplet_margin_loss(v, np.ones(3), v)
+    with pytest.raises(ValueError, match=r"target .*\(4,\).*\(4, 1\)"):
+        fl.cosine_embedding_loss(v, v, np.ones((4, 1)))
+
+
+@pytest.mark.parametrize("loss", ["softmax", "log_softmax", "logsumexp"])
+def test_axis_out_of_range(loss):
+    for dim in (2, -3):
+        with pytest.raises(ValueError, match=f"dim {dim}"):
+            getattr(fl, loss)(np.ones((2, 3)), dim=dim)
+
+
+# -- devices ----------------------------------------------------------------------------------------------------------------
+
+
+class DeviceArray:
+    """What a CUDA array looks like from outside; touching its memory would fail."""
+
+    shape, dtype = (2, 3), np.dtype(np.float64)
+    __cuda_array_interface__ = {  # noqa: RUF012 (an attribute that protocols expect on the instance)
+        "shape": (2, 3),
+        "typestr": "<f8",
+        "data": (0xDEAD0000, False),
+        "version": 3,
+    }
+
+    def __dlpack_device__(self):
+        return (2, 0)
+
+    def __dlpack__(self, **_):
+        raise BufferError("the memory of a device must not be asked for")
+
+    def __array__(self, *_, **__):
+        raise TypeError("implicit conversion to a NumPy array is not allowed")
+
+
+@pytest.mark.parametrize("case", [c for c in PLAIN if len(c.arrays) > 1], ids=str)
+def test_device_array_beside_a_host_array(case):
+    for name in list(case.arrays)[1:]:
+        arrays = {**case.make(), name: DeviceArray()}
+        try:
+            case.call(arrays)
+        except TypeError as error:
+            assert name in str(error)  # noqa: PT017 (either error is right: which depends on what is installed)
+            assert "device" in str(error).lower() or "cuda" in str(error).lower()
+        except (ImportError, RuntimeError) as error:
+            assert "cuda" in str(error).lower()  # noqa: PT017
+        else:
+            pytest.fail("a device array was read on the CPU")
+
+
+def test_errors_of_config():
+    for wrong in (0, -1):
+        with pytest.raises(ValueError, match="num_threads"):
+            fl.config(num_threads=wrong)
+    for wrong in ("2", 1.5, True):
+        with pytest.raises(TypeError, match="num_threads"):
+            fl.config(num_threads=wrong)
+    with pytest.raises(TypeError, match="check_indices"):
+        fl.config(check_indices=1)

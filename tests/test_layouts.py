@@ -1,0 +1,314 @@
+"""The same numbers in another layout give the same result, bit for bit."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+from cases import LOSSES, PLAIN, assert_close
+
+import fastloss as fl
+
+
+def _apart(a):
+    """Every second element of an array twice as long along every axis."""
+    wide = np.full([2 * n for n in a.shape], 77, a.dtype)
+    view = wide[tuple(slice(None, None, 2) for _ in a.shape)]
+    view[...] = a
+    return view
+
+
+def _backwards(a):
+    flip = tuple(slice(None, None, -1) for _ in a.shape)
+    return a[flip].copy()[flip]
+
+
+def _columns(a):
+    """The first of two interleaved arrays: strides that merge into a single one, which is not the item size."""
+    return np.stack([a, np.full_like(a, 77)], axis=-1)[..., 0]
+
+
+def _read_only(a):
+    a = a.copy()
+    a.flags.writeable = False
+    return a
+
+
+def _misaligned(a):
+    raw = np.empty(a.nbytes + 1, np.uint8)[1:].view(a.dtype).reshape(a.shape)
+    raw[...] = a
+    assert not raw.flags.aligned
+    return raw
+
+
+def _swapped(a):
+    return a.astype(a.dtype.newbyteorder())
+
+
+class Dlpack:
+    """An array of a library that offers nothing but DLPack."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __dlpack__(self, **options):
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
+
+
+def from_dlpack(array):
+    return Dlpack(np.from_dlpack(array))
+
+
+class Subclass(np.ndarray):
+    pass
+
+
+LAYOUTS = {
+    "fortran": np.asfortranarray,
+    "apart": _apart,
+    "columns": _columns,
+    "backwards": _backwards,
+    "read-only": _read_only,
+    "misaligned": _misaligned,
+    "big-endian": _swapped,
+    "subclass": lambda a: a.view(Subclass),
+    "transposed": lambda a: np.ascontiguousarray(a.T).T,
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("case", PLAIN, ids=str)
+def test_layout(case, layout):
+    arrays = case.make()
+    names = case.wrt(arrays)
+    value, gradients = case.value_and_grad(arrays, names)
+    laid = {name: layout(array) for name, array in arrays.items()}
+    value_of_laid, gradients_of_laid = case.value_and_grad(laid, names)
+    # A strided loop vectorises in another way, and so adds in another order.
+    assert_close(value_of_laid, value)
+    for one, other, name in zip(gradients_of_laid, gradients, names, strict=True):
+        assert_close(one, other)
+        assert one.flags.c_contiguous, name
+    for name, array in laid.items():
+        np.testing.assert_array_equal(array, arrays[name])
+
+
+@pytest.mark.parametrize("layout", [_columns, _apart], ids=["columns", "apart"])
+@pytest.mark.parametrize("case", [c for c in PLAIN if c.record.family in ("elementwise", "pairwise")], ids=str)
+def test_layout_of_half_types(case, layout):
+    for dtype in ("float16", "bfloat16"):
+        arrays = case.make(dtype)
+        value, gradient = case.value_and_grad(arrays, case.record.wrt[0])
+        laid = {name: layout(array) for name, array in arrays.items()}
+        value_of_laid, gradient_of_laid = case.value_and_grad(laid, case.record.wrt[0])
+        assert_close(value_of_laid, value, "float32")
+        assert_close(gradient_of_laid.astype(float), gradient.astype(float), dtype)
+
+
+@pytest.mark.parametrize("layout", ["columns", "backwards"])
+def test_layout_of_weights_and_labels(layout, rng):
+    lay = LAYOUTS[layout]
+    x, y, w = rng.normal(size=(6, 5)), rng.integers(5, size=6), rng.uniform(1, 2, 5)
+    for function in (fl.cross_entropy, fl.nll_loss, fl.multi_margin_loss):
+        expected = fl.value_and_grad(function)(x, y, w)
+        for arguments in ((x, lay(y), w), (x, y, lay(w))):
+            value, gradient = fl.value_and_grad(function)(*arguments)
+            np.testing.assert_array_equal(value, expected[0])
+            np.testing.assert_array_equal(gradient, expected[1])
+
+
+def test_layout_of_the_upstream(rng):
+    x, y, g = rng.normal(size=(6, 5)), rng.integers(5, size=6), rng.normal(size=6)
+    a, t, u = rng.normal(size=(3, 4, 5))[:, :, :4]
+    for function, arguments, upstream in ((fl.cross_entropy, (x, y), g), (fl.mse_loss, (a, t), u)):
+        expected = fl.grad(function)(*arguments, reduction="none", grad_output=upstream.copy())
+        for layout in (_columns, _apart, _backwards):
+            gradient = fl.grad(function)(*arguments, reduction="none", grad_output=layout(upstream))
+            np.testing.assert_array_equal(gradient, expected)
+
+
+@pytest.mark.parametrize("case", [c for c in PLAIN if c.record.family == "elementwise"], ids=str)
+def test_axes_that_do_not_merge(case):
+    """Five axes, transposed and cut so that no two of them are one run of memory."""
+    small = case.make()
+    rng = np.random.default_rng(1)
+    order = (3, 1, 4, 0, 2)
+    laid = {}
+    for name, array in small.items():
+        drawn = rng.choice(array.reshape(-1), size=(4, 6, 4, 6, 4))
+        laid[name] = drawn[::2, ::3, 1::2, ::2, ::-2].transpose(order)
+    expected = case.value_and_grad({k: v.copy() for k, v in laid.items()})
+    value, gradient = case.value_and_grad(laid)
+    assert_close(value, expected[0])
+    for one, other in zip(np.atleast_1d(gradient), np.atleast_1d(expected[1]), strict=True):
+        assert_close(one, other)
+
+
+@pytest.mark.parametrize("case", [c for c in PLAIN if c.record.family == "elementwise"], ids=str)
+def test_broadcast_views(case):
+    """Arrays with strides of 0 are read in place."""
+    arrays = {name: np.broadcast_to(a[:1], (50, *a.shape[1:])) for name, a in case.make().items()}
+    value, gradient = case.value_and_grad(arrays, case.record.wrt[0])
+    expected = case.value_and_grad({name: a.copy() for name, a in arrays.items()}, case.record.wrt[0])
+    assert_close(value, expected[0])
+    assert_close(gradient, expected[1])
+    assert gradient.shape == arrays[case.record.wrt[0]].shape
+
+
+def test_broadcast_row_losses(rng):
+    x, y = np.broadcast_to(rng.normal(size=5), (6, 5)), np.broadcast_to(np.int64(3), 6)
+    value, gradient = fl.value_and_grad(fl.cross_entropy)(x, y)
+    expected = fl.value_and_grad(fl.cross_entropy)(x.copy(), y.copy())
+    np.testing.assert_array_equal(value, expected[0])
+    np.testing.assert_array_equal(gradient, expected[1])
+
+
+@pytest.mark.parametrize("shapes", [((4, 5), (5,)), ((4, 1), (1, 5)), ((), (4, 5)), ((4, 5), (1, 1))])
+def test_gradient_of_a_broadcast_argument_is_summed(shapes, rng):
+    """The chain rule: an argument that is repeated gets the sum over its copies."""
+    x, t = (rng.normal(size=shape) for shape in shapes)
+    with pytest.warns(UserWarning, match="broadcast"):
+        value, gradients = fl.value_and_grad(fl.mse_loss, ("input", "target"))(x, t, reduction="sum")
+    slopes = 2 * (x - t)
+    assert_close(value, ((x - t) ** 2).sum())
+    for gradient, argument, sign in zip(gradients, (x, t), (1, -1), strict=True):
+        axes = tuple(range(2 - argument.ndim)) + tuple(
+            k + 2 - argument.ndim for k, n in enumerate(argument.shape) if n == 1
+        )
+        assert_close(gradient, sign * slopes.sum(axis=axes).reshape(argument.shape))
+
+
+def test_broadcast_warning_points_at_the_caller():
+    with pytest.warns(UserWarning, match=r"input \(4, 5\), target \(5,\)") as caught:
+        fl.mse_loss(np.ones((4, 5)), np.ones(5))
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_memory_mapped(tmp_path, dtype, rng):
+    x, y = rng.normal(size=(6, 5)).astype(dtype), rng.integers(5, size=6)
+    np.save(tmp_path / "x.npy", x)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    value, gradient = fl.value_and_grad(fl.cross_entropy)(mapped, y)
+    expected = fl.value_and_grad(fl.cross_entropy)(x, y)
+    assert value == expected[0]
+    np.testing.assert_array_equal(gradient, expected[1])
+    assert type(gradient) is np.ndarray
+
+
+def test_lists_and_numbers():
+    np.testing.assert_allclose(fl.mse_loss([1.0, 2.0], [0.0, 0.0]), 2.5)
+    np.testing.assert_allclose(fl.mse_loss([1, 2], [0, 0]), 2.5)
+    np.testing.assert_allclose(fl.mse_loss(3.0, 1), 4)
+    np.testing.assert_allclose(fl.mse_loss(np.float64(3), np.float64(1)), 4)
+    np.testing.assert_allclose(fl.cross_entropy([[0.0, 0.0]], [1]), np.log(2))
+    np.testing.assert_allclose(fl.cross_entropy([0.0, 0.0], 1), np.log(2))
+    value, gradient = fl.value_and_grad(fl.mse_loss)([1.0, 2.0], [0.0, 0.0])
+    np.testing.assert_array_equal(gradient, [1.0, 2.0])
+    assert fl.mse_loss(3.0, 1.0).dtype == np.float64
+
+
+INTEGERS = [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64]
+
+
+@pytest.mark.parametrize("dtype", INTEGERS, ids=lambda t: t.__name__)
+def test_class_indices_of_any_integer(dtype, rng):
+    x, y = rng.normal(size=(6, 5)), rng.integers(5, size=6)
+    for function in (fl.cross_entropy, fl.nll_loss):
+        value, gradient = fl.value_and_grad(function)(x, y.astype(dtype))
+        expected = fl.value_and_grad(function)(x, y)
+        assert value == expected[0]
+        np.testing.assert_array_equal(gradient, expected[1])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.uint64], ids=lambda t: t.__name__)
+def test_class_indices_use_their_whole_range(dtype, rng):
+    """An index that would be negative as a signed number of the same width, and one out of range."""
+    classes = 250
+    x = rng.normal(size=(3, classes))
+    y = np.array([249, 200, 0])
+    np.testing.assert_array_equal(
+        fl.nll_loss(x, y.astype(dtype), reduction="none"), fl.nll_loss(x, y, reduction="none")
+    )
+    y[1] = 251
+    with pytest.raises(IndexError, match="251"):
+        fl.nll_loss(x, y.astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", INTEGERS, ids=lambda t: t.__name__)
+@pytest.mark.parametrize("case", [c for c in PLAIN if c.arrays.get("target") and c.record.family == "elementwise"], ids=str)
+def test_integer_targets_of_elementwise_losses(case, dtype):
+    """Targets may be integers where torch takes them; KL's may not."""
+    arrays = case.make()
+    arrays["target"] = np.abs(np.sign(arrays["target"])) * (np.arange(arrays["target"].size).reshape(4, 5) % 2)
+    as_integers = {**arrays, "target": arrays["target"].astype(dtype)}
+    if case.loss == "kl_div":
+        with pytest.raises(TypeError, match="target"):
+            case.call(as_integers)
+        return
+    value, gradient = case.value_and_grad(as_integers)
+    expected = case.value_and_grad(arrays)
+    assert_close(value, expected[0])
+    for one, other in zip(np.atleast_1d(gradient), np.atleast_1d(expected[1]), strict=True):
+        assert_close(one, other)
+
+
+def test_boolean_targets_of_elementwise_losses(rng):
+    x, y = rng.normal(size=20), rng.random(20) < 0.5
+    assert_close(
+        fl.binary_cross_entropy_with_logits(x, y), fl.binary_cross_entropy_with_logits(x, y.astype(float))
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16], ids=["f4", "f2", "bf16"])
+def test_weights_and_targets_of_another_float_type(dtype, rng):
+    """The input decides; the rest is converted."""
+    x, y, w = rng.normal(size=(6, 5)), rng.integers(5, size=6), rng.uniform(1, 2, 5).astype(dtype)
+    value = fl.cross_entropy(x, y, w)
+    assert value.dtype == np.float64
+    assert_close(value, fl.cross_entropy(x, y, w.astype(float)))
+    t = rng.normal(size=(6, 5)).astype(dtype)
+    value, gradients = fl.value_and_grad(fl.mse_loss, ("input", "target"))(x, t)
+    expected, exact = fl.value_and_grad(fl.mse_loss, ("input", "target"))(x, t.astype(float))
+    assert_close(value, expected)
+    assert [g.dtype for g in gradients] == [x.dtype, t.dtype]
+    assert_close(gradients[0], exact[0])
+
+
+@pytest.mark.parametrize("case", PLAIN, ids=str)
+def test_arrays_that_offer_dlpack_alone(case):
+    arrays = case.make()
+    wrapped = {name: Dlpack(array) for name, array in arrays.items()}
+    value, gradient = case.value_and_grad(wrapped, case.record.wrt[0])
+    expected = case.value_and_grad(arrays, case.record.wrt[0])
+    np.testing.assert_array_equal(_plain(value), expected[0])
+    np.testing.assert_array_equal(_plain(gradient), expected[1])
+
+
+def _plain(array):
+    return array.array if isinstance(array, Dlpack) else array
+
+
+@pytest.mark.skipif("cross_entropy" not in LOSSES, reason="cross_entropy is not there")
+@pytest.mark.parametrize("classes", [3, 20, 47, 48, 49, 63, 64, 65, 159, 160, 161, 500])
+@pytest.mark.parametrize("rows", [1, 15, 16, 17, 130])
+def test_every_number_of_classes_and_rows(rows, classes, rng):
+    """Around the tiles and the thresholds between the loops, against the definition."""
+    x, y = rng.normal(size=(rows, classes)), rng.integers(classes, size=rows)
+    value, gradient = fl.value_and_grad(fl.cross_entropy)(x, y, reduction="sum")
+    p = np.exp(x) / np.exp(x).sum(1, keepdims=True)
+    hot = np.eye(classes)[y]
+    assert_close(value, -(np.log(p) * hot).sum())
+    assert_close(gradient, p - hot)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 1), (2, 3, 5), (2, 3, 17), (1, 4, 33, 7), (3, 70, 2), (2, 200, 19)])
+def test_every_length_of_inner_axes(shape, rng):
+    x = rng.normal(size=shape)
+    y = rng.integers(shape[1], size=(shape[0], *shape[2:]))
+    value, gradient = fl.value_and_grad(fl.cross_entropy)(x, y, reduction="none")
+    moved = np.moveaxis(x, 1, -1).reshape(-1, shape[1])
+    expected, exact = fl.value_and_grad(fl.cross_entropy)(moved, y.reshape(-1), reduction="none")
+    assert_close(value, expected.reshape(value.shape))
+    assert_close(np.moveaxis(gradient, 1, -1).reshape(moved.shape), exact)

@@ -1,0 +1,152 @@
+"""Accuracy and special values of the vectorised maths, and the absence of double precision in float32 maths."""
+
+from __future__ import annotations
+
+import re
+
+import numba
+import numpy as np
+import pytest
+
+import fastloss  # noqa: F401  (registers every jitable function)
+from fastloss import _registry
+from fastloss._jit import FASTMATH
+from fastloss.losses import scalars
+
+# Function, numpy's counterpart, range of arguments for float32 and float64, bound on the error in ulp.
+FUNCTIONS = {
+    "exp": (scalars.exp, np.exp, (-103.0, 88.7), (-744.0, 709.7), 1.5),
+    "exp_nonpositive": (scalars.exp_nonpositive, np.exp, (-87.0, 0.0), (-708.0, 0.0), 1.5),
+    "log": (scalars.log, np.log, None, None, 1.5),
+    "log1p": (scalars.log1p, np.log1p, None, None, 1.5),
+    "log1p_unit": (scalars.log1p_unit, np.log1p, (0.0, 1.0), (0.0, 1.0), 2.5),
+}
+DTYPES = [np.float32, np.float64]
+
+
+def over(function):
+    """Return a loop over an array, compiled as the drivers are: what surrounds a helper must not change its result."""
+
+    @numba.njit(fastmath=FASTMATH, error_model="numpy")
+    def loop(x):
+        y = np.empty_like(x)
+        for i in range(x.size):
+            y[i] = function(x[i])
+        return y
+
+    return loop
+
+
+def arguments(name, dtype):
+    rng = np.random.default_rng(5)
+    ranges = FUNCTIONS[name][2 if dtype == np.float32 else 3]
+    if ranges is not None:
+        return rng.uniform(*ranges, 20_000).astype(dtype)
+    tiny, huge = np.log(np.finfo(dtype).smallest_subnormal), np.log(np.finfo(dtype).max)
+    wide = np.exp(rng.uniform(float(tiny), float(huge), 10_000).astype(np.longdouble)).astype(dtype)
+    near_one = 1 + rng.uniform(-0.5, 1.0, 10_000).astype(dtype)
+    if name == "log":
+        return np.concatenate([wide, near_one])
+    return np.concatenate([wide, near_one - 1, -np.minimum(wide, dtype(0.999))])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_error_in_ulp_stays_below_the_bound(name, dtype):
+    function, exact, *_, bound = FUNCTIONS[name]
+    x = arguments(name, dtype)
+    computed = over(function)(x)
+    expected = exact(x.astype(np.longdouble))
+    unit = np.spacing(np.abs(expected).astype(dtype)).astype(np.longdouble)
+    error = np.abs(computed.astype(np.longdouble) - expected) / unit
+    worst = int(np.argmax(error))
+    assert error[worst] <= bound, f"{name}({x[worst]!r}) = {computed[worst]!r}, {float(error[worst]):.2f} ulp off"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_special_values(name, dtype):
+    special = {
+        "exp": [0.0, -0.0, np.inf, -np.inf, np.nan, 1e30, -1e30],
+        "exp_nonpositive": [0.0, -0.0, -np.inf, np.nan, -1e30],
+        "log": [0.0, -0.0, 1.0, np.inf, -np.inf, np.nan, -1.0],
+        "log1p": [0.0, -0.0, -1.0, np.inf, -np.inf, np.nan, -2.0],
+        "log1p_unit": [0.0, 1.0, np.nan],
+    }[name]
+    x = np.array(special, dtype)
+    function, exact, *_ = FUNCTIONS[name]
+    with np.errstate(all="ignore"):
+        np.testing.assert_allclose(over(function)(x), exact(x), rtol=4 * np.finfo(dtype).eps)
+
+
+def test_results_below_the_smallest_normal_number_are_kept_or_zero():
+    x = np.array([-88.0, -95.0, -103.0], np.float32)
+    np.testing.assert_allclose(over(scalars.exp)(x), np.exp(x), rtol=0, atol=3e-45)
+    assert (over(scalars.exp_nonpositive)(x) == 0).all()
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_loops_are_vectorised(name):
+    """Branch-free means that LLVM makes vectors of it; a scalar call to libm would show as a call."""
+    loop = over(FUNCTIONS[name][0])
+    loop(np.ones(4, np.float32))
+    (ir,) = loop.inspect_llvm().values()
+    assert re.search(r"<(4|8|16) x float>", ir), f"{name} is not vectorised"
+    assert not re.search(r"call .*@(expf?|logf?|log1pf?)\(", ir)
+
+
+def maths():
+    """Every scalar function of losses/ with the types of its arguments in a float32 kernel."""
+    f, b, t3, p = numba.float32, numba.boolean, numba.types.UniTuple(numba.float32, 3), numba.types.UniTuple
+    for record in _registry.LOSSES.values():
+        if record.name in ELEMENTWISE:
+            yield ELEMENTWISE[record.name]
+    from fastloss.losses import embedding, margin, multiclass, softmax, triplet
+
+    for module in (multiclass, margin, softmax):
+        row_maths = [value for value in vars(module).values() if type(value).__name__ == "RowMaths"]
+        row_maths += [m for v in vars(module).values() if isinstance(v, dict) for m in v.values() if hasattr(m, "finish")]
+        for m in row_maths:
+            yield m.finish, (f, f, t3, f, f, p(f, 3))
+            if m.terms is not None:
+                yield m.terms, (f, f, f, f, b, f, f, p(f, 3))
+    for m in (embedding.COSINE, triplet.triplet(triplet.NORMS[2.0], True), triplet.triplet(triplet.LP, False)):
+        yield m.terms, (f, f, f, t3, p(f, 3))
+        yield m.finish, (t3, t3, f, p(f, 3))
+
+
+def _elementwise():
+    from fastloss.losses import binary, divergence, embedding, focal, likelihood, logistic, regression
+
+    f = numba.float32
+    return {
+        "mse_loss": (regression.mse, (f,) * 2),
+        "l1_loss": (regression.l1, (f,) * 2),
+        "smooth_l1_loss": (regression.smooth_l1, (f,) * 3),
+        "huber_loss": (regression.huber, (f,) * 3),
+        "poisson_nll_loss": (likelihood.poisson_rate_full, (f,) * 3),
+        "gaussian_nll_loss": (likelihood.gaussian, (f,) * 5),
+        "binary_cross_entropy": (binary.bce, (f,) * 2),
+        "binary_cross_entropy_with_logits": (binary.bce_with_logits_pos_weight, (f,) * 3),
+        "soft_margin_loss": (binary.soft_margin, (f,) * 2),
+        "hinge_embedding_loss": (binary.hinge_embedding, (f,) * 3),
+        "binary_focal_loss": (focal.binary_focal, (f,) * 4),
+        "sigmoid_focal_loss": (focal.sigmoid_focal, (f,) * 4),
+        "kl_div": (divergence.kl, (f,) * 2),
+        "margin_ranking_loss": (embedding.margin_ranking, (f,) * 4),
+        "sigmoid": (logistic.sigmoid_block, (f,)),
+        "logsigmoid": (logistic.log_sigmoid_block, (f,)),
+    }
+
+
+ELEMENTWISE = _elementwise()
+
+
+@pytest.mark.parametrize(("function", "signature"), list(maths()), ids=lambda v: getattr(v, "__name__", ""))
+def test_float32_maths_holds_no_double_precision(function, signature):
+    compiled = numba.njit(error_model="numpy")(function)
+    compiled.compile(signature)
+    (ir,) = compiled.inspect_llvm().values()
+    # Parameters that a tuple carries, and the boxing of results for Python, are no arithmetic.
+    arithmetic = [line for line in ir.splitlines() if re.search(r"= f(add|sub|mul|div|cmp|neg)\b.* double", line)]
+    assert not arithmetic, arithmetic[:3]

@@ -1,0 +1,200 @@
+"""Same bits on any number of threads; many threads, forked children and second processes; memory; clean imports."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastloss as fl
+
+# Shapes above the size from which calls are shared between threads, one for each loop over a class axis.
+LARGE = {
+    "across": (40_000, 10),
+    "along": (5_000, 64),
+    "wide": (600, 1000),
+    "strided": (50, 7, 1000),
+}
+
+
+def batch(shape, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal(shape, dtype=np.float32)
+    rows = shape[:1] + shape[2:]
+    return x, rng.integers(0, shape[1], rows)
+
+
+@pytest.mark.parametrize("layout", LARGE)
+def test_bits_of_row_losses_do_not_depend_on_threads(layout, threads):
+    x, y = batch(LARGE[layout])
+    step = fl.value_and_grad(fl.cross_entropy)
+    value, grad = threads(1, lambda: step(x, y))
+    for count in (2, 3, 5):
+        for _ in range(3):
+            other, other_grad = threads(count, lambda: step(x, y))
+            assert other == value
+            np.testing.assert_array_equal(other_grad, grad)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "strided", "broadcast"])
+def test_bits_of_elementwise_losses_do_not_depend_on_threads(layout, threads):
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((1000, 500), dtype=np.float32)
+    t = rng.standard_normal((1000, 500), dtype=np.float32)
+    if layout == "strided":
+        x, t = x.T, np.asfortranarray(t).T
+    weight = t[:1] ** 2 if layout == "broadcast" else None
+    step = fl.value_and_grad(fl.binary_cross_entropy_with_logits)
+    value, grad = threads(1, lambda: step(x, t, weight))
+    for count in (2, 5):
+        other, other_grad = threads(count, lambda: step(x, t, weight))
+        assert other == value
+        np.testing.assert_array_equal(other_grad, grad)
+
+
+def test_bits_of_losses_of_vectors_do_not_depend_on_threads(threads):
+    rng = np.random.default_rng(2)
+    a, b, c = rng.standard_normal((3, 3000, 100), dtype=np.float32)
+    step = fl.value_and_grad(fl.triplet_margin_loss)
+    value, grads = threads(1, lambda: step(a, b, c))
+    other, other_grads = threads(4, lambda: step(a, b, c))
+    assert other == value
+    for one, two in zip(grads, other_grads, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_many_python_threads_at_once():
+    batches = [batch(LARGE["wide"], seed) for seed in range(8)]
+    step = fl.value_and_grad(fl.cross_entropy)
+    expected = [step(x, y) for x, y in batches]
+    wrong = []
+
+    def work(k):
+        for _ in range(10):
+            value, grad = step(*batches[k])
+            if value != expected[k][0] or not np.array_equal(grad, expected[k][1]):
+                wrong.append(k)
+
+    workers = [threading.Thread(target=work, args=(k,)) for k in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+def test_one_thread_computes_alone_when_helpers_never_come(monkeypatch):
+    """The caller does not wait for threads that have not started."""
+    from fastloss import _threads
+
+    x, y = batch(LARGE["wide"])
+    step = fl.value_and_grad(fl.cross_entropy)
+    expected, _ = step(x, y)
+    pool = _threads._Pool()
+    pool.size = 100  # says that its threads run; none does
+    monkeypatch.setattr(_threads, "_pool", pool)
+    with fl.config(num_threads=4):
+        assert step(x, y)[0] == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_computes_large_calls():
+    x, y = batch(LARGE["wide"])
+    with fl.config(num_threads=3):
+        expected = fl.cross_entropy(x, y)  # the parent's helper threads run now
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if fl.cross_entropy(x, y) == expected else 1)
+        _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def run(code, **environment):
+    """Run Python code in a process of its own and return what it prints."""
+    root = str(Path(fl.__file__).parents[1])
+    env = {**os.environ, "PYTHONPATH": root, **environment}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_importing_brings_in_no_guest_library():
+    code = (
+        "import sys, fastloss; "
+        "print([m for m in ('numba.cuda', 'numba_cuda', 'torch', 'cupy', 'jax', 'dask', 'sklearn') "
+        "if m in sys.modules])"
+    )
+    assert run(code) == "[]"
+
+
+def test_a_second_process_finds_the_kernels_on_disk(tmp_path):
+    code = (
+        "import numpy as np, time, fastloss as fl; "
+        "x = np.zeros((64, 10), 'f4'); y = np.zeros(64, int); start = time.perf_counter(); "
+        "fl.value_and_grad(fl.cross_entropy)(x, y); fl.value_and_grad(fl.mse_loss)(x, x); "
+        "print(time.perf_counter() - start)"
+    )
+    cold = float(run(code, NUMBA_CACHE_DIR=str(tmp_path)))
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nb*")}
+    warm = float(run(code, NUMBA_CACHE_DIR=str(tmp_path)))
+    assert files
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nb*")} == files
+    assert warm < cold / 2
+
+
+@pytest.mark.parametrize("name", ["mse_loss", "cross_entropy", "cross_entropy_few_classes", "triplet_margin_loss"])
+def test_value_and_grad_allocates_the_gradient_and_nothing_else_that_grows(name):
+    """Measured by NumPy's own report to tracemalloc, and for what kernels allocate by the peak of resident memory."""
+    rng = np.random.default_rng(3)
+    if name == "mse_loss":
+        step, arrays = fl.value_and_grad(fl.mse_loss), rng.standard_normal((2, 8_000_000), dtype=np.float32)
+    elif name == "triplet_margin_loss":
+        step, arrays = fl.value_and_grad(fl.triplet_margin_loss), rng.standard_normal((3, 8192, 256), dtype=np.float32)
+    else:
+        shape = (8192, 1000) if name == "cross_entropy" else (500_000, 10)
+        step, arrays = fl.value_and_grad(fl.cross_entropy), batch(shape)
+    step(*[array[:64] for array in arrays])  # compiled, and what is allocated once is
+    gradients = sum(array.nbytes for array in arrays[: 3 if name.startswith("triplet") else 1])
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    resident = peak_resident()
+    result = step(*arrays)
+    grown = peak_resident() - resident
+    peak = tracemalloc.get_traced_memory()[1] - before
+    tracemalloc.stop()
+    assert peak <= gradients + 300_000
+    if resident:
+        assert grown <= gradients + 16 * 2**20
+    assert result[0] > 0
+
+
+def peak_resident():
+    """Return the peak of resident memory since the last call in bytes, 0 where the system does not tell."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return 0
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+
+
+def test_config_nests_and_refuses_nonsense():
+    with fl.config(num_threads=2):
+        with fl.config(num_threads=3, check_indices=False):
+            from fastloss._config import settings
+
+            assert (settings.num_threads, settings.check_indices) == (3, False)
+        assert (settings.num_threads, settings.check_indices) == (2, True)
+    with pytest.raises(ValueError, match="num_threads must be at least 1, got 0"):
+        fl.config(num_threads=0)
+    with pytest.raises(TypeError, match="num_threads must be an int"):
+        fl.config(num_threads=1.5)
+    with pytest.raises(TypeError, match="check_indices must be True or False"):
+        fl.config(check_indices=1)
