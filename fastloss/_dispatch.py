@@ -178,7 +178,7 @@ def _space(array: Any) -> Any:
             return _spaces.setdefault("torch", TorchSpace())
         if kind != "cuda":
             raise TypeError(f"a torch tensor on {array.device} is not supported; call .cpu() first")
-        on_device = True  # not asked for its interface, which raises for bfloat16 and where a gradient is required
+        on_device = True  # asking for its interface raises for bfloat16, and where a gradient is required
     # __cuda_ndarray__ marks Numba's device arrays, those of its simulator too.
     exported = on_device or hasattr(array, "__cuda_array_interface__") or hasattr(array, "__cuda_ndarray__")
     if exported or _dlpack_device(array) in (2, 13):
