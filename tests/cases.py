@@ -238,7 +238,7 @@ CASES = [
         {**CTC, "targets": ("index", (6,))},
         {"input_lengths": (7, 5, 6), "target_lengths": (3, 2, 1), "zero_infinity": True},
     ),
-    Case("linear_cross_entropy", {"input": (6, 4), "linear_weight": (3, 4), "target": ("index", (6,))}),
+    Case("linear_cross_entropy", {"input": (6, 4), "linear_weight": (4, 4), "target": ("index", (6,))}),
     Case(
         "linear_cross_entropy",
         {"input": (6, 4), "linear_weight": (5, 4), "target": ("index", (6,)), "linear_bias": (5,), **CLASS_WEIGHT},

@@ -1,0 +1,211 @@
+"""The same call in torch: values and gradients of every argument, and torch tensors as arguments.
+
+Arguments are random, so ties at kinks, where later versions of torch may choose another side, do not occur.
+"""
+
+import warnings
+
+import numpy as np
+import pytest
+import reference
+from cases import ACTIVE, CASES, PLAIN, assert_close, marked
+
+import fastloss as fl
+
+torch = pytest.importorskip("torch", reason="torch is not installed: nothing to compare with")
+F = torch.nn.functional
+
+# torch's function where it is not torch.nn.functional's of the same name.
+ELSEWHERE = {
+    "sigmoid": torch.sigmoid,
+    "logsumexp": torch.logsumexp,
+}
+# What torch lacks; test_values.py compares with the definition.
+ABSENT = {"binary_focal_loss", "sigmoid_focal_loss", "symmetric_cross_entropy"}
+
+PARITY = [case for case in ACTIVE if case.loss not in ABSENT]
+
+
+def in_torch(case, arrays, dtype, reduction, upstream=None):
+    """Return torch's value, and its gradients with respect to what the case differentiates."""
+    names = case.wrt(arrays)
+    tensors = {
+        name: torch.from_numpy(np.array(a)) if a.dtype.kind in "iu" else torch.from_numpy(np.array(a)).to(dtype)
+        for name, a in arrays.items()
+    }
+    for name in names:
+        tensors[name].requires_grad_()
+    options = {**case.options, **reduction}
+    function = ELSEWHERE.get(case.loss) or getattr(F, case.loss)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # kl_div announces a change with every call
+        value = function(**tensors, **options)
+    value.backward(torch.ones_like(value) if upstream is None else torch.as_tensor(upstream, dtype=value.dtype))
+    return value.detach().numpy(), [tensors[name].grad.numpy() for name in names]
+
+
+def upstream_for(case, arrays, reduction):
+    shape = case.expected(arrays, **reduction).shape
+    return np.asarray(np.random.default_rng(8).normal(size=shape))
+
+
+@pytest.mark.parametrize("case", PARITY, ids=str)
+def test_parity_in_float64(case):
+    arrays = case.make(seed=1)
+    for reduction in case.reductions:
+        upstream = upstream_for(case, arrays, reduction)
+        value, gradients = case.value_and_grad(
+            arrays, case.wrt(arrays), grad_output=upstream if upstream.ndim else float(upstream), **reduction
+        )
+        expected, exact = in_torch(case, arrays, torch.float64, reduction, upstream)
+        assert_close(value, expected, factor=1e3)
+        for gradient, one in zip(gradients, exact, strict=True):
+            assert_close(gradient, one, factor=1e5 if case.loss == "binary_cross_entropy" else 1e3)
+
+
+@pytest.mark.parametrize("case", marked(PARITY))
+def test_float32_is_as_exact_as_torch(case):
+    """The error against float64 is at most a small multiple of torch's, or a few roundings of the largest entry."""
+    arrays = case.make("float32", seed=2)
+    wide = {name: a if a.dtype.kind in "iu" else a.astype(float) for name, a in arrays.items()}
+    reduction = {"reduction": "none"} if "reduction" in case.record.options else {}
+    value, gradients = case.value_and_grad(arrays, case.wrt(arrays), **reduction)
+    theirs, their_gradients = in_torch(case, arrays, torch.float32, reduction)
+    exact, exact_gradients = case.value_and_grad(wide, case.wrt(arrays), **reduction)
+    for ours, other, reference_of in zip(
+        [value, *gradients], [theirs, *their_gradients], [exact, *exact_gradients], strict=True
+    ):
+        floor = 4 * np.finfo(np.float32).eps * max(np.abs(reference_of).max(), 1e-3)
+        assert np.abs(ours - reference_of).max() <= 2 * np.abs(other - reference_of).max() + floor
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c not in ACTIVE and hasattr(F, c.loss)], ids=str)
+def test_references_of_losses_to_come(case):
+    """A reference without a loss is still a formula that can be wrong."""
+    arrays = case.make(seed=1)
+    tensors = {name: torch.from_numpy(np.array(a)) for name, a in arrays.items()}
+    options = dict(case.options)
+    if case.loss == "linear_cross_entropy":
+        options.setdefault("ignore_index", None)
+    value = getattr(F, case.loss)(**tensors, **options)
+    np.testing.assert_allclose(reference.reduced(case.loss, arrays, case.options), value, rtol=1e-9)
+
+
+def as_tensors(arrays):
+    tensors = {}
+    for name, array in arrays.items():
+        if array.dtype.name == "bfloat16":
+            tensors[name] = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+        else:
+            tensors[name] = torch.from_numpy(array)
+    return tensors
+
+
+def as_numpy(tensor):
+    return tensor.to(torch.float64).numpy()
+
+
+HALF = [case for case in PLAIN if case.record.family in ("elementwise", "pairwise")]
+
+
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [(c, "float64") for c in PLAIN] + [(c, dtype) for c in HALF for dtype in ("float16", "bfloat16")],
+    ids=str,
+)
+def test_tensors_in_tensors_out(case, dtype):
+    """The numbers are those of NumPy arrays, to the bit; dtype and library are the arguments'."""
+    arrays = case.make(dtype)
+    tensors = as_tensors(arrays)
+    names = case.wrt(arrays)
+    value, gradients = case.value_and_grad(tensors, names)
+    expected, exact = case.value_and_grad(arrays, names)
+    assert isinstance(value, torch.Tensor)
+    np.testing.assert_array_equal(as_numpy(value), np.asarray(expected, float))
+    for name, gradient, one in zip(names, gradients, exact, strict=True):
+        assert gradient.dtype == tensors[name].dtype
+        np.testing.assert_array_equal(as_numpy(gradient), one.astype(float))
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(as_numpy(tensors[name]), np.array(array, float))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_tensors_of_a_row_loss(dtype):
+    x = torch.linspace(-3, 3, 30, dtype=dtype).reshape(6, 5)
+    y = torch.arange(6) % 5
+    value, gradient = fl.value_and_grad(fl.cross_entropy)(x, y)
+    assert value.dtype == torch.float32
+    assert gradient.dtype == dtype
+    torch.testing.assert_close(value, F.cross_entropy(x.float(), y), rtol=1e-6, atol=0)
+    assert fl.cross_entropy(x, y, reduction="none").dtype == dtype
+
+
+def test_memory_is_shared_with_tensors():
+    x, t = torch.randn(40, 7, dtype=torch.float64), torch.zeros(40, 7, dtype=torch.float64)
+    target = torch.full_like(x, float("nan"))
+    address = target.data_ptr()
+    gradient = fl.grad(fl.mse_loss)(x, t, reduction="sum", grad_out=target)
+    assert gradient is target
+    assert target.data_ptr() == address
+    torch.testing.assert_close(target, 2 * x, rtol=0, atol=0)
+    before = x.clone()
+    assert fl.grad(fl.mse_loss)(x, t, reduction="sum", grad_out=x) is x
+    torch.testing.assert_close(x, 2 * before, rtol=0, atol=0)
+    half = torch.ones(8, dtype=torch.bfloat16)
+    fl.grad(fl.mse_loss)(half, torch.zeros_like(half), reduction="sum", grad_out=half)
+    assert (half == 2).all()
+
+
+def test_tensors_of_any_layout():
+    wide = torch.randn(5, 12, 2, dtype=torch.float64)
+    x, y = wide[..., 0].T, torch.tensor([0, 9, 1, 9, 2, 9] * 4)[::2]
+    value, gradient = fl.value_and_grad(fl.cross_entropy)(x, y % 5)
+    expected, exact = fl.value_and_grad(fl.cross_entropy)(x.contiguous(), (y % 5).contiguous())
+    assert value == expected
+    torch.testing.assert_close(gradient, exact, rtol=0, atol=0)
+    t = torch.zeros(1, dtype=torch.float64).expand(12, 5)
+    torch.testing.assert_close(fl.mse_loss(x, t), F.mse_loss(x, t), rtol=1e-14, atol=0)
+
+
+def test_a_tensor_that_requires_grad_is_read():
+    x = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
+    y = torch.arange(6) % 5
+    value, gradient = fl.value_and_grad(fl.cross_entropy)(x, y)
+    F.cross_entropy(x, y).backward()
+    torch.testing.assert_close(gradient, x.grad, rtol=1e-12, atol=1e-15)
+    assert not value.requires_grad
+    assert not gradient.requires_grad
+
+
+def test_a_reduced_value_is_a_zero_dimensional_tensor():
+    x = torch.ones(3)
+    for reduction, shape in (("mean", ()), ("sum", ()), ("none", (3,))):
+        value = fl.mse_loss(x, x + 1, reduction=reduction)
+        assert value.shape == shape
+        assert value.dtype == torch.float32
+
+
+def test_parameters_and_lists_beside_tensors():
+    parameter = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+    value = fl.mse_loss(parameter, np.zeros(2, np.float32))
+    assert isinstance(value, torch.Tensor)
+    assert value == 2.5
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64, torch.bool, torch.float8_e4m3fn], ids=str)
+def test_tensors_of_dtypes_that_are_not_supported(dtype):
+    with pytest.raises(TypeError, match="input"):
+        fl.mse_loss(torch.ones(3).to(dtype), torch.ones(3))
+
+
+def test_tensors_that_hold_no_memory_here():
+    with pytest.raises(TypeError, match="meta"):
+        fl.mse_loss(torch.ones(3, device="meta"), torch.ones(3, device="meta"))
+    with pytest.raises((TypeError, RuntimeError)):
+        fl.mse_loss(torch.ones(3).to_sparse(), torch.ones(3))
+
+
+def test_grad_out_of_another_library():
+    x = torch.ones(3)
+    with pytest.raises(TypeError, match="grad_out"):
+        fl.grad(fl.mse_loss)(x, x, grad_out=np.zeros(3, np.float32))
