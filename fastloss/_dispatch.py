@@ -50,15 +50,14 @@ class NumpySpace:
         return _kernel_dtype(array, name)
 
     def wrap(self, view: Any, like: Any) -> Any:
-        """Return an output view as an array of this library, of the dtype of `like`."""
-        dtype = view.dtype
-        if dtype is F32 or dtype is F64:
-            return view
-        return view.view(getattr(like, "dtype", dtype))
+        """Return an output view as an array of this library; `like`, the argument it belongs to, says which bfloat16."""
+        if view.dtype == F16_BITS:
+            return view.view(np.float16)
+        return view.view(like.dtype) if view.dtype == BF16_BITS else view
 
     def scalar(self, value: float, dtype: Any) -> Any:
         """Return a reduced value: float64 for float64 input, else float32."""
-        return np.float64(value) if dtype is F64 else np.float32(value)
+        return np.float64(value) if dtype == F64 else np.float32(value)
 
     def converted(self, array: Any, dtype: Any) -> Any:
         """Return a copy in another dtype of the library."""
@@ -96,16 +95,16 @@ class TorchSpace(NumpySpace):
 
     def wrap(self, view: Any, like: Any) -> Any:
         torch = sys.modules["torch"]
-        if view.dtype is BF16_BITS:
+        if view.dtype == BF16_BITS:
             return torch.from_numpy(view.view(F16_BITS)).view(torch.bfloat16)
-        return torch.from_numpy(view.view(np.float16) if view.dtype is F16_BITS else view)
+        return torch.from_numpy(view.view(np.float16) if view.dtype == F16_BITS else view)
 
     def converted(self, array: Any, dtype: Any) -> Any:
         return array.to(dtype)
 
     def scalar(self, value: float, dtype: Any) -> Any:
         torch = sys.modules["torch"]
-        return torch.tensor(value, dtype=torch.float64 if dtype is F64 else torch.float32)
+        return torch.tensor(value, dtype=torch.float64 if dtype == F64 else torch.float32)
 
 
 class DlpackSpace(NumpySpace):
@@ -178,7 +177,7 @@ def _space(array: Any) -> Any:
             return _spaces.setdefault("torch", TorchSpace())
         if kind != "cuda":
             raise TypeError(f"a torch tensor on {array.device} is not supported; call .cpu() first")
-        on_device = True  # not to be asked for its interface, which raises for bfloat16 and where a gradient is required
+        on_device = True  # asking for its interface raises for bfloat16, and where a gradient is required
     # __cuda_ndarray__ marks Numba's device arrays, those of its simulator too.
     exported = on_device or hasattr(array, "__cuda_array_interface__") or hasattr(array, "__cuda_ndarray__")
     if exported or _dlpack_device(array) in (2, 13):

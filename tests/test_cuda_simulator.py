@@ -243,3 +243,32 @@ def test_places_beyond_32_bits():
     pointer = Spy(1 << 40, np.dtype(np.float32))
     load_or(pointer, place_of(5, (2, 2), (3_000_000_000, 0, 7)), np.float32(0))
     assert seen == [(1 << 40) + 4 * (3_000_000_000 + 7)]
+
+
+@in_simulator
+def test_torch_tensors(monkeypatch):
+    """The paths of CUDA tensors, on tensors in host memory, which is what the simulator has."""
+    torch = pytest.importorskip("torch")
+    from fastloss import _dispatch
+    from fastloss.cuda import spaces
+
+    monkeypatch.setattr(spaces.TorchSpace, "current_stream", lambda self: 0)
+    space = spaces.TorchSpace(0)
+    space.device = "cpu"
+    monkeypatch.setattr(_dispatch, "_space", lambda array: space)
+    x, t = torch.randn(3, 5), torch.rand(3, 5)
+    y = torch.randint(0, 5, (3,))
+    for dtype, tolerance in ((torch.float64, 1e-7), (torch.float32, 1e-6), (torch.bfloat16, 1e-2)):
+        given = x.to(dtype).requires_grad_()
+        expected = torch.nn.functional.cross_entropy(given, y)
+        expected.backward()
+        value, gradient = fl.value_and_grad(fl.cross_entropy)(given, y.to(torch.int16))
+        assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        assert gradient.dtype == dtype
+        assert value.item() == pytest.approx(expected.item(), rel=tolerance)
+        assert torch.allclose(gradient.float(), given.grad.float(), rtol=tolerance, atol=tolerance)
+    assert fl.grad(fl.mse_loss)(x, t, grad_out=x) is x
+    assert fl.softmax(x, 1, dtype=torch.float64).dtype == torch.float64
+    assert fl.mse_loss(x.T[::2], t.T[::2]).item() == pytest.approx(((x - t)[:, ::2] ** 2).mean().item(), rel=1e-5)
+    with pytest.raises(ValueError, match="must lie in"):
+        fl.binary_cross_entropy(t + 1, t, reduction="none")

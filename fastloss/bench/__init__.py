@@ -7,6 +7,7 @@ import csv
 import datetime
 import json
 import math
+import os
 import re
 import sys
 from importlib import util
@@ -17,6 +18,10 @@ from fastloss._config import config, thread_count
 from fastloss._report import facts
 from fastloss.bench.cases import Case, cases
 from fastloss.bench.measure import Timing, measure
+
+# Load average from which results are not worth keeping: with a core taken, an OpenMP pool waits for the scheduler and
+# every barrier of torch then costs a time slice.
+BUSY = 0.5
 
 COLUMNS = (
     "loss", "size", "shape", "dtype", "contender", "threads", "rounds", "p20_ms", "median_ms", "p80_ms",
@@ -51,6 +56,9 @@ def run(
 
         torch.set_num_threads(thread_count())
     date, machine = datetime.date.today().isoformat(), facts()
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
+    if load > BUSY:
+        print(f"the machine is busy (load {load:.1f}): these figures will favour whoever spins least", file=sys.stderr)
     rows: list[dict[str, Any]] = []
     samples: list[dict[str, Any]] = []
     print(f"milliseconds, medians; {thread_count()} threads; copy: the same bytes read and written, nothing computed")
@@ -74,7 +82,7 @@ def run(
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
-    record = {"date": date, "machine": machine, "seconds_per_case": seconds, "samples": samples}
+    record = {"date": date, "load_at_start": load, "machine": machine, "seconds_per_case": seconds, "samples": samples}
     Path(f"{path}.json").write_text(json.dumps(record, indent=1) + "\n")
     return path
 

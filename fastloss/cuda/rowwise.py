@@ -3,7 +3,7 @@
 A row belongs to a group of threads: one thread, part of a warp, a warp or a block, by the number of classes. The group
 reads its row up to four times (maximum, exponentials, sums, entries); all visits but the first find it in the L1 or L2
 cache. With a strided class axis (N, C, d1 ...) neighbouring threads have neighbouring rows, and their accesses join.
-Losses that look at the target's entry alone have a loop of their own.
+Losses that look at the target's entry alone have a loop of their own (``gather.py``).
 
 Entry (o, c, i) stands at ``(o * columns + c) * inner + i``; row ``r = o * inner + i`` has its label, upstream factor
 and value at place r.
@@ -29,6 +29,7 @@ from fastloss.cuda.access import (
 )
 from fastloss.cuda.arrays import DeviceArray
 from fastloss.cuda.elementwise import pack_width
+from fastloss.cuda.gather import gather_kernel
 from fastloss.cuda.grid import added, block, blocks, maximum, meet, over, thread, threads
 from fastloss.cuda.lanes import filled, folded, spread, total_of
 from fastloss.cuda.reduce import THREADS, combine, divided, grid_of
@@ -177,45 +178,6 @@ def group_kernel(maths: RowMaths, lanes: int, width: int, strided: bool) -> Kern
 
     layout = "strided" if strided else f"{lanes}x{width}"
     return Kernel(f"rowwise_{layout}_{maths.finish.__name__}_{maths.entry.__name__}", rowwise, THREADS)
-
-
-@functools.cache
-def gather_kernel(maths: RowMaths) -> Kernel:
-    """Return the kernel of losses whose derivatives are 0 but at the target; a thread for each row."""
-    finish, entry = maths.finish, maths.entry
-    total_over, fill = over(added, THREADS), filled(1)
-
-    def gather(
-        x, t, y, weight, upstream, values, d0, d1, d2, second,
-        params, scale, counted, count, columns, inner, ignore, clear, partials,
-    ):  # fmt: skip
-        T = type(scale)
-        factor = divided(scale, counted)
-        total = T(0)
-        for r in range(block() * threads() + thread(), count, threads() * blocks()):
-            label = label_at(y, r)
-            known = label >= 0 and label < columns and label != ignore
-            base = r // inner * columns * inner + r % inner
-            place = base + (label if known else 0) * inner
-            zy = T(load(x, place))
-            blank = T(0) if known or label == ignore else T(math.nan)
-            if clear != 0 or blank != blank:  # after the entry is read: the gradient may replace the input
-                for j in range(columns):
-                    store_pack((d0, d1, d2, second), base + j * inner, fill(blank))
-            value = blank
-            if known:
-                wy = load_or(weight, label, T(1))
-                value, coefs = finish(T(0), T(0), (T(0), T(0), T(0)), zy, wy, params)
-                slopes, curvature = entry(zy, T(0), T(0), wy, True, coefs, params)
-                g = load_or(upstream, r, factor)
-                store_derivatives((d0, d1, d2), second, place, ((value, slopes, curvature, g),))
-            store(values, r, value)
-            total += value
-        total = total_over(total)
-        if thread() == 0:
-            store(partials, block(), total)
-
-    return Kernel(f"rowwise_gather_{maths.finish.__name__}_{maths.entry.__name__}", gather, THREADS)
 
 
 def group_of(packs: int) -> int:

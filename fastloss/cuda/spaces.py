@@ -36,12 +36,8 @@ class DeviceSpace:
     @functools.cached_property
     def backend(self) -> Any:
         """The object that allocates and computes."""
-        try:
-            from fastloss.cuda.backend import Backend
-        except ImportError as error:
-            raise ImportError(
-                f"arrays on {self.device} need numba-cuda: install fastloss[cuda13] or [cuda12] ({error})"
-            ) from error
+        from fastloss.cuda.backend import Backend
+
         return Backend(self)
 
     def owns(self, array: Any) -> bool:

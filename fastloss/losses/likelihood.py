@@ -15,10 +15,10 @@ _HALF_LOG_TWO_PI = 0.9189385332046727
 def stirling(t):
     """Stirling's approximation of log t! for t > 1, else 0; and its derivative."""
     T = type(t)
-    if t > T(1):
-        u = log(t)
-        return t * u - t + T(0.5) * u + T(_HALF_LOG_TWO_PI), u + T(0.5) / t
-    return T(0), T(0)
+    u = log(t)
+    counts = t > T(1)
+    value = t * u - t + T(0.5) * u + T(_HALF_LOG_TWO_PI)
+    return (value if counts else T(0)), (u + T(0.5) / t if counts else T(0))
 
 
 @jitable
@@ -138,8 +138,8 @@ def gaussian(x, t, v, eps, constant):
     v = eps if v < eps else v
     q = T(1) / v
     d = r * q
-    value = T(math.nan) if negative else T(0.5) * (log(v) + r * d) + constant
-    return value, (d, -d, T(0.5) * (q - d * d)), q
+    value = T(0.5) * (log(v) + r * d) + constant
+    return (T(math.nan) if negative else value), (d, -d, T(0.5) * (q - d * d)), q
 
 
 @loss(

@@ -84,7 +84,8 @@ def log_sigmoid(x):
 def xlogy(x, y):
     """Return x * log(y), and 0 where x is 0 whatever y is (NaN excepted)."""
     T = type(x)
-    return T(0) if x == T(0) and y == y else x * log(y)
+    product = x * log(y)  # before the choice: a logarithm inside a branch would keep the loop from vectorising
+    return T(0) if x == T(0) and y == y else product
 
 
 @jitable
