@@ -17,7 +17,7 @@ def bce_with_logits(x, t):
     positive = x > T(0)
     inverse = T(1) / (T(1) + e)
     p = inverse if positive else e * inverse
-    value = (x if positive else T(0)) - t * x + log1p_unit(e)
+    value = (T(1) - t if positive else -t) * x + log1p_unit(e)
     return value, (p - t, -x), e * inverse * inverse
 
 

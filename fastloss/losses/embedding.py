@@ -29,7 +29,7 @@ def cosine_row(sums, peaks, y, params):
     dot, aa, bb = sums
     aa = aa + T(_COSINE_EPSILON)
     bb = bb + T(_COSINE_EPSILON)
-    inverse = T(1) / sqrt(aa * bb)
+    inverse = T(1) / (sqrt(aa) * sqrt(bb))  # the product of the squares could overflow
     cosine = dot * inverse
     excess = cosine - params[0]
     value = T(0)

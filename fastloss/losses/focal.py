@@ -17,7 +17,7 @@ def sigmoid_focal(x, t, gamma, alpha):
     positive = x > T(0)
     inverse = T(1) / (T(1) + e)
     p = inverse if positive else e * inverse
-    ce = (x if positive else T(0)) - t * x + log1p_unit(e)
+    ce = (T(1) - t if positive else -t) * x + log1p_unit(e)
     # With u the larger and v = e u the smaller of p and 1 - p: q = u (a + e b), p (1 - p) / q = e u / (a + e b).
     a = T(1) - t if positive else t
     b = t if positive else T(1) - t

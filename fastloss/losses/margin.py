@@ -76,7 +76,7 @@ def multilabel_soft_terms(z, p, t, w, hit, zy, wy, params):
     """Σ w log(1 + exp((1 - 2 t) z)), written for any t."""
     T = type(z)
     e = exp_nonpositive(-abs(z))
-    return w * ((z if z > T(0) else T(0)) - t * z + log1p_unit(e)), T(0), T(0)
+    return w * ((T(1) - t if z > T(0) else -t) * z + log1p_unit(e)), T(0), T(0)
 
 
 @jitable
@@ -92,7 +92,7 @@ def multilabel_soft_entry(z, p, t, w, hit, coefs, params):
     e = exp_nonpositive(-abs(z))
     inverse = T(1) / (T(1) + e)
     s = inverse if z > T(0) else e * inverse
-    value = (z if z > T(0) else T(0)) - t * z + log1p_unit(e)
+    value = (T(1) - t if z > T(0) else -t) * z + log1p_unit(e)
     scaled = w * params[0]
     return (scaled * (s - t), -scaled * z, params[0] * value), scaled * e * inverse * inverse
 
