@@ -29,7 +29,7 @@ WITHOUT_REDUCTION = frozenset(
 )
 
 
-# -- regression ---------------------------------------------------------------------------------------------------------
+# -- regression ------------------------------------------------------------------------------------------------------
 
 
 def _weighted(values, weight):
@@ -72,7 +72,7 @@ def gaussian_nll_loss(input, target, var, full=False, eps=1e-6):
     return (np.log(v) + (input - target) ** 2 / v) / 2 + (math.log(2 * math.pi) / 2 if full else 0)
 
 
-# -- yes or no ----------------------------------------------------------------------------------------------------------
+# -- yes or no -------------------------------------------------------------------------------------------------------
 
 
 def sigmoid(input):
@@ -115,7 +115,7 @@ def sigmoid_focal_loss(input, target, gamma=2.0, alpha=0.25):
     return values if alpha < 0 else (alpha * target + (1 - alpha) * (1 - target)) * values
 
 
-# -- classes ------------------------------------------------------------------------------------------------------------
+# -- classes ---------------------------------------------------------------------------------------------------------
 
 
 def softmax(input, dim, dtype=None):
@@ -200,7 +200,7 @@ def multilabel_soft_margin_loss(input, target, weight=None):
     return binary_cross_entropy_with_logits(input, target, weight).mean(axis=-1)
 
 
-# -- distributions ------------------------------------------------------------------------------------------------------
+# -- distributions ---------------------------------------------------------------------------------------------------
 
 
 def kl_div(input, target, log_target=False):
@@ -209,7 +209,7 @@ def kl_div(input, target, log_target=False):
     return np.where(target == 0, 0, target * np.log(target)) - target * input
 
 
-# -- vectors ------------------------------------------------------------------------------------------------------------
+# -- vectors ---------------------------------------------------------------------------------------------------------
 
 
 def _norm(d, p):
@@ -252,7 +252,7 @@ def triplet_margin_with_distance_loss(anchor, positive, negative, margin=1.0, sw
     return triplet_margin_loss(anchor, positive, negative, margin, 2.0, 1e-6, swap)
 
 
-# -- sequences and large outputs ----------------------------------------------------------------------------------------
+# -- sequences and large outputs -------------------------------------------------------------------------------------
 
 
 def ctc_loss(log_probs, targets, input_lengths, target_lengths, blank=0, zero_infinity=False):
@@ -302,6 +302,6 @@ class _CtcMean(float):
 def linear_cross_entropy(
     input, linear_weight, target, linear_bias=None, weight=None, ignore_index=-100, label_smoothing=0.0
 ):
-    logits = (input @ linear_weight.reshape(-1, input.shape[-1]).T).reshape(*input.shape[:-1], *linear_weight.shape[:-1])
+    logits = np.tensordot(input, linear_weight, axes=(-1, -1))
     logits = logits if linear_bias is None else logits + linear_bias
     return cross_entropy(logits, target, weight, -100 if ignore_index is None else ignore_index, label_smoothing)

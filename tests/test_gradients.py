@@ -252,7 +252,7 @@ def test_transforms_are_cached():
     assert fl.grad(fl.mse_loss, "target") is not fl.grad(fl.mse_loss)
 
 
-# -- kinks: the side that torch 2.13 takes, see each loss's docstring -----------------------------------------------------
+# -- kinks: the side that torch 2.13 takes, see each loss's docstring ------------------------------------------------
 
 KINKS = [
     ("l1_loss", {"input": [1.0], "target": [1.0]}, {}, [0.0]),

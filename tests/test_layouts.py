@@ -204,7 +204,7 @@ def test_lists_and_numbers():
     np.testing.assert_allclose(fl.mse_loss(np.float64(3), np.float64(1)), 4)
     np.testing.assert_allclose(fl.cross_entropy([[0.0, 0.0]], [1]), np.log(2))
     np.testing.assert_allclose(fl.cross_entropy([0.0, 0.0], 1), np.log(2))
-    value, gradient = fl.value_and_grad(fl.mse_loss)([1.0, 2.0], [0.0, 0.0])
+    gradient = fl.grad(fl.mse_loss)([1.0, 2.0], [0.0, 0.0])
     np.testing.assert_array_equal(gradient, [1.0, 2.0])
     assert fl.mse_loss(3.0, 1.0).dtype == np.float64
 
@@ -237,7 +237,9 @@ def test_class_indices_use_their_whole_range(dtype, rng):
 
 
 @pytest.mark.parametrize("dtype", INTEGERS, ids=lambda t: t.__name__)
-@pytest.mark.parametrize("case", [c for c in PLAIN if c.arrays.get("target") and c.record.family == "elementwise"], ids=str)
+@pytest.mark.parametrize(
+    "case", [c for c in PLAIN if "target" in c.arrays and c.record.family == "elementwise"], ids=str
+)
 def test_integer_targets_of_elementwise_losses(case, dtype):
     """Targets may be integers where torch takes them; KL's may not."""
     arrays = case.make()
