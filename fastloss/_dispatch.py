@@ -50,7 +50,7 @@ class NumpySpace:
         return _kernel_dtype(array, name)
 
     def wrap(self, view: Any, like: Any) -> Any:
-        """Return an output view as an array of this library; `like`, the argument it belongs to, says which bfloat16."""
+        """Return an output view as an array of this library; `like`, whose output it is, says which bfloat16."""
         if view.dtype == F16_BITS:
             return view.view(np.float16)
         return view.view(like.dtype) if view.dtype == BF16_BITS else view

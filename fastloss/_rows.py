@@ -122,6 +122,5 @@ def rowmap(record: Loss, job: RowMap, request: Request) -> Any:
         if mode.value:
             run(job.forward, ABSENT, 1.0, outputs.values)  # first: the gradient may replace the input
         if mode.wrt:
-            operand = flat(backend.ones(shape, x.dtype) if operand is ABSENT else operand)
-            run(job.backward, operand, scale, outputs.grads[0])
+            run(job.backward, operand if operand is ABSENT else flat(operand), scale, outputs.grads[0])
     return outputs.finish(None)
