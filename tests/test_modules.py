@@ -1,0 +1,147 @@
+"""The loss classes: options bound to a function."""
+
+import inspect
+import pickle
+
+import numpy as np
+import pytest
+from cases import ACTIVE, PLAIN
+from test_errors import NOT_POSSIBLE
+
+import fastloss as fl
+
+CLASSES = [(case, module) for case in PLAIN for module in case.record.modules]
+each = pytest.mark.parametrize(("case", "module"), CLASSES, ids=[module.__name__ for _, module in CLASSES])
+
+
+def split(case, module):
+    """Return an instance with the case's options, and the arguments it is called with."""
+    names = set(inspect.signature(module).parameters)
+    arguments = {**case.make(), **case.options}
+    return module(**{k: v for k, v in arguments.items() if k in names}), {
+        k: v for k, v in arguments.items() if k not in names
+    }
+
+
+@each
+def test_public_name_and_registry(case, module):
+    assert getattr(fl, module.__name__) is module
+
+
+@pytest.mark.parametrize(
+    ("case", "module"),
+    [(case, module) for case in ACTIVE for module in case.record.modules],
+    ids=[f"{module.__name__}-{case}" for case in ACTIVE for module in case.record.modules],
+)
+def test_an_instance_computes_what_the_function_does(case, module):
+    instance, arrays = split(case, module)
+    if "weight" in arrays and "weight" in case.arrays:
+        pytest.skip("the class does not take this weight, as in torch")
+    whole = case.make()
+    np.testing.assert_array_equal(instance(**arrays), case.call(whole))
+
+
+@each
+def test_gradients_of_an_instance(case, module):
+    instance, arrays = split(case, module)
+    whole = {**case.make(), **case.options}
+    for kind in ("grad", "value_and_grad") + (("grad_and_hess",) if case.record.hessian else ()):
+        transform = getattr(fl, kind)
+        expected = transform(case.function)(**whole)
+        for result in (getattr(instance, kind)(**arrays), transform(instance)(**arrays)):
+            for one, other in zip(_leaves(result), _leaves(expected), strict=True):
+                np.testing.assert_array_equal(one, other)
+    name = case.record.wrt[-1]
+    np.testing.assert_array_equal(instance.grad(**arrays, wrt=name), fl.grad(case.function, name)(**whole))
+
+
+def _leaves(result):
+    return [leaf for part in result for leaf in _leaves(part)] if isinstance(result, tuple) else [result]
+
+
+@each
+def test_extra_arguments_reach_an_instance(case, module):
+    instance, arrays = split(case, module)
+    name = case.record.wrt[0]
+    target = np.full(arrays[name].shape, np.nan)
+    gradient = instance.grad(**arrays, wrt=name, grad_out=target, grad_output=2.0)
+    assert gradient is target
+    np.testing.assert_allclose(gradient, 2 * instance.grad(**arrays, wrt=name), rtol=1e-13)
+
+
+@each
+def test_repr_builds_an_equal_instance(case, module):
+    changed = {
+        name: domain.examples[-1]
+        for name, domain in case.record.options.items()
+        if name in inspect.signature(module).parameters
+    }
+    for options in ({}, changed):
+        instance = module(**options)
+        again = eval(repr(instance), {module.__name__: module, "inf": np.inf})
+        assert again == instance
+        assert hash(again) == hash(instance)
+        assert pickle.loads(pickle.dumps(instance)) == instance
+    for name in changed:
+        assert f"{name}={changed[name]!r}" in repr(module(**changed))
+
+
+@each
+def test_equality_is_by_options(case, module):
+    assert module() == module()
+    assert module() != object()
+    for name, domain in case.record.options.items():
+        default = inspect.signature(module).parameters[name].default
+        others = [value for value in domain.examples if value != default]
+        assert all(module(**{name: value}) != module() for value in others)
+
+
+@each
+def test_instances_are_immutable(case, module):
+    instance = module()
+    with pytest.raises(AttributeError):
+        instance.reduction = "sum"
+
+
+@each
+def test_options_are_checked_in_the_constructor(case, module):
+    for name, domain in case.record.options.items():
+        for value in NOT_POSSIBLE.get(domain.text, ("median",)):
+            with pytest.raises(ValueError, match=name):
+                module(**{name: value})
+    with pytest.raises(TypeError, match="temperature"):
+        module(temperature=1)
+
+
+@each
+def test_deprecated_pair_in_the_constructor(case, module):
+    if not case.record.legacy:
+        with pytest.raises(TypeError, match="size_average"):
+            module(size_average=True)
+        return
+    with pytest.warns(DeprecationWarning, match="reduction='sum'") as caught:
+        instance = module(size_average=False)
+    assert instance == module(reduction="sum")
+    assert caught[0].filename == __file__
+
+
+def test_arrays_as_options():
+    w = np.array([1.0, 2.0, 3.0])
+    one, other = fl.CrossEntropyLoss(weight=w), fl.CrossEntropyLoss(weight=w.copy())
+    assert one == other
+    assert hash(one) == hash(other)
+    assert one != fl.CrossEntropyLoss(weight=w + 1)
+    assert one != fl.CrossEntropyLoss()
+    assert one != fl.CrossEntropyLoss(weight=w.astype(np.float32))
+    x, y = np.zeros((2, 3)), np.array([0, 2])
+    again = pickle.loads(pickle.dumps(one))
+    assert again == one
+    assert again(x, y) == one(x, y) == fl.cross_entropy(x, y, w)
+    np.testing.assert_array_equal(again.grad(x, y), fl.grad(fl.cross_entropy)(x, y, w))
+
+
+def test_an_instance_that_was_used_pickles():
+    instance = fl.HuberLoss(delta=0.5)
+    x = np.array([1.0, 0.25])
+    expected = instance.grad(x, np.zeros(2))
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(instance)).grad(x, np.zeros(2)), expected)

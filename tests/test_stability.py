@@ -1,0 +1,341 @@
+"""Huge, infinite and undefined numbers: the result is the limit of the exact one, or NaN where there is none."""
+
+import numpy as np
+import pytest
+from cases import LOSSES, PLAIN
+
+import fastloss as fl
+
+TYPES = [np.float64, np.float32]
+INF, NAN = np.inf, np.nan
+each = pytest.mark.parametrize("dtype", TYPES, ids=["f8", "f4"])
+
+
+def needs(*losses):
+    return pytest.mark.skipif(bool(set(losses) - set(LOSSES)), reason=f"{', '.join(losses)}: not there")
+
+
+def both(loss, *arrays, **options):
+    value, gradient = fl.value_and_grad(loss)(*arrays, reduction="none", **options)
+    np.testing.assert_array_equal(value, loss(*arrays, reduction="none", **options))
+    return value, gradient
+
+
+# -- classes --------------------------------------------------------------------------------------------------------------
+
+
+@each
+@pytest.mark.parametrize("classes", [3, 70, 200])
+@pytest.mark.parametrize("size", [1e4, 1e9, 1e30])
+def test_huge_logits(size, classes, dtype):
+    """One class takes everything: the loss is the gap, the gradient 1 and -1."""
+    x = np.full((2, classes), -size, dtype)
+    x[:, 1] = size
+    value, gradient = both(fl.cross_entropy, x, np.array([1, 0]))
+    np.testing.assert_allclose(value, [0, 2 * size], rtol=1e-6)
+    expected = np.zeros((2, classes))
+    expected[1, :2] = -1, 1
+    np.testing.assert_array_equal(gradient, expected)
+    np.testing.assert_array_equal(fl.softmax(x, dim=1)[:, 1], [1, 1])
+    np.testing.assert_allclose(fl.log_softmax(x, dim=1)[:, 0], [-2 * size] * 2, rtol=1e-6)
+    np.testing.assert_allclose(fl.logsumexp(x, dim=1), [size] * 2, rtol=1e-6)
+
+
+@each
+@pytest.mark.parametrize("classes", [3, 70, 200])
+def test_shift_of_the_logits_changes_no_bit(classes, dtype, rng):
+    """Integers shift without rounding, so even the last bit must stay."""
+    x = rng.integers(-20, 20, (5, classes)).astype(dtype)
+    y = rng.integers(classes, size=5)
+    for shift in (1024, -4096):
+        for function, arguments in ((fl.cross_entropy, (y,)),):
+            for one, other in zip(both(function, x, *arguments), both(function, x + dtype(shift), *arguments), strict=True):
+                np.testing.assert_array_equal(one, other)
+        np.testing.assert_array_equal(fl.softmax(x, dim=1), fl.softmax(x + dtype(shift), dim=1))
+        np.testing.assert_array_equal(fl.log_softmax(x, dim=1), fl.log_softmax(x + dtype(shift), dim=1))
+
+
+@each
+@pytest.mark.parametrize("classes", [3, 70, 200])
+def test_minus_infinity_is_an_impossible_class(classes, dtype):
+    x = np.zeros((2, classes), dtype)
+    x[:, 2] = -INF
+    value, gradient = both(fl.cross_entropy, x, np.array([0, 2]))
+    np.testing.assert_allclose(value, [np.log(classes - 1), INF], rtol=1e-6)
+    assert gradient[0, 2] == 0
+    assert gradient[1, 2] == -1
+    np.testing.assert_allclose(gradient[:, 1], 1 / (classes - 1), rtol=1e-6)
+    np.testing.assert_array_equal(fl.softmax(x, dim=1)[:, 2], 0)
+    np.testing.assert_array_equal(fl.log_softmax(x, dim=1)[:, 2], -INF)
+    # smoothing gives every class a share, the impossible one too
+    assert fl.cross_entropy(x[:1], np.array([0]), label_smoothing=0.1) == INF
+
+
+@each
+@pytest.mark.parametrize("classes", [3, 70, 200])
+@pytest.mark.parametrize("strange", ["all -inf", "+inf", "nan"])
+def test_rows_without_a_softmax_are_nan(strange, classes, dtype):
+    x = np.zeros((3, classes), dtype)
+    x[1] = -INF if strange == "all -inf" else 0
+    if strange != "all -inf":
+        x[1, 1] = INF if strange == "+inf" else NAN
+    value, gradient = both(fl.cross_entropy, x, np.array([0, 1, 2]))
+    for result in (value, gradient[:, 0], fl.softmax(x, dim=1)[:, 0], fl.log_softmax(x, dim=1)[:, 0]):
+        np.testing.assert_array_equal(np.isnan(result), [False, True, False])
+    assert np.isnan(gradient[1]).all()
+    np.testing.assert_array_equal(gradient[0], both(fl.cross_entropy, x[:1], np.array([0]))[1][0])
+    expected = {"all -inf": -INF, "+inf": INF, "nan": NAN}[strange]
+    np.testing.assert_array_equal(fl.logsumexp(x, dim=1)[1], expected)
+
+
+def test_gradient_of_logsumexp_at_infinity():
+    """As in torch: where the result is infinite, so is no difference from it."""
+    gradient = fl.grad(fl.logsumexp)(np.array([[0.0, -INF, 1.0]]), dim=1)
+    assert gradient[0, 1] == 0
+    np.testing.assert_allclose(gradient.sum(), 1, rtol=1e-15)
+
+
+@each
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("shape", [(4, 3), (4, 70), (4, 200), (4, 3, 2)])
+def test_an_ignored_row_may_hold_anything(shape, smoothing, dtype, rng):
+    x = rng.normal(size=shape).astype(dtype)
+    y = np.zeros((4, *shape[2:]), int)
+    y[1:3] = -100
+    clean = fl.value_and_grad(fl.cross_entropy)(x, y, label_smoothing=smoothing)
+    x[1] = NAN
+    x[2] = INF
+    value, gradient = fl.value_and_grad(fl.cross_entropy)(x, y, label_smoothing=smoothing)
+    assert value == clean[0]
+    np.testing.assert_array_equal(gradient, clean[1])
+    assert (gradient[1:3] == 0).all()
+    _, second = fl.grad_and_hess(fl.cross_entropy)(x, y, label_smoothing=smoothing)
+    assert (second[1:3] == 0).all()
+    none, _ = both(fl.cross_entropy, x, y, label_smoothing=smoothing)
+    assert (none[1:3] == 0).all()
+
+
+@each
+def test_an_ignored_row_of_other_losses_may_hold_anything(dtype):
+    x, y = np.array([[-1.0, -2.0], [NAN, INF]], dtype), np.array([0, -100])
+    for loss in ("nll_loss", "symmetric_cross_entropy"):
+        if loss in LOSSES:
+            value, gradient = fl.value_and_grad(getattr(fl, loss))(x, y)
+            assert np.isfinite(value)
+            assert np.isfinite(gradient).all()
+            assert (gradient[1] == 0).all()
+
+
+@each
+@pytest.mark.parametrize("classes", [3, 70])
+def test_probability_zero_beside_an_impossible_class(classes, dtype):
+    x, t = np.zeros((1, classes), dtype), np.zeros((1, classes), dtype)
+    x[0, 2], t[0, 0] = -INF, 1
+    value, gradients = fl.value_and_grad(fl.cross_entropy, ("input", "weight"))(x, t, np.ones(classes, dtype))
+    np.testing.assert_allclose(value, np.log(classes - 1), rtol=1e-6)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+    assert gradients[0][0, 2] == 0
+    assert gradients[1][2] == 0
+
+
+def test_whole_mass_smoothed_away():
+    """label_smoothing = 1: the target does not matter any more."""
+    x = np.random.default_rng(0).normal(size=(3, 4))
+    expected = -fl.log_softmax(x, dim=1).mean()
+    for y in ([0, 1, 2], [3, 3, 3]):
+        np.testing.assert_allclose(fl.cross_entropy(x, np.array(y), label_smoothing=1.0), expected, rtol=1e-14)
+
+
+def test_small_probabilities_keep_their_digits():
+    """1 - p of a nearly certain class: naive softmax and log lose it."""
+    x = np.array([[40.0, 0.0]])
+    value, gradient = both(fl.cross_entropy, x, np.array([0]))
+    np.testing.assert_allclose(value, np.log1p(np.exp(-40.0)), rtol=1e-12)
+    np.testing.assert_allclose(gradient[0, 1], np.exp(-40.0), rtol=1e-12)
+
+
+def test_weight_zero_beside_infinity_is_nan():
+    """Torch's result, which is that of IEEE arithmetic."""
+    assert np.isnan(fl.nll_loss(np.array([[-INF, 0.0]]), np.array([0]), np.array([0.0, 1.0]), reduction="sum"))
+
+
+# -- yes or no ------------------------------------------------------------------------------------------------------------
+
+
+@each
+@pytest.mark.parametrize("size", [1e4, 1e9, 1e30])
+def test_huge_logit_of_yes_or_no(size, dtype):
+    x, t = np.array([size, size, -size, -size], dtype), np.array([0, 1, 0, 1], dtype)
+    value, gradient = both(fl.binary_cross_entropy_with_logits, x, t)
+    np.testing.assert_allclose(value, [size, 0, 0, size], rtol=1e-6)
+    np.testing.assert_array_equal(gradient, [1, 0, 0, -1])
+    np.testing.assert_array_equal(fl.sigmoid(x), [1, 1, 0, 0])
+    np.testing.assert_allclose(fl.logsigmoid(x), [0, 0, -size, -size], rtol=1e-6)
+    _, second = fl.grad_and_hess(fl.binary_cross_entropy_with_logits)(x, t, reduction="sum")
+    np.testing.assert_array_equal(second, [0, 0, 0, 0])
+
+
+@each
+def test_infinite_logit_of_yes_or_no(dtype):
+    x, t = np.array([INF, -INF, INF, -INF, NAN], dtype), np.array([0, 1, 1, 0, 0], dtype)
+    value = fl.binary_cross_entropy_with_logits(x, t, reduction="none")
+    np.testing.assert_array_equal(value, [INF, INF, NAN, NAN, NAN])
+    np.testing.assert_array_equal(fl.sigmoid(x), [1, 0, 1, 0, NAN])
+    np.testing.assert_array_equal(fl.logsigmoid(x), [0, -INF, 0, -INF, NAN])
+
+
+def test_small_loss_of_yes_or_no_keeps_its_digits():
+    x = np.array([30.0, -30.0])
+    value, gradient = both(fl.binary_cross_entropy_with_logits, x, np.array([1.0, 0.0]))
+    np.testing.assert_allclose(value, np.log1p(np.exp(-30.0)), rtol=1e-12)
+    np.testing.assert_allclose(gradient[1], np.exp(-30.0), rtol=1e-12)
+
+
+def test_targets_outside_the_unit_interval_are_computed_with():
+    np.testing.assert_allclose(fl.binary_cross_entropy_with_logits([0.0], [2.0]), np.log(2), rtol=1e-15)
+    assert fl.binary_cross_entropy_with_logits([5.0], [2.0]) < 0
+
+
+@needs("binary_cross_entropy")
+@each
+def test_certain_probabilities_are_clamped(dtype):
+    x, t = np.array([0, 1, 0, 1], dtype), np.array([1, 0, 0, 1], dtype)
+    value, gradient = both(fl.binary_cross_entropy, x, t)
+    np.testing.assert_array_equal(value, [100, 100, 0, 0])
+    np.testing.assert_allclose(gradient, [-1e12, 1e12, 0, 0], rtol=1e-6)
+
+
+@needs("binary_cross_entropy")
+def test_certain_probabilities_in_half_precision():
+    """Torch's constant underflows in float16 and gives NaN; ours does not, and the gradient saturates."""
+    x, t = np.array([0, 1, 0, 1], np.float16), np.array([0, 1, 1, 0], np.float16)
+    value, gradient = both(fl.binary_cross_entropy, x, t)
+    np.testing.assert_array_equal(value, [0, 0, 100, 100])
+    assert not np.isnan(gradient).any()
+
+
+@needs("binary_cross_entropy")
+def test_probability_outside_the_unit_interval():
+    """Torch raises; here a value without a logarithm is NaN or a ValueError, never a number."""
+    for x in (-0.5, 1.5, NAN):
+        try:
+            value = fl.binary_cross_entropy(np.array([x]), np.array([1.0]))
+        except ValueError:
+            continue
+        assert np.isnan(value)
+
+
+@needs("soft_margin_loss")
+@each
+def test_soft_margin_does_not_overflow(dtype):
+    x, y = np.array([1e4, -1e4, 100, -100], dtype), np.array([-1, 1, 1, -1], dtype)
+    value, gradient = both(fl.soft_margin_loss, x, y)
+    np.testing.assert_allclose(value, [1e4, 1e4, 0, 0], rtol=1e-6, atol=1e-37)
+    np.testing.assert_allclose(gradient, [1, -1, 0, 0], rtol=1e-6, atol=1e-37)
+
+
+@needs("sigmoid_focal_loss")
+@each
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_focal_loss_of_huge_logits(gamma, dtype):
+    x, t = np.array([1e4, 1e4, -1e4, -1e4], dtype), np.array([0, 1, 0, 1], dtype)
+    value, gradient = both(fl.sigmoid_focal_loss, x, t, gamma=gamma, alpha=-1.0)
+    np.testing.assert_allclose(value, [1e4, 0, 0, 1e4], rtol=1e-6)
+    np.testing.assert_allclose(gradient, [1, 0, 0, -1], rtol=1e-6)
+
+
+# -- single elements --------------------------------------------------------------------------------------------------------
+
+
+@each
+def test_infinite_residuals(dtype):
+    x, t = np.array([INF, -INF, NAN, 0], dtype), np.array([0, 0, 0, NAN], dtype)
+    for loss in (fl.mse_loss, fl.huber_loss):
+        np.testing.assert_array_equal(loss(x, t, reduction="none"), [INF, INF, NAN, NAN])
+    np.testing.assert_array_equal(fl.grad(fl.huber_loss)(x, t, reduction="sum")[:2], [1, -1])
+    np.testing.assert_array_equal(fl.grad(fl.mse_loss)(x, t, reduction="sum")[:2], [INF, -INF])
+
+
+def test_squares_overflow_only_where_the_result_does():
+    big = np.array([1e20], np.float32)
+    assert fl.mse_loss(big, -big) == INF
+    assert np.isfinite(fl.huber_loss(big, -big, delta=1.0))
+    # half precision computes in float32: 300² does not fit float16, the mean of two does not have to
+    x = np.array([300.0, 0.0], np.float16)
+    np.testing.assert_allclose(fl.mse_loss(x, np.zeros(2, np.float16)), 45000, rtol=1e-6)
+
+
+@each
+def test_divergence_at_zero(dtype):
+    x, t = np.array([-1, -INF, -1], dtype), np.array([0, 0, 0.5], dtype)
+    value = fl.kl_div(x, t, reduction="none")
+    np.testing.assert_allclose(value, [0, NAN, 0.5 * np.log(0.5) + 0.5], rtol=1e-6)
+    assert np.isnan(fl.kl_div(np.array([-1.0]), np.array([-0.5])))
+    assert np.isnan(fl.kl_div(np.array([-1.0]), np.array([-INF]), log_target=True))
+
+
+@needs("poisson_nll_loss")
+def test_poisson_at_its_edges():
+    value = fl.poisson_nll_loss(np.array([1000.0, -1000.0]), np.array([1.0, 1.0]), reduction="none")
+    np.testing.assert_array_equal(value, [INF, 1000])
+    few = fl.poisson_nll_loss(np.zeros(3), np.array([0.0, 1.0, -1.0]), full=True, reduction="none")
+    np.testing.assert_array_equal(few, [1, 1, 1])
+    assert np.isnan(fl.poisson_nll_loss(np.array([-1.0]), np.array([1.0]), log_input=False))
+
+
+@needs("gaussian_nll_loss")
+def test_gaussian_variance_is_clamped():
+    value = fl.gaussian_nll_loss(np.zeros(1), np.zeros(1), np.zeros(1), eps=1e-3)
+    np.testing.assert_allclose(value, 0.5 * np.log(1e-3), rtol=1e-14)
+    with pytest.raises(ValueError, match="var"):
+        fl.gaussian_nll_loss(np.zeros(2), np.zeros(2), np.array([1.0, -1.0]))
+
+
+# -- vectors ----------------------------------------------------------------------------------------------------------------
+
+
+@each
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.0, INF])
+def test_equal_vectors_have_finite_gradients(p, dtype):
+    v = np.ones((2, 3), dtype)
+    value, gradients = fl.value_and_grad(fl.triplet_margin_loss)(v, v, v, p=p, eps=0.0)
+    assert value == 1
+    assert all((gradient == 0).all() for gradient in gradients)
+
+
+@each
+def test_long_vectors_do_not_lose_the_cosine(dtype):
+    a = np.array([[1e15, 0.0], [1e-3, 1e-3]], dtype)
+    value = fl.cosine_embedding_loss(a, a, np.ones(2), reduction="none")
+    np.testing.assert_allclose(value, [0, 0], atol=1e-5)
+
+
+def test_labels_that_are_neither_like_nor_unlike_give_nothing():
+    v = np.random.default_rng(0).normal(size=(3, 4))
+    value, gradients = fl.value_and_grad(fl.cosine_embedding_loss)(v, v[::-1], np.array([0.0, 0.5, 2.0]))
+    assert value == 0
+    assert all((gradient == 0).all() for gradient in gradients)
+
+
+# -- every loss -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", PLAIN, ids=str)
+def test_nan_stays_where_it_is(case):
+    """A NaN in one element or row makes that value NaN, and no other."""
+    none = {"reduction": "none"} if "reduction" in case.record.options else {}
+    arrays = case.make()
+    if case.loss == "ctc_loss":
+        pytest.skip("a sequence is one value")
+    name = case.record.wrt[0]
+    clean = np.asarray(case.call(arrays, **none))
+    arrays["target" if False else name] = arrays[name].copy()
+    arrays[name][1] = NAN
+    spoilt = np.asarray(case.call(arrays, **none))
+    if spoilt.shape[:1] != arrays[name].shape[:1]:
+        return
+    counts = "target" not in arrays or arrays["target"].ndim != 1 or arrays["target"].dtype.kind == "f"
+    if counts:
+        assert np.isnan(spoilt[1]).all()
+    others = np.arange(len(spoilt)) != 1
+    np.testing.assert_array_equal(spoilt[others], clean[others])
