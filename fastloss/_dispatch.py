@@ -50,10 +50,13 @@ class NumpySpace:
         return _kernel_dtype(array, name)
 
     def wrap(self, view: Any, like: Any) -> Any:
-        """Return an output view as an array of this library; `like`, the argument it belongs to, says which bfloat16."""
-        if view.dtype == F16_BITS:
+        """Return an output view as an array of this library; `like`, whose output it is, says which bfloat16."""
+        dtype = view.dtype
+        if dtype is F32 or dtype is F64:
+            return view
+        if dtype == F16_BITS:
             return view.view(np.float16)
-        return view.view(like.dtype) if view.dtype == BF16_BITS else view
+        return view.view(like.dtype) if dtype == BF16_BITS else view
 
     def scalar(self, value: float, dtype: Any) -> Any:
         """Return a reduced value: float64 for float64 input, else float32."""

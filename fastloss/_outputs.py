@@ -90,14 +90,13 @@ class Outputs:
         self.aliased = False
         self.values: Any = ABSENT
         self.grads: list[Any] = [ABSENT, ABSENT, ABSENT]
-        mode = request.mode
-        self._slots = [_slot(record, arguments, name) for name in mode.wrt]
+        self._slots = [_slot(record, arguments, name) for name in request.mode.wrt]
         self._targets: list[Any] | None = None
         if request.grad_out is not None:
             self._take_gradients(request.grad_out)
         make = self.backend.zeros if zeros else self.backend.empty
         for number, slot in enumerate(self._slots):
-            target = self._targets[number] if self._targets is not None else None
+            target = None if self._targets is None else self._targets[number]
             if target is not None and target.shape == shape and target.flags.c_contiguous:
                 self.grads[slot] = target
             else:
@@ -156,8 +155,10 @@ class Outputs:
                 value = wrap(self.values, arguments[0].given)
             if not mode.wrt:
                 return value
-        results = [self._result(number, slot) for number, slot in enumerate(self._slots)]
-        grads = results[0] if mode.single else tuple(results)
+        if mode.single:
+            grads = self._result(0, self._slots[0])
+        else:
+            grads = tuple([self._result(number, slot) for number, slot in enumerate(self._slots)])
         if mode.hessian:
             return grads, wrap(second, arguments[0].given)
         return (value, grads) if mode.value else grads

@@ -19,72 +19,75 @@ _NO_INDEX = -(2**63)  # an ignore_index that no label equals
 
 def rowwise(record: Loss, job: Rowwise, request: Request) -> Any:
     """Compute a loss of rows."""
-    mode, maths = request.mode, job.maths
-    space = space_of((job.input, job.target, job.weight), _NAMES)
-    backend, flat = space.backend, space.backend.flat
-    x = space.view(job.input, "input")
+    maths, input, given_target, soft, given_weight, params, ignore_index, reduction, mean, axis, keepdim, max_ndim = job
+    mode = request.mode
+    space = space_of((input, given_target, given_weight), _NAMES)
+    backend = space.backend
+    flat = backend.flat
+    x = space.view(input, "input")
     check_float(x, "input")
-    first, last, split = split_axis(x.shape, job.axis)
-    if job.max_ndim is not None and x.ndim > job.max_ndim:
-        raise ValueError(f"input must have at most {job.max_ndim} axes, got shape {x.shape}")
+    shape = x.shape
+    first, last, split = split_axis(shape, axis)
+    if max_ndim is not None and len(shape) > max_ndim:
+        raise ValueError(f"input must have at most {max_ndim} axes, got shape {shape}")
     outer, classes, inner = split
     if classes == 0:
-        raise ValueError(f"input must have at least one class, got shape {x.shape}")
-    rows = x.shape[:first] + x.shape[last:]
+        raise ValueError(f"input must have at least one class, got shape {shape}")
+    rows = shape[:first] + shape[last:]
     labels: Any = ABSENT
     operand: Any = ABSENT
     weight: Any = ABSENT
-    if job.target is not None:
-        target = space.view(job.target, "target")
+    if given_target is not None:
+        target = space.view(given_target, "target")
         if not maths.indexed:
-            check_fits(target, x.shape, "target")
+            check_fits(target, shape, "target")
             operand = target
-        elif job.soft is not None and target.shape == x.shape:
-            maths, operand = job.soft, target
+        elif soft is not None and target.shape == shape:
+            maths, operand = soft, target
             check_float(operand, "target, which has the input's shape and so holds class probabilities,")
-            if job.ignore_index is not None and job.ignore_index >= 0:
-                raise ValueError(f"ignore_index does not go with class probabilities, got {job.ignore_index}")
+            if ignore_index is not None and ignore_index >= 0:
+                raise ValueError(f"ignore_index does not go with class probabilities, got {ignore_index}")
         else:
             labels = target
-            check_labels(labels, rows, x.shape)
-    if job.weight is not None:
-        weight = space.view(job.weight, "weight")
+            check_labels(labels, rows, shape)
+    if given_weight is not None:
+        weight = space.view(given_weight, "weight")
         check_shape(weight, (classes,), "weight", "one entry for each class, shape")
 
-    each = job.reduction == "none"
+    each = reduction == "none"
     count = outer * inner
     divisor: float = 1
-    if job.reduction == "mean":
-        divisor = 0 if job.mean == "weights" and labels is not ABSENT else count  # 0: the driver counts
-    arguments: tuple[Argument, ...] = (Argument("input", job.input, x),)
+    if reduction == "mean":
+        divisor = 0 if mean == "weights" and labels is not ABSENT else count  # 0: the driver counts
+    arguments: tuple[Argument, ...] = (Argument("input", input, x),)
     if operand is not ABSENT:
-        along = (classes,) + (1,) * (x.ndim - last)
+        along = (classes,) + (1,) * (len(shape) - last)
         arguments = (
             *arguments,
-            Argument("target", job.target, operand),
-            Argument("weight", job.weight, weight, along),
+            Argument("target", given_target, operand),
+            Argument("weight", given_weight, weight, along),
         )
-    outputs = Outputs(record, space, request, arguments, x.shape, zeros=maths.sparse)
-    shape = x.shape[:first] + (1,) * (last - first) + x.shape[last:] if job.keepdim else rows
-    outputs.want_values(shape, each and mode.value)
-    scale, upstream = upstream_of(space, request, not each, shape)
+    outputs = Outputs(record, space, request, arguments, shape, zeros=maths.sparse)
+    results = shape[:first] + (1,) * (last - first) + shape[last:] if keepdim else rows
+    outputs.want_values(results, each and mode.value)
+    scale, upstream = upstream_of(space, request, not each, results)
     second = ABSENT
     if mode.hessian:
-        second = backend.zeros(x.shape, x.dtype) if maths.sparse else backend.empty(x.shape, x.dtype)
+        second = backend.zeros(shape, x.dtype) if maths.sparse else backend.empty(shape, x.dtype)
     if count == 0:
-        return outputs.finish(math.nan if job.reduction == "mean" else 0.0, second)
+        return outputs.finish(math.nan if reduction == "mean" else 0.0, second)
     strange, total = backend.rowwise(
         maths,
         flat(x),
-        operand if operand is ABSENT else flat(backend.broadcast(operand, x.shape)),
+        operand if operand is ABSENT else flat(backend.broadcast(operand, shape)),
         labels if labels is ABSENT else flat(labels),
         weight if weight is ABSENT else flat(weight),
         upstream if upstream is ABSENT else flat(upstream),
-        (*job.params, 1.0 / classes),
+        (*params, 1.0 / classes),
         scale,
         divisor,
         split,
-        _NO_INDEX if job.ignore_index is None else job.ignore_index,
+        _NO_INDEX if ignore_index is None else ignore_index,
         settings.check_indices,
         outputs.values if outputs.values is ABSENT else flat(outputs.values),
         [grad if grad is ABSENT else flat(grad) for grad in outputs.grads],
@@ -122,6 +125,5 @@ def rowmap(record: Loss, job: RowMap, request: Request) -> Any:
         if mode.value:
             run(job.forward, ABSENT, 1.0, outputs.values)  # first: the gradient may replace the input
         if mode.wrt:
-            operand = flat(backend.ones(shape, x.dtype) if operand is ABSENT else operand)
-            run(job.backward, operand, scale, outputs.grads[0])
+            run(job.backward, operand if operand is ABSENT else flat(operand), scale, outputs.grads[0])
     return outputs.finish(None)

@@ -115,8 +115,8 @@ class RowMaths(NamedTuple):
     """The three scalar functions of a loss over a class axis; the drivers own the loops.
 
     Notation: z is an entry of the row, less the row's maximum `top` when `softmax` is set; p its softmax (0
-    otherwise); t the entry of the second operand; w the class weight; `hit` whether this is the target class;
-    zy and wy the target's z and weight; params the loss's options, then 1 / number of classes.
+    otherwise); t the entry of the second operand, 1 where there is none; w the class weight; `hit` whether this is the
+    target class; zy and wy the target's z and weight; params the loss's options, then 1 / number of classes.
 
     terms(z, p, t, w, hit, zy, wy, params) -> (a, b, c)
         Summed over the row in float64. ``None``: no sums.

@@ -6,4 +6,5 @@ import fastloss.cpu.math  # noqa: F401 registers exp, log ... before anything th
 from fastloss._jit import MATHS_FASTMATH
 from fastloss._registry import add_backend
 
-add_backend(register_jitable(fastmath=MATHS_FASTMATH))
+# Always inlined: a call that LLVM finds too long to inline is a loop that it cannot vectorise.
+add_backend(register_jitable(fastmath=MATHS_FASTMATH, forceinline=True))

@@ -122,7 +122,7 @@ def across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
                         column = np.int32(j)
                         for l in range(n):
                             p = load(energies, base + l) * inverse[l] if softmax else T(0)
-                            s = load(operand, base + l) if present(t) else T(0)
+                            s = load(operand, base + l) if present(t) else T(1)
                             hit = indexed and labels[l] == column
                             a, b, c = terms(load(z, base + l), p, s, w, hit, zy[l], wy[l], numbers)
                             sums[l] += a
@@ -143,7 +143,7 @@ def across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
                     column = np.int32(j)
                     for l in range(n):
                         p = load(energies, base + l) * inverse[l] if softmax else T(0)
-                        s = load(operand, base + l) if present(t) else T(0)
+                        s = load(operand, base + l) if present(t) else T(1)
                         hit = indexed and labels[l] == column
                         numbers_l = unpack(kept, LANES, l, coefs)
                         slopes, curvature = entry(load(z, base + l), p, s, w, hit, numbers_l, numbers)

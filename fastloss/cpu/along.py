@@ -97,7 +97,7 @@ def along(maths: RowMaths, wide: bool) -> Callable[..., Any]:
                     z = load(x, base + j) - top
                     p = (load(energies, j) if keep else exp_nonpositive(z)) * inverse if softmax else T(0)
                     w = load_or(weight, j, T(1))
-                    u, v, q = terms(z, p, load_or(t, base + j, T(0)), w, j == label, zy, wy, numbers)
+                    u, v, q = terms(z, p, load_or(t, base + j, T(1)), w, j == label, zy, wy, numbers)
                     a += u
                     b += v
                     c += q
@@ -110,7 +110,7 @@ def along(maths: RowMaths, wide: bool) -> Callable[..., Any]:
                     z = load(x, base + j) - top
                     p = load(energies, j) * inverse if softmax else T(0)
                     w = load_or(weight, j, T(1))
-                    slopes, curvature = entry(z, p, load_or(t, base + j, T(0)), w, False, coefs, numbers)
+                    slopes, curvature = entry(z, p, load_or(t, base + j, T(1)), w, False, coefs, numbers)
                     store_each(grads, base + j, slopes, g)
                     store(second, base + j, g * curvature)
                 if indexed:

@@ -12,7 +12,7 @@ from fastloss.cpu.pairwise import run as pairwise
 from fastloss.cpu.rowwise import run as rowwise
 
 __all__ = [
-    "broadcast", "copy_into", "elementwise", "empty", "flat", "number", "ones", "overlap", "pairwise", "rowwise",
+    "broadcast", "copy_into", "elementwise", "empty", "flat", "number", "overlap", "pairwise", "rowwise",
     "same", "sum_to", "waits", "zeros",
 ]  # fmt: skip
 
@@ -40,11 +40,6 @@ def same(one: Any, other: Any) -> bool:
 def flat(view: Any) -> Any:
     """Return the elements in C order as a flat array, copied only where they do not lie so."""
     return view.ravel()  # reshape(-1) of strides that merge gives a strided view
-
-
-def ones(shape: tuple[int, ...], dtype: Any) -> Any:
-    """Return an array of ones."""
-    return _narrowed(np.ones(shape, np.float32), dtype)
 
 
 def number(view: Any) -> float:

@@ -21,7 +21,8 @@ from fastloss.cpu.access import emits
 from fastloss.losses import scalars
 
 f32 = np.float32
-CONTRACT: Any = {"fastmath": {"contract"}}
+# Always inlined: a call that LLVM finds too long to inline is a loop that it cannot vectorise.
+CONTRACT: Any = {"fastmath": {"contract"}, "forceinline": True}
 
 
 def vector_function() -> None:
@@ -271,15 +272,15 @@ def _by_width(single: Any, double: Any) -> Any:
 @register_jitable(**CONTRACT)
 def _log1p_f32(x):
     u = f32(1.0) + x
-    y = _log_f32(u, (x - (u - f32(1.0))) / u)
-    return y if u > f32(0.0) and u < f32(np.inf) else _log_f32(u, f32(0.0))
+    lost = (x - (u - f32(1.0))) / u
+    return _log_f32(u, lost if u > f32(0.0) and u < f32(np.inf) else f32(0.0))
 
 
 @register_jitable(**CONTRACT)
 def _log1p_f64(x):
     u = 1.0 + x
-    y = _log_f64(u, (x - (u - 1.0)) / u)
-    return y if u > 0.0 and u < np.inf else _log_f64(u, 0.0)
+    lost = (x - (u - 1.0)) / u
+    return _log_f64(u, lost if u > 0.0 and u < np.inf else 0.0)
 
 
 @register_jitable(**CONTRACT)
@@ -304,7 +305,7 @@ def _sqrt(x):
     return lambda x: math.sqrt(x)
 
 
-@overload(scalars.power)
+@overload(scalars.power, jit_options=CONTRACT)
 def _power(x, p):
     """x**p = exp(p log x); small whole powers, which are what losses ask for, by multiplication, to the last bit.
 

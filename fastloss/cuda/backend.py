@@ -55,12 +55,6 @@ class Backend:
         memory.fill(self, view, 0.0)
         return view
 
-    def ones(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
-        """Return an array of ones."""
-        view = self.empty(shape, dtype)
-        memory.fill(self, view, 1.0)
-        return view
-
     def scratch(self, size: int, dtype: Any) -> DeviceArray:
         """Return memory for a kernel's own use; the library frees it in the order of its stream."""
         return self.empty((size,), dtype)

@@ -134,7 +134,7 @@ def group_kernel(maths: RowMaths, lanes: int, width: int, strided: bool) -> Kern
                 for j in range(lane * width, columns, lanes * width):
                     parts = sums(
                         load_pack(x, base + j * step, zeros),
-                        load_pack(t, base + j * step, zeros),
+                        load_pack(t, base + j * step, ones),
                         zeros,
                         load_pack(weight, j, ones),
                         ones,
@@ -161,7 +161,7 @@ def group_kernel(maths: RowMaths, lanes: int, width: int, strided: bool) -> Kern
                 for j in range(lane * width, columns, lanes * width):
                     outcomes = entries(
                         load_pack(x, base + j * step, zeros),
-                        load_pack(t, base + j * step, zeros),
+                        load_pack(t, base + j * step, ones),
                         zeros,
                         load_pack(weight, j, ones),
                         ones,
