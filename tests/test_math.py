@@ -105,7 +105,8 @@ def maths():
 
     for module in (multiclass, margin, softmax):
         row_maths = [value for value in vars(module).values() if type(value).__name__ == "RowMaths"]
-        row_maths += [m for v in vars(module).values() if isinstance(v, dict) for m in v.values() if hasattr(m, "finish")]
+        tables = [value for value in vars(module).values() if isinstance(value, dict)]
+        row_maths += [m for table in tables for m in table.values() if hasattr(m, "finish")]
         for m in row_maths:
             yield m.finish, (f, f, t3, f, f, p(f, 3))
             if m.terms is not None:
