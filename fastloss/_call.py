@@ -50,6 +50,7 @@ def _elementwise(record: Loss, job: Elementwise, request: Request) -> Any:
             check_float(argument.view, argument.name)
     operands = [argument.view for argument in arguments]
     if job.non_negative is not None:
+        check_float(operands[-1], names[-1])
         operands[-1] = aligned_variance(operands[-1], x, names[-1])
         arguments = (*arguments[:-1], arguments[-1]._replace(lies=operands[-1].shape))
     shape = x.shape

@@ -243,7 +243,7 @@ def test_class_indices_use_their_whole_range(dtype, rng):
 def test_integer_targets_of_elementwise_losses(case, dtype):
     """Targets may be integers where torch takes them; KL's may not."""
     arrays = case.make()
-    arrays["target"] = np.abs(np.sign(arrays["target"])) * (np.arange(arrays["target"].size).reshape(4, 5) % 2)
+    arrays["target"] = (np.arange(arrays["target"].size) % 2.0).reshape(arrays["target"].shape)
     as_integers = {**arrays, "target": arrays["target"].astype(dtype)}
     if case.loss == "kl_div":
         with pytest.raises(TypeError, match="target"):
@@ -284,8 +284,9 @@ def test_arrays_that_offer_dlpack_alone(case):
     wrapped = {name: Dlpack(array) for name, array in arrays.items()}
     value, gradient = case.value_and_grad(wrapped, case.record.wrt[0])
     expected = case.value_and_grad(arrays, case.record.wrt[0])
-    np.testing.assert_array_equal(_plain(value), expected[0])
-    np.testing.assert_array_equal(_plain(gradient), expected[1])
+    # A read-only array has a kernel of its own, which may add in another order.
+    assert_close(_plain(value), expected[0])
+    assert_close(_plain(gradient), expected[1])
 
 
 def _plain(array):
