@@ -56,6 +56,7 @@ def run(
 
         torch.set_num_threads(thread_count())
     date, machine = datetime.date.today().isoformat(), facts()
+    machine.pop("kernel cache", None)  # a path of the user's says nothing about speed
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
     if load > BUSY:
         print(f"the machine is busy (load {load:.1f}): these figures will favour whoever spins least", file=sys.stderr)
