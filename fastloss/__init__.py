@@ -24,6 +24,7 @@ from fastloss._modules import SigmoidFocalLoss as SigmoidFocalLoss
 from fastloss._modules import SmoothL1Loss as SmoothL1Loss
 from fastloss._modules import SoftMarginLoss as SoftMarginLoss
 from fastloss._modules import TripletMarginLoss as TripletMarginLoss
+from fastloss._modules import TripletMarginWithDistanceLoss as TripletMarginWithDistanceLoss
 from fastloss._report import show_config as show_config
 from fastloss._transforms import grad as grad
 from fastloss._transforms import grad_and_hess as grad_and_hess
@@ -34,6 +35,7 @@ from fastloss.losses.binary import hinge_embedding_loss as hinge_embedding_loss
 from fastloss.losses.binary import soft_margin_loss as soft_margin_loss
 from fastloss.losses.divergence import kl_div as kl_div
 from fastloss.losses.embedding import cosine_embedding_loss as cosine_embedding_loss
+from fastloss.losses.embedding import cosine_similarity as cosine_similarity
 from fastloss.losses.embedding import margin_ranking_loss as margin_ranking_loss
 from fastloss.losses.focal import binary_focal_loss as binary_focal_loss
 from fastloss.losses.focal import sigmoid_focal_loss as sigmoid_focal_loss
@@ -46,6 +48,7 @@ from fastloss.losses.margin import multilabel_soft_margin_loss as multilabel_sof
 from fastloss.losses.multiclass import cross_entropy as cross_entropy
 from fastloss.losses.multiclass import nll_loss as nll_loss
 from fastloss.losses.multiclass import symmetric_cross_entropy as symmetric_cross_entropy
+from fastloss.losses.norms import pairwise_distance as pairwise_distance
 from fastloss.losses.regression import huber_loss as huber_loss
 from fastloss.losses.regression import l1_loss as l1_loss
 from fastloss.losses.regression import mse_loss as mse_loss
@@ -54,5 +57,6 @@ from fastloss.losses.softmax import log_softmax as log_softmax
 from fastloss.losses.softmax import logsumexp as logsumexp
 from fastloss.losses.softmax import softmax as softmax
 from fastloss.losses.triplet import triplet_margin_loss as triplet_margin_loss
+from fastloss.losses.triplet import triplet_margin_with_distance_loss as triplet_margin_with_distance_loss
 
 __version__ = "0.1.0"

@@ -233,3 +233,11 @@ class TripletMarginLoss(LegacyModule, function=triplet.triplet_margin_loss):
     eps: float = 1e-6
     swap: bool = False
     reduction: str = "mean"
+
+
+class TripletMarginWithDistanceLoss(LossModule, function=triplet.triplet_margin_with_distance_loss):
+    distance_function: Callable[[Array, Array], Array] | str | None = dataclasses.field(default=None, kw_only=True)
+    margin: float = dataclasses.field(default=1.0, kw_only=True)
+    swap: bool = dataclasses.field(default=False, kw_only=True)
+    reduction: str = dataclasses.field(default="mean", kw_only=True)
+    distance_vjp: Callable[..., tuple[Array, Array]] | None = dataclasses.field(default=None, kw_only=True)

@@ -160,7 +160,10 @@ class Outputs:
         else:
             grads = tuple([self._result(number, slot) for number, slot in enumerate(self._slots)])
         if mode.hessian:
-            return grads, wrap(second, arguments[0].given)
+            first = arguments[0]
+            if second.shape != first.view.shape:  # each element's own second derivatives add up, as its first ones do
+                second = self.backend.sum_to(second, first.lies or first.view.shape).reshape(first.view.shape)
+            return grads, wrap(second, first.given)
         return (value, grads) if mode.value else grads
 
     def _result(self, number: int, slot: int) -> Any:

@@ -192,11 +192,42 @@ class PairMaths(NamedTuple):
 
 
 class Pairwise(NamedTuple):
-    """A loss of pairs or triplets of vectors, the last axis being the vector; `target` holds one label for each."""
+    """A loss of pairs or triplets of vectors, which lie along `axis`; `target` holds one label for each.
+
+    The arrays must have the same number of axes unless `broadcast` is set. `keepdim` leaves the axis in the result with
+    length 1.
+    """
 
     maths: PairMaths
     arrays: tuple[Array, ...]
     names: tuple[str, ...]
     target: Array | None = None
     params: tuple[Scalar, ...] = ()
+    reduction: str = "mean"
+    axis: int = -1
+    broadcast: bool = False
+    keepdim: bool = False
+
+
+class Distance(NamedTuple):
+    """A distance of two of a loss's arguments, whose numbers are `operands`.
+
+    Either `describe` (a, b) returns the ``Pairwise`` job that computes it, or `value` (a, b) is a function of the
+    user's, and `vjp` (a, b, upstream) -> (d_a, d_b) its vector-Jacobian product, ``None`` where there is none.
+    """
+
+    operands: tuple[int, int]
+    describe: Callable[[Array, Array], Pairwise] | None = None
+    value: Any = None
+    vjp: Callable[[Array, Array, Array], tuple[Array, Array]] | None = None
+
+
+class OfDistances(NamedTuple):
+    """An elementwise loss of distances, ``point(*distances, *params)``, linear almost everywhere."""
+
+    point: MathFunction
+    distances: tuple[Distance, ...]
+    arrays: tuple[Array, ...]
+    names: tuple[str, ...]
+    params: tuple[Scalar, ...]
     reduction: str = "mean"

@@ -12,13 +12,14 @@ from fastloss.cpu.pairwise import run as pairwise
 from fastloss.cpu.rowwise import run as rowwise
 
 __all__ = [
-    "broadcast", "copy_into", "elementwise", "empty", "flat", "number", "overlap", "pairwise", "rowwise",
+    "broadcast", "copy_into", "elementwise", "empty", "flat", "moved", "number", "overlap", "pairwise", "rowwise",
     "same", "sum_to", "waits", "zeros",
 ]  # fmt: skip
 
 waits = False  # whether looking at a result holds the caller up
 broadcast = np.broadcast_to
 empty = np.empty
+moved = np.moveaxis
 zeros = np.zeros  # pages of a fresh one that are never written cost nothing
 
 

@@ -78,6 +78,11 @@ class Backend:
         return copied.reshape(-1)
 
     @staticmethod
+    def moved(view: DeviceArray, source: int, destination: int) -> DeviceArray:
+        """Return the array with one axis in another place, without a copy."""
+        return view.moved(source, destination)
+
+    @staticmethod
     def broadcast(view: DeviceArray, shape: tuple[int, ...]) -> DeviceArray:
         """Return the view repeated to `shape`."""
         return view.broadcast(shape)
