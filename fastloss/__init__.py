@@ -15,6 +15,7 @@ from fastloss._modules import KLDivLoss as KLDivLoss
 from fastloss._modules import L1Loss as L1Loss
 from fastloss._modules import MarginRankingLoss as MarginRankingLoss
 from fastloss._modules import MSELoss as MSELoss
+from fastloss._modules import MultiLabelMarginLoss as MultiLabelMarginLoss
 from fastloss._modules import MultiLabelSoftMarginLoss as MultiLabelSoftMarginLoss
 from fastloss._modules import MultiMarginLoss as MultiMarginLoss
 from fastloss._modules import NLLLoss as NLLLoss
@@ -44,6 +45,7 @@ from fastloss.losses.likelihood import poisson_nll_loss as poisson_nll_loss
 from fastloss.losses.logistic import logsigmoid as logsigmoid
 from fastloss.losses.logistic import sigmoid as sigmoid
 from fastloss.losses.margin import multi_margin_loss as multi_margin_loss
+from fastloss.losses.margin import multilabel_margin_loss as multilabel_margin_loss
 from fastloss.losses.margin import multilabel_soft_margin_loss as multilabel_soft_margin_loss
 from fastloss.losses.multiclass import cross_entropy as cross_entropy
 from fastloss.losses.multiclass import nll_loss as nll_loss

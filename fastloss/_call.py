@@ -1,8 +1,8 @@
 """The one calling path: a description in, shapes checked, outputs allocated, a driver called, arrays out.
 
 Only this module and its helpers (``_checks.py``, ``_outputs.py``; ``_rows.py``, ``_pairs.py`` and others for a family
-each) know shapes, broadcasting, weights and reductions. They work on views (``_dispatch.py``) and ask the space's backend
-for everything that touches memory.
+each) know shapes, broadcasting, weights and reductions. They work on views (``_dispatch.py``) and ask the space's
+backend for everything that touches memory.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from fastloss._checks import (
 from fastloss._config import settings
 from fastloss._dispatch import space_of
 from fastloss._distances import of_distances
+from fastloss._label_sets import label_sets
 from fastloss._outputs import ABSENT, VALUE, Argument, Outputs, Request, upstream_of
 from fastloss._pairs import pairwise
 from fastloss._registry import jitable
 from fastloss._rows import rowmap, rowwise
-from fastloss._spec import Elementwise, Loss, OfDistances, Pairwise, RowMap, Rowwise
+from fastloss._spec import Elementwise, LabelSets, Loss, OfDistances, Pairwise, RowMap, Rowwise
 
 _NO_GRADIENTS = (ABSENT, ABSENT, ABSENT)
 
@@ -166,5 +167,6 @@ _EVALUATORS: dict[type, Any] = {
     Rowwise: rowwise,
     RowMap: rowmap,
     Pairwise: pairwise,
+    LabelSets: label_sets,
     OfDistances: functools.partial(of_distances, evaluate),
 }

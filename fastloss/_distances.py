@@ -83,7 +83,7 @@ def _value(run: Run, record: Loss, distance: Distance, arrays: tuple[Any, ...]) 
     a, b = (arrays[k] for k in distance.operands)
     if distance.describe is not None:
         return run(record, distance.describe(a, b), VALUE)
-    return distance.value(a, b)  # type: ignore[misc]
+    return distance.value(a, b)
 
 
 def _derivatives(

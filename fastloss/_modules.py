@@ -176,6 +176,10 @@ class SCELoss(LossModule, function=multiclass.symmetric_cross_entropy):
     reduction: str = "mean"
 
 
+class MultiLabelMarginLoss(LegacyModule, function=margin.multilabel_margin_loss):
+    reduction: str = "mean"
+
+
 class MultiLabelSoftMarginLoss(LegacyModule, function=margin.multilabel_soft_margin_loss):
     weight: Array | None = None
     reduction: str = "mean"

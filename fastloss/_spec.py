@@ -172,6 +172,20 @@ class RowMap(NamedTuple):
     dtype: Any = None
 
 
+class LabelSets(NamedTuple):
+    """A loss of rows of classes, some of them listed: a sum over pairs of entries, divided by the number of classes.
+
+    ``point(outside, inside) -> value, (d_outside, d_inside), d2_outside``, a function of an unlisted and a listed
+    entry. A row of `target` lists classes from its start to the first -1; what follows is not read. A class listed
+    twice counts twice.
+    """
+
+    point: MathFunction
+    input: Array
+    target: Array
+    reduction: str = "mean"
+
+
 class PairMaths(NamedTuple):
     """The scalar functions of a loss over vectors a, b (and c) of equal length.
 
