@@ -45,6 +45,7 @@ BELOW_ONE = Domain("a number <= 1 (negative: off)", lambda v: v <= 1, (0.25, 0.7
 UNIT_INTERVAL = Domain("a number in [0, 1]", lambda v: 0 <= v <= 1, (0.0, 0.1))
 ONE_OR_TWO = Domain("1 or 2", lambda v: v in (1, 2), (1, 2))
 INTEGER = Domain("an integer", lambda v: v % 1 == 0, (-100, 1))
+AXIS = Domain("an integer, the number of an axis", lambda v: v % 1 == 0, (1, -1, 0))
 FLAG = Domain("True or False", lambda v: v in (True, False), (False, True))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastloss._registry import jitable, loss
-from fastloss._spec import FINITE, INTEGER, NON_NEGATIVE, Array, Elementwise, PairMaths, Pairwise
+from fastloss._spec import AXIS, FINITE, NON_NEGATIVE, Array, Elementwise, PairMaths, Pairwise
 from fastloss.losses.scalars import relu, sqrt, step
 
 # torch adds this to each *squared* norm of a cosine embedding.
@@ -150,7 +150,7 @@ SIMILARITY_EPSILON = 1e-8
 @loss(
     "pairwise",
     wrt=("x1", "x2"),
-    options={"dim": INTEGER, "eps": NON_NEGATIVE},
+    options={"dim": AXIS, "eps": NON_NEGATIVE},
     legacy=False,
 )
 def cosine_similarity(x1: Array, x2: Array, *, dim: int = 1, eps: float = SIMILARITY_EPSILON) -> Array:

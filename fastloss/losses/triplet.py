@@ -179,7 +179,7 @@ def _cosine_distance(a: Array, b: Array) -> Pairwise:
 NAMED_DISTANCES = {"euclidean": (2.0, 1e-6), "manhattan": (1.0, 0.0), "squared_euclidean": (2.0, 0.0)}
 DISTANCE = Domain(
     "None, 'euclidean', 'squared_euclidean', 'manhattan', 'cosine' or a callable",
-    lambda v: v is None or callable(v) or v == "cosine" or v in NAMED_DISTANCES,
+    lambda v: v is None or callable(v) or (isinstance(v, str) and (v == "cosine" or v in NAMED_DISTANCES)),
     (None, "euclidean", "squared_euclidean", "manhattan", "cosine"),
 )
 CALLABLE = Domain("None or a callable", lambda v: v is None or callable(v), (None,))
