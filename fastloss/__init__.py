@@ -6,6 +6,7 @@ from fastloss._config import config as config
 from fastloss._modules import BCELoss as BCELoss
 from fastloss._modules import BCEWithLogitsLoss as BCEWithLogitsLoss
 from fastloss._modules import CosineEmbeddingLoss as CosineEmbeddingLoss
+from fastloss._modules import CosineSimilarity as CosineSimilarity
 from fastloss._modules import CrossEntropyLoss as CrossEntropyLoss
 from fastloss._modules import FocalLoss as FocalLoss
 from fastloss._modules import GaussianNLLLoss as GaussianNLLLoss
@@ -13,12 +14,15 @@ from fastloss._modules import HingeEmbeddingLoss as HingeEmbeddingLoss
 from fastloss._modules import HuberLoss as HuberLoss
 from fastloss._modules import KLDivLoss as KLDivLoss
 from fastloss._modules import L1Loss as L1Loss
+from fastloss._modules import L1Penalty as L1Penalty
+from fastloss._modules import L2Penalty as L2Penalty
 from fastloss._modules import MarginRankingLoss as MarginRankingLoss
 from fastloss._modules import MSELoss as MSELoss
 from fastloss._modules import MultiLabelMarginLoss as MultiLabelMarginLoss
 from fastloss._modules import MultiLabelSoftMarginLoss as MultiLabelSoftMarginLoss
 from fastloss._modules import MultiMarginLoss as MultiMarginLoss
 from fastloss._modules import NLLLoss as NLLLoss
+from fastloss._modules import PairwiseDistance as PairwiseDistance
 from fastloss._modules import PoissonNLLLoss as PoissonNLLLoss
 from fastloss._modules import SCELoss as SCELoss
 from fastloss._modules import SigmoidFocalLoss as SigmoidFocalLoss
@@ -51,6 +55,8 @@ from fastloss.losses.multiclass import cross_entropy as cross_entropy
 from fastloss.losses.multiclass import nll_loss as nll_loss
 from fastloss.losses.multiclass import symmetric_cross_entropy as symmetric_cross_entropy
 from fastloss.losses.norms import pairwise_distance as pairwise_distance
+from fastloss.losses.penalty import l1_penalty as l1_penalty
+from fastloss.losses.penalty import l2_penalty as l2_penalty
 from fastloss.losses.regression import huber_loss as huber_loss
 from fastloss.losses.regression import l1_loss as l1_loss
 from fastloss.losses.regression import mse_loss as mse_loss

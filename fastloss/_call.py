@@ -25,9 +25,10 @@ from fastloss._distances import of_distances
 from fastloss._label_sets import label_sets
 from fastloss._outputs import ABSENT, VALUE, Argument, Outputs, Request, upstream_of
 from fastloss._pairs import pairwise
+from fastloss._penalties import penalty
 from fastloss._registry import jitable
 from fastloss._rows import rowmap, rowwise
-from fastloss._spec import Elementwise, LabelSets, Loss, OfDistances, Pairwise, RowMap, Rowwise
+from fastloss._spec import Elementwise, LabelSets, Loss, OfDistances, Pairwise, Penalty, RowMap, Rowwise
 
 _NO_GRADIENTS = (ABSENT, ABSENT, ABSENT)
 
@@ -169,4 +170,5 @@ _EVALUATORS: dict[type, Any] = {
     Pairwise: pairwise,
     LabelSets: label_sets,
     OfDistances: functools.partial(of_distances, evaluate),
+    Penalty: functools.partial(penalty, evaluate),
 }

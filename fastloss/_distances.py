@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fastloss._checks import check_float, check_shape, dtype_name, listed
+from fastloss._checks import check_float, check_shape, listed
 from fastloss._dispatch import space_of
-from fastloss._outputs import VALUE, Mode, Request
+from fastloss._outputs import VALUE, Mode, Request, checked_targets
 from fastloss._registry import jitable
 from fastloss._spec import Distance, Elementwise, Loss, OfDistances
 
@@ -24,7 +24,10 @@ def of_distances(run: Run, record: Loss, job: OfDistances, request: Request) -> 
         if view.ndim != views[0].ndim or view.ndim == 0:
             raise ValueError(f"vectors must have the same number of axes, at least one: {listed(job.names, views)}")
     _check_derivatives(record, job, mode)
-    targets = _targets(space, job, views, request)
+    targets = None
+    if request.grad_out is not None:
+        given = (request.grad_out,) if mode.single else tuple(request.grad_out)
+        targets = checked_targets(space, given, [views[job.names.index(name)] for name in mode.wrt])
 
     names = tuple([f"the distance of {job.names[i]} and {job.names[k]}" for (i, k), *_ in job.distances])
     found = tuple([_value(run, record, distance, arrays) for distance in job.distances])
@@ -105,21 +108,3 @@ def _derivatives(
         return []
     parts = run(record, described, Request(Mode(False, described.names[:1], hessian=True), slope))
     return [(first, parts[0]), ("hessian", parts[1])]
-
-
-def _targets(space: Any, job: OfDistances, views: list[Any], request: Request) -> list[Any] | None:
-    """Return the views of ``grad_out``, checked before anything is computed."""
-    if request.grad_out is None:
-        return None
-    mode = request.mode
-    given = (request.grad_out,) if mode.single else tuple(request.grad_out)
-    if len(given) != len(mode.wrt):
-        raise ValueError(f"grad_out must hold {len(mode.wrt)} arrays, got {len(given)}")
-    targets = []
-    for name, array in zip(mode.wrt, given, strict=True):
-        view, argument = space.output(array, "grad_out"), views[job.names.index(name)]
-        check_shape(view, argument.shape, "grad_out", "shape")
-        if view.dtype != argument.dtype:
-            raise TypeError(f"grad_out must have the dtype of its argument, got {dtype_name(view)}")
-        targets.append(view)
-    return targets

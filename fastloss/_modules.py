@@ -12,7 +12,19 @@ from fastloss._outputs import VALUE
 from fastloss._registry import check_options, record_of
 from fastloss._spec import Array, Loss
 from fastloss._transforms import mode_of, with_options
-from fastloss.losses import binary, divergence, embedding, focal, likelihood, margin, multiclass, regression, triplet
+from fastloss.losses import (
+    binary,
+    divergence,
+    embedding,
+    focal,
+    likelihood,
+    margin,
+    multiclass,
+    norms,
+    penalty,
+    regression,
+    triplet,
+)
 
 
 @dataclass_transform(frozen_default=True, eq_default=False)
@@ -245,3 +257,22 @@ class TripletMarginWithDistanceLoss(LossModule, function=triplet.triplet_margin_
     swap: bool = dataclasses.field(default=False, kw_only=True)
     reduction: str = dataclasses.field(default="mean", kw_only=True)
     distance_vjp: Callable[..., tuple[Array, Array]] | None = dataclasses.field(default=None, kw_only=True)
+
+
+class CosineSimilarity(LossModule, function=embedding.cosine_similarity):
+    dim: int = 1
+    eps: float = 1e-8
+
+
+class PairwiseDistance(LossModule, function=norms.pairwise_distance):
+    p: float = 2.0
+    eps: float = 1e-6
+    keepdim: bool = False
+
+
+class L1Penalty(LossModule, function=penalty.l1_penalty):
+    coefficient: float
+
+
+class L2Penalty(LossModule, function=penalty.l2_penalty):
+    coefficient: float

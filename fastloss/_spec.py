@@ -246,3 +246,15 @@ class OfDistances(NamedTuple):
     names: tuple[str, ...]
     params: tuple[Scalar, ...]
     reduction: str = "mean"
+
+
+class Penalty(NamedTuple):
+    """The sum of ``point(p, coefficient) -> value, (slope,), curvature`` over all elements of all arrays.
+
+    `params` is one array or an iterable of arrays, such as the parameters of a model; derivatives come as one array or
+    as a list.
+    """
+
+    point: MathFunction
+    params: Array
+    coefficient: Scalar
