@@ -107,6 +107,8 @@ def _compiled(case: Case) -> Prepared | None:
     function = function_of(case)
     if function is None:
         return None
+    if case.loss.name == "multilabel_margin_loss" and _version(torch) < (2, 14):
+        raise NotImplementedError("torch before 2.14 counts padded labels when it compiles (pytorch issue 141017)")
     _start_inductor()
     compiler: Any = torch.compiler
     compiler.reset()  # shapes of the case before would make this one's dynamic
@@ -117,6 +119,10 @@ def _compiled(case: Case) -> Prepared | None:
     parts = torch.compile(function, dynamic=False)
     ways: list[Call] = [functools.partial(whole, *plain), _with_backward(parts, tensors)]
     return Prepared(_first_that_works(ways, compiler.reset), _outcome)
+
+
+def _version(torch: Any) -> tuple[int, ...]:
+    return tuple(int(part) for part in torch.__version__.split(".")[:2])
 
 
 @functools.cache
