@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import fastloss.cuda  # noqa: F401  (registers the maths)
-from fastloss.cuda import elementwise, memory, pairwise, rowwise
+from fastloss.cuda import elementwise, label_sets, memory, pairwise, rowwise
 from fastloss.cuda.arrays import DeviceArray
 from fastloss.cuda.target import SIMULATED, cuda, read_memory
 from fastloss.cuda.views import real_of
@@ -31,6 +31,7 @@ class Backend:
         self.elementwise = functools.partial(elementwise.run, self)
         self.rowwise = functools.partial(rowwise.run, self)
         self.pairwise = functools.partial(pairwise.run, self)
+        self.label_sets = functools.partial(label_sets.run, self)
 
     @property
     def stream(self) -> int:
@@ -76,6 +77,11 @@ class Backend:
         copied = self.empty(view.shape, view.dtype)
         memory.copy(self, copied, view)
         return copied.reshape(-1)
+
+    @staticmethod
+    def moved(view: DeviceArray, source: int, destination: int) -> DeviceArray:
+        """Return the array with one axis in another place, without a copy."""
+        return view.moved(source, destination)
 
     @staticmethod
     def broadcast(view: DeviceArray, shape: tuple[int, ...]) -> DeviceArray:

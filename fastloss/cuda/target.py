@@ -31,7 +31,7 @@ from numba.cuda.extending import (  # type: ignore[attr-defined]
     type_callable,
 )
 
-from fastloss._jit import fingerprint
+from fastloss._jit import fingerprint, foreign_part
 from fastloss.cuda.arrays import DeviceArray
 
 __all__ = ["SIMULATED", "Kernel", "cgutils", "cuda", "emits", "jitable", "overload", "read_memory", "types"]
@@ -112,7 +112,7 @@ class Kernel:
     """
 
     def __init__(self, name: str, body: Callable[..., Any], threads: int) -> None:
-        body.__qualname__ = body.__name__ = f"{name}_{fingerprint()}"
+        body.__qualname__ = body.__name__ = f"{name}_{fingerprint()}{foreign_part(body)}"
         self.name, self.body, self.threads = name, body, threads
         self._compiled: dict[Any, Any] = {}
         self._configured: dict[Any, Any] = {}
