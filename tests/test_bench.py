@@ -220,7 +220,8 @@ def in_a_process_of_its_own(tmp_path, *args):
     command = [sys.executable, "-m", "fastloss", "bench", *map(str, args)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "left out" not in done.stderr
+    left_out = [line for line in done.stderr.splitlines() if "left out" in line]
+    assert all("pytorch issue" in line for line in left_out), left_out
     return rows_of(tmp_path / "here.csv")
 
 
