@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_bench_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("losses", nargs="*", metavar="LOSS", help="names of losses (default: all)")
-    parser.add_argument("--quick", action="store_true", help="medium size, few rounds, no compilers; a minute or so")
+    parser.add_argument("--quick", action="store_true", help="medium size, few rounds, no torch.compile; a minute")
     parser.add_argument("--sizes", type=_listed, help="small,medium,large (default: all; --quick: medium)")
     parser.add_argument(
         "--contenders",
