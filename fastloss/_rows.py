@@ -79,7 +79,7 @@ def rowwise(record: Loss, job: Rowwise, request: Request) -> Any:
     strange, total = backend.rowwise(
         maths,
         flat(x),
-        operand if operand is ABSENT else flat(backend.broadcast(operand, shape)),
+        operand if operand is ABSENT else flat(operand if operand.shape == shape else backend.broadcast(operand, shape)),
         labels if labels is ABSENT else flat(labels),
         weight if weight is ABSENT else flat(weight),
         upstream if upstream is ABSENT else flat(upstream),

@@ -203,7 +203,12 @@ def run(
     outputs: tuple[Any, ...] = (values, *grads, second)
     if first.ndim != 1:
         outputs = tuple([a if type(a) is tuple else a.reshape(-1) for a in outputs])
-    if not aliased and all(type(a) is tuple or a.flags.c_contiguous for a in inputs):
+    contiguous = not aliased
+    for a in inputs:
+        if type(a) is not tuple and not a.flags.c_contiguous:
+            contiguous = False
+            break
+    if contiguous:
         if first.ndim != 1:
             inputs = tuple([a if type(a) is tuple else a.reshape(-1) for a in inputs])
         total = contiguous_kernel(point, len(operands))(size, size, *inputs, *outputs, params, factor)
