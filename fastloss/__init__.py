@@ -37,6 +37,8 @@ from fastloss.losses.embedding import cosine_embedding_loss as cosine_embedding_
 from fastloss.losses.embedding import margin_ranking_loss as margin_ranking_loss
 from fastloss.losses.focal import binary_focal_loss as binary_focal_loss
 from fastloss.losses.focal import sigmoid_focal_loss as sigmoid_focal_loss
+from fastloss.losses.large_output import LinearCrossEntropyOptions as LinearCrossEntropyOptions
+from fastloss.losses.large_output import linear_cross_entropy as linear_cross_entropy
 from fastloss.losses.likelihood import gaussian_nll_loss as gaussian_nll_loss
 from fastloss.losses.likelihood import poisson_nll_loss as poisson_nll_loss
 from fastloss.losses.logistic import logsigmoid as logsigmoid

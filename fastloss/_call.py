@@ -1,7 +1,8 @@
 """The one calling path: a description in, shapes checked, outputs allocated, a driver called, arrays out.
 
-Only this module and its helpers (``_checks.py``, ``_outputs.py``, ``_rows.py``) know shapes, broadcasting, weights and
-reductions. They work on views (``_dispatch.py``) and ask the space's backend for everything that touches memory.
+Only this module and its helpers (``_checks.py``, ``_outputs.py``, ``_rows.py``, ``_projected.py``) know shapes,
+broadcasting, weights and reductions. They work on views (``_dispatch.py``) and ask the space's
+backend for everything that touches memory.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import functools
 import math
 from typing import Any
 
+from fastloss._blocks import itself
 from fastloss._checks import (
     Shape,
     aligned_variance,
@@ -23,9 +25,10 @@ from fastloss._checks import (
 from fastloss._config import settings
 from fastloss._dispatch import space_of
 from fastloss._outputs import ABSENT, VALUE, Argument, Outputs, Request, upstream_of
+from fastloss._projected import projected
 from fastloss._registry import jitable
 from fastloss._rows import rowmap, rowwise
-from fastloss._spec import Elementwise, Loss, Pairwise, RowMap, Rowwise
+from fastloss._spec import Elementwise, Loss, Pairwise, Projected, RowMap, Rowwise
 
 _NO_GRADIENTS = (ABSENT, ABSENT, ABSENT)
 
@@ -136,12 +139,6 @@ def _check_domain(backend: Any, job: Elementwise, operands: Any) -> None:
 
 
 @jitable
-def _itself(x):  # type: ignore[no-untyped-def]
-    T = type(x)
-    return x, (T(1),), T(0)
-
-
-@jitable
 def _outside_unit_interval(x):  # type: ignore[no-untyped-def]
     T = type(x)
     return (T(1) if x < T(0) or x > T(1) else T(0)), (T(0),), T(0)
@@ -153,7 +150,7 @@ def _is_negative(x):  # type: ignore[no-untyped-def]
     return (T(1) if x < T(0) else T(0)), (T(0),), T(0)
 
 
-def _sum_of(backend: Any, view: Any, point: Any = _itself) -> Any:
+def _sum_of(backend: Any, view: Any, point: Any = itself) -> Any:
     """Return the sum of a function of an array's elements, accumulated as the losses are; a number of the backend's."""
     if view.size == 0:
         return 0.0
@@ -213,4 +210,10 @@ def _pairwise(record: Loss, job: Pairwise, request: Request) -> Any:
     return outputs.finish(total, second)
 
 
-_EVALUATORS: dict[type, Any] = {Elementwise: _elementwise, Rowwise: rowwise, RowMap: rowmap, Pairwise: _pairwise}
+_EVALUATORS: dict[type, Any] = {
+    Elementwise: _elementwise,
+    Rowwise: rowwise,
+    RowMap: rowmap,
+    Pairwise: _pairwise,
+    Projected: projected,
+}

@@ -7,16 +7,20 @@ from typing import Any, NamedTuple
 from fastloss._checks import Shape, check_float, check_shape, dtype_name
 from fastloss._spec import Loss
 
-ABSENT = ()
+ABSENT: Any = ()
 
 
 class Mode(NamedTuple):
-    """Which results a call returns: `wrt` names the arguments to differentiate; `single` unpacks the one gradient."""
+    """Which results a call returns: `wrt` names the arguments to differentiate; `single` unpacks the one gradient.
+
+    `also` names optional arguments to be differentiated too where they are given.
+    """
 
     value: bool = True
     wrt: tuple[str, ...] = ()
     single: bool = True
     hessian: bool = False
+    also: tuple[str, ...] = ()
 
 
 class Request(NamedTuple):
@@ -83,13 +87,14 @@ class Outputs:
         space: Any,
         request: Request,
         arguments: tuple[Argument, ...],
-        shape: Shape,
+        shape: Shape | None,
         zeros: bool = False,
     ) -> None:
+        """Allocate the gradients: of `shape`, or where it is None each of its own argument's."""
         self.space, self.backend, self.request, self.arguments = space, space.backend, request, arguments
         self.aliased = False
         self.values: Any = ABSENT
-        self.grads: list[Any] = [ABSENT, ABSENT, ABSENT]
+        self.grads: list[Any] = [ABSENT] * max(3, len(arguments))
         self._slots = [_slot(record, arguments, name) for name in request.mode.wrt]
         self._targets: list[Any] | None = None
         if request.grad_out is not None:
@@ -97,10 +102,11 @@ class Outputs:
         make = self.backend.zeros if zeros else self.backend.empty
         for number, slot in enumerate(self._slots):
             target = None if self._targets is None else self._targets[number]
-            if target is not None and target.shape == shape and target.flags.c_contiguous:
+            lies = arguments[slot].view.shape if shape is None else shape
+            if target is not None and target.shape == lies and target.flags.c_contiguous:
                 self.grads[slot] = target
             else:
-                self.grads[slot] = make(shape, arguments[slot].view.dtype)
+                self.grads[slot] = make(lies, arguments[slot].view.dtype)
 
     def want_values(self, shape: Shape, wanted: bool) -> None:
         """Allocate, or take from ``out``, the unreduced values."""

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from fastloss._checks import check_fits, check_float, check_labels, check_shape, split_axis
+from fastloss._checks import Shape, check_fits, check_float, check_labels, check_shape, split_axis
 from fastloss._config import settings
 from fastloss._dispatch import space_of
 from fastloss._outputs import ABSENT, Argument, Outputs, Request, upstream_of
 from fastloss._spec import Loss, RowMap, Rowwise
 
 _NAMES = ("input", "target", "weight")
-_NO_INDEX = -(2**63)  # an ignore_index that no label equals
+NO_INDEX = -(2**63)  # an ignore_index that no label equals
 
 
 def rowwise(record: Loss, job: Rowwise, request: Request) -> Any:
@@ -87,7 +87,7 @@ def rowwise(record: Loss, job: Rowwise, request: Request) -> Any:
         scale,
         divisor,
         split,
-        _NO_INDEX if ignore_index is None else ignore_index,
+        NO_INDEX if ignore_index is None else ignore_index,
         settings.check_indices,
         outputs.values if outputs.values is ABSENT else flat(outputs.values),
         [grad if grad is ABSENT else flat(grad) for grad in outputs.grads],
@@ -95,10 +95,15 @@ def rowwise(record: Loss, job: Rowwise, request: Request) -> Any:
         request.grad_out is not None,
     )
     if strange >= 0:
-        place = tuple(int(i) for i in np.unravel_index(strange, rows))
-        label = int(backend.number(flat(labels)[strange : strange + 1].reshape(())))
-        raise IndexError(f"target {label} at position {place} is out of range for {classes} classes")
+        raise out_of_range(backend, flat(labels), strange, rows, classes)
     return outputs.finish(total, second)
+
+
+def out_of_range(backend: Any, labels: Any, strange: int, rows: Shape, classes: int) -> IndexError:
+    """Return the error about the class index number `strange` of the flat `labels`, which have shape `rows`."""
+    place = tuple(int(i) for i in np.unravel_index(strange, rows))
+    label = int(backend.number(labels[strange : strange + 1].reshape(())))
+    return IndexError(f"target {label} at position {place} is out of range for {classes} classes")
 
 
 def rowmap(record: Loss, job: RowMap, request: Request) -> Any:
@@ -117,7 +122,7 @@ def rowmap(record: Loss, job: RowMap, request: Request) -> Any:
 
     def run(maths: Any, operand: Any, scale: float, written: Any) -> None:
         backend.rowwise(
-            maths, flat(x), operand, ABSENT, ABSENT, ABSENT, (), scale, 1, split, _NO_INDEX, False, ABSENT,
+            maths, flat(x), operand, ABSENT, ABSENT, ABSENT, (), scale, 1, split, NO_INDEX, False, ABSENT,
             (flat(written), ABSENT, ABSENT), ABSENT, True,
         )  # fmt: skip
 

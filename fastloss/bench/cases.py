@@ -20,7 +20,7 @@ ROWS = {"small": (64, 10), "medium": (4096, 256), "large": (16384, 1000)}
 VECTORS = {"small": (64, 64), "medium": (4096, 256), "large": (65536, 256)}
 # (time, batch, classes, labels) of ctc_loss; (tokens, features, vocabulary) of losses with a large output.
 CTC = {"small": (20, 4, 16, 5), "medium": (100, 32, 64, 20), "large": (200, 64, 64, 40)}
-OUTPUT = {"small": (32, 32, 500), "medium": (256, 128, 8000), "large": (1024, 256, 32000)}
+OUTPUT = {"small": (32, 32, 500), "medium": (256, 128, 8000), "large": (2048, 512, 16384)}
 
 
 class Case(NamedTuple):

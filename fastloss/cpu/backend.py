@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 
 import fastloss.cpu  # noqa: F401  (registers the maths)
+from fastloss.cpu.adding import run as add_to
 from fastloss.cpu.elementwise import run as elementwise
 from fastloss.cpu.pairwise import run as pairwise
 from fastloss.cpu.rowwise import run as rowwise
+from fastloss.cpu.survey import run as survey
 
 __all__ = [
-    "broadcast", "copy_into", "elementwise", "empty", "flat", "number", "overlap", "pairwise", "rowwise",
-    "same", "sum_to", "waits", "zeros",
+    "add_to", "broadcast", "copy_into", "elementwise", "empty", "fill", "flat", "matmul", "number", "overlap",
+    "pairwise", "rowwise", "same", "sum_to", "survey", "waits", "zeros",
 ]  # fmt: skip
 
 waits = False  # whether looking at a result holds the caller up
@@ -45,6 +47,16 @@ def flat(view: Any) -> Any:
 def number(view: Any) -> float:
     """Return the value of a zero-dimensional view, or of what a driver returned."""
     return view if isinstance(view, float) else float(_widened(view).item())
+
+
+def fill(view: Any, value: float) -> None:
+    """Write `value` to every element."""
+    view.fill(value)
+
+
+def matmul(a: Any, b: Any, out: Any) -> None:
+    """Write the matrix product into `out`; rows or columns of `a` and `b` are contiguous, and none overlaps `out`."""
+    np.matmul(a, b, out=out)
 
 
 def copy_into(target: Any, source: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import fastloss.cuda  # noqa: F401  (registers the maths)
-from fastloss.cuda import elementwise, memory, pairwise, rowwise
+from fastloss.cuda import elementwise, memory, pairwise, rowwise, survey
 from fastloss.cuda.arrays import DeviceArray
 from fastloss.cuda.target import SIMULATED, cuda, read_memory
 from fastloss.cuda.views import real_of
@@ -66,6 +66,20 @@ class Backend:
     def fill(self, view: DeviceArray, value: float) -> None:
         """Write `value` to every element of a contiguous view."""
         memory.fill(self, view, value)
+
+    def matmul(self, a: DeviceArray, b: DeviceArray, out: DeviceArray) -> None:
+        """Write the matrix product into `out`, by the library that owns the arrays."""
+        self.space.matmul(a, b, out)
+
+    def survey(
+        self, target: DeviceArray, weight: Any, columns: int, ignore: int, check: bool, real: Any
+    ) -> tuple[int, DeviceArray]:
+        """Return (first row whose class does not exist or -1, summed weight of the rows that count, a scalar)."""
+        return survey.survey(self, real, target, weight, columns, ignore, check)
+
+    def add_to(self, target: DeviceArray, source: DeviceArray) -> None:
+        """Add `source` to `target`, contiguous and of one real dtype; one row of `source` is added to every row."""
+        memory.add(self, target, source)
 
     # -- views ----------------------------------------------------------------------------------------------------
 

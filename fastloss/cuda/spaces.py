@@ -83,6 +83,13 @@ class DeviceSpace:
             return array.astype(dtype)
         raise TypeError(f"a {self.name} array cannot be converted to {dtype}; convert it first")
 
+    def matmul(self, a: DeviceArray, b: DeviceArray, out: DeviceArray) -> None:
+        """Write the matrix product into `out`."""
+        raise TypeError(
+            "matrix products need the library of the arrays, and Numba has none: pass torch tensors "
+            "(torch.as_tensor(array, device='cuda')) or CuPy arrays (cupy.asarray(array))"
+        )
+
     def current_stream(self) -> int:
         """Return the address of the stream that the library's caller works on, 0 for the default one."""
         return self.stream
@@ -132,6 +139,17 @@ class CupySpace(DeviceSpace):
             array = cupy.empty(shape, kind)
         return DeviceArray(array.data.ptr, shape, dtype, array)
 
+    def matmul(self, a: DeviceArray, b: DeviceArray, out: DeviceArray) -> None:  # noqa: D102
+        cupy = sys.modules["cupy"]
+
+        def window(view: DeviceArray) -> Any:
+            owner = view.owner if self.owns(view.owner) else cupy.asarray(view.owner)
+            start = owner.data + (view.pointer - owner.data.ptr)
+            return cupy.ndarray(view.shape, view.dtype, start, view.strides)
+
+        with cupy.cuda.Device(self.ordinal):
+            cupy.matmul(window(a), window(b), out=window(out))
+
     def current_stream(self) -> int:  # noqa: D102
         return int(sys.modules["cupy"].cuda.get_current_stream().ptr)
 
@@ -167,6 +185,22 @@ class TorchSpace(DeviceSpace):
         kind = getattr(torch, _TORCH_DTYPES.get(dtype) or dtype.name)
         tensor = torch.empty(shape, dtype=kind, device=self.device)
         return DeviceArray(tensor.data_ptr(), shape, dtype, tensor)
+
+    def matmul(self, a: DeviceArray, b: DeviceArray, out: DeviceArray) -> None:  # noqa: D102
+        torch = sys.modules["torch"]
+
+        def window(view: DeviceArray) -> Any:
+            owner = self._own(view)
+            offset = owner.storage_offset() + (view.pointer - owner.data_ptr()) // view.itemsize
+            return owner.as_strided(view.shape, [step // view.itemsize for step in view.strides], offset)
+
+        with torch.no_grad():
+            torch.mm(window(a), window(b), out=window(out))
+
+    def _own(self, view: DeviceArray) -> Any:
+        """Return the tensor whose memory a view shows; another library's array is imported."""
+        torch = sys.modules["torch"]
+        return view.owner.detach() if self.owns(view.owner) else torch.as_tensor(view.owner, device=self.device)
 
     def converted(self, array: Any, dtype: Any) -> Any:  # noqa: D102
         return array.to(dtype)

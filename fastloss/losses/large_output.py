@@ -1,0 +1,199 @@
+"""Losses over so many classes that the logits themselves are the burden."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from fastloss._registry import loss
+from fastloss._spec import INTEGER_OR_NONE, UNIT_INTERVAL, Array, Projected, Rowwise
+from fastloss.losses.multiclass import CROSS_ENTROPY, SMOOTH_CROSS_ENTROPY, SOFT_CROSS_ENTROPY
+
+_POLICIES = ("auto", "accurate", "balanced", "compact")
+
+
+@dataclasses.dataclass(slots=True, frozen=True)
+class LinearCrossEntropyOptions:
+    """How :func:`linear_cross_entropy` cuts its rows in chunks; torch's class of that name, or this one.
+
+    Parameters
+    ----------
+    allow_retain_graph : bool
+        Nothing to allow: there is no graph, and a call may be repeated. For torch's signature.
+    batch_chunk_size : int, optional
+        The rows of a chunk. Without it a budget of bytes decides, see the notes of :func:`linear_cross_entropy`.
+    chunking_method : str, optional
+        ``"auto"`` or None: `batch_chunk_size`, or the budget. ``"aspect_ratio"`` makes the logits of a chunk about as
+        large as the input, ``"aspect_ratio:N"`` an N-th of that.
+    acc_policy : {"auto", "accurate", "balanced", "compact"}
+        All mean "accurate": every intermediate result is kept in the computing type.
+    acc_dtype : dtype, optional
+        The type of sums. They are in float64 for float64 input and in float32 otherwise; any other one is refused.
+
+    Raises
+    ------
+    ValueError
+        If an option is out of range, or `batch_chunk_size` and `chunking_method` disagree.
+    """
+
+    allow_retain_graph: bool = False
+    batch_chunk_size: int | None = None
+    chunking_method: str | None = "auto"
+    acc_policy: str = "auto"
+    acc_dtype: Any = None
+
+    def __post_init__(self) -> None:
+        size, method = self.batch_chunk_size, self.chunking_method
+        if self.acc_policy not in _POLICIES:
+            raise ValueError(f"acc_policy must be one of {', '.join(map(repr, _POLICIES))}, got {self.acc_policy!r}")
+        if size is not None and not (isinstance(size, int) and size > 0):
+            raise ValueError(f"batch_chunk_size must be a positive int or None, got {size!r}")
+        if method not in (None, "auto"):
+            name, colon, factor = str(method).partition(":")
+            if name != "aspect_ratio" or (colon and not (factor.isdigit() and int(factor) > 0)):
+                raise ValueError(
+                    f"chunking_method must be 'auto', 'aspect_ratio', 'aspect_ratio:N' or None, got {method!r}"
+                )
+
+    def rows(self, batch: int, features: int, classes: int) -> int | None:
+        """Return the rows of a chunk, or None where the budget decides."""
+        size, method = self.batch_chunk_size, self.chunking_method
+        if method in (None, "auto"):
+            return size
+        wanted = -(-batch // -(-classes // max(1, features)))
+        rounded = 1 << (wanted - 1).bit_length()  # the next power of two
+        found = max(1, min(rounded // int(str(method).partition(":")[2] or 1), batch))
+        if size is not None and min(size, batch) != found:
+            raise ValueError(f"batch_chunk_size {size} and chunking_method {method!r}, which gives {found}, disagree")
+        return found
+
+
+def _options_of(given: Any) -> LinearCrossEntropyOptions | None:
+    """Return the options of this module for torch's, or for any object with these attributes."""
+    if given is None or isinstance(given, LinearCrossEntropyOptions):
+        return given
+    names = [field.name for field in dataclasses.fields(LinearCrossEntropyOptions)]
+    if not all(hasattr(given, name) for name in names):
+        raise TypeError(f"options must be None or LinearCrossEntropyOptions, got {given!r}")
+    return LinearCrossEntropyOptions(**{name: getattr(given, name) for name in names})
+
+
+def _dtype_name(dtype: Any) -> str | None:
+    """Return the name of a dtype of NumPy, torch or CuPy, or of a scalar type."""
+    if dtype is None:
+        return None
+    name = getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or str(dtype)
+    return name.removeprefix("torch.")
+
+
+@loss(
+    "projected",
+    wrt=("input", "linear_weight"),
+    also=("linear_bias",),
+    differentiable=("input", "linear_weight", "linear_bias", "target", "weight"),
+    hessian=None,
+    options={"ignore_index": INTEGER_OR_NONE, "label_smoothing": UNIT_INTERVAL},
+    legacy=False,
+)
+def linear_cross_entropy(
+    input: Array,
+    linear_weight: Array,
+    target: Array,
+    *,
+    linear_bias: Array | None = None,
+    weight: Array | None = None,
+    reduction: str = "mean",
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    options: Any = None,
+) -> Array:
+    r"""Cross-entropy of logits that are a linear map of the input, which are never stored whole.
+
+    .. math::
+
+        \ell_n = -\sum_c w_c q_{nc} \log p_{nc}, \qquad p_n = \mathrm{softmax}(W x_n + b)
+
+    With class indices :math:`q_{nc} = (1 - \varepsilon) [c = y_n] + \varepsilon / C` for the label smoothing
+    :math:`\varepsilon`, with probabilities :math:`q_{nc} = (1 - \varepsilon) t_{nc} + \varepsilon / C`.
+
+    Parameters
+    ----------
+    input : array, shape (F,) or (N, F)
+        Features.
+    linear_weight : array, shape (C, F) or (C, d1, ..., dK, F)
+        The map W; with further axes there is one for each position d, and `input` must be (N, F).
+    target : array, shape (), (N,) or (N, d1, ..., dK); or (C,), (N, C) or (N, C, d1, ..., dK)
+        Class indices of any integer dtype; or, in the shape of the logits, class probabilities.
+    linear_bias : array, shape (C,) or (C, d1, ..., dK), optional
+        The bias b.
+    weight : array, shape (C,), optional
+        Weight of each class.
+    reduction : {"mean", "sum", "none"}
+        With class indices the mean is divided by the summed weight of the rows that count, with probabilities by the
+        number of rows.
+    ignore_index : int, optional
+        Rows with this class index count neither in value, gradient nor mean; None means -100.
+    label_smoothing : float
+        In [0, 1].
+    options : LinearCrossEntropyOptions, optional
+        How to cut the rows in chunks: this package's class or torch's.
+
+    Returns
+    -------
+    array
+        Zero-dimensional, or of the shape of class indices for ``reduction="none"``.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not go together, an option is out of range, or a non-negative `ignore_index` meets class
+        probabilities.
+    TypeError
+        If `input`, `linear_weight` or `linear_bias` is not floating point, class indices are not of an integer dtype,
+        the arrays lie on different devices, or on a GPU belong to a library without matrix products.
+    IndexError
+        If a class index is neither a class nor `ignore_index`.
+
+    Notes
+    -----
+    Equal to ``cross_entropy(input @ linear_weight.T + linear_bias, target)``. Chunks of rows go through three matrix
+    products (NumPy's on the CPU, the array library's on a GPU); between them the gradient replaces the logits in place.
+    Beyond the results, memory is allocated for one chunk of logits (32 MiB at most, one row at least) and blocks of
+    2 MiB, and a number for each row. Half-precision arguments are converted chunk by chunk and block by block; the sum
+    of the weight's gradient over several chunks then needs an array in float32. So does a gradient that is written
+    into the memory of an argument. A non-contiguous array is copied.
+
+    Differentiated with respect to `input`, `linear_weight` and, where it is given, `linear_bias`; with class
+    probabilities `target` and `weight` may be named as well. What is not asked for is not computed.
+
+    References
+    ----------
+    E. Wijmans et al., "Cut your losses in large-vocabulary language models", ICLR 2025.
+    ``torch.nn.functional.linear_cross_entropy``.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> print(fl.linear_cross_entropy([[1.0, 1.0]], [[2.0, 0.0], [0.0, 0.0]], [0]).round(4))
+    0.1269
+    """
+    chosen = _options_of(options)
+    rows = Rowwise(
+        SMOOTH_CROSS_ENTROPY if label_smoothing > 0 else CROSS_ENTROPY,
+        None,
+        target,
+        SOFT_CROSS_ENTROPY,
+        weight,
+        (float(label_smoothing),),
+        -100 if ignore_index is None else ignore_index,
+        reduction,
+        "weights",
+    )
+    return Projected(
+        rows,
+        input,
+        linear_weight,
+        linear_bias,
+        None if chosen is None else chosen.rows,
+        None if chosen is None else _dtype_name(chosen.acc_dtype),
+    )
