@@ -25,14 +25,27 @@ def itself(x):  # type: ignore[no-untyped-def]
     return x, (T(1),), T(0)
 
 
-def _run(backend: Any, view: Any, divisor: Any, values: Any) -> Any:
-    return backend.elementwise(itself, (view,), ABSENT, ABSENT, (), 1.0, divisor, values, NO_GRADIENTS, ABSENT, False)
+@jitable
+def negated(x):  # type: ignore[no-untyped-def]
+    T = type(x)
+    return -x, (T(-1),), T(0)
+
+
+@jitable
+def plus(x, y):  # type: ignore[no-untyped-def]
+    T = type(x)
+    return x + y, (T(1), T(1)), T(0)
+
+
+def map_into(backend: Any, point: Any, operands: tuple[Any, ...], target: Any, aliased: bool = False) -> None:
+    """Write a function of elements to the contiguous `target`; `aliased`: that shares memory with an operand."""
+    if target.size:
+        backend.elementwise(point, operands, ABSENT, ABSENT, (), 1.0, 1, target, NO_GRADIENTS, ABSENT, aliased)
 
 
 def convert_into(backend: Any, target: Any, source: Any) -> None:
     """Write `source` to the contiguous `target` of the same shape, in the target's dtype."""
-    if target.size:
-        _run(backend, source, 1, target)
+    map_into(backend, itself, (source,), target)
 
 
 def in_real(backend: Any, block: Any, real: Any) -> Any:
@@ -46,7 +59,7 @@ def in_real(backend: Any, block: Any, real: Any) -> Any:
 
 def sum_of(backend: Any, view: Any, divisor: Any) -> Any:
     """Return the sum of the elements over `divisor`, a number of the backend's."""
-    return _run(backend, view, divisor, ABSENT)
+    return backend.elementwise(itself, (view,), ABSENT, ABSENT, (), 1.0, divisor, ABSENT, NO_GRADIENTS, ABSENT, False)
 
 
 def blocks(rows: int, columns: int, itemsize: int) -> list[slice]:

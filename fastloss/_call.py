@@ -1,7 +1,7 @@
 """The one calling path: a description in, shapes checked, outputs allocated, a driver called, arrays out.
 
-Only this module and its helpers (``_checks.py``, ``_outputs.py``, ``_rows.py``, ``_projected.py``) know shapes,
-broadcasting, weights and reductions. They work on views (``_dispatch.py``) and ask the space's
+Only this module and its helpers (``_checks.py``, ``_outputs.py``, ``_rows.py``, ``_projected.py``, ``_clustered.py``)
+know shapes, broadcasting, weights and reductions. They work on views (``_dispatch.py``) and ask the space's
 backend for everything that touches memory.
 """
 
@@ -22,13 +22,14 @@ from fastloss._checks import (
     common_shape,
     listed,
 )
+from fastloss._clustered import clustered
 from fastloss._config import settings
 from fastloss._dispatch import space_of
 from fastloss._outputs import ABSENT, VALUE, Argument, Outputs, Request, upstream_of
 from fastloss._projected import projected
 from fastloss._registry import jitable
 from fastloss._rows import rowmap, rowwise
-from fastloss._spec import Elementwise, Loss, Pairwise, Projected, RowMap, Rowwise
+from fastloss._spec import Clustered, Elementwise, Loss, Pairwise, Projected, RowMap, Rowwise
 
 _NO_GRADIENTS = (ABSENT, ABSENT, ABSENT)
 
@@ -216,4 +217,5 @@ _EVALUATORS: dict[type, Any] = {
     RowMap: rowmap,
     Pairwise: _pairwise,
     Projected: projected,
+    Clustered: clustered,
 }

@@ -123,6 +123,20 @@ class Outputs:
         else:
             self.values = self.backend.empty(shape, dtype)
 
+    def detach(self, views: list[Any], own: tuple[int, ...] = ()) -> None:
+        """Replace gradients that lie in one of the arguments `views`, which are still read when they are written.
+
+        The slots in `own` may lie in their own argument.
+        """
+        if self.request.grad_out is None:
+            return
+        for slot, gradient in enumerate(self.grads):
+            if gradient is not ABSENT and any(
+                view is not ABSENT and not (slot == other and slot in own) and self.backend.overlap(gradient, view)
+                for other, view in enumerate(views)
+            ):
+                self.grads[slot] = self.backend.empty(gradient.shape, gradient.dtype)
+
     def _take_gradients(self, given: Any) -> None:
         """Check the arrays of ``grad_out``."""
         arrays = (given,) if self.request.mode.single else tuple(given)

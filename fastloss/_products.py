@@ -7,6 +7,25 @@ from typing import Any
 from fastloss._blocks import blocks, convert_into, in_real
 from fastloss._outputs import ABSENT
 
+# Bytes of the chunk of logits. A matrix product packs its larger operand anew for every chunk, so short chunks are
+# slow. Value and gradient of 2048 rows, 512 features and 16384 classes in float32 on two cores, with chunks of 8, 16,
+# 32, 64 and 128 MiB (the last is everything at once): 1.18, 1.09, 1.03, 1.01 and 1 times the time of the last. 32 MiB
+# and a block beside it are a twelfth of what torch's cross_entropy(linear(x, w), t) allocates there beyond its results.
+CHUNK_BYTES = 32 << 20
+
+
+def chunks(batch: int, row_bytes: int, rows: int | None = None) -> list[tuple[int, int]]:
+    """Return the first and one past the last row of every chunk: of so many `rows`, or as the budget has it."""
+    if rows is None:
+        most = max(1, CHUNK_BYTES // max(1, row_bytes))
+        rows = max(1, -(-batch // max(1, -(-batch // most))))  # even chunks
+    return [(start, min(start + rows, batch)) for start in range(0, batch, rows)]
+
+
+def part(array: Any, stretch: slice) -> Any:
+    """Return a stretch of an array that may be absent."""
+    return array if array is ABSENT else array[stretch]
+
 
 class Products:
     """The products of one call: logits of a chunk, and where their gradient goes.

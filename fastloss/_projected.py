@@ -16,19 +16,13 @@ from fastloss._checks import check_float, check_labels, check_shape, dtype_name
 from fastloss._config import settings
 from fastloss._dispatch import F64, space_of
 from fastloss._outputs import ABSENT, Argument, Outputs, Request, upstream_of
-from fastloss._products import Products
+from fastloss._products import Products, chunks, part
 from fastloss._rows import NO_INDEX, out_of_range
 from fastloss._spec import Loss, Projected
 
 _NAMES = ("input", "linear_weight", "target", "linear_bias", "weight")
 _INPUT, _WEIGHT, _TARGET, _BIAS, _CLASS_WEIGHT = range(5)  # slots of the gradients
 _F32 = np.dtype(np.float32)
-
-# Bytes of the chunk of logits. A matrix product packs its larger operand anew for every chunk, so short chunks are
-# slow. Value and gradient of 2048 rows, 512 features and 16384 classes in float32 on two cores, with chunks of 8, 16,
-# 32, 64 and 128 MiB (the last is everything at once): 1.18, 1.09, 1.03, 1.01 and 1 times the time of the last. 32 MiB
-# and a block beside it are a twelfth of what torch's cross_entropy(linear(x, w), t) allocates there beyond its results.
-CHUNK_BYTES = 32 << 20
 
 
 def projected(record: Loss, job: Projected, request: Request) -> Any:
@@ -68,7 +62,8 @@ def projected(record: Loss, job: Projected, request: Request) -> Any:
     outputs = Outputs(record, space, request, arguments, None)
     outputs.want_values(results, each and mode.value)
     scale, upstream = upstream_of(space, request, not each, results)
-    _detach(backend, outputs, views)
+    # Rows of the input and class probabilities are read no more when their gradient is written; all else is.
+    outputs.detach(views, (_INPUT, _TARGET))
 
     batch = x.shape[0] if x.ndim == 2 else 1
     count = batch * math.prod(inner)
@@ -99,7 +94,8 @@ def projected(record: Loss, job: Projected, request: Request) -> Any:
     doubled = outputs.grads[_CLASS_WEIGHT] is not ABSENT
     grads = [gradient if gradient is ABSENT else flat(gradient) for gradient in outputs.grads]
     positions = count // batch
-    bounds = _chunks(job, batch, features, classes, positions, real.itemsize, doubled)
+    wanted = job.chunk_rows(batch, features, classes) if job.chunk_rows is not None else None
+    bounds = chunks(batch, classes * positions * real.itemsize * (2 if doubled else 1), wanted)
     x2, w2 = flat(x).reshape((batch, features)), flat(w).reshape((classes * positions, features))
     gradients = [
         grads[slot] if grads[slot] is ABSENT else grads[slot].reshape(matrix.shape)
@@ -113,14 +109,14 @@ def projected(record: Loss, job: Projected, request: Request) -> Any:
         chunk = products.logits(start, stop, bias)
         logits = chunk.reshape(-1)
         # Where the rows of the chunk lie in arrays of a number for each row, and in arrays like the logits.
-        part = slice(start * positions, stop * positions)
+        places = slice(start * positions, stop * positions)
         entries = slice(start * products.columns, stop * products.columns)
         d_weight = backend.empty(logits.shape, real) if doubled else ABSENT
         backend.rowwise(
-            maths, logits, _part(operand, entries), _part(labels, part), class_weight, _part(upstream, part),
+            maths, logits, part(operand, entries), part(labels, places), class_weight, part(upstream, places),
             (*rows.params, 1.0 / classes), scale, by, (stop - start, classes, positions), ignore, False,
-            _part(values, part),
-            (logits if products.wanted else ABSENT, _part(grads[_TARGET], entries), d_weight), ABSENT, True,
+            part(values, places),
+            (logits if products.wanted else ABSENT, part(grads[_TARGET], entries), d_weight), ABSENT, True,
         )  # fmt: skip
         products.carry_back(start, stop, chunk)
         if doubled:
@@ -136,10 +132,6 @@ def projected(record: Loss, job: Projected, request: Request) -> Any:
         elif not direct:
             convert_into(backend, flat(outputs.values), values)
     return outputs.finish(total)
-
-
-def _part(array: Any, stretch: slice) -> Any:
-    return array if array is ABSENT else array[stretch]
 
 
 def _check_map(x: Any, w: Any, bias: Any) -> None:
@@ -159,31 +151,3 @@ def _check_map(x: Any, w: Any, bias: Any) -> None:
     if bias is not ABSENT:
         check_float(bias, "linear_bias")
         check_shape(bias, w.shape[:-1], "linear_bias", "the shape of linear_weight without its last axis,")
-
-
-def _detach(backend: Any, outputs: Outputs, views: list[Any]) -> None:
-    """Replace gradients that lie in an argument which is still read when they are written.
-
-    Rows of the input and of class probabilities are read no more when their gradient is written; all else is.
-    """
-    if outputs.request.grad_out is None:
-        return
-    for slot, gradient in enumerate(outputs.grads):
-        if gradient is ABSENT:
-            continue
-        for other, view in enumerate(views):
-            own = slot == other and slot in (_INPUT, _TARGET)
-            if view is not ABSENT and not own and backend.overlap(gradient, view):
-                outputs.grads[slot] = backend.empty(gradient.shape, gradient.dtype)
-                break
-
-
-def _chunks(
-    job: Projected, batch: int, features: int, classes: int, positions: int, itemsize: int, doubled: bool
-) -> list[tuple[int, int]]:
-    """Return the first and one past the last row of every chunk; `doubled`: there is a second array of its size."""
-    step = job.chunk_rows(batch, features, classes) if job.chunk_rows is not None else None
-    if step is None:
-        step = max(1, CHUNK_BYTES // (classes * positions * itemsize * (2 if doubled else 1)))
-        step = -(-batch // -(-batch // step))  # even chunks
-    return [(start, min(start + step, batch)) for start in range(0, batch, step)]

@@ -179,6 +179,22 @@ class Projected(NamedTuple):
     precision: str | None = None
 
 
+class Clustered(NamedTuple):
+    """A loss of rows over classes in clusters: a head of the first classes and one more for each cluster, and tails.
+
+    The value of a row is that of `maths` at the head, plus that at the tail which holds its class. A tail is a pair of
+    weights, (hidden, F) and (classes, hidden); `cutoffs` holds the first class of every cluster.
+    """
+
+    maths: RowMaths
+    input: Array
+    target: Array
+    head_weight: Array
+    head_bias: Array | None
+    tail_weights: tuple[tuple[Array, Array], ...]
+    cutoffs: tuple[int, ...]
+
+
 class RowMap(NamedTuple):
     """A function of rows that returns an array of the input's shape, such as softmax.
 

@@ -118,6 +118,19 @@ def test_linear_map(dtype):
         compare_registers(f"{launch.name} {dtype}", result.registers)
 
 
+@pytest.mark.parametrize("dtype", cuda_tools.DTYPES)
+def test_rows_are_gathered_and_scattered(dtype):
+    space = cuda_tools.PretendSpace()
+    x, index = space.array((8, 16), dtype), space.array((3,), "int64")
+    with cuda_tools.recorded(space) as launches:
+        rows = space.backend.take(x, index)
+        if dtype in ("float32", "float64"):
+            space.backend.add_rows(x, index, rows)
+    for launch in launches:
+        result = check(launch)
+        compare_registers(f"{launch.name} {dtype}", result.registers)
+
+
 @pytest.mark.parametrize("capability", OTHERS)
 @pytest.mark.parametrize(("name", "dtype"), REPRESENTATIVE)
 def test_other_architectures(name, dtype, capability):

@@ -270,10 +270,10 @@ def torch_in_simulator(monkeypatch):
 def test_linear_cross_entropy_in_chunks(torch_in_simulator, monkeypatch, inner, soft, dtype):
     """The products are torch's; chunks of two rows, blocks of two classes."""
     torch = torch_in_simulator
-    from fastloss import _blocks, _projected
+    from fastloss import _blocks, _products
 
     size = 8 if dtype == "float64" else 4
-    monkeypatch.setattr(_projected, "CHUNK_BYTES", 2 * 5 * len(inner or "a") * size * (4 if soft else 2))
+    monkeypatch.setattr(_products, "CHUNK_BYTES", 2 * 5 * len(inner or "a") * size * (4 if soft else 2))
     monkeypatch.setattr(_blocks, "BLOCK_BYTES", 2 * 3 * size)
     torch.manual_seed(0)
     kind = getattr(torch, dtype)
@@ -304,6 +304,39 @@ def test_linear_cross_entropy_in_chunks(torch_in_simulator, monkeypatch, inner, 
         given["target"].reshape(-1)[4] = 5
         with pytest.raises(IndexError, match="target 5 at position"):
             fl.linear_cross_entropy(**given)
+
+
+@in_simulator
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_adaptive_log_softmax(torch_in_simulator, monkeypatch, dtype):
+    """The products are torch's; chunks of two rows."""
+    torch = torch_in_simulator
+    from fastloss import _products
+
+    torch.manual_seed(0)
+    kind = getattr(torch, dtype)
+    theirs = torch.nn.AdaptiveLogSoftmaxWithLoss(6, 9, [2, 5], div_value=2.0, head_bias=True).to(kind).double()
+    ours = fl.AdaptiveLogSoftmaxWithLoss(6, 9, [2, 5], div_value=2.0, head_bias=True, dtype=kind)
+    for name, tensor in theirs.state_dict().items():
+        ours.state_dict()[name].copy_(tensor)
+    x = torch.randn(5, 6).to(kind)
+    wide = x.double().requires_grad_()
+    y = torch.tensor([0, 8, 4, 8, 2])
+    monkeypatch.setattr(_products, "CHUNK_BYTES", 2 * 4 * 8)
+    expected = theirs(wide, y)
+    expected.loss.backward()
+    found, gradients = ours.value_and_grad(x, y, wrt=("input", "head_weight", "head_bias", "tail_weights"))
+    tolerance = {"rtol": 1e-12, "atol": 1e-12} if dtype == "float64" else {"rtol": 2e-2, "atol": 2e-2}
+    assert found.output.dtype == kind
+    tails = [linear.weight.grad for pair in theirs.tail for linear in pair]
+    exact = [expected.output, expected.loss, wide.grad, theirs.head.weight.grad, theirs.head.bias.grad, *tails]
+    others = [one for pair in gradients[3] for one in pair]
+    for one, other in zip([found.output, found.loss, *gradients[:3], *others], exact, strict=True):
+        assert torch.allclose(one.double(), other, **tolerance)
+    assert torch.allclose(ours.log_prob(x).double(), theirs.log_prob(wide), **tolerance)
+    assert torch.equal(ours.predict(x), theirs.predict(wide))
+    with pytest.raises(IndexError, match="target 9 at position"):
+        ours(x, y + 1)
 
 
 @in_simulator

@@ -10,7 +10,7 @@ import pytest
 from cases import assert_close
 
 import fastloss as fl
-from fastloss import _blocks, _projected
+from fastloss import _blocks, _products, _projected
 
 F, C = 4, 5
 
@@ -44,7 +44,7 @@ def value_and_grad(arrays, wrt=None, **options):
 def budget(request, monkeypatch):
     """Everything at once, or chunks of two rows and blocks of two classes."""
     if request.param == "chunks":
-        monkeypatch.setattr(_projected, "CHUNK_BYTES", 2 * C * 8)
+        monkeypatch.setattr(_products, "CHUNK_BYTES", 2 * C * 8)
         monkeypatch.setattr(_blocks, "BLOCK_BYTES", 2 * F * 8)
 
 
@@ -206,7 +206,7 @@ def test_memory_beyond_the_results_is_a_chunk_and_a_block(wrt):
     peak = tracemalloc.get_traced_memory()[1] - before
     tracemalloc.stop()
     gradients = 0 if wrt == "value" else x.nbytes if wrt == "input" else sum(g.nbytes for g in result[1])
-    assert peak <= gradients + _projected.CHUNK_BYTES + _blocks.BLOCK_BYTES + 300_000
+    assert peak <= gradients + _products.CHUNK_BYTES + _blocks.BLOCK_BYTES + 300_000
 
 
 # -- options ---------------------------------------------------------------------------------------------------------
@@ -214,8 +214,8 @@ def test_memory_beyond_the_results_is_a_chunk_and_a_block(wrt):
 
 def test_options_choose_the_chunks(monkeypatch):
     seen = []
-    chunks = _projected._chunks
-    monkeypatch.setattr(_projected, "_chunks", lambda *a: seen.append(chunks(*a)) or seen[-1])
+    chunks = _projected.chunks
+    monkeypatch.setattr(_projected, "chunks", lambda *a: seen.append(chunks(*a)) or seen[-1])
     arrays = arrays_of((8,))
     expected = fl.linear_cross_entropy(**arrays)
     for options, rows in (

@@ -14,8 +14,9 @@ from fastloss.cpu.rowwise import run as rowwise
 from fastloss.cpu.survey import run as survey
 
 __all__ = [
-    "add_to", "broadcast", "copy_into", "elementwise", "empty", "fill", "flat", "matmul", "number", "overlap",
-    "pairwise", "rowwise", "same", "sum_to", "survey", "waits", "zeros",
+    "add_rows", "add_to", "argmax", "broadcast", "copy_into", "elementwise", "empty", "fill", "flat", "host",
+    "matmul", "number", "on_device", "overlap", "pairwise", "rowwise", "same", "sum_to", "survey", "take",
+    "waits", "zeros",
 ]  # fmt: skip
 
 waits = False  # whether looking at a result holds the caller up
@@ -57,6 +58,31 @@ def fill(view: Any, value: float) -> None:
 def matmul(a: Any, b: Any, out: Any) -> None:
     """Write the matrix product into `out`; rows or columns of `a` and `b` are contiguous, and none overlaps `out`."""
     np.matmul(a, b, out=out)
+
+
+def host(view: Any) -> Any:
+    """Return a contiguous flat view of integers as a NumPy array of int64; what int64 cannot hold is negative."""
+    return view.astype(np.int64, copy=False)
+
+
+def on_device(numbers: Any) -> Any:
+    """Return a NumPy array of int64 as a view where the backend computes."""
+    return numbers
+
+
+def take(view: Any, index: Any) -> Any:
+    """Return a copy of the rows at `index`."""
+    return view[index]
+
+
+def add_rows(target: Any, index: Any, source: Any) -> None:
+    """Add the rows of `source` to those at `index`, which are all different; both of one real dtype."""
+    target[index] += source
+
+
+def argmax(view: Any, out: Any) -> None:
+    """Write to `out` the place of the largest entry of every row of a real matrix, the first of equal ones."""
+    np.argmax(view, axis=1, out=out)
 
 
 def copy_into(target: Any, source: Any) -> None:

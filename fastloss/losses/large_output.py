@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from fastloss._registry import loss
-from fastloss._spec import INTEGER_OR_NONE, UNIT_INTERVAL, Array, Projected, Rowwise
+from fastloss._spec import INTEGER_OR_NONE, UNIT_INTERVAL, Array, Clustered, Projected, Rowwise
 from fastloss.losses.multiclass import CROSS_ENTROPY, SMOOTH_CROSS_ENTROPY, SOFT_CROSS_ENTROPY
 
 _POLICIES = ("auto", "accurate", "balanced", "compact")
@@ -197,3 +198,84 @@ def linear_cross_entropy(
         None if chosen is None else chosen.rows,
         None if chosen is None else _dtype_name(chosen.acc_dtype),
     )
+
+
+@loss(
+    "clustered",
+    differentiable=("input", "head_weight", "head_bias", "tail_weights"),
+    hessian=None,
+    legacy=False,
+)
+def adaptive_log_softmax_with_loss(
+    input: Array,
+    target: Array,
+    head_weight: Array,
+    tail_weights: Sequence[tuple[Array, Array]],
+    head_bias: Array | None = None,
+    *,
+    cutoffs: Sequence[int],
+) -> Any:
+    r"""Adaptive softmax: frequent classes in a head, the others in clusters with smaller maps of their own.
+
+    .. math::
+
+        \log p(y | x) = \begin{cases}
+            \log \mathrm{softmax}(H x + b)_y & y < c_1 \\
+            \log \mathrm{softmax}(H x + b)_{c_1 + k} + \log \mathrm{softmax}(O_k P_k x)_{y - c_{k+1}}
+            & c_{k+1} \le y < c_{k+2}
+        \end{cases}
+
+    for the clusters k = 0, 1, ..., and the loss is :math:`-\frac{1}{N} \sum_n \log p(y_n | x_n)`.
+
+    Parameters
+    ----------
+    input : array, shape (F,) or (N, F)
+        Features.
+    target : array of integers, shape () or (N,)
+        Class indices; low ones should be the frequent ones.
+    head_weight : array, shape (c1 + K, F)
+        The map H: the first classes, and one entry for each of the K clusters.
+    tail_weights : sequence of K pairs of arrays, shapes (Dk, F) and (Ck, Dk)
+        The maps P and O of each cluster of Ck classes.
+    head_bias : array, shape (c1 + K,), optional
+        The bias b.
+    cutoffs : sequence of int
+        The first class c1, c2, ... of each cluster; the number of classes may follow, as in torch's attribute.
+
+    Returns
+    -------
+    AdaptiveOutput
+        A named tuple: `output`, the log-probability of each target, and `loss`, their negative mean. A transform
+        differentiates `loss`, and its `grad_output` is a factor.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not go together or with `cutoffs`, or those are no positive integers in increasing order.
+    TypeError
+        If `input` or a weight is not floating point, `target` not of an integer dtype, the arrays lie on different
+        devices, or on a GPU belong to a library without matrix products.
+    IndexError
+        If a target is not a class.
+
+    Notes
+    -----
+    A tail runs over the rows whose class it holds, and no array of rows by classes is made: logits exist in chunks of
+    32 MiB, beside copies of a tail's rows of the input. Differentiable with respect to `input`, `head_weight`,
+    `head_bias` and `tail_weights`, whose gradient is a tuple of pairs. On a GPU the call waits for the class indices.
+    A non-contiguous array is copied.
+
+    References
+    ----------
+    E. Grave et al., "Efficient softmax approximation for GPUs", ICML 2017. ``torch.nn.AdaptiveLogSoftmaxWithLoss``.
+
+    Examples
+    --------
+    >>> import numpy as np, fastloss as fl
+    >>> tail = (np.ones((1, 2)), np.zeros((2, 1)))
+    >>> output, loss = fl.adaptive_log_softmax_with_loss(np.ones((1, 2)), [2], np.zeros((2, 2)), [tail], cutoffs=[1])
+    >>> print(output.round(4), loss.round(4))
+    [-1.3863] 1.3863
+    """
+    tails = tuple([tuple(pair) for pair in tail_weights])
+    return Clustered(CROSS_ENTROPY, input, target, head_weight, head_bias, tails, tuple(cutoffs))
