@@ -30,6 +30,8 @@ Decisions and their reasons
   ``logsumexp``, and no loss has to think about overflow.
 * Row losses run *along* rows when the class axis is contiguous and long, *across* rows (a transposed tile, one row
   per SIMD lane) when it is short or strided. Both loops call the same maths.
+* A loss behind a linear map (``_projected.py``, ``_clustered.py``) leaves the products to the library and keeps the
+  logits of one chunk of rows: the gradient replaces them in place, and the sums over chunks are in the computing type.
 * A kernel is one nogil function that claims chunks from a board; threads of our own call it together
   (:mod:`fastloss._threads` says why not ``prange``). Sums go chunk by chunk into slots that are combined in order, and
   the number of chunks follows from the size of the problem alone: the same input gives the same bits on any number of
