@@ -1,7 +1,7 @@
 """The one calling path: a description in, shapes checked, outputs allocated, a driver called, arrays out.
 
-Only this module and its helpers (``_checks.py``, ``_outputs.py``, ``_rows.py``, ``_projected.py``, ``_clustered.py``)
-know shapes, broadcasting, weights and reductions. They work on views (``_dispatch.py``) and ask the space's
+Only this module and its helpers (``_checks.py``, ``_outputs.py``, ``_rows.py``, ``_projected.py``, ``_clustered.py``
+and theirs) know shapes, broadcasting, weights and reductions. They work on views (``_dispatch.py``) and ask the space's
 backend for everything that touches memory.
 """
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastloss._blocks import convert_into, in_real, map_into, plus
-from fastloss._clustered import Layers
+from fastloss._clusters import Layers
 from fastloss._outputs import ABSENT
 from fastloss._products import Products, chunks
 from fastloss._rows import NO_INDEX

@@ -142,7 +142,7 @@ class PretendSpace:
 def recorded(space: PretendSpace):
     """Have every launch recorded in the list that this gives, instead of done."""
     import fastloss as fl
-    from fastloss import _call, _clustered, _projected, _rows
+    from fastloss import _call, _clusters, _projected, _rows
     from fastloss.cuda import target
 
     launches: list[Launch] = []
@@ -152,13 +152,13 @@ def recorded(space: PretendSpace):
         launches.append(Launch(kernel, real, args))
 
     target.Kernel.launch = launch
-    _call.space_of = _rows.space_of = _projected.space_of = _clustered.space_of = lambda arrays, names: space
+    _call.space_of = _rows.space_of = _projected.space_of = _clusters.space_of = lambda arrays, names: space
     try:
         with fl.config(check_indices=False):
             yield launches
     finally:
         target.Kernel.launch, _call.space_of = before
-        _rows.space_of = _projected.space_of = _clustered.space_of = before[1]
+        _rows.space_of = _projected.space_of = _clusters.space_of = before[1]
 
 
 def arguments(
