@@ -49,7 +49,7 @@ def losses_table() -> str:
     for name, loss in sorted(LOSSES.items()):
         parameters = inspect.signature(loss.describe).parameters.values()
         options = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
-        shown = ", ".join(f"`{p.name}={_default(p.default)}`" for p in options) or "-"
+        shown = ", ".join(f"`{p.name}{_default(p.default)}`" for p in options) or "-"
         natural = [f"**{a}**" for a in loss.wrt]
         others = [a for a in loss.differentiable if a not in loss.wrt]
         lines.append(f"| `{name}` | {shown} | {', '.join([*natural, *others])} | {HESSIAN[loss.hessian]} |")
@@ -57,7 +57,9 @@ def losses_table() -> str:
 
 
 def _default(value: object) -> str:
-    return f'"{value}"' if isinstance(value, str) else str(getattr(value, "__name__", value))
+    if value is inspect.Parameter.empty:
+        return ""
+    return f'="{value}"' if isinstance(value, str) else f"={getattr(value, '__name__', value)}"
 
 
 def newest_results() -> Path | None:

@@ -2,7 +2,10 @@
 
 # Numba takes a quarter of a second to import: better here than in the first call, which is timed.
 import fastloss.cpu.backend  # noqa: F401
+from fastloss._chunking import LinearCrossEntropyOptions as LinearCrossEntropyOptions
 from fastloss._config import config as config
+from fastloss._large_modules import AdaptiveLogSoftmaxWithLoss as AdaptiveLogSoftmaxWithLoss
+from fastloss._large_modules import LinearCrossEntropyLoss as LinearCrossEntropyLoss
 from fastloss._modules import BCELoss as BCELoss
 from fastloss._modules import BCEWithLogitsLoss as BCEWithLogitsLoss
 from fastloss._modules import CosineEmbeddingLoss as CosineEmbeddingLoss
@@ -44,6 +47,8 @@ from fastloss.losses.embedding import cosine_similarity as cosine_similarity
 from fastloss.losses.embedding import margin_ranking_loss as margin_ranking_loss
 from fastloss.losses.focal import binary_focal_loss as binary_focal_loss
 from fastloss.losses.focal import sigmoid_focal_loss as sigmoid_focal_loss
+from fastloss.losses.large_output import adaptive_log_softmax_with_loss as adaptive_log_softmax_with_loss
+from fastloss.losses.large_output import linear_cross_entropy as linear_cross_entropy
 from fastloss.losses.likelihood import gaussian_nll_loss as gaussian_nll_loss
 from fastloss.losses.likelihood import poisson_nll_loss as poisson_nll_loss
 from fastloss.losses.logistic import logsigmoid as logsigmoid

@@ -11,6 +11,7 @@ import functools
 import math
 from typing import Any
 
+from fastloss._blocks import itself
 from fastloss._checks import (
     Shape,
     aligned_variance,
@@ -19,6 +20,7 @@ from fastloss._checks import (
     check_shape,
     common_shape,
 )
+from fastloss._clustered import clustered
 from fastloss._config import settings
 from fastloss._dispatch import space_of
 from fastloss._distances import of_distances
@@ -26,9 +28,21 @@ from fastloss._label_sets import label_sets
 from fastloss._outputs import ABSENT, VALUE, Argument, Outputs, Request, upstream_of
 from fastloss._pairs import pairwise
 from fastloss._penalties import penalty
+from fastloss._projected import projected
 from fastloss._registry import jitable
 from fastloss._rows import rowmap, rowwise
-from fastloss._spec import Elementwise, LabelSets, Loss, OfDistances, Pairwise, Penalty, RowMap, Rowwise
+from fastloss._spec import (
+    Clustered,
+    Elementwise,
+    LabelSets,
+    Loss,
+    OfDistances,
+    Pairwise,
+    Penalty,
+    Projected,
+    RowMap,
+    Rowwise,
+)
 
 _NO_GRADIENTS = (ABSENT, ABSENT, ABSENT)
 
@@ -139,12 +153,6 @@ def _check_domain(backend: Any, job: Elementwise, operands: Any) -> None:
 
 
 @jitable
-def _itself(x):  # type: ignore[no-untyped-def]
-    T = type(x)
-    return x, (T(1),), T(0)
-
-
-@jitable
 def _outside_unit_interval(x):  # type: ignore[no-untyped-def]
     T = type(x)
     return (T(1) if x < T(0) or x > T(1) else T(0)), (T(0),), T(0)
@@ -156,7 +164,7 @@ def _is_negative(x):  # type: ignore[no-untyped-def]
     return (T(1) if x < T(0) else T(0)), (T(0),), T(0)
 
 
-def _sum_of(backend: Any, view: Any, point: Any = _itself) -> Any:
+def _sum_of(backend: Any, view: Any, point: Any = itself) -> Any:
     """Return the sum of a function of an array's elements, accumulated as the losses are; a number of the backend's."""
     if view.size == 0:
         return 0.0
@@ -171,4 +179,6 @@ _EVALUATORS: dict[type, Any] = {
     LabelSets: label_sets,
     OfDistances: functools.partial(of_distances, evaluate),
     Penalty: functools.partial(penalty, evaluate),
+    Projected: projected,
+    Clustered: clustered,
 }

@@ -101,13 +101,13 @@ def aligned_variance(view: Any, x: Any, name: str) -> Any:
     return view
 
 
-def check_labels(view: Any, rows: Shape, shape: Shape) -> None:
-    """Raise unless the array can hold the class indices of an input of `shape`."""
+def check_labels(view: Any, rows: Shape, shape: Shape, what: str = "input") -> None:
+    """Raise unless the array can hold the class indices of an input (or `what` stands for it) of `shape`."""
     if view.dtype.kind not in "iu" or view.dtype in FLOATS:
         raise TypeError(f"target must hold class indices of an integer dtype, got dtype {dtype_name(view)}")
     if view.shape != rows and not (rows == () and view.shape == (1,)):
         raise ValueError(
-            f"target must have shape {rows}, that of the input {shape} without its class axis, got shape {view.shape}"
+            f"target must have shape {rows}, that of the {what} {shape} without its class axis, got shape {view.shape}"
         )
 
 

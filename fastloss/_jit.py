@@ -41,7 +41,7 @@ def chunk_count(units: int, work: int) -> int:
 
 
 # What a CPU kernel is made of, beside the functions it closes over.
-_SOURCES = ("_jit.py", "_call.py", "cpu/*.py", "losses/*.py")
+_SOURCES = ("_jit.py", "_call.py", "_blocks.py", "cpu/*.py", "losses/*.py")
 
 
 @functools.cache

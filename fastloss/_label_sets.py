@@ -9,6 +9,7 @@ from fastloss._checks import check_float, check_shape, dtype_name
 from fastloss._config import settings
 from fastloss._dispatch import FLOATS, space_of
 from fastloss._outputs import ABSENT, Argument, Outputs, Request, upstream_of
+from fastloss._rows import out_of_range
 from fastloss._spec import LabelSets, Loss
 
 
@@ -49,7 +50,5 @@ def label_sets(record: Loss, job: LabelSets, request: Request) -> Any:
         grad if grad is ABSENT else flat(grad),
     )
     if strange >= 0:
-        label = int(backend.number(labels[strange : strange + 1].reshape(())))
-        place = divmod(strange, columns) if rows else (strange,)
-        raise IndexError(f"target {label} at position {place} is out of range for {columns} classes")
+        raise out_of_range(backend, labels, strange, shape, columns)
     return outputs.finish(total, second)

@@ -90,7 +90,7 @@ class LossModule:
         if type(other) is not type(self):
             return NotImplemented
         theirs = other._options
-        return all(_equal(value, theirs[name]) for name, value in self._options.items())
+        return all(equal(value, theirs[name]) for name, value in self._options.items())
 
     def __hash__(self) -> int:
         return hash((type(self), *(value for value in self._options.values() if not hasattr(value, "shape"))))
@@ -108,7 +108,7 @@ def _parts_of(docstring: str) -> tuple[str, str, str]:
     return summary, formula.strip(), rest
 
 
-def _equal(a: Any, b: Any) -> bool:
+def equal(a: Any, b: Any) -> bool:
     """Return whether two options are equal, arrays by value."""
     if not hasattr(a, "shape") and not hasattr(b, "shape"):
         return bool(a == b)

@@ -7,16 +7,20 @@ from typing import Any, NamedTuple
 from fastloss._checks import Shape, check_float, check_shape, dtype_name
 from fastloss._spec import Loss
 
-ABSENT = ()
+ABSENT: Any = ()
 
 
 class Mode(NamedTuple):
-    """Which results a call returns: `wrt` names the arguments to differentiate; `single` unpacks the one gradient."""
+    """Which results a call returns: `wrt` names the arguments to differentiate; `single` unpacks the one gradient.
+
+    `also` names optional arguments to be differentiated too where they are given.
+    """
 
     value: bool = True
     wrt: tuple[str, ...] = ()
     single: bool = True
     hessian: bool = False
+    also: tuple[str, ...] = ()
 
 
 class Request(NamedTuple):
@@ -97,13 +101,14 @@ class Outputs:
         space: Any,
         request: Request,
         arguments: tuple[Argument, ...],
-        shape: Shape,
+        shape: Shape | None,
         zeros: bool = False,
     ) -> None:
+        """Allocate the gradients: of `shape`, or where it is None each of its own argument's."""
         self.space, self.backend, self.request, self.arguments = space, space.backend, request, arguments
         self.aliased = False
         self.values: Any = ABSENT
-        self.grads: list[Any] = [ABSENT, ABSENT, ABSENT]
+        self.grads: list[Any] = [ABSENT] * max(3, len(arguments))
         self._slots = [_slot(record, arguments, name) for name in request.mode.wrt]
         self._targets: list[Any] | None = None
         if request.grad_out is not None:
@@ -111,10 +116,11 @@ class Outputs:
         make = self.backend.zeros if zeros else self.backend.empty
         for number, slot in enumerate(self._slots):
             target = None if self._targets is None else self._targets[number]
-            if target is not None and target.shape == shape and target.flags.c_contiguous:
+            lies = arguments[slot].view.shape if shape is None else shape
+            if target is not None and target.shape == lies and target.flags.c_contiguous:
                 self.grads[slot] = target
             else:
-                self.grads[slot] = make(shape, arguments[slot].view.dtype)
+                self.grads[slot] = make(lies, arguments[slot].view.dtype)
 
     def want_values(self, shape: Shape, wanted: bool) -> None:
         """Allocate, or take from ``out``, the unreduced values."""
@@ -130,6 +136,20 @@ class Outputs:
             self.values = view if view.flags.c_contiguous else self.backend.empty(shape, dtype)
         else:
             self.values = self.backend.empty(shape, dtype)
+
+    def detach(self, views: list[Any], own: tuple[int, ...] = ()) -> None:
+        """Replace gradients that lie in one of the arguments `views`, which are still read when they are written.
+
+        The slots in `own` may lie in their own argument.
+        """
+        if self.request.grad_out is None:
+            return
+        for slot, gradient in enumerate(self.grads):
+            if gradient is not ABSENT and any(
+                view is not ABSENT and not (slot == other and slot in own) and self.backend.overlap(gradient, view)
+                for other, view in enumerate(views)
+            ):
+                self.grads[slot] = self.backend.empty(gradient.shape, gradient.dtype)
 
     def _take_gradients(self, given: Any) -> None:
         """Check the arrays of ``grad_out``."""

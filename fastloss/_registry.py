@@ -7,8 +7,8 @@ A loss is two things in one file of ``losses/``:
 * *maths*: a small plain function on scalars, marked :func:`jitable`, that returns the value and every derivative
   together. What a kernel does not use, the compiler deletes, so a forward-only kernel pays nothing for them.
 * *a public function* with torch's signature, marked :func:`loss`, whose body only **describes** the computation: it
-  returns an ``Elementwise``, ``Rowwise`` or ``Pairwise`` (:mod:`fastloss._spec`) that names the maths and the
-  arrays. The decorator turns it into a function that runs the description.
+  returns an ``Elementwise``, ``Rowwise``, ``Pairwise`` or ``Projected`` (:mod:`fastloss._spec`) that names the maths
+  and the arrays. The decorator turns it into a function that runs the description.
 
 Because the body describes and does not compute, one definition serves the value, the transforms
 (:mod:`fastloss._transforms`) and the loss classes (:mod:`fastloss._modules`), and its signature and docstring are the
@@ -30,6 +30,8 @@ Decisions and their reasons
   ``logsumexp``, and no loss has to think about overflow.
 * Row losses run *along* rows when the class axis is contiguous and long, *across* rows (a transposed tile, one row
   per SIMD lane) when it is short or strided. Both loops call the same maths.
+* A loss behind a linear map (``_projected.py``, ``_clustered.py``) leaves the products to the library and keeps the
+  logits of one chunk of rows: the gradient replaces them in place, and the sums over chunks are in the computing type.
 * A kernel is one nogil function that claims chunks from a board; threads of our own call it together
   (:mod:`fastloss._threads` says why not ``prange``). Sums go chunk by chunk into slots that are combined in order, and
   the number of chunks follows from the size of the problem alone: the same input gives the same bits on any number of
@@ -80,6 +82,7 @@ def loss(
     options: Mapping[str, Domain] | None = None,
     domains: Mapping[str, str] | None = None,
     legacy: bool = True,
+    also: tuple[str, ...] = (),
 ) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
     """Register a function that describes a loss, and return one that computes it.
 
@@ -111,6 +114,7 @@ def loss(
             options={**domain_of, **(options or {})},
             domains=domains or {},
             legacy=legacy,
+            also=also,
         )
         if name in LOSSES:
             raise ValueError(f"loss {name!r} is registered twice")

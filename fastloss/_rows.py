@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from fastloss._checks import check_fits, check_float, check_labels, check_shape, split_axis
+from fastloss._checks import Shape, check_fits, check_float, check_labels, check_shape, split_axis
 from fastloss._config import settings
 from fastloss._dispatch import space_of
 from fastloss._outputs import ABSENT, Argument, Outputs, Request, upstream_of
 from fastloss._spec import Loss, RowMap, Rowwise
 
 _NAMES = ("input", "target", "weight")
-_NO_INDEX = -(2**63)  # an ignore_index that no label equals
+NO_INDEX = -(2**63)  # an ignore_index that no label equals
 
 
 def rowwise(record: Loss, job: Rowwise, request: Request) -> Any:
@@ -76,10 +76,11 @@ def rowwise(record: Loss, job: Rowwise, request: Request) -> Any:
         second = backend.zeros(shape, x.dtype) if maths.sparse else backend.empty(shape, x.dtype)
     if count == 0:
         return outputs.finish(math.nan if reduction == "mean" else 0.0, second)
+    spread = operand if operand is ABSENT or operand.shape == shape else backend.broadcast(operand, shape)
     strange, total = backend.rowwise(
         maths,
         flat(x),
-        operand if operand is ABSENT else flat(operand if operand.shape == shape else backend.broadcast(operand, shape)),
+        spread if spread is ABSENT else flat(spread),
         labels if labels is ABSENT else flat(labels),
         weight if weight is ABSENT else flat(weight),
         upstream if upstream is ABSENT else flat(upstream),
@@ -87,7 +88,7 @@ def rowwise(record: Loss, job: Rowwise, request: Request) -> Any:
         scale,
         divisor,
         split,
-        _NO_INDEX if ignore_index is None else ignore_index,
+        NO_INDEX if ignore_index is None else ignore_index,
         settings.check_indices,
         outputs.values if outputs.values is ABSENT else flat(outputs.values),
         [grad if grad is ABSENT else flat(grad) for grad in outputs.grads],
@@ -95,10 +96,15 @@ def rowwise(record: Loss, job: Rowwise, request: Request) -> Any:
         request.grad_out is not None,
     )
     if strange >= 0:
-        place = tuple(int(i) for i in np.unravel_index(strange, rows))
-        label = int(backend.number(flat(labels)[strange : strange + 1].reshape(())))
-        raise IndexError(f"target {label} at position {place} is out of range for {classes} classes")
+        raise out_of_range(backend, flat(labels), strange, rows, classes)
     return outputs.finish(total, second)
+
+
+def out_of_range(backend: Any, labels: Any, strange: int, rows: Shape, classes: int) -> IndexError:
+    """Return the error about the class index number `strange` of the flat `labels`, which have shape `rows`."""
+    place = tuple(int(i) for i in np.unravel_index(strange, rows))
+    label = int(backend.number(labels[strange : strange + 1].reshape(())))
+    return IndexError(f"target {label} at position {place} is out of range for {classes} classes")
 
 
 def rowmap(record: Loss, job: RowMap, request: Request) -> Any:
@@ -127,7 +133,7 @@ def rowmap(record: Loss, job: RowMap, request: Request) -> Any:
             1.0,
             1,
             split,
-            _NO_INDEX,
+            NO_INDEX,
             False,
             ABSENT,
             tuple([a if a is ABSENT else flat(a) for a in (outputs.values, outputs.grads[0], ABSENT)]),

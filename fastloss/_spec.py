@@ -44,6 +44,7 @@ FINITE = Domain("a finite number", math.isfinite, (0.0, 0.5))
 BELOW_ONE = Domain("a number <= 1 (negative: off)", lambda v: v <= 1, (0.25, 0.75, -1.0))
 UNIT_INTERVAL = Domain("a number in [0, 1]", lambda v: 0 <= v <= 1, (0.0, 0.1))
 ONE_OR_TWO = Domain("1 or 2", lambda v: v in (1, 2), (1, 2))
+INTEGER_OR_NONE = Domain("an integer or None", lambda v: v is None or v % 1 == 0, (None, 1))
 INTEGER = Domain("an integer", lambda v: v % 1 == 0, (-100, 1))
 AXIS = Domain("an integer, the number of an axis", lambda v: v % 1 == 0, (1, -1, 0))
 FLAG = Domain("True or False", lambda v: v in (True, False), (False, True))
@@ -69,6 +70,8 @@ class Loss:
         For each array argument the kind of values it takes; validation of test inputs and benchmarks.
     legacy
         Whether ``size_average`` and ``reduce`` are accepted, as in torch.
+    also
+        Optional arguments that a gradient is taken of too, unless told otherwise, where they are given.
     """
 
     name: str
@@ -81,6 +84,7 @@ class Loss:
     options: Mapping[str, Domain]
     domains: Mapping[str, str]
     legacy: bool
+    also: tuple[str, ...] = ()
     modules: list[type] = field(default_factory=list, compare=False)
 
 
@@ -158,6 +162,38 @@ class Rowwise(NamedTuple):
     axis: int | tuple[int, ...] | None = None
     keepdim: bool = False
     max_ndim: int | None = None
+
+
+class Projected(NamedTuple):
+    """A loss of rows whose logits are ``input @ linear_weight.T + linear_bias``, used up in chunks of rows.
+
+    `rows` describes the loss, its `input` left open. The weight is (C, F) or (C, d1, ..., F). `chunk_rows` maps
+    (rows, features, classes) to the rows of a chunk, or to None where the budget decides; `precision` is the dtype the
+    caller expects sums to have.
+    """
+
+    rows: Rowwise
+    input: Array
+    linear_weight: Array
+    linear_bias: Array | None = None
+    chunk_rows: Callable[[int, int, int], int | None] | None = None
+    precision: str | None = None
+
+
+class Clustered(NamedTuple):
+    """A loss of rows over classes in clusters: a head of the first classes and one more for each cluster, and tails.
+
+    The value of a row is that of `maths` at the head, plus that at the tail which holds its class. A tail is a pair of
+    weights, (hidden, F) and (classes, hidden); `cutoffs` holds the first class of every cluster.
+    """
+
+    maths: RowMaths
+    input: Array
+    target: Array
+    head_weight: Array
+    head_bias: Array | None
+    tail_weights: tuple[tuple[Array, Array], ...]
+    cutoffs: tuple[int, ...]
 
 
 class RowMap(NamedTuple):

@@ -111,6 +111,7 @@ def function_transform(loss: Callable[..., Any], kind: str, wrt: Wrt) -> Callabl
 
 def mode_of(record: Loss, kind: str, wrt: Wrt) -> Mode:
     """Return what a transform computes, the arguments checked that it differentiates."""
+    also = record.also if wrt is None and kind != "grad_and_hess" else ()
     if wrt is None:
         wrt = record.wrt[0] if len(record.wrt) == 1 or kind == "grad_and_hess" else record.wrt
     names = (wrt,) if isinstance(wrt, str) else tuple(wrt)
@@ -120,7 +121,7 @@ def mode_of(record: Loss, kind: str, wrt: Wrt) -> Mode:
             raise ValueError(f"{record.name} is not differentiable with respect to {name!r}, only to {allowed}")
     if kind == "grad_and_hess" and record.hessian is None:
         raise ValueError(f"{record.name} has no second derivative")
-    return Mode(kind == "value_and_grad", names, isinstance(wrt, str), kind == "grad_and_hess")
+    return Mode(kind == "value_and_grad", names, isinstance(wrt, str), kind == "grad_and_hess", also)
 
 
 def with_options(record: Loss, mode: Mode, options: dict[str, Any]) -> Callable[..., Any]:

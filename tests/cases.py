@@ -66,8 +66,8 @@ class Case(NamedTuple):
         """Return the names of the arguments that can be differentiated with these arrays."""
         hard = "target" in arrays and arrays["target"].dtype.kind in "iu"
         names = [name for name in self.record.differentiable if name in arrays]
-        if hard and self.record.family == "rowwise":
-            names = ["input"]
+        if hard and self.record.family in ("rowwise", "projected"):
+            names = [name for name in names if name not in ("target", "weight")]
         return tuple(name for name in names if arrays[name].dtype.kind not in "iu")
 
     def expected(self, arrays, **extra):

@@ -103,6 +103,34 @@ def test_value_and_gradient(name, dtype):
         compare_registers(f"{launch.name} {dtype}", result.registers)
 
 
+@pytest.mark.parametrize("dtype", cuda_tools.DTYPES)
+def test_linear_map(dtype):
+    """What stands around the matrix products: conversions, sums in place, the survey and the row loss in place."""
+    space = cuda_tools.PretendSpace()
+    x, w, b = (space.array(shape, dtype) for shape in ((8, 16), (64, 16), (64,)))
+    y = space.array((8,), "int64")
+    options = fl.LinearCrossEntropyOptions(batch_chunk_size=3)
+    with cuda_tools.recorded(space) as launches:
+        fl.value_and_grad(fl.linear_cross_entropy)(x, w, y, linear_bias=b, options=options)
+    assert {"add", "survey"} <= {launch.name for launch in launches}
+    for launch in launches:
+        result = check(launch)
+        compare_registers(f"{launch.name} {dtype}", result.registers)
+
+
+@pytest.mark.parametrize("dtype", cuda_tools.DTYPES)
+def test_rows_are_gathered_and_scattered(dtype):
+    space = cuda_tools.PretendSpace()
+    x, index = space.array((8, 16), dtype), space.array((3,), "int64")
+    with cuda_tools.recorded(space) as launches:
+        rows = space.backend.take(x, index)
+        if dtype in ("float32", "float64"):
+            space.backend.add_rows(x, index, rows)
+    for launch in launches:
+        result = check(launch)
+        compare_registers(f"{launch.name} {dtype}", result.registers)
+
+
 @pytest.mark.parametrize("capability", OTHERS)
 @pytest.mark.parametrize(("name", "dtype"), REPRESENTATIVE)
 def test_other_architectures(name, dtype, capability):

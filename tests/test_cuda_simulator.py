@@ -267,8 +267,8 @@ def test_places_beyond_32_bits():
     assert seen == [(1 << 40) + 4 * (3_000_000_000 + 7)]
 
 
-@in_simulator
-def test_torch_tensors(monkeypatch):
+@pytest.fixture
+def torch_in_simulator(monkeypatch):
     """The paths of CUDA tensors, on tensors in host memory, which is what the simulator has."""
     torch = pytest.importorskip("torch")
     from fastloss import _dispatch
@@ -278,6 +278,97 @@ def test_torch_tensors(monkeypatch):
     space = spaces.TorchSpace(0)
     space.device = "cpu"
     monkeypatch.setattr(_dispatch, "_space", lambda array: space)
+    return torch
+
+
+@in_simulator
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("inner", [(), (2,)])
+def test_linear_cross_entropy_in_chunks(torch_in_simulator, monkeypatch, inner, soft, dtype):
+    """The products are torch's; chunks of two rows, blocks of two classes."""
+    torch = torch_in_simulator
+    from fastloss import _blocks, _products
+
+    size = 8 if dtype == "float64" else 4
+    monkeypatch.setattr(_products, "CHUNK_BYTES", 2 * 5 * len(inner or "a") * size * (4 if soft else 2))
+    monkeypatch.setattr(_blocks, "BLOCK_BYTES", 2 * 3 * size)
+    torch.manual_seed(0)
+    kind = getattr(torch, dtype)
+    given = {
+        "input": torch.randn(5, 3).to(kind),
+        "linear_weight": torch.randn(5, *inner, 3).to(kind),
+        "target": torch.rand(5, 5, *inner).to(kind) if soft else torch.randint(0, 5, (5, *inner)),
+        "linear_bias": torch.randn(5, *inner).to(kind),
+        "weight": torch.rand(5).to(kind),
+    }
+    names = tuple(name for name in given if soft or name not in ("target", "weight"))
+    arrays = {k: v.to(torch.float64).requires_grad_(k in names) if k in names else v for k, v in given.items()}
+    arrays["weight"] = arrays["weight"].to(torch.float64)
+    if soft:
+        arrays["weight"] = arrays["weight"].detach().requires_grad_()
+    tolerance = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 2e-2}[dtype]
+    for reduction in ("mean", "none"):
+        for tensor in arrays.values():
+            tensor.grad = None
+        expected = torch.nn.functional.linear_cross_entropy(**arrays, reduction=reduction)
+        expected.sum().backward()
+        value, gradients = fl.value_and_grad(fl.linear_cross_entropy, names)(**given, reduction=reduction)
+        assert torch.allclose(value.to(torch.float64), expected.detach(), rtol=tolerance, atol=tolerance)
+        for name, gradient in zip(names, gradients, strict=True):
+            assert gradient.dtype == given[name].dtype
+            assert torch.allclose(gradient.to(torch.float64), arrays[name].grad, rtol=tolerance, atol=tolerance), name
+    if not soft:
+        given["target"].reshape(-1)[4] = 5
+        with pytest.raises(IndexError, match="target 5 at position"):
+            fl.linear_cross_entropy(**given)
+
+
+@in_simulator
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_adaptive_log_softmax(torch_in_simulator, monkeypatch, dtype):
+    """The products are torch's; chunks of two rows."""
+    torch = torch_in_simulator
+    from fastloss import _products
+
+    torch.manual_seed(0)
+    kind = getattr(torch, dtype)
+    theirs = torch.nn.AdaptiveLogSoftmaxWithLoss(6, 9, [2, 5], div_value=2.0, head_bias=True).to(kind).double()
+    ours = fl.AdaptiveLogSoftmaxWithLoss(6, 9, [2, 5], div_value=2.0, head_bias=True, dtype=kind)
+    for name, tensor in theirs.state_dict().items():
+        ours.state_dict()[name].copy_(tensor)
+    x = torch.randn(5, 6).to(kind)
+    wide = x.double().requires_grad_()
+    y = torch.tensor([0, 8, 4, 8, 2])
+    monkeypatch.setattr(_products, "CHUNK_BYTES", 2 * 4 * 8)
+    expected = theirs(wide, y)
+    expected.loss.backward()
+    found, gradients = ours.value_and_grad(x, y, wrt=("input", "head_weight", "head_bias", "tail_weights"))
+    tolerance = {"rtol": 1e-12, "atol": 1e-12} if dtype == "float64" else {"rtol": 2e-2, "atol": 2e-2}
+    assert found.output.dtype == kind
+    tails = [linear.weight.grad for pair in theirs.tail for linear in pair]
+    exact = [expected.output, expected.loss, wide.grad, theirs.head.weight.grad, theirs.head.bias.grad, *tails]
+    others = [one for pair in gradients[3] for one in pair]
+    for one, other in zip([found.output, found.loss, *gradients[:3], *others], exact, strict=True):
+        assert torch.allclose(one.double(), other, **tolerance)
+    assert torch.allclose(ours.log_prob(x).double(), theirs.log_prob(wide), **tolerance)
+    assert torch.equal(ours.predict(x), theirs.predict(wide))
+    with pytest.raises(IndexError, match="target 9 at position"):
+        ours(x, y + 1)
+
+
+@in_simulator
+def test_matrix_products_need_a_library():
+    x, w, y = np.ones((2, 3), np.float32), np.ones((4, 3), np.float32), np.zeros(2, int)
+    target = device(np.full((2, 3), 7, np.float32))
+    with pytest.raises(TypeError, match=r"torch\.as_tensor.*cupy\.asarray"):
+        fl.grad(fl.linear_cross_entropy, "input")(device(x), device(w), device(y), grad_out=target)
+    assert (host(target) == 7).all()
+
+
+@in_simulator
+def test_torch_tensors(torch_in_simulator):
+    torch = torch_in_simulator
     x, t = torch.randn(3, 5), torch.rand(3, 5)
     y = torch.randint(0, 5, (3,))
     for dtype, tolerance in ((torch.float64, 1e-7), (torch.float32, 1e-6), (torch.bfloat16, 1e-2)):

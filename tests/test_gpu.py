@@ -115,6 +115,47 @@ def test_row_lengths(library, shape, dtype):
     compare(library, fl.value_and_grad(fl.cross_entropy), given, dtype, label_smoothing=0.1)
 
 
+@pytest.mark.parametrize("dtype", cuda_tools.DTYPES)
+@pytest.mark.parametrize("chunk", [None, 7])
+def test_linear_cross_entropy(library, chunk, dtype):
+    rng = np.random.default_rng(6)
+    kind = cuda_tools.numpy_dtype(dtype)
+    given = {
+        "input": rng.normal(size=(33, 20)).astype(kind),
+        "linear_weight": rng.normal(size=(300, 20)).astype(kind),
+        "target": rng.integers(0, 300, 33),
+        "linear_bias": rng.normal(size=300).astype(kind),
+    }
+    if library.name == "numba":
+        if dtype != "bfloat16":
+            with pytest.raises(TypeError, match=r"cupy\.asarray"):
+                fl.linear_cross_entropy(**{k: library.device(v) for k, v in given.items()})
+        return
+    if dtype == "bfloat16" and library.name != "torch":
+        pytest.skip("only torch has bfloat16 on every version")
+    options = fl.LinearCrossEntropyOptions(batch_chunk_size=chunk)
+    compare(library, fl.value_and_grad(fl.linear_cross_entropy), given, dtype, options=options)
+    compare(library, fl.linear_cross_entropy, given, dtype, reduction="none")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_adaptive_log_softmax(library, dtype):
+    if library.name == "numba":
+        pytest.skip("Numba has no matrix products")
+    made = fl.AdaptiveLogSoftmaxWithLoss(20, 300, [10, 100], 2.0, True, dtype=dtype)
+    rng = np.random.default_rng(7)
+    x, y = rng.normal(size=(33, 20)).astype(dtype), rng.integers(0, 300, 33)
+    wrt = ("input", "head_weight", "head_bias", "tail_weights")
+    expected = [made.value_and_grad(x, y, wrt=wrt), made.log_prob(x), made.predict(x)]
+    for linear in made._maps():
+        linear.weight = library.device(linear.weight)
+        linear.bias = None if linear.bias is None else library.device(linear.bias)
+    x, y = library.device(x), library.device(y)
+    found = [made.value_and_grad(x, y, wrt=wrt), made.log_prob(x), made.predict(x)]
+    for one, other in zip(found, expected, strict=True):
+        cuda_tools.assert_like(cuda_tools.mapped(library.host, one), other, dtype)
+
+
 def test_large_sums():
     """Many blocks and turns of the loop."""
     library = Library("numba")

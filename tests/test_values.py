@@ -101,7 +101,7 @@ def test_deprecated_pair_only_where_torch_has_it(case):
 
 @pytest.mark.parametrize("case", [case for case in WITH_REDUCTION if case.loss != "ctc_loss"], ids=str)
 def test_nothing_has_mean_nan_and_sum_zero(case):
-    arrays = {name: array[:0] for name, array in case.make().items()}
+    arrays = {name: array if name == "linear_weight" else array[:0] for name, array in case.make().items()}
     assert np.isnan(case.call(arrays, reduction="mean"))
     assert case.call(arrays, reduction="sum") == 0
     assert case.call(arrays, reduction="none").shape == case.expected(arrays, reduction="none").shape

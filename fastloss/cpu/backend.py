@@ -7,14 +7,17 @@ from typing import Any
 import numpy as np
 
 import fastloss.cpu  # noqa: F401  (registers the maths)
+from fastloss.cpu.adding import run as add_to
 from fastloss.cpu.elementwise import run as elementwise
 from fastloss.cpu.label_sets import run as label_sets
 from fastloss.cpu.pairwise import run as pairwise
 from fastloss.cpu.rowwise import run as rowwise
+from fastloss.cpu.survey import run as survey
 
 __all__ = [
-    "broadcast", "copy_into", "elementwise", "empty", "flat", "label_sets", "moved", "number", "overlap", "pairwise",
-    "rowwise", "same", "sum_to", "waits", "zeros",
+    "add_rows", "add_to", "argmax", "broadcast", "copy_into", "elementwise", "empty", "fill", "flat", "host",
+    "label_sets", "matmul", "moved", "number", "on_device", "overlap", "pairwise", "rowwise", "same", "sum_to",
+    "survey", "take", "waits", "zeros",
 ]  # fmt: skip
 
 waits = False  # whether looking at a result holds the caller up
@@ -47,6 +50,41 @@ def flat(view: Any) -> Any:
 def number(view: Any) -> float:
     """Return the value of a zero-dimensional view, or of what a driver returned."""
     return view if isinstance(view, float) else float(_widened(view).item())
+
+
+def fill(view: Any, value: float) -> None:
+    """Write `value` to every element."""
+    view.fill(value)
+
+
+def matmul(a: Any, b: Any, out: Any) -> None:
+    """Write the matrix product into `out`; rows or columns of `a` and `b` are contiguous, and none overlaps `out`."""
+    np.matmul(a, b, out=out)
+
+
+def host(view: Any) -> Any:
+    """Return a contiguous flat view of integers as a NumPy array of int64; what int64 cannot hold is negative."""
+    return view.astype(np.int64, copy=False)
+
+
+def on_device(numbers: Any) -> Any:
+    """Return a NumPy array of int64 as a view where the backend computes."""
+    return numbers
+
+
+def take(view: Any, index: Any) -> Any:
+    """Return a copy of the rows at `index`."""
+    return view[index]
+
+
+def add_rows(target: Any, index: Any, source: Any) -> None:
+    """Add the rows of `source` to those at `index`, which are all different; both of one real dtype."""
+    target[index] += source
+
+
+def argmax(view: Any, out: Any) -> None:
+    """Write to `out` the place of the largest entry of every row of a real matrix, the first of equal ones."""
+    np.argmax(view, axis=1, out=out)
 
 
 def copy_into(target: Any, source: Any) -> None:

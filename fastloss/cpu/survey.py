@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import numpy as np
 from numba.extending import register_jitable
 
+from fastloss._jit import Kernel
 from fastloss.cpu.access import (
     label_at,
     load_or,
@@ -45,3 +49,17 @@ def survey(y, weight, columns, ignore, check, count, board):
             if label != ignore and (label < 0 or label >= columns):
                 return r, total
     return -1, total
+
+
+@functools.cache
+def _kernel() -> Kernel:
+    def survey_alone(y, weight, columns, ignore, check, count, board, lead):
+        return survey(y, weight, columns, ignore, check, count, board)
+
+    return Kernel("survey", survey_alone)
+
+
+def run(target: Any, weight: Any, columns: int, ignore: int, check: bool, real: Any) -> tuple[int, float]:
+    """Return (first row whose class does not exist or -1, summed weight of the rows that count)."""
+    count = target.size
+    return _kernel()(count, count, target, weight, columns, ignore, check, count)

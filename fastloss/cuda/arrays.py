@@ -91,12 +91,20 @@ class DeviceArray:
         shape, strides = (tuple([of[axis] for axis in order]) for of in (self.shape, self.strides))
         return DeviceArray(self.pointer, shape, self.dtype, self.owner, strides)
 
-    def __getitem__(self, key: slice) -> DeviceArray:
-        """Return a stretch of a flat array."""
-        start, stop, _ = key.indices(self.shape[0])
-        return DeviceArray(
-            self.pointer + start * self.strides[0], (max(0, stop - start),), self.dtype, self.owner, self.strides
-        )
+    @property
+    def T(self) -> DeviceArray:  # noqa: N802 (NumPy's name)
+        """The same elements with the axes in reverse order."""
+        return DeviceArray(self.pointer, self.shape[::-1], self.dtype, self.owner, self.strides[::-1])
+
+    def __getitem__(self, key: slice | tuple[slice, ...]) -> DeviceArray:
+        """Return a stretch along each of the first axes."""
+        keys = key if isinstance(key, tuple) else (key,)
+        pointer, shape = self.pointer, list(self.shape)
+        for axis, one in enumerate(keys):
+            start, stop, _ = one.indices(self.shape[axis])
+            pointer += start * self.strides[axis]
+            shape[axis] = max(0, stop - start)
+        return DeviceArray(pointer, tuple(shape), self.dtype, self.owner, self.strides)
 
 
 def contiguous_strides(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:

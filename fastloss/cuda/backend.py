@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import fastloss.cuda  # noqa: F401  (registers the maths)
-from fastloss.cuda import elementwise, label_sets, memory, pairwise, rowwise
+from fastloss.cuda import elementwise, indexing, label_sets, memory, pairwise, rowwise, survey
 from fastloss.cuda.arrays import DeviceArray
 from fastloss.cuda.target import SIMULATED, cuda, read_memory
 from fastloss.cuda.views import real_of
@@ -67,6 +67,40 @@ class Backend:
     def fill(self, view: DeviceArray, value: float) -> None:
         """Write `value` to every element of a contiguous view."""
         memory.fill(self, view, value)
+
+    def matmul(self, a: DeviceArray, b: DeviceArray, out: DeviceArray) -> None:
+        """Write the matrix product into `out`, by the library that owns the arrays."""
+        self.space.matmul(a, b, out)
+
+    def survey(
+        self, target: DeviceArray, weight: Any, columns: int, ignore: int, check: bool, real: Any
+    ) -> tuple[int, DeviceArray]:
+        """Return (first row whose class does not exist or -1, summed weight of the rows that count, a scalar)."""
+        return survey.survey(self, real, target, weight, columns, ignore, check)
+
+    def add_to(self, target: DeviceArray, source: DeviceArray) -> None:
+        """Add `source` to `target`, contiguous and of one real dtype; one row of `source` is added to every row."""
+        memory.add(self, target, source)
+
+    def host(self, view: DeviceArray) -> Any:
+        """Return a contiguous view of integers as a NumPy array of int64; waits for the device."""
+        return indexing.host(self, view)
+
+    def on_device(self, numbers: Any) -> DeviceArray:
+        """Return a copy of a NumPy array of int64 in device memory."""
+        return self.space.upload(numbers)
+
+    def take(self, view: DeviceArray, index: DeviceArray) -> DeviceArray:
+        """Return a copy of the rows at `index`."""
+        return indexing.take(self, view, index)
+
+    def add_rows(self, target: DeviceArray, index: DeviceArray, source: DeviceArray) -> None:
+        """Add the rows of `source` to those at `index`, which are all different; both of one real dtype."""
+        indexing.add_rows(self, target, index, source)
+
+    def argmax(self, view: DeviceArray, out: DeviceArray) -> None:
+        """Write to `out` the place of the largest entry of every row of a real matrix, by the arrays' library."""
+        self.space.argmax(view, out)
 
     # -- views ----------------------------------------------------------------------------------------------------
 

@@ -87,6 +87,22 @@ def fill(device: Any, target: DeviceArray, value: float) -> None:
 
 
 @functools.cache
+def _add_kernel() -> Kernel:
+    def add(target, source, period, size):
+        for i in range(block() * threads() + thread(), size, threads() * blocks()):
+            store(target, i, load(target, i) + load(source, i % period))
+
+    return Kernel("add", add, THREADS)
+
+
+def add(device: Any, target: DeviceArray, source: DeviceArray) -> None:
+    """Add `source`, over and over again where it is shorter, to the contiguous `target` of the same real dtype."""
+    if target.size:
+        grid = grid_of(target.size, THREADS)
+        _add_kernel().launch(device, grid, target.dtype, target, source, source.size, target.size)
+
+
+@functools.cache
 def _sum_kernel() -> Kernel:
     def sum_axis(source, target, zero, length, pieces, inner, size):
         for i in range(block() * threads() + thread(), size, threads() * blocks()):

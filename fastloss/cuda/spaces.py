@@ -83,6 +83,24 @@ class DeviceSpace:
             return array.astype(dtype)
         raise TypeError(f"a {self.name} array cannot be converted to {dtype}; convert it first")
 
+    def upload(self, numbers: Any) -> DeviceArray:
+        """Return the view of a copy of a NumPy array."""
+        from fastloss.cuda.target import cuda
+
+        with self.backend.activated():
+            return self.view(cuda.to_device(numbers), "index")
+
+    def matmul(self, a: DeviceArray, b: DeviceArray, out: DeviceArray) -> None:
+        """Write the matrix product into `out`."""
+        raise TypeError(
+            "matrix products need the library of the arrays, and Numba has none: pass torch tensors "
+            "(torch.as_tensor(array, device='cuda')) or CuPy arrays (cupy.asarray(array))"
+        )
+
+    def argmax(self, view: DeviceArray, out: DeviceArray) -> None:
+        """Write to `out` the place of the largest entry of every row."""
+        raise TypeError("argmax needs the library of the arrays, and Numba has none: pass torch tensors or CuPy arrays")
+
     def current_stream(self) -> int:
         """Return the address of the stream that the library's caller works on, 0 for the default one."""
         return self.stream
@@ -132,6 +150,27 @@ class CupySpace(DeviceSpace):
             array = cupy.empty(shape, kind)
         return DeviceArray(array.data.ptr, shape, dtype, array)
 
+    def upload(self, numbers: Any) -> DeviceArray:  # noqa: D102
+        cupy = sys.modules["cupy"]
+        with cupy.cuda.Device(self.ordinal):
+            return self.view(cupy.asarray(numbers), "index")
+
+    def matmul(self, a: DeviceArray, b: DeviceArray, out: DeviceArray) -> None:  # noqa: D102
+        cupy = sys.modules["cupy"]
+        with cupy.cuda.Device(self.ordinal):
+            cupy.matmul(self._window(a), self._window(b), out=self._window(out))
+
+    def argmax(self, view: DeviceArray, out: DeviceArray) -> None:  # noqa: D102
+        with sys.modules["cupy"].cuda.Device(self.ordinal):
+            self._window(out)[...] = self._window(view).argmax(1)
+
+    def _window(self, view: DeviceArray) -> Any:
+        """Return the CuPy array of a view."""
+        cupy = sys.modules["cupy"]
+        owner = view.owner if self.owns(view.owner) else cupy.asarray(view.owner)
+        start = owner.data + (view.pointer - owner.data.ptr)
+        return cupy.ndarray(view.shape, view.dtype, start, view.strides)
+
     def current_stream(self) -> int:  # noqa: D102
         return int(sys.modules["cupy"].cuda.get_current_stream().ptr)
 
@@ -167,6 +206,24 @@ class TorchSpace(DeviceSpace):
         kind = getattr(torch, _TORCH_DTYPES.get(dtype) or dtype.name)
         tensor = torch.empty(shape, dtype=kind, device=self.device)
         return DeviceArray(tensor.data_ptr(), shape, dtype, tensor)
+
+    def upload(self, numbers: Any) -> DeviceArray:  # noqa: D102
+        return self.view(sys.modules["torch"].as_tensor(numbers, device=self.device), "index")
+
+    def matmul(self, a: DeviceArray, b: DeviceArray, out: DeviceArray) -> None:  # noqa: D102
+        torch = sys.modules["torch"]
+        with torch.no_grad():
+            torch.mm(self._window(a), self._window(b), out=self._window(out))
+
+    def argmax(self, view: DeviceArray, out: DeviceArray) -> None:  # noqa: D102
+        sys.modules["torch"].argmax(self._window(view), 1, out=self._window(out))
+
+    def _window(self, view: DeviceArray) -> Any:
+        """Return the tensor of a view."""
+        torch = sys.modules["torch"]
+        owner = view.owner.detach() if self.owns(view.owner) else torch.as_tensor(view.owner, device=self.device)
+        offset = owner.storage_offset() + (view.pointer - owner.data_ptr()) // view.itemsize
+        return owner.as_strided(view.shape, [step // view.itemsize for step in view.strides], offset)
 
     def converted(self, array: Any, dtype: Any) -> Any:  # noqa: D102
         return array.to(dtype)
