@@ -1,7 +1,8 @@
 """The one calling path: a description in, shapes checked, outputs allocated, a driver called, arrays out.
 
-Only this module and its helpers (``_checks.py``, ``_outputs.py``, ``_rows.py``) know shapes, broadcasting, weights and
-reductions. They work on views (``_dispatch.py``) and ask the space's backend for everything that touches memory.
+Only this module and its helpers (``_checks.py``, ``_outputs.py``, ``_rows.py``, ``_sequence.py``) know shapes,
+broadcasting, weights and reductions. They work on views (``_dispatch.py``) and ask the space's backend for everything
+that touches memory.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from fastloss._dispatch import space_of
 from fastloss._outputs import ABSENT, VALUE, Argument, Outputs, Request, upstream_of
 from fastloss._registry import jitable
 from fastloss._rows import rowmap, rowwise
-from fastloss._spec import Elementwise, Loss, Pairwise, RowMap, Rowwise
+from fastloss._sequence import alignment
+from fastloss._spec import Alignment, Elementwise, Loss, Pairwise, RowMap, Rowwise
 
 _NO_GRADIENTS = (ABSENT, ABSENT, ABSENT)
 
@@ -213,4 +215,6 @@ def _pairwise(record: Loss, job: Pairwise, request: Request) -> Any:
     return outputs.finish(total, second)
 
 
-_EVALUATORS: dict[type, Any] = {Elementwise: _elementwise, Rowwise: rowwise, RowMap: rowmap, Pairwise: _pairwise}
+_EVALUATORS: dict[type, Any] = {
+    Elementwise: _elementwise, Rowwise: rowwise, RowMap: rowmap, Pairwise: _pairwise, Alignment: alignment
+}  # fmt: skip

@@ -12,7 +12,18 @@ from fastloss._outputs import VALUE
 from fastloss._registry import check_options, record_of
 from fastloss._spec import Array, Loss
 from fastloss._transforms import mode_of, with_options
-from fastloss.losses import binary, divergence, embedding, focal, likelihood, margin, multiclass, regression, triplet
+from fastloss.losses import (
+    binary,
+    divergence,
+    embedding,
+    focal,
+    likelihood,
+    margin,
+    multiclass,
+    regression,
+    sequence,
+    triplet,
+)
 
 
 @dataclass_transform(frozen_default=True, eq_default=False)
@@ -233,3 +244,9 @@ class TripletMarginLoss(LegacyModule, function=triplet.triplet_margin_loss):
     eps: float = 1e-6
     swap: bool = False
     reduction: str = "mean"
+
+
+class CTCLoss(LossModule, function=sequence.ctc_loss):
+    blank: int = 0
+    reduction: str = "mean"
+    zero_infinity: bool = False

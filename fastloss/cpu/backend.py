@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 import fastloss.cpu  # noqa: F401  (registers the maths)
+from fastloss.cpu.ctc import run as ctc
 from fastloss.cpu.elementwise import run as elementwise
 from fastloss.cpu.pairwise import run as pairwise
 from fastloss.cpu.rowwise import run as rowwise
 
 __all__ = [
-    "broadcast", "copy_into", "elementwise", "empty", "flat", "number", "overlap", "pairwise", "rowwise",
+    "broadcast", "copy_into", "ctc", "elementwise", "empty", "flat", "number", "overlap", "pairwise", "rowwise",
     "same", "sum_to", "waits", "zeros",
 ]  # fmt: skip
 

@@ -1,8 +1,8 @@
 """The loop of connectionist temporal classification: the forward-backward recursion over one sequence after the other.
 
 A path visits blank 0, label 0, blank 1, ..., label S - 1, blank S; it stays, or moves on by one, or skips a blank
-between two labels that differ. Blanks and labels lie in arrays of their own, so that neither loop has a branch. A row of
-the lattice holds four sections, each with a margin of zeros on both sides::
+between two labels that differ. Blanks and labels lie in arrays of their own, so that no loop has a branch. A row of the
+lattice, which is a time step, holds four sections, each with a margin on both sides::
 
     mantissas and exponents of blanks | mantissas and exponents of labels          (see extended.py)
 
@@ -31,13 +31,16 @@ LN2 = 0.6931471805599453
 BLOCK = 16
 MARGIN = 8
 
+# The work of a time step and of a label in it, in elements of a plain loss.
+STEP, LABEL = 256, 6
+
 # Time steps between two normalisations. A step multiplies m by a number in [0.7, 4.3], and the gradient multiplies two.
 NORMAL_EVERY = 16
 
 
 @register_jitable(**CONTRACT)
 def _forward(count, section, before, skip, inputs, m_blank, e_blank, blank_m, blank_e, label_m, label_e):
-    """Compute `count` blanks and labels of a row from the row before; `before` is given from the state before the first on."""
+    """Compute `count` blanks and labels of a row; `before` is the row before, from the state before the first on."""
     separate_arrays()
     for s in range(count):
         bm, be = load(before, s + 1), load(before, section + s + 1)
@@ -53,7 +56,7 @@ def _forward(count, section, before, skip, inputs, m_blank, e_blank, blank_m, bl
         store(label_e, s, top + e)
 
 
-@register_jitable(**CONTRACT)
+@register_jitable(fastmath={"contract", "reassoc"}, forceinline=True)
 def _backward(
     count, section, after, skip, inputs, m_blank, e_blank, blank_m, blank_e, label_m, label_e, alpha, shares, like
 ):
@@ -330,38 +333,40 @@ def run(
     lengths: Any,
     upstream: Any,
     shape: tuple[int, int, int],
-    extent: tuple[int, int, int],
+    counts: tuple[list[int], list[int]],
     blank: int,
     by_length: bool,
     zero_infinity: bool,
     check: bool,
     scale: float,
+    divisor: float,
     values: Any,
     gradient: Any,
 ) -> tuple[int, float]:
-    """Run over all sequences; return (place of the first label that is no class or -1, sum of the values).
+    """Run over all sequences; return (place of the first label that is no class or -1, sum of the values / divisor).
 
     Parameters
     ----------
-    x, upstream, values, gradient
-        Flat arrays of the shapes `shape` and ``(samples,)``; absent ones ``()``.
+    x, gradient
+        Flat arrays with axes (time, sample, class), whose lengths are `shape`.
     labels, starts
-        All labels one after the other, and where those of each sequence begin.
-    steps, lengths
-        Time steps and labels of each sequence, checked, in host memory.
-    shape
-        Time steps, samples and classes of the input.
-    extent
-        The most time steps and the most labels that a sequence has, and the states of all.
+        All labels, flat, and where those of each sample begin.
+    steps, lengths, counts
+        Time steps and labels of each sample, checked, in host memory; both once more, as lists.
+    upstream, values
+        One entry for each sample. Like the gradient they may be absent, ``()``.
     by_length, zero_infinity
-        Whether values are divided by the number of labels for the sum and the gradient; whether an infinite value and
+        Whether each sample is divided by its number of labels, its own value excepted; whether an infinite value and
         its gradient become 0.
     """
-    most_steps, most_labels, states = extent
     _, samples, classes = shape
+    frames, label_counts = counts
+    most_steps, most_labels = max(frames), max(label_counts)
     if labels.dtype != np.int64:
         labels = labels.astype(np.int64)
-    return kernel()(
-        samples, 4 * states + x.size, x, labels, starts, steps, lengths, upstream, values, gradient,
-        blank, by_length, zero_infinity, check, scale, samples, classes, most_steps, most_labels,
-    )  # type: ignore[no-any-return]  # fmt: skip
+    work = samples * most_steps * (STEP + LABEL * most_labels) + x.size
+    strange, total = kernel()(
+        samples, work, x, labels, starts, steps, lengths, upstream, values, gradient,
+        blank, by_length, zero_infinity, check, scale / divisor, samples, classes, most_steps, most_labels,
+    )  # fmt: skip
+    return strange, total / divisor
