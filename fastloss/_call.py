@@ -1,8 +1,8 @@
 """The one calling path: a description in, shapes checked, outputs allocated, a driver called, arrays out.
 
-Only this module and its helpers (``_checks.py``, ``_outputs.py``, ``_rows.py``, ``_sequence.py``) know shapes,
-broadcasting, weights and reductions. They work on views (``_dispatch.py``) and ask the space's backend for everything
-that touches memory.
+Only this module and its helpers (``_checks.py``, ``_outputs.py``; ``_rows.py``, ``_pairs.py`` and others for a family
+each) know shapes, broadcasting, weights and reductions. They work on views (``_dispatch.py``) and ask the space's
+backend for everything that touches memory.
 """
 
 from __future__ import annotations
@@ -14,20 +14,22 @@ from typing import Any
 from fastloss._checks import (
     Shape,
     aligned_variance,
-    broadcast_shape,
     check_fits,
     check_float,
     check_shape,
     common_shape,
-    listed,
 )
 from fastloss._config import settings
 from fastloss._dispatch import space_of
+from fastloss._distances import of_distances
+from fastloss._label_sets import label_sets
 from fastloss._outputs import ABSENT, VALUE, Argument, Outputs, Request, upstream_of
+from fastloss._pairs import pairwise
+from fastloss._penalties import penalty
 from fastloss._registry import jitable
 from fastloss._rows import rowmap, rowwise
 from fastloss._sequence import alignment
-from fastloss._spec import Alignment, Elementwise, Loss, Pairwise, RowMap, Rowwise
+from fastloss._spec import Alignment, Elementwise, LabelSets, Loss, OfDistances, Pairwise, Penalty, RowMap, Rowwise
 
 _NO_GRADIENTS = (ABSENT, ABSENT, ABSENT)
 
@@ -162,59 +164,13 @@ def _sum_of(backend: Any, view: Any, point: Any = _itself) -> Any:
     return backend.elementwise(point, (view,), ABSENT, ABSENT, (), 1.0, 1, ABSENT, _NO_GRADIENTS, ABSENT, False)
 
 
-# -- losses of vectors ------------------------------------------------------------------------------------------------
-
-
-def _pairwise(record: Loss, job: Pairwise, request: Request) -> Any:
-    mode, names = request.mode, job.names
-    space = space_of((*job.arrays, job.target), (*names, "target"))
-    backend, flat = space.backend, space.backend.flat
-    arguments = tuple([Argument(name, a, space.view(a, name)) for name, a in zip(names, job.arrays, strict=True)])
-    views = [argument.view for argument in arguments]
-    for argument in arguments:
-        check_float(argument.view, argument.name)
-    x = views[0]
-    shape: Shape = x.shape
-    for view in views:
-        if view.ndim != x.ndim or view.ndim == 0:
-            raise ValueError(f"vectors must have the same number of axes, at least one: {listed(names, views)}")
-        if view.shape != shape:
-            shape = broadcast_shape(names, views)
-    rows, columns = shape[:-1], shape[-1]
-    target: Any = ABSENT
-    if job.target is not None:
-        target = space.view(job.target, "target")
-        if target.shape != rows:
-            if target.size != 1 or target.ndim > 1:
-                raise ValueError(f"target must have shape {rows}, one entry for each vector, got shape {target.shape}")
-            target = backend.broadcast(target.reshape(()), rows)
-        target = flat(target)
-
-    each = job.reduction == "none"
-    count = math.prod(rows)
-    outputs = Outputs(record, space, request, arguments, shape)
-    outputs.want_values(rows, each and mode.value)
-    scale, upstream = upstream_of(space, request, not each, rows)
-    second = backend.empty(shape, x.dtype) if mode.hessian else ABSENT
-    divisor = count if job.reduction == "mean" else 1
-    if count == 0:
-        return outputs.finish(math.nan if divisor == 0 else 0.0, second)
-    total = backend.pairwise(
-        job.maths,
-        tuple([flat(_broadcast(backend, view, shape)) for view in views]),
-        target,
-        upstream if upstream is ABSENT else flat(upstream),
-        job.params,
-        scale,
-        divisor,
-        (count, columns),
-        outputs.values if outputs.values is ABSENT else flat(outputs.values),
-        [grad if grad is ABSENT else flat(grad) for grad in outputs.grads],
-        second if second is ABSENT else flat(second),
-    )
-    return outputs.finish(total, second)
-
-
 _EVALUATORS: dict[type, Any] = {
-    Elementwise: _elementwise, Rowwise: rowwise, RowMap: rowmap, Pairwise: _pairwise, Alignment: alignment
-}  # fmt: skip
+    Elementwise: _elementwise,
+    Rowwise: rowwise,
+    RowMap: rowmap,
+    Pairwise: pairwise,
+    LabelSets: label_sets,
+    Alignment: alignment,
+    OfDistances: functools.partial(of_distances, evaluate),
+    Penalty: functools.partial(penalty, evaluate),
+}

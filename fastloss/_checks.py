@@ -125,14 +125,14 @@ def split_axis(shape: Shape, dim: int | tuple[int, ...] | None) -> tuple[int, in
         first = 0 if ndim == 1 else 1
         last = first + 1
     else:
-        axes = sorted({_normal_axis(axis, ndim) for axis in (dim if isinstance(dim, tuple | list) else (dim,))})
+        axes = sorted({normal_axis(axis, ndim) for axis in (dim if isinstance(dim, tuple | list) else (dim,))})
         first, last = axes[0], axes[-1] + 1
         if len(axes) != last - first:
             raise ValueError(f"dim must name neighbouring axes, got {dim}")
     return first, last, (math.prod(shape[:first]), math.prod(shape[first:last]), math.prod(shape[last:]))
 
 
-def _normal_axis(axis: int, ndim: int) -> int:
+def normal_axis(axis: int, ndim: int) -> int:
     """Return a non-negative axis; a number counts as having one axis, as in torch."""
     if not -max(ndim, 1) <= axis < max(ndim, 1):
         raise ValueError(f"dim {axis} is out of range for an input with {ndim} axes")

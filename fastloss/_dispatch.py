@@ -248,7 +248,9 @@ def _as_numpy(array: Any, name: str) -> Any:
 
 
 # Arguments for which a list of Python integers means real numbers.
-_REAL_ARGUMENTS = frozenset({"input", "input1", "input2", "anchor", "positive", "negative", "log_probs", "x1", "x2"})
+_REAL_ARGUMENTS = frozenset(
+    {"input", "input1", "input2", "anchor", "positive", "negative", "log_probs", "x1", "x2", "params"}
+)
 
 
 def _kernel_dtype(array: Any, name: str) -> Any:

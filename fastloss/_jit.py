@@ -58,6 +58,29 @@ def fingerprint() -> str:
     return digest.hexdigest()[:12]
 
 
+def foreign_part(body: Callable[..., Any]) -> str:
+    """Return a hash of the maths that a kernel closes over and that is not this package's, as a part of its name.
+
+    The files count, not the functions alone, because these may call others of theirs.
+    """
+    digest = hashlib.sha256()
+    foreign = [function for function in _closed_over(body) if not function.__module__.startswith("fastloss.")]
+    for function in foreign:
+        code = function.__code__
+        try:
+            digest.update(Path(code.co_filename).read_bytes())
+        except OSError:  # typed in at a prompt
+            plain = [constant for constant in code.co_consts if isinstance(constant, int | float | str)]
+            digest.update(f"{code.co_code!r} {plain} {code.co_names}".encode())
+    return f"_{digest.hexdigest()[:12]}" if foreign else ""
+
+
+def _closed_over(function: Callable[..., Any]) -> list[Callable[..., Any]]:
+    """Return the functions that a function closes over, and those that they do."""
+    found = [cell.cell_contents for cell in function.__closure__ or () if hasattr(cell.cell_contents, "__code__")]
+    return found + [inner for each in found for inner in _closed_over(each)]
+
+
 class Kernel:
     """A compiled loop, called with its arguments, a board and whether the caller leads.
 
@@ -68,7 +91,7 @@ class Kernel:
     __slots__ = ("compiled",)
 
     def __init__(self, name: str, body: Callable[..., Any]) -> None:
-        body.__qualname__ = body.__name__ = f"{name}_{fingerprint()}"
+        body.__qualname__ = body.__name__ = f"{name}_{fingerprint()}{foreign_part(body)}"
         self.compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)(body)
 
     def __call__(self, units: int, work: int, *args: Any) -> Any:

@@ -20,6 +20,8 @@ from fastloss.losses import (
     likelihood,
     margin,
     multiclass,
+    norms,
+    penalty,
     regression,
     sequence,
     triplet,
@@ -187,6 +189,10 @@ class SCELoss(LossModule, function=multiclass.symmetric_cross_entropy):
     reduction: str = "mean"
 
 
+class MultiLabelMarginLoss(LegacyModule, function=margin.multilabel_margin_loss):
+    reduction: str = "mean"
+
+
 class MultiLabelSoftMarginLoss(LegacyModule, function=margin.multilabel_soft_margin_loss):
     weight: Array | None = None
     reduction: str = "mean"
@@ -244,6 +250,33 @@ class TripletMarginLoss(LegacyModule, function=triplet.triplet_margin_loss):
     eps: float = 1e-6
     swap: bool = False
     reduction: str = "mean"
+
+
+class TripletMarginWithDistanceLoss(LossModule, function=triplet.triplet_margin_with_distance_loss):
+    distance_function: Callable[[Array, Array], Array] | str | None = dataclasses.field(default=None, kw_only=True)
+    margin: float = dataclasses.field(default=1.0, kw_only=True)
+    swap: bool = dataclasses.field(default=False, kw_only=True)
+    reduction: str = dataclasses.field(default="mean", kw_only=True)
+    distance_vjp: Callable[..., tuple[Array, Array]] | None = dataclasses.field(default=None, kw_only=True)
+
+
+class CosineSimilarity(LossModule, function=embedding.cosine_similarity):
+    dim: int = 1
+    eps: float = 1e-8
+
+
+class PairwiseDistance(LossModule, function=norms.pairwise_distance):
+    p: float = 2.0
+    eps: float = 1e-6
+    keepdim: bool = False
+
+
+class L1Penalty(LossModule, function=penalty.l1_penalty):
+    coefficient: float
+
+
+class L2Penalty(LossModule, function=penalty.l2_penalty):
+    coefficient: float
 
 
 class CTCLoss(LossModule, function=sequence.ctc_loss):

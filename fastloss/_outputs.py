@@ -48,6 +48,20 @@ def upstream_of(space: Any, request: Request, reduced: bool, shape: Shape) -> tu
     return 1.0, view
 
 
+def checked_targets(space: Any, given: tuple[Any, ...], views: list[Any]) -> list[Any]:
+    """Return the views of the arrays of ``grad_out``, which must be like `views`, before anything is written."""
+    if len(given) != len(views):
+        raise ValueError(f"grad_out must hold {len(views)} arrays, got {len(given)}")
+    targets = []
+    for array, like in zip(given, views, strict=True):
+        target = space.output(array, "grad_out")
+        check_shape(target, like.shape, "grad_out", "shape")
+        if target.dtype != like.dtype:
+            raise TypeError(f"grad_out must have the dtype of its argument, got {dtype_name(target)}")
+        targets.append(target)
+    return targets
+
+
 class Argument(NamedTuple):
     """An array the loss was given: `lies` is its shape along the axes of the result, where it differs from its own."""
 
@@ -160,7 +174,10 @@ class Outputs:
         else:
             grads = tuple([self._result(number, slot) for number, slot in enumerate(self._slots)])
         if mode.hessian:
-            return grads, wrap(second, arguments[0].given)
+            first = arguments[0]
+            if second.shape != first.view.shape:  # each element's own second derivatives add up, as its first ones do
+                second = self.backend.sum_to(second, first.lies or first.view.shape).reshape(first.view.shape)
+            return grads, wrap(second, first.given)
         return (value, grads) if mode.value else grads
 
     def _result(self, number: int, slot: int) -> Any:

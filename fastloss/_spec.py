@@ -46,6 +46,7 @@ UNIT_INTERVAL = Domain("a number in [0, 1]", lambda v: 0 <= v <= 1, (0.0, 0.1))
 ONE_OR_TWO = Domain("1 or 2", lambda v: v in (1, 2), (1, 2))
 INDEX = Domain("an integer >= 0", lambda v: v % 1 == 0 and v >= 0, (0, 1))
 INTEGER = Domain("an integer", lambda v: v % 1 == 0, (-100, 1))
+AXIS = Domain("an integer, the number of an axis", lambda v: v % 1 == 0, (1, -1, 0))
 FLAG = Domain("True or False", lambda v: v in (True, False), (False, True))
 
 
@@ -173,6 +174,20 @@ class RowMap(NamedTuple):
     dtype: Any = None
 
 
+class LabelSets(NamedTuple):
+    """A loss of rows of classes, some of them listed: a sum over pairs of entries, divided by the number of classes.
+
+    ``point(outside, inside) -> value, (d_outside, d_inside), d2_outside``, a function of an unlisted and a listed
+    entry. A row of `target` lists classes from its start to the first -1; what follows is not read. A class listed
+    twice counts twice.
+    """
+
+    point: MathFunction
+    input: Array
+    target: Array
+    reduction: str = "mean"
+
+
 class PairMaths(NamedTuple):
     """The scalar functions of a loss over vectors a, b (and c) of equal length.
 
@@ -193,7 +208,11 @@ class PairMaths(NamedTuple):
 
 
 class Pairwise(NamedTuple):
-    """A loss of pairs or triplets of vectors, the last axis being the vector; `target` holds one label for each."""
+    """A loss of pairs or triplets of vectors, which lie along `axis`; `target` holds one label for each.
+
+    The arrays must have the same number of axes unless `broadcast` is set. `keepdim` leaves the axis in the result with
+    length 1.
+    """
 
     maths: PairMaths
     arrays: tuple[Array, ...]
@@ -201,6 +220,45 @@ class Pairwise(NamedTuple):
     target: Array | None = None
     params: tuple[Scalar, ...] = ()
     reduction: str = "mean"
+    axis: int = -1
+    broadcast: bool = False
+    keepdim: bool = False
+
+
+class Distance(NamedTuple):
+    """A distance of two of a loss's arguments, whose numbers are `operands`.
+
+    Either `describe` (a, b) returns the ``Pairwise`` job that computes it, or `value` (a, b) is a function of the
+    user's, and `vjp` (a, b, upstream) -> (d_a, d_b) its vector-Jacobian product, ``None`` where there is none.
+    """
+
+    operands: tuple[int, int]
+    describe: Callable[[Array, Array], Pairwise] | None = None
+    value: Any = None
+    vjp: Callable[[Array, Array, Array], tuple[Array, Array]] | None = None
+
+
+class OfDistances(NamedTuple):
+    """An elementwise loss of distances, ``point(*distances, *params)``, linear almost everywhere."""
+
+    point: MathFunction
+    distances: tuple[Distance, ...]
+    arrays: tuple[Array, ...]
+    names: tuple[str, ...]
+    params: tuple[Scalar, ...]
+    reduction: str = "mean"
+
+
+class Penalty(NamedTuple):
+    """The sum of ``point(p, coefficient) -> value, (slope,), curvature`` over all elements of all arrays.
+
+    `params` is one array or an iterable of arrays, such as the parameters of a model; derivatives come as one array or
+    as a list.
+    """
+
+    point: MathFunction
+    params: Array
+    coefficient: Scalar
 
 
 class Alignment(NamedTuple):

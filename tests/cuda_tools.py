@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 import warnings
 from typing import Any, NamedTuple
 
@@ -70,7 +71,10 @@ def assemble(ptx: str, capability: tuple[int, int]) -> Assembled:
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 _VIEWS = {"float16": "int16", "bfloat16": "uint16"}
-FAMILIES = ("elementwise", "rowwise", "rowmap", "pairwise")
+FAMILIES = ("elementwise", "rowwise", "rowmap", "pairwise", "label_sets")
+
+
+_DISPATCH = "fastloss._dispatch"
 
 
 class Launch(NamedTuple):
@@ -138,23 +142,26 @@ class PretendSpace:
 def recorded(space: PretendSpace):
     """Have every launch recorded in the list that this gives, instead of done."""
     import fastloss as fl
-    from fastloss import _call, _rows
     from fastloss.cuda import target
 
     launches: list[Launch] = []
-    before = target.Kernel.launch, _call.space_of
+    before = target.Kernel.launch
+    path = [module for name, module in sys.modules.items() if name.startswith("fastloss._") and name != _DISPATCH]
+    path = [module for module in path if hasattr(module, "space_of")]
 
     def launch(kernel: Any, device: Any, blocks: int, real: Any, *args: Any) -> None:
         launches.append(Launch(kernel, real, args))
 
     target.Kernel.launch = launch
-    _call.space_of = _rows.space_of = lambda arrays, names: space
+    for module in path:
+        module.space_of = lambda arrays, names: space
     try:
         with fl.config(check_indices=False):
             yield launches
     finally:
-        target.Kernel.launch, _call.space_of = before
-        _rows.space_of = before[1]
+        target.Kernel.launch = before
+        for module in path:
+            module.space_of = sys.modules[_DISPATCH].space_of
 
 
 def arguments(
@@ -169,11 +176,11 @@ def arguments(
     import inspect
 
     given: dict[str, Any] = {}
-    indexed = record.family == "rowwise" and record.domains.get("target") in ("class", "classes")
+    indexed = record.domains.get("target") in ("class", "class_list")
     rows = shape[:1] + shape[2:]
     for name, parameter in inspect.signature(record.describe).parameters.items():
         kind = str(parameter.annotation)
-        if "Array" in kind and (parameter.default is inspect.Parameter.empty or optional):
+        if re.match("Array", kind) and (parameter.default is inspect.Parameter.empty or optional):
             if name == "target" and indexed:
                 given[name] = space.array(rows if record.domains["target"] == "class" else shape, "int64")
             elif name == "target" and record.family == "pairwise":

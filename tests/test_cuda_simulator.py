@@ -190,6 +190,24 @@ def test_class_indices_are_checked(name):
 
 
 @in_simulator
+def test_lists_of_classes_are_checked():
+    x = np.random.default_rng(6).normal(size=(20, 4))
+    y = np.tile([1, 3, -1, 9], (20, 1))
+    y[17, 1], y[19, 0] = -2, 4
+    messages = []
+    for arrays in ((x, y), (device(x), device(y))):
+        with pytest.raises(IndexError) as caught:
+            fl.multilabel_margin_loss(*arrays)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+    with fl.config(check_indices=False):
+        value, gradient = fl.value_and_grad(fl.multilabel_margin_loss)(device(x), device(y), reduction="none")
+        expected, exact = fl.value_and_grad(fl.multilabel_margin_loss)(x, y, reduction="none")
+    cuda_tools.assert_like(host(value), expected, "float64")
+    cuda_tools.assert_like(host(gradient), exact, "float64")
+
+
+@in_simulator
 def test_ignored_rows_have_no_gradient():
     x = np.array([[np.nan, 1.0, 2.0], [0.5, 1.0, -1.0], [np.inf, 0.0, 0.0]])
     y = np.array([-100, 2, -100])

@@ -20,6 +20,9 @@ NOT_POSSIBLE = {
     "a number <= 1 (negative: off)": (1.5, float("nan")),
     "an integer": (0.5, float("inf")),
     "an integer >= 0": (-1, 0.5, float("inf")),
+    "an integer, the number of an axis": (0.5, float("inf")),
+    "None, 'euclidean', 'squared_euclidean', 'manhattan', 'cosine' or a callable": ("chebyshev", 2),
+    "None or a callable": ("cosine", 2),
     "True or False": (2, "yes"),
 }
 

@@ -101,7 +101,7 @@ def maths():
     for record in _registry.LOSSES.values():
         if record.name in ELEMENTWISE:
             yield ELEMENTWISE[record.name]
-    from fastloss.losses import embedding, margin, multiclass, softmax, triplet
+    from fastloss.losses import embedding, margin, multiclass, norms, softmax, triplet
 
     for module in (multiclass, margin, softmax):
         row_maths = [value for value in vars(module).values() if type(value).__name__ == "RowMaths"]
@@ -111,13 +111,27 @@ def maths():
             yield m.finish, (f, f, t3, f, f, p(f, 3))
             if m.terms is not None:
                 yield m.terms, (f, f, f, f, b, f, f, p(f, 3))
-    for m in (embedding.COSINE, triplet.triplet(triplet.NORMS[2.0], True), triplet.triplet(triplet.LP, False)):
+    vectors = [embedding.COSINE, embedding.SIMILARITY, embedding.COSINE_DISTANCE]
+    vectors += [triplet.triplet(norms.NORMS[2.0], True), triplet.triplet(norms.LP, False)]
+    vectors += [norms.distance(norm) for norm in (*norms.NORMS.values(), norms.LP, norms.SQUARED)]
+    for m in vectors:
         yield m.terms, (f, f, f, t3, p(f, 3))
         yield m.finish, (t3, t3, f, p(f, 3))
 
 
 def _elementwise():
-    from fastloss.losses import binary, divergence, embedding, focal, likelihood, logistic, regression
+    from fastloss.losses import (
+        binary,
+        divergence,
+        embedding,
+        focal,
+        likelihood,
+        logistic,
+        margin,
+        penalty,
+        regression,
+        triplet,
+    )  # fmt: skip
 
     f = numba.float32
     return {
@@ -134,6 +148,10 @@ def _elementwise():
         "binary_focal_loss": (focal.binary_focal, (f,) * 4),
         "sigmoid_focal_loss": (focal.sigmoid_focal, (f,) * 4),
         "kl_div": (divergence.kl, (f,) * 2),
+        "multilabel_margin_loss": (margin.multilabel_hinge, (f,) * 2),
+        "triplet_margin_with_distance_loss": (triplet.hinge_of_nearest, (f,) * 4),
+        "l1_penalty": (penalty.absolute, (f,) * 2),
+        "l2_penalty": (penalty.half_square, (f,) * 2),
         "margin_ranking_loss": (embedding.margin_ranking, (f,) * 4),
         "sigmoid": (logistic.sigmoid_block, (f,)),
         "logsigmoid": (logistic.log_sigmoid_block, (f,)),

@@ -198,3 +198,36 @@ def test_config_nests_and_refuses_nonsense():
         fl.config(num_threads=1.5)
     with pytest.raises(TypeError, match="check_indices must be True or False"):
         fl.config(check_indices=1)
+
+
+def test_a_loss_that_is_edited_is_compiled_anew(tmp_path):
+    """A loss in a module outside of the package: a cached kernel of an earlier text of its file must not be used."""
+    script = tmp_path / "own.py"
+    text = (
+        "import numpy as np\n"
+        "import fastloss as fl\n"
+        "from fastloss._registry import jitable, loss\n"
+        "from fastloss._spec import Elementwise\n\n\n"
+        "def factor(x):\n"
+        "    return type(x)(FACTOR)\n\n\n"
+        "jitable(factor)\n\n\n"
+        "@jitable\n"
+        "def scaled_error(x, t):\n"
+        "    return factor(x) * (x - t), (factor(x), -factor(x)), x - x\n\n\n"
+        "@loss('elementwise')\n"
+        "def scaled_loss(input, target, *, reduction='mean'):\n"
+        "    return Elementwise(scaled_error, (input, target), reduction=reduction)\n\n\n"
+        "print(scaled_loss(np.ones(3), np.zeros(3)))\n"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": os.pathsep.join(sys.path)}
+    for number in ("2", "3", "2"):
+        script.write_text(text.replace("FACTOR", number))
+        done = subprocess.run(
+            [sys.executable, "-c", "import own"],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stdout.strip() == f"{number}.0", done.stderr

@@ -9,17 +9,19 @@ import numpy as np
 import fastloss.cpu  # noqa: F401  (registers the maths)
 from fastloss.cpu.ctc import run as ctc
 from fastloss.cpu.elementwise import run as elementwise
+from fastloss.cpu.label_sets import run as label_sets
 from fastloss.cpu.pairwise import run as pairwise
 from fastloss.cpu.rowwise import run as rowwise
 
 __all__ = [
-    "broadcast", "copy_into", "ctc", "elementwise", "empty", "flat", "number", "overlap", "pairwise", "rowwise",
-    "same", "sum_to", "waits", "zeros",
+    "broadcast", "copy_into", "ctc", "elementwise", "empty", "flat", "label_sets", "moved", "number", "overlap", "pairwise",
+    "rowwise", "same", "sum_to", "waits", "zeros",
 ]  # fmt: skip
 
 waits = False  # whether looking at a result holds the caller up
 broadcast = np.broadcast_to
 empty = np.empty
+moved = np.moveaxis
 zeros = np.zeros  # pages of a fresh one that are never written cost nothing
 
 

@@ -84,6 +84,13 @@ class DeviceArray:
         ]
         return DeviceArray(self.pointer, shape, self.dtype, self.owner, (0,) * lead + tuple(strides))
 
+    def moved(self, source: int, destination: int) -> DeviceArray:
+        """Return the array with one axis in another place, without a copy."""
+        order = [axis for axis in range(self.ndim) if axis != source]
+        order.insert(destination, source)
+        shape, strides = (tuple([of[axis] for axis in order]) for of in (self.shape, self.strides))
+        return DeviceArray(self.pointer, shape, self.dtype, self.owner, strides)
+
     def __getitem__(self, key: slice) -> DeviceArray:
         """Return a stretch of a flat array."""
         start, stop, _ = key.indices(self.shape[0])

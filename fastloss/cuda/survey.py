@@ -45,7 +45,7 @@ def _first_kernel() -> Kernel:
     first_over = over(minimum, THREADS)
     step = THREADS
 
-    def first_of(firsts, result, size):
+    def smallest(firsts, result, size):
         first = load(firsts, 0)
         for k in range(thread(), size, step):
             first = minimum(first, load(firsts, k))
@@ -53,7 +53,7 @@ def _first_kernel() -> Kernel:
         if thread() == 0:
             store(result, 0, first)
 
-    return Kernel("first", first_of, THREADS)
+    return Kernel("first", smallest, THREADS)
 
 
 def survey(
@@ -70,7 +70,12 @@ def survey(
     counted = combine(device, partials, 1.0, real)
     if not check:
         return -1, counted
-    result = device.scratch(1, I64)
-    _first_kernel().launch(device, 1, real, firsts, result, grid)
-    first = int.from_bytes(read_memory(device, result.pointer, 8), "little")
+    first = first_of(device, real, firsts, grid)
     return (first if first < count else -1), counted
+
+
+def first_of(device: Any, real: Any, firsts: DeviceArray, size: int) -> int:
+    """Return the smallest of the integers that blocks have found; waits for the device."""
+    result = device.scratch(1, I64)
+    _first_kernel().launch(device, 1, real, firsts, result, size)
+    return int.from_bytes(read_memory(device, result.pointer, 8), "little")

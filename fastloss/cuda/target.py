@@ -31,10 +31,10 @@ from numba.cuda.extending import (  # type: ignore[attr-defined]
     type_callable,
 )
 
-from fastloss._jit import fingerprint
+from fastloss._jit import fingerprint, foreign_part
 from fastloss.cuda.arrays import DeviceArray
 
-__all__ = ["SIMULATED", "Kernel", "cgutils", "cuda", "emits", "jitable", "overload", "read_memory", "types"]
+__all__ = ["SIMULATED", "Kernel", "cgutils", "cuda", "emits", "jitable", "overload", "read_memory", "types", "write_memory"]
 
 # Numba's types come into being at import, which a type checker does not see.
 types: Any = _types
@@ -112,7 +112,7 @@ class Kernel:
     """
 
     def __init__(self, name: str, body: Callable[..., Any], threads: int) -> None:
-        body.__qualname__ = body.__name__ = f"{name}_{fingerprint()}"
+        body.__qualname__ = body.__name__ = f"{name}_{fingerprint()}{foreign_part(body)}"
         self.name, self.body, self.threads = name, body, threads
         self._compiled: dict[Any, Any] = {}
         self._configured: dict[Any, Any] = {}
@@ -201,6 +201,16 @@ def read_memory(device: Any, pointer: int, size: int) -> bytes:
         _checked(driver().cuStreamSynchronize(device.stream))
         _checked(driver().cuMemcpyDtoH(ctypes.addressof(host), pointer, size))
     return host.raw
+
+
+def write_memory(device: Any, pointer: int, data: bytes) -> None:
+    """Write bytes to device memory, in the order of the stream of `device`."""
+    if SIMULATED:
+        ctypes.memmove(pointer, data, len(data))
+        return
+    with device.activated():
+        # The driver has taken pageable memory when it returns.
+        _checked(driver().cuMemcpyHtoDAsync(pointer, data, len(data), device.stream))
 
 
 @functools.cache

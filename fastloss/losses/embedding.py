@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 from fastloss._registry import jitable, loss
-from fastloss._spec import (
-    FINITE,
-    Array,
-    Elementwise,
-    PairMaths,
-    Pairwise,
-)
+from fastloss._spec import AXIS, FINITE, NON_NEGATIVE, Array, Elementwise, PairMaths, Pairwise
 from fastloss.losses.scalars import relu, sqrt, step
 
 # torch adds this to each *squared* norm of a cosine embedding.
@@ -110,6 +104,100 @@ def cosine_embedding_loss(
     1.0
     """
     return Pairwise(COSINE, (input1, input2), ("input1", "input2"), target, (float(margin),), reduction)
+
+
+@jitable
+def similarity_row(sums, peaks, y, params):
+    """a·b / |a||b|, the norms at least eps; one below it counts as eps, but its derivative flows, as in torch."""
+    T = type(y)
+    dot, aa, bb = sums
+    eps = params[0]
+    norm_a = sqrt(aa)
+    norm_b = sqrt(bb)
+    clamped_a = norm_a if norm_a > eps else eps
+    clamped_b = norm_b if norm_b > eps else eps
+    cosine = dot / clamped_a / clamped_b
+    # d|a|/da = a / |a|, 0 for the zero vector
+    along_a = cosine / clamped_a / norm_a if norm_a > T(0) else T(0)
+    along_b = cosine / clamped_b / norm_b if norm_b > T(0) else T(0)
+    unit = T(1) / norm_a if norm_a > T(0) else T(0)
+    return cosine, (T(1) / clamped_a / clamped_b, along_a, along_b, unit / clamped_a, unit)
+
+
+@jitable
+def similarity_entry(a, b, c, coefs, params):
+    """b / |a||b| - cos a / |a|², and 3 cos a²/|a|⁴ - 2 a b / |a|³|b| - cos / |a|²."""
+    T = type(a)
+    inverse, along_a, along_b, per_square, unit = coefs
+    u = a * unit
+    curvature = along_a * (u * u - T(1)) + T(2) * a * per_square * (along_a * a - inverse * b)
+    return (inverse * b - along_a * a, inverse * a - along_b * b), curvature
+
+
+@jitable
+def cosine_distance_row(sums, peaks, y, params):
+    """1 - cos: the entries are linear in the coefficients that change their sign."""
+    T = type(y)
+    cosine, (inverse, along_a, along_b, per_square, unit) = similarity_row(sums, peaks, y, params)
+    return T(1) - cosine, (-inverse, -along_a, -along_b, per_square, unit)
+
+
+SIMILARITY = PairMaths(cosine_terms, similarity_row, similarity_entry)
+COSINE_DISTANCE = PairMaths(cosine_terms, cosine_distance_row, similarity_entry)
+SIMILARITY_EPSILON = 1e-8
+
+
+@loss(
+    "pairwise",
+    wrt=("x1", "x2"),
+    options={"dim": AXIS, "eps": NON_NEGATIVE},
+    legacy=False,
+)
+def cosine_similarity(x1: Array, x2: Array, *, dim: int = 1, eps: float = SIMILARITY_EPSILON) -> Array:
+    r"""Cosine of the angle between pairs of vectors.
+
+    .. math:: \cos(u, v) = \frac{u \cdot v}{\max(\lVert u \rVert, \epsilon) \max(\lVert v \rVert, \epsilon)}
+
+    Parameters
+    ----------
+    x1, x2 : array, shapes that broadcast together
+        The vectors u and v; broadcasting makes a copy.
+    dim : int
+        The axis of the common shape along which the vectors lie.
+    eps : float
+        Lower bound of each norm.
+
+    Returns
+    -------
+    array
+        The common shape without the axis `dim`.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not go together or `dim` is no axis of theirs.
+    TypeError
+        If an array is not floating point, or the arrays lie on different devices.
+
+    Notes
+    -----
+    A norm below `eps` is replaced by it in the value, yet its derivative flows, as in torch. In half precision the
+    norms and `eps` are float32: a zero vector gives 0, where torch gives NaN. With `dim` other than the last axis, and
+    for non-contiguous arrays, the arrays are copied.
+
+    References
+    ----------
+    ``torch.nn.functional.cosine_similarity``.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> print(fl.cosine_similarity([[3.0, 4.0]], [[4.0, 3.0]]).round(4))
+    [0.96]
+    """
+    return Pairwise(
+        SIMILARITY, (x1, x2), ("x1", "x2"), params=(float(eps),), reduction="none", axis=dim, broadcast=True
+    )
 
 
 @jitable

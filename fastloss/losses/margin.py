@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastloss._registry import jitable, loss
-from fastloss._spec import FINITE, ONE_OR_TWO, Array, RowMaths, Rowwise
+from fastloss._spec import FINITE, ONE_OR_TWO, Array, LabelSets, RowMaths, Rowwise
 from fastloss.losses.scalars import exp_nonpositive, log1p_unit
 
 # Notation of RowMaths: z an entry less the row's maximum, p its softmax, t the second operand's entry, w the class
@@ -98,6 +98,15 @@ def multilabel_soft_entry(z, p, t, w, hit, coefs, params):
 
 
 MULTILABEL_SOFT = RowMaths(multilabel_soft_row, multilabel_soft_entry, multilabel_soft_terms)
+
+
+@jitable
+def multilabel_hinge(outside, inside):
+    """max(0, 1 - x_y + x), 0 at the kink."""
+    T = type(outside)
+    h = T(1) - inside + outside
+    active = h > T(0)
+    return (h if active else T(0)), ((T(1) if active else T(0)), (T(-1) if active else T(0))), T(0)
 
 
 @loss("rowwise", options={"p": ONE_OR_TWO, "margin": FINITE}, domains={"target": "class"})
@@ -210,3 +219,50 @@ def multilabel_soft_margin_loss(
     0.6931
     """
     return Rowwise(MULTILABEL_SOFT, input, target, weight=weight, reduction=reduction, axis=-1)
+
+
+@loss("label_sets", hessian="zero", domains={"target": "class_list"})
+def multilabel_margin_loss(input: Array, target: Array, *, reduction: str = "mean") -> Array:
+    r"""Hinge loss of several labels for a row.
+
+    .. math:: \ell_n = \frac1C \sum_{y \in Y_n} \sum_{c \notin Y_n} \max(0, 1 - x_{ny} + x_{nc})
+
+    Parameters
+    ----------
+    input : array, shape (C,) or (N, C)
+        Scores.
+    target : array of integers, shape of `input`
+        A row lists its classes from the start and ends the list with -1; what follows is ignored.
+    reduction : {"mean", "sum", "none"}
+        The mean is over the number of rows.
+
+    Returns
+    -------
+    array
+        Zero-dimensional, or of shape () or (N,) for ``reduction="none"``.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not go together or `reduction` is unknown.
+    TypeError
+        If `input` is not floating point, `target` is not of an integer dtype, or they lie on different devices.
+    IndexError
+        If a listed label is not a class, or a list ends with a number below -1.
+
+    Notes
+    -----
+    A class that is listed twice counts twice, as in torch. At the hinge's kink the gradient is 0; the second derivative
+    is zero almost everywhere. Over no rows the mean is NaN and the sum 0; torch returns uninitialised memory.
+
+    References
+    ----------
+    ``torch.nn.functional.multilabel_margin_loss``.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> print(fl.multilabel_margin_loss([[0.1, 0.2, 0.4, 0.8]], [[3, 0, -1, 1]]).round(4))
+    0.85
+    """
+    return LabelSets(multilabel_hinge, input, target, reduction)

@@ -1,137 +1,26 @@
-"""Triplets of vectors, and the norms that measure their distances."""
+"""Triplets of vectors."""
 
 from __future__ import annotations
 
 import functools
-import math
-from typing import NamedTuple
+from collections.abc import Callable
 
 from fastloss._registry import jitable, loss
-from fastloss._spec import FINITE, FLAG, NORM, POSITIVE, Array, MathFunction, PairMaths, Pairwise
-from fastloss.losses.scalars import power, sign, sqrt
-
-
-class Norm(NamedTuple):
-    """A p-norm of a difference d, by its parts: |d|^p, (Σ |d|^p)^(1/p), and the derivatives with respect to d.
-
-    `slope` and `curvature` get d, the norm, and the number of components that attain the maximum (infinity norm only).
-    """
-
-    name: str
-    summand: MathFunction
-    root: MathFunction
-    slope: MathFunction
-    curvature: MathFunction
-
-
-@jitable
-def l1_summand(d, peak, p):
-    """|d|."""
-    return abs(d)
-
-
-@jitable
-def l1_root(total, peak, p):
-    """The sum itself."""
-    return total
-
-
-@jitable
-def l1_slope(d, norm, ties, p):
-    """The sign of d."""
-    return sign(d)
-
-
-@jitable
-def l1_curvature(d, norm, ties, p):
-    """0."""
-    T = type(d)
-    return T(0)
-
-
-@jitable
-def l2_summand(d, peak, p):
-    """d²."""
-    return d * d
-
-
-@jitable
-def l2_root(total, peak, p):
-    """The square root."""
-    return sqrt(total)
-
-
-@jitable
-def l2_slope(d, norm, ties, p):
-    """d / |d|, 0 for the zero vector."""
-    T = type(d)
-    return d / norm if norm > T(0) else T(0)
-
-
-@jitable
-def l2_curvature(d, norm, ties, p):
-    """(1 - (d/|d|)²) / |d|."""
-    T = type(d)
-    u = d / norm
-    return (T(1) - u * u) / norm if norm > T(0) else T(0)
-
-
-@jitable
-def lp_summand(d, peak, p):
-    """|d|^p."""
-    return power(abs(d), p)
-
-
-@jitable
-def lp_root(total, peak, p):
-    """The p-th root."""
-    T = type(total)
-    return power(total, T(1) / p)
-
-
-@jitable
-def lp_slope(d, norm, ties, p):
-    """sign(d) (|d| / norm)^(p - 1), 0 at 0."""
-    T = type(d)
-    return sign(d) * power(abs(d) / norm, p - T(1)) if norm > T(0) and d != T(0) else T(0)
-
-
-@jitable
-def lp_curvature(d, norm, ties, p):
-    """(p - 1) |d|^(p - 2) / norm^(p - 1) (1 - (|d| / norm)^p)."""
-    T = type(d)
-    if norm > T(0) and d != T(0):
-        u = abs(d) / norm
-        return (p - T(1)) * power(u, p - T(2)) * (T(1) - power(u, p)) / norm
-    return T(0)
-
-
-@jitable
-def linf_summand(d, peak, p):
-    """1 where |d| is the maximum."""
-    T = type(d)
-    return T(1) if abs(d) == peak else T(0)
-
-
-@jitable
-def linf_root(total, peak, p):
-    """The maximum."""
-    return peak
-
-
-@jitable
-def linf_slope(d, norm, ties, p):
-    """The sign of d where |d| is the maximum, shared equally between ties."""
-    T = type(d)
-    return sign(d) / ties if abs(d) == norm else T(0)
-
-
-NORMS = {
-    1.0: Norm("l1", l1_summand, l1_root, l1_slope, l1_curvature),
-    2.0: Norm("l2", l2_summand, l2_root, l2_slope, l2_curvature),
-    math.inf: Norm("linf", linf_summand, linf_root, linf_slope, l1_curvature),
-}
-LP = Norm("lp", lp_summand, lp_root, lp_slope, lp_curvature)
+from fastloss._spec import (
+    FINITE,
+    FLAG,
+    NORM,
+    POSITIVE,
+    Array,
+    Distance,
+    Domain,
+    OfDistances,
+    PairMaths,
+    Pairwise,
+)
+from fastloss.losses.embedding import COSINE_DISTANCE, SIMILARITY_EPSILON
+from fastloss.losses.norms import SQUARED, Norm, norm_of
+from fastloss.losses.scalars import relu, step
 
 
 @functools.cache
@@ -252,10 +141,126 @@ def triplet_margin_loss(
     2.0
     """
     return Pairwise(
-        triplet(NORMS.get(float(p), LP), bool(swap)),
+        triplet(norm_of(float(p)), bool(swap)),
         (anchor, positive, negative),
         ("anchor", "positive", "negative"),
         None,
         (float(margin), float(p), float(eps)),
         reduction,
     )
+
+
+@jitable
+def hinge_of_distances(positive, negative, margin):
+    """max(0, d(a, p) - d(a, n) + m)."""
+    T = type(positive)
+    h = positive - negative + margin
+    k = step(h)
+    return relu(h), (k, -k), T(0)
+
+
+@jitable
+def hinge_of_nearest(positive, negative, swapped, margin):
+    """max(0, d(a, p) - min(d(a, n), d(p, n)) + m); equal distances share the gradient."""
+    T = type(positive)
+    share = T(1) if swapped < negative else (T(0.5) if swapped == negative else T(0))  # of the swapped one
+    h = positive - (swapped if swapped < negative else negative) + margin
+    k = step(h)
+    return relu(h), (k, -(T(1) - share) * k, -share * k), T(0)
+
+
+def _cosine_distance(a: Array, b: Array) -> Pairwise:
+    return Pairwise(
+        COSINE_DISTANCE, (a, b), ("x1", "x2"), params=(SIMILARITY_EPSILON,), reduction="none", broadcast=True
+    )
+
+
+# The norm, its order, and what is added to each component of a difference; for "euclidean", torch's default.
+NAMED_DISTANCES = {"euclidean": (2.0, 1e-6), "manhattan": (1.0, 0.0), "squared_euclidean": (2.0, 0.0)}
+DISTANCE = Domain(
+    "None, 'euclidean', 'squared_euclidean', 'manhattan', 'cosine' or a callable",
+    lambda v: v is None or callable(v) or (isinstance(v, str) and (v == "cosine" or v in NAMED_DISTANCES)),
+    (None, "euclidean", "squared_euclidean", "manhattan", "cosine"),
+)
+CALLABLE = Domain("None or a callable", lambda v: v is None or callable(v), (None,))
+
+
+@loss(
+    "pairwise",
+    wrt=("anchor", "positive", "negative"),
+    options={"distance_function": DISTANCE, "margin": POSITIVE, "swap": FLAG, "distance_vjp": CALLABLE},
+    legacy=False,
+)
+def triplet_margin_with_distance_loss(
+    anchor: Array,
+    positive: Array,
+    negative: Array,
+    *,
+    distance_function: Callable[[Array, Array], Array] | str | None = None,
+    margin: float = 1.0,
+    swap: bool = False,
+    reduction: str = "mean",
+    distance_vjp: Callable[[Array, Array, Array], tuple[Array, Array]] | None = None,
+) -> Array:
+    r"""Hinge on how much nearer the anchor is to the positive than to the negative, by a distance of one's choice.
+
+    .. math:: \ell_n = \max(0, d(a_n, p_n) - d(a_n, n_n) + m)
+
+    Parameters
+    ----------
+    anchor, positive, negative : array, shape (D,), (N, D) or (*, D)
+        Vectors along the last axis; a callable may see them otherwise, but all have the same number of axes.
+    distance_function : None, str or callable
+        None or ``"euclidean"``: :func:`pairwise_distance` with its defaults, as in torch. ``"squared_euclidean"``:
+        Σ(u - v)²; ``"manhattan"``: Σ|u - v|; ``"cosine"``: 1 - :func:`cosine_similarity`. A callable gets two of the
+        arrays and returns their distances, an array of the same library.
+    margin : float
+        The margin m, positive.
+    swap : bool
+        Whether d(p, n) takes the place of d(a, n) where it is smaller.
+    reduction : {"mean", "sum", "none"}
+        The mean is over the number of triplets.
+    distance_vjp : callable, optional
+        The vector-Jacobian product of a callable distance: ``distance_vjp(u, v, upstream)`` returns the gradients with
+        respect to u and v of Σ upstream · d(u, v).
+
+    Returns
+    -------
+    array
+        Zero-dimensional, or one value for each triplet for ``reduction="none"``.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not go together or an option is out of range; if a gradient is asked for through a callable
+        without `distance_vjp`, or a second derivative through a callable.
+    TypeError
+        If an array is not floating point, or the arrays lie on different devices.
+
+    Notes
+    -----
+    Differentiable with respect to all three; kinks as in :func:`triplet_margin_loss`. The norms run in one fused pass;
+    the cosine distance and callables in one pass for each distance.
+
+    References
+    ----------
+    V. Balntas et al., "Learning shallow convolutional feature descriptors with triplet losses", BMVC 2016.
+    ``torch.nn.functional.triplet_margin_with_distance_loss``.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> print(fl.triplet_margin_with_distance_loss(
+    ...     [[0.0, 0.0]], [[0.0, 1.0]], [[0.0, 3.0]], distance_function="squared_euclidean", margin=10.0))
+    2.0
+    """
+    arrays, names = (anchor, positive, negative), ("anchor", "positive", "negative")
+    if distance_function is None or distance_function in NAMED_DISTANCES:
+        order, eps = NAMED_DISTANCES[distance_function or "euclidean"]
+        norm = SQUARED if distance_function == "squared_euclidean" else norm_of(order)
+        return Pairwise(triplet(norm, bool(swap)), arrays, names, None, (float(margin), order, eps), reduction)
+    pairs = ((0, 1), (0, 2), (1, 2)) if swap else ((0, 1), (0, 2))
+    described = _cosine_distance if distance_function == "cosine" else None
+    distances = tuple([Distance(pair, described, distance_function, distance_vjp) for pair in pairs])
+    point = hinge_of_nearest if swap else hinge_of_distances
+    return OfDistances(point, distances, arrays, names, (float(margin),), reduction)

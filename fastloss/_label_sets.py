@@ -1,0 +1,55 @@
+"""The calling path of losses of rows with a list of classes, see ``_call.py``."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from fastloss._checks import check_float, check_shape, dtype_name
+from fastloss._config import settings
+from fastloss._dispatch import FLOATS, space_of
+from fastloss._outputs import ABSENT, Argument, Outputs, Request, upstream_of
+from fastloss._spec import LabelSets, Loss
+
+
+def label_sets(record: Loss, job: LabelSets, request: Request) -> Any:
+    """Compute a loss of listed and unlisted classes."""
+    mode = request.mode
+    space = space_of((job.input, job.target), ("input", "target"))
+    backend, flat = space.backend, space.backend.flat
+    x, target = space.view(job.input, "input"), space.view(job.target, "target")
+    check_float(x, "input")
+    shape = x.shape
+    if len(shape) not in (1, 2) or shape[-1] == 0:
+        raise ValueError(f"input must have shape (C,) or (N, C) with at least one class, got shape {shape}")
+    if target.dtype.kind not in "iu" or target.dtype in FLOATS:
+        raise TypeError(f"target must hold class indices of an integer dtype, got dtype {dtype_name(target)}")
+    check_shape(target, shape, "target", "the input's shape")
+    rows, columns = shape[:-1], shape[-1]
+    count = math.prod(rows)
+    each = job.reduction == "none"
+    outputs = Outputs(record, space, request, (Argument("input", job.input, x),), shape)
+    outputs.want_values(rows, each and mode.value)
+    scale, upstream = upstream_of(space, request, not each, rows)
+    second = backend.zeros(shape, x.dtype) if mode.hessian else ABSENT
+    divisor = count if job.reduction == "mean" else 1
+    if count == 0:
+        return outputs.finish(math.nan if divisor == 0 else 0.0, second)
+    labels, grad = flat(target), outputs.grads[0]
+    strange, total = backend.label_sets(
+        job.point,
+        flat(x),
+        labels,
+        upstream if upstream is ABSENT else flat(upstream),
+        scale,
+        divisor,
+        (count, columns),
+        settings.check_indices,
+        outputs.values if outputs.values is ABSENT else flat(outputs.values),
+        grad if grad is ABSENT else flat(grad),
+    )
+    if strange >= 0:
+        label = int(backend.number(labels[strange : strange + 1].reshape(())))
+        place = divmod(strange, columns) if rows else (strange,)
+        raise IndexError(f"target {label} at position {place} is out of range for {columns} classes")
+    return outputs.finish(total, second)

@@ -1,0 +1,110 @@
+"""Penalties on parameters."""
+
+from __future__ import annotations
+
+from fastloss._registry import jitable, loss
+from fastloss._spec import NON_NEGATIVE, Array, Penalty
+from fastloss.losses.scalars import sign
+
+
+@jitable
+def absolute(p, c):
+    """c |p|."""
+    T = type(p)
+    return c * abs(p), (c * sign(p),), T(0)
+
+
+@jitable
+def half_square(p, c):
+    """c p² / 2."""
+    T = type(p)
+    slope = c * p
+    return T(0.5) * slope * p, (slope,), c
+
+
+@loss("penalty", wrt=("params",), hessian="zero", options={"coefficient": NON_NEGATIVE}, legacy=False)
+def l1_penalty(params: Array, coefficient: float) -> Array:
+    r"""L1 penalty, the lasso's.
+
+    .. math:: c \sum_i |p_i|
+
+    Parameters
+    ----------
+    params : array, or iterable of arrays
+        One array of any shape, or several, such as the parameters of a model; all on one device.
+    coefficient : float
+        The factor c, not negative.
+
+    Returns
+    -------
+    array
+        Zero-dimensional. The gradient is one array for one array, and a list for several, in their order, ready to be
+        added to that of a loss.
+
+    Raises
+    ------
+    ValueError
+        If `coefficient` is out of range.
+    TypeError
+        If an array is not floating point, or the arrays lie on different devices.
+
+    Notes
+    -----
+    At 0 the gradient is 0; the second derivative is zero almost everywhere.
+
+    References
+    ----------
+    R. Tibshirani, "Regression shrinkage and selection via the lasso", J. R. Stat. Soc. B 58 (1996).
+
+    Examples
+    --------
+    >>> import numpy as np, fastloss as fl
+    >>> print(fl.l1_penalty(np.array([1.0, -2.0]), 0.5))
+    1.5
+    """
+    NON_NEGATIVE.check("coefficient", coefficient)  # given by position, it has not been checked
+    return Penalty(absolute, params, coefficient)
+
+
+@loss("penalty", wrt=("params",), options={"coefficient": NON_NEGATIVE}, legacy=False)
+def l2_penalty(params: Array, coefficient: float) -> Array:
+    r"""Squared L2 penalty, weight decay.
+
+    .. math:: \frac{c}{2} \sum_i p_i^2
+
+    Parameters
+    ----------
+    params : array, or iterable of arrays
+        One array of any shape, or several, such as the parameters of a model; all on one device.
+    coefficient : float
+        The factor c, not negative.
+
+    Returns
+    -------
+    array
+        Zero-dimensional. The gradient is one array for one array, and a list for several, in their order, ready to be
+        added to that of a loss.
+
+    Raises
+    ------
+    ValueError
+        If `coefficient` is out of range.
+    TypeError
+        If an array is not floating point, or the arrays lie on different devices.
+
+    Notes
+    -----
+    Its gradient is c p: added to the gradient of a loss, it is the weight decay of stochastic gradient descent.
+
+    References
+    ----------
+    A. Krogh and J. A. Hertz, "A simple weight decay can improve generalization", NIPS 1991.
+
+    Examples
+    --------
+    >>> import numpy as np, fastloss as fl
+    >>> print(fl.grad(fl.l2_penalty)([np.array([1.0, -2.0]), np.array([4.0])], 0.5))
+    [array([ 0.5, -1. ]), array([2.])]
+    """
+    NON_NEGATIVE.check("coefficient", coefficient)  # given by position, it has not been checked
+    return Penalty(half_square, params, coefficient)
