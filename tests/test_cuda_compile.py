@@ -4,6 +4,7 @@ The losses run on pretended arrays (cuda_tools.py) and every launch is recorded:
 would get.
 """
 
+import contextlib
 import functools
 import inspect
 import itertools
@@ -35,6 +36,7 @@ REPRESENTATIVE = [
     ("nll_loss", "float32"),
     ("cross_entropy", "bfloat16"),
     ("triplet_margin_loss", "float32"),
+    ("ctc_loss", "float32"),
 ]
 
 # Registers of every kernel when it was last looked at; a kernel may grow by SLACK before the test fails. To renew the
@@ -154,6 +156,24 @@ def test_hessian(name):
 )
 def test_row_lengths(dtype, shape):
     for launch in cuda_tools.launches_of(LOSSES["cross_entropy"], dtype, shape=shape):
+        check(launch)
+
+
+@pytest.mark.parametrize("transform", ["value_and_grad", "grad"])
+def test_sequences(transform):
+    """A block for a sequence of many labels, and one for a row of many classes; labels of another type; values alone."""
+    options = {"targets": cuda_tools.PretendSpace().array((4, 300), "int32"), "target_lengths": [300, 0, 7, 9]}
+    launches = cuda_tools.launches_of(
+        LOSSES["ctc_loss"], "float32", shape=(4, 5000), options=options, transform=transform, reduction="none"
+    )
+    assert {launch.name for launch in launches} == {"ctc_gradient_256", "ctc_rows_256"}
+    space = cuda_tools.PretendSpace()
+    with cuda_tools.recorded(space) as more:
+        fl.ctc_loss(**cuda_tools.arguments(LOSSES["ctc_loss"], space, "bfloat16"))
+        with fl.config(check_indices=True), contextlib.suppress(RuntimeError, ImportError):
+            fl.ctc_loss(**cuda_tools.arguments(LOSSES["ctc_loss"], space, "float32"))
+    assert {launch.name for launch in more} >= {"ctc_value_32", "combine", "ctc_survey"}
+    for launch in [*launches, *more]:
         check(launch)
 
 

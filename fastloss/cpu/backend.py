@@ -14,8 +14,8 @@ from fastloss.cpu.pairwise import run as pairwise
 from fastloss.cpu.rowwise import run as rowwise
 
 __all__ = [
-    "broadcast", "copy_into", "ctc", "elementwise", "empty", "flat", "label_sets", "moved", "number", "overlap", "pairwise",
-    "rowwise", "same", "sum_to", "waits", "zeros",
+    "broadcast", "copy_into", "ctc", "elementwise", "empty", "flat", "label_sets", "moved", "number", "overlap",
+    "pairwise", "rowwise", "same", "sum_to", "waits", "zeros",
 ]  # fmt: skip
 
 waits = False  # whether looking at a result holds the caller up

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import fastloss.cuda  # noqa: F401  (registers the maths)
-from fastloss.cuda import elementwise, label_sets, memory, pairwise, rowwise
+from fastloss.cuda import ctc, elementwise, label_sets, memory, pairwise, rowwise
 from fastloss.cuda.arrays import DeviceArray
 from fastloss.cuda.target import SIMULATED, cuda, read_memory, write_memory
 from fastloss.cuda.views import real_of

@@ -1,8 +1,8 @@
 """Connectionist temporal classification: a block for each sequence, a thread for each label and the blank before it.
 
 The recursion is that of :mod:`fastloss.cpu.ctc`. Every time step waits for the one before, so the first kernel does no
-more than it must: it leaves in the lattice how much of the total passes through each state. The second kernel, a warp or
-a block for each row of the gradient, adds up what belongs to one class: states of equal labels are linked, and the
+more than it must: it leaves in the lattice how much of the total passes through each state. The second kernel, a warp
+or a block for each row of the gradient, adds up what belongs to one class: states of equal labels are linked, and the
 last of them collects its chain, in one order whatever the threads do.
 """
 

@@ -1,4 +1,4 @@
-"""Probabilities beyond the range of floats: pairs (m, e) that stand for m * 2**e, as in :mod:`fastloss.cpu.extended`."""
+"""Pairs (m, e) that stand for m * 2**e, for probabilities beyond the range of floats; see ``cpu/extended.py``."""
 
 from __future__ import annotations
 

@@ -34,7 +34,9 @@ from numba.cuda.extending import (  # type: ignore[attr-defined]
 from fastloss._jit import fingerprint, foreign_part
 from fastloss.cuda.arrays import DeviceArray
 
-__all__ = ["SIMULATED", "Kernel", "cgutils", "cuda", "emits", "jitable", "overload", "read_memory", "types", "write_memory"]
+__all__ = [
+    "SIMULATED", "Kernel", "cgutils", "cuda", "emits", "jitable", "overload", "read_memory", "types", "write_memory",
+]  # fmt: skip
 
 # Numba's types come into being at import, which a type checker does not see.
 types: Any = _types
