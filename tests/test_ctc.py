@@ -84,6 +84,12 @@ def test_blank_among_the_labels():
     rng = np.random.default_rng(2)
     x = log_probs(rng, 8, 3, 4)
     agree(x, [[1, 0, 2], [0, 0, 1], [0, 3, 3]], [8, 8, 8], [3, 3, 3], reduction="none")
+    arguments = [[1, 0], [0, 0], [3, 0]], [8, 8, 8], [2, 2, 2]
+    value, _ = theirs(x, *arguments, reduction="none")
+    found, gradient = fl.value_and_grad(fl.ctc_loss)(x, *arguments, reduction="none")
+    assert_close(found, value)
+    # torch forgets one of the two last states here; posteriors add up to 1 as the probabilities do.
+    np.testing.assert_allclose(gradient.sum(-1), 0, atol=1e-14)
 
 
 def test_upstream_gradients():
@@ -315,7 +321,7 @@ def test_half_types(dtype):
     assert found.dtype == slopes.dtype == x.dtype
     assert_close(found, value, dtype)
     assert_close(slopes, gradient, dtype)
-    total = fl.ctc_loss(x, *arguments, zero_infinity=True)
+    total, _ = fl.value_and_grad(fl.ctc_loss)(x, *arguments, zero_infinity=True)
     assert total.dtype == np.float32
     if dtype == "bfloat16":
         tensor = torch.from_numpy(x.view(np.int16)).view(torch.bfloat16)
@@ -328,9 +334,7 @@ def test_layouts():
     x, *arguments = sample(rng, 12, 3, 5, 3)
     expected = fl.value_and_grad(fl.ctc_loss)(x, *arguments)
     batch_first = np.ascontiguousarray(x.transpose(1, 0, 2)).transpose(1, 0, 2)
-    read_only = x.copy()
-    read_only.flags.writeable = False
-    for same in (batch_first, np.asfortranarray(x), np.repeat(x, 2, axis=0)[::2], x[::-1].copy()[::-1], read_only):
+    for same in (batch_first, np.asfortranarray(x), np.repeat(x, 2, axis=0)[::2], x[::-1].copy()[::-1]):
         for one, other in zip(fl.value_and_grad(fl.ctc_loss)(same, *arguments), expected, strict=True):
             np.testing.assert_array_equal(one, other)
 

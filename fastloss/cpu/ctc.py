@@ -19,7 +19,7 @@ import numpy as np
 from numba.extending import register_jitable
 
 from fastloss._jit import Kernel
-from fastloss.cpu.access import load, load_or, part, present, store
+from fastloss.cpu.access import load, part, present, store
 from fastloss.cpu.extended import exp_pair, larger, normal, power
 from fastloss.cpu.math import CONTRACT, separate_arrays, vector_function
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
@@ -309,7 +309,7 @@ def kernel() -> Kernel:
                 total += loss * weight
                 if keep:
                     if finite:
-                        factor = T(load_or(upstream, n, scale) * weight)
+                        factor = T((load(upstream, n) if upstream.size else scale) * weight)
                         _backward_pass(
                             own, path, skip, lattice, inputs, frames, labels, stride, blank, section, m, e,
                             rows, shares, probs, part(gradient, n * classes, x.size), factor, classes,
@@ -364,6 +364,9 @@ def run(
     most_steps, most_labels = max(frames), max(label_counts)
     if labels.dtype != np.int64:
         labels = labels.astype(np.int64)
+    # Compiling a kernel takes seconds: arrays of no use instead of absent ones make it one for values and gradients.
+    values = np.empty(samples, x.dtype) if type(values) is tuple else values
+    upstream = np.empty(0, x.dtype) if type(upstream) is tuple else upstream
     work = samples * most_steps * (STEP + LABEL * most_labels) + x.size
     strange, total = kernel()(
         samples, work, x, labels, starts, steps, lengths, upstream, values, gradient,

@@ -122,7 +122,7 @@ class Backend:
     def upload(self, array: Any) -> DeviceArray:
         """Return a copy of a NumPy array in the user's library."""
         view = self.empty(array.shape, array.dtype)
-        write_memory(self, view.pointer, array.tobytes())
+        write_memory(self, view.pointer, array.ctypes.data, array.nbytes)
         return view
 
     def copy_into(self, target: DeviceArray, source: DeviceArray) -> None:

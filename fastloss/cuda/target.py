@@ -205,14 +205,17 @@ def read_memory(device: Any, pointer: int, size: int) -> bytes:
     return host.raw
 
 
-def write_memory(device: Any, pointer: int, data: bytes) -> None:
-    """Write bytes to device memory, in the order of the stream of `device`."""
+def write_memory(device: Any, pointer: int, source: int, size: int) -> None:
+    """Copy `size` bytes at an address of the host to device memory, in the order of the stream of `device`."""
     if SIMULATED:
-        ctypes.memmove(pointer, data, len(data))
+        ctypes.memmove(pointer, source, size)
         return
     with device.activated():
-        # The driver has taken pageable memory when it returns.
-        _checked(driver().cuMemcpyHtoDAsync(pointer, data, len(data), device.stream))
+        # A graph would read the address when it is replayed, and not what is there now.
+        if int(_checked(driver().cuStreamIsCapturing(device.stream))) != 0:
+            raise RuntimeError("numbers of the host, such as lengths, cannot be copied into a graph that is captured")
+        # The driver is done with memory that is not pinned when it returns.
+        _checked(driver().cuMemcpyHtoDAsync(pointer, source, size, device.stream))
 
 
 @functools.cache

@@ -71,11 +71,12 @@ def ctc_loss(
     A sequence that does not fit, because it has more labels, and blanks between equal ones, than time steps, has an
     infinite value and gradient NaN, unless `zero_infinity`. A class of probability 0 has gradient 0, where torch gives
     NaN. With ``fl.config(check_indices=False)`` a label out of range makes value and gradient of its sample NaN. A
-    label that equals `blank` is taken as a label, as in torch.
+    label that equals `blank` is taken as a label, as in torch, whose gradient lacks a term if it is the last one.
 
     The recursion runs on probabilities with exponents of their own instead of logarithms, which in float32 is two
     orders of magnitude more accurate for sequences of a few hundred steps. Half types are computed in float32.
-    `log_probs` and `targets` are copied where they are not contiguous.
+    `log_probs` and `targets` are copied where they are not contiguous. Calls cannot be captured into a CUDA graph,
+    because the lengths come from the host.
 
     References
     ----------
