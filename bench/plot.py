@@ -1,93 +1,238 @@
-"""Draw a results file: ``python bench/plot.py bench/results/NAME.csv``, which writes NAME.png beside it.
+"""Draw results files: ``python bench/plot.py bench/results/NAME.csv ...`` writes NAME-KIND.png beside each.
 
-For every loss the times as multiples of the copy of the same bytes, one panel for each size. Nothing is measured here.
+Of a file of ``fastloss bench``: *speedup* (how many times longer others take), *copy* (share of the speed of a copy of
+the same bytes) and *latency* (small calls). Of one of ``fastloss bench --growth``: *elements* and *classes* (time
+against N and C), *elements-memory* and *classes-memory*, and *threads* (one against all). Nothing is measured here:
+what a file does not hold is not drawn.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fastloss.bench.results import Row, medians, ratios, read
+
+# contender -> loss -> number
+Series = Mapping[str, Mapping[str, float]]
+
+# Color, marker and label; fastloss in blues, torch in greys, the rest apart.
 STYLES = {
-    "reused": ("#2b6cb0", "o", "fastloss, outputs reused"),
     "fresh": ("#63b3ed", "o", "fastloss, outputs fresh"),
-    "compile": ("#805ad5", "D", "torch.compile"),
+    "reused": ("#2b6cb0", "o", "fastloss, outputs reused"),
+    "copy": ("#f08c1a", "|", "copy of the same bytes"),
     "torch": ("#8a919c", "s", "torch, eager"),
+    "compile": ("#4a5568", "D", "torch.compile"),
+    "jax": ("#2f9e44", "^", "JAX (jit)"),
+    "sklearn": ("#d6336c", "v", "scikit-learn"),
+    "numpy": ("#b197fc", "P", "NumPy (one thread)"),
+    "function": ("#90cdf4", "o", "function (value)"),
+    "class": ("#90cdf4", "x", "class (value)"),
+    "transform": ("#2b6cb0", "o", "value_and_grad of the function"),
+    "class_transform": ("#2b6cb0", "x", "value_and_grad of the class"),
+    "transform_reused": ("#1a365d", "P", "value_and_grad, outputs reused"),
+    "torch_value": ("#b5bac2", "s", "torch, eager (value)"),
+    "torch_gradient": ("#6b7280", "s", "torch, eager (forward, backward)"),
 }
+OURS = ("fresh", "reused", "copy")
 SIZES = ("small", "medium", "large")
+SETTINGS = {
+    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e5e7eb",
+    "axes.axisbelow": True, "legend.frameon": False, "figure.dpi": 120, "savefig.dpi": 144,
+}  # fmt: skip
+WIDTH = 9.5
+ONE_THREAD = ", one thread"
 
 
-def read(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a results file."""
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
+# -- one row for each loss --------------------------------------------------------------------------------------------
 
 
-def draw(rows: Sequence[dict[str, str]], path: Path) -> None:
-    """Write the picture of some rows."""
+def dots(panels: Mapping[str, Series], title: str, axis: str, log: bool = True, marks: Sequence[float] = ()) -> Any:
+    """Return a figure of panels side by side, a line for each loss and a marker for each contender."""
+    from matplotlib import pyplot, ticker
+
+    losses = sorted({loss for series in panels.values() for one in series.values() for loss in one}, reverse=True)
+    size = (WIDTH, 1.7 + 0.2 * len(losses))
+    figure, axes = pyplot.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for panel, (name, series) in zip(axes[0], panels.items(), strict=True):
+        for mark in marks:
+            panel.axvline(mark, color="#f08c1a", linewidth=1.2)
+        for contender, numbers in series.items():
+            color, marker, label = STYLES[contender]
+            places = [losses.index(loss) for loss in numbers]
+            panel.plot(list(numbers.values()), places, marker, markersize=5, color=color, label=label)
+        if log:
+            panel.set_xscale("log")
+            panel.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5), numticks=8))
+            panel.xaxis.set_major_formatter("{x:g}")
+            panel.xaxis.set_minor_formatter("")
+        else:
+            panel.set_xlim(left=0)
+        panel.set_yticks(range(len(losses)), losses)
+        panel.set_ylim(-0.6, len(losses) - 0.4)
+        panel.tick_params(axis="y", length=0)
+        panel.set_xlabel(axis)
+        panel.set_title(name)
+    finish(figure, axes, title)
+    return figure
+
+
+def speedup(rows: Sequence[Row]) -> Any:
+    """Draw how many times longer each other contender takes than fastloss with fresh outputs."""
+    panels = {}
+    for size in present(rows, "size"):
+        found = medians(rows, size=size)
+        others = {name: ratios(found[name], found["fresh"]) for name in found if name not in OURS}
+        if others:
+            panels[size] = others
+    title = "value and gradient: how many times longer others take than fastloss with fresh outputs"
+    return dots(panels, title, "their time / our time", marks=[1]) if panels else None
+
+
+def copy_share(rows: Sequence[Row]) -> Any:
+    """Draw the speed of a call as a share of the speed of a copy of the same bytes."""
+    panels = {}
+    for size in present(rows, "size"):
+        found = medians(rows, size=size)
+        ours = {name: ratios(found["copy"], found[name]) for name in ("fresh", "reused") if name in found}
+        if "copy" in found and ours:
+            panels[size] = {name: {loss: 100 * share for loss, share in one.items()} for name, one in ours.items()}
+    title = "value and gradient: speed against that of a copy of the same bytes"
+    return dots(panels, title, "% of copy", log=False, marks=[100]) if panels else None
+
+
+def latency(rows: Sequence[Row]) -> Any:
+    """Draw the time of small calls."""
+    found = {form: {loss: 1e3 * ms for loss, ms in one.items()} for form, one in medians(rows).items()}
+    return dots({"64 x 10 or 640 elements": found}, "small calls", "µs")
+
+
+def one_against_all(rows: Sequence[Row]) -> Any:
+    """Draw how many times faster all threads are than one."""
+    counts = sorted({int(row["threads"]) for row in rows})
+    if len(counts) < 2:
+        return None
+    one, most = (medians(rows, threads=str(count)) for count in (counts[0], counts[-1]))
+    panels = {f"{counts[-1]} threads against 1": {name: ratios(one[name], most[name]) for name in one if name in most}}
+    return dots(panels, "value and gradient: speed-up by threads", "time on one / on all", False, [1, counts[-1]])
+
+
+# -- one panel for each loss ------------------------------------------------------------------------------------------
+
+
+def growth(rows: Sequence[Row], column: str, label: str, x_of: Callable[[Row], int], axis: str, title: str) -> Any:
+    """Return a figure with a curve for each contender, dashed on one thread where there are more."""
+    from matplotlib import pyplot
+
+    losses = list(dict.fromkeys(row["loss"] for row in rows))
+    across = min(3, len(losses))
+    down = -(-len(losses) // across)
+    size = (WIDTH, 1.2 + 2.5 * down)
+    figure, axes = pyplot.subplots(down, across, figsize=size, sharey=True, squeeze=False, layout="constrained")
+    most = max(int(row["threads"]) for row in rows)
+    for number, panel in enumerate(axes.flat):
+        if number >= len(losses):
+            panel.set_axis_off()
+            continue
+        curves: dict[tuple[str, int], list[tuple[int, float]]] = defaultdict(list)
+        for row in rows:
+            if row["loss"] == losses[number] and row[column]:
+                curves[row["contender"], int(row["threads"])].append((x_of(row), float(row[column])))
+        for (contender, threads), points in curves.items():
+            color, marker, text = STYLES[contender]
+            if threads < most and (contender not in ("reused", "torch") or column != "median_ms"):
+                continue  # two dashed curves say enough, and memory does not depend on threads
+            style = {"linestyle": "-" if threads == most else "--", "marker": marker if threads == most else ""}
+            suffix = "" if threads == most else ONE_THREAD
+            panel.plot(*zip(*sorted(points), strict=True), color=color, markersize=3.5, label=text + suffix, **style)
+        panel.set_xscale("log")
+        panel.set_yscale("log")
+        panel.set_title(losses[number])
+        panel.set_xlabel(axis)
+    for panel in axes[:, 0]:
+        panel.set_ylabel(label)
+    finish(figure, axes, title)
+    return figure
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def present(rows: Sequence[Row], column: str) -> list[str]:
+    """Return the sizes that rows have, in order."""
+    return [size for size in SIZES if any(row[column] == size for row in rows)]
+
+
+def finish(figure: Any, axes: Any, title: str) -> None:
+    """Add the title and one legend for all panels."""
+    figure.suptitle(title)
+    found: dict[str, Any] = {}
+    for panel in axes.flat:
+        found.update(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
+    order = [label for _, _, label in STYLES.values()]
+    labels = sorted(found, key=lambda label: order.index(label.removesuffix(ONE_THREAD)))
+    figure.legend([found[label] for label in labels], labels, loc="outside lower center", ncols=4)
+
+
+def figures(rows: Sequence[Row]) -> Iterator[tuple[str, Any]]:
+    """Yield the kind and the figure of everything that rows hold."""
+    by_mode: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_mode[row["mode"]].append(row)
+    if sizes := by_mode["sizes"]:
+        yield "speedup", speedup(sizes)
+        yield "copy", copy_share(sizes)
+    if calls := by_mode["latency"]:
+        yield "latency", latency(calls)
+    for mode, x_of, axis in (
+        ("elements", lambda row: int(row["elements"]), "elements N"),
+        ("classes", lambda row: int(row["shape"].rpartition("x")[2]), "classes C"),
+    ):
+        if grown := by_mode[mode]:
+            constant = f" (N = {grown[0]['elements']} elements in all)" if mode == "classes" else ""
+            title = f"value and gradient against {axis}{constant}"
+            yield mode, growth(grown, "median_ms", "ms", x_of, axis, f"time of {title}")
+            if any(row["peak_extra_mb"] for row in grown):
+                text = f"memory allocated by {title}"
+                yield f"{mode}-memory", growth(grown, "peak_extra_mb", "MB at the peak", x_of, axis, text)
+    if threads := by_mode["threads"]:
+        yield "threads", one_against_all(threads)
+
+
+def draw(path: Path, folder: Path) -> list[Path]:
+    """Write the pictures of a file, and return where they are."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    medians: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
-    for row in rows:
-        medians[row["size"], row["loss"]][row["contender"]] = float(row["median_ms"])
-    sizes = [size for size in SIZES if any(key[0] == size for key in medians)]
-    losses = sorted({row["loss"] for row in rows}, reverse=True)
-    with pyplot.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure, panels = pyplot.subplots(
-            1,
-            len(sizes),
-            figsize=(3.5 + 3.3 * len(sizes), 1.8 + 0.27 * len(losses)),
-            sharey=True,
-            squeeze=False,
-            layout="constrained",
-        )
-        for axes, size in zip(panels[0], sizes, strict=True):
-            _panel(axes, size, losses, medians)
-        first = rows[0]
-        figure.suptitle(f"value and gradient: time / time of a copy of the same bytes\n{first['machine']}, "
-                        f"{first['threads']} threads, {first['date']}")  # fmt: skip
-        handles, labels = panels[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
-        figure.savefig(path, dpi=144)
-        pyplot.close(figure)
-
-
-def _panel(axes: Any, size: str, losses: Sequence[str], medians: dict[tuple[str, str], dict[str, float]]) -> None:
-    axes.axvline(1, color="#f08c1a", linewidth=1.5, label="copy")
-    for contender, (color, marker, label) in STYLES.items():
-        places, ratios = [], []
-        for place, loss in enumerate(losses):
-            known = medians.get((size, loss), {})
-            if contender in known and known.get("copy"):
-                places.append(place)
-                ratios.append(known[contender] / known["copy"])
-        if places:
-            axes.plot(ratios, places, linestyle="", marker=marker, markersize=5, color=color, label=label)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_yticks(range(len(losses)), losses)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="both", color="#e5e7eb")
-    axes.set_axisbelow(True)
-    axes.set_title(size)
+    rows = read(path)
+    first = rows[0]
+    where = f"{first['machine']}, {max(int(row['threads']) for row in rows)} threads, float32, {first['date']}"
+    written = []
+    with pyplot.rc_context(SETTINGS):
+        for kind, figure in figures(rows):
+            if figure is None:
+                continue
+            figure.suptitle(f"{figure.get_suptitle()}\n{where}", fontsize=10)
+            written.append(folder / f"{path.stem}-{kind}.png")
+            figure.savefig(written[-1])
+            pyplot.close(figure)
+    return written
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draw the file that the command line names."""
-    parser = argparse.ArgumentParser(description="Draw a results file.")
-    parser.add_argument("csv", type=Path)
-    parser.add_argument("--output", type=Path, default=None, help="default: beside the file, ending in .png")
+    """Draw the files that the command line names."""
+    parser = argparse.ArgumentParser(description="Draw results files.")
+    parser.add_argument("csv", type=Path, nargs="+")
+    parser.add_argument("--out", type=Path, default=None, help="folder of the pictures (default: beside each file)")
     options = parser.parse_args(argv)
-    path = options.output or options.csv.with_suffix(".png")
-    draw(read(options.csv), path)
-    print(f"wrote {path}")
+    for path in options.csv:
+        for picture in draw(path, options.out or path.parent):
+            print(f"wrote {picture}")
     return 0
 
 

@@ -1,25 +1,43 @@
 """Write the generated parts of README.md: ``python bench/readme.py`` (``--check`` only says whether they are current).
 
 Between ``<!-- losses -->`` markers: the table of losses, from the registry. Between ``<!-- results -->`` markers: the
-medium and large cases of the newest file under bench/results/ (or of the one given), with the file's name.
+figures and the tables of the newest file under bench/results/ (or of the one given), with the file's name. No number
+comes from elsewhere.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import inspect
+import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import fastloss  # noqa: F401  (fills the registry)
 from fastloss._registry import LOSSES
+from fastloss.bench.results import Row, medians, ratios, read
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 RESULTS = ROOT / "bench" / "results"
+
+SIZES = ("small", "medium", "large")
+# Columns of the tables, in order, and those of them that are compared with `fresh`.
+LABELS = {
+    "copy": "copy",
+    "reused": "reused",
+    "fresh": "fresh",
+    "torch": "torch",
+    "compile": "torch.compile",
+    "jax": "JAX",
+    "sklearn": "scikit-learn",
+    "numpy": "NumPy",
+}
+OTHERS = ("torch", "compile", "jax", "sklearn", "numpy")
+# Pictures of bench/plot.py that are shown where they are there, and what they show.
+FIGURES = {"speedup": "how many times longer others take, loss by loss and size by size"}
 
 # What the registry writes for the second derivative, in words.
 HESSIAN = {"exact": "yes", "zero": "zero almost everywhere", None: "-"}
@@ -43,47 +61,75 @@ def _default(value: object) -> str:
 
 
 def newest_results() -> Path | None:
-    """Return the results file with the latest date in it."""
-    files = sorted(RESULTS.glob("*.csv"), key=lambda path: (_rows(path)[0]["date"], path.name))
+    """Return the file with the latest date in it, of those that hold every loss at some size."""
+    files = [path for path in RESULTS.glob("*.csv") if any(row["mode"] == "sizes" for row in read(path))]
+    files.sort(key=lambda path: (read(path)[0]["date"], path.name))
     return files[-1] if files else None
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def results_table(path: Path | None) -> str:
-    """Return the table of times, or a line that says how to measure."""
+def results_text(path: Path | None) -> str:
+    """Return the tables of a results file, or a line that says how to measure."""
     if path is None:
-        return "No results file is committed yet: `python bench/run.py` writes one."
-    rows = _rows(path)
-    medians: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+        return "No results file is committed yet: `fastloss bench --out bench/results` writes one."
+    rows = [row for row in read(path) if row["mode"] == "sizes"]
+    first = rows[0]
+    versions = [f"{name} {first[name]}" for name in ("torch", "jax", "scikit-learn", "numpy") if first.get(name)]
+    parts = [
+        f"{first['machine']}, {first['threads']} threads, float32, {first['date']}, {', '.join(versions)}; from "
+        f"[{path.name}](bench/results/{path.name}).",
+        summary_table(rows),
+        losses_of(rows),
+    ]
+    for kind, text in FIGURES.items():
+        picture = path.with_name(f"{path.stem}-{kind}.png")
+        if picture.exists():
+            parts.append(f"![{text}](bench/results/{picture.name})")
+    return "\n\n".join(parts)
+
+
+def summary_table(rows: Sequence[Row]) -> str:
+    """Return geometric means over the losses, size by size, and how far from a copy the median loss is."""
+    found = {size: medians(rows, size=size) for size in SIZES if any(row["size"] == size for row in rows)}
+    others = [name for name in OTHERS if any(name in one for one in found.values())]
+    lines = [
+        f"| geometric mean (of so many losses) | {' | '.join(f'{LABELS[name]} / fresh' for name in others)} "
+        "| copy / reused, median |",
+        f"| --- |{' --: |' * (len(others) + 1)}",
+    ]
+    for size, one in found.items():
+        cells = [_mean(ratios(one.get(name, {}), one["fresh"])) for name in others]
+        shares = list(ratios(one.get("copy", {}), one.get("reused", {})).values())
+        share = f"{100 * statistics.median(shares):.0f} %" if shares else "-"
+        lines.append(f"| {size} | {' | '.join(cells)} | {share} |")
+    return "\n".join(lines)
+
+
+def _mean(of: Mapping[str, float]) -> str:
+    """Return a geometric mean and how many losses it is over: a library has only some of them."""
+    return f"{statistics.geometric_mean(of.values()):.1f} ({len(of)})" if of else "-"
+
+
+def losses_of(rows: Sequence[Row]) -> str:
+    """Return the medians of every loss at its medium and large size."""
+    times: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     for row in rows:
         if row["size"] != "small":
-            medians[row["loss"], row["shape"]][row["contender"]] = row["median_ms"]
-    first = rows[0]
+            times[row["loss"], row["shape"]][row["contender"]] = float(row["median_ms"])
+    columns = [name for name in LABELS if any(name in one for one in times.values())]
     lines = [
-        f"{first['machine']}, {first['threads']} threads, float32, {first['date']}, "
-        f"torch {first['torch'] or 'not installed'}; medians in ms from [{path.name}](bench/results/{path.name}).",
-        "",
-        "| value and gradient | shape | copy | reused | fresh | torch | torch / fresh |",
-        "| --- | --- | --: | --: | --: | --: | --: |",
+        f"| value and gradient, ms | shape | {' | '.join(LABELS[name] for name in columns)} | torch / fresh |",
+        f"| --- | --- |{' --: |' * (len(columns) + 1)}",
     ]
-    for (name, shape), times in sorted(medians.items()):
-        cells = [_number(times.get(c)) for c in ("copy", "reused", "fresh", "torch")]
-        ratio = f"{float(times['torch']) / float(times['fresh']):.1f}" if "torch" in times else "-"
+    for (name, shape), one in sorted(times.items()):
+        cells = [f"{one[column]:.3g}" if column in one else "-" for column in columns]
+        ratio = f"{one['torch'] / one['fresh']:.1f}" if "torch" in one and "fresh" in one else "-"
         lines.append(f"| `{name}` | {shape} | {' | '.join(cells)} | {ratio} |")
     return "\n".join(lines)
 
 
-def _number(text: str | None) -> str:
-    return "-" if text is None else f"{float(text):.3g}"
-
-
 def updated(text: str, results: Path | None) -> str:
     """Return the README with its generated parts as they should be."""
-    for marker, table in (("losses", losses_table()), ("results", results_table(results))):
+    for marker, table in (("losses", losses_table()), ("results", results_text(results))):
         before, start, rest = text.partition(f"<!-- {marker} -->\n")
         _, end, after = rest.partition(f"<!-- end of {marker} -->\n")
         if not start or not end:

@@ -1,45 +1,47 @@
-"""Every loss under pytest-benchmark: ``pytest bench/test_losses.py``, add ``-k "cross_entropy and medium"`` to choose.
+"""Every loss under pytest-benchmark: ``pytest bench``, add ``-k "cross_entropy and medium"`` to choose.
 
-One group for each case; in it ``fresh`` (gradients allocated by the call), ``reused`` (``grad_out=``), ``copy`` (the
-same bytes read and written) and ``torch`` (eager, forward and backward). ``python bench/run.py`` measures the same
-calls interleaved, which is the better comparison on a machine that does other work too.
+One group for each case; in it everybody in the catalogue of ``fastloss.bench.contenders``, after a check that all
+compute the same. ``fastloss bench`` measures the same calls interleaved, which is the better comparison on a machine
+that does other work too.
 """
 
 from __future__ import annotations
 
 import warnings
-from importlib import util
 
 import pytest
 
-from fastloss._config import thread_count
-from fastloss.bench.cases import ELEMENTS, case_of
-from fastloss.bench.measure import contenders
+from fastloss.bench import threads
+from fastloss.bench.agreement import disagreement
+from fastloss.bench.cases import EXTENTS, case_of
+from fastloss.bench.contenders import CATALOGUE, contender
+from fastloss.bench.contenders.ours import call_of, outcome
 
 import fastloss  # noqa: F401  isort: skip  (fills the registry)
 from fastloss._registry import LOSSES
 
-WITH_TORCH = util.find_spec("torch") is not None
 CALLS = {"small": 100, "medium": 5, "large": 1}  # in a round, so that it lasts a millisecond or more
+THREADS = threads.most()
+threads.prepare(THREADS)
 
 
-@pytest.mark.parametrize("contender", ["fresh", "reused", "copy", "torch"])
-@pytest.mark.parametrize("size", list(ELEMENTS))
+@pytest.mark.parametrize("who", list(CATALOGUE))
+@pytest.mark.parametrize("size", list(EXTENTS))
 @pytest.mark.parametrize("name", list(LOSSES))
-def test_value_and_gradient(benchmark, name, size, contender):
+def test_value_and_gradient(benchmark, name, size, who):
     case = case_of(LOSSES[name], size)
     if case is None:
         pytest.skip("takes more than arrays, and has no recipe in fastloss/bench/cases.py")
-    if contender == "torch":
-        if not WITH_TORCH:
-            pytest.skip("torch is not installed: pip install torch==2.13.0")
-        import torch
-
-        torch.set_num_threads(thread_count())
-    call = dict(contenders(case, with_torch=contender == "torch", with_compile=False)).get(contender)
-    if call is None:
-        pytest.skip("torch has no such loss")
-    benchmark.group = f"{name} {case.shape}"
-    with warnings.catch_warnings():
+    one = contender(who)
+    if one.missing() is not None:
+        pytest.skip(one.missing())
+    with warnings.catch_warnings(), threads.limited(THREADS, [who]):
         warnings.simplefilter("ignore")  # torch's advice on reductions
-        benchmark.pedantic(call, rounds=10, iterations=CALLS[size], warmup_rounds=2)
+        prepared = one.prepare(case)
+        if prepared is None:
+            pytest.skip(f"{who} has no such loss")
+        result = prepared.call()
+        if prepared.outcome is not None:
+            assert disagreement(outcome(call_of(case)()), prepared.outcome(result)) is None
+        benchmark.group = f"{name} {case.shape}"
+        benchmark.pedantic(prepared.call, rounds=10, iterations=CALLS[size], warmup_rounds=2)

@@ -115,15 +115,23 @@ def rowmap(record: Loss, job: RowMap, request: Request) -> Any:
     outputs.want_values(shape, mode.value)
     scale, operand = upstream_of(space, request, False, shape)
 
-    def run(maths: Any, operand: Any, scale: float, written: Any) -> None:
-        backend.rowwise(
-            maths, flat(x), operand, ABSENT, ABSENT, ABSENT, (), scale, 1, split, _NO_INDEX, False, ABSENT,
-            (flat(written), ABSENT, ABSENT), ABSENT, True,
-        )  # fmt: skip
-
     if x.size:
-        if mode.value:
-            run(job.forward, ABSENT, 1.0, outputs.values)  # first: the gradient may replace the input
-        if mode.wrt:
-            run(job.backward, operand if operand is ABSENT else flat(operand), scale, outputs.grads[0])
+        backend.rowwise(
+            job.maths if mode.wrt else job.maths._replace(terms=None),
+            flat(x),
+            operand if operand is ABSENT else flat(operand),
+            ABSENT,
+            ABSENT,
+            ABSENT,
+            (scale,),
+            1.0,
+            1,
+            split,
+            _NO_INDEX,
+            False,
+            ABSENT,
+            tuple([a if a is ABSENT else flat(a) for a in (outputs.values, outputs.grads[0], ABSENT)]),
+            ABSENT,
+            True,
+        )
     return outputs.finish(None)

@@ -121,7 +121,7 @@ class RowMaths(NamedTuple):
     target class; zy and wy the target's z and weight; params the loss's options, then 1 / number of classes.
 
     terms(z, p, t, w, hit, zy, wy, params) -> (a, b, c)
-        Summed over the row in float64. ``None``: no sums.
+        Summed over the row, pieces of it in the row's own precision, these in float64. ``None``: no sums.
     finish(top, logsum, sums, zy, wy, params) -> (value, coefs)
         The row's value, and whatever the entries need; logsum = log sum exp z.
     entry(z, p, t, w, hit, coefs, params) -> ((d_first, d_second, d_weight), d2_first)
@@ -164,11 +164,11 @@ class Rowwise(NamedTuple):
 class RowMap(NamedTuple):
     """A function of rows that returns an array of the input's shape, such as softmax.
 
-    The entries of `forward` are the results, those of `backward` the gradient, its operand being the upstream gradient.
+    An entry of `maths` is (result, gradient), its operand the upstream gradient, its one parameter a factor of that.
+    Only the gradient may use the sums.
     """
 
-    forward: RowMaths
-    backward: RowMaths
+    maths: RowMaths
     input: Array
     axis: int
     dtype: Any = None

@@ -86,27 +86,41 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser(
         "bench",
-        help="time every loss beside torch and beside a copy of the same bytes",
-        description="Interleaved timings of every loss: fresh outputs, reused outputs, torch, a copy of the same "
-        "bytes; writes a CSV and a JSON file.",
+        help="time every loss beside torch, JAX, scikit-learn, NumPy and a copy of the same bytes",
+        description="Interleaved timings of value and gradient, after a check that all compute the same; writes a CSV "
+        "and a JSON file. By default every loss at three sizes, and small calls.",
     )
-    add_bench_arguments(bench)
+    _add_bench_arguments(bench)
     return parser
 
 
-def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``fastloss bench``."""
-    parser.add_argument("losses", nargs="*", help="names of losses (default: all)")
-    parser.add_argument("--quick", action="store_true", help="medium size, few rounds; a minute or so")
+def _add_bench_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("losses", nargs="*", metavar="LOSS", help="names of losses (default: all)")
+    parser.add_argument("--quick", action="store_true", help="medium size, few rounds, no torch.compile; a minute")
+    parser.add_argument("--sizes", type=_listed, help="small,medium,large (default: all; --quick: medium)")
     parser.add_argument(
-        "--sizes", nargs="+", choices=("small", "medium", "large"), default=None, help="default: all, --quick: medium"
+        "--contenders",
+        type=_listed,
+        help="fresh,reused,copy,torch,compile,jax,sklearn,numpy (default: all that are installed)",
     )
     parser.add_argument("--threads", type=positive, default=None, help="threads of all contenders (default: all cores)")
-    parser.add_argument("--seconds", type=float, default=None, help="time for each case (default 4, --quick: 0.5)")
-    parser.add_argument("--compile", action="store_true", help="time torch.compile too")
-    parser.add_argument("--no-torch", action="store_true", help="leave torch out")
-    parser.add_argument("--output", default=None, help="folder of the results (default: fastloss-bench)")
-    parser.add_argument("--name", default=None, help="stem of the result files (default: machine and date)")
+    parser.add_argument(
+        "--seconds", type=float, default=None, help="time for each case (default 4, --growth: 1, --quick: 0.3)"
+    )
+    parser.add_argument(
+        "--growth", action="store_true", help="instead: time and memory against N and C, and one thread against all"
+    )
+    parser.add_argument(
+        "--guard", metavar="FILE", help="instead: fail when a loss is a third slower than the ratios stored in FILE"
+    )
+    parser.add_argument("--renew", action="store_true", help="with --guard: measure and store the ratios")
+    parser.add_argument("--out", default="fastloss-bench", help="folder of the results (default: %(default)s)")
+    parser.add_argument("--name", default=None, help="stem of the result files (default: machine, threads and date)")
+
+
+def _listed(text: str) -> list[str]:
+    """Read names that commas separate."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def positive(text: str) -> int:

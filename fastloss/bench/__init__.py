@@ -1,111 +1,99 @@
-"""``fastloss bench``: time every loss, and write a CSV file and a JSON file that say on what machine."""
+"""``fastloss bench``: time every loss beside what else computes it, and write the results as CSV and JSON.
+
+:mod:`~fastloss.bench.cases` makes the arrays, :mod:`~fastloss.bench.contenders` the calls,
+:mod:`~fastloss.bench.measure` times them in turn, :mod:`~fastloss.bench.session` runs one case after the other, and
+:mod:`~fastloss.bench.results` writes the files, from which ``bench/plot.py`` and ``bench/readme.py`` draw.
+"""
 
 from __future__ import annotations
 
 import argparse
-import csv
-import datetime
 import json
-import math
-import os
-import re
 import sys
-from importlib import util
 from pathlib import Path
-from typing import Any
 
-from fastloss._config import config, thread_count
-from fastloss._report import facts
-from fastloss.bench.cases import Case, cases
-from fastloss.bench.measure import Timing, measure
+from fastloss.bench import growth, guard, latency, threads
+from fastloss.bench.cases import EXTENTS, chosen
+from fastloss.bench.contenders import CATALOGUE, available
+from fastloss.bench.results import Results
+from fastloss.bench.session import Plan, Session, Step
 
 # Load average from which results are not worth keeping: with a core taken, an OpenMP pool waits for the scheduler and
 # every barrier of torch then costs a time slice.
 BUSY = 0.5
 
-COLUMNS = (
-    "loss", "size", "shape", "dtype", "contender", "threads", "rounds", "p20_ms", "median_ms", "p80_ms",
-    "megabytes", "gb_per_s", "machine", "fastloss", "numba", "torch", "date",
-)  # fmt: skip
 
 
-def main(options: argparse.Namespace, folder: str = "fastloss-bench") -> int:
-    """Measure what the command line asks for and write the two files."""
-    sizes = tuple(options.sizes or (("medium",) if options.quick else ("small", "medium", "large")))
-    seconds = options.seconds or (0.5 if options.quick else 4.0)
+def main(options: argparse.Namespace) -> int:
+    """Do what the command line asks for; 1 when a contender computes something else, or the guard sees a regression."""
     try:
-        chosen = cases(options.losses, sizes)
+        plan = _plan(options)
     except ValueError as error:
         print(f"fastloss bench: {error}", file=sys.stderr)
         return 2
-    with_torch = not options.no_torch and util.find_spec("torch") is not None
-    if not with_torch and not options.no_torch:
-        print("torch is not installed and left out; pip install 'fastloss[bench]' brings it", file=sys.stderr)
-    with config(num_threads=options.threads or thread_count()):
-        path = run(chosen, seconds, with_torch, options.compile, Path(options.output or folder), options.name)
-    print(f"wrote {path.with_suffix('.csv')} and {path.with_suffix('.json')}")
-    return 0
+    threads.prepare(plan.threads)
+    return _guard(options, plan) if options.guard else _run(options, plan)
 
 
-def run(
-    chosen: list[Case], seconds: float, with_torch: bool, with_compile: bool, folder: Path, name: str | None = None
-) -> Path:
-    """Measure the cases, print a line for each, write the files, and return their path without the ending."""
-    if with_torch:
-        import torch
-
-        torch.set_num_threads(thread_count())
-    date, machine = datetime.date.today().isoformat(), facts()
-    machine.pop("kernel cache", None)  # a path of the user's says nothing about speed
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
-    if load > BUSY:
-        print(f"the machine is busy (load {load:.1f}): these figures will favour whoever spins least", file=sys.stderr)
-    rows: list[dict[str, Any]] = []
-    samples: list[dict[str, Any]] = []
-    print(f"milliseconds, medians; {thread_count()} threads; copy: the same bytes read and written, nothing computed")
-    print(f"{'':<46}{'fresh':>10}{'reused':>10}{'copy':>10}{'torch':>10}{'torch/fresh':>13}")
-    for number, case in enumerate(chosen):
-        if sys.stderr.isatty():
-            text = f"\r\x1b[2K{number}/{len(chosen)} {case.loss.name} {case.shape}"
-            print(text, end="", file=sys.stderr, flush=True)
-        timings = measure(case, seconds, with_torch, with_compile)
-        if sys.stderr.isatty():
-            print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
-        print(_line(case, timings), flush=True)
-        for timing in timings:
-            rows.append(_row(case, timing, machine, date))
-            key = {"loss": case.loss.name, "size": case.size, "contender": timing.contender}
-            samples.append({**key, "seconds": timing.samples})
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = re.sub(r"[^a-z0-9]+", "-", f"{machine['processor']} {thread_count()} threads {date}".lower())
-    path = folder / (name or stem)
-    with open(f"{path}.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    record = {"date": date, "load_at_start": load, "machine": machine, "seconds_per_case": seconds, "samples": samples}
-    Path(f"{path}.json").write_text(json.dumps(record, indent=1) + "\n")
-    return path
+def _plan(options: argparse.Namespace) -> Plan:
+    """Return who takes part in what, and say who cannot."""
+    for size in options.sizes or ():
+        if size not in EXTENTS:
+            raise ValueError(f"unknown size {size}; known: {', '.join(EXTENTS)}")
+    if options.renew and not options.guard:
+        raise ValueError("--renew goes with --guard FILE")
+    names = options.contenders or _default_contenders(options)
+    if options.guard:
+        names = [name for name in guard.CONTENDERS if name in names]
+    found, lacking = available(names)
+    for name, reason in lacking.items():
+        print(f"{name} is left out: {reason}; pip install 'fastloss[bench]' brings all but compilers", file=sys.stderr)
+    if not found:
+        raise ValueError("no contender is left")
+    losses = [loss.name for loss in chosen(options.losses)]
+    seconds = options.seconds or (0.3 if options.quick else 1.0 if options.growth else 4.0)
+    return Plan(losses, found, options.threads or threads.most(), seconds, options.quick)
 
 
-def _row(case: Case, timing: Timing, machine: dict[str, str], date: str) -> dict[str, Any]:
-    moved = sum(a.nbytes for a in case.arrays()) + sum(case.operands[name].nbytes for name in case.wrt)
-    cells = (
-        case.loss.name, case.size, case.shape, str(case.operands[case.wrt[0]].dtype), timing.contender, thread_count(),
-        len(timing.samples), _ms(timing.percentile(20)), _ms(timing.median), _ms(timing.percentile(80)),
-        f"{moved / 1e6:.6g}", f"{moved / 1e9 / timing.median:.4g}", machine["processor"], machine["fastloss"],
-        machine["numba"], machine.get("torch", ""), date,
-    )  # fmt: skip
-    return dict(zip(COLUMNS, cells, strict=True))
+def _default_contenders(options: argparse.Namespace) -> list[str]:
+    """Return all; but torch.compile compiles for longer than the rest of a quick run or of a point of growth takes."""
+    if options.quick and options.growth:
+        return ["fresh", "reused", "copy", "torch"]
+    return [name for name in CATALOGUE if name != "compile" or not (options.quick or options.growth)]
 
 
-def _ms(seconds: float) -> str:
-    return f"{1e3 * seconds:.5g}"
+def _run(options: argparse.Namespace, plan: Plan) -> int:
+    results = Results(plan.seconds)
+    session = Session(results, rounds=3 if plan.quick else 5)
+    if results.load > BUSY:
+        print(f"the machine is busy (load {results.load:.1f}): figures favour whoever spins least", file=sys.stderr)
+    print(f"{results.machine['processor']}, {plan.threads} threads; copy: the same bytes read and written")
+    name = options.name or results.stem(plan.threads)
+    try:
+        session.run(_growth(plan) if options.growth else _plain(plan, options.sizes))
+    finally:  # what an interrupted run has found is worth keeping
+        if results.rows:
+            path = results.write(Path(options.out), f"{name}-growth" if options.growth else name)
+            print(f"\nwrote {path}.csv and {path}.json")
+    return 1 if session.disagreements else 0
 
 
-def _line(case: Case, timings: list[Timing]) -> str:
-    median = {timing.contender: timing.median for timing in timings}
-    shown = [f"{1e3 * median[c]:.4g}" if c in median else "-" for c in ("fresh", "reused", "copy", "torch")]
-    ratio = median.get("torch", math.nan) / median["fresh"]
-    last = "-" if math.isnan(ratio) else f"{ratio:.1f}x"
-    return f"{case.loss.name + ' ' + case.shape:<46}" + "".join(f"{text:>10}" for text in shown) + f"{last:>13}"
+def _plain(plan: Plan, sizes: list[str] | None) -> list[Step]:
+    """Every loss at the sizes asked for, and small calls."""
+    sizes = sizes or (["medium"] if plan.quick else list(EXTENTS))
+    steps = [Step("sizes", loss, size, plan.contenders, plan.threads) for loss in plan.losses for size in sizes]
+    return steps + latency.steps(plan)
+
+
+def _growth(plan: Plan) -> list[Step]:
+    """Against N, against C, and one thread against all."""
+    return [*growth.by_elements(plan), *growth.by_classes(plan), *growth.by_threads(plan)]
+
+
+def _guard(options: argparse.Namespace, plan: Plan) -> int:
+    path = Path(options.guard)
+    try:
+        return guard.renew(path, plan, (options.sizes or ["medium"])[0]) if options.renew else guard.check(path, plan)
+    except (FileNotFoundError, json.JSONDecodeError, KeyError) as error:
+        print(f"fastloss bench: {path} is no file of ratios ({error!r}); --renew writes one", file=sys.stderr)
+        return 2

@@ -1,11 +1,10 @@
-"""One natural case for every loss of the registry: arrays by family and domain, and torch's counterpart."""
+"""One natural case for every loss of the registry: arrays by family and domain, at the size asked for."""
 
 from __future__ import annotations
 
-import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,14 +12,28 @@ import numpy as np
 from fastloss._registry import LOSSES
 from fastloss._spec import Loss
 
-# Floats of the main operand: in cache, beside it, far beyond it.
-ELEMENTS = {"small": 1 << 12, "medium": 1 << 20, "large": 1 << 24}
-# Shapes (rows, columns) of losses over a class axis and of losses over vectors.
-ROWS = {"small": (64, 10), "medium": (4096, 256), "large": (16384, 1000)}
-VECTORS = {"small": (64, 64), "medium": (4096, 256), "large": (65536, 256)}
-# (time, batch, classes, labels) of ctc_loss; (tokens, features, vocabulary) of losses with a large output.
-CTC = {"small": (20, 4, 16, 5), "medium": (100, 32, 64, 20), "large": (200, 64, 64, 40)}
-OUTPUT = {"small": (32, 32, 500), "medium": (256, 128, 8000), "large": (1024, 256, 32000)}
+
+class Extent(NamedTuple):
+    """How large a case is, for every kind of loss.
+
+    `elements` of the main operand; `rows` (rows, classes) of losses over a class axis; `vectors` (vectors, components);
+    `ctc` (time, batch, classes, labels) of ctc_loss; `output` (tokens, features, vocabulary) of losses with a large
+    output.
+    """
+
+    elements: int
+    rows: tuple[int, int]
+    vectors: tuple[int, int]
+    ctc: tuple[int, int, int, int] = (20, 4, 16, 5)
+    output: tuple[int, int, int] = (32, 32, 500)
+
+
+# In the first cache, in the last one, far beyond it.
+EXTENTS = {
+    "small": Extent(1 << 12, (64, 10), (64, 64)),
+    "medium": Extent(1 << 20, (4096, 256), (4096, 256), (100, 32, 64, 20), (256, 128, 8000)),
+    "large": Extent(1 << 24, (16384, 1000), (65536, 256), (200, 64, 64, 40), (2048, 512, 16384)),
+}
 
 
 class Case(NamedTuple):
@@ -38,6 +51,16 @@ class Case(NamedTuple):
         first = next(iter(self.operands.values()))
         return "x".join(map(str, first.shape))
 
+    @property
+    def elements(self) -> int:
+        """How many elements the main operand has."""
+        first = next(iter(self.operands.values()))
+        return int(first.size)
+
+    def moved(self) -> int:
+        """Return how many bytes have to be read and written at the least: the operands and the gradients."""
+        return int(sum(a.nbytes for a in self.arrays()) + sum(self.operands[name].nbytes for name in self.wrt))
+
     def arrays(self) -> list[Any]:
         """Return every array that the call reads."""
         return list(self.operands.values())
@@ -47,23 +70,33 @@ class Case(NamedTuple):
         return [np.zeros_like(self.operands[name]) + np.float32(0) for name in self.wrt]
 
 
-def case_of(loss: Loss, size: str) -> Case | None:
-    """Return the case of a loss, or None for one that takes more than arrays and has no recipe here."""
+def case_of(loss: Loss, size: str, extent: Extent | None = None) -> Case | None:
+    """Return the case of a loss at an extent (that of `size` by default); None for one that no recipe here covers."""
     recipe = _RECIPES.get(loss.name, _FAMILIES.get(loss.family))
     if recipe is None:
         return None
-    operands, options = recipe(loss, size, np.random.default_rng(0))
+    operands, options = recipe(loss, extent or EXTENTS[size], np.random.default_rng(0))
     wrt = tuple(name for name in loss.wrt if name in operands)
+    if not wrt or set(_required(loss)) - set(operands) - set(options):
+        return None
     return Case(loss, size, operands, options, wrt)
 
 
-def cases(names: list[str] | None = None, sizes: tuple[str, ...] = ("small", "medium", "large")) -> list[Case]:
-    """Return the cases of the named losses, or of all."""
+def chosen(names: Sequence[str] | None) -> list[Loss]:
+    """Return the named losses, or all."""
     unknown = [name for name in names or () if name not in LOSSES]
     if unknown:
         raise ValueError(f"unknown loss {', '.join(unknown)}; known: {', '.join(sorted(LOSSES))}")
-    found = (case_of(LOSSES[name], size) for name in names or LOSSES for size in sizes)
-    return [case for case in found if case is not None]
+    return [LOSSES[name] for name in names or LOSSES]
+
+
+def cases(names: Sequence[str] | None = None, sizes: Sequence[str] = tuple(EXTENTS)) -> Iterator[Case]:
+    """Yield the cases of the named losses, or of all; made one by one, for the large ones fill the memory."""
+    for loss in chosen(names):
+        for size in sizes:
+            case = case_of(loss, size)
+            if case is not None:
+                yield case
 
 
 # -- arrays by domain -------------------------------------------------------------------------------------------------
@@ -90,22 +123,24 @@ def values(domain: str | None, shape: tuple[int, ...], generator: np.random.Gene
 def _required(loss: Loss) -> list[str]:
     """Return the arguments of a loss that have no default."""
     parameters = inspect.signature(loss.describe).parameters.values()
-    return [p.name for p in parameters if p.default is p.empty and p.kind is not p.KEYWORD_ONLY]
+    return [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
 
 
-Recipe = Callable[[Loss, str, np.random.Generator], tuple[dict[str, Any], dict[str, Any]]]
+# Arrays and options, by name.
+Arguments = tuple[dict[str, Any], dict[str, Any]]
+Recipe = Callable[[Loss, Extent, np.random.Generator], Arguments]
 
 
-def _elementwise(loss: Loss, size: str, generator: np.random.Generator) -> tuple[dict[str, Any], dict[str, Any]]:
-    shape: tuple[int, ...] = (ELEMENTS[size],)
+def _elementwise(loss: Loss, extent: Extent, generator: np.random.Generator) -> Arguments:
+    shape: tuple[int, ...] = (extent.elements,)
     if "log_probability" in loss.domains.values():
-        shape = (ELEMENTS[size] // 64, 64)
+        shape = (max(1, extent.elements // 64), 64)
     names = [name for name in _required(loss) if name not in loss.options]
     return {name: values(loss.domains.get(name), shape, generator) for name in names}, {}
 
 
-def _rowwise(loss: Loss, size: str, generator: np.random.Generator) -> tuple[dict[str, Any], dict[str, Any]]:
-    rows, columns = ROWS[size]
+def _rowwise(loss: Loss, extent: Extent, generator: np.random.Generator) -> Arguments:
+    rows, columns = extent.rows
     operands = {"input": values(loss.domains.get("input"), (rows, columns), generator)}
     names = _required(loss)
     if "target" in names:
@@ -116,23 +151,23 @@ def _rowwise(loss: Loss, size: str, generator: np.random.Generator) -> tuple[dic
     return operands, {"dim": 1} if "dim" in names else {}
 
 
-def _pairwise(loss: Loss, size: str, generator: np.random.Generator) -> tuple[dict[str, Any], dict[str, Any]]:
-    shape = VECTORS[size]
+def _pairwise(loss: Loss, extent: Extent, generator: np.random.Generator) -> Arguments:
+    shape = extent.vectors
     names = [name for name in _required(loss) if name not in loss.options]
     return {
         name: values(loss.domains.get(name), shape[:1] if name == "target" else shape, generator) for name in names
     }, {}
 
 
-def _multilabel_margin(loss: Loss, size: str, generator: np.random.Generator) -> tuple[dict[str, Any], dict[str, Any]]:
-    rows, columns = ROWS[size]
+def _multilabel_margin(loss: Loss, extent: Extent, generator: np.random.Generator) -> Arguments:
+    rows, columns = extent.rows
     target = np.full((rows, columns), -1, np.int64)
     target[:, :3] = np.arange(3) + generator.integers(0, columns - 3, (rows, 1))
     return {"input": generator.standard_normal((rows, columns), dtype=np.float32), "target": target}, {}
 
 
-def _ctc(loss: Loss, size: str, generator: np.random.Generator) -> tuple[dict[str, Any], dict[str, Any]]:
-    times, batch, classes, labels = CTC[size]
+def _ctc(loss: Loss, extent: Extent, generator: np.random.Generator) -> Arguments:
+    times, batch, classes, labels = extent.ctc
     operands = {
         "log_probs": values("log_probability", (times, batch, classes), generator),
         "targets": generator.integers(1, classes, (batch, labels)),
@@ -142,8 +177,8 @@ def _ctc(loss: Loss, size: str, generator: np.random.Generator) -> tuple[dict[st
     return operands, {}
 
 
-def _linear(loss: Loss, size: str, generator: np.random.Generator) -> tuple[dict[str, Any], dict[str, Any]]:
-    tokens, features, vocabulary = OUTPUT[size]
+def _linear(loss: Loss, extent: Extent, generator: np.random.Generator) -> Arguments:
+    tokens, features, vocabulary = extent.output
     weight = generator.standard_normal((vocabulary, features), dtype=np.float32) / np.float32(math.sqrt(features))
     names = _required(loss)
     operands = {
@@ -154,8 +189,8 @@ def _linear(loss: Loss, size: str, generator: np.random.Generator) -> tuple[dict
     return {name: operands[name] for name in names}, {}
 
 
-def _penalty(loss: Loss, size: str, generator: np.random.Generator) -> tuple[dict[str, Any], dict[str, Any]]:
-    return {"params": generator.standard_normal(ELEMENTS[size], dtype=np.float32)}, {"coefficient": 0.5}
+def _penalty(loss: Loss, extent: Extent, generator: np.random.Generator) -> Arguments:
+    return {"params": generator.standard_normal(extent.elements, dtype=np.float32)}, {"coefficient": 0.5}
 
 
 _FAMILIES: Mapping[str, Recipe] = {
@@ -171,33 +206,3 @@ _RECIPES: Mapping[str, Recipe] = {
     "l1_penalty": _penalty,
     "l2_penalty": _penalty,
 }
-
-
-# -- torch ------------------------------------------------------------------------------------------------------------
-
-
-def torch_call(case: Case) -> tuple[Callable[..., Any], list[Any]] | None:
-    """Return torch's function and its tensors, those of `wrt` requiring a gradient; None where torch has none."""
-    import torch
-
-    function = _torch_function(case.loss.name)
-    if function is None:
-        return None
-    tensors = []
-    for name, array in case.operands.items():
-        tensor = torch.from_numpy(array)
-        tensors.append(tensor.clone().requires_grad_(True) if name in case.wrt else tensor)
-    return functools.partial(function, **case.options), tensors
-
-
-def _torch_function(name: str) -> Callable[..., Any] | None:
-    import torch
-
-    functional: Any = torch.nn.functional
-    composed: dict[str, Callable[..., Any]] = {
-        "linear_cross_entropy": lambda x, w, t: functional.cross_entropy(functional.linear(x, w), t),
-        "l1_penalty": lambda params, coefficient: coefficient * params.abs().sum(),
-        "l2_penalty": lambda params, coefficient: 0.5 * coefficient * (params * params).sum(),
-    }
-    found = composed.get(name) or getattr(functional, name, None) or getattr(torch, name, None)
-    return found if callable(found) else None

@@ -1,35 +1,37 @@
-"""Interleaved timing of a case: every contender in turn, round after round, so that a slow spell hits all alike."""
+"""Interleaved timing of calls: every contender in turn, round after round, so that a slow spell hits all alike."""
 
 from __future__ import annotations
 
-import functools
+import gc
 import statistics
-import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from fastloss._transforms import value_and_grad
-from fastloss.bench.cases import Case, torch_call
-from fastloss.cpu import copying
+from fastloss.bench.agreement import disagreement
+from fastloss.bench.cases import Case
+from fastloss.bench.contenders import Call, Contender, Outcome
+from fastloss.bench.contenders.ours import call_of, outcome
+from fastloss.bench.memory import peak_extra
 
-MIN_ROUNDS, MAX_ROUNDS = 5, 100
+MAX_ROUNDS = 100
 # A timed block lasts at least this long, so that the clock's grain and the call of the timer do not show.
 BLOCK_SECONDS = 1e-3
 # An OpenMP pool spins for some 15 ms after use and holds its cores; wait until it sleeps.
 SETTLE_SECONDS = 0.02
 
-Call = Callable[[], Any]
+Report = Callable[[str], object]
 
 
 class Timing(NamedTuple):
-    """Seconds per call of one contender: the samples, one for each round."""
+    """Seconds per call of one contender: the samples, one for each round, and the first call, which compiles."""
 
     contender: str
     samples: list[float]
+    first: float
 
     def percentile(self, q: float) -> float:
         """Return a percentile of the samples."""
@@ -41,73 +43,89 @@ class Timing(NamedTuple):
         return statistics.median(self.samples)
 
 
-def contenders(case: Case, with_torch: bool, with_compile: bool) -> Iterator[tuple[str, Call]]:
-    """Yield the name and the call of everything that is timed on a case.
+class Measured(NamedTuple):
+    """What came of a case: the timings, and what was not timed and why.
 
-    ``fresh`` allocates its gradients as a user's call does; ``reused`` writes into arrays that are there already;
-    ``copy`` reads the same inputs and writes the same gradients with the same threads, and computes nothing. (A map
-    such as softmax writes its values too; the copy does not.)
+    A contender that raised is in `absent` (torch.compile may lack a compiler, torch a kernel); one that computes
+    something else is in `wrong`, which is an error of the benchmark. `peaks`: bytes allocated, where asked for.
     """
-    function = value_and_grad(case.loss.function, case.wrt[0] if len(case.wrt) == 1 else case.wrt)
-    fresh = functools.partial(function, *case.arrays(), **case.options)
-    given = case.gradients()
-    yield "fresh", fresh
-    yield "reused", functools.partial(fresh, grad_out=given[0] if len(given) == 1 else tuple(given))
-    sinks = [None if name not in case.wrt else np.zeros_like(array) for name, array in case.operands.items()]
-    yield "copy", functools.partial(copying.run, case.arrays(), sinks)
-    found = torch_call(case) if with_torch else None
-    if found is not None:
-        yield "torch", _torch_step(*found)
-        if with_compile:
-            import torch
 
-            yield "compile", _torch_step(torch.compile(found[0]), found[1])
+    timings: list[Timing]
+    absent: dict[str, str]
+    wrong: dict[str, str]
+    peaks: dict[str, float | None]
 
 
-def _torch_step(function: Callable[..., Any], tensors: list[Any]) -> Call:
-    """Return torch's forward and backward, gradients allocated anew as after ``zero_grad``."""
-    leaves = [tensor for tensor in tensors if tensor.requires_grad]
-
-    def step() -> Any:
-        for leaf in leaves:
-            leaf.grad = None
-        value = function(*tensors)
-        # A map such as softmax gets ones, as fastloss does.
-        value.backward(None if value.ndim == 0 else value.new_ones(()).expand_as(value))
-        return value
-
-    return step
-
-
-def measure(case: Case, seconds: float, with_torch: bool = True, with_compile: bool = False) -> list[Timing]:
-    """Time every contender of a case for about `seconds` in all."""
+def measure(
+    case: Case,
+    contenders: Sequence[Contender],
+    seconds: float,
+    rounds: int = 5,
+    report: Report = lambda text: None,
+    memory: bool = False,
+) -> Measured:
+    """Time every contender of a case for about `seconds` in all, compilation not counted, in at least `rounds`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's advice on reductions
-        return _measure(case, seconds, with_torch, with_compile)
+        calls, first, absent, wrong = _prepared(case, contenders, report)
+        report("timing")
+        samples = interleaved(calls, seconds, rounds)
+        peaks = {name: peak_extra(name, call, case.moved()) for name, call in calls.items()} if memory else {}
+    del calls
+    gc.collect()  # graphs of torch and JAX hold arrays in cycles
+    timings = [Timing(name, samples[name], first[name]) for name in samples]
+    return Measured(timings, absent, wrong, peaks)
 
 
-def _measure(case: Case, seconds: float, with_torch: bool, with_compile: bool) -> list[Timing]:
-    calls: dict[str, tuple[Call, int]] = {}
-    for name, call in contenders(case, with_torch, with_compile):
+def _prepared(
+    case: Case, contenders: Sequence[Contender], report: Report
+) -> tuple[dict[str, Call], dict[str, float], dict[str, str], dict[str, str]]:
+    """Return the calls that agree with fastloss, the seconds of their first runs, and what is left out."""
+    calls: dict[str, Call] = {}
+    first: dict[str, float] = {}
+    absent: dict[str, str] = {}
+    wrong: dict[str, str] = {}
+    reference: Outcome | None = None
+    for one in contenders:
+        report(f"{one.name}: first call")
         try:
-            calls[name] = call, _repeats(call)
-        except Exception as error:  # torch.compile may lack a compiler, torch a kernel: the others still count
-            if name not in ("torch", "compile"):
+            prepared = one.prepare(case)
+            if prepared is None:
+                continue
+            began = time.perf_counter()
+            result = prepared.call()
+            first[one.name] = time.perf_counter() - began
+        except Exception as error:
+            if one.name in ("fresh", "reused", "copy"):
                 raise
-            print(f"{case.loss.name}: {name} left out: {error!s:.200}", file=sys.stderr)
+            absent[one.name] = f"{type(error).__name__}: {' '.join(str(error).split())!s:.200}"
+            continue
+        if prepared.outcome is not None:
+            if reference is None:
+                reference = outcome(call_of(case)())
+            difference = disagreement(reference, prepared.outcome(result))
+            if difference is not None:
+                wrong[one.name] = difference
+                continue
+        calls[one.name] = prepared.call
+    return calls, first, absent, wrong
+
+
+def interleaved(calls: Mapping[str, Call], seconds: float, rounds: int) -> dict[str, list[float]]:
+    """Return the samples of each call: seconds for one call, in rounds that go on for about `seconds`."""
+    repeats = {name: _repeats(call) for name, call in calls.items()}
     samples: dict[str, list[float]] = {name: [] for name in calls}
     order = list(calls)
     began = time.perf_counter()
     for number in range(MAX_ROUNDS):
-        if number >= MIN_ROUNDS and time.perf_counter() - began > seconds:
+        if number >= rounds and time.perf_counter() - began > seconds:
             break
         for name in order:
-            call, repeats = calls[name]
             time.sleep(SETTLE_SECONDS)
-            call()  # wakes the threads and brings the contender's own arrays into the cache
-            samples[name].append(_block(call, repeats))
+            calls[name]()  # wakes the threads and brings the contender's own arrays into the cache
+            samples[name].append(_block(calls[name], repeats[name]))
         order.append(order.pop(0))  # nobody always follows the same neighbour
-    return [Timing(name, samples[name]) for name in calls]
+    return samples
 
 
 def _repeats(call: Call) -> int:

@@ -32,6 +32,9 @@ from fastloss.losses.scalars import exp_nonpositive, log
 # Entries that the across loop keeps in each buffer: what it touches fits the L1 cache.
 TILE_ENTRIES = 4096
 
+# Classes whose terms are summed in the row's own precision before they go to float64 sums, which hold half the lanes.
+TERMS_BLOCK = 32
+
 
 def across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
     """Return the loop for few classes, or for a strided class axis."""
@@ -67,6 +70,7 @@ def across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
         kept = lane_arrays(like)
         labels = lane_array(np.int32(0))
         sums = lane_arrays(0.0)
+        parts = lane_arrays(like)
         if indexed and (check or divisor == 0.0):
             strange, counted = survey(y, weight, columns, ignore, check, count, board)
             if strange >= 0:
@@ -115,8 +119,10 @@ def across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
                     zy[l] = load(z, labels[l] * lanes + l) if indexed else T(0)
                     wy[l] = load_or(weight, labels[l], T(1)) if indexed else T(1)
 
-                if has_terms:
-                    for j in range(columns):
+                for begin in range(0, columns if has_terms else 0, TERMS_BLOCK):
+                    for l in range(n):
+                        pack(parts, LANES, l, (T(0), T(0), T(0)))
+                    for j in range(begin, min(begin + TERMS_BLOCK, columns)):
                         base = j * lanes
                         w = load_or(weight, j, T(1))
                         column = np.int32(j)
@@ -125,9 +131,13 @@ def across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
                             s = load(operand, base + l) if present(t) else T(1)
                             hit = indexed and labels[l] == column
                             a, b, c = terms(load(z, base + l), p, s, w, hit, zy[l], wy[l], numbers)
-                            sums[l] += a
-                            store(sums, LANES + l, load(sums, LANES + l) + b)
-                            store(sums, 2 * LANES + l, load(sums, 2 * LANES + l) + c)
+                            store(parts, l, load(parts, l) + a)
+                            store(parts, LANES + l, load(parts, LANES + l) + b)
+                            store(parts, 2 * LANES + l, load(parts, 2 * LANES + l) + c)
+                    for l in range(n):
+                        sums[l] += load(parts, l)
+                        store(sums, LANES + l, load(sums, LANES + l) + load(parts, LANES + l))
+                        store(sums, 2 * LANES + l, load(sums, 2 * LANES + l) + load(parts, 2 * LANES + l))
 
                 coefs = finish(T(0), T(0), (T(0), T(0), T(0)), T(0), T(0), numbers)[1]  # for its type
                 for l in range(n):

@@ -22,13 +22,15 @@ from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 from fastloss.cpu.survey import no_terms, survey
 from fastloss.losses.scalars import exp_nonpositive, log
 
-# Entries whose exponentials are summed in the row's own precision before they go to the float64 sum.
+# Entries that are summed in the row's own precision before they go to a float64 sum: exponentials, which are all
+# positive, and the terms of a loss. A float64 sum in the loop itself would halve the lanes of everything in it.
 BLOCK = 4096
+TERMS_BLOCK = 512
 
 
 def along(maths: RowMaths, wide: bool) -> Callable[..., Any]:
     """Return the loop for a contiguous class axis, with 512-bit vectors if `wide`."""
-    terms = maths.terms or no_terms
+    terms, has_terms = maths.terms or no_terms, maths.terms is not None
     finish, entry, softmax, indexed = maths.finish, maths.entry, maths.softmax, maths.indexed
     mark = vector_function if wide else isolated_function
 
@@ -80,7 +82,7 @@ def along(maths: RowMaths, wide: bool) -> Callable[..., Any]:
                     energy = 0.0
                     for begin in range(0, columns, BLOCK):
                         block = T(0)
-                        end = begin + BLOCK if begin + BLOCK < columns else columns
+                        end = min(begin + BLOCK, columns)
                         for j in range(begin, end):
                             e = exp_nonpositive(load(x, base + j) - top)
                             if keep:
@@ -93,14 +95,22 @@ def along(maths: RowMaths, wide: bool) -> Callable[..., Any]:
                 a = 0.0
                 b = 0.0
                 c = 0.0
-                for j in range(columns):
-                    z = load(x, base + j) - top
-                    p = (load(energies, j) if keep else exp_nonpositive(z)) * inverse if softmax else T(0)
-                    w = load_or(weight, j, T(1))
-                    u, v, q = terms(z, p, load_or(t, base + j, T(1)), w, j == label, zy, wy, numbers)
-                    a += u
-                    b += v
-                    c += q
+                for begin in range(0, columns if has_terms else 0, TERMS_BLOCK):
+                    end = min(begin + TERMS_BLOCK, columns)
+                    of_a = T(0)
+                    of_b = T(0)
+                    of_c = T(0)
+                    for j in range(begin, end):
+                        z = load(x, base + j) - top
+                        p = (load(energies, j) if keep else exp_nonpositive(z)) * inverse if softmax else T(0)
+                        w = load_or(weight, j, T(1))
+                        u, v, q = terms(z, p, load_or(t, base + j, T(1)), w, j == label, zy, wy, numbers)
+                        of_a += u
+                        of_b += v
+                        of_c += q
+                    a += of_a
+                    b += of_b
+                    c += of_c
 
                 value, coefs = finish(top, logsum, (T(a), T(b), T(c)), zy, wy, numbers)
                 store(values, r, value)

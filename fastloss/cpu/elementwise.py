@@ -11,12 +11,9 @@ import numpy as np
 from numba.extending import overload, register_jitable
 
 from fastloss._jit import Kernel
-from fastloss.cpu.access import cast, is_absent, load, load_or, part, store, store_each
+from fastloss.cpu.access import TILE, cast, is_absent, load, load_or, part, store, store_each, tile_array
 from fastloss.cpu.math import vector_function
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
-
-# Elements that the kernel for awkward layouts stages at a time: five float64 buffers of it fit half a 48 KB L1 cache.
-TILE = 512
 
 
 @register_jitable
@@ -82,7 +79,11 @@ def _stage(window, layout, k, start, count, buffers):
 
 
 def _span_of(point: Callable[..., Any], arity: int) -> Callable[..., Any]:
-    """Return the loop over elements start ... stop of contiguous operands; it returns the sum of the values."""
+    """Return the loop over elements start ... stop of contiguous operands; it returns the sum of the values.
+
+    The values of a tile go to the stack before they are summed: a float64 sum in the loop itself would halve the lanes
+    of everything in it, because LLVM counts lanes by the widest type.
+    """
     fetch = (_one, _two, _three)[arity - 1]
 
     @register_jitable
@@ -90,14 +91,20 @@ def _span_of(point: Callable[..., Any], arity: int) -> Callable[..., Any]:
         vector_function()
         T = type(factor)
         total = 0.0
-        for i in range(start, stop):
-            value, slopes, curvature = point(*(fetch(a, b, c, i) + numbers))
-            w = load_or(weight, i, T(1))
-            g = w * load_or(upstream, i, factor)
-            total += w * value
-            store(values, i, w * value)
-            store_each(grads, i, slopes, g)
-            store(second, i, g * curvature)
+        tile = tile_array(factor)
+        for first in range(start, stop, TILE):
+            count = min(TILE, stop - first)
+            for j in range(count):
+                i = first + j
+                value, slopes, curvature = point(*(fetch(a, b, c, i) + numbers))
+                w = load_or(weight, i, T(1))
+                g = w * load_or(upstream, i, factor)
+                store(tile, j, w * value)
+                store(values, i, w * value)
+                store_each(grads, i, slopes, g)
+                store(second, i, g * curvature)
+            for j in range(count):
+                total += load(tile, j)
         return total
 
     return span

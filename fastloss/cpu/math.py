@@ -130,8 +130,9 @@ def _emit_split_exponent(x):
     return types.UniTuple(x, 2), emit
 
 
-# Polynomials below are minimax fits (Remez, 50 digits): q in exp r = 1 + r + r² q(r) on |r| <= ln(2)/2, and P in
-# log((1+s)/(1-s)) = 2s + s³ P(s²), on s <= 3 - 2 sqrt(2) for log and on s <= 1/3 for log1p_unit.
+# Polynomials below are minimax fits (Remez, 50 digits): q in exp r = 1 + r + r² q(r) on |r| <= ln(2)/2; for float32, p
+# in log(1+f) = f - f²/2 + f³ p(f) on [sqrt(1/2) - 1, sqrt(2) - 1], and in log1p(x) = x + x² p(x) on [0, 1]; for
+# float64, p in log((1+s)/(1-s)) = 2s + s³ p(s²), on s <= 3 - 2 sqrt(2) for log and on s <= 1/3 for log1p_unit.
 
 
 @register_jitable(**CONTRACT)
@@ -215,8 +216,13 @@ def _exp_nonpositive_f64(x):
     return 0.0 if x < -708.0 else y * power_of_two(n + 6755399441055744.0)
 
 
-# log x = k ln 2 + log m, and with f = m - 1, s = f / (2 + f): log m = f - (f²/2 - s (f²/2 + s² P(s²))), the form of
-# fdlibm's e_log.c, which loses nothing near x = 1. `c` is what the argument lost when it was rounded to x.
+# log x = k ln 2 + log m with f = m - 1. `c` is what the argument lost when it was rounded to x.
+#
+# float32 by a polynomial in f. What was lost enters as c / x = c 2**-k / m; the error f² of 1/m = 2 - m does not matter
+# where x is not near 1, because c is small then.
+#
+# float64 with s = f / (2 + f): log m = f - (f²/2 - s (f²/2 + s² P(s²))), the form of fdlibm's e_log.c; the
+# polynomial in f would have twenty terms. Neither loses anything near x = 1.
 
 
 @register_jitable(**CONTRACT)
@@ -225,16 +231,20 @@ def _log_f32(x, c):
     k, m = split_exponent(x * f32(8388608.0) if tiny else x)
     k = k - f32(23.0) if tiny else k
     f = m - f32(1.0)
-    s = f / (f32(2.0) + f)
-    z = s * s
-    p = f32(0.2358243665788294)
-    p = p * z + f32(0.2853729438693190)
-    p = p * z + f32(0.4000033539874889)
-    p = p * z + f32(0.6666666564461049)
-    h = f32(0.5) * f * f
-    y = k * f32(0.693145751953125) - (
-        (h - (s * (h + z * p) + (k * f32(1.42860682030941723e-6) + c))) - f
-    )
+    p = f32(-0.076344750721243359)
+    p = p * f + f32(0.12761949084602589)
+    p = p * f + f32(-0.13160362927101109)
+    p = p * f + f32(0.14201721380793252)
+    p = p * f + f32(-0.1662333654210293)
+    p = p * f + f32(0.20001227665477018)
+    p = p * f + f32(-0.25000821586819519)
+    p = p * f + f32(0.33333331705950226)
+    z = f * f
+    low = k * f32(1.42860682030941723e-6)
+    if c is not None:
+        n = k if k < f32(64.0) else f32(64.0)  # c / x is nothing long before 2**-k is no number
+        low += c * _power_of_two(f32(12582912.0) - n) * (f32(2.0) - m)
+    y = k * f32(0.693145751953125) + (f + ((z * f * p + low) - f32(0.5) * z))
     y = y if x < f32(np.inf) else x
     return y if x > f32(0.0) else (f32(-np.inf) if x == f32(0.0) else f32(np.nan))
 
@@ -265,14 +275,16 @@ def _log_f64(x, c):
 
 @register_jitable(**CONTRACT)
 def _log1p_unit_f32(x):
-    s = x / (f32(2.0) + x)
-    z = s * s
-    p = f32(0.2430094994908818)
-    p = p * z + f32(0.2142765425215864)
-    p = p * z + f32(0.2861688507607295)
-    p = p * z + f32(0.3999887773525557)
-    p = p * z + f32(0.6666667562202610)
-    return s * z * p + (s + s)
+    p = f32(-0.0033184696549550139)
+    p = p * x + f32(0.020204575740378634)
+    p = p * x + f32(-0.057664434940083135)
+    p = p * x + f32(0.10680555552055716)
+    p = p * x + f32(-0.15355397116100483)
+    p = p * x + f32(0.19695401243409586)
+    p = p * x + f32(-0.24958587696377183)
+    p = p * x + f32(0.33330511370008686)
+    p = p * x + f32(-0.49999932766663407)
+    return x * x * p + x
 
 
 @register_jitable(**CONTRACT)
@@ -304,8 +316,7 @@ def _by_width(single: Any, double: Any) -> Any:
 @register_jitable(**CONTRACT)
 def _log1p_f32(x):
     u = f32(1.0) + x
-    lost = (x - (u - f32(1.0))) / u
-    return _log_f32(u, lost if u > f32(0.0) and u < f32(np.inf) else f32(0.0))
+    return _log_f32(u, x - (u - f32(1.0)))
 
 
 @register_jitable(**CONTRACT)
@@ -317,7 +328,7 @@ def _log1p_f64(x):
 
 @register_jitable(**CONTRACT)
 def _plain_log_f32(x):
-    return _log_f32(x, f32(0.0))
+    return _log_f32(x, None)
 
 
 @register_jitable(**CONTRACT)

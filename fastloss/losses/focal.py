@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 from fastloss._registry import jitable, loss
-from fastloss._spec import BELOW_ONE, NON_NEGATIVE, Array, Elementwise
-from fastloss.losses.scalars import exp_nonpositive, log, log1p_unit, power
+from fastloss._spec import BELOW_ONE, NON_NEGATIVE, Array, Elementwise, MathFunction
+from fastloss.losses.scalars import exp_nonpositive, log, log1p_unit, power, square
 
 
-@jitable
-def sigmoid_focal(x, t, gamma, alpha):
-    """α_t q^γ ce with q = 1 - p_t; every derivative is q^γ times something finite, r = q'/q."""
-    T = type(x)
-    e = exp_nonpositive(-abs(x))
-    positive = x > T(0)
-    inverse = T(1) / (T(1) + e)
-    p = inverse if positive else e * inverse
-    ce = (T(1) - t if positive else -t) * x + log1p_unit(e)
-    # With u the larger and v = e u the smaller of p and 1 - p: q = u (a + e b), p (1 - p) / q = e u / (a + e b).
-    a = T(1) - t if positive else t
-    b = t if positive else T(1) - t
-    mix = a + e * b
-    r = (T(1) - T(2) * t) * e * inverse / mix if mix > T(0) else T(0)
-    power_q = power(inverse * mix, gamma)
-    factor = power_q * (alpha * t + (T(1) - alpha) * (T(1) - t) if alpha >= T(0) else T(1))
-    d = p - t
-    curvature = e * inverse * inverse + gamma * r * (
-        T(2) * d + ce * ((gamma - T(1)) * r + T(1) - T(2) * p)
-    )
-    return factor * ce, (factor * (d + gamma * r * ce),), factor * curvature
+def _power_of(gamma: float) -> MathFunction:
+    """Return the function that raises to gamma: for the usual 2 without an exponential and a logarithm."""
+    return square if gamma == 2 else power
+
+
+@functools.cache
+def sigmoid_focal(raised: MathFunction) -> MathFunction:
+    """Return α_t q^γ ce with q = 1 - p_t; every derivative is q^γ times something finite, r = q'/q."""
+
+    def point(x, t, gamma, alpha):
+        T = type(x)
+        e = exp_nonpositive(-abs(x))
+        positive = x > T(0)
+        inverse = T(1) / (T(1) + e)
+        p = inverse if positive else e * inverse
+        ce = (T(1) - t if positive else -t) * x + log1p_unit(e)
+        # With u the larger and v = e u the smaller of p and 1 - p: q = u (a + e b), p (1 - p) / q = e u / (a + e b).
+        a = T(1) - t if positive else t
+        b = t if positive else T(1) - t
+        mix = a + e * b
+        r = (T(1) - T(2) * t) * e * inverse / mix if mix > T(0) else T(0)
+        factor = raised(inverse * mix, gamma)
+        factor *= alpha * t + (T(1) - alpha) * (T(1) - t) if alpha >= T(0) else T(1)
+        d = p - t
+        curvature = e * inverse * inverse + gamma * r * (
+            T(2) * d + ce * ((gamma - T(1)) * r + T(1) - T(2) * p)
+        )
+        return factor * ce, (factor * (d + gamma * r * ce),), factor * curvature
+
+    point.__name__ = point.__qualname__ = f"sigmoid_focal_{raised.__name__}"
+    return jitable(point)
 
 
 @loss(
@@ -88,36 +99,46 @@ def sigmoid_focal_loss(
     0.0433
     """
     return Elementwise(
-        sigmoid_focal, (input, target), params=(float(gamma), float(alpha)), reduction=reduction, broadcast="exact"
+        sigmoid_focal(_power_of(gamma)),
+        (input, target),
+        params=(float(gamma), float(alpha)),
+        reduction=reduction,
+        broadcast="exact",
     )
 
 
-@jitable
-def focal_side(x, y, gamma):
-    """-y^γ log x for x = 1 - y, and its first two derivatives with respect to x; log x not below -100."""
-    T = type(x)
-    u = log(x)
-    u = T(-100) if u < T(-100) else u
-    x = T(1e-12) if x < T(1e-12) else x
-    safe = T(1e-12) if y < T(1e-12) else y
-    w = power(y, gamma)
-    r = T(1) / x
-    s = gamma / safe
-    slope = w * (s * u - r)
-    return -w * u, slope, w * (T(2) * s * r - s * (gamma - T(1)) / safe * u + r * r)
+@functools.cache
+def binary_focal(raised: MathFunction) -> MathFunction:
+    """Return α t (1 - x)^γ (-log x) + (1 - α) (1 - t) x^γ (-log(1 - x))."""
 
+    def side(x, y, gamma):
+        """-y^γ log x for x = 1 - y, and its first two derivatives with respect to x; log x not below -100."""
+        T = type(x)
+        u = log(x)
+        u = T(-100) if u < T(-100) else u
+        x = T(1e-12) if x < T(1e-12) else x
+        safe = T(1e-12) if y < T(1e-12) else y
+        w = raised(y, gamma)
+        r = T(1) / x
+        s = gamma / safe
+        slope = w * (s * u - r)
+        return -w * u, slope, w * (T(2) * s * r - s * (gamma - T(1)) / safe * u + r * r)
 
-@jitable
-def binary_focal(x, t, gamma, alpha):
-    """α t (1 - x)^γ (-log x) + (1 - α) (1 - t) x^γ (-log(1 - x))."""
-    T = type(x)
-    y = T(1) - x
-    v1, d1, h1 = focal_side(x, y, gamma)
-    v0, d0, h0 = focal_side(y, x, gamma)
-    a = alpha * t if alpha >= T(0) else t
-    b = (T(1) - alpha) * (T(1) - t) if alpha >= T(0) else T(1) - t
-    in_range = x >= T(0) and x <= T(1) and t >= T(0) and t <= T(1)
-    return (a * v1 + b * v0 if in_range else T(math.nan)), (a * d1 - b * d0,), a * h1 + b * h0
+    side.__name__ = side.__qualname__ = f"focal_side_{raised.__name__}"
+    jitable(side)
+
+    def point(x, t, gamma, alpha):
+        T = type(x)
+        y = T(1) - x
+        v1, d1, h1 = side(x, y, gamma)
+        v0, d0, h0 = side(y, x, gamma)
+        a = alpha * t if alpha >= T(0) else t
+        b = (T(1) - alpha) * (T(1) - t) if alpha >= T(0) else T(1) - t
+        in_range = x >= T(0) and x <= T(1) and t >= T(0) and t <= T(1)
+        return (a * v1 + b * v0 if in_range else T(math.nan)), (a * d1 - b * d0,), a * h1 + b * h0
+
+    point.__name__ = point.__qualname__ = f"binary_focal_{raised.__name__}"
+    return jitable(point)
 
 
 @loss(
@@ -174,7 +195,7 @@ def binary_focal_loss(
     0.13
     """
     return Elementwise(
-        binary_focal,
+        binary_focal(_power_of(gamma)),
         (input, target),
         params=(float(gamma), float(alpha)),
         reduction=reduction,

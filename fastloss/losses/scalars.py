@@ -81,6 +81,12 @@ def log_sigmoid(x):
 
 
 @jitable
+def square(x, p):
+    """Return x**p for p = 2."""
+    return x * x
+
+
+@jitable
 def xlogy(x, y):
     """Return x * log(y), and 0 where x is 0 whatever y is (NaN excepted)."""
     T = type(x)

@@ -33,51 +33,35 @@ LOGSUMEXP = RowMaths(logsumexp_row, logsumexp_entry, softmax=True)
 
 
 @jitable
-def softmax_entry(z, p, t, w, hit, coefs, params):
-    """p."""
-    T = type(z)
-    return (p,), T(0)
-
-
-@jitable
-def softmax_vjp_terms(z, p, t, w, hit, zy, wy, params):
+def softmax_terms(z, p, t, w, hit, zy, wy, params):
     """Σ p g."""
     T = type(z)
     return p * t, T(0), T(0)
 
 
 @jitable
-def softmax_vjp_entry(z, p, t, w, hit, coefs, params):
-    """p (g - Σ p g)."""
+def softmax_entry(z, p, t, w, hit, coefs, params):
+    """p, and p (g - Σ p g)."""
     T = type(z)
-    return (p * (t - coefs[1]),), T(0)
+    return (p, params[0] * p * (t - coefs[1])), T(0)
 
 
 @jitable
-def log_softmax_entry(z, p, t, w, hit, coefs, params):
-    """z - log Σ exp z."""
-    T = type(z)
-    return (z - coefs[0],), T(0)
-
-
-@jitable
-def log_softmax_vjp_terms(z, p, t, w, hit, zy, wy, params):
+def log_softmax_terms(z, p, t, w, hit, zy, wy, params):
     """Σ g."""
     T = type(z)
     return t, T(0), T(0)
 
 
 @jitable
-def log_softmax_vjp_entry(z, p, t, w, hit, coefs, params):
-    """g - p Σ g."""
+def log_softmax_entry(z, p, t, w, hit, coefs, params):
+    """z - log Σ exp z, and g - p Σ g."""
     T = type(z)
-    return (t - p * coefs[1],), T(0)
+    return (z - coefs[0], params[0] * (t - p * coefs[1])), T(0)
 
 
-SOFTMAX = RowMaths(no_row, softmax_entry, softmax=True)
-SOFTMAX_VJP = RowMaths(no_row, softmax_vjp_entry, softmax_vjp_terms, softmax=True)
-LOG_SOFTMAX = RowMaths(no_row, log_softmax_entry, softmax=True)
-LOG_SOFTMAX_VJP = RowMaths(no_row, log_softmax_vjp_entry, log_softmax_vjp_terms, softmax=True)
+SOFTMAX = RowMaths(no_row, softmax_entry, softmax_terms, softmax=True)
+LOG_SOFTMAX = RowMaths(no_row, log_softmax_entry, log_softmax_terms, softmax=True)
 
 
 @loss("rowmap", legacy=False, hessian=None)
@@ -122,7 +106,7 @@ def softmax(input: Array, dim: int, *, dtype: object = None) -> Array:
     >>> print(fl.softmax([[0.0, 0.0]], dim=1))
     [[0.5 0.5]]
     """
-    return RowMap(SOFTMAX, SOFTMAX_VJP, input, dim, dtype)
+    return RowMap(SOFTMAX, input, dim, dtype)
 
 
 @loss("rowmap", legacy=False, hessian=None)
@@ -167,7 +151,7 @@ def log_softmax(input: Array, dim: int, *, dtype: object = None) -> Array:
     >>> print(fl.log_softmax([[0.0, 0.0]], dim=1).round(4))
     [[-0.6931 -0.6931]]
     """
-    return RowMap(LOG_SOFTMAX, LOG_SOFTMAX_VJP, input, dim, dtype)
+    return RowMap(LOG_SOFTMAX, input, dim, dtype)
 
 
 @loss("rowwise", legacy=False, options={"keepdim": FLAG})

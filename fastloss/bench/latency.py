@@ -1,0 +1,81 @@
+"""Small calls: what a call costs beside the arithmetic, for a function, a class, and the transforms of both."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from fastloss._transforms import value_and_grad
+from fastloss.bench.cases import Case, Extent
+from fastloss.bench.contenders import Contender, Prepared, contender, ours, pytorch
+from fastloss.bench.session import Plan, Step
+
+# What a quick run looks at.
+QUICK = ("mse_loss", "cross_entropy", "softmax", "triplet_margin_loss")
+
+# 640 elements: 64 rows of 10 classes, 64 vectors of 10 components.
+EXTENT = Extent(640, (64, 10), (64, 10), (10, 4, 8, 3), (16, 16, 64))
+
+
+def _nothing_missing() -> None:
+    return None
+
+
+def _function(case: Case) -> Prepared:
+    return Prepared(functools.partial(case.loss.function, *case.arrays(), **case.options))
+
+
+def _instance(case: Case) -> Any:
+    """Return an instance of the loss's class; None where there is none, or where it holds more than options."""
+    if not case.loss.modules or case.options:
+        return None
+    try:
+        return case.loss.modules[0]()
+    except TypeError:
+        return None
+
+
+def _class(case: Case) -> Prepared | None:
+    instance = _instance(case)
+    return None if instance is None else Prepared(functools.partial(instance, *case.arrays()))
+
+
+def _transform_of_class(case: Case) -> Prepared | None:
+    instance = _instance(case)
+    if instance is None:
+        return None
+    wrt: Any = case.wrt[0] if len(case.wrt) == 1 else case.wrt
+    return Prepared(functools.partial(value_and_grad(instance, wrt), *case.arrays()), ours.outcome)
+
+
+def _torch_value(case: Case) -> Prepared | None:
+    function = pytorch.function_of(case)
+    if function is None:
+        return None
+    return Prepared(functools.partial(function, *(tensor.detach() for tensor in pytorch.tensors_of(case))))
+
+
+def forms() -> dict[str, Contender]:
+    """Return the ways to call a loss, by name."""
+    torch, fresh, reused = contender("torch"), contender("fresh"), contender("reused")
+    return {
+        "function": Contender("function", "function (value)", _nothing_missing, _function),
+        "class": Contender("class", "class (value)", _nothing_missing, _class),
+        "transform": Contender("transform", "value_and_grad of the function", _nothing_missing, fresh.prepare),
+        "class_transform": Contender(
+            "class_transform", "value_and_grad of the class", _nothing_missing, _transform_of_class
+        ),
+        "transform_reused": Contender(
+            "transform_reused", "value_and_grad, outputs reused", _nothing_missing, reused.prepare
+        ),
+        "torch_value": Contender("torch_value", "torch, eager (value)", torch.missing, _torch_value),
+        "torch_gradient": Contender("torch_gradient", "torch, eager (forward, backward)", torch.missing, torch.prepare),
+    }
+
+
+def steps(plan: Plan) -> list[Step]:
+    """Return a step for each loss; torch takes part where it does elsewhere."""
+    with_torch = any(one.name == "torch" for one in plan.contenders)
+    chosen = [form for form in forms().values() if with_torch or not form.name.startswith("torch")]
+    losses = [loss for loss in plan.losses if loss in QUICK] if plan.quick else plan.losses
+    return [Step("latency", loss, "call", chosen, plan.threads, EXTENT) for loss in losses]

@@ -1,0 +1,61 @@
+"""How much memory a call takes at its peak beyond what was there before."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+from fastloss.bench.contenders import Call
+
+# Whose arrays NumPy allocates, and tells Python about: exact to the byte, on every system.
+_TRACED = ("fresh", "reused", "copy", "numpy", "sklearn")
+# Pages come and go for many reasons, and allocators keep what is smaller: the resident size tells from here on.
+_RESIDENT_FROM = 1 << 25
+
+
+def peak_extra(name: str, call: Call, moved: int) -> float | None:
+    """Return the bytes a warm call of a contender allocates at its peak, its results included; None: not known.
+
+    `moved` is the size of the problem, which says whether the resident size of the process can tell.
+    """
+    gc.collect()
+    if name in _TRACED:
+        return _traced(call)
+    return _resident(call) if moved >= _RESIDENT_FROM else None
+
+
+def _traced(call: Call) -> float:
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        call()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    return float(peak - before)
+
+
+def _resident(call: Call) -> float | None:
+    """Return the rise of the resident peak, which Linux lets a process reset."""
+    with contextlib.suppress(OSError, AttributeError):
+        libc: Any = ctypes.CDLL(None)
+        libc.malloc_trim(0)  # what the allocator kept from earlier calls would hide this one's
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _status("VmRSS")
+        call()
+        return max(0.0, float(_status("VmHWM") - before))
+    return None
+
+
+def _status(key: str) -> int:
+    """Return a size in bytes from the kernel's account of this process."""
+    for line in Path(f"/proc/{os.getpid()}/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return 1024 * int(line.split()[1])
+    raise OSError(f"no {key} here")

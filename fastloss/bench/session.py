@@ -1,0 +1,154 @@
+"""A run of the benchmark: steps, one after the other, a line of the table for each, and the progress on stderr."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from fastloss._registry import LOSSES
+from fastloss.bench import threads
+from fastloss.bench.cases import Extent, case_of
+from fastloss.bench.contenders import Contender
+from fastloss.bench.measure import Measured, measure
+from fastloss.bench.results import Results
+
+
+class Plan(NamedTuple):
+    """What the command line asks for; `seconds` is the time for each case."""
+
+    losses: list[str]
+    contenders: list[Contender]
+    threads: int
+    seconds: float
+    quick: bool = False
+
+
+class Step(NamedTuple):
+    """One case under some contenders with some number of threads; `extent` is that of `size` unless given."""
+
+    mode: str
+    loss: str
+    size: str
+    contenders: Sequence[Contender]
+    threads: int
+    extent: Extent | None = None
+    memory: bool = False
+
+
+class Session:
+    """Runs steps and gathers what they find.
+
+    Attributes
+    ----------
+    results
+        What will be written.
+    disagreements
+        How many contenders computed something else than fastloss; they were not timed.
+    """
+
+    def __init__(self, results: Results, rounds: int) -> None:
+        self.results, self.rounds = results, rounds
+        self.disagreements = 0
+        self._said: set[str] = set()
+
+    def run(self, steps: Sequence[Step]) -> None:
+        """Run the steps in order; those whose loss has no case here are passed over."""
+        progress = Progress(len(steps))
+        columns = {mode: _columns(steps, mode) for mode in {step.mode for step in steps}}
+        mode = None
+        for step in steps:
+            title = f"{step.loss} {step.size}"
+            progress.next(title)
+            case = case_of(LOSSES[step.loss], step.size, step.extent)
+            if case is None:
+                continue
+            with threads.limited(step.threads, [one.name for one in step.contenders]):
+                found = measure(case, step.contenders, self.results.seconds, self.rounds, progress.say, step.memory)
+            progress.clear()
+            for timing in found.timings:
+                peak = found.peaks.get(timing.contender)
+                self.results.add(step.mode, case, timing, step.threads, peak)
+            if mode != step.mode:
+                mode = step.mode
+                _print_heading(mode, columns[mode])
+            _print_line(f"{step.loss} {case.shape}", step.threads, columns[mode], found)
+            self._explain(step.loss, found)
+
+    def _explain(self, loss: str, found: Measured) -> None:
+        """Say on stderr what was not timed, once for each reason."""
+        for name, reason in found.wrong.items():
+            self.disagreements += 1
+            print(f"ERROR: {loss}: {name} computes something else and is not timed: {reason}", file=sys.stderr)
+        for name, reason in found.absent.items():
+            text = f"{loss}: {name} left out: {reason}"
+            if text not in self._said:
+                self._said.add(text)
+                print(text, file=sys.stderr)
+
+
+# The contender whose ratio to `fresh` (in small calls, to `transform`) ends a line.
+_RATIOS = {"torch": "fresh", "torch_gradient": "transform"}
+
+
+def _columns(steps: Sequence[Step], mode: str) -> list[str]:
+    """Return who takes part in the steps of a mode, in the order they come."""
+    return list(dict.fromkeys(one.name for step in steps if step.mode == mode for one in step.contenders))
+
+
+def _print_heading(mode: str, names: Sequence[str]) -> None:
+    cells = [f"{name:>{_width(name)}}" for name in names]
+    cells += [f"{ratio:>{_width(ratio)}}" for ratio in _ratios(names)]
+    print(f"\n{f'{mode}, median ms':<46}{'threads':>8}{''.join(cells)}")
+
+
+def _print_line(title: str, threads: int, names: Sequence[str], found: Measured) -> None:
+    median = {timing.contender: 1e3 * timing.median for timing in found.timings}
+    cells = [f"{f'{median[name]:.4g}' if name in median else '-':>{_width(name)}}" for name in names]
+    for ratio in _ratios(names):
+        theirs, ours = (median.get(name, math.nan) for name in ratio.split("/"))
+        cells.append(f"{'-' if math.isnan(theirs / ours) else f'{theirs / ours:.1f}x':>{_width(ratio)}}")
+    print(f"{title:<46}{threads:>8}{''.join(cells)}", flush=True)
+
+
+def _ratios(names: Sequence[str]) -> list[str]:
+    return [f"{theirs}/{ours}" for theirs, ours in _RATIOS.items() if theirs in names and ours in names]
+
+
+def _width(name: str) -> int:
+    return max(10, len(name) + 2)
+
+
+class Progress:
+    """A line on stderr that says how far a run is, where there is a terminal to say it on."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done, self.began = total, 0, time.monotonic()
+        self.title = ""
+        self.shown = sys.stderr.isatty()
+
+    def next(self, title: str) -> None:
+        """Go on to the next step."""
+        self.title = title
+        self.done += 1
+        self.say("")
+
+    def say(self, text: str) -> None:
+        """Show what is being done within a step."""
+        if self.shown:
+            elapsed = time.monotonic() - self.began
+            finished = self.done - 1
+            left = f", about {_clock(elapsed / finished * (self.total - finished))} left" if finished > 2 else ""
+            line = f"[{self.done}/{self.total}, {_clock(elapsed)}{left}] {self.title} {text}"
+            print(f"\r\x1b[2K{line:.118}", end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self.shown:
+            print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
