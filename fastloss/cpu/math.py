@@ -243,7 +243,7 @@ def _log_f32(x, c):
     low = k * f32(1.42860682030941723e-6)
     if c is not None:
         n = k if k < f32(64.0) else f32(64.0)  # c / x is nothing long before 2**-k is no number
-        low += c * _power_of_two(f32(12582912.0) - n) * (f32(2.0) - m)
+        low += c * power_of_two(f32(12582912.0) - n) * (f32(2.0) - m)
     y = k * f32(0.693145751953125) + (f + ((z * f * p + low) - f32(0.5) * z))
     y = y if x < f32(np.inf) else x
     return y if x > f32(0.0) else (f32(-np.inf) if x == f32(0.0) else f32(np.nan))
