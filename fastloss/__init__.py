@@ -11,6 +11,7 @@ from fastloss._modules import BCEWithLogitsLoss as BCEWithLogitsLoss
 from fastloss._modules import CosineEmbeddingLoss as CosineEmbeddingLoss
 from fastloss._modules import CosineSimilarity as CosineSimilarity
 from fastloss._modules import CrossEntropyLoss as CrossEntropyLoss
+from fastloss._modules import CTCLoss as CTCLoss
 from fastloss._modules import FocalLoss as FocalLoss
 from fastloss._modules import GaussianNLLLoss as GaussianNLLLoss
 from fastloss._modules import HingeEmbeddingLoss as HingeEmbeddingLoss
@@ -66,6 +67,7 @@ from fastloss.losses.regression import huber_loss as huber_loss
 from fastloss.losses.regression import l1_loss as l1_loss
 from fastloss.losses.regression import mse_loss as mse_loss
 from fastloss.losses.regression import smooth_l1_loss as smooth_l1_loss
+from fastloss.losses.sequence import ctc_loss as ctc_loss
 from fastloss.losses.softmax import log_softmax as log_softmax
 from fastloss.losses.softmax import logsumexp as logsumexp
 from fastloss.losses.softmax import softmax as softmax

@@ -31,7 +31,9 @@ from fastloss._penalties import penalty
 from fastloss._projected import projected
 from fastloss._registry import jitable
 from fastloss._rows import rowmap, rowwise
+from fastloss._sequence import alignment
 from fastloss._spec import (
+    Alignment,
     Clustered,
     Elementwise,
     LabelSets,
@@ -177,6 +179,7 @@ _EVALUATORS: dict[type, Any] = {
     RowMap: rowmap,
     Pairwise: pairwise,
     LabelSets: label_sets,
+    Alignment: alignment,
     OfDistances: functools.partial(of_distances, evaluate),
     Penalty: functools.partial(penalty, evaluate),
     Projected: projected,

@@ -142,6 +142,18 @@ def space_of(arrays: tuple[Any, ...], names: tuple[str, ...]) -> Any:
     return NUMPY
 
 
+def host_array(array: Any, name: str) -> Any:
+    """Return an array of any library, a list or a number as a NumPy array; one on a device is read, which waits."""
+    if isinstance(array, np.ndarray | np.generic | int | float | list | tuple):
+        return _as_numpy(array, name)
+    if "bool" in str(getattr(array, "dtype", "")):
+        return np.zeros(0, bool)  # a view would not tell it from an integer
+    space = _space(array)
+    view = space.view(array, name)
+    view = view if isinstance(view, np.ndarray) else space.backend.on_host(view)
+    return view.view(np.float16) if view.dtype in (F16_BITS, BF16_BITS) else view
+
+
 def _slow_space_of(arrays: tuple[Any, ...], names: tuple[str, ...]) -> Any:
     found = [(name, array, _space(array)) for name, array in zip(names, arrays, strict=True) if array is not None]
     first_name, first, space = found[0]

@@ -23,6 +23,7 @@ from fastloss.losses import (
     norms,
     penalty,
     regression,
+    sequence,
     triplet,
 )
 
@@ -276,3 +277,9 @@ class L1Penalty(LossModule, function=penalty.l1_penalty):
 
 class L2Penalty(LossModule, function=penalty.l2_penalty):
     coefficient: float
+
+
+class CTCLoss(LossModule, function=sequence.ctc_loss):
+    blank: int = 0
+    reduction: str = "mean"
+    zero_infinity: bool = False

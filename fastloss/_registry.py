@@ -8,7 +8,8 @@ A loss is two things in one file of ``losses/``:
   together. What a kernel does not use, the compiler deletes, so a forward-only kernel pays nothing for them.
 * *a public function* with torch's signature, marked :func:`loss`, whose body only **describes** the computation: it
   returns an ``Elementwise``, ``Rowwise``, ``Pairwise`` or ``Projected`` (:mod:`fastloss._spec`) that names the maths
-  and the arrays. The decorator turns it into a function that runs the description.
+  and the arrays. The decorator turns it into a function that runs the description. (An ``Alignment`` names no maths: a
+  recursion over a sequence is written by hand for each backend.)
 
 Because the body describes and does not compute, one definition serves the value, the transforms
 (:mod:`fastloss._transforms`) and the loss classes (:mod:`fastloss._modules`), and its signature and docstring are the

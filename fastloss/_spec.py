@@ -45,6 +45,7 @@ BELOW_ONE = Domain("a number <= 1 (negative: off)", lambda v: v <= 1, (0.25, 0.7
 UNIT_INTERVAL = Domain("a number in [0, 1]", lambda v: 0 <= v <= 1, (0.0, 0.1))
 ONE_OR_TWO = Domain("1 or 2", lambda v: v in (1, 2), (1, 2))
 INTEGER_OR_NONE = Domain("an integer or None", lambda v: v is None or v % 1 == 0, (None, 1))
+INDEX = Domain("an integer >= 0", lambda v: v % 1 == 0 and v >= 0, (0, 1))
 INTEGER = Domain("an integer", lambda v: v % 1 == 0, (-100, 1))
 AXIS = Domain("an integer, the number of an axis", lambda v: v % 1 == 0, (1, -1, 0))
 FLAG = Domain("True or False", lambda v: v in (True, False), (False, True))
@@ -294,3 +295,19 @@ class Penalty(NamedTuple):
     point: MathFunction
     params: Array
     coefficient: Scalar
+
+
+class Alignment(NamedTuple):
+    """The negative log-likelihood of label sequences, summed over their alignments with the time steps.
+
+    `log_probs` has axes (time, sample, class), or no sample axis; `targets` has a padded row for each sample, or all
+    labels one after the other. The mean is over samples, each divided by its number of labels first.
+    """
+
+    log_probs: Array
+    targets: Array
+    input_lengths: Array
+    target_lengths: Array
+    blank: int = 0
+    reduction: str = "mean"
+    zero_infinity: bool = False

@@ -71,7 +71,7 @@ def assemble(ptx: str, capability: tuple[int, int]) -> Assembled:
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 _VIEWS = {"float16": "int16", "bfloat16": "uint16"}
-FAMILIES = ("elementwise", "rowwise", "rowmap", "pairwise", "label_sets")
+FAMILIES = ("elementwise", "rowwise", "rowmap", "pairwise", "label_sets", "sequence")
 
 
 _DISPATCH = "fastloss._dispatch"
@@ -107,6 +107,7 @@ class PretendSpace:
 
         self.backend = Backend(self)
         self.backend.activated = contextlib.nullcontext
+        self.backend.upload = lambda array: self.array(array.shape, array.dtype.name)
         self.next = 1 << 40
 
     def array(self, shape: tuple[int, ...], dtype: str, offset: int = 0) -> Any:
@@ -168,6 +169,16 @@ def recorded(space: PretendSpace):
             module.space_of = sys.modules[_DISPATCH].space_of
 
 
+SEQUENCE = ("log_probs", "targets", "input_lengths", "target_lengths")
+
+
+def _sequence_lengths(samples: int) -> tuple[Any, Any]:
+    """Return time steps of 9 and fewer, and labels of 3 and fewer."""
+    import numpy as np
+
+    return 9 - np.arange(samples) % 4, 3 - np.arange(samples) % 3
+
+
 def arguments(
     record: Any,
     space: PretendSpace,
@@ -179,6 +190,10 @@ def arguments(
     """Return pretended arrays for the array arguments of a loss, and the options that it requires."""
     import inspect
 
+    if record.family == "sequence":
+        lengths = _sequence_lengths(shape[0])
+        labels = space.array((shape[0], 3), "int64")
+        return dict(zip(SEQUENCE, (space.array((9, *shape), dtype, offset), labels, *lengths), strict=True))
     given: dict[str, Any] = {}
     indexed = record.domains.get("target") in ("class", "class_list")
     rows = shape[:1] + shape[2:]
@@ -241,6 +256,11 @@ def sample(record: Any, dtype: str, shape: tuple[int, ...] = (5, 7), *, optional
     import numpy as np
 
     rng = np.random.default_rng(seed)
+    if record.family == "sequence":
+        samples, classes = shape
+        scores = -rng.uniform(0.1, 2.0, (9, *shape)).astype(numpy_dtype(dtype))
+        labels = rng.integers(0, classes, (samples, 3))
+        return dict(zip(SEQUENCE, (scores, labels, *_sequence_lengths(samples)), strict=True))
     made: dict[str, Any] = {}
     for name, like in arguments(record, PretendSpace(), "float32", shape, optional=optional).items():
         if isinstance(like, int):

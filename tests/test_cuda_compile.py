@@ -35,6 +35,7 @@ REPRESENTATIVE = [
     ("nll_loss", "float32"),
     ("cross_entropy", "bfloat16"),
     ("triplet_margin_loss", "float32"),
+    ("ctc_loss", "float32"),
 ]
 
 # Registers of every kernel when it was last looked at; a kernel may grow by SLACK before the test fails. To renew the
@@ -182,6 +183,26 @@ def test_hessian(name):
 )
 def test_row_lengths(dtype, shape):
     for launch in cuda_tools.launches_of(LOSSES["cross_entropy"], dtype, shape=shape):
+        check(launch)
+
+
+def test_sequences(monkeypatch):
+    """A block for a sequence of many labels, and for a row of many classes; labels of another type; values alone."""
+    record, space = LOSSES["ctc_loss"], cuda_tools.PretendSpace()
+    options = {"targets": space.array((4, 300), "int32"), "target_lengths": [300, 0, 7, 9]}
+    for transform in ("value_and_grad", "grad"):
+        launches = cuda_tools.launches_of(
+            record, "float32", shape=(4, 5000), options=options, transform=transform, reduction="none"
+        )
+        assert {launch.name for launch in launches} >= {"ctc_gradient_256", "ctc_rows_256"}
+        for launch in launches:
+            check(launch)
+
+    monkeypatch.setattr("fastloss.cuda.ctc.first_of", lambda device, real, firsts, grid: 1 << 40)
+    with cuda_tools.recorded(space) as launches, fl.config(check_indices=True):
+        fl.ctc_loss(**cuda_tools.arguments(record, space, "bfloat16"))
+    assert [launch.name for launch in launches] == ["ctc_survey", "ctc_value_32", "combine"]
+    for launch in launches:
         check(launch)
 
 

@@ -217,8 +217,11 @@ def test_ignored_rows_have_no_gradient():
         assert not host(gradient)[[0, 2]].any()
 
 
+OVER_THE_INPUT = ["mse_loss", "cross_entropy", "nll_loss", "triplet_margin_loss", "softmax", "ctc_loss"]
+
+
 @in_simulator
-@pytest.mark.parametrize("name", ["mse_loss", "cross_entropy", "nll_loss", "triplet_margin_loss", "softmax"])
+@pytest.mark.parametrize("name", OVER_THE_INPUT)
 def test_gradient_over_the_input(name):
     record = LOSSES[name]
     given = cuda_tools.sample(record, "float64", (5, 18))
@@ -228,6 +231,49 @@ def test_gradient_over_the_input(name):
     found = fl.grad(record.function, wrt)(**arrays, grad_out=arrays[wrt])
     assert found is arrays[wrt]
     cuda_tools.assert_like(host(found), expected, "float64")
+
+
+@in_simulator
+@pytest.mark.parametrize("shape", [(5, 3, 4, 2), (11, 2, 9, 6), (20, 2, 3, 9), (9, 2, 20, 8), (18, 7, 5, 3)])
+def test_sequences(shape):
+    """More states than threads, a long row of classes, repeated labels, sequences that do not fit, several launches."""
+    times, samples, classes, most = shape
+    rng = np.random.default_rng(times)
+    x = rng.normal(size=(times, samples, classes)) * 5
+    targets = rng.integers(0, classes, (samples, most))
+    given = {"log_probs": x, "targets": targets, "input_lengths": rng.integers(times // 2, times + 1, samples)}
+    lengths = rng.integers(0, most + 1, samples)
+    lengths[0], given["input_lengths"][0] = most, times
+    joined = np.concatenate([row[:n] for row, n in zip(targets, lengths, strict=True)])
+    upstream = rng.normal(size=samples)
+    for labels in (targets, joined.astype(np.int32)):
+        given |= {"targets": labels, "target_lengths": lengths}
+        compare(fl.value_and_grad(fl.ctc_loss), given, "float64", reduction="none", blank=1, grad_output=upstream)
+    compare(fl.ctc_loss, given, "float64", reduction="none")
+    compare(fl.value_and_grad(fl.ctc_loss), given, "float64", zero_infinity=True)
+    for dtype in ("float32", "float16"):
+        given["log_probs"] = x.astype(dtype)
+        compare(fl.value_and_grad(fl.ctc_loss), given, dtype, reduction="none")
+
+
+@in_simulator
+def test_sequences_of_impossible_and_unknown_classes():
+    x = np.log(np.full((6, 4, 5), 0.2))
+    x[:, 0, 4] = x[2, 1, 1] = x[:, 2, 3] = -np.inf
+    x[3, 3, 0] = np.nan
+    targets = np.array([[1, 2], [1, 1], [3, 1], [2, 2]])
+    given = {"log_probs": x, "targets": targets, "input_lengths": (6, 5, 6, 6), "target_lengths": (2, 2, 2, 2)}
+    compare(fl.value_and_grad(fl.ctc_loss), given, "float64", reduction="none")
+    compare(fl.value_and_grad(fl.ctc_loss), given, "float64", reduction="none", zero_infinity=True)
+    targets[2, 1], targets[3, 0] = 5, -9
+    messages = []
+    for arrays in (given, {k: device(v) for k, v in given.items()}):
+        with pytest.raises(IndexError) as caught:
+            fl.ctc_loss(**arrays)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+    with fl.config(check_indices=False):
+        compare(fl.value_and_grad(fl.ctc_loss), given, "float64", reduction="none")
 
 
 @in_simulator

@@ -164,6 +164,26 @@ def test_large_sums():
     compare(library, fl.value_and_grad(fl.mse_loss), {"input": x, "target": t}, "float32")
 
 
+@pytest.mark.parametrize("shape", [(200, 32, 64, 40), (700, 2, 30, 300), (40, 3, 5000, 9)])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_sequences(library, shape, dtype):
+    """More labels than threads, rows of many classes; the same bits from run to run."""
+    times, samples, classes, most = shape
+    rng = np.random.default_rng(6)
+    scores = rng.normal(size=(times, samples, classes))
+    given = {
+        "log_probs": (scores - np.log(np.exp(scores).sum(-1, keepdims=True))).astype(dtype),
+        "targets": rng.integers(1, classes, (samples, most)),
+        "input_lengths": rng.integers(times // 2, times + 1, samples),
+        "target_lengths": rng.integers(0, most + 1, samples),
+    }
+    transform = fl.value_and_grad(fl.ctc_loss)
+    found = compare(library, transform, given, dtype, zero_infinity=True)
+    again = compare(library, transform, given, dtype, zero_infinity=True)
+    for one, other in zip(found, again, strict=True):
+        np.testing.assert_array_equal(library.host(one), library.host(other))
+
+
 def test_strided_operands(library):
     if library.name == "numba":
         pytest.skip("numba device arrays cannot be transposed in general")

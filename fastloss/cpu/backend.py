@@ -8,6 +8,7 @@ import numpy as np
 
 import fastloss.cpu  # noqa: F401  (registers the maths)
 from fastloss.cpu.adding import run as add_to
+from fastloss.cpu.ctc import run as ctc
 from fastloss.cpu.elementwise import run as elementwise
 from fastloss.cpu.label_sets import run as label_sets
 from fastloss.cpu.pairwise import run as pairwise
@@ -15,8 +16,8 @@ from fastloss.cpu.rowwise import run as rowwise
 from fastloss.cpu.survey import run as survey
 
 __all__ = [
-    "add_rows", "add_to", "argmax", "broadcast", "copy_into", "elementwise", "empty", "fill", "flat", "host",
-    "label_sets", "matmul", "moved", "number", "on_device", "overlap", "pairwise", "rowwise", "same", "sum_to",
+    "add_rows", "add_to", "argmax", "broadcast", "copy_into", "ctc", "elementwise", "empty", "fill", "flat",
+    "host", "label_sets", "matmul", "moved", "number", "on_device", "overlap", "pairwise", "rowwise", "same", "sum_to",
     "survey", "take", "waits", "zeros",
 ]  # fmt: skip
 

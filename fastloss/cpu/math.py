@@ -33,6 +33,14 @@ def vector_function() -> None:
     """
 
 
+def separate_arrays() -> None:
+    """Mark the function that calls it: what its array arguments point to does not overlap where one is written.
+
+    LLVM gives up on a loop with more than a handful of arrays to tell apart at run time. Vectors are those of
+    :func:`vector_function`: a function is vectorised before its caller takes it in.
+    """
+
+
 def isolated_function() -> None:
     """Mark the function that calls it as never inlined, with vectors as wide as LLVM prefers."""
 
@@ -41,11 +49,11 @@ def maximum(a, b):
     """Return the larger, NaN if either is. ``max`` keeps LLVM from vectorising a running maximum; this does not."""
 
 
-def _power_of_two(t):
+def power_of_two(t):
     """Return 2**n for t = n + 1.5 * 2**(mantissa bits): n stands in the low bits of t."""
 
 
-def _split_exponent(x):
+def split_exponent(x):
     """Return (k, m) with x = 2**k * m and m in [sqrt(1/2), sqrt(2)), k as a float, for normal x > 0."""
 
 
@@ -55,6 +63,18 @@ def _vector_function():
         # llvmlite's attribute set refuses names that it does not know; the plain set's add does not.
         set.add(builder.function.attributes, '"prefer-vector-width"="512"')
         set.add(builder.function.attributes, "noinline")
+
+    return types.none, emit
+
+
+@emits(separate_arrays)
+def _separate_arrays():
+    def emit(context, builder, kinds, args):
+        for argument in builder.function.args:
+            kind = argument.type
+            if isinstance(kind, ir.PointerType) and isinstance(kind.pointee, ir.FloatType | ir.DoubleType):
+                argument.add_attribute("noalias")
+        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
 
     return types.none, emit
 
@@ -77,7 +97,7 @@ def _maximum(a, b):
     return a, emit
 
 
-@emits(_power_of_two)
+@emits(power_of_two)
 def _emit_power_of_two(t):
     mantissa, bias, bits = (23, 127, 32) if t == types.float32 else (52, 1023, 64)
 
@@ -90,7 +110,7 @@ def _emit_power_of_two(t):
     return t, emit
 
 
-@emits(_split_exponent)
+@emits(split_exponent)
 def _emit_split_exponent(x):
     mantissa, bits = (23, 32) if x == types.float32 else (52, 64)
     # A float whose low bits, read as an integer, count units.
@@ -116,23 +136,19 @@ def _emit_split_exponent(x):
 
 
 @register_jitable(**CONTRACT)
-def _exp_parts_f32(x):
-    """Return (n, exp r) with x = n ln 2 + r and |r| <= ln(2)/2."""
-    n = (x * f32(1.4426950408889634) + f32(12582912.0)) - f32(12582912.0)
-    r = (x - n * f32(0.693145751953125)) - n * f32(1.42860682030941723e-6)
+def exp_remainder_f32(r):
+    """Return exp r for |r| <= ln(2)/2."""
     q = f32(0.0013814602454714601)
     q = q * r + f32(0.0083687171570509597)
     q = q * r + f32(0.0416683879910206556)
     q = q * r + f32(0.1666652062871695340)
     q = q * r + f32(0.4999999344793832385)
-    return n, q * r * r + r + f32(1.0)
+    return q * r * r + r + f32(1.0)
 
 
 @register_jitable(**CONTRACT)
-def _exp_parts_f64(x):
-    """Return (n, exp r) with x = n ln 2 + r and |r| <= ln(2)/2."""
-    n = (x * 1.4426950408889634 + 6755399441055744.0) - 6755399441055744.0
-    r = (x - n * 0.693147180369123816490) - n * 1.90821492927058770002e-10
+def exp_remainder_f64(r):
+    """Return exp r for |r| <= ln(2)/2."""
     q = 2.5000056708160521483e-8
     q = q * r + 2.763024799015508457e-7
     q = q * r + 2.7557586388432950993e-6
@@ -143,7 +159,23 @@ def _exp_parts_f64(x):
     q = q * r + 0.041666666666530163
     q = q * r + 0.16666666666666412527
     q = q * r + 0.50000000000000106266
-    return n, q * r * r + r + 1.0
+    return q * r * r + r + 1.0
+
+
+@register_jitable(**CONTRACT)
+def _exp_parts_f32(x):
+    """Return (n, exp r) with x = n ln 2 + r and |r| <= ln(2)/2."""
+    n = (x * f32(1.4426950408889634) + f32(12582912.0)) - f32(12582912.0)
+    r = (x - n * f32(0.693145751953125)) - n * f32(1.42860682030941723e-6)
+    return n, exp_remainder_f32(r)
+
+
+@register_jitable(**CONTRACT)
+def _exp_parts_f64(x):
+    """Return (n, exp r) with x = n ln 2 + r and |r| <= ln(2)/2."""
+    n = (x * 1.4426950408889634 + 6755399441055744.0) - 6755399441055744.0
+    r = (x - n * 0.693147180369123816490) - n * 1.90821492927058770002e-10
+    return n, exp_remainder_f64(r)
 
 
 # The clamps are written so that a NaN fails the test and passes through.
@@ -159,7 +191,7 @@ def _exp_f32(x):
     n, y = _exp_parts_f32(c)
     half = n * f32(0.5) + f32(12582912.0)
     rest = (n - (half - f32(12582912.0))) + f32(12582912.0)
-    return y * _power_of_two(half) * _power_of_two(rest)
+    return y * power_of_two(half) * power_of_two(rest)
 
 
 @register_jitable(**CONTRACT)
@@ -169,19 +201,19 @@ def _exp_f64(x):
     n, y = _exp_parts_f64(c)
     half = n * 0.5 + 6755399441055744.0
     rest = (n - (half - 6755399441055744.0)) + 6755399441055744.0
-    return y * _power_of_two(half) * _power_of_two(rest)
+    return y * power_of_two(half) * power_of_two(rest)
 
 
 @register_jitable(**CONTRACT)
 def _exp_nonpositive_f32(x):
     n, y = _exp_parts_f32(f32(-87.0) if x < f32(-87.0) else x)
-    return f32(0.0) if x < f32(-87.0) else y * _power_of_two(n + f32(12582912.0))
+    return f32(0.0) if x < f32(-87.0) else y * power_of_two(n + f32(12582912.0))
 
 
 @register_jitable(**CONTRACT)
 def _exp_nonpositive_f64(x):
     n, y = _exp_parts_f64(-708.0 if x < -708.0 else x)
-    return 0.0 if x < -708.0 else y * _power_of_two(n + 6755399441055744.0)
+    return 0.0 if x < -708.0 else y * power_of_two(n + 6755399441055744.0)
 
 
 # log x = k ln 2 + log m with f = m - 1. `c` is what the argument lost when it was rounded to x.
@@ -196,7 +228,7 @@ def _exp_nonpositive_f64(x):
 @register_jitable(**CONTRACT)
 def _log_f32(x, c):
     tiny = x < f32(1.17549435e-38)
-    k, m = _split_exponent(x * f32(8388608.0) if tiny else x)
+    k, m = split_exponent(x * f32(8388608.0) if tiny else x)
     k = k - f32(23.0) if tiny else k
     f = m - f32(1.0)
     p = f32(-0.076344750721243359)
@@ -211,7 +243,7 @@ def _log_f32(x, c):
     low = k * f32(1.42860682030941723e-6)
     if c is not None:
         n = k if k < f32(64.0) else f32(64.0)  # c / x is nothing long before 2**-k is no number
-        low += c * _power_of_two(f32(12582912.0) - n) * (f32(2.0) - m)
+        low += c * power_of_two(f32(12582912.0) - n) * (f32(2.0) - m)
     y = k * f32(0.693145751953125) + (f + ((z * f * p + low) - f32(0.5) * z))
     y = y if x < f32(np.inf) else x
     return y if x > f32(0.0) else (f32(-np.inf) if x == f32(0.0) else f32(np.nan))
@@ -220,7 +252,7 @@ def _log_f32(x, c):
 @register_jitable(**CONTRACT)
 def _log_f64(x, c):
     tiny = x < 2.2250738585072014e-308
-    k, m = _split_exponent(x * 4503599627370496.0 if tiny else x)
+    k, m = split_exponent(x * 4503599627370496.0 if tiny else x)
     k = k - 52.0 if tiny else k
     f = m - 1.0
     s = f / (2.0 + f)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 import fastloss.cuda  # noqa: F401  (registers the maths)
-from fastloss.cuda import elementwise, indexing, label_sets, memory, pairwise, rowwise, survey
+from fastloss.cuda import ctc, elementwise, indexing, label_sets, memory, pairwise, rowwise, survey
 from fastloss.cuda.arrays import DeviceArray
-from fastloss.cuda.target import SIMULATED, cuda, read_memory
+from fastloss.cuda.target import SIMULATED, cuda, read_memory, write_memory
 from fastloss.cuda.views import real_of
 
 _NOTHING = contextlib.nullcontext()
@@ -31,6 +31,7 @@ class Backend:
         self.elementwise = functools.partial(elementwise.run, self)
         self.rowwise = functools.partial(rowwise.run, self)
         self.pairwise = functools.partial(pairwise.run, self)
+        self.ctc = functools.partial(ctc.run, self)
         self.label_sets = functools.partial(label_sets.run, self)
 
     @property
@@ -145,6 +146,18 @@ class Backend:
         elif view.dtype == np.uint16:
             raw = (raw.astype(np.uint32) << 16).view(np.float32)
         return float(raw[0])
+
+    def on_host(self, view: DeviceArray) -> Any:
+        """Return a view as a NumPy array; waits for the device."""
+        flat = self.flat(view)
+        raw = read_memory(self, flat.pointer, flat.size * flat.itemsize) if flat.size else b""
+        return np.frombuffer(raw, flat.dtype).reshape(view.shape)
+
+    def upload(self, array: Any) -> DeviceArray:
+        """Return a copy of a NumPy array in the user's library."""
+        view = self.empty(array.shape, array.dtype)
+        write_memory(self, view.pointer, array.ctypes.data, array.nbytes)
+        return view
 
     def copy_into(self, target: DeviceArray, source: DeviceArray) -> None:
         """Copy `source` into a view of any layout and of the same dtype."""

@@ -34,7 +34,9 @@ from numba.cuda.extending import (  # type: ignore[attr-defined]
 from fastloss._jit import fingerprint, foreign_part
 from fastloss.cuda.arrays import DeviceArray
 
-__all__ = ["SIMULATED", "Kernel", "cgutils", "cuda", "emits", "jitable", "overload", "read_memory", "types"]
+__all__ = [
+    "SIMULATED", "Kernel", "cgutils", "cuda", "emits", "jitable", "overload", "read_memory", "types", "write_memory",
+]  # fmt: skip
 
 # Numba's types come into being at import, which a type checker does not see.
 types: Any = _types
@@ -201,6 +203,19 @@ def read_memory(device: Any, pointer: int, size: int) -> bytes:
         _checked(driver().cuStreamSynchronize(device.stream))
         _checked(driver().cuMemcpyDtoH(ctypes.addressof(host), pointer, size))
     return host.raw
+
+
+def write_memory(device: Any, pointer: int, source: int, size: int) -> None:
+    """Copy `size` bytes at an address of the host to device memory, in the order of the stream of `device`."""
+    if SIMULATED:
+        ctypes.memmove(pointer, source, size)
+        return
+    with device.activated():
+        # A graph would read the address when it is replayed, and not what is there now.
+        if int(_checked(driver().cuStreamIsCapturing(device.stream))) != 0:
+            raise RuntimeError("numbers of the host, such as lengths, cannot be copied into a graph that is captured")
+        # The driver is done with memory that is not pinned when it returns.
+        _checked(driver().cuMemcpyHtoDAsync(pointer, source, size, device.stream))
 
 
 @functools.cache
