@@ -95,6 +95,6 @@ def _log_softmax(backend: Any, maths: RowMaths, matrix: Any) -> None:
         return
     logits = matrix.reshape(-1)
     backend.rowwise(
-        maths, logits, ABSENT, ABSENT, ABSENT, ABSENT, (), 1.0, 1, (*matrix.shape, 1), NO_INDEX, False, ABSENT,
-        (logits, ABSENT, ABSENT), ABSENT, True,
+        maths._replace(terms=None), logits, ABSENT, ABSENT, ABSENT, ABSENT, (1.0,), 1.0, 1, (*matrix.shape, 1),
+        NO_INDEX, False, ABSENT, (logits, ABSENT, ABSENT), ABSENT, True,
     )  # fmt: skip
