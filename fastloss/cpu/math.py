@@ -180,7 +180,8 @@ def _exp_parts_f64(x):
 
 # The clamps are written so that a NaN fails the test and passes through.
 #
-# exp multiplies by 2**n in two factors: each stays normal while the product may be denormal, or overflow.
+# exp multiplies by 2**n in two factors: each stays normal while the product may be denormal, or overflow. Infinity is
+# chosen, not computed: contracted with what follows, a product that has yet to overflow would lose to infinity.
 # exp_nonpositive needs one, and is a third faster.
 
 
@@ -191,7 +192,8 @@ def _exp_f32(x):
     n, y = _exp_parts_f32(c)
     half = n * f32(0.5) + f32(12582912.0)
     rest = (n - (half - f32(12582912.0))) + f32(12582912.0)
-    return y * power_of_two(half) * power_of_two(rest)
+    y = y * power_of_two(half) * power_of_two(rest)
+    return f32(np.inf) if x >= f32(89.0) else y
 
 
 @register_jitable(**CONTRACT)
@@ -201,7 +203,8 @@ def _exp_f64(x):
     n, y = _exp_parts_f64(c)
     half = n * 0.5 + 6755399441055744.0
     rest = (n - (half - 6755399441055744.0)) + 6755399441055744.0
-    return y * power_of_two(half) * power_of_two(rest)
+    y = y * power_of_two(half) * power_of_two(rest)
+    return np.inf if x >= 710.0 else y
 
 
 @register_jitable(**CONTRACT)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from fastloss._registry import jitable, loss
 from fastloss._spec import FLAG, KL_REDUCTION, Array, Elementwise
 from fastloss.losses.scalars import exp, log, xlogy
@@ -11,7 +13,8 @@ from fastloss.losses.scalars import exp, log, xlogy
 def kl(x, t):
     """t (log t - x), with 0 log 0 = 0."""
     T = type(x)
-    return xlogy(t, t) - t * x, (-t, log(t) + T(1) - x), T(0)
+    slope = T(math.nan) if t == T(0) else log(t) + T(1) - x
+    return xlogy(t, t) - t * x, (-t, slope), T(0)
 
 
 @jitable
@@ -61,7 +64,8 @@ def kl_div(input: Array, target: Array, *, reduction: str = "mean", log_target: 
     Notes
     -----
     A probability of 0 counts as 0 log 0 = 0; where the log-probability beside it is -inf the result is NaN, as in
-    torch. Differentiable with respect to `input` and `target`. The loss is linear in `input`: the Hessian is zero.
+    torch. Differentiable with respect to `input` and `target`; as in torch the derivative with respect to a probability
+    of 0 is NaN. The loss is linear in `input`: the Hessian is zero.
 
     References
     ----------
@@ -75,5 +79,5 @@ def kl_div(input: Array, target: Array, *, reduction: str = "mean", log_target: 
     0.0
     """
     return Elementwise(
-        kl_log_target if log_target else kl, (input, target), reduction=reduction, real_operands=True
+        kl_log_target if log_target else kl, (input, target), reduction=reduction, reals=2
     )

@@ -114,8 +114,8 @@ def similarity_row(sums, peaks, y, params):
     eps = params[0]
     norm_a = sqrt(aa)
     norm_b = sqrt(bb)
-    clamped_a = norm_a if norm_a > eps else eps
-    clamped_b = norm_b if norm_b > eps else eps
+    clamped_a = eps if norm_a < eps else norm_a  # NaN stays NaN
+    clamped_b = eps if norm_b < eps else norm_b
     cosine = dot / clamped_a / clamped_b
     # d|a|/da = a / |a|, 0 for the zero vector
     along_a = cosine / clamped_a / norm_a if norm_a > T(0) else T(0)
@@ -271,4 +271,5 @@ def margin_ranking_loss(
         reduction=reduction,
         broadcast="same_ndim",
         leads=3,
+        reals=2,
     )

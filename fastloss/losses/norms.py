@@ -65,7 +65,7 @@ def l2_root(total, peak, p):
 def l2_slope(d, norm, ties, p):
     """d / |d|, 0 for the zero vector."""
     T = type(d)
-    return d / norm if norm > T(0) else T(0)
+    return T(0) if norm == T(0) else d / norm
 
 
 @jitable
@@ -93,7 +93,7 @@ def lp_root(total, peak, p):
 def lp_slope(d, norm, ties, p):
     """sign(d) (|d| / norm)^(p - 1), 0 at 0."""
     T = type(d)
-    return sign(d) * power(abs(d) / norm, p - T(1)) if norm > T(0) and d != T(0) else T(0)
+    return T(0) if norm == T(0) or d == T(0) else sign(d) * power(abs(d) / norm, p - T(1))
 
 
 @jitable

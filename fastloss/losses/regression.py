@@ -244,6 +244,8 @@ def smooth_l1_loss(input: Array, target: Array, *, reduction: str = "mean", beta
     >>> print(fl.smooth_l1_loss([0.5, 3.0], [0.0, 0.0], reduction="none"))
     [0.125 2.5  ]
     """
+    if beta == 0:
+        return Elementwise(l1, (input, target), reduction=reduction, broadcast="warn")
     return Elementwise(
         smooth_l1, (input, target), params=(float(beta),), reduction=reduction, broadcast="warn"
     )

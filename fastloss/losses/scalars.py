@@ -103,9 +103,9 @@ def relu(x):
 
 @jitable
 def step(x):
-    """Return the derivative of max(0, x), 1 at 0."""
+    """Return the derivative of max(0, x), 1 at 0; that of NaN is 0, as in torch."""
     T = type(x)
-    return T(0) if x < T(0) else T(1)
+    return T(1) if x >= T(0) else T(0)
 
 
 @jitable

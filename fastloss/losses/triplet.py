@@ -53,7 +53,7 @@ def triplet(norm: Norm, swap: bool) -> PairMaths:
             share = T(1) if swapped < negative else (T(0.5) if swapped == negative else T(0))
         nearest = swapped if swap and swapped < negative else negative
         hinge = positive - nearest + margin
-        active = T(0) if hinge < T(0) else T(1)
+        active = T(1) if hinge >= T(0) else T(0)
         value = T(0) if hinge < T(0) else hinge
         return value, (active, (T(1) - share) * active, share * active, (positive, negative, swapped), sums)
 
