@@ -148,14 +148,14 @@ def host_array(array: Any, name: str) -> Any:
         return _as_numpy(array, name)
     if "bool" in str(getattr(array, "dtype", "")):
         return np.zeros(0, bool)  # a view would not tell it from an integer
-    space = _space(array)
+    space = _space(array, name)
     view = space.view(array, name)
     view = view if isinstance(view, np.ndarray) else space.backend.on_host(view)
     return view.view(np.float16) if view.dtype in (F16_BITS, BF16_BITS) else view
 
 
 def _slow_space_of(arrays: tuple[Any, ...], names: tuple[str, ...]) -> Any:
-    found = [(name, array, _space(array)) for name, array in zip(names, arrays, strict=True) if array is not None]
+    found = [(name, array, _space(array, name)) for name, array in zip(names, arrays, strict=True) if array is not None]
     first_name, first, space = found[0]
     for name, array, other in found[1:]:
         if other.device != space.device:
@@ -181,8 +181,8 @@ def _how_to_move(first_name: str, first: Any, name: str, array: Any, space: Any)
     return f"call cupy.asarray({name})"
 
 
-def _space(array: Any) -> Any:
-    """Return the space of one array."""
+def _space(array: Any, name: str) -> Any:
+    """Return the space of one array, the argument `name`."""
     if isinstance(array, np.ndarray | np.generic | int | float | list | tuple):
         return NUMPY
     on_device = False
@@ -191,7 +191,7 @@ def _space(array: Any) -> Any:
         if kind == "cpu":
             return _spaces.setdefault("torch", TorchSpace())
         if kind != "cuda":
-            raise TypeError(f"a torch tensor on {array.device} is not supported; call .cpu() first")
+            raise TypeError(f"{name}: a torch tensor on {array.device} is not supported; call .cpu() first")
         on_device = True  # asking for its interface raises for bfloat16, and where a gradient is required
     # __cuda_ndarray__ marks Numba's device arrays, those of its simulator too.
     exported = on_device or hasattr(array, "__cuda_array_interface__") or hasattr(array, "__cuda_ndarray__")
@@ -205,7 +205,7 @@ def _space(array: Any) -> Any:
             return _spaces.setdefault(namespace, DlpackSpace(namespace))
     if hasattr(array, "__array_interface__") or hasattr(array, "__array__"):
         return NUMPY
-    raise TypeError(f"expected an array, got {type(array).__name__}")
+    raise TypeError(f"{name} must be an array, got {type(array).__name__}")
 
 
 def _is_instance(array: Any, module: str, name: str) -> bool:

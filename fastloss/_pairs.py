@@ -18,7 +18,7 @@ def pairwise(record: Loss, job: Pairwise, request: Request) -> Any:
     backend, flat = space.backend, space.backend.flat
     arguments = tuple([Argument(name, a, space.view(a, name)) for name, a in zip(names, job.arrays, strict=True)])
     views = [argument.view for argument in arguments]
-    for argument in arguments:
+    for argument in arguments[: job.reals]:
         check_float(argument.view, argument.name)
     shape = _common_shape(job, views)
     axis, last = normal_axis(job.axis, len(shape)), len(shape) - 1
@@ -27,6 +27,8 @@ def pairwise(record: Loss, job: Pairwise, request: Request) -> Any:
         views = [backend.moved(_broadcast(backend, view, shape), axis, last) for view in views]
         shape = (*results, shape[axis])
     columns, count = shape[-1], math.prod(results)
+    if job.target is None and "target" in record.domains and "target" not in names:
+        raise TypeError("target must be an array, got None")
     target: Any = ABSENT
     if job.target is not None:
         target = flat(_labels(backend, space.view(job.target, "target"), results))
@@ -66,10 +68,12 @@ def _common_shape(job: Pairwise, views: list[Any]) -> Shape:
     first = views[0]
     shape: Shape = first.shape
     for view in views:
-        if view.ndim == 0 or (view.ndim != first.ndim and not job.broadcast):
+        if (view.ndim == 0 or view.ndim != first.ndim) and not job.broadcast:
             raise ValueError(f"vectors must have the same number of axes, at least one: {listed(job.names, views)}")
         if view.shape != shape:
             shape = broadcast_shape(job.names, views)
+    if shape == ():
+        raise ValueError(f"vectors must have at least one axis: {listed(job.names, views)}")
     return shape
 
 

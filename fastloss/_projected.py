@@ -29,6 +29,9 @@ def projected(record: Loss, job: Projected, request: Request) -> Any:
     """Compute a loss of rows behind a linear map."""
     mode, rows = request.mode, job.rows
     given = (job.input, job.linear_weight, rows.target, job.linear_bias, rows.weight)
+    for array, name in zip(given[:3], _NAMES, strict=False):
+        if array is None:
+            raise TypeError(f"{name} must be an array, got None")
     space = space_of(given, _NAMES)
     backend, flat = space.backend, space.backend.flat
     views: list[Any] = [

@@ -93,6 +93,7 @@ def grad_and_hess(loss: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _transform(loss: Any, kind: str, wrt: Wrt) -> Callable[..., Any]:
+    wrt = tuple(wrt) if isinstance(wrt, list) else wrt
     bound = getattr(loss, "bound", None)
     if bound is not None and not hasattr(loss, "__fastloss__"):
         return bound(kind, wrt)  # type: ignore[no-any-return]
@@ -115,6 +116,8 @@ def mode_of(record: Loss, kind: str, wrt: Wrt) -> Mode:
     if wrt is None:
         wrt = record.wrt[0] if len(record.wrt) == 1 or kind == "grad_and_hess" else record.wrt
     names = (wrt,) if isinstance(wrt, str) else tuple(wrt)
+    if not names:
+        raise ValueError("wrt must name an argument, got ()")
     for name in names:
         if name not in record.differentiable:
             allowed = ", ".join(map(repr, record.differentiable))
