@@ -63,10 +63,8 @@ def _elementwise(record: Loss, job: Elementwise, request: Request) -> Any:
     backend = space.backend
     arguments = tuple([Argument(name, a, space.view(a, name)) for name, a in zip(names, job.arrays, strict=True)])
     x = arguments[0].view
-    check_float(x, names[0])
-    if job.real_operands:
-        for argument in arguments:
-            check_float(argument.view, argument.name)
+    for argument in arguments[: job.reals]:
+        check_float(argument.view, argument.name)
     operands = [argument.view for argument in arguments]
     if job.non_negative is not None:
         check_float(operands[-1], names[-1])
@@ -84,7 +82,7 @@ def _elementwise(record: Loss, job: Elementwise, request: Request) -> Any:
     if job.reduction == "mean":
         divisor = size
     elif job.reduction == "batchmean":
-        divisor = shape[0] if shape else 1
+        divisor = x.shape[0] if x.ndim else 1
     point, w = job.point, ABSENT
     if weight is not None:
         w = space.view(weight, "weight")
@@ -93,10 +91,12 @@ def _elementwise(record: Loss, job: Elementwise, request: Request) -> Any:
         check_fits(w, shape, "weight")
         by_weight = job.reduction == "mean" and job.mean == "weights"
         if by_weight:
-            divisor = _sum_of(backend, _broadcast(backend, w, shape))
+            divisor = _sum_of(backend, w)
         if "weight" in mode.wrt:
-            # The weight becomes an operand; its derivative of a weighted mean is v - mean, over the summed weight.
+            # The weight becomes an operand; its derivative of a weighted mean is v - mean, over the summed weight. The
+            # copies of a weight that is broadcast share the mean.
             centre = backend.number(space.view(_elementwise(record, job, VALUE), "input")) if by_weight else 0.0
+            centre *= w.size / size if size else 1
             arguments = (*arguments, Argument("weight", weight, w))
             point, params, operands, w = _weighted(point), (*params, centre), [*operands, w], ABSENT
         else:

@@ -65,7 +65,7 @@ def common_shape(job: Elementwise, views: list[Any]) -> Shape:
     shape = broadcast_shape(job.names, leads)
     if any(view.shape != leads[0].shape for view in leads):
         text = listed(job.names, leads)
-        if job.broadcast == "exact" or (job.broadcast == "input" and shape != leads[0].shape):
+        if job.broadcast == "exact":
             raise ValueError(f"shapes do not match: {text}")
         if job.broadcast == "same_ndim" and len({view.ndim for view in leads}) != 1:
             raise ValueError(f"arrays must have the same number of axes: {text}")
@@ -125,7 +125,10 @@ def split_axis(shape: Shape, dim: int | tuple[int, ...] | None) -> tuple[int, in
         first = 0 if ndim == 1 else 1
         last = first + 1
     else:
-        axes = sorted({normal_axis(axis, ndim) for axis in (dim if isinstance(dim, tuple | list) else (dim,))})
+        named = (dim if len(dim) else range(ndim)) if isinstance(dim, tuple | list) else (dim,)
+        axes = sorted({normal_axis(axis, ndim) for axis in named}) or [0]
+        if len(axes) < len(named):
+            raise ValueError(f"dim must name each axis once, got {dim}")
         first, last = axes[0], axes[-1] + 1
         if len(axes) != last - first:
             raise ValueError(f"dim must name neighbouring axes, got {dim}")

@@ -21,12 +21,12 @@ def label_sets(record: Loss, job: LabelSets, request: Request) -> Any:
     x, target = space.view(job.input, "input"), space.view(job.target, "target")
     check_float(x, "input")
     shape = x.shape
-    if len(shape) not in (1, 2) or shape[-1] == 0:
+    if len(shape) > 2 or 0 in shape[-1:]:
         raise ValueError(f"input must have shape (C,) or (N, C) with at least one class, got shape {shape}")
     if target.dtype.kind not in "iu" or target.dtype in FLOATS:
         raise TypeError(f"target must hold class indices of an integer dtype, got dtype {dtype_name(target)}")
     check_shape(target, shape, "target", "the input's shape")
-    rows, columns = shape[:-1], shape[-1]
+    rows, columns = shape[:-1], shape[-1] if shape else 1
     count = math.prod(rows)
     each = job.reduction == "none"
     outputs = Outputs(record, space, request, (Argument("input", job.input, x),), shape)

@@ -11,7 +11,8 @@ from fastloss._checks import Shape, check_fits, check_float, check_labels, check
 from fastloss._config import settings
 from fastloss._dispatch import space_of
 from fastloss._outputs import ABSENT, Argument, Outputs, Request, upstream_of
-from fastloss._spec import Loss, RowMap, Rowwise
+from fastloss._pairs import pairwise
+from fastloss._spec import Loss, Pairwise, RowMap, Rowwise
 
 _NAMES = ("input", "target", "weight")
 NO_INDEX = -(2**63)  # an ignore_index that no label equals
@@ -19,7 +20,10 @@ NO_INDEX = -(2**63)  # an ignore_index that no label equals
 
 def rowwise(record: Loss, job: Rowwise, request: Request) -> Any:
     """Compute a loss of rows."""
-    maths, input, given_target, soft, given_weight, params, ignore_index, reduction, mean, axis, keepdim, max_ndim = job
+    (
+        maths, input, given_target, soft, given_weight, params, ignore_index, reduction, mean, axis, keepdim, max_ndim,
+        empty, pairs,
+    ) = job  # fmt: skip
     mode = request.mode
     space = space_of((input, given_target, given_weight), _NAMES)
     backend = space.backend
@@ -31,9 +35,20 @@ def rowwise(record: Loss, job: Rowwise, request: Request) -> Any:
     if max_ndim is not None and len(shape) > max_ndim:
         raise ValueError(f"input must have at most {max_ndim} axes, got shape {shape}")
     outer, classes, inner = split
-    if classes == 0:
+    if classes == 0 and empty is None:
         raise ValueError(f"input must have at least one class, got shape {shape}")
     rows = shape[:first] + shape[last:]
+    if given_target is None and "target" in record.domains:
+        raise TypeError("target must be an array, got None")
+    if pairs is not None and given_weight is not None:
+        spread_weight = space.view(given_weight, "weight")
+        if spread_weight.shape != (classes,):
+            check_fits(spread_weight, shape, "weight")
+            check_fits(space.view(given_target, "target"), shape, "target")
+            arrays = (input, given_target, given_weight)
+            return pairwise(
+                record, Pairwise(pairs, arrays, _NAMES, reduction=reduction, broadcast=True, reals=1), request
+            )
     labels: Any = ABSENT
     operand: Any = ABSENT
     weight: Any = ABSENT
@@ -50,6 +65,7 @@ def rowwise(record: Loss, job: Rowwise, request: Request) -> Any:
         else:
             labels = target
             check_labels(labels, rows, shape)
+            rows = labels.shape
     if given_weight is not None:
         weight = space.view(given_weight, "weight")
         check_shape(weight, (classes,), "weight", "one entry for each class, shape")
@@ -68,7 +84,7 @@ def rowwise(record: Loss, job: Rowwise, request: Request) -> Any:
             Argument("weight", given_weight, weight, along),
         )
     outputs = Outputs(record, space, request, arguments, shape, zeros=maths.sparse)
-    results = shape[:first] + (1,) * (last - first) + shape[last:] if keepdim else rows
+    results = shape[:first] + (1,) * len(shape[first:last]) + shape[last:] if keepdim else rows
     outputs.want_values(results, each and mode.value)
     scale, upstream = upstream_of(space, request, not each, results)
     second = ABSENT
@@ -76,6 +92,10 @@ def rowwise(record: Loss, job: Rowwise, request: Request) -> Any:
         second = backend.zeros(shape, x.dtype) if maths.sparse else backend.empty(shape, x.dtype)
     if count == 0:
         return outputs.finish(math.nan if reduction == "mean" else 0.0, second)
+    if classes == 0:
+        if outputs.values is not ABSENT:
+            backend.fill(outputs.values, empty)
+        return outputs.finish(empty, second)
     spread = operand if operand is ABSENT or operand.shape == shape else backend.broadcast(operand, shape)
     strange, total = backend.rowwise(
         maths,

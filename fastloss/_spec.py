@@ -22,8 +22,8 @@ class Domain(NamedTuple):
     def check(self, name: str, value: Any) -> None:
         """Raise when `value` lies outside."""
         try:
-            inside = self.contains(value)
-        except TypeError:
+            inside = bool(self.contains(value))
+        except (TypeError, ValueError):  # the truth value of an array is ambiguous
             raise TypeError(f"{name} must be {self.text}, got {value!r}") from None
         if not inside:
             raise ValueError(f"{name} must be {self.text}, got {value!r}")
@@ -93,11 +93,11 @@ class Elementwise(NamedTuple):
     """A loss of single elements: ``point(*elements, *params) -> value, (d_first, d_second, ...), d2_first``.
 
     The first `leads` arrays combine by `broadcast`: ``"exact"`` (equal shapes), ``"warn"`` (torch's warning when they
-    differ), ``"silent"``, ``"same_ndim"`` (equal numbers of axes) or ``"input"`` (to the input's shape); later ones,
-    and the weight, broadcast *to* the result, or with `exact_weight` must have the input's shape. `mean` is the divisor
-    of the mean: ``"elements"`` or ``"weights"``.
+    differ), ``"silent"`` or ``"same_ndim"`` (equal numbers of axes); later ones, and the weight, broadcast *to* the
+    result, or with `exact_weight` must have the input's shape. `mean` is the divisor of the mean: ``"elements"`` or
+    ``"weights"``.
 
-    `real_operands` refuses integers in any of the arrays. With `unit_interval` values outside [0, 1] are an error, and
+    The first `reals` arrays must be floating point. With `unit_interval` values outside [0, 1] are an error, and
     so are negative ones of the argument `non_negative` (a variance, which may lack the last axis); the point function
     answers both with NaN.
     """
@@ -112,7 +112,7 @@ class Elementwise(NamedTuple):
     broadcast: str = "silent"
     leads: int = 2
     exact_weight: bool = False
-    real_operands: bool = False
+    reals: int = 1
     unit_interval: bool = False
     non_negative: str | None = None
 
@@ -148,7 +148,11 @@ class Rowwise(NamedTuple):
     `target` holds class indices; or, where `soft` is given and the shapes of target and input are equal, class
     probabilities, and then `soft` is the maths. `mean` is the divisor of the mean over class indices: ``"rows"`` or
     ``"weights"`` (the summed weight of the rows that count). `keepdim` leaves the
-    axis in the result with length 1; `max_ndim` bounds the number of axes of the input.
+    axis in the result with length 1; `max_ndim` bounds the number of axes of the input. `empty` is the value of a row
+    without classes; ``None`` refuses such an input.
+
+    `pairs` is the maths of a loss of input, target and weight whose weight may have any shape that broadcasts to the
+    input's; it is used where that is not one number for each class.
     """
 
     maths: RowMaths
@@ -163,6 +167,8 @@ class Rowwise(NamedTuple):
     axis: int | tuple[int, ...] | None = None
     keepdim: bool = False
     max_ndim: int | None = None
+    empty: float | None = None
+    pairs: PairMaths | None = None
 
 
 class Projected(NamedTuple):
@@ -247,7 +253,7 @@ class Pairwise(NamedTuple):
     """A loss of pairs or triplets of vectors, which lie along `axis`; `target` holds one label for each.
 
     The arrays must have the same number of axes unless `broadcast` is set. `keepdim` leaves the axis in the result with
-    length 1.
+    length 1. The first `reals` arrays must be floating point, all of them where it is ``None``.
     """
 
     maths: PairMaths
@@ -259,6 +265,7 @@ class Pairwise(NamedTuple):
     axis: int = -1
     broadcast: bool = False
     keepdim: bool = False
+    reals: int | None = None
 
 
 class Distance(NamedTuple):

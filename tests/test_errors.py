@@ -1,5 +1,7 @@
 """Bad input: the class of the error, a message that names the argument, and nothing computed."""
 
+import inspect
+import re
 import sys
 import types
 
@@ -151,10 +153,30 @@ def test_class_indices_that_are_no_integers(case, dtype):
     refuses(TypeError, "target", case, arrays)
 
 
-@pytest.mark.parametrize("nothing", [None, "abc", object(), {"a": 1}, [[1.0], [1.0, 2.0]]])
-def test_what_is_no_array(nothing):
-    with pytest.raises((TypeError, ValueError), match=r"input|str|array|object|dict"):
-        fl.mse_loss(nothing, np.ones(2))
+@pytest.mark.parametrize("nothing", [None, "abc", object(), {"a": 1}, 1j, [[1.0], [1.0, 2.0]]])
+@pytest.mark.parametrize("case", PLAIN, ids=str)
+def test_what_is_no_array(case, nothing):
+    """Any argument: None, too, but where it stands for an array that is left out."""
+    for name in case.arrays:
+        optional = inspect.signature(case.function).parameters[name].default is None
+        if nothing is not None or not optional:
+            with pytest.raises(TypeError, match=rf"\b{name}\b"):
+                case.call({**case.make(), name: nothing})
+
+
+@pytest.mark.parametrize("case", PLAIN, ids=str)
+def test_array_for_an_option(case):
+    for name, domain in case.record.options.items():
+        if name not in ("weight", "dim"):
+            options = {**case.options, name: np.ones(2)}
+            with pytest.raises((TypeError, ValueError), match=rf"{name} must be {re.escape(domain.text[:10])}"):
+                case._replace(options=options).call(case.make())
+
+
+def test_scores_that_are_integers():
+    x = np.ones(3)
+    with pytest.raises(TypeError, match=r"input2 .*int64"):
+        fl.margin_ranking_loss(x, x.astype(int), x)
 
 
 # -- class indices ---------------------------------------------------------------------------------------------------
@@ -285,6 +307,11 @@ def test_unknown_wrt(case):
             fl.grad(case.function, wrt)
 
 
+def test_no_argument_to_differentiate():
+    with pytest.raises(ValueError, match="wrt"):
+        fl.grad(fl.mse_loss, ())
+
+
 @pytest.mark.parametrize("case", INDEXED, ids=str)
 def test_class_indices_have_no_gradient(case):
     with pytest.raises(ValueError, match="target"):
@@ -332,6 +359,14 @@ def test_axis_out_of_range(loss):
     for dim in (2, -3):
         with pytest.raises(ValueError, match=f"dim {dim}"):
             getattr(fl, loss)(np.ones((2, 3)), dim=dim)
+
+
+def test_axes_of_logsumexp():
+    x = np.arange(6.0).reshape(1, 2, 3)
+    np.testing.assert_allclose(fl.logsumexp(x, ()), fl.logsumexp(x, (0, 1, 2)))
+    for dim in ((0, 2), (1, 1), (1, -2)):
+        with pytest.raises(ValueError, match="dim must name"):
+            fl.logsumexp(x, dim)
 
 
 # -- devices ---------------------------------------------------------------------------------------------------------

@@ -63,6 +63,73 @@ def test_parity_in_float64(case):
             assert_close(gradient, one, factor=1e5 if case.loss == "binary_cross_entropy" else 1e3)
 
 
+# Shapes that torch takes beside the usual ones. An integer array is a target; a shape stands for random numbers.
+UNUSUAL = [
+    ("mse_loss", {"input": (4, 1), "target": (1, 5), "weight": (4, 1)}, {}),
+    ("l1_loss", {"input": (5,), "target": (4, 5), "weight": (5,)}, {}),
+    ("kl_div", {"input": (5,), "target": (4, 5)}, {"reduction": "batchmean"}),
+    ("kl_div", {"input": (), "target": (3,)}, {"reduction": "batchmean"}),
+    ("gaussian_nll_loss", {"input": (4, 1), "target": (4, 5), "var": (4, 1)}, {}),
+    *[
+        ("multilabel_soft_margin_loss", {"input": (2, 3, 4), "target": (2, 3, 4), "weight": weight}, {})
+        for weight in ((3, 4), (2, 3, 1), (1,), ())
+    ],
+    ("multilabel_soft_margin_loss", {"input": (2, 0), "target": (2, 0)}, {}),
+    ("multi_margin_loss", {"input": (5,), "target": np.array([2])}, {}),
+    ("multi_margin_loss", {"input": (), "target": np.array(0)}, {}),
+    ("multilabel_margin_loss", {"input": (), "target": np.array(0)}, {}),
+    ("logsumexp", {"input": ()}, {"dim": 0, "keepdim": True}),
+    ("logsumexp", {"input": (3, 0)}, {"dim": 1}),
+    ("pairwise_distance", {"x1": (4, 5), "x2": ()}, {}),
+    ("cosine_similarity", {"x1": (), "x2": (4, 5)}, {"dim": 1}),
+]
+
+INF, NAN = np.inf, np.nan
+_ONE_STRANGE = np.array([[1.0, 2.0, 0.5], [-1.0, NAN, 0.25], [0.5, 0.25, -2.0]])
+_INFINITE = np.where(np.isnan(_ONE_STRANGE), INF, _ONE_STRANGE)
+_OTHER, _THIRD = np.arange(9.0).reshape(3, 3), np.ones((3, 3)) / 3
+
+# NaN and infinity where not only the value but the gradient, too, has a right answer.
+STRANGE = [
+    ("smooth_l1_loss", {"input": np.array([NAN, 1.0]), "target": np.zeros(2)}, {"beta": 0.0}),
+    ("hinge_embedding_loss", {"input": np.array([NAN, NAN]), "target": np.array([1.0, -1.0])}, {}),
+    ("poisson_nll_loss", {"input": np.array([INF, INF]), "target": np.array([0.5, 2.0])}, {}),
+    ("kl_div", {"input": np.array([-1.0, -2.0]), "target": np.array([0.0, 0.5])}, {}),
+    *[
+        ("triplet_margin_loss", {"anchor": a, "positive": _OTHER, "negative": _THIRD}, {"p": p})
+        for p, a in ((1.0, _ONE_STRANGE), (2.0, _ONE_STRANGE), (3.0, _ONE_STRANGE), (1.0, _INFINITE), (INF, _INFINITE))
+    ],
+    *[("pairwise_distance", {"x1": _ONE_STRANGE, "x2": _OTHER}, {"p": p}) for p in (2.0, 3.0)],
+    ("cosine_similarity", {"x1": _ONE_STRANGE, "x2": _OTHER}, {}),
+    ("logsumexp", {"input": _INFINITE}, {"dim": 1}),
+    ("margin_ranking_loss", {"input1": np.array([NAN, INF]), "input2": np.ones(2), "target": np.ones(2)}, {}),
+]
+
+
+def spell(spec, rng):
+    return spec if isinstance(spec, np.ndarray) else np.asarray(rng.uniform(0.1, 0.9, spec))
+
+
+@pytest.mark.parametrize(("loss", "arrays", "options"), UNUSUAL + STRANGE)
+def test_parity_at_the_edges(loss, arrays, options):
+    arrays = {name: spell(spec, np.random.default_rng(3)) for name, spec in arrays.items()}
+    function = getattr(fl, loss)
+    takes = {"reduction"} & set(function.__fastloss__.options) - set(options)
+    wrt = [n for n in function.__fastloss__.differentiable if n in arrays and arrays[n].dtype.kind == "f"]
+    for reduction in ({"reduction": "none"}, {"reduction": "mean"}) if takes else ({},):
+        tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+        for name in wrt:
+            tensors[name].requires_grad_()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            theirs = (ELSEWHERE.get(loss) or getattr(F, loss))(**tensors, **options, **reduction)
+            value, gradients = fl.value_and_grad(function, tuple(wrt))(**arrays, **options, **reduction)
+        theirs.backward(torch.ones_like(theirs))
+        assert_close(value, theirs.detach().numpy(), factor=1e3)
+        for name, gradient in zip(wrt, gradients, strict=True):
+            assert_close(gradient, tensors[name].grad.numpy(), factor=1e3)
+
+
 @pytest.mark.parametrize("case", marked(PARITY))
 def test_float32_is_as_exact_as_torch(case):
     """The error against float64 is at most a small multiple of torch's, or a few roundings of the largest entry."""

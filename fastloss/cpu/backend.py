@@ -55,7 +55,7 @@ def number(view: Any) -> float:
 
 def fill(view: Any, value: float) -> None:
     """Write `value` to every element."""
-    view.fill(value)
+    view.fill(_narrowed(np.float64(value), view.dtype))
 
 
 def matmul(a: Any, b: Any, out: Any) -> None:

@@ -48,7 +48,7 @@ def kernel(maths: PairMaths) -> Kernel:
                 top_v = T(0)
                 top_w = T(0)
                 for j in range(base, base + columns):
-                    u, v, w = peaks(load(a, j), load(b, j), load_or(c, j, T(0)), numbers)
+                    u, v, w = peaks(load(a, j), load_or(b, j, T(0)), load_or(c, j, T(0)), numbers)
                     top_u = maximum(top_u, u)
                     top_v = maximum(top_v, v)
                     top_w = maximum(top_w, w)
@@ -57,7 +57,7 @@ def kernel(maths: PairMaths) -> Kernel:
                 sum_v = 0.0
                 sum_w = 0.0
                 for j in range(base, base + columns):
-                    u, v, w = terms(load(a, j), load(b, j), load_or(c, j, T(0)), tops, numbers)
+                    u, v, w = terms(load(a, j), load_or(b, j, T(0)), load_or(c, j, T(0)), tops, numbers)
                     sum_u += u
                     sum_v += v
                     sum_w += w
@@ -67,7 +67,7 @@ def kernel(maths: PairMaths) -> Kernel:
                 total += value
                 g = load_or(upstream, r, factor)
                 for j in range(base, base + columns):
-                    slopes, curvature = entry(load(a, j), load(b, j), load_or(c, j, T(0)), coefs, numbers)
+                    slopes, curvature = entry(load(a, j), load_or(b, j, T(0)), load_or(c, j, T(0)), coefs, numbers)
                     store_each(grads, j, slopes, g)
                     store(second, j, g * curvature)
             put(board, 0, k, total)

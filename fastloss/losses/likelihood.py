@@ -209,6 +209,5 @@ def gaussian_nll_loss(
         ("input", "target", "var"),
         (float(eps), _HALF_LOG_TWO_PI if full else 0.0),
         reduction=reduction,
-        broadcast="input",
         non_negative="var",
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from fastloss._registry import jitable, loss
-from fastloss._spec import FINITE, ONE_OR_TWO, Array, LabelSets, RowMaths, Rowwise
+from fastloss._spec import FINITE, ONE_OR_TWO, Array, LabelSets, PairMaths, RowMaths, Rowwise
 from fastloss.losses.scalars import exp_nonpositive, log1p_unit
 
 # Notation of RowMaths: z an entry less the row's maximum, p its softmax, t the second operand's entry, w the class
@@ -101,6 +103,32 @@ MULTILABEL_SOFT = RowMaths(multilabel_soft_row, multilabel_soft_entry, multilabe
 
 
 @jitable
+def multilabel_soft_pair_terms(a, b, c, peaks, params):
+    """The terms above, and 1: the classes are counted."""
+    T = type(a)
+    return multilabel_soft_terms(a, a, b, c, False, a, a, params)[0], T(1), T(0)
+
+
+@jitable
+def multilabel_soft_pair_row(sums, peaks, y, params):
+    """The mean over the classes."""
+    T = type(y)
+    return sums[0] / sums[1], (T(1) / sums[1],)
+
+
+@jitable
+def multilabel_soft_pair_entry(a, b, c, coefs, params):
+    """The derivatives above."""
+    return multilabel_soft_entry(a, a, b, c, False, coefs, coefs)
+
+
+# The same loss with a weight of any shape.
+MULTILABEL_SOFT_PAIRS = PairMaths(
+    multilabel_soft_pair_terms, multilabel_soft_pair_row, multilabel_soft_pair_entry
+)
+
+
+@jitable
 def multilabel_hinge(outside, inside):
     """max(0, 1 - x_y + x), 0 at the kink."""
     T = type(outside)
@@ -169,7 +197,14 @@ def multi_margin_loss(
     0.325
     """
     return Rowwise(
-        MULTI_MARGIN[p], input, target, weight=weight, params=(float(margin),), reduction=reduction, max_ndim=2
+        MULTI_MARGIN[p],
+        input,
+        target,
+        weight=weight,
+        params=(float(margin),),
+        reduction=reduction,
+        axis=-1,
+        max_ndim=2,
     )
 
 
@@ -188,7 +223,7 @@ def multilabel_soft_margin_loss(
     target : array, shape of `input`
         Probabilities of the labels.
     weight : array, shape (C,), optional
-        Weight of each class.
+        Weight of each class. As in torch any shape that broadcasts to that of `input` will do; it is then copied.
     reduction : {"mean", "sum", "none"}
         The mean is over the rows.
 
@@ -218,7 +253,16 @@ def multilabel_soft_margin_loss(
     >>> print(fl.multilabel_soft_margin_loss([[0.0, 0.0]], [[1.0, 0.0]]).round(4))
     0.6931
     """
-    return Rowwise(MULTILABEL_SOFT, input, target, weight=weight, reduction=reduction, axis=-1)
+    return Rowwise(
+        MULTILABEL_SOFT,
+        input,
+        target,
+        weight=weight,
+        reduction=reduction,
+        axis=-1,
+        empty=math.nan,
+        pairs=MULTILABEL_SOFT_PAIRS,
+    )
 
 
 @loss("label_sets", hessian="zero", domains={"target": "class_list"})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from fastloss._registry import jitable, loss
 from fastloss._spec import FLAG, Array, RowMap, RowMaths, Rowwise
 
@@ -24,8 +26,9 @@ def logsumexp_row(top, logsum, sums, zy, wy, params):
 
 @jitable
 def logsumexp_entry(z, p, t, w, hit, coefs, params):
-    """p, and p (1 - p)."""
+    """p, and p (1 - p); 0 where z = -inf, be it a number below an infinite maximum."""
     T = type(z)
+    p = T(0) if z == T(-math.inf) else p
     return (p,), p * (T(1) - p)
 
 
@@ -165,7 +168,7 @@ def logsumexp(input: Array, dim: int | tuple[int, ...], *, keepdim: bool = False
     input : array, shape (*)
         Real numbers.
     dim : int or tuple of int
-        The axis, or neighbouring axes, to sum over.
+        The axis, or neighbouring axes, to sum over; an empty tuple names all.
     keepdim : bool
         Whether the axis stays, with length 1.
 
@@ -177,14 +180,14 @@ def logsumexp(input: Array, dim: int | tuple[int, ...], *, keepdim: bool = False
     Raises
     ------
     ValueError
-        If `dim` is not an axis of `input`.
+        If `dim` is not an axis of `input`, or names axes twice or apart.
     TypeError
         If `input` is not floating point.
 
     Notes
     -----
     The gradient is the softmax, times `grad_output`; the diagonal of the Hessian is p (1 - p). A row of nothing but
-    -inf gives -inf, one that holds +inf gives +inf. A non-contiguous `input` is copied.
+    -inf, or of nothing, gives -inf, one that holds +inf gives +inf. A non-contiguous `input` is copied.
 
     References
     ----------
@@ -196,4 +199,4 @@ def logsumexp(input: Array, dim: int | tuple[int, ...], *, keepdim: bool = False
     >>> print(fl.logsumexp([[0.0, 0.0]], dim=1).round(4))
     [0.6931]
     """
-    return Rowwise(LOGSUMEXP, input, reduction="none", axis=dim, keepdim=keepdim)
+    return Rowwise(LOGSUMEXP, input, reduction="none", axis=dim, keepdim=keepdim, empty=-math.inf)
