@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import sys
 import warnings
 from typing import Any
@@ -135,8 +136,20 @@ def split_axis(shape: Shape, dim: int | tuple[int, ...] | None) -> tuple[int, in
     return first, last, (math.prod(shape[:first]), math.prod(shape[first:last]), math.prod(shape[last:]))
 
 
+def implicit_axis(ndim: int) -> int:
+    """Return the axis that torch's softmax takes where none is named, with its warning."""
+    axis = 0 if ndim in (0, 1, 3) else 1
+    message = f"dim is best named: without it axis {axis} of {ndim} is taken"
+    warnings.warn(message, UserWarning, stacklevel=stacklevel())
+    return axis
+
+
 def normal_axis(axis: int, ndim: int) -> int:
     """Return a non-negative axis; a number counts as having one axis, as in torch."""
+    try:
+        axis = operator.index(axis)
+    except TypeError:
+        raise TypeError(f"dim must be an integer, got {axis!r}") from None
     if not -max(ndim, 1) <= axis < max(ndim, 1):
         raise ValueError(f"dim {axis} is out of range for an input with {ndim} axes")
     return axis % max(ndim, 1)

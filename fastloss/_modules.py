@@ -94,7 +94,7 @@ class LossModule:
         return all(equal(value, theirs[name]) for name, value in self._options.items())
 
     def __hash__(self) -> int:
-        return hash((type(self), *(value for value in self._options.values() if not hasattr(value, "shape"))))
+        return hash((type(self), *(value for value in self._options.values() if isinstance(value, _HASHED))))
 
     def __reduce__(self) -> Any:
         return functools.partial(type(self), **self._options), ()
@@ -118,6 +118,10 @@ def equal(a: Any, b: Any) -> bool:
     if type(a) is not type(b) or a.shape != b.shape or a.dtype != b.dtype:
         return False
     return bool((a == b).all())
+
+
+# Options that enter a hash; arrays, and lists in their place, do not.
+_HASHED = (str, int, float, tuple, type(None))
 
 
 class LegacyModule(LossModule):

@@ -153,6 +153,8 @@ class Outputs:
 
     def _take_gradients(self, given: Any) -> None:
         """Check the arrays of ``grad_out``."""
+        if not self.request.mode.single and not isinstance(given, tuple | list):
+            raise TypeError(f"grad_out must be a tuple of arrays, got {type(given).__name__}")
         arrays = (given,) if self.request.mode.single else tuple(given)
         if len(arrays) != len(self._slots):
             raise ValueError(f"grad_out must hold {len(self._slots)} arrays, got {len(arrays)}")
@@ -167,6 +169,9 @@ class Outputs:
         check_shape(view, shape, name, "shape")
         if view.dtype != dtype:
             raise TypeError(f"{name} must have the dtype of its argument, got {dtype_name(view)}")
+        for other in self._targets or ():
+            if self.backend.overlap(view, other):
+                raise ValueError(f"{name} overlaps another array that is written")
         for argument in self.arguments:
             if argument.view is not ABSENT and self.backend.overlap(view, argument.view):
                 if not self.backend.same(view, argument.view):

@@ -7,7 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from fastloss._checks import Shape, check_fits, check_float, check_labels, check_shape, split_axis
+from fastloss._checks import (
+    Shape,
+    check_fits,
+    check_float,
+    check_labels,
+    check_shape,
+    implicit_axis,
+    normal_axis,
+    split_axis,
+)
 from fastloss._config import settings
 from fastloss._dispatch import space_of
 from fastloss._outputs import ABSENT, Argument, Outputs, Request, upstream_of
@@ -135,7 +144,8 @@ def rowmap(record: Loss, job: RowMap, request: Request) -> Any:
     x = space.view(given, "input")
     check_float(x, "input")
     shape = x.shape
-    split = split_axis(shape, job.axis)[2] if shape else (1, 1, 1)
+    axis = implicit_axis(len(shape)) if job.axis is None else normal_axis(job.axis, len(shape))
+    split = split_axis(shape, axis)[2] if shape else (1, 1, 1)
     backend, flat = space.backend, space.backend.flat
     outputs = Outputs(record, space, request, (Argument("input", given, x),), shape)
     outputs.want_values(shape, mode.value)

@@ -212,7 +212,7 @@ class RowMap(NamedTuple):
 
     maths: RowMaths
     input: Array
-    axis: int
+    axis: int | None
     dtype: Any = None
 
 

@@ -273,6 +273,18 @@ def test_grad_out_that_overlaps_an_argument():
     np.testing.assert_array_equal(memory, np.arange(12.0))
 
 
+def test_outputs_that_overlap():
+    x, once = np.ones(3), np.full(3, 7.0)
+    with pytest.raises(ValueError, match="grad_out overlaps"):
+        fl.grad(fl.mse_loss, ("input", "target"))(x, x, grad_out=(once, once))
+    with pytest.raises(ValueError, match="out overlaps"):
+        fl.value_and_grad(fl.mse_loss)(x, x, reduction="none", grad_out=once, out=once)
+    for wrong in (once, 3):
+        with pytest.raises(TypeError, match="grad_out must be a tuple"):
+            fl.grad(fl.mse_loss, ("input", "target"))(x, x, grad_out=wrong)
+    assert (once == 7).all()
+
+
 def test_out_with_a_reduction():
     with pytest.raises(ValueError, match="out"):
         fl.value_and_grad(fl.mse_loss)(np.ones(3), np.ones(3), out=np.ones(3))
@@ -358,6 +370,9 @@ def test_rules_of_vectors():
 def test_axis_out_of_range(loss):
     for dim in (2, -3):
         with pytest.raises(ValueError, match=f"dim {dim}"):
+            getattr(fl, loss)(np.ones((2, 3)), dim=dim)
+    for dim in (0.5, "a", *([None] if loss == "logsumexp" else [(0, 1)])):
+        with pytest.raises(TypeError, match="dim must be"):
             getattr(fl, loss)(np.ones((2, 3)), dim=dim)
 
 

@@ -142,6 +142,10 @@ def test_arrays_as_options():
     np.testing.assert_array_equal(again.grad(x, y), fl.grad(fl.cross_entropy)(x, y, w))
 
 
+def test_an_instance_with_a_list_has_a_hash():
+    assert hash(fl.NLLLoss(weight=[1.0, 2.0])) == hash(fl.NLLLoss(weight=[1.0, 2.0]))
+
+
 def test_an_instance_that_was_used_pickles():
     instance = fl.HuberLoss(delta=0.5)
     x = np.array([1.0, 0.25])

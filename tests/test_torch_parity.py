@@ -130,6 +130,16 @@ def test_parity_at_the_edges(loss, arrays, options):
             assert_close(gradient, tensors[name].grad.numpy(), factor=1e3)
 
 
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 3, 2)])
+@pytest.mark.parametrize("loss", ["softmax", "log_softmax"])
+def test_softmax_along_an_axis_that_is_not_named(loss, shape):
+    x = np.random.default_rng(4).normal(size=shape)
+    with pytest.warns(UserWarning, match="dim"):
+        value = getattr(fl, loss)(x)
+    with pytest.warns(UserWarning, match="dimension"):
+        assert_close(value, getattr(F, loss)(torch.from_numpy(np.array(x))).numpy(), factor=10)
+
+
 @pytest.mark.parametrize("case", marked(PARITY))
 def test_float32_is_as_exact_as_torch(case):
     """The error against float64 is at most a small multiple of torch's, or a few roundings of the largest entry."""

@@ -68,7 +68,7 @@ LOG_SOFTMAX = RowMaths(no_row, log_softmax_entry, log_softmax_terms, softmax=Tru
 
 
 @loss("rowmap", legacy=False, hessian=None)
-def softmax(input: Array, dim: int, *, dtype: object = None) -> Array:
+def softmax(input: Array, dim: int | None = None, *, dtype: object = None) -> Array:
     r"""Softmax along an axis.
 
     .. math:: p_c = e^{x_c} / \sum_k e^{x_k}
@@ -78,7 +78,7 @@ def softmax(input: Array, dim: int, *, dtype: object = None) -> Array:
     input : array, shape (*)
         Logits.
     dim : int
-        The axis that sums to one.
+        The axis that sums to one. Without it, as in torch: the first of one or three, else the second, and a warning.
     dtype : dtype, optional
         Converts `input` first.
 
@@ -113,7 +113,7 @@ def softmax(input: Array, dim: int, *, dtype: object = None) -> Array:
 
 
 @loss("rowmap", legacy=False, hessian=None)
-def log_softmax(input: Array, dim: int, *, dtype: object = None) -> Array:
+def log_softmax(input: Array, dim: int | None = None, *, dtype: object = None) -> Array:
     r"""Logarithm of the softmax along an axis.
 
     .. math:: \log p_c = x_c - \log \sum_k e^{x_k}
@@ -123,7 +123,8 @@ def log_softmax(input: Array, dim: int, *, dtype: object = None) -> Array:
     input : array, shape (*)
         Logits.
     dim : int
-        The axis along which the exponentials sum to one.
+        The axis along which the exponentials sum to one. Without it, as in torch: the first of one or three, else the
+        second, and a warning.
     dtype : dtype, optional
         Converts `input` first.
 
@@ -199,4 +200,6 @@ def logsumexp(input: Array, dim: int | tuple[int, ...], *, keepdim: bool = False
     >>> print(fl.logsumexp([[0.0, 0.0]], dim=1).round(4))
     [0.6931]
     """
+    if dim is None:
+        raise TypeError("dim must be an integer or a tuple of integers, got None")
     return Rowwise(LOGSUMEXP, input, reduction="none", axis=dim, keepdim=keepdim, empty=-math.inf)
