@@ -107,6 +107,7 @@ def bce(x, t):
     T = type(x)
     low = log(x)
     high = log1p(-x)
+    d_target = high - low  # not clamped
     low = T(-100) if low < T(-100) else low
     high = T(-100) if high < T(-100) else high
     value = (t - T(1)) * high - t * low
@@ -115,7 +116,7 @@ def bce(x, t):
     spread = T(1) - x
     curvature = t / _floor(x * x) + (T(1) - t) / _floor(spread * spread)
     in_range = x >= T(0) and x <= T(1) and t >= T(0) and t <= T(1)
-    return (value if in_range else T(math.nan)), ((x - t) / q, high - low), curvature
+    return (value if in_range else T(math.nan)), ((x - t) / q, d_target), curvature
 
 
 @jitable
@@ -161,8 +162,8 @@ def binary_cross_entropy(
 
     Notes
     -----
-    As in torch, the logarithms are clamped to -100 from below, and the gradient's divisor x (1 - x) to 1e-12. NaN gives
-    NaN. Prefer :func:`binary_cross_entropy_with_logits` where there are logits. On a GPU values outside [0, 1] give
+    As in torch, the logarithms are clamped to -100 from below, and the gradient's divisor x (1 - x) to 1e-12; the
+    derivative with respect to a target is not clamped, and infinite beside 0 and 1. NaN gives NaN. Prefer :func:`binary_cross_entropy_with_logits` where there are logits. On a GPU values outside [0, 1] give
     NaN. Differentiable with respect to `input` and `target`.
 
     References
