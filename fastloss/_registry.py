@@ -41,6 +41,8 @@ Decisions and their reasons
   (:mod:`fastloss._quick`): 5 microseconds for 64x10 logits instead of 9.
 * A float64 sum inside a loop of float32 would halve the lanes of everything in that loop: values go to a tile on the
   stack first, or are summed in float32 over a few hundred entries.
+* Stores are plain ones. Non-temporal stores, which need the gradient staged and aligned, make mse_loss of 2**24 floats
+  3 % faster on the CPUs measured, where the memory controller already spares most of the reads for ownership.
 * Losses that are more than one loop are job descriptions of their own with a module each on the calling path:
   ``Projected`` and ``Clustered`` (matrix products of the library that owns the arrays, our kernels on chunks in place),
   ``Alignment`` (CTC), ``LabelSets``, ``OfDistances``, ``Penalty``.
