@@ -108,7 +108,7 @@ def rowwise(job: Rowwise, mode: Mode) -> Any:
 def rowmap(job: RowMap, mode: Mode) -> Any:
     """Compute a function of rows; None where the long way is needed."""
     x = job.input
-    if job.dtype is not None or job.axis not in _LAST or not _is_matrix(x):
+    if job.dtype is not None or mode.hessian or job.axis not in _LAST or not _is_matrix(x):
         return None
     shape, dtype = x.shape, x.dtype
     values = np.empty(shape, dtype) if mode.value else ABSENT
