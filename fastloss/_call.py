@@ -29,6 +29,7 @@ from fastloss._outputs import ABSENT, VALUE, Argument, Outputs, Request, upstrea
 from fastloss._pairs import pairwise
 from fastloss._penalties import penalty
 from fastloss._projected import projected
+from fastloss._quick import QUICK
 from fastloss._registry import jitable
 from fastloss._rows import rowmap, rowwise
 from fastloss._sequence import alignment
@@ -51,7 +52,12 @@ _NO_GRADIENTS = (ABSENT, ABSENT, ABSENT)
 
 def evaluate(record: Loss, job: Any, request: Request) -> Any:
     """Compute what is requested of the loss that `job` describes."""
-    return _EVALUATORS[type(job)](record, job, request)
+    kind = type(job)
+    if kind in QUICK and request.grad_output is None and request.grad_out is None and request.out is None:
+        result = QUICK[kind](job, request.mode)
+        if result is not None:
+            return result
+    return _EVALUATORS[kind](record, job, request)
 
 
 # -- losses of single elements ----------------------------------------------------------------------------------------

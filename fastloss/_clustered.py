@@ -31,6 +31,8 @@ class AdaptiveOutput(NamedTuple):
 
 def clustered(record: Loss, job: Clustered, request: Request) -> Any:
     """Compute a loss over classes in clusters."""
+    if job.target is None:
+        raise TypeError("target must be an array, got None")
     layers = Layers(job)
     space, real, views = layers.space, layers.real, layers.views
     backend, x = space.backend, views[0]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,9 @@ class Layers:
                 raise ValueError(f"tail_weights[{k}] must be a pair (projection, output), got {len(pair)} arrays")
             arrays += pair
             names += [f"tail_weights[{k}][0]", f"tail_weights[{k}][1]"]
+        for array, name in ((job.input, "input"), (job.head_weight, "head_weight")):
+            if array is None:
+                raise TypeError(f"{name} must be an array, got None")
         self.arrays, self.names = arrays, names
         self.space = space_of((*arrays, job.target), (*names, "target"))
         self.views: list[Any] = [
@@ -86,10 +91,12 @@ class Layers:
 
 def checked_cutoffs(cutoffs: Any) -> tuple[int, ...]:
     """Return cutoffs as a tuple of int; raise unless they are positive integers in increasing order."""
-    given = list(cutoffs)
+    given = list(cutoffs) if isinstance(cutoffs, Iterable) else [cutoffs]
+    if not all(isinstance(c, Real) for c in given):
+        raise TypeError(f"cutoffs must be a sequence of integers, got {cutoffs!r}")
     if (
         not given
-        or any(int(c) != c for c in given)
+        or any(c % 1 != 0 for c in given)
         or min(given) <= 0
         or any(a >= b for a, b in itertools.pairwise(given))
     ):

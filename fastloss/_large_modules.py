@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from fastloss._chunking import options_of
 from fastloss._clustered import AdaptiveOutput
 from fastloss._clusters import checked_cutoffs
 from fastloss._layers import Layer, Linear
 from fastloss._log_prob import log_probabilities, predictions
 from fastloss._registry import check_options, record_of
-from fastloss._spec import POSITIVE, Array, Clustered
+from fastloss._spec import FLAG, INDEX, POSITIVE, Array, Clustered
 from fastloss._transforms import mode_of
 from fastloss.losses.large_output import adaptive_log_softmax_with_loss, linear_cross_entropy
 from fastloss.losses.softmax import LOG_SOFTMAX
@@ -67,6 +68,10 @@ class LinearCrossEntropyLoss(Layer):
         label_smoothing: float = 0.0,
         options: Any = None,
     ) -> None:
+        INDEX.check("in_features", in_features)
+        INDEX.check("num_classes", num_classes)
+        FLAG.check("bias", bias)
+        options_of(options)
         checked = {"reduction": reduction, "ignore_index": ignore_index, "label_smoothing": label_smoothing}
         check_options(record_of(linear_cross_entropy), checked)
         if weight is not None and tuple(np.shape(weight)) != (num_classes,):
@@ -182,6 +187,9 @@ class AdaptiveLogSoftmaxWithLoss(Layer):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
+        INDEX.check("in_features", in_features)
+        INDEX.check("n_classes", n_classes)
+        FLAG.check("head_bias", head_bias)
         first = checked_cutoffs(cutoffs)
         if first[-1] > n_classes - 1:
             raise ValueError(f"cutoffs must be at most n_classes - 1 = {n_classes - 1}, got {list(first)}")

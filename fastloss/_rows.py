@@ -150,6 +150,7 @@ def rowmap(record: Loss, job: RowMap, request: Request) -> Any:
     outputs = Outputs(record, space, request, (Argument("input", given, x),), shape)
     outputs.want_values(shape, mode.value)
     scale, operand = upstream_of(space, request, False, shape)
+    second = backend.empty(shape, x.dtype) if mode.hessian else ABSENT
 
     if x.size:
         backend.rowwise(
@@ -167,7 +168,7 @@ def rowmap(record: Loss, job: RowMap, request: Request) -> Any:
             False,
             ABSENT,
             tuple([a if a is ABSENT else flat(a) for a in (outputs.values, outputs.grads[0], ABSENT)]),
-            ABSENT,
+            second if second is ABSENT else flat(second),
             True,
         )
-    return outputs.finish(None)
+    return outputs.finish(None, second)

@@ -208,7 +208,7 @@ def arguments(
                 given[name] = space.array(shape[1:2], dtype)
             else:
                 given[name] = space.array(shape, dtype, offset)
-        elif parameter.default is inspect.Parameter.empty:
+        elif parameter.default is inspect.Parameter.empty or (name == "dim" and record.family == "rowmap"):
             given[name] = 1  # the axis of softmax and its like
     return given
 

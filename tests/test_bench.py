@@ -84,8 +84,10 @@ def test_the_copy_copies(count):
     source = np.random.default_rng(0).standard_normal(count)
     labels = np.arange(count)
     sink = np.zeros_like(source)
-    copying.run([source, labels], [sink, None])
+    written = np.ones(count)
+    copying.run([source, labels, None], [sink, None, written])
     np.testing.assert_array_equal(sink, source)
+    assert not written.any()
     np.testing.assert_array_equal(labels, np.arange(count))
 
 

@@ -94,7 +94,7 @@ def test_demo_agrees_draws_and_cleans_up(tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_leaves_no_files(tmp_path, sent):
-    command = [sys.executable, "-m", "fastloss", "demo", "--size", "20000000"]
+    command = [sys.executable, "-m", "fastloss", "demo", "--size", "100000000"]  # seconds, to send a signal in
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen(
         command, env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True

@@ -179,6 +179,20 @@ def test_scores_that_are_integers():
         fl.margin_ranking_loss(x, x.astype(int), x)
 
 
+def test_what_is_no_size():
+    for option, wrong in (("in_features", "a"), ("n_classes", 2.5), ("head_bias", 3), ("cutoffs", "a")):
+        sizes = {"in_features": 4, "n_classes": 6, "cutoffs": [2], option: wrong}
+        with pytest.raises((TypeError, ValueError), match=option):
+            fl.AdaptiveLogSoftmaxWithLoss(**sizes)
+    for option, wrong in (("in_features", "a"), ("num_classes", -1), ("bias", 3), ("options", 3)):
+        with pytest.raises((TypeError, ValueError), match=option):
+            fl.LinearCrossEntropyLoss(**{"in_features": 4, "num_classes": 6, option: wrong})
+    adaptive = fl.AdaptiveLogSoftmaxWithLoss(4, 6, [2])
+    for arrays, name in (((None, np.zeros(2, int)), "input"), ((np.ones((2, 4), np.float32), None), "target")):
+        with pytest.raises(TypeError, match=name):
+            adaptive(*arrays)
+
+
 # -- class indices ---------------------------------------------------------------------------------------------------
 
 

@@ -118,6 +118,21 @@ def test_second_derivative_of_reductions(case):
         assert_close(each, plain)
 
 
+@pytest.mark.parametrize("shape", [(3, 5), (2, 110), (2, 4, 3)])
+@pytest.mark.parametrize("function", [fl.softmax, fl.log_softmax])
+def test_second_derivative_of_a_map(function, shape):
+    """Of Σ g f(x): the entry itself in the first derivative, by central differences."""
+    generator = np.random.default_rng(4)
+    x, g = generator.normal(size=shape), generator.normal(size=shape)
+    gradient, second = fl.grad_and_hess(function)(x, 1, grad_output=g)
+    np.testing.assert_array_equal(gradient, fl.grad(function)(x, 1, grad_output=g))
+    for place in np.ndindex(*shape):
+        shift = np.zeros(shape)
+        shift[place] = 1e-5
+        ends = [fl.grad(function)(x + s * shift, 1, grad_output=g)[place] for s in (1, -1)]
+        np.testing.assert_allclose(second[place], (ends[0] - ends[1]) / 2e-5, rtol=1e-5, atol=1e-9)
+
+
 @pytest.mark.parametrize("case", [c for c in PLAIN if c.record.hessian is None], ids=str)
 def test_no_second_derivative(case):
     with pytest.raises(ValueError, match=case.loss):

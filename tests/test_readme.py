@@ -28,10 +28,10 @@ def test_generated_parts_are_current():
 
 
 def test_there_are_examples():
-    assert len(EXAMPLES) == 5
+    assert len(EXAMPLES) == 6
 
 
-@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("number", range(6))
 def test_example_runs_without_a_warning(number, tmp_path):
     example = EXAMPLES[number]
     for module in re.findall(r"^(?:import|from) (\w+)", example, flags=re.MULTILINE):

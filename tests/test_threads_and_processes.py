@@ -17,7 +17,7 @@ import fastloss as fl
 # Shapes above the size from which calls are shared between threads, one for each loop over a class axis.
 LARGE = {
     "across": (40_000, 10),
-    "along": (5_000, 64),
+    "along": (3_000, 110),
     "wide": (600, 1000),
     "strided": (50, 7, 1000),
 }

@@ -148,7 +148,7 @@ def _rowwise(loss: Loss, extent: Extent, generator: np.random.Generator) -> Argu
             operands["target"] = generator.integers(0, columns, rows)
         else:
             operands["target"] = values(loss.domains.get("target"), (rows, columns), generator)
-    return operands, {"dim": 1} if "dim" in names else {}
+    return operands, {"dim": 1} if "dim" in inspect.signature(loss.describe).parameters else {}
 
 
 def _pairwise(loss: Loss, extent: Extent, generator: np.random.Generator) -> Arguments:

@@ -48,13 +48,17 @@ def _kernel() -> Kernel:
 
 
 def run(sources: Sequence[Any], sinks: Sequence[Any]) -> None:
-    """Copy each contiguous array of `sources` to the one of `sinks` beside it; where that is None, only read it."""
+    """Copy each contiguous array of `sources` to the one of `sinks` beside it.
+
+    Where the sink is None the source is only read, where the source is None the sink is only written.
+    """
     if len(sources) > SLOTS:
         raise ValueError(f"at most {SLOTS} arrays, got {len(sources)}")
-    read = [_words(array) for array in sources]
+    missing = [()] * (SLOTS - len(sources))
+    read = [() if source is None else _words(source) for source in sources]
     written = [() if sink is None else _words(sink) for sink in sinks]
-    missing = [()] * (SLOTS - len(read))
-    sizes = tuple(array.size for array in read) + (0,) * len(missing)
+    words = [len(one) or len(other) for one, other in zip(read, written, strict=True)]
+    sizes = (*words, *[0] * len(missing))
     # Kernels count work in elements of a plain loss, one float32 read: half a word.
     _kernel()(max(sizes), 2 * sum(sizes), *read, *missing, *written, *missing, sizes)
 

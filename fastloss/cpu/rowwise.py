@@ -22,9 +22,11 @@ from fastloss.cpu.across import across
 from fastloss.cpu.along import along
 from fastloss.cpu.gather import gather
 
-# Classes from which a row fills the lanes by itself. Value and gradient of cross_entropy over a copy of the same
-# bytes, across against along: 2.6 and 6.3 at 10 classes, 2.1 and 2.3 at 32, 2.4 and 1.5 at 64.
+# Classes from which a row fills the lanes by itself. What a loop along the row leaves to scalar code costs more the
+# more there is to compute: cross_entropy takes, across against along, in ns for an entry in cache, 0.82 and 1.59 at 48
+# classes, 0.87 and 1.21 at 79, 0.90 and 0.88 at 100; multi_margin_loss, without exponentials, 0.73 and 0.65 at 48.
 ALONG_FROM = 48
+SOFTMAX_ALONG_FROM = 100
 
 # Classes from which 512-bit vectors win: LLVM's loop handles 64 entries at a time and leaves up to 63 to a scalar
 # loop. 256 against 512 bits: 1.6 and 2.1 copies at 100 classes, 1.4 and 1.1 at 200, 1.05 and 0.86 at 1000.
@@ -83,7 +85,7 @@ def run(
         layout = "gather"
     elif inner > 1:
         layout = "strided"
-    elif columns < ALONG_FROM:
+    elif columns < (SOFTMAX_ALONG_FROM if maths.softmax else ALONG_FROM):
         layout = "across"
     else:
         layout = "wide" if columns >= WIDE_FROM else "along"

@@ -163,8 +163,9 @@ def binary_cross_entropy(
     Notes
     -----
     As in torch, the logarithms are clamped to -100 from below, and the gradient's divisor x (1 - x) to 1e-12; the
-    derivative with respect to a target is not clamped, and infinite beside 0 and 1. NaN gives NaN. Prefer :func:`binary_cross_entropy_with_logits` where there are logits. On a GPU values outside [0, 1] give
-    NaN. Differentiable with respect to `input` and `target`.
+    derivative with respect to a target is not clamped, and infinite beside 0 and 1. NaN gives NaN. Prefer
+    :func:`binary_cross_entropy_with_logits` where there are logits. On a GPU values outside [0, 1] give NaN.
+    Differentiable with respect to `input` and `target`.
 
     References
     ----------

@@ -44,9 +44,10 @@ def softmax_terms(z, p, t, w, hit, zy, wy, params):
 
 @jitable
 def softmax_entry(z, p, t, w, hit, coefs, params):
-    """p, and p (g - Σ p g)."""
+    """p; p (g - Σ p g), and p (1 - 2 p) (g - Σ p g)."""
     T = type(z)
-    return (p, params[0] * p * (t - coefs[1])), T(0)
+    slope = params[0] * p * (t - coefs[1])
+    return (p, slope), slope * (T(1) - p - p)
 
 
 @jitable
@@ -58,16 +59,17 @@ def log_softmax_terms(z, p, t, w, hit, zy, wy, params):
 
 @jitable
 def log_softmax_entry(z, p, t, w, hit, coefs, params):
-    """z - log Σ exp z, and g - p Σ g."""
+    """z - log Σ exp z; g - p Σ g, and -p (1 - p) Σ g."""
     T = type(z)
-    return (z - coefs[0], params[0] * (t - p * coefs[1])), T(0)
+    total = params[0] * coefs[1]
+    return (z - coefs[0], params[0] * t - p * total), -p * (T(1) - p) * total
 
 
 SOFTMAX = RowMaths(no_row, softmax_entry, softmax_terms, softmax=True)
 LOG_SOFTMAX = RowMaths(no_row, log_softmax_entry, log_softmax_terms, softmax=True)
 
 
-@loss("rowmap", legacy=False, hessian=None)
+@loss("rowmap", legacy=False)
 def softmax(input: Array, dim: int | None = None, *, dtype: object = None) -> Array:
     r"""Softmax along an axis.
 
@@ -112,7 +114,7 @@ def softmax(input: Array, dim: int | None = None, *, dtype: object = None) -> Ar
     return RowMap(SOFTMAX, input, dim, dtype)
 
 
-@loss("rowmap", legacy=False, hessian=None)
+@loss("rowmap", legacy=False)
 def log_softmax(input: Array, dim: int | None = None, *, dtype: object = None) -> Array:
     r"""Logarithm of the softmax along an axis.
 

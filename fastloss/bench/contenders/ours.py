@@ -33,19 +33,28 @@ def _fresh(case: Case) -> Prepared:
     return Prepared(call_of(case), outcome)
 
 
+def _values(case: Case) -> Any:
+    """Return an array for the values of a function that has no reduction, None for a loss."""
+    value, _ = outcome(call_of(case)())
+    return np.zeros_like(value) + np.float32(0) if np.ndim(value) else None
+
+
 def _reused(case: Case) -> Prepared:
-    given = case.gradients()
+    given, values = case.gradients(), _values(case)
     grad_out = given[0] if len(given) == 1 else tuple(given)
     call: Any = call_of(case)
-    return Prepared(functools.partial(call, grad_out=grad_out), outcome)
+    return Prepared(functools.partial(call, grad_out=grad_out, out=values), outcome)
 
 
 def _copy(case: Case) -> Prepared | None:
-    """One read of the inputs and one write of the gradients by the same threads; a map's values are not written."""
-    if len(case.operands) > copying.SLOTS:
-        return None
+    """One read of the inputs and one write of the gradients, and of values where there is no reduction."""
+    sources, values = case.arrays(), _values(case)
     sinks = [None if name not in case.wrt else np.zeros_like(array) for name, array in case.operands.items()]
-    return Prepared(functools.partial(copying.run, case.arrays(), sinks))
+    if values is not None:
+        sources, sinks = [*sources, None], [*sinks, values]
+    if len(sources) > copying.SLOTS:
+        return None
+    return Prepared(functools.partial(copying.run, sources, sinks))
 
 
 CONTENDERS = {

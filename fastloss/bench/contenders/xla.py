@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from importlib import util
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -125,8 +125,7 @@ def _prepare(case: Case) -> Prepared | None:
     arrays = [jax.numpy.asarray(_narrow(array)) for array in case.arrays()]
     places = tuple(place for place, name in enumerate(case.operands) if name in case.wrt)
 
-    @jax.jit
-    def step(*operands: Any) -> Any:
+    def computed(*operands: Any) -> Any:
         def of_leaves(*leaves: Any) -> Any:
             given = list(operands)
             for place, leaf in zip(places, leaves, strict=True):
@@ -136,7 +135,7 @@ def _prepare(case: Case) -> Prepared | None:
         value, backward = jax.vjp(of_leaves, *(operands[place] for place in places))
         return value, backward(jax.numpy.ones_like(value))
 
-    wait: Any = jax.block_until_ready
+    step, wait = cast(Any, jax.jit)(computed), cast(Any, jax.block_until_ready)
     return Prepared(lambda: wait(step(*arrays)), _outcome)
 
 

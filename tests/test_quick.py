@@ -1,0 +1,85 @@
+"""The short way for plain NumPy arrays gives what the long way gives, and takes itself out where it must."""
+
+import numpy as np
+import pytest
+from cases import PLAIN
+
+import fastloss as fl
+from fastloss import _call, _quick
+
+FAMILIES = ("elementwise", "rowwise", "rowmap", "pairwise")
+CASES = [case for case in PLAIN if case.record.family in FAMILIES]
+TAKEN = [
+    fl.mse_loss, fl.gaussian_nll_loss, fl.cross_entropy, fl.nll_loss, fl.multilabel_soft_margin_loss, fl.softmax,
+    fl.logsumexp, fl.cosine_embedding_loss, fl.triplet_margin_loss,
+]  # fmt: skip
+
+
+@pytest.fixture
+def long_way(monkeypatch):
+    """Return a function that computes something without the short way."""
+
+    def compute(function):
+        with monkeypatch.context() as context:
+            context.setattr(_call, "QUICK", {})
+            return function()
+
+    return compute
+
+
+def same(one, other):
+    if isinstance(one, tuple):
+        assert len(one) == len(other)
+        return all(same(a, b) for a, b in zip(one, other, strict=True))
+    assert type(one) is type(other)
+    assert one.dtype == other.dtype
+    np.testing.assert_array_equal(one, other)
+    return True
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_both_ways_give_the_same_bits(case, long_way):
+    arrays = case.make("float64", seed=3)
+    for reduction in case.reductions:
+        for compute in (
+            lambda: case.call(arrays, **reduction),  # noqa: B023
+            lambda: case.value_and_grad(arrays, **reduction),  # noqa: B023
+        ):
+            assert same(compute(), long_way(compute))
+
+
+def test_the_short_way_is_taken(monkeypatch):
+    """Or this file compares the long way with itself."""
+    taken = []
+    for kind, quick in _quick.QUICK.items():
+
+        def spy(job, mode, quick=quick):
+            result = quick(job, mode)
+            taken.append(result is not None)
+            return result
+
+        monkeypatch.setitem(_call.QUICK, kind, spy)
+    plain = {case.loss: case for case in CASES}
+    for function in TAKEN:
+        plain[function.__name__].call(plain[function.__name__].make())
+    assert taken == [True] * len(TAKEN)
+
+
+def test_errors_come_from_the_long_way():
+    x = np.ones((2, 3))
+    with pytest.raises(IndexError, match=r"target 3 at position \(1,\)"):
+        fl.grad(fl.cross_entropy)(x, np.array([0, 3]))
+    with pytest.raises(ValueError, match="must lie in"):
+        fl.grad(fl.binary_cross_entropy)(2 * x, x)
+    with pytest.raises(ValueError, match="var must not be negative"):
+        fl.grad(fl.gaussian_nll_loss)(x, x, -x)
+    with pytest.raises(ValueError, match="out is for an unreduced value"):
+        fl.value_and_grad(fl.mse_loss)(x, x, out=x)
+    assert np.isnan(fl.binary_cross_entropy(np.full(3, 0.5), np.full(3, np.nan)))
+
+
+def test_labels_out_of_range_without_the_check():
+    with fl.config(check_indices=False):
+        value, gradient = fl.value_and_grad(fl.cross_entropy)(np.ones((2, 3)), np.array([0, 3]), reduction="none")
+    np.testing.assert_array_equal(np.isnan(value), [False, True])
+    np.testing.assert_array_equal(np.isnan(gradient).all(axis=1), [False, True])
