@@ -54,7 +54,7 @@ def evaluate(record: Loss, job: Any, request: Request) -> Any:
     """Compute what is requested of the loss that `job` describes."""
     kind = type(job)
     if kind in QUICK and request.grad_output is None and request.grad_out is None and request.out is None:
-        result = QUICK[kind](job, request.mode)
+        result = QUICK[kind](record, job, request.mode)
         if result is not None:
             return result
     return _EVALUATORS[kind](record, job, request)

@@ -17,7 +17,7 @@ import numpy as np
 from fastloss._config import settings
 from fastloss._dispatch import F32, F64
 from fastloss._outputs import ABSENT, Mode
-from fastloss._spec import Elementwise, Pairwise, RowMap, RowMaths, Rowwise
+from fastloss._spec import Elementwise, Loss, Pairwise, RowMap, RowMaths, Rowwise
 from fastloss.cpu import elementwise as elementwise_loop
 from fastloss.cpu import pairwise as pairwise_loop
 from fastloss.cpu import rowwise as rowwise_loop
@@ -26,7 +26,7 @@ I64 = np.dtype(np.int64)
 _NO_INDEX = -(2**63)  # an ignore_index that no label equals
 
 
-def elementwise(job: Elementwise, mode: Mode) -> Any:
+def elementwise(record: Loss, job: Elementwise, mode: Mode) -> Any:
     """Compute a loss of single elements; None where the long way is needed."""
     arrays = job.arrays
     x = arrays[0]
@@ -68,12 +68,12 @@ def elementwise(job: Elementwise, mode: Mode) -> Any:
     return _answer(mode, dtype, total, values, grads, slots)
 
 
-def rowwise(job: Rowwise, mode: Mode) -> Any:
+def rowwise(record: Loss, job: Rowwise, mode: Mode) -> Any:
     """Compute a loss of rows; None where the long way is needed."""
     maths, x, y = job.maths, job.input, job.target
     if job.weight is not None or job.keepdim or mode.hessian or mode.wrt not in _OF_INPUT:
         return None
-    if job.axis not in _LAST or not _is_matrix(x):
+    if (job.axis is not None and not _is_last(job.axis)) or not _is_matrix(x):
         return None
     count, columns = shape = x.shape
     dtype = x.dtype
@@ -87,6 +87,8 @@ def rowwise(job: Rowwise, mode: Mode) -> Any:
             operand = y.reshape(-1)
         else:
             return None
+    elif "target" in record.domains:
+        return None
     divisor = 1
     if job.reduction == "mean":
         divisor = 0 if job.mean == "weights" and labels is not ABSENT else count
@@ -105,10 +107,10 @@ def rowwise(job: Rowwise, mode: Mode) -> Any:
     return None if strange >= 0 else _answer(mode, dtype, total, values, (gradient,), _FIRST if mode.wrt else ())
 
 
-def rowmap(job: RowMap, mode: Mode) -> Any:
+def rowmap(record: Loss, job: RowMap, mode: Mode) -> Any:
     """Compute a function of rows; None where the long way is needed."""
     x = job.input
-    if job.dtype is not None or mode.hessian or job.axis not in _LAST or not _is_matrix(x):
+    if job.dtype is not None or mode.hessian or not _is_last(job.axis) or not _is_matrix(x):
         return None
     shape, dtype = x.shape, x.dtype
     values = np.empty(shape, dtype) if mode.value else ABSENT
@@ -120,11 +122,11 @@ def rowmap(job: RowMap, mode: Mode) -> Any:
     return _answer(mode, dtype, 0.0, values, (gradient,), _FIRST if mode.wrt else ())
 
 
-def pairwise(job: Pairwise, mode: Mode) -> Any:
+def pairwise(record: Loss, job: Pairwise, mode: Mode) -> Any:
     """Compute a loss of vectors; None where the long way is needed."""
     arrays, y = job.arrays, job.target
     x = arrays[0]
-    if mode.hessian or job.keepdim or job.axis not in _LAST or not _is_matrix(x):
+    if mode.hessian or job.keepdim or not _is_last(job.axis) or not _is_matrix(x):
         return None
     dtype, shape = x.dtype, x.shape
     for a in arrays:
@@ -138,6 +140,8 @@ def pairwise(job: Pairwise, mode: Mode) -> Any:
             return None
         if not y.flags.c_contiguous or not y.flags.aligned:
             return None
+    elif "target" in record.domains:
+        return None
     slots = _slots(mode.wrt, job.names)
     if slots is None:
         return None
@@ -161,7 +165,10 @@ QUICK: dict[type, Any] = {Elementwise: elementwise, Rowwise: rowwise, RowMap: ro
 _MISSING: tuple[tuple[Any, ...], ...] = ((), (ABSENT, ABSENT), (ABSENT,), ())
 _FIRST = (0,)
 _OF_INPUT = ((), ("input",))
-_LAST = (None, 1, -1)  # the axis of the classes of a matrix
+
+def _is_last(axis: Any) -> bool:
+    """Return whether this names the last axis of a matrix."""
+    return type(axis) is int and (axis == 1 or axis == -1)
 
 
 def _flat(array: Any) -> Any:
