@@ -73,7 +73,7 @@ def rowwise(record: Loss, job: Rowwise, mode: Mode) -> Any:
     maths, x, y = job.maths, job.input, job.target
     if job.weight is not None or job.keepdim or mode.hessian or mode.wrt not in _OF_INPUT:
         return None
-    if job.axis not in _LAST or not _is_matrix(x):
+    if (job.axis is not None and not _is_last(job.axis)) or not _is_matrix(x):
         return None
     count, columns = shape = x.shape
     dtype = x.dtype
@@ -88,7 +88,7 @@ def rowwise(record: Loss, job: Rowwise, mode: Mode) -> Any:
         else:
             return None
     elif "target" in record.domains:
-        return None  # it is missing
+        return None
     divisor = 1
     if job.reduction == "mean":
         divisor = 0 if job.mean == "weights" and labels is not ABSENT else count
@@ -110,7 +110,7 @@ def rowwise(record: Loss, job: Rowwise, mode: Mode) -> Any:
 def rowmap(record: Loss, job: RowMap, mode: Mode) -> Any:
     """Compute a function of rows; None where the long way is needed."""
     x = job.input
-    if job.dtype is not None or mode.hessian or job.axis is None or job.axis not in _LAST or not _is_matrix(x):
+    if job.dtype is not None or mode.hessian or not _is_last(job.axis) or not _is_matrix(x):
         return None
     shape, dtype = x.shape, x.dtype
     values = np.empty(shape, dtype) if mode.value else ABSENT
@@ -126,7 +126,7 @@ def pairwise(record: Loss, job: Pairwise, mode: Mode) -> Any:
     """Compute a loss of vectors; None where the long way is needed."""
     arrays, y = job.arrays, job.target
     x = arrays[0]
-    if mode.hessian or job.keepdim or job.axis not in _LAST or not _is_matrix(x):
+    if mode.hessian or job.keepdim or not _is_last(job.axis) or not _is_matrix(x):
         return None
     dtype, shape = x.dtype, x.shape
     for a in arrays:
@@ -141,7 +141,7 @@ def pairwise(record: Loss, job: Pairwise, mode: Mode) -> Any:
         if not y.flags.c_contiguous or not y.flags.aligned:
             return None
     elif "target" in record.domains:
-        return None  # it is missing
+        return None
     slots = _slots(mode.wrt, job.names)
     if slots is None:
         return None
@@ -165,7 +165,10 @@ QUICK: dict[type, Any] = {Elementwise: elementwise, Rowwise: rowwise, RowMap: ro
 _MISSING: tuple[tuple[Any, ...], ...] = ((), (ABSENT, ABSENT), (ABSENT,), ())
 _FIRST = (0,)
 _OF_INPUT = ((), ("input",))
-_LAST = (None, 1, -1)  # the axis of the classes of a matrix
+
+def _is_last(axis: Any) -> bool:
+    """Return whether this names the last axis of a matrix."""
+    return type(axis) is int and (axis == 1 or axis == -1)
 
 
 def _flat(array: Any) -> Any:

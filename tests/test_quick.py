@@ -53,8 +53,8 @@ def test_the_short_way_is_taken(monkeypatch):
     taken = []
     for kind, quick in _quick.QUICK.items():
 
-        def spy(job, mode, quick=quick):
-            result = quick(job, mode)
+        def spy(record, job, mode, quick=quick):
+            result = quick(record, job, mode)
             taken.append(result is not None)
             return result
 
@@ -75,6 +75,15 @@ def test_errors_come_from_the_long_way():
         fl.grad(fl.gaussian_nll_loss)(x, x, -x)
     with pytest.raises(ValueError, match="out is for an unreduced value"):
         fl.value_and_grad(fl.mse_loss)(x, x, out=x)
+    for call in (fl.nll_loss, fl.cross_entropy, fl.multilabel_soft_margin_loss):
+        with pytest.raises(TypeError, match="target"):
+            call(x, None)
+    with pytest.raises(TypeError, match="target"):
+        fl.cosine_embedding_loss(x, x, None)
+    with pytest.raises(TypeError, match="dim must be an integer"):
+        fl.softmax(x, 1.0)
+    with pytest.warns(UserWarning, match="dim"):
+        fl.softmax(x)
     assert np.isnan(fl.binary_cross_entropy(np.full(3, 0.5), np.full(3, np.nan)))
 
 
