@@ -103,7 +103,7 @@ def _prepared(
         if prepared.outcome is not None:
             if reference is None:
                 reference = outcome(call_of(case)())
-            difference = disagreement(reference, prepared.outcome(result))
+            difference = disagreement(reference, prepared.outcome(result), case.loss.name)
             if difference is not None:
                 wrong[one.name] = difference
                 continue

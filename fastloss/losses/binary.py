@@ -11,13 +11,14 @@ from fastloss.losses.scalars import exp_nonpositive, log, log1p, log1p_unit, rel
 
 @jitable
 def bce_with_logits(x, t):
-    """(1 - t) x + log(1 + exp(-x)); the second derivative is σ(x) σ(-x)."""
+    """(1 - t) x + log(1 + exp(-x)), NaN at -inf as torch has it; the second derivative is σ(x) σ(-x)."""
     T = type(x)
     e = exp_nonpositive(-abs(x))
     positive = x > T(0)
     inverse = T(1) / (T(1) + e)
     p = inverse if positive else e * inverse
     value = (T(1) - t if positive else -t) * x + log1p_unit(e)
+    value = T(math.nan) if x == T(-math.inf) else value
     return value, (p - t, -x), e * inverse * inverse
 
 
