@@ -125,6 +125,9 @@ def test_weights_that_sum_to_zero_have_mean_nan():
     assert np.isnan(value)
     assert np.isnan(gradient[0, 0])
     assert np.isnan(fl.mse_loss(np.ones(2), np.zeros(2), np.zeros(2)))
+    value, gradient = fl.value_and_grad(fl.cross_entropy)(x, y, np.array([0.0, 0.0, 1.0]), label_smoothing=0.1)
+    assert np.isnan(value)
+    assert np.isnan(gradient).all()
 
 
 def test_divisors_by_hand():

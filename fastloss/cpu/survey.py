@@ -27,6 +27,7 @@ def no_terms(z, p, t, w, hit, zy, wy, params):
 def survey(y, weight, columns, ignore, check, count, board):
     """Return the first row whose class does not exist (-1: none), and the summed weight of the rows that count.
 
+    A sum of 0 is returned as NaN: it is a divisor, and the mean over nothing is NaN whatever is divided.
     Every thread waits for the whole survey: nothing is computed before all classes are known to exist.
     """
     chunks = chunks_of(board)
@@ -48,7 +49,7 @@ def survey(y, weight, columns, ignore, check, count, board):
             label = label_at(y, r)
             if label != ignore and (label < 0 or label >= columns):
                 return r, total
-    return -1, total
+    return -1, total if total != 0.0 else np.nan
 
 
 @functools.cache
