@@ -97,7 +97,14 @@ def test_an_interrupted_demo_leaves_no_files(tmp_path, sent):
     command = [sys.executable, "-m", "fastloss", "demo", "--size", "100000000"]  # seconds, to send a signal in
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen(
-        command, env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command,
+        env=environment,
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Workers of pytest-xdist ignore the signal, and their children would too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob("fastloss-demo-*/logits.npy")) and process.poll() is None:

@@ -323,7 +323,7 @@ def torch_in_simulator(monkeypatch):
     monkeypatch.setattr(spaces.TorchSpace, "current_stream", lambda self: 0)
     space = spaces.TorchSpace(0)
     space.device = "cpu"
-    monkeypatch.setattr(_dispatch, "_space", lambda array: space)
+    monkeypatch.setattr(_dispatch, "_space", lambda array, name: space)
     return torch
 
 
