@@ -37,17 +37,20 @@ class _Pool:
         self.tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
         self.size = 0
         self.lock = threading.Lock()
+        self.ids: list[int] = []  # of the threads that have started, for the operating system
+        self.caller_cpu = -1  # where the helpers are kept from
 
     def grow(self, size: int) -> None:
         with self.lock:
             while self.size < size:
                 name = f"fastloss-{self.size}"
-                threading.Thread(target=_work, args=(self.tasks,), name=name, daemon=True).start()
+                threading.Thread(target=_work, args=(self.tasks, self.ids), name=name, daemon=True).start()
                 self.size += 1
 
 
-def _work(tasks: queue.SimpleQueue[Task]) -> None:
+def _work(tasks: queue.SimpleQueue[Task], ids: list[int]) -> None:
     _ask_for_short_slices()
+    ids.append(threading.get_native_id())
     while True:
         function, args = tasks.get()
         # Raised before anything is claimed: the caller then computes what this thread could not.
@@ -73,6 +76,38 @@ def _ask_for_short_slices() -> None:
         ctypes.CDLL(None).syscall(number, 0, ctypes.c_char_p(attributes), 0)
 
 
+# Helpers up to which they are kept from the caller's core; with more cores than this Linux finds an idle one.
+MOST_KEPT_APART = 7
+
+
+def _keep_apart(pool: _Pool) -> None:
+    """Keep the helpers from the core that the caller runs on.
+
+    Linux wakes a thread where its waker runs more often than not, and leaves it there for milliseconds with the other
+    core idle. cross_entropy of 1024x1000 on two cores, one call after another, one thread and two: 0.54 and 0.55 ms
+    without this, 0.56 and 0.32 with both threads bound to a core each. Asked again only when the caller has moved.
+    """
+    if _current_cpu is None or len(pool.ids) > MOST_KEPT_APART:
+        return
+    cpu = _current_cpu()
+    if cpu == pool.caller_cpu or not pool.ids:
+        return
+    with contextlib.suppress(OSError):
+        others = os.sched_getaffinity(0) - {cpu}
+        for thread in list(pool.ids) if others else ():
+            os.sched_setaffinity(thread, others)
+    pool.caller_cpu = cpu if len(pool.ids) == pool.size else -1
+
+
+def _cpu_reader() -> Callable[[], int] | None:
+    """Return the function of the C library that names the caller's core; None where there is none."""
+    if sys.platform != "linux" or not hasattr(os, "sched_setaffinity"):
+        return None
+    # Unlike CDLL, PyDLL keeps the interpreter's lock: a tenth of a microsecond.
+    return getattr(ctypes.PyDLL(None), "sched_getcpu", None)
+
+
+_current_cpu = _cpu_reader()
 _pool = _Pool()
 
 
@@ -92,6 +127,7 @@ def run_shared(function: Callable[..., Any], args: tuple[Any, ...], chunks: int)
         pool = _pool
         if pool.size < helpers:
             pool.grow(helpers)
+        _keep_apart(pool)
         task = (function, (*args, False))
         for _ in range(helpers):
             pool.tasks.put(task)

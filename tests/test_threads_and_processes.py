@@ -125,6 +125,22 @@ def run(code, **environment):
     return done.stdout.strip()
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="Linux only")
+def test_helpers_are_kept_from_the_core_of_the_caller(threads):
+    from fastloss import _threads
+
+    if _threads._current_cpu is None or len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one core, or a C library that does not name it")
+    x, y = batch((4000, 100))
+    for _ in range(20):
+        threads(2, lambda: fl.value_and_grad(fl.cross_entropy)(x, y))
+    pool = _threads._pool
+    if len(pool.ids) <= _threads.MOST_KEPT_APART:
+        masks = [os.sched_getaffinity(thread) for thread in list(pool.ids)]
+        assert masks
+        assert all(mask < os.sched_getaffinity(0) and len(mask) >= 1 for mask in masks)
+
+
 def test_importing_brings_in_no_guest_library():
     code = (
         "import sys, fastloss; "
