@@ -59,7 +59,6 @@ from fastloss.losses.margin import multilabel_margin_loss as multilabel_margin_l
 from fastloss.losses.margin import multilabel_soft_margin_loss as multilabel_soft_margin_loss
 from fastloss.losses.multiclass import cross_entropy as cross_entropy
 from fastloss.losses.multiclass import nll_loss as nll_loss
-from fastloss.losses.multiclass import symmetric_cross_entropy as symmetric_cross_entropy
 from fastloss.losses.norms import pairwise_distance as pairwise_distance
 from fastloss.losses.penalty import l1_penalty as l1_penalty
 from fastloss.losses.penalty import l2_penalty as l2_penalty
@@ -71,6 +70,7 @@ from fastloss.losses.sequence import ctc_loss as ctc_loss
 from fastloss.losses.softmax import log_softmax as log_softmax
 from fastloss.losses.softmax import logsumexp as logsumexp
 from fastloss.losses.softmax import softmax as softmax
+from fastloss.losses.symmetric import symmetric_cross_entropy as symmetric_cross_entropy
 from fastloss.losses.triplet import triplet_margin_loss as triplet_margin_loss
 from fastloss.losses.triplet import triplet_margin_with_distance_loss as triplet_margin_with_distance_loss
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -61,22 +62,23 @@ def _write(array: Any, numbers: Any) -> None:
         array[...] = numbers
 
 
-class Layer:
+class Layer(abc.ABC):
     """What the loss classes with parameters share. A subclass lists its parameters, and calls its function."""
 
     _function: Callable[..., Any]
     __hash__ = None  # type: ignore[assignment]  # parameters change
 
+    @abc.abstractmethod
     def _places(self) -> Iterator[tuple[str, Any, str]]:
         """Yield (name in the state, object, attribute) of every parameter."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _options(self) -> dict[str, Any]:
         """Return the arguments of the constructor that say what the parameters are for."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _maps(self) -> Iterator[Linear]:
-        raise NotImplementedError
+        """Yield the linear maps."""
 
     def reset_parameters(self, generator: np.random.Generator | None = None) -> None:
         """Draw all parameters anew, from NumPy's generator."""
@@ -123,8 +125,9 @@ class Layer:
         arguments = self._arguments(input, target)
         return function_transform(type(self)._function, kind, wrt)(**arguments, **extra)
 
+    @abc.abstractmethod
     def _arguments(self, input: Array, target: Array) -> dict[str, Any]:
-        raise NotImplementedError
+        """Return the arguments of the function for a call with these."""
 
     def __call__(self, input: Array, target: Array) -> Any:
         """Return the loss."""

@@ -24,6 +24,7 @@ from fastloss.losses import (
     penalty,
     regression,
     sequence,
+    symmetric,
     triplet,
 )
 
@@ -186,7 +187,7 @@ class SigmoidFocalLoss(LossModule, function=focal.sigmoid_focal_loss):
     reduction: str = "mean"
 
 
-class SCELoss(LossModule, function=multiclass.symmetric_cross_entropy):
+class SCELoss(LossModule, function=symmetric.symmetric_cross_entropy):
     a: float = 1.0
     b: float = 1.0
     ignore_index: int = -100

@@ -101,9 +101,9 @@ def maths():
     for record in _registry.LOSSES.values():
         if record.name in ELEMENTWISE:
             yield ELEMENTWISE[record.name]
-    from fastloss.losses import embedding, margin, multiclass, norms, softmax, triplet
+    from fastloss.losses import embedding, margin, multiclass, norms, softmax, symmetric, triplet
 
-    for module in (multiclass, margin, softmax):
+    for module in (multiclass, margin, softmax, symmetric):
         row_maths = [value for value in vars(module).values() if type(value).__name__ == "RowMaths"]
         tables = [value for value in vars(module).values() if isinstance(value, dict)]
         row_maths += [m for table in tables for m in table.values() if hasattr(m, "finish")]

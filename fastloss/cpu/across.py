@@ -23,7 +23,7 @@ from fastloss.cpu.access import (
     store,
     unpack,
 )
-from fastloss.cpu.math import maximum, vector_function
+from fastloss.cpu.instructions import maximum, vector_function
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 from fastloss.cpu.survey import no_terms, survey
 from fastloss.cpu.tiles import read_rows, read_strided, write_rows, write_strided

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastloss._jit import Kernel
 from fastloss.cpu.access import load, store
-from fastloss.cpu.math import vector_function
+from fastloss.cpu.instructions import vector_function
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 
 

@@ -17,7 +17,7 @@ from fastloss.cpu.access import (
     store,
     store_each,
 )
-from fastloss.cpu.math import isolated_function, maximum, vector_function
+from fastloss.cpu.instructions import isolated_function, maximum, vector_function
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 from fastloss.cpu.survey import no_terms, survey
 from fastloss.losses.scalars import exp_nonpositive, log

@@ -12,7 +12,7 @@ from numba.extending import overload, register_jitable
 
 from fastloss._jit import Kernel
 from fastloss.cpu.access import TILE, cast, is_absent, load, load_or, part, store, store_each, tile_array
-from fastloss.cpu.math import vector_function
+from fastloss.cpu.instructions import vector_function
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 
 

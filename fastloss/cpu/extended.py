@@ -14,7 +14,8 @@ import numpy as np
 from numba import types
 from numba.extending import overload, register_jitable
 
-from fastloss.cpu.math import CONTRACT, exp_remainder_f32, exp_remainder_f64, power_of_two, split_exponent
+from fastloss.cpu.instructions import power_of_two, split_exponent
+from fastloss.cpu.math import CONTRACT, exp_remainder_f32, exp_remainder_f64
 
 f32 = np.float32
 

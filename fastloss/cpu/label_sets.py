@@ -14,7 +14,7 @@ from numba.extending import register_jitable
 
 from fastloss._jit import Kernel
 from fastloss.cpu.access import label_at, load, load_or, present, store
-from fastloss.cpu.math import vector_function
+from fastloss.cpu.instructions import vector_function
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 
 

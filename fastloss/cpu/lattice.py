@@ -17,7 +17,8 @@ from numba.extending import register_jitable
 
 from fastloss.cpu.access import load, part, store
 from fastloss.cpu.extended import exp_pair, larger, normal, power
-from fastloss.cpu.math import CONTRACT, separate_arrays, vector_function
+from fastloss.cpu.instructions import separate_arrays, vector_function
+from fastloss.cpu.math import CONTRACT
 from fastloss.losses.scalars import exp
 
 # States computed together: one vector of float32. Loops run over whole blocks and leave no remainder.

@@ -13,7 +13,7 @@ from numba.extending import register_jitable
 from fastloss._jit import Kernel
 from fastloss._spec import PairMaths
 from fastloss.cpu.access import cast, load, load_or, store, store_each
-from fastloss.cpu.math import maximum, vector_function
+from fastloss.cpu.instructions import maximum, vector_function
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 
 

@@ -1,0 +1,116 @@
+"""Symmetric cross-entropy: a loss for labels that may be wrong."""
+
+from __future__ import annotations
+
+from fastloss._registry import jitable, loss
+from fastloss._spec import INTEGER, NON_NEGATIVE, Array, RowMaths, Rowwise
+
+# Label and softmax are clamped to it in the reverse cross-entropy, so that log 0 counts as its logarithm.
+_SCE_FLOOR = 1e-4
+_SCE_SURPRISE = 9.210340371976182  # -log 1e-4
+
+
+@jitable
+def sce_terms(z, p, t, w, hit, zy, wy, params):
+    """Σ max(p, 1e-4), and Σ p over the unclamped, both without the target."""
+    T = type(z)
+    floor = T(_SCE_FLOOR)
+    clamped = p < floor
+    counts = T(0) if hit else T(1)
+    return counts * (floor if clamped else p), (T(0) if clamped else counts * p), T(0)
+
+
+@jitable
+def sce_row(top, logsum, sums, zy, wy, params):
+    """-a log p_y + b log(1e4) Σ max(p, 1e-4) over the other classes."""
+    T = type(zy)
+    a, b = params[0], params[1] * T(_SCE_SURPRISE)
+    return a * (logsum - zy) + b * sums[0], (sums[1],)
+
+
+@jitable
+def sce_entry(z, p, t, w, hit, coefs, params):
+    """a (p - [y]) + b' p (free - Σ p over the free), where free says neither clamped nor the target."""
+    T = type(z)
+    a, b = params[0], params[1] * T(_SCE_SURPRISE)
+    free = T(0) if hit or p < T(_SCE_FLOOR) else T(1)
+    pull = b * p * (free - coefs[0])
+    d = a * (p - T(1)) if hit else a * p
+    return (d + pull,), a * p * (T(1) - p) + pull * (T(1) - T(2) * p)
+
+
+SYMMETRIC = RowMaths(sce_row, sce_entry, sce_terms, softmax=True, indexed=True)
+
+
+@loss(
+    "rowwise",
+    options={"ignore_index": INTEGER, "a": NON_NEGATIVE, "b": NON_NEGATIVE},
+    domains={"target": "class"},
+    legacy=False,
+)
+def symmetric_cross_entropy(
+    input: Array,
+    target: Array,
+    *,
+    a: float = 1.0,
+    b: float = 1.0,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Array:
+    r"""Cross-entropy plus reverse cross-entropy, for noisy labels.
+
+    .. math::
+
+        \ell_n = -a \log p_{n, y_n} - b \sum_c \max(p_{nc}, 10^{-4}) \log \max([c = y_n], 10^{-4})
+
+    Parameters
+    ----------
+    input : array, shape (C,), (N, C) or (N, C, d1, ..., dK)
+        Logits.
+    target : array of integers, shape (), (N,) or (N, d1, ..., dK)
+        Class indices in [0, C).
+    a, b : float
+        Weights of the two terms, not negative.
+    ignore_index : int
+        Rows with this target count neither in value, gradient nor mean.
+    reduction : {"mean", "sum", "none"}
+        The mean is over the rows that count.
+
+    Returns
+    -------
+    array
+        Zero-dimensional, or of the shape of `target` for ``reduction="none"``.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not go together or an option is out of range.
+    TypeError
+        If `input` is not floating point, `target` is not of an integer dtype, or they lie on different devices.
+    IndexError
+        If a target is neither a class nor `ignore_index`.
+
+    Notes
+    -----
+    In the reverse term label and softmax are clamped to 1e-4, so that log 0 counts as log 1e-4; a softmax below it has
+    no gradient there. A non-contiguous `input` is copied.
+
+    References
+    ----------
+    Y. Wang et al., "Symmetric cross entropy for robust learning with noisy labels", ICCV 2019.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> print(fl.symmetric_cross_entropy([[0.0, 0.0]], [0]).round(4))
+    5.2983
+    """
+    return Rowwise(
+        SYMMETRIC,
+        input,
+        target,
+        params=(float(a), float(b)),
+        ignore_index=ignore_index,
+        reduction=reduction,
+        mean="weights",
+    )
