@@ -57,9 +57,11 @@ def in_real(backend: Any, block: Any, real: Any) -> Any:
     return converted
 
 
-def sum_of(backend: Any, view: Any, divisor: Any) -> Any:
-    """Return the sum of the elements over `divisor`, a number of the backend's."""
-    return backend.elementwise(itself, (view,), ABSENT, ABSENT, (), 1.0, divisor, ABSENT, NO_GRADIENTS, ABSENT, False)
+def sum_of(backend: Any, view: Any, divisor: Any = 1, point: Any = itself) -> Any:
+    """Return the sum of a function of the elements over `divisor`, a number of the backend's; 0 of none."""
+    if view.size == 0:
+        return 0.0
+    return backend.elementwise(point, (view,), ABSENT, ABSENT, (), 1.0, divisor, ABSENT, NO_GRADIENTS, ABSENT, False)
 
 
 def blocks(rows: int, columns: int, itemsize: int) -> list[slice]:

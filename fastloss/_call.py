@@ -11,9 +11,8 @@ import functools
 import math
 from typing import Any
 
-from fastloss._blocks import itself
+from fastloss._blocks import sum_of
 from fastloss._checks import (
-    Shape,
     aligned_variance,
     check_fits,
     check_float,
@@ -47,14 +46,12 @@ from fastloss._spec import (
     Rowwise,
 )
 
-_NO_GRADIENTS = (ABSENT, ABSENT, ABSENT)
-
 
 def evaluate(record: Loss, job: Any, request: Request) -> Any:
     """Compute what is requested of the loss that `job` describes."""
     kind = type(job)
-    if kind in QUICK and request.grad_output is None and request.grad_out is None and request.out is None:
-        result = QUICK[kind](record, job, request.mode)
+    if kind in QUICK and request.grad_output is None and request.out is None:
+        result = QUICK[kind](record, job, request)
         if result is not None:
             return result
     return _EVALUATORS[kind](record, job, request)
@@ -84,11 +81,7 @@ def _elementwise(record: Loss, job: Elementwise, request: Request) -> Any:
 
     size = x.size if shape is x.shape else math.prod(shape)
     each = job.reduction == "none"
-    divisor: Any = 1
-    if job.reduction == "mean":
-        divisor = size
-    elif job.reduction == "batchmean":
-        divisor = x.shape[0] if x.ndim else 1
+    divisor: Any = job.divisor(x.shape, size)
     point, w = job.point, ABSENT
     if weight is not None:
         w = space.view(weight, "weight")
@@ -97,7 +90,7 @@ def _elementwise(record: Loss, job: Elementwise, request: Request) -> Any:
         check_fits(w, shape, "weight")
         by_weight = job.reduction == "mean" and job.mean == "weights"
         if by_weight:
-            divisor = _sum_of(backend, w)
+            divisor = sum_of(backend, w)
         if "weight" in mode.wrt:
             # The weight becomes an operand; its derivative of a weighted mean is v - mean, over the summed weight. The
             # copies of a weight that is broadcast share the mean.
@@ -106,7 +99,7 @@ def _elementwise(record: Loss, job: Elementwise, request: Request) -> Any:
             arguments = (*arguments, Argument("weight", weight, w))
             point, params, operands, w = _weighted(point), (*params, centre), [*operands, w], ABSENT
         else:
-            w = _broadcast(backend, w, shape)
+            w = backend.broadcast(w, shape)
 
     outputs = Outputs(record, space, request, arguments, shape)
     outputs.want_values(shape, each and mode.value)
@@ -119,7 +112,7 @@ def _elementwise(record: Loss, job: Elementwise, request: Request) -> Any:
         return outputs.finish(math.nan if divisor == 0 else 0.0, second)
     total = backend.elementwise(
         point,
-        tuple([view if view.shape == shape else backend.broadcast(view, shape) for view in operands]),
+        tuple([backend.broadcast(view, shape) for view in operands]),
         w,
         upstream,
         params,
@@ -133,10 +126,6 @@ def _elementwise(record: Loss, job: Elementwise, request: Request) -> Any:
     if restricted and (total is None or math.isnan(backend.number(total))):
         _check_domain(backend, job, operands)
     return outputs.finish(total, second)
-
-
-def _broadcast(backend: Any, view: Any, shape: Shape) -> Any:
-    return view if view.shape == shape else backend.broadcast(view, shape)
 
 
 @functools.cache
@@ -154,9 +143,9 @@ def _weighted(point: Any) -> Any:
 def _check_domain(backend: Any, job: Elementwise, operands: Any) -> None:
     """Raise if an operand holds a value that the loss is not defined for; NaN passes."""
     for name, view in zip(job.names, operands, strict=False):
-        if job.unit_interval and backend.number(_sum_of(backend, view, _outside_unit_interval)) > 0:
+        if job.unit_interval and backend.number(sum_of(backend, view, point=_outside_unit_interval)) > 0:
             raise ValueError(f"{name} must lie in [0, 1], but holds values outside")
-        if job.non_negative == name and backend.number(_sum_of(backend, view, _is_negative)) > 0:
+        if job.non_negative == name and backend.number(sum_of(backend, view, point=_is_negative)) > 0:
             raise ValueError(f"{name} must not be negative, but holds negative values")
 
 
@@ -170,13 +159,6 @@ def _outside_unit_interval(x):  # type: ignore[no-untyped-def]
 def _is_negative(x):  # type: ignore[no-untyped-def]
     T = type(x)
     return (T(1) if x < T(0) else T(0)), (T(0),), T(0)
-
-
-def _sum_of(backend: Any, view: Any, point: Any = itself) -> Any:
-    """Return the sum of a function of an array's elements, accumulated as the losses are; a number of the backend's."""
-    if view.size == 0:
-        return 0.0
-    return backend.elementwise(point, (view,), ABSENT, ABSENT, (), 1.0, 1, ABSENT, _NO_GRADIENTS, ABSENT, False)
 
 
 _EVALUATORS: dict[type, Any] = {

@@ -29,6 +29,12 @@ def check_float(view: Any, name: str) -> None:
         raise TypeError(f"{name} must be floating point, got dtype {dtype_name(view)}")
 
 
+def check_integer(view: Any, name: str, what: str = "class indices") -> None:
+    """Raise unless the array is of integers."""
+    if view.dtype.kind not in "iu" or view.dtype in FLOATS:
+        raise TypeError(f"{name} must hold {what} of an integer dtype, got dtype {dtype_name(view)}")
+
+
 def check_shape(view: Any, shape: Shape, name: str, what: str) -> None:
     """Raise unless the array has the shape, which `what` explains."""
     if view.shape != shape:
@@ -104,8 +110,7 @@ def aligned_variance(view: Any, x: Any, name: str) -> Any:
 
 def check_labels(view: Any, rows: Shape, shape: Shape, what: str = "input") -> None:
     """Raise unless the array can hold the class indices of an input (or `what` stands for it) of `shape`."""
-    if view.dtype.kind not in "iu" or view.dtype in FLOATS:
-        raise TypeError(f"target must hold class indices of an integer dtype, got dtype {dtype_name(view)}")
+    check_integer(view, "target")
     if view.shape != rows and not (rows == () and view.shape == (1,)):
         raise ValueError(
             f"target must have shape {rows}, that of the {what} {shape} without its class axis, got shape {view.shape}"

@@ -16,7 +16,7 @@ from fastloss._blocks import convert_into, in_real, map_into, negated, sum_of
 from fastloss._checks import Shape, check_labels
 from fastloss._clusters import HEAD, Layers
 from fastloss._config import settings
-from fastloss._outputs import ABSENT, Argument, Outputs, Request, upstream_of
+from fastloss._outputs import ABSENT, Argument, Outputs, Request, given_gradients, upstream_of
 from fastloss._products import Products, chunks, part
 from fastloss._rows import NO_INDEX, out_of_range
 from fastloss._spec import Clustered, Loss, RowMaths
@@ -161,11 +161,7 @@ def _flattened(request: Request, layers: Layers) -> Request:
     """Return a request that names every array by itself."""
     names: list[str] = []
     given: list[Any] = []
-    arrays = request.grad_out
-    if arrays is not None:
-        arrays = (arrays,) if request.mode.single else tuple(arrays)
-        if len(arrays) != len(request.mode.wrt):
-            raise ValueError(f"grad_out must hold {len(request.mode.wrt)} arrays, got {len(arrays)}")
+    arrays = given_gradients(request, len(request.mode.wrt))
     for number, name in enumerate(request.mode.wrt):
         nested = name == "tail_weights"
         names += layers.names[HEAD:] if nested else [name]

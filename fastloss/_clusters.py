@@ -7,15 +7,12 @@ from collections.abc import Iterable
 from numbers import Real
 from typing import Any
 
-import numpy as np
-
 from fastloss._blocks import in_real
 from fastloss._checks import check_float, check_shape
-from fastloss._dispatch import F64, space_of
+from fastloss._dispatch import F32, F64, space_of
 from fastloss._outputs import ABSENT
 from fastloss._spec import Clustered
 
-_F32 = np.dtype(np.float32)
 HEAD = 3  # arguments before the tails: input, head_weight, head_bias
 
 
@@ -44,7 +41,7 @@ class Layers:
         x = self.views[0]
         if x.ndim not in (1, 2):
             raise ValueError(f"input must have shape (F,) or (N, F), got shape {x.shape}")
-        self.real = F64 if x.dtype == F64 else _F32
+        self.real = F64 if x.dtype == F64 else F32
         self._check_weights(job.cutoffs, x.shape[-1])
 
     def _check_weights(self, cutoffs: Any, features: int) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 
 F32 = np.dtype(np.float32)
 F64 = np.dtype(np.float64)
+I64 = np.dtype(np.int64)
 F16_BITS = np.dtype(np.int16)
 BF16_BITS = np.dtype(np.uint16)
 

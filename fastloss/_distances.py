@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from fastloss._blocks import plus
 from fastloss._checks import check_float, check_shape, listed
 from fastloss._dispatch import space_of
-from fastloss._outputs import VALUE, Mode, Request, checked_targets
-from fastloss._registry import jitable
+from fastloss._outputs import VALUE, Mode, Request, checked_targets, given_gradients
 from fastloss._spec import Distance, Elementwise, Loss, OfDistances
 
 Run = Callable[[Loss, Any, Request], Any]
@@ -24,9 +24,8 @@ def of_distances(run: Run, record: Loss, job: OfDistances, request: Request) -> 
         if view.ndim != views[0].ndim or view.ndim == 0:
             raise ValueError(f"vectors must have the same number of axes, at least one: {listed(job.names, views)}")
     _check_derivatives(record, job, mode)
-    targets = None
-    if request.grad_out is not None:
-        given = (request.grad_out,) if mode.single else tuple(request.grad_out)
+    targets, given = None, given_gradients(request, len(mode.wrt))
+    if given is not None:
         targets = checked_targets(space, given, [views[job.names.index(name)] for name in mode.wrt])
 
     names = tuple([f"the distance of {job.names[i]} and {job.names[k]}" for (i, k), *_ in job.distances])
@@ -44,7 +43,7 @@ def of_distances(run: Run, record: Loss, job: OfDistances, request: Request) -> 
 
     def add(name: str, part: Any) -> None:
         if name in totals:
-            part = run(record, Elementwise(_added, (totals[name], part), (name, name), reduction="none"), VALUE)
+            part = run(record, Elementwise(plus, (totals[name], part), (name, name), reduction="none"), VALUE)
         totals[name] = part
 
     for distance, slope in zip(job.distances, slopes, strict=True):
@@ -61,12 +60,6 @@ def of_distances(run: Run, record: Loss, job: OfDistances, request: Request) -> 
     if mode.hessian:
         return result, totals["hessian"]
     return (value, result) if mode.value else result
-
-
-@jitable
-def _added(x, y):  # type: ignore[no-untyped-def]
-    T = type(x)
-    return x + y, (T(1), T(1)), T(0)
 
 
 def _check_derivatives(record: Loss, job: OfDistances, mode: Mode) -> None:

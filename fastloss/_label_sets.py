@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from fastloss._checks import check_float, check_shape, dtype_name
+from fastloss._checks import check_float, check_integer, check_shape
 from fastloss._config import settings
-from fastloss._dispatch import FLOATS, space_of
+from fastloss._dispatch import space_of
 from fastloss._outputs import ABSENT, Argument, Outputs, Request, upstream_of
 from fastloss._rows import out_of_range
 from fastloss._spec import LabelSets, Loss
@@ -23,8 +23,7 @@ def label_sets(record: Loss, job: LabelSets, request: Request) -> Any:
     shape = x.shape
     if len(shape) > 2 or 0 in shape[-1:]:
         raise ValueError(f"input must have shape (C,) or (N, C) with at least one class, got shape {shape}")
-    if target.dtype.kind not in "iu" or target.dtype in FLOATS:
-        raise TypeError(f"target must hold class indices of an integer dtype, got dtype {dtype_name(target)}")
+    check_integer(target, "target")
     check_shape(target, shape, "target", "the input's shape")
     rows, columns = shape[:-1], shape[-1] if shape else 1
     count = math.prod(rows)

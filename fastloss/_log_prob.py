@@ -7,15 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from fastloss._blocks import convert_into, in_real, map_into, plus
+from fastloss._blocks import NO_GRADIENTS, convert_into, in_real, map_into, plus
 from fastloss._clusters import Layers
+from fastloss._dispatch import I64
 from fastloss._outputs import ABSENT
 from fastloss._products import Products, chunks
-from fastloss._rows import NO_INDEX
+from fastloss._rows import NO_INDEX, value_only
 from fastloss._spec import Clustered, RowMaths
-
-_I64 = np.dtype(np.int64)
-_NONE = (ABSENT, ABSENT, ABSENT)
 
 
 def log_probabilities(maths: RowMaths, job: Clustered) -> Any:
@@ -44,7 +42,7 @@ def predictions(maths: RowMaths, job: Clustered) -> Any:
     layers = Layers(job)
     backend, x, real = layers.space.backend, layers.views[0], layers.real
     rows = layers.matrix(0)
-    best = np.empty(rows.shape[0], _I64)
+    best = np.empty(rows.shape[0], I64)
     for start, stop in chunks(rows.shape[0], layers.classes * real.itemsize):
         part = rows[start:stop]
         head = _head(layers, part)
@@ -59,14 +57,14 @@ def predictions(maths: RowMaths, job: Clustered) -> Any:
 
 
 def _largest(backend: Any, matrix: Any) -> Any:
-    found = backend.empty(matrix.shape[:1], _I64)
+    found = backend.empty(matrix.shape[:1], I64)
     backend.argmax(matrix, found)
     return backend.host(found)
 
 
 def _head(layers: Layers, rows: Any) -> Any:
     """Return the head's logits of some rows."""
-    products = Products(layers.space.backend, layers.real, rows, layers.matrix(1), _NONE, True)
+    products = Products(layers.space.backend, layers.real, rows, layers.matrix(1), NO_GRADIENTS, True)
     return products.logits(0, rows.shape[0], layers.bias())
 
 
@@ -81,7 +79,7 @@ def _fill(maths: RowMaths, layers: Layers, rows: Any, head: Any, target: Any) ->
         projection = in_real(backend, layers.matrix(layers.tail_slot(k)), real)
         hidden = backend.empty((rows.shape[0], projection.shape[0]), real)
         backend.matmul(wide, projection.T, hidden)
-        logits = Products(backend, real, hidden, layers.matrix(layers.tail_slot(k) + 1), _NONE, True).logits(
+        logits = Products(backend, real, hidden, layers.matrix(layers.tail_slot(k) + 1), NO_GRADIENTS, True).logits(
             0, rows.shape[0], ABSENT
         )
         _log_softmax(backend, maths, logits)
@@ -95,6 +93,6 @@ def _log_softmax(backend: Any, maths: RowMaths, matrix: Any) -> None:
         return
     logits = matrix.reshape(-1)
     backend.rowwise(
-        maths._replace(terms=None), logits, ABSENT, ABSENT, ABSENT, ABSENT, (1.0,), 1.0, 1, (*matrix.shape, 1),
+        value_only(maths), logits, ABSENT, ABSENT, ABSENT, ABSENT, (1.0,), 1.0, 1, (*matrix.shape, 1),
         NO_INDEX, False, ABSENT, (logits, ABSENT, ABSENT), ABSENT, True,
     )  # fmt: skip

@@ -52,18 +52,38 @@ def upstream_of(space: Any, request: Request, reduced: bool, shape: Shape) -> tu
     return 1.0, view
 
 
+def given_gradients(request: Request, count: int) -> tuple[Any, ...] | None:
+    """Return the `count` arrays of ``grad_out``, one for each argument to differentiate; None where none is given."""
+    given = request.grad_out
+    if given is None or request.mode.single:
+        return None if given is None else (given,)
+    return several(given, count)
+
+
+def several(given: Any, count: int) -> tuple[Any, ...]:
+    """Return a part of ``grad_out`` that must be `count` arrays."""
+    if not isinstance(given, tuple | list):
+        raise TypeError(f"grad_out must be a tuple of arrays, got {type(given).__name__}")
+    if len(given) != count:
+        raise ValueError(f"grad_out must hold {count} arrays, got {len(given)}")
+    return tuple(given)
+
+
 def checked_targets(space: Any, given: tuple[Any, ...], views: list[Any]) -> list[Any]:
     """Return the views of the arrays of ``grad_out``, which must be like `views`, before anything is written."""
-    if len(given) != len(views):
-        raise ValueError(f"grad_out must hold {len(views)} arrays, got {len(given)}")
-    targets = []
-    for array, like in zip(given, views, strict=True):
-        target = space.output(array, "grad_out")
-        check_shape(target, like.shape, "grad_out", "shape")
-        if target.dtype != like.dtype:
-            raise TypeError(f"grad_out must have the dtype of its argument, got {dtype_name(target)}")
-        targets.append(target)
-    return targets
+    return [
+        checked_target(space, array, "grad_out", view.shape, view.dtype)
+        for array, view in zip(given, views, strict=True)
+    ]
+
+
+def checked_target(space: Any, array: Any, name: str, shape: Shape, dtype: Any) -> Any:
+    """Return the view of an array to be written, which must have a shape and a dtype."""
+    view = space.output(array, name)
+    check_shape(view, shape, name, "shape")
+    if view.dtype != dtype:
+        raise TypeError(f"{name} must have the dtype of its argument, got {dtype_name(view)}")
+    return view
 
 
 class Argument(NamedTuple):
@@ -111,8 +131,9 @@ class Outputs:
         self.grads: list[Any] = [ABSENT] * max(3, len(arguments))
         self._slots = [_slot(record, arguments, name) for name in request.mode.wrt]
         self._targets: list[Any] | None = None
-        if request.grad_out is not None:
-            self._take_gradients(request.grad_out)
+        given = given_gradients(request, len(self._slots))
+        if given is not None:
+            self._take_gradients(given)
         make = self.backend.zeros if zeros else self.backend.empty
         for number, slot in enumerate(self._slots):
             target = None if self._targets is None else self._targets[number]
@@ -151,24 +172,16 @@ class Outputs:
             ):
                 self.grads[slot] = self.backend.empty(gradient.shape, gradient.dtype)
 
-    def _take_gradients(self, given: Any) -> None:
+    def _take_gradients(self, given: tuple[Any, ...]) -> None:
         """Check the arrays of ``grad_out``."""
-        if not self.request.mode.single and not isinstance(given, tuple | list):
-            raise TypeError(f"grad_out must be a tuple of arrays, got {type(given).__name__}")
-        arrays = (given,) if self.request.mode.single else tuple(given)
-        if len(arrays) != len(self._slots):
-            raise ValueError(f"grad_out must hold {len(self._slots)} arrays, got {len(arrays)}")
         self._targets = []
-        for slot, array in zip(self._slots, arrays, strict=True):
+        for slot, array in zip(self._slots, given, strict=True):
             view = self.arguments[slot].view
             self._targets.append(self._checked(array, "grad_out", view.shape, view.dtype))
 
     def _checked(self, array: Any, name: str, shape: Shape, dtype: Any) -> Any:
         """Return the view of an array to be written, checked against the result and against the arguments."""
-        view = self.space.output(array, name)
-        check_shape(view, shape, name, "shape")
-        if view.dtype != dtype:
-            raise TypeError(f"{name} must have the dtype of its argument, got {dtype_name(view)}")
+        view = checked_target(self.space, array, name, shape, dtype)
         for other in self._targets or ():
             if self.backend.overlap(view, other):
                 raise ValueError(f"{name} overlaps another array that is written")

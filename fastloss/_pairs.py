@@ -24,7 +24,7 @@ def pairwise(record: Loss, job: Pairwise, request: Request) -> Any:
     axis, last = normal_axis(job.axis, len(shape)), len(shape) - 1
     results = shape[:axis] + shape[axis + 1 :]
     if axis != last:
-        views = [backend.moved(_broadcast(backend, view, shape), axis, last) for view in views]
+        views = [backend.moved(backend.broadcast(view, shape), axis, last) for view in views]
         shape = (*results, shape[axis])
     columns, count = shape[-1], math.prod(results)
     if job.target is None and "target" in record.domains and "target" not in names:
@@ -46,7 +46,7 @@ def pairwise(record: Loss, job: Pairwise, request: Request) -> Any:
     else:
         total = backend.pairwise(
             job.maths,
-            tuple([flat(_broadcast(backend, view, shape)) for view in views]),
+            tuple([flat(backend.broadcast(view, shape)) for view in views]),
             target,
             upstream if upstream is ABSENT else flat(upstream),
             job.params,
@@ -84,10 +84,6 @@ def _labels(backend: Any, target: Any, rows: Shape) -> Any:
     if target.size != 1 or target.ndim > 1:
         raise ValueError(f"target must have shape {rows}, one entry for each vector, got shape {target.shape}")
     return backend.broadcast(target.reshape(()), rows)
-
-
-def _broadcast(backend: Any, view: Any, shape: Shape) -> Any:
-    return view if view.shape == shape else backend.broadcast(view, shape)
 
 
 def _moved_back(backend: Any, written: Any, axis: int) -> Any:

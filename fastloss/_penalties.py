@@ -9,7 +9,7 @@ import numpy as np
 
 from fastloss._checks import check_float
 from fastloss._dispatch import space_of
-from fastloss._outputs import Mode, Request, checked_targets
+from fastloss._outputs import Mode, Request, checked_targets, given_gradients, several
 from fastloss._spec import Elementwise, Loss, Penalty
 
 Run = Callable[[Loss, Any, Request], Any]
@@ -28,11 +28,9 @@ def penalty(run: Run, record: Loss, job: Penalty, request: Request) -> Any:
     names = tuple([f"params[{k}]" for k in range(len(arrays))])
     if request.out is not None:
         raise ValueError("out is for an unreduced value, which a penalty does not have")
-    given: Any = request.grad_out
+    given = given_gradients(request, 1)
     if given is not None:
-        given = tuple(given if mode.single else given[0])
-        if len(given) != len(arrays):
-            raise ValueError(f"grad_out must hold {len(arrays)} arrays, one for each of params, got {len(given)}")
+        given = several(given[0], len(arrays))
     if not arrays:
         return _joined(mode, np.float64(0), [], [], request)
     space = space_of(arrays, names)

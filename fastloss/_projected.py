@@ -9,12 +9,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
 from fastloss._blocks import convert_into, in_real, sum_of
 from fastloss._checks import check_float, check_labels, check_shape, dtype_name
 from fastloss._config import settings
-from fastloss._dispatch import F64, space_of
+from fastloss._dispatch import F32, F64, space_of
 from fastloss._outputs import ABSENT, Argument, Outputs, Request, upstream_of
 from fastloss._products import Products, chunks, part
 from fastloss._rows import NO_INDEX, out_of_range
@@ -22,7 +20,6 @@ from fastloss._spec import Loss, Projected
 
 _NAMES = ("input", "linear_weight", "target", "linear_bias", "weight")
 _INPUT, _WEIGHT, _TARGET, _BIAS, _CLASS_WEIGHT = range(5)  # slots of the gradients
-_F32 = np.dtype(np.float32)
 
 
 def projected(record: Loss, job: Projected, request: Request) -> Any:
@@ -39,7 +36,7 @@ def projected(record: Loss, job: Projected, request: Request) -> Any:
     ]
     x, w, target, bias, class_weight = views
     _check_map(x, w, bias)
-    real = F64 if x.dtype == F64 else _F32
+    real = F64 if x.dtype == F64 else F32
     if job.precision is not None and job.precision != real.name:
         raise ValueError(f"sums of {dtype_name(x)} input are in {real.name}, not in {job.precision}")
     classes, features, inner = w.shape[0], w.shape[-1], w.shape[1:-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -21,7 +22,7 @@ from fastloss._config import settings
 from fastloss._dispatch import space_of
 from fastloss._outputs import ABSENT, Argument, Outputs, Request, upstream_of
 from fastloss._pairs import pairwise
-from fastloss._spec import Loss, Pairwise, RowMap, Rowwise
+from fastloss._spec import Loss, Pairwise, RowMap, RowMaths, Rowwise
 
 _NAMES = ("input", "target", "weight")
 NO_INDEX = -(2**63)  # an ignore_index that no label equals
@@ -105,11 +106,11 @@ def rowwise(record: Loss, job: Rowwise, request: Request) -> Any:
         if outputs.values is not ABSENT:
             backend.fill(outputs.values, empty)
         return outputs.finish(empty, second)
-    spread = operand if operand is ABSENT or operand.shape == shape else backend.broadcast(operand, shape)
+    spread = operand if operand is ABSENT else flat(backend.broadcast(operand, shape))
     strange, total = backend.rowwise(
         maths,
         flat(x),
-        spread if spread is ABSENT else flat(spread),
+        spread,
         labels if labels is ABSENT else flat(labels),
         weight if weight is ABSENT else flat(weight),
         upstream if upstream is ABSENT else flat(upstream),
@@ -129,11 +130,19 @@ def rowwise(record: Loss, job: Rowwise, request: Request) -> Any:
     return outputs.finish(total, second)
 
 
-def out_of_range(backend: Any, labels: Any, strange: int, rows: Shape, classes: int) -> IndexError:
+def out_of_range(
+    backend: Any, labels: Any, strange: int, rows: Shape, classes: int, what: str = "target"
+) -> IndexError:
     """Return the error about the class index number `strange` of the flat `labels`, which have shape `rows`."""
     place = tuple(int(i) for i in np.unravel_index(strange, rows))
     label = int(backend.number(labels[strange : strange + 1].reshape(())))
-    return IndexError(f"target {label} at position {place} is out of range for {classes} classes")
+    return IndexError(f"{what} {label} at position {place} is out of range for {classes} classes")
+
+
+@functools.cache
+def value_only(maths: RowMaths) -> RowMaths:
+    """Return the maths of a map without the sums, which only its gradient needs."""
+    return maths._replace(terms=None)
 
 
 def rowmap(record: Loss, job: RowMap, request: Request) -> Any:
@@ -154,7 +163,7 @@ def rowmap(record: Loss, job: RowMap, request: Request) -> Any:
 
     if x.size:
         backend.rowwise(
-            job.maths if mode.wrt else job.maths._replace(terms=None),
+            job.maths if mode.wrt else value_only(job.maths),
             flat(x),
             operand if operand is ABSENT else flat(operand),
             ABSENT,

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from fastloss._checks import check_float, dtype_name
+from fastloss._checks import check_float, check_integer
 from fastloss._config import settings
-from fastloss._dispatch import FLOATS, host_array, space_of
+from fastloss._dispatch import I64, host_array, space_of
 from fastloss._outputs import ABSENT, Argument, Outputs, Request, upstream_of
+from fastloss._rows import out_of_range
 from fastloss._spec import Alignment, Loss
 
 _NAMES = ("log_probs", "targets")
-_I64 = np.dtype(np.int64)
 
 
 def alignment(record: Loss, job: Alignment, request: Request) -> Any:
@@ -37,8 +37,7 @@ def alignment(record: Loss, job: Alignment, request: Request) -> Any:
         raise ValueError(f"blank must be one of the {classes} classes of log_probs of shape {shape}, got {blank}")
     steps, frames = _lengths(input_lengths, "input_lengths", samples, times, "time steps", shape)
     targets = space.view(given_targets, "targets")
-    if targets.dtype.kind not in "iu" or targets.dtype in FLOATS:
-        raise TypeError(f"targets must hold labels of an integer dtype, got dtype {dtype_name(targets)}")
+    check_integer(targets, "targets", "labels")
     if targets.ndim == 2:
         if targets.shape[0] != samples:
             raise ValueError(f"targets must have {samples} rows, as log_probs of shape {shape}, got {targets.shape}")
@@ -84,9 +83,7 @@ def alignment(record: Loss, job: Alignment, request: Request) -> Any:
         gradient if gradient is ABSENT else flat(gradient),
     )
     if strange >= 0:
-        place = tuple(int(i) for i in np.unravel_index(strange, targets.shape))
-        label = int(backend.number(labels[strange : strange + 1].reshape(())))
-        raise IndexError(f"targets: label {label} at position {place} is out of range for {classes} classes")
+        raise out_of_range(backend, labels, strange, targets.shape, classes, "targets: label")
     return outputs.finish(total)
 
 
@@ -95,7 +92,7 @@ def _lengths(
 ) -> tuple[Any, list[int]]:
     """Return lengths, checked, as a flat int64 array in host memory and as a list."""
     array = given if type(given) is np.ndarray else host_array(given, name)
-    if array.dtype is not _I64 or array.ndim != 1 or not array.flags.c_contiguous:
+    if array.dtype is not I64 or array.ndim != 1 or not array.flags.c_contiguous:
         if array.dtype.kind not in "iu" and (array.size or array.dtype.kind == "b"):
             raise TypeError(f"{name} must be integers, got dtype {array.dtype}")
         array = np.ascontiguousarray(array.reshape(-1), np.int64)

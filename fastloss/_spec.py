@@ -116,6 +116,12 @@ class Elementwise(NamedTuple):
     unit_interval: bool = False
     non_negative: str | None = None
 
+    def divisor(self, shape: tuple[int, ...], size: int) -> int:
+        """Return what the sum of `size` values is divided by, weights left aside; `shape` is the first array's."""
+        if self.reduction == "mean":
+            return size
+        return shape[0] if self.reduction == "batchmean" and shape else 1
+
 
 class RowMaths(NamedTuple):
     """The three scalar functions of a loss over a class axis; the drivers own the loops.

@@ -120,8 +120,8 @@ class Backend:
 
     @staticmethod
     def broadcast(view: DeviceArray, shape: tuple[int, ...]) -> DeviceArray:
-        """Return the view repeated to `shape`."""
-        return view.broadcast(shape)
+        """Return the view repeated to `shape`; itself where it has that."""
+        return view if view.shape == shape else view.broadcast(shape)
 
     @staticmethod
     def overlap(one: DeviceArray, other: DeviceArray) -> bool:
