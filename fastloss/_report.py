@@ -45,6 +45,7 @@ def facts() -> dict[str, str]:
     found["processor"] = _processor()
     found["SIMD"] = _simd()
     found["threads"] = f"{_config.thread_count()} of fastloss's own pool, on {_cores()} cores available"
+    found["recycled"] = f"up to {_config.settings.recycled_bytes >> 20} MiB of the memory of dropped results"
     found["index checks"] = "on" if _config.settings.check_indices else "off"
     found["kernel cache"] = _cache_folder()
     found["GPUs"] = "; ".join(_gpus())

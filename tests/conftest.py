@@ -16,9 +16,19 @@ def _settings_survive():
     """A test that leaves the process configured would decide the outcome of the next."""
     from fastloss._config import settings
 
-    before = settings.num_threads, settings.check_indices
+    def values():
+        return settings.num_threads, settings.check_indices, settings.recycled_bytes
+
+    before = values()
     yield
-    assert (settings.num_threads, settings.check_indices) == before
+    assert values() == before
+
+
+@pytest.fixture
+def fresh_memory():
+    """Nothing serves twice: what a call allocates can be measured."""
+    with fl.config(recycled_bytes=0):
+        yield
 
 
 @pytest.fixture

@@ -165,6 +165,7 @@ def test_a_second_process_finds_the_kernels_on_disk(tmp_path):
     assert warm < cold / 2
 
 
+@pytest.mark.usefixtures("fresh_memory")
 @pytest.mark.parametrize("name", ["mse_loss", "cross_entropy", "cross_entropy_few_classes", "triplet_margin_loss"])
 def test_value_and_grad_allocates_the_gradient_and_nothing_else_that_grows(name):
     """Measured by NumPy's own report to tracemalloc, and for what kernels allocate by the peak of resident memory."""
@@ -214,6 +215,8 @@ def test_config_nests_and_refuses_nonsense():
         fl.config(num_threads=1.5)
     with pytest.raises(TypeError, match="check_indices must be True or False"):
         fl.config(check_indices=1)
+    with pytest.raises(ValueError, match="recycled_bytes must be at least 0, got -1"):
+        fl.config(recycled_bytes=-1)
 
 
 def test_a_loss_that_is_edited_is_compiled_anew(tmp_path):

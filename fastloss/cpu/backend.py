@@ -12,6 +12,7 @@ from fastloss.cpu.ctc import run as ctc
 from fastloss.cpu.elementwise import run as elementwise
 from fastloss.cpu.label_sets import run as label_sets
 from fastloss.cpu.pairwise import run as pairwise
+from fastloss.cpu.recycling import empty
 from fastloss.cpu.rowwise import run as rowwise
 from fastloss.cpu.survey import run as survey
 
@@ -22,8 +23,6 @@ __all__ = [
 ]  # fmt: skip
 
 waits = False  # whether looking at a result holds the caller up
-broadcast = np.broadcast_to
-empty = np.empty
 moved = np.moveaxis
 zeros = np.zeros  # pages of a fresh one that are never written cost nothing
 
@@ -41,6 +40,11 @@ def overlap(one: Any, other: Any) -> bool:
 def same(one: Any, other: Any) -> bool:
     """Return whether two views that overlap are the same elements in the same places."""
     return bool(one.ctypes.data == other.ctypes.data and one.strides == other.strides)
+
+
+def broadcast(view: Any, shape: tuple[int, ...]) -> Any:
+    """Return a view of another shape; itself where it has that."""
+    return view if view.shape == shape else np.broadcast_to(view, shape)
 
 
 def flat(view: Any) -> Any:
