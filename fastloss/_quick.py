@@ -15,47 +15,36 @@ from typing import Any
 import numpy as np
 
 from fastloss._config import settings
-from fastloss._dispatch import F32, F64
-from fastloss._outputs import ABSENT, Mode
-from fastloss._spec import Elementwise, Loss, Pairwise, RowMap, RowMaths, Rowwise
+from fastloss._dispatch import F32, F64, I64
+from fastloss._outputs import ABSENT, Mode, Request
+from fastloss._rows import NO_INDEX, value_only
+from fastloss._spec import Elementwise, Loss, Pairwise, RowMap, Rowwise
 from fastloss.cpu import elementwise as elementwise_loop
 from fastloss.cpu import pairwise as pairwise_loop
 from fastloss.cpu import rowwise as rowwise_loop
-
-I64 = np.dtype(np.int64)
-_NO_INDEX = -(2**63)  # an ignore_index that no label equals
+from fastloss.cpu.recycling import empty
 
 
-def elementwise(record: Loss, job: Elementwise, mode: Mode) -> Any:
+def elementwise(record: Loss, job: Elementwise, request: Request) -> Any:
     """Compute a loss of single elements; None where the long way is needed."""
-    arrays = job.arrays
+    mode, arrays = request.mode, job.arrays
     x = arrays[0]
     if job.weight is not None or mode.hessian or type(x) is not np.ndarray:
         return None
-    dtype, shape = x.dtype, x.shape
-    if dtype is not F32 and dtype is not F64:
+    dtype, shape, size = x.dtype, x.shape, x.size
+    if (dtype is not F32 and dtype is not F64) or size == 0 or not _are_plain(arrays, dtype, shape):
         return None
-    for a in arrays:
-        if type(a) is not np.ndarray or a.dtype is not dtype or a.shape != shape:
-            return None
-        flags = a.flags
-        if not flags.c_contiguous or not flags.aligned:
-            return None
-    slots, size = _slots(mode.wrt, job.names), x.size
-    if slots is None or size == 0:
+    restricted = job.unit_interval or job.non_negative is not None
+    if restricted and request.grad_out is not None:
+        return None  # what the loss is not defined for has to be found before anything is written
+    slots = _slots(mode.wrt, job.names)
+    grads = None if slots is None else _gradients(request, slots, arrays, dtype, shape)
+    if slots is None or grads is None:
         return None
-    reduction = job.reduction
-    divisor = 1
-    if reduction == "mean":
-        divisor = size
-    elif reduction == "batchmean":
-        divisor = shape[0] if shape else 1
+    divisor = job.divisor(shape, size)
     values: Any = ABSENT
-    if reduction == "none" and mode.value:
-        values = np.empty(shape, dtype)
-    grads: list[Any] = [ABSENT, ABSENT, ABSENT]
-    for slot in slots:
-        grads[slot] = np.empty(shape, dtype)
+    if job.reduction == "none" and mode.value:
+        values = empty(shape, dtype)
     inputs = (*arrays, *_MISSING[len(arrays)], ABSENT, ABSENT)
     outputs = (values, *grads, ABSENT)
     if len(shape) != 1:
@@ -63,14 +52,14 @@ def elementwise(record: Loss, job: Elementwise, mode: Mode) -> Any:
         outputs = tuple([_flat(a) for a in outputs])
     kernel = elementwise_loop.contiguous_kernel(job.point, len(arrays))
     total = kernel(size, size, *inputs, *outputs, job.params, 1.0 / divisor) / divisor
-    if math.isnan(total) and (job.unit_interval or job.non_negative is not None):
+    if restricted and math.isnan(total):
         return None  # perhaps a value that the loss is not defined for
     return _answer(mode, dtype, total, values, grads, slots)
 
 
-def rowwise(record: Loss, job: Rowwise, mode: Mode) -> Any:
+def rowwise(record: Loss, job: Rowwise, request: Request) -> Any:
     """Compute a loss of rows; None where the long way is needed."""
-    maths, x, y = job.maths, job.input, job.target
+    mode, maths, x, y = request.mode, job.maths, job.input, job.target
     if job.weight is not None or job.keepdim or mode.hessian or mode.wrt not in _OF_INPUT:
         return None
     if (job.axis is not None and not _is_last(job.axis)) or not _is_matrix(x):
@@ -79,14 +68,14 @@ def rowwise(record: Loss, job: Rowwise, mode: Mode) -> Any:
     dtype = x.dtype
     labels = operand = ABSENT
     if y is not None:
-        if type(y) is not np.ndarray or not y.flags.c_contiguous or not y.flags.aligned:
-            return None
-        if y.dtype is I64 and maths.indexed and y.ndim == 1 and y.shape[0] == count:
+        if maths.indexed:
+            if not _are_plain((y,), I64, (count,)):
+                return None
             labels = y
-        elif y.dtype is dtype and y.shape == shape and not maths.indexed:
-            operand = y.reshape(-1)
         else:
-            return None
+            if not _are_plain((y,), dtype, shape):
+                return None
+            operand = y.ravel()
     elif "target" in record.domains:
         return None
     divisor = 1
@@ -94,65 +83,58 @@ def rowwise(record: Loss, job: Rowwise, mode: Mode) -> Any:
         divisor = 0 if job.mean == "weights" and labels is not ABSENT else count
     values: Any = ABSENT
     if job.reduction == "none" and mode.value:
-        values = np.empty(count, dtype)
-    gradient = flat = ABSENT
-    if mode.wrt:
-        gradient = np.zeros(shape, dtype) if maths.sparse else np.empty(shape, dtype)
-        flat = gradient.reshape(-1)
-    ignore = _NO_INDEX if job.ignore_index is None else job.ignore_index
+        values = empty(count, dtype)
+    slots = _FIRST if mode.wrt else ()
+    grads = _gradients(request, slots, (x,) if y is None else (x, y), dtype, shape, maths.sparse)
+    if grads is None:
+        return None
+    ignore = NO_INDEX if job.ignore_index is None else job.ignore_index
     strange, total = rowwise_loop.run(
-        maths, x.reshape(-1), operand, labels, ABSENT, ABSENT, (*job.params, 1.0 / columns), 1.0, divisor,
-        (count, columns, 1), ignore, settings.check_indices, values, (flat, ABSENT, ABSENT), ABSENT, False,
+        maths, x.ravel(), operand, labels, ABSENT, ABSENT, (*job.params, 1.0 / columns), 1.0, divisor,
+        (count, columns, 1), ignore, settings.check_indices, values, (_flat(grads[0]), ABSENT, ABSENT), ABSENT,
+        request.grad_out is not None,
     )  # fmt: skip
-    return None if strange >= 0 else _answer(mode, dtype, total, values, (gradient,), _FIRST if mode.wrt else ())
+    return None if strange >= 0 else _answer(mode, dtype, total, values, grads, slots)
 
 
-def rowmap(record: Loss, job: RowMap, mode: Mode) -> Any:
+def rowmap(record: Loss, job: RowMap, request: Request) -> Any:
     """Compute a function of rows; None where the long way is needed."""
-    x = job.input
+    mode, x = request.mode, job.input
     if job.dtype is not None or mode.hessian or not _is_last(job.axis) or not _is_matrix(x):
         return None
     shape, dtype = x.shape, x.dtype
-    values = np.empty(shape, dtype) if mode.value else ABSENT
-    gradient = np.empty(shape, dtype) if mode.wrt else ABSENT
+    slots = _FIRST if mode.wrt else ()
+    grads = _gradients(request, slots, (x,), dtype, shape)
+    if grads is None:
+        return None
+    values = empty(shape, dtype) if mode.value else ABSENT
     rowwise_loop.run(
-        job.maths if mode.wrt else _value_only(job.maths), x.reshape(-1), ABSENT, ABSENT, ABSENT, ABSENT,
-        (1.0,), 1.0, 1, (*shape, 1), _NO_INDEX, False, ABSENT, (_flat(values), _flat(gradient), ABSENT), ABSENT, True,
+        job.maths if mode.wrt else value_only(job.maths), x.ravel(), ABSENT, ABSENT, ABSENT, ABSENT,
+        (1.0,), 1.0, 1, (*shape, 1), NO_INDEX, False, ABSENT, (_flat(values), _flat(grads[0]), ABSENT), ABSENT, True,
     )  # fmt: skip
-    return _answer(mode, dtype, 0.0, values, (gradient,), _FIRST if mode.wrt else ())
+    return _answer(mode, dtype, 0.0, values, grads, slots)
 
 
-def pairwise(record: Loss, job: Pairwise, mode: Mode) -> Any:
+def pairwise(record: Loss, job: Pairwise, request: Request) -> Any:
     """Compute a loss of vectors; None where the long way is needed."""
-    arrays, y = job.arrays, job.target
+    mode, arrays, y = request.mode, job.arrays, job.target
     x = arrays[0]
     if mode.hessian or job.keepdim or not _is_last(job.axis) or not _is_matrix(x):
         return None
     dtype, shape = x.dtype, x.shape
-    for a in arrays:
-        if type(a) is not np.ndarray or a.dtype is not dtype or a.shape != shape:
-            return None
-        flags = a.flags
-        if not flags.c_contiguous or not flags.aligned:
-            return None
-    if y is not None:
-        if type(y) is not np.ndarray or y.dtype is not dtype or y.shape != shape[:1]:
-            return None
-        if not y.flags.c_contiguous or not y.flags.aligned:
-            return None
-    elif "target" in record.domains:
+    if not _are_plain(arrays, dtype, shape):
+        return None
+    if "target" in record.domains if y is None else not _are_plain((y,), dtype, shape[:1]):
         return None
     slots = _slots(mode.wrt, job.names)
-    if slots is None:
+    grads = None if slots is None else _gradients(request, slots, arrays if y is None else (*arrays, y), dtype, shape)
+    if slots is None or grads is None:
         return None
     values: Any = ABSENT
     if job.reduction == "none" and mode.value:
-        values = np.empty(shape[0], dtype)
-    grads: list[Any] = [ABSENT, ABSENT, ABSENT]
-    for slot in slots:
-        grads[slot] = np.empty(shape, dtype)
+        values = empty(shape[0], dtype)
     total = pairwise_loop.run(
-        job.maths, tuple([a.reshape(-1) for a in arrays]), ABSENT if y is None else y, ABSENT, job.params, 1.0,
+        job.maths, tuple([a.ravel() for a in arrays]), ABSENT if y is None else y, ABSENT, job.params, 1.0,
         shape[0] if job.reduction == "mean" else 1, shape, values,
         (_flat(grads[0]), _flat(grads[1]), _flat(grads[2])), ABSENT,
     )  # fmt: skip
@@ -166,27 +148,58 @@ _MISSING: tuple[tuple[Any, ...], ...] = ((), (ABSENT, ABSENT), (ABSENT,), ())
 _FIRST = (0,)
 _OF_INPUT = ((), ("input",))
 
+
+def _are_plain(arrays: tuple[Any, ...], dtype: Any, shape: tuple[int, ...]) -> bool:
+    """Return whether all are contiguous NumPy arrays of this dtype and shape."""
+    for a in arrays:
+        if type(a) is not np.ndarray or a.dtype is not dtype or a.shape != shape:
+            return False
+        flags = a.flags
+        if not flags.c_contiguous or not flags.aligned:
+            return False
+    return True
+
+
+def _gradients(
+    request: Request, slots: tuple[int, ...], inputs: tuple[Any, ...], dtype: Any, shape: tuple[int, ...],
+    zeros: bool = False,
+) -> list[Any] | None:  # fmt: skip
+    """Return new arrays for the gradients, or the caller's; None if those are not plain, or share memory."""
+    grads: list[Any] = [ABSENT, ABSENT, ABSENT]
+    given = request.grad_out
+    if given is None:
+        for slot in slots:
+            grads[slot] = np.zeros(shape, dtype) if zeros else empty(shape, dtype)
+        return grads
+    given = (given,) if request.mode.single else given
+    if type(given) is not tuple or len(given) != len(slots) or not _are_plain(given, dtype, shape):
+        return None
+    taken = inputs
+    for slot, target in zip(slots, given, strict=True):
+        if not target.flags.writeable:
+            return None
+        for other in taken:
+            if np.may_share_memory(target, other):
+                return None
+        grads[slot] = target
+        taken = (*taken, target)
+    return grads
+
+
 def _is_last(axis: Any) -> bool:
     """Return whether this names the last axis of a matrix."""
     return type(axis) is int and (axis == 1 or axis == -1)
 
 
 def _flat(array: Any) -> Any:
-    return array if array is ABSENT else array.reshape(-1)
-
-
-@functools.cache
-def _value_only(maths: RowMaths) -> RowMaths:
-    """Return the maths without the sums, which only a gradient needs."""
-    return maths._replace(terms=None)
+    return array if array is ABSENT else array.ravel()
 
 
 def _is_matrix(x: Any) -> bool:
     """Return whether this is a plain matrix of floats that is not empty."""
     if type(x) is not np.ndarray or x.ndim != 2 or x.size == 0 or (x.dtype is not F32 and x.dtype is not F64):
         return False
-    flags = x.flags
-    return bool(flags.c_contiguous and flags.aligned)
+    return _are_plain((x,), x.dtype, x.shape)
 
 
 @functools.cache

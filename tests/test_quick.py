@@ -48,21 +48,72 @@ def test_both_ways_give_the_same_bits(case, long_way):
             assert same(compute(), long_way(compute))
 
 
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_both_ways_write_the_same_into_arrays_of_the_callers(case, long_way):
+    arrays = case.make("float64", seed=3)
+    step = case.value_and_grad(arrays)[1]
+
+    def compute():
+        given = tuple([np.full_like(g, 7) for g in step]) if isinstance(step, tuple) else np.full_like(step, 7)
+        value, gradient = case.value_and_grad(arrays, grad_out=given)
+        pairs = zip(gradient, given, strict=True) if isinstance(given, tuple) else [(gradient, given)]
+        assert all(one is other for one, other in pairs)
+        return value, gradient
+
+    assert same(compute(), long_way(compute))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (lambda x: x, None),  # in place
+        (lambda x: np.empty((3, 2)).T, None),
+        (lambda x: np.empty((2, 3), np.float32), TypeError),
+        (lambda x: np.empty((3, 2)), ValueError),
+        (lambda x: np.broadcast_to(0.0, (2, 3)), ValueError),
+        (lambda x: [[0.0] * 3] * 2, TypeError),
+    ],
+)
+def test_what_is_not_plain_goes_the_long_way(given, expected):
+    x = np.arange(6.0).reshape(2, 3)
+    y = np.array([0, 2])
+    right = fl.grad(fl.cross_entropy)(x, y)
+    target = given(x)
+    if expected is None:
+        assert fl.grad(fl.cross_entropy)(x, y, grad_out=target) is target
+        np.testing.assert_array_equal(target, right)
+    else:
+        with pytest.raises(expected, match="grad_out"):
+            fl.grad(fl.cross_entropy)(x, y, grad_out=target)
+
+
+def test_nothing_is_written_where_the_loss_is_not_defined():
+    given = np.full(3, 7.0)
+    with pytest.raises(ValueError, match="must lie in"):
+        fl.grad(fl.binary_cross_entropy)(np.array([0.5, 2.0, 0.5]), np.ones(3), grad_out=given)
+    with pytest.raises(IndexError):
+        fl.grad(fl.cross_entropy)(np.ones((1, 3)), np.array([3]), grad_out=given.reshape(1, 3))
+    assert (given == 7).all()
+
+
 def test_the_short_way_is_taken(monkeypatch):
     """Or this file compares the long way with itself."""
     taken = []
     for kind, quick in _quick.QUICK.items():
 
-        def spy(record, job, mode, quick=quick):
-            result = quick(record, job, mode)
+        def spy(record, job, request, quick=quick):
+            result = quick(record, job, request)
             taken.append(result is not None)
             return result
 
         monkeypatch.setitem(_call.QUICK, kind, spy)
     plain = {case.loss: case for case in CASES}
     for function in TAKEN:
-        plain[function.__name__].call(plain[function.__name__].make())
-    assert taken == [True] * len(TAKEN)
+        case = plain[function.__name__]
+        case.call(case.make())
+        gradient = case.value_and_grad(case.make())[1]
+        case.value_and_grad(case.make(), grad_out=gradient)
+    assert taken == [True] * 3 * len(TAKEN)
 
 
 def test_errors_come_from_the_long_way():
