@@ -315,3 +315,20 @@ def test_every_length_of_inner_axes(shape, rng):
     expected, exact = fl.value_and_grad(fl.cross_entropy)(moved, y.reshape(-1), reduction="none")
     assert_close(value, expected.reshape(value.shape))
     assert_close(np.moveaxis(gradient, 1, -1).reshape(moved.shape), exact)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3, 5, 7, 8, 9, 10, 15, 16, 17, 23, 31, 33, 47])
+@pytest.mark.parametrize("rows", [1, 7, 8, 9, 17, 129, 40_003])
+def test_rows_of_few_classes_stay_within_their_rows(rows, columns, rng):
+    """They are moved in blocks that reach beyond a row; nothing may be left there, nor beyond the array."""
+    x = rng.standard_normal((rows, columns), dtype=np.float32)
+    y = rng.integers(columns, size=rows)
+    memory = np.full(rows * columns + 64, 7, np.float32)
+    given = memory[: rows * columns].reshape(rows, columns)
+    fl.grad(fl.cross_entropy)(x, y, reduction="sum", grad_out=given)
+    p = np.exp(x - x.max(axis=1, keepdims=True), dtype=np.float64)
+    expected = p / p.sum(axis=1, keepdims=True) - (np.arange(columns) == y[:, None])
+    np.testing.assert_allclose(given, expected, rtol=0, atol=1e-6)
+    assert (memory[rows * columns :] == 7).all()
+    fl.grad(fl.cross_entropy)(x, y, reduction="sum", grad_out=x)
+    np.testing.assert_array_equal(x, given)

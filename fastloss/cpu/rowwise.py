@@ -21,12 +21,15 @@ from fastloss._spec import RowMaths
 from fastloss.cpu.across import across
 from fastloss.cpu.along import along
 from fastloss.cpu.gather import gather
+from fastloss.cpu.instructions import WIDE_VECTORS
 
 # Classes from which a row fills the lanes by itself. What a loop along the row leaves to scalar code costs more the
-# more there is to compute: cross_entropy takes, across against along, in ns for an entry in cache, 0.82 and 1.59 at 48
-# classes, 0.87 and 1.21 at 79, 0.90 and 0.88 at 100; multi_margin_loss, without exponentials, 0.73 and 0.65 at 48.
+# more there is to compute, and the wider the vectors are. cross_entropy, across against along, in ns for an entry in
+# cache: with AVX-512 0.82 and 1.59 at 48 classes, 0.87 and 1.21 at 79, 0.90 and 0.88 at 100; with AVX2 1.73 and 1.82 at
+# 40, 1.79 and 1.53 at 48, 1.83 and 2.24 at 57, 1.9 and 1.49 at 64. multi_margin_loss, without exponentials: 0.73 and
+# 0.65 at 48 with AVX-512, 0.83 and 0.63 with AVX2.
 ALONG_FROM = 48
-SOFTMAX_ALONG_FROM = 100
+SOFTMAX_ALONG_FROM = 100 if WIDE_VECTORS else 64
 
 # Classes from which 512-bit vectors win: LLVM's loop handles 64 entries at a time and leaves up to 63 to a scalar
 # loop. 256 against 512 bits: 1.6 and 2.1 copies at 100 classes, 1.4 and 1.1 at 200, 1.05 and 0.86 at 1000.
