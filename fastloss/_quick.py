@@ -18,8 +18,9 @@ from fastloss._config import settings
 from fastloss._dispatch import F32, F64, I64
 from fastloss._outputs import ABSENT, Mode, Request
 from fastloss._rows import NO_INDEX, value_only
-from fastloss._spec import Elementwise, Loss, Pairwise, RowMap, Rowwise
+from fastloss._spec import Elementwise, LabelSets, Loss, Pairwise, RowMap, Rowwise
 from fastloss.cpu import elementwise as elementwise_loop
+from fastloss.cpu import label_sets as label_sets_loop
 from fastloss.cpu import pairwise as pairwise_loop
 from fastloss.cpu import rowwise as rowwise_loop
 from fastloss.cpu.recycling import empty
@@ -34,24 +35,25 @@ def elementwise(record: Loss, job: Elementwise, request: Request) -> Any:
     dtype, shape, size = x.dtype, x.shape, x.size
     if (dtype is not F32 and dtype is not F64) or size == 0 or not _are_plain(arrays, dtype, shape):
         return None
-    restricted = job.unit_interval or job.non_negative is not None
-    if restricted and request.grad_out is not None:
-        return None  # what the loss is not defined for has to be found before anything is written
     slots = _slots(mode.wrt, job.names)
-    grads = None if slots is None else _gradients(request, slots, arrays, dtype, shape)
-    if slots is None or grads is None:
+    each = shape if job.reduction == "none" else None
+    outputs = None if slots is None else _outputs(request, slots, arrays, dtype, shape, each)
+    if slots is None or outputs is None:
         return None
+    values, grads = outputs
     divisor = job.divisor(shape, size)
-    values: Any = ABSENT
-    if job.reduction == "none" and mode.value:
-        values = empty(shape, dtype)
     inputs = (*arrays, *_MISSING[len(arrays)], ABSENT, ABSENT)
-    outputs = (values, *grads, ABSENT)
+    written = (values, *grads, ABSENT)
     if len(shape) != 1:
         inputs = tuple([_flat(a) for a in inputs])
-        outputs = tuple([_flat(a) for a in outputs])
+        written = tuple([_flat(a) for a in written])
     kernel = elementwise_loop.contiguous_kernel(job.point, len(arrays))
-    total = kernel(size, size, *inputs, *outputs, job.params, 1.0 / divisor) / divisor
+    restricted = job.unit_interval or job.non_negative is not None
+    # What the loss is not defined for has to be found before anything of the caller's is written.
+    first = restricted and (request.grad_out is not None or request.out is not None)
+    if first and math.isnan(kernel(size, size, *inputs, *_NOTHING, job.params, 1.0)):
+        return None
+    total = kernel(size, size, *inputs, *written, job.params, 1.0 / divisor) / divisor
     if restricted and math.isnan(total):
         return None  # perhaps a value that the loss is not defined for
     return _answer(mode, dtype, total, values, grads, slots)
@@ -81,13 +83,12 @@ def rowwise(record: Loss, job: Rowwise, request: Request) -> Any:
     divisor = 1
     if job.reduction == "mean":
         divisor = 0 if job.mean == "weights" and labels is not ABSENT else count
-    values: Any = ABSENT
-    if job.reduction == "none" and mode.value:
-        values = empty(count, dtype)
     slots = _FIRST if mode.wrt else ()
-    grads = _gradients(request, slots, (x,) if y is None else (x, y), dtype, shape, maths.sparse)
-    if grads is None:
+    each = shape[:1] if job.reduction == "none" else None
+    outputs = _outputs(request, slots, (x,) if y is None else (x, y), dtype, shape, each, maths.sparse)
+    if outputs is None:
         return None
+    values, grads = outputs
     ignore = NO_INDEX if job.ignore_index is None else job.ignore_index
     strange, total = rowwise_loop.run(
         maths, x.ravel(), operand, labels, ABSENT, ABSENT, (*job.params, 1.0 / columns), 1.0, divisor,
@@ -104,10 +105,10 @@ def rowmap(record: Loss, job: RowMap, request: Request) -> Any:
         return None
     shape, dtype = x.shape, x.dtype
     slots = _FIRST if mode.wrt else ()
-    grads = _gradients(request, slots, (x,), dtype, shape)
-    if grads is None:
+    outputs = _outputs(request, slots, (x,), dtype, shape, shape)
+    if outputs is None:
         return None
-    values = empty(shape, dtype) if mode.value else ABSENT
+    values, grads = outputs
     rowwise_loop.run(
         job.maths if mode.wrt else value_only(job.maths), x.ravel(), ABSENT, ABSENT, ABSENT, ABSENT,
         (1.0,), 1.0, 1, (*shape, 1), NO_INDEX, False, ABSENT, (_flat(values), _flat(grads[0]), ABSENT), ABSENT, True,
@@ -127,12 +128,12 @@ def pairwise(record: Loss, job: Pairwise, request: Request) -> Any:
     if "target" in record.domains if y is None else not _are_plain((y,), dtype, shape[:1]):
         return None
     slots = _slots(mode.wrt, job.names)
-    grads = None if slots is None else _gradients(request, slots, arrays if y is None else (*arrays, y), dtype, shape)
-    if slots is None or grads is None:
+    each = shape[:1] if job.reduction == "none" else None
+    inputs = arrays if y is None else (*arrays, y)
+    outputs = None if slots is None else _outputs(request, slots, inputs, dtype, shape, each)
+    if slots is None or outputs is None:
         return None
-    values: Any = ABSENT
-    if job.reduction == "none" and mode.value:
-        values = empty(shape[0], dtype)
+    values, grads = outputs
     total = pairwise_loop.run(
         job.maths, tuple([a.ravel() for a in arrays]), ABSENT if y is None else y, ABSENT, job.params, 1.0,
         shape[0] if job.reduction == "mean" else 1, shape, values,
@@ -141,11 +142,39 @@ def pairwise(record: Loss, job: Pairwise, request: Request) -> Any:
     return _answer(mode, dtype, total, values, grads, slots)
 
 
-QUICK: dict[type, Any] = {Elementwise: elementwise, Rowwise: rowwise, RowMap: rowmap, Pairwise: pairwise}
+def label_sets(record: Loss, job: LabelSets, request: Request) -> Any:
+    """Compute a loss of rows with a list of classes; None where the long way is needed."""
+    mode, x, y = request.mode, job.input, job.target
+    if mode.hessian or mode.wrt not in _OF_INPUT or not _is_matrix(x):
+        return None
+    dtype, shape = x.dtype, x.shape
+    if not _are_plain((y,), I64, shape):
+        return None
+    slots = _FIRST if mode.wrt else ()
+    each = shape[:1] if job.reduction == "none" else None
+    outputs = _outputs(request, slots, (x, y), dtype, shape, each)
+    if outputs is None:
+        return None
+    values, grads = outputs
+    strange, total = label_sets_loop.run(
+        job.point, x.ravel(), y.ravel(), ABSENT, 1.0, shape[0] if job.reduction == "mean" else 1, shape,
+        settings.check_indices, values, _flat(grads[0]),
+    )  # fmt: skip
+    return None if strange >= 0 else _answer(mode, dtype, total, values, grads, slots)
+
+
+QUICK: dict[type, Any] = {
+    Elementwise: elementwise,
+    Rowwise: rowwise,
+    RowMap: rowmap,
+    Pairwise: pairwise,
+    LabelSets: label_sets,
+}
 
 # What stands for the operands that a loss does not have.
 _MISSING: tuple[tuple[Any, ...], ...] = ((), (ABSENT, ABSENT), (ABSENT,), ())
 _FIRST = (0,)
+_NOTHING = (ABSENT, ABSENT, ABSENT, ABSENT, ABSENT)  # outputs of a kernel that only returns the sum
 _OF_INPUT = ((), ("input",))
 
 
@@ -160,30 +189,43 @@ def _are_plain(arrays: tuple[Any, ...], dtype: Any, shape: tuple[int, ...]) -> b
     return True
 
 
-def _gradients(
+def _outputs(
     request: Request, slots: tuple[int, ...], inputs: tuple[Any, ...], dtype: Any, shape: tuple[int, ...],
-    zeros: bool = False,
-) -> list[Any] | None:  # fmt: skip
-    """Return new arrays for the gradients, or the caller's; None if those are not plain, or share memory."""
+    each: tuple[int, ...] | None, zeros: bool = False,
+) -> tuple[Any, list[Any]] | None:  # fmt: skip
+    """Return arrays for unreduced values of shape `each`, absent without it, and for the gradients.
+
+    They are the caller's where given; None if those are not plain, or share memory.
+    """
+    values: Any = ABSENT
     grads: list[Any] = [ABSENT, ABSENT, ABSENT]
-    given = request.grad_out
+    mode, out, given = request.mode, request.out, request.grad_out
+    taken = inputs
+    if out is not None:
+        if each is None or not mode.value or not _may_be_written(out, dtype, each, taken):
+            return None
+        values, taken = out, (*taken, out)
+    elif each is not None and mode.value:
+        values = empty(each, dtype)
     if given is None:
         for slot in slots:
             grads[slot] = np.zeros(shape, dtype) if zeros else empty(shape, dtype)
-        return grads
-    given = (given,) if request.mode.single else given
-    if type(given) is not tuple or len(given) != len(slots) or not _are_plain(given, dtype, shape):
+        return values, grads
+    given = (given,) if mode.single else given
+    if type(given) is not tuple or len(given) != len(slots):
         return None
-    taken = inputs
     for slot, target in zip(slots, given, strict=True):
-        if not target.flags.writeable:
+        if not _may_be_written(target, dtype, shape, taken):
             return None
-        for other in taken:
-            if np.may_share_memory(target, other):
-                return None
-        grads[slot] = target
-        taken = (*taken, target)
-    return grads
+        grads[slot], taken = target, (*taken, target)
+    return values, grads
+
+
+def _may_be_written(target: Any, dtype: Any, shape: tuple[int, ...], taken: tuple[Any, ...]) -> bool:
+    """Return whether this is a plain array that shares no memory with others."""
+    if not _are_plain((target,), dtype, shape) or not target.flags.writeable:
+        return False
+    return not any(np.may_share_memory(target, other) for other in taken)
 
 
 def _is_last(axis: Any) -> bool:

@@ -7,11 +7,11 @@ from cases import PLAIN
 import fastloss as fl
 from fastloss import _call, _quick
 
-FAMILIES = ("elementwise", "rowwise", "rowmap", "pairwise")
+FAMILIES = ("elementwise", "rowwise", "rowmap", "pairwise", "label_sets")
 CASES = [case for case in PLAIN if case.record.family in FAMILIES]
 TAKEN = [
     fl.mse_loss, fl.gaussian_nll_loss, fl.cross_entropy, fl.nll_loss, fl.multilabel_soft_margin_loss, fl.softmax,
-    fl.logsumexp, fl.cosine_embedding_loss, fl.triplet_margin_loss,
+    fl.logsumexp, fl.cosine_embedding_loss, fl.triplet_margin_loss, fl.multilabel_margin_loss,
 ]  # fmt: skip
 
 
@@ -120,6 +120,8 @@ def test_errors_come_from_the_long_way():
     x = np.ones((2, 3))
     with pytest.raises(IndexError, match=r"target 3 at position \(1,\)"):
         fl.grad(fl.cross_entropy)(x, np.array([0, 3]))
+    with pytest.raises(IndexError, match=r"target 3 at position \(1, 0\)"):
+        fl.grad(fl.multilabel_margin_loss)(x, np.array([[0, 1, -1], [3, -1, -1]]))
     with pytest.raises(ValueError, match="must lie in"):
         fl.grad(fl.binary_cross_entropy)(2 * x, x)
     with pytest.raises(ValueError, match="var must not be negative"):
