@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from fastloss._blocks import sum_of
 from fastloss._config import settings
 from fastloss._dispatch import F32, F64, I64
 from fastloss._outputs import ABSENT, Mode, Request
 from fastloss._rows import NO_INDEX, value_only
-from fastloss._spec import Elementwise, LabelSets, Loss, Pairwise, RowMap, Rowwise
+from fastloss._spec import Elementwise, LabelSets, Loss, Pairwise, Projected, RowMap, Rowwise
+from fastloss.cpu import backend
 from fastloss.cpu import elementwise as elementwise_loop
 from fastloss.cpu import label_sets as label_sets_loop
 from fastloss.cpu import pairwise as pairwise_loop
@@ -163,13 +165,55 @@ def label_sets(record: Loss, job: LabelSets, request: Request) -> Any:
     return None if strange >= 0 else _answer(mode, dtype, total, values, grads, slots)
 
 
+def projected(record: Loss, job: Projected, request: Request) -> Any:
+    """Compute a loss of rows behind a linear map; None where the long way is needed, or costs next to nothing."""
+    mode, rows, x, w = request.mode, job.rows, job.input, job.linear_weight
+    if request.grad_out is not None or request.out is not None or not _is_matrix(x) or not _is_matrix(w):
+        return None
+    if job.linear_bias is not None or rows.weight is not None or job.precision is not None:
+        return None
+    (count, features), classes, dtype, y = x.shape, w.shape[0], x.dtype, rows.target
+    if w.dtype is not dtype or w.shape[1] != features or count * classes > SMALL_LOGITS:
+        return None
+    slots = _slots(mode.wrt, ("input", "linear_weight"))
+    if slots is None or job.chunk_rows is not None or not _are_plain((y,), I64, (count,)):
+        return None
+    ignore = NO_INDEX if rows.ignore_index is None else rows.ignore_index
+    divisor = count - int(np.count_nonzero(y == ignore)) if rows.reduction == "mean" else 1
+    if divisor == 0:
+        return None
+    logits = empty((count, classes), dtype)
+    np.matmul(x, w.T, out=logits)
+    flat, values = logits.ravel(), empty((count,), dtype)
+    strange, _ = rowwise_loop.run(
+        rows.maths, flat, ABSENT, y, ABSENT, ABSENT, (*rows.params, 1.0 / classes), 1.0, divisor,
+        (count, classes, 1), ignore, settings.check_indices, values,
+        (flat if slots else ABSENT, ABSENT, ABSENT), ABSENT, True,
+    )  # fmt: skip
+    if strange >= 0:
+        return None
+    grads: list[Any] = [ABSENT, ABSENT]
+    if 0 in slots:
+        grads[0] = np.matmul(logits, w)
+    if 1 in slots:
+        grads[1] = np.matmul(logits.T, x)
+    if rows.reduction == "none":
+        return _answer(mode, dtype, 0.0, values, grads, slots)
+    total = sum_of(backend, values, divisor) if mode.value else 0.0
+    return _answer(mode, dtype, total, ABSENT, grads, slots)
+
+
 QUICK: dict[type, Any] = {
     Elementwise: elementwise,
     Rowwise: rowwise,
     RowMap: rowmap,
     Pairwise: pairwise,
     LabelSets: label_sets,
+    Projected: projected,
 }
+
+# Entries of the logits up to which a linear map goes the short way; beyond, the long way costs less than a percent.
+SMALL_LOGITS = 1 << 18
 
 # What stands for the operands that a loss does not have.
 _MISSING: tuple[tuple[Any, ...], ...] = ((), (ABSENT, ABSENT), (ABSENT,), ())
