@@ -76,6 +76,20 @@ def jitable(function: F) -> F:
     return function
 
 
+def hard_targets(point: Callable[..., Any]) -> Callable[[F], F]:
+    """Record a function as what elementwise maths comes to where every target, its second operand, is 0 or 1.
+
+    The CPU's loop takes it for tiles of such targets, unless the derivative with respect to them is wanted: what it
+    returns may differ in the last bits only.
+    """
+
+    def record(function: F) -> F:
+        point.hard = jitable(function)  # type: ignore[attr-defined]
+        return function
+
+    return record
+
+
 def add_backend(register: Callable[[Callable[..., Any]], object]) -> None:
     """Have `register` called with every jitable function, those of the past and those to come."""
     _backends.append(register)

@@ -217,3 +217,26 @@ def test_identity_weight_decay():
     value, gradient = fl.value_and_grad(fl.l2_penalty)(parameters, 0.1)
     np.testing.assert_allclose(value, 0.5 * 0.1 * 14)
     np.testing.assert_allclose(gradient, 0.1 * parameters)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("name", ["binary_cross_entropy", "binary_focal_loss"])
+@pytest.mark.parametrize("options", [{}, {"gamma": 0.0}, {"gamma": 1.5, "alpha": -1.0}], ids=str)
+def test_hard_targets_take_another_way_to_the_same_result(name, dtype, options, rng):
+    """A single target that is neither 0 nor 1 sends its whole tile the general way."""
+    function = getattr(fl, name)
+    if options and name == "binary_cross_entropy":
+        pytest.skip("has no options")
+    x = rng.random(300).astype(dtype)
+    tiny = np.finfo(dtype).smallest_subnormal
+    edges = [0, tiny, 8 * tiny, np.finfo(dtype).tiny, 1e-5, 0.5, 1 - np.finfo(dtype).epsneg, 1, np.nan]
+    x[: 2 * len(edges)] = np.repeat(edges, 2)
+    if dtype == "float32":
+        x[30:280] = np.exp2(np.arange(-149, -24).repeat(2), dtype="float64")
+    t = (np.arange(300) % 2).astype(dtype)
+    softer = np.append(t, 0.5).astype(dtype)
+    longer = np.append(x, 0.5).astype(dtype)
+    for compute in (fl.value_and_grad(function), fl.grad_and_hess(function)):
+        hard, general = (compute(*both, reduction="none", **options) for both in ((x, t), (longer, softer)))
+        for one, other in zip(hard, general, strict=True):
+            np.testing.assert_allclose(one, other[:300], rtol=4 * np.finfo(dtype).eps, atol=0)

@@ -11,7 +11,7 @@ import numpy as np
 from numba.extending import overload, register_jitable
 
 from fastloss._jit import Kernel
-from fastloss.cpu.access import TILE, cast, is_absent, load, load_or, part, store, store_each, tile_array
+from fastloss.cpu.access import TILE, cast, is_absent, load, load_or, part, present, store, store_each, tile_array
 from fastloss.cpu.instructions import vector_function
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 
@@ -78,31 +78,58 @@ def _stage(window, layout, k, start, count, buffers):
     return gather
 
 
+def _tile_of(point: Callable[..., Any], arity: int) -> Callable[..., Any]:
+    """Return the loop over `count` elements of contiguous operands; their values go to `tile` too."""
+    fetch = (_one, _two, _three)[arity - 1]
+
+    @register_jitable
+    def compute(a, b, c, weight, upstream, tile, values, grads, second, numbers, factor, first, count):
+        T = type(factor)
+        for j in range(count):
+            i = first + j
+            value, slopes, curvature = point(*(fetch(a, b, c, i) + numbers))
+            w = load_or(weight, i, T(1))
+            g = w * load_or(upstream, i, factor)
+            store(tile, j, w * value)
+            store(values, i, w * value)
+            store_each(grads, i, slopes, g)
+            store(second, i, g * curvature)
+
+    return compute
+
+
+@register_jitable
+def _are_hard(targets, first, count, like):
+    """Return whether all targets are 0 or 1."""
+    hard = True
+    for i in range(first, first + count):
+        t = load_or(targets, i, like)
+        hard &= (t == 0) | (t == 1)
+    return hard
+
+
 def _span_of(point: Callable[..., Any], arity: int) -> Callable[..., Any]:
     """Return the loop over elements start ... stop of contiguous operands; it returns the sum of the values.
 
     The values of a tile go to the stack before they are summed: a float64 sum in the loop itself would halve the lanes
     of everything in it, because LLVM counts lanes by the widest type.
     """
-    fetch = (_one, _two, _three)[arity - 1]
+    compute = _tile_of(point, arity)
+    hard = getattr(point, "hard", None)
+    has_hard = hard is not None
+    compute_hard = compute if hard is None else _tile_of(hard, arity)
 
     @register_jitable
     def span(a, b, c, weight, upstream, values, grads, second, numbers, factor, start, stop):
         vector_function()
-        T = type(factor)
         total = 0.0
         tile = tile_array(factor)
         for first in range(start, stop, TILE):
             count = min(TILE, stop - first)
-            for j in range(count):
-                i = first + j
-                value, slopes, curvature = point(*(fetch(a, b, c, i) + numbers))
-                w = load_or(weight, i, T(1))
-                g = w * load_or(upstream, i, factor)
-                store(tile, j, w * value)
-                store(values, i, w * value)
-                store_each(grads, i, slopes, g)
-                store(second, i, g * curvature)
+            if has_hard and not present(grads[1]) and _are_hard(b, first, count, factor):
+                compute_hard(a, b, c, weight, upstream, tile, values, grads, second, numbers, factor, first, count)
+            else:
+                compute(a, b, c, weight, upstream, tile, values, grads, second, numbers, factor, first, count)
             for j in range(count):
                 total += load(tile, j)
         return total

@@ -140,6 +140,7 @@ def _log_f32(x, c):
     low = k * f32(1.42860682030941723e-6)
     if c is not None:
         n = k if k < f32(64.0) else f32(64.0)  # c / x is nothing long before 2**-k is no number
+        n = n if n > f32(-64.0) else f32(-64.0)  # and c is nothing where x is that small
         low += c * power_of_two(f32(12582912.0) - n) * (f32(2.0) - m)
     y = k * f32(0.693145751953125) + (f + ((z * f * p + low) - f32(0.5) * z))
     y = y if x < f32(np.inf) else x
@@ -217,10 +218,15 @@ def _log1p_f32(x):
 
 
 @register_jitable(**CONTRACT)
+def _log_of_sum_f64(x, c):
+    rest = c / x
+    return _log_f64(x, rest if x > 0.0 and x < np.inf else 0.0)
+
+
+@register_jitable(**CONTRACT)
 def _log1p_f64(x):
     u = 1.0 + x
-    lost = (x - (u - 1.0)) / u
-    return _log_f64(u, lost if u > 0.0 and u < np.inf else 0.0)
+    return _log_of_sum_f64(u, x - (u - 1.0))
 
 
 @register_jitable(**CONTRACT)
@@ -231,6 +237,11 @@ def _plain_log_f32(x):
 @register_jitable(**CONTRACT)
 def _plain_log_f64(x):
     return _log_f64(x, 0.0)
+
+
+@overload(scalars.log_of_sum, jit_options=CONTRACT)
+def _log_of_sum(x, c):
+    return {types.float32: _log_f32, types.float64: _log_of_sum_f64}.get(x)
 
 
 overload(scalars.exp, jit_options=CONTRACT)(_by_width(_exp_f32, _exp_f64))

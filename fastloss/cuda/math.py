@@ -23,6 +23,11 @@ def _log(x):
     return lambda x: math.log(x)
 
 
+@overload(scalars.log_of_sum)
+def _log_of_sum(x, c):
+    return lambda x, c: math.log(x) + c / x
+
+
 @overload(scalars.log1p)
 @overload(scalars.log1p_unit)
 def _log1p(x):

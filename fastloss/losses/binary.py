@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from fastloss._registry import jitable, loss
+from fastloss._registry import hard_targets, jitable, loss
 from fastloss._spec import FINITE, Array, Elementwise
-from fastloss.losses.scalars import exp_nonpositive, log, log1p, log1p_unit, relu, step
+from fastloss.losses.scalars import exp_nonpositive, log, log1p, log1p_unit, log_of_sum, relu, step
 
 
 @jitable
@@ -118,6 +118,21 @@ def bce(x, t):
     curvature = t / _floor(x * x) + (T(1) - t) / _floor(spread * spread)
     in_range = x >= T(0) and x <= T(1) and t >= T(0) and t <= T(1)
     return (value if in_range else T(math.nan)), ((x - t) / q, d_target), curvature
+
+
+@hard_targets(bce)
+def bce_hard(x, t):
+    """-log x or -log(1 - x): one logarithm instead of two."""
+    T = type(x)
+    positive = t > T(0)
+    rest = T(1) - x
+    u = log_of_sum(x if positive else rest, T(0) if positive else -x - (rest - T(1)))
+    q = x * rest
+    q = T(1e-12) if q < T(1e-12) else q
+    curvature = t / _floor(x * x) + (T(1) - t) / _floor(rest * rest)
+    in_range = x >= T(0) and x <= T(1)
+    value = T(100) if u < T(-100) else -u
+    return (value if in_range else T(math.nan)), ((x - t) / q, T(0)), curvature
 
 
 @jitable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 
-from fastloss._registry import jitable, loss
+from fastloss._registry import hard_targets, jitable, loss
 from fastloss._spec import BELOW_ONE, NON_NEGATIVE, Array, Elementwise, MathFunction
 from fastloss.losses.scalars import exp_nonpositive, log, log1p_unit, power, square
 
@@ -137,7 +137,18 @@ def binary_focal(raised: MathFunction) -> MathFunction:
         in_range = x >= T(0) and x <= T(1) and t >= T(0) and t <= T(1)
         return (a * v1 + b * v0 if in_range else T(math.nan)), (a * d1 - b * d0,), a * h1 + b * h0
 
-    point.__name__ = point.__qualname__ = f"binary_focal_{raised.__name__}"
+    def hard(x, t, gamma, alpha):
+        T = type(x)
+        y = T(1) - x
+        positive = t > T(0)
+        value, slope, curvature = side(x if positive else y, y if positive else x, gamma)
+        a = (alpha if positive else T(1) - alpha) if alpha >= T(0) else T(1)
+        in_range = x >= T(0) and x <= T(1)
+        return (a * value if in_range else T(math.nan)), (a * slope if positive else -a * slope,), a * curvature
+
+    for function, name in ((point, "binary_focal"), (hard, "binary_focal_hard")):
+        function.__name__ = function.__qualname__ = f"{name}_{raised.__name__}"
+    hard_targets(point)(hard)
     return jitable(point)
 
 

@@ -1,9 +1,9 @@
 """Scalar helpers shared by all losses.
 
 Everything here is plain Python on one number and keeps the number's type, so that a float32 kernel stays in
-float32. ``exp``, ``exp_nonpositive``, ``log``, ``log1p``, ``log1p_unit``, ``sqrt`` and ``power`` are the leaves: in
-plain Python they call :mod:`math` with IEEE results instead of exceptions; each backend replaces them (polynomials
-that vectorise on the CPU, libdevice on CUDA).
+float32. ``exp``, ``exp_nonpositive``, ``log``, ``log1p``, ``log_of_sum``, ``log1p_unit``, ``sqrt`` and ``power`` are
+the leaves: in plain Python they call :mod:`math` with IEEE results instead of exceptions; each backend replaces them
+(polynomials that vectorise on the CPU, libdevice on CUDA).
 """
 
 import math
@@ -36,6 +36,11 @@ def log1p(x):
     if x > -1:
         return math.log1p(x)
     return -math.inf if x == -1 else math.nan
+
+
+def log_of_sum(x, c):
+    """Return log(x + c), where c is what a sum lost when it was rounded to x."""
+    return log(x + c)
 
 
 def log1p_unit(x):
