@@ -58,18 +58,20 @@ def exp_remainder_f64(r):
 
 @register_jitable(**CONTRACT)
 def _exp_parts_f32(x):
-    """Return (n, exp r) with x = n ln 2 + r and |r| <= ln(2)/2."""
-    n = (x * f32(1.4426950408889634) + f32(12582912.0)) - f32(12582912.0)
+    """Return (t, exp r) with t = n + 1.5 * 2**23, x = n ln 2 + r and |r| <= ln(2)/2."""
+    t = x * f32(1.4426950408889634) + f32(12582912.0)
+    n = t - f32(12582912.0)
     r = (x - n * f32(0.693145751953125)) - n * f32(1.42860682030941723e-6)
-    return n, exp_remainder_f32(r)
+    return t, exp_remainder_f32(r)
 
 
 @register_jitable(**CONTRACT)
 def _exp_parts_f64(x):
-    """Return (n, exp r) with x = n ln 2 + r and |r| <= ln(2)/2."""
-    n = (x * 1.4426950408889634 + 6755399441055744.0) - 6755399441055744.0
+    """Return (t, exp r) with t = n + 1.5 * 2**52, x = n ln 2 + r and |r| <= ln(2)/2."""
+    t = x * 1.4426950408889634 + 6755399441055744.0
+    n = t - 6755399441055744.0
     r = (x - n * 0.693147180369123816490) - n * 1.90821492927058770002e-10
-    return n, exp_remainder_f64(r)
+    return t, exp_remainder_f64(r)
 
 
 # The clamps are written so that a NaN fails the test and passes through.
@@ -83,7 +85,8 @@ def _exp_parts_f64(x):
 def _exp_f32(x):
     c = f32(-104.0) if x < f32(-104.0) else x
     c = f32(89.0) if c > f32(89.0) else c
-    n, y = _exp_parts_f32(c)
+    t, y = _exp_parts_f32(c)
+    n = t - f32(12582912.0)
     half = n * f32(0.5) + f32(12582912.0)
     rest = (n - (half - f32(12582912.0))) + f32(12582912.0)
     y = y * power_of_two(half) * power_of_two(rest)
@@ -94,7 +97,8 @@ def _exp_f32(x):
 def _exp_f64(x):
     c = -746.0 if x < -746.0 else x
     c = 710.0 if c > 710.0 else c
-    n, y = _exp_parts_f64(c)
+    t, y = _exp_parts_f64(c)
+    n = t - 6755399441055744.0
     half = n * 0.5 + 6755399441055744.0
     rest = (n - (half - 6755399441055744.0)) + 6755399441055744.0
     y = y * power_of_two(half) * power_of_two(rest)
@@ -103,14 +107,14 @@ def _exp_f64(x):
 
 @register_jitable(**CONTRACT)
 def _exp_nonpositive_f32(x):
-    n, y = _exp_parts_f32(f32(-87.0) if x < f32(-87.0) else x)
-    return f32(0.0) if x < f32(-87.0) else y * power_of_two(n + f32(12582912.0))
+    t, y = _exp_parts_f32(f32(-87.0) if x < f32(-87.0) else x)
+    return f32(0.0) if x < f32(-87.0) else y * power_of_two(t)
 
 
 @register_jitable(**CONTRACT)
 def _exp_nonpositive_f64(x):
-    n, y = _exp_parts_f64(-708.0 if x < -708.0 else x)
-    return 0.0 if x < -708.0 else y * power_of_two(n + 6755399441055744.0)
+    t, y = _exp_parts_f64(-708.0 if x < -708.0 else x)
+    return 0.0 if x < -708.0 else y * power_of_two(t)
 
 
 # log x = k ln 2 + log m with f = m - 1. `c` is what the argument lost when it was rounded to x.
