@@ -39,8 +39,14 @@ Decisions and their reasons
   threads, and one compiled function serves small and large calls.
 * Plain NumPy arrays (equal shapes, contiguous, one dtype) take a short way to the same kernels
   (:mod:`fastloss._quick`): 5 microseconds for 64x10 logits instead of 9.
+* Large results lie in recycled memory (``cpu/recycling.py``), because pages that the operating system has to zero cost
+  as much as a loss. What is kept idle is bounded, and the system's to take.
 * A float64 sum inside a loop of float32 would halve the lanes of everything in that loop: values go to a tile on the
   stack first, or are summed in float32 over a few hundred entries.
+* Maths may have a second version for targets that are all 0 or 1 (:func:`hard_targets`): a logarithm less is worth the
+  test of each tile, where the general version is bound by its arithmetic.
+* Tried without gain in the loop along a row: asking for the next row, and for the lines of the gradient, while the
+  exponentials are computed. The CPUs measured fetch them by themselves.
 * Stores are plain ones. Non-temporal stores, which need the gradient staged and aligned, make mse_loss of 2**24 floats
   3 % faster on the CPUs measured, where the memory controller already spares most of the reads for ownership.
 * Losses that are more than one loop are job descriptions of their own with a module each on the calling path:

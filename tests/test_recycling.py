@@ -130,6 +130,14 @@ def test_what_is_kept_stays_within_the_limit():
         assert recycling.empty((SIZE,), np.float32).flags.owndata
 
 
+def test_without_room_for_a_mapping_the_array_is_numpys(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(recycling.mmap, "mmap", refuse)
+    assert recycling.empty((SIZE,), np.float32).flags.owndata
+
+
 def test_memory_serves_only_what_nearly_fills_it():
     place = address(recycling.empty((2 * SIZE,), np.float32))
     assert address(recycling.empty((SIZE,), np.float32)) != place

@@ -6,8 +6,8 @@ once. Here a large result lies in an anonymous mapping. When the last array that
 the next result, marked as free: the system may take its pages at any time when it needs memory, and only then
 they are zeroed again.
 
-mse_loss, value and gradient of 2**24 float32 on two threads, each gradient dropped before the next call: 25 ms with
-fresh arrays, 11 ms with this.
+mse_loss, value and gradient of 2**24 float32 on two threads, each gradient dropped before the next call: 12 to 17 ms
+with fresh arrays, 7.2 ms with this, and 7.1 ms with one array written again and again.
 """
 
 from __future__ import annotations
@@ -45,9 +45,10 @@ def _recycled(like: Any) -> Any:
     size = like.nbytes
     if size > settings.recycled_bytes:
         return like
-    memory = _taken(size)
-    if memory is None:
-        memory = _mapped(size)
+    try:
+        memory = _taken(size) or _mapped(size)
+    except OSError:  # no room for a mapping beside the array
+        return like
     # Views of the result refer to `whole`, which refers to the mapping: when it goes, all have gone.
     whole = np.frombuffer(memory, like.dtype, like.size)
     weakref.finalize(whole, _give_back, memory).atexit = False
