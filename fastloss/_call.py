@@ -29,6 +29,7 @@ from fastloss._pairs import pairwise
 from fastloss._penalties import penalty
 from fastloss._projected import projected
 from fastloss._quick import QUICK
+from fastloss._quick_torch import quick_torch
 from fastloss._registry import jitable
 from fastloss._rows import rowmap, rowwise
 from fastloss._sequence import alignment
@@ -52,6 +53,8 @@ def evaluate(record: Loss, job: Any, request: Request) -> Any:
     kind = type(job)
     if kind in QUICK and request.grad_output is None:
         result = QUICK[kind](record, job, request)
+        if result is None:
+            result = quick_torch(record, job, request)
         if result is not None:
             return result
     return _EVALUATORS[kind](record, job, request)

@@ -108,7 +108,7 @@ class TorchSpace(NumpySpace):
 
     def scalar(self, value: float, dtype: Any) -> Any:
         torch = sys.modules["torch"]
-        return torch.tensor(value, dtype=torch.float64 if dtype == F64 else torch.float32)
+        return torch.scalar_tensor(value, dtype=torch.float64 if dtype == F64 else torch.float32)
 
 
 class DlpackSpace(NumpySpace):

@@ -5,7 +5,7 @@ import pytest
 from cases import PLAIN
 
 import fastloss as fl
-from fastloss import _call, _quick
+from fastloss import _call, _quick, _quick_torch
 
 FAMILIES = ("elementwise", "rowwise", "rowmap", "pairwise", "label_sets", "projected")
 CASES = [case for case in PLAIN if case.record.family in FAMILIES]
@@ -47,6 +47,28 @@ def test_both_ways_give_the_same_bits(case, long_way):
             lambda: case.value_and_grad(arrays, **reduction),  # noqa: B023
         ):
             assert same(compute(), long_way(compute))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_both_ways_give_the_same_tensors(case, dtype, long_way):
+    torch = pytest.importorskip("torch")
+
+    def tensor(array):
+        made = torch.from_numpy(np.array(array))
+        return made.requires_grad_() if made.is_floating_point() else made
+
+    arrays = {name: tensor(array) for name, array in case.make(dtype, seed=3).items()}
+    for compute in (lambda: case.call(arrays), lambda: case.value_and_grad(arrays)):
+        short, long = compute(), long_way(compute)
+        short, long = ([one] if isinstance(one, torch.Tensor) else _flat(one) for one in (short, long))
+        for a, b in zip(short, long, strict=True):
+            assert (a.dtype, a.shape, a.requires_grad) == (b.dtype, b.shape, False)
+            assert torch.equal(a, b)
+
+
+def _flat(results):
+    return [one for part in results for one in (_flat(part) if isinstance(part, tuple) else [part])]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -116,6 +138,26 @@ def test_the_short_way_is_taken(monkeypatch):
         if function is not fl.linear_cross_entropy:
             case.value_and_grad(case.make(), grad_out=gradient)
     assert taken == [True] * (3 * len(TAKEN) - 1)
+
+
+def test_the_short_way_is_taken_for_tensors(monkeypatch):
+    torch = pytest.importorskip("torch")
+    taken = []
+
+    def spy(record, job, request):
+        result = _quick_torch.quick_torch(record, job, request)
+        taken.append(result is not None)
+        return result
+
+    monkeypatch.setattr(_call, "quick_torch", spy)
+    plain = {case.loss: case for case in CASES}
+    for function in TAKEN:
+        case = plain[function.__name__]
+        case.value_and_grad({name: torch.from_numpy(np.array(a)) for name, a in case.make().items()})
+    assert taken == [True] * len(TAKEN)
+    fl.mse_loss(*torch.ones((2, 3), dtype=torch.bfloat16))
+    fl.mse_loss(torch.ones(3), torch.ones(3), weight=torch.ones(3))
+    assert taken[-2:] == [False, False]
 
 
 def test_errors_come_from_the_long_way():
