@@ -57,9 +57,9 @@ class config:  # noqa: N801 (it reads as a function, and is one that can be undo
         CUDA call does not wait for the device and can be captured in a graph; an index out of range then makes
         its row's value and gradient NaN, and is never used to read or write.
     recycled_bytes : int, optional
-        Bytes of memory that results of a megabyte or more on the CPU leave behind, when they are dropped, for the next
+        Bytes of memory that results of 4 MiB or more on the CPU leave behind, when they are dropped, for the next
         ones; 0 turns this off. The default is 1 GiB, or an eighth of the machine's memory where that is less. The
-        operating system may take what is kept whenever it needs memory.
+        operating system may take large arrays of what is kept whenever it needs memory.
 
     Raises
     ------

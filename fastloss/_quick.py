@@ -51,9 +51,10 @@ def elementwise(record: Loss, job: Elementwise, request: Request) -> Any:
         written = tuple([_flat(a) for a in written])
     kernel = elementwise_loop.contiguous_kernel(job.point, len(arrays))
     restricted = job.unit_interval or job.non_negative is not None
-    # What the loss is not defined for has to be found before anything of the caller's is written.
-    first = restricted and (request.grad_out is not None or request.out is not None)
-    if first and math.isnan(kernel(size, size, *inputs, *_NOTHING, job.params, 1.0)):
+    # What the loss is not defined for has to be found before anything of the caller's is written. The long way looks at
+    # the operands alone, which is faster where there are many.
+    on_trial = restricted and (request.grad_out is not None or request.out is not None)
+    if on_trial and (size > SMALL_TRIAL or math.isnan(kernel(size, size, *inputs, *_NOTHING, job.params, 1.0))):
         return None
     total = kernel(size, size, *inputs, *written, job.params, 1.0 / divisor) / divisor
     if restricted and math.isnan(total):
@@ -211,6 +212,9 @@ QUICK: dict[type, Any] = {
     LabelSets: label_sets,
     Projected: projected,
 }
+
+# Elements up to which a loss is computed twice, the first time to see whether it is defined.
+SMALL_TRIAL = 1 << 12
 
 # Entries of the logits up to which a linear map goes the short way; beyond, the long way costs less than a percent.
 SMALL_LOGITS = 1 << 18
