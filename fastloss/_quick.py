@@ -17,7 +17,7 @@ import numpy as np
 from fastloss._blocks import sum_of
 from fastloss._config import settings
 from fastloss._dispatch import F32, F64, I64
-from fastloss._outputs import ABSENT, Mode, Request
+from fastloss._outputs import ABSENT, Mode, Request, given_gradients
 from fastloss._rows import NO_INDEX, value_only
 from fastloss._spec import Elementwise, LabelSets, Loss, Pairwise, Projected, RowMap, Rowwise
 from fastloss.cpu import backend
@@ -38,9 +38,16 @@ def elementwise(record: Loss, job: Elementwise, request: Request) -> Any:
     if (dtype is not F32 and dtype is not F64) or size == 0 or not _are_plain(arrays, dtype, shape):
         return None
     slots = _slots(mode.wrt, job.names)
-    each = shape if job.reduction == "none" else None
-    outputs = None if slots is None else _outputs(request, slots, arrays, dtype, shape, each)
-    if slots is None or outputs is None:
+    if slots is None:
+        return None
+    # What the loss is not defined for has to be found before anything of the caller's is written. The long way looks at
+    # the operands alone, which is faster where there are many.
+    restricted = job.unit_interval or job.non_negative is not None
+    on_trial = restricted and (request.grad_out is not None or request.out is not None)
+    if on_trial and size > SMALL_TRIAL:
+        return None
+    outputs = _outputs(request, slots, arrays, dtype, shape, shape if job.reduction == "none" else None)
+    if outputs is None:
         return None
     values, grads = outputs
     divisor = job.divisor(shape, size)
@@ -50,11 +57,7 @@ def elementwise(record: Loss, job: Elementwise, request: Request) -> Any:
         inputs = tuple([_flat(a) for a in inputs])
         written = tuple([_flat(a) for a in written])
     kernel = elementwise_loop.contiguous_kernel(job.point, len(arrays))
-    restricted = job.unit_interval or job.non_negative is not None
-    # What the loss is not defined for has to be found before anything of the caller's is written. The long way looks at
-    # the operands alone, which is faster where there are many.
-    on_trial = restricted and (request.grad_out is not None or request.out is not None)
-    if on_trial and (size > SMALL_TRIAL or math.isnan(kernel(size, size, *inputs, *_NOTHING, job.params, 1.0))):
+    if on_trial and math.isnan(kernel(size, size, *inputs, *_NOTHING, job.params, 1.0)):
         return None
     total = kernel(size, size, *inputs, *written, job.params, 1.0 / divisor) / divisor
     if restricted and math.isnan(total):
@@ -126,15 +129,16 @@ def pairwise(record: Loss, job: Pairwise, request: Request) -> Any:
     if mode.hessian or job.keepdim or not _is_last(job.axis) or not _is_matrix(x):
         return None
     dtype, shape = x.dtype, x.shape
-    if not _are_plain(arrays, dtype, shape):
+    if not _are_plain(arrays[1:], dtype, shape):
         return None
     if "target" in record.domains if y is None else not _are_plain((y,), dtype, shape[:1]):
         return None
     slots = _slots(mode.wrt, job.names)
+    if slots is None:
+        return None
     each = shape[:1] if job.reduction == "none" else None
-    inputs = arrays if y is None else (*arrays, y)
-    outputs = None if slots is None else _outputs(request, slots, inputs, dtype, shape, each)
-    if slots is None or outputs is None:
+    outputs = _outputs(request, slots, arrays if y is None else (*arrays, y), dtype, shape, each)
+    if outputs is None:
         return None
     values, grads = outputs
     total = pairwise_loop.run(
@@ -247,21 +251,18 @@ def _outputs(
     """
     values: Any = ABSENT
     grads: list[Any] = [ABSENT, ABSENT, ABSENT]
-    mode, out, given = request.mode, request.out, request.grad_out
-    taken = inputs
+    mode, out, taken = request.mode, request.out, inputs
     if out is not None:
         if each is None or not mode.value or not _may_be_written(out, dtype, each, taken):
             return None
         values, taken = out, (*taken, out)
     elif each is not None and mode.value:
         values = empty(each, dtype)
+    given = given_gradients(request, len(slots))
     if given is None:
         for slot in slots:
             grads[slot] = np.zeros(shape, dtype) if zeros else empty(shape, dtype)
         return values, grads
-    given = (given,) if mode.single else given
-    if type(given) is not tuple or len(given) != len(slots):
-        return None
     for slot, target in zip(slots, given, strict=True):
         if not _may_be_written(target, dtype, shape, taken):
             return None

@@ -38,9 +38,9 @@ Decisions and their reasons
   the number of chunks follows from the size of the problem alone: the same input gives the same bits on any number of
   threads, and one compiled function serves small and large calls.
 * Plain NumPy arrays (equal shapes, contiguous, one dtype) take a short way to the same kernels
-  (:mod:`fastloss._quick`): 5 microseconds for 64x10 logits instead of 9.
+  (:mod:`fastloss._quick`): 5 microseconds for 64x10 logits instead of 9. So do torch tensors of that kind.
 * Large results lie in recycled memory (``cpu/recycling.py``), because pages that the operating system has to zero cost
-  as much as a loss. What is kept idle is bounded, and the system's to take.
+  as much as a loss. What is kept idle is bounded, and from 16 MiB on the system's to take.
 * A float64 sum inside a loop of float32 would halve the lanes of everything in that loop: values go to a tile on the
   stack first, or are summed in float32 over a few hundred entries.
 * Maths may have a second version for targets that are all 0 or 1 (:func:`hard_targets`): a logarithm less is worth the
