@@ -32,6 +32,13 @@ def fresh_memory():
 
 
 @pytest.fixture
+def one_thread():
+    """No helper thread holds a chunk a little longer than the caller, while the next one is allocated."""
+    with fl.config(num_threads=1):
+        yield
+
+
+@pytest.fixture
 def threads():
     """Return a function that computes something on a given number of threads."""
 

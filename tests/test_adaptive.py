@@ -205,7 +205,7 @@ def test_no_rows():
     assert made.predict(np.ones((0, F))).shape == (0,)
 
 
-@pytest.mark.usefixtures("fresh_memory")
+@pytest.mark.usefixtures("fresh_memory", "one_thread")
 def test_memory_holds_no_rows_by_classes():
     """The log-probabilities of all classes would take 400 MB."""
     made = fl.AdaptiveLogSoftmaxWithLoss(64, 50_000, [1000, 10_000], 2.0)

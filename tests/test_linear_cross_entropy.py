@@ -192,7 +192,7 @@ def test_gradients_in_the_place_of_each_other_s_arguments():
 # -- memory ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("fresh_memory")
+@pytest.mark.usefixtures("fresh_memory", "one_thread")
 @pytest.mark.parametrize("wrt", [None, "input", "value"])
 def test_memory_beyond_the_results_is_a_chunk_and_a_block(wrt):
     """The logits would take 128 MiB."""
