@@ -2,8 +2,9 @@
 
 Of a file of ``fastloss bench``: *speedup* (how many times longer others take), *copy* (share of the speed of a copy of
 the same bytes) and *latency* (small calls). Of one of ``fastloss bench --growth``: *elements* and *classes* (time
-against N and C), *elements-memory* and *classes-memory*, and *threads* (one against all). Nothing is measured here:
-what a file does not hold is not drawn.
+against N and C), *elements-memory* and *classes-memory*, *elements-share* and *classes-share* (of the speed of the
+copy), and *threads* (one against all). Other dtypes than float32 have pictures of their own: NAME-bfloat16-KIND.png.
+Nothing is measured here: what a file does not hold is not drawn.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ Series = Mapping[str, Mapping[str, float]]
 STYLES = {
     "fresh": ("#63b3ed", "o", "fastloss, outputs fresh"),
     "reused": ("#2b6cb0", "o", "fastloss, outputs reused"),
+    "unchecked": ("#1a365d", "x", "fastloss, no index checks"),
     "copy": ("#f08c1a", "|", "copy of the same bytes"),
     "torch": ("#8a919c", "s", "torch, eager"),
     "compile": ("#4a5568", "D", "torch.compile"),
@@ -34,11 +36,13 @@ STYLES = {
     "transform": ("#2b6cb0", "o", "value_and_grad of the function"),
     "class_transform": ("#2b6cb0", "x", "value_and_grad of the class"),
     "transform_reused": ("#1a365d", "P", "value_and_grad, outputs reused"),
+    "transform_unchecked": ("#63b3ed", "D", "value_and_grad, no index checks"),
+    "cupy_unchecked": ("#2f9e44", "D", "value_and_grad of CuPy arrays, no index checks"),
     "torch_value": ("#b5bac2", "s", "torch, eager (value)"),
     "torch_gradient": ("#6b7280", "s", "torch, eager (forward, backward)"),
 }
-OURS = ("fresh", "reused", "copy")
-SIZES = ("small", "medium", "large")
+OURS = ("fresh", "reused", "unchecked", "copy")
+SIZES = ("small", "medium", "large", "huge")
 SETTINGS = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e5e7eb",
     "axes.axisbelow": True, "legend.frameon": False, "figure.dpi": 120, "savefig.dpi": 144,
@@ -97,7 +101,7 @@ def copy_share(rows: Sequence[Row]) -> Any:
     panels = {}
     for size in present(rows, "size"):
         found = medians(rows, size=size)
-        ours = {name: ratios(found["copy"], found[name]) for name in ("fresh", "reused") if name in found}
+        ours = {name: ratios(found["copy"], found[name]) for name in OURS[:3] if name in found}
         if "copy" in found and ours:
             panels[size] = {name: {loss: 100 * share for loss, share in one.items()} for name, one in ours.items()}
     title = "value and gradient: speed against that of a copy of the same bytes"
@@ -143,19 +147,39 @@ def growth(rows: Sequence[Row], column: str, label: str, x_of: Callable[[Row], i
                 curves[row["contender"], int(row["threads"])].append((x_of(row), float(row[column])))
         for (contender, threads), points in curves.items():
             color, marker, text = STYLES[contender]
-            if threads < most and (contender not in ("reused", "torch") or column != "median_ms"):
+            if threads < most and (contender not in ("reused", "torch") or column == "peak_extra_mb"):
                 continue  # two dashed curves say enough, and memory does not depend on threads
             style = {"linestyle": "-" if threads == most else "--", "marker": marker if threads == most else ""}
             suffix = "" if threads == most else ONE_THREAD
             panel.plot(*zip(*sorted(points), strict=True), color=color, markersize=3.5, label=text + suffix, **style)
         panel.set_xscale("log")
-        panel.set_yscale("log")
+        if column == SHARE:
+            panel.set_ylim(bottom=0)
+        else:
+            panel.set_yscale("log")
         panel.set_title(losses[number])
         panel.set_xlabel(axis)
     for panel in axes[:, 0]:
         panel.set_ylabel(label)
     finish(figure, axes, title)
     return figure
+
+
+SHARE = "share of copy"
+
+
+def with_shares(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of fastloss and torch, with their speed as a percentage of that of the copy beside them."""
+
+    def key(row: Row) -> tuple[str, str, str]:
+        return row["loss"], row["shape"], row["threads"]
+
+    copies = {key(row): float(row["median_ms"]) for row in rows if row["contender"] == "copy"}
+    return [
+        {**row, SHARE: f"{100 * copies[key(row)] / float(row['median_ms']):.4g}"}
+        for row in rows
+        if row["contender"] in ("fresh", "reused", "torch", "compile") and key(row) in copies
+    ]
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
@@ -192,12 +216,16 @@ def figures(rows: Sequence[Row]) -> Iterator[tuple[str, Any]]:
         ("classes", lambda row: int(row["shape"].rpartition("x")[2]), "classes C"),
     ):
         if grown := by_mode[mode]:
-            constant = f" (N = {grown[0]['elements']} elements in all)" if mode == "classes" else ""
+            counts = {row["elements"] for row in grown}
+            constant = f" (N = {counts.pop()} elements in all)" if mode == "classes" and len(counts) == 1 else ""
             title = f"value and gradient against {axis}{constant}"
             yield mode, growth(grown, "median_ms", "ms", x_of, axis, f"time of {title}")
             if any(row["peak_extra_mb"] for row in grown):
                 text = f"memory allocated by {title}"
                 yield f"{mode}-memory", growth(grown, "peak_extra_mb", "MB at the peak", x_of, axis, text)
+            if shares := with_shares(grown):
+                text = f"speed of {title}, against that of a copy of the same bytes"
+                yield f"{mode}-share", growth(shares, SHARE, "% of copy", x_of, axis, text)
     if threads := by_mode["threads"]:
         yield "threads", one_against_all(threads)
 
@@ -209,18 +237,21 @@ def draw(path: Path, folder: Path) -> list[Path]:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows = read(path)
-    first = rows[0]
-    where = f"{first['machine']}, {max(int(row['threads']) for row in rows)} threads, float32, {first['date']}"
+    every = read(path)
     written = []
-    with pyplot.rc_context(SETTINGS):
-        for kind, figure in figures(rows):
-            if figure is None:
-                continue
-            figure.suptitle(f"{figure.get_suptitle()}\n{where}", fontsize=10)
-            written.append(folder / f"{path.stem}-{kind}.png")
-            figure.savefig(written[-1])
-            pyplot.close(figure)
+    for dtype in dict.fromkeys(row["dtype"] for row in every):
+        rows = [row for row in every if row["dtype"] == dtype]
+        first, stem = rows[0], path.stem if dtype == "float32" else f"{path.stem}-{dtype}"
+        threads = f"{max(int(row['threads']) for row in rows)} threads, " if first["device"] == "cpu" else ""
+        where = f"{first['machine']}, {threads}{dtype}, {first['date']}"
+        with pyplot.rc_context(SETTINGS):
+            for kind, figure in figures(rows):
+                if figure is None:
+                    continue
+                figure.suptitle(f"{figure.get_suptitle()}\n{where}", fontsize=10)
+                written.append(folder / f"{stem}-{kind}.png")
+                figure.savefig(written[-1])
+                pyplot.close(figure)
     return written
 
 

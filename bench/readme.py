@@ -62,11 +62,11 @@ def _default(value: object) -> str:
     return f'="{value}"' if isinstance(value, str) else f"={getattr(value, '__name__', value)}"
 
 
-def newest_results() -> Path | None:
-    """Return the file with the latest date in it, of those that hold every loss at some size."""
-    files = [path for path in RESULTS.glob("*.csv") if any(row["mode"] == "sizes" for row in read(path))]
-    files.sort(key=lambda path: (read(path)[0]["date"], path.name))
-    return files[-1] if files else None
+def newest_results(device: str = "cpu", mode: str = "sizes") -> Path | None:
+    """Return the file with the latest date in it, of those with rows of a device and a mode."""
+    found = {path: read(path) for path in RESULTS.glob("*.csv")}
+    files = [p for p, rows in found.items() if any((row["device"], row["mode"]) == (device, mode) for row in rows)]
+    return max(files, key=lambda path: (found[path][0]["date"], path.name), default=None)
 
 
 def results_text(path: Path | None) -> str:
@@ -87,6 +87,34 @@ def results_text(path: Path | None) -> str:
         if picture.exists():
             parts.append(f"![{text}](bench/results/{picture.name})")
     return "\n\n".join(parts)
+
+
+def gpu_text(path: Path | None) -> str:
+    """Return cross_entropy by class count on a GPU, of a file of ``--growth --device cuda``; nothing without one."""
+    if path is None:
+        return ""
+    rows = [row for row in read(path) if (row["mode"], row["loss"]) == ("classes", "cross_entropy")]
+    if not rows:
+        return ""
+    found: dict[tuple[str, int, str], dict[str, Row]] = defaultdict(dict)
+    for row in rows:
+        found[row["dtype"], int(row["shape"].rpartition("x")[2]), row["shape"]][row["contender"]] = row
+    lines = [
+        f"{rows[0]['machine']}, {rows[0]['date']}, torch {rows[0]['torch']}; from "
+        f"[{path.name}](bench/results/{path.name}).",
+        "",
+        "| `cross_entropy`, value and gradient | dtype | GB/s | share of copy | torch / ours | torch.compile / ours |",
+        f"| --- | --- |{' --: |' * 4}",
+    ]
+    for (dtype, _, shape), one in sorted(found.items()):
+        if "reused" not in one:
+            continue
+        ours = float(one["reused"]["median_ms"])
+        cells = [f"{float(one[name]['median_ms']) / ours:.1f}" if name in one else "-" for name in ("torch", "compile")]
+        share = f"{100 * float(one['copy']['median_ms']) / ours:.0f} %" if "copy" in one else "-"
+        rate = f"{float(one['reused']['gb_per_s']):.0f}"
+        lines.append(f"| {shape} | {dtype} | {rate} | {share} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def summary_table(rows: Sequence[Row]) -> str:
@@ -131,7 +159,8 @@ def losses_of(rows: Sequence[Row]) -> str:
 
 def updated(text: str, results: Path | None) -> str:
     """Return the README with its generated parts as they should be."""
-    for marker, table in (("losses", losses_table()), ("results", results_text(results))):
+    measured = "\n\n".join(filter(None, (results_text(results), gpu_text(newest_results("cuda", "classes")))))
+    for marker, table in (("losses", losses_table()), ("results", measured)):
         before, start, rest = text.partition(f"<!-- {marker} -->\n")
         _, end, after = rest.partition(f"<!-- end of {marker} -->\n")
         if not start or not end:

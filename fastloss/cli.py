@@ -97,11 +97,22 @@ def _parser() -> argparse.ArgumentParser:
 def _add_bench_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("losses", nargs="*", metavar="LOSS", help="names of losses (default: all)")
     parser.add_argument("--quick", action="store_true", help="medium size, few rounds, no torch.compile; a minute")
-    parser.add_argument("--sizes", type=_listed, help="small,medium,large (default: all; --quick: medium)")
+    parser.add_argument(
+        "--sizes",
+        type=_listed,
+        help="small,medium,large,huge (default: the first three, on a GPU small,large,huge; --quick: medium)",
+    )
     parser.add_argument(
         "--contenders",
         type=_listed,
-        help="fresh,reused,copy,torch,compile,jax,sklearn,numpy (default: all that are installed)",
+        help="fresh,reused,copy,torch,compile,jax,sklearn,numpy,unchecked (default: all that are installed but the "
+        "last, which is fastloss without index checks; with --device: fastloss, copy and torch)",
+    )
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default=None, help="tensors of torch on this device, not NumPy arrays"
+    )
+    parser.add_argument(
+        "--dtype", type=_listed, default=None, help="with --device: float32,bfloat16,float16,float64 (default: float32)"
     )
     parser.add_argument("--threads", type=positive, default=None, help="threads of all contenders (default: all cores)")
     parser.add_argument(

@@ -1,5 +1,11 @@
 """Settings shared by all tests."""
 
+import os
+
+# Read by torch when it is imported. Several pools of threads that spin for each other on the cores that the workers of
+# pytest-xdist share make a call of torch on a few numbers last milliseconds.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 

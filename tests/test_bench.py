@@ -14,10 +14,11 @@ import pytest
 import fastloss as fl
 from fastloss import cli
 from fastloss._registry import LOSSES
-from fastloss.bench import contenders, threads
+from fastloss.bench import contenders, places, threads
 from fastloss.bench.agreement import disagreement
 from fastloss.bench.cases import EXTENTS, case_of
 from fastloss.bench.contenders import ours, plain, pytorch, scikit
+from fastloss.bench.measure import measure
 from fastloss.bench.results import COLUMNS
 from fastloss.cpu import copying
 
@@ -75,7 +76,7 @@ def test_a_loss_of_another_signature_is_passed_over():
 
 
 def test_sizes_grow():
-    assert list(EXTENTS) == ["small", "medium", "large"]
+    assert list(EXTENTS) == ["small", "medium", "large", "huge"]
     assert sorted(EXTENTS.values()) == list(EXTENTS.values())
 
 
@@ -154,7 +155,7 @@ def test_torch_compile_needs_a_compiler(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "args", [["mean_loss"], ["--sizes", "huge"], ["--contenders", "fresh,tensorflow"], ["--renew"]]
+    "args", [["mean_loss"], ["--sizes", "vast"], ["--contenders", "fresh,tensorflow"], ["--renew"]]
 )
 def test_what_is_unknown_is_refused(args, capsys):
     assert cli.main(["bench", *args]) == 2
@@ -169,6 +170,59 @@ def test_threads_are_those_asked_for_and_put_back():
         assert torch.get_num_threads() == 3
         assert fl._config.thread_count() == 3
     assert torch.get_num_threads() == before
+
+
+# -- tensors on a device ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_tensors_of_a_half_type_are_what_everybody_gets(name):
+    """On the CPU; a GPU differs by the name of the device, and by a wait for it."""
+    torch = pytest.importorskip("torch")
+    (place,) = places.asked_for("cpu", ["bfloat16"])
+    small(name)
+    case = case_of(LOSSES[name], "small", place=place)
+    floating = [one for one in case.arrays() if one.is_floating_point()]
+    assert {one.dtype for one in floating} == {torch.bfloat16}
+    assert case.moved() < case_of(LOSSES[name], "small").moved()
+    who = [contenders.contender(one) for one in ("fresh", "reused", "unchecked", "copy", "torch")]
+    found = measure(case, who, 1e-4, 1, memory=True)
+    assert not found.wrong
+    assert {"fresh", "reused", "unchecked", "copy"} <= {timing.contender for timing in found.timings}
+    assert set(found.peaks.values()) == {None}
+
+
+def test_a_run_on_tensors_names_device_and_dtype(tmp_path):
+    pytest.importorskip("torch")
+    args = ["mse_loss", "--device", "cpu", "--dtype", "float32,bfloat16", "--out", tmp_path, "--name", "here"]
+    assert bench(*args) == 0
+    rows = rows_of(tmp_path / "here.csv")
+    assert {(row["device"], row["dtype"]) for row in rows} == {("cpu", "float32"), ("cpu", "bfloat16")}
+    assert {row["contender"] for row in rows if row["mode"] == "sizes"} == {
+        "fresh", "reused", "unchecked", "copy", "torch"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--dtype", "bfloat16"], "--dtype goes with --device"),
+        (["--device", "cpu", "--dtype", "int8"], "unknown dtype int8"),
+        (["--device", "cpu", "--contenders", "fresh,jax"], "jax cannot take part"),
+        (["--device", "cpu", "--guard", "ratios.json"], "leave --device out"),
+    ],
+)
+def test_what_does_not_go_with_a_device_is_refused(args, message, capsys):
+    pytest.importorskip("torch")
+    assert cli.main(["bench", *args]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_cuda_needs_a_device(monkeypatch, capsys):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert cli.main(["bench", "--device", "cuda"]) == 2
+    assert "--device cuda needs a CUDA device" in capsys.readouterr().err
 
 
 # -- files ------------------------------------------------------------------------------------------------------------

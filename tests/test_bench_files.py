@@ -113,6 +113,7 @@ def results(tmp_path):
     path = tmp_path / "here.csv"
     who = ["copy", "reused", "fresh", "torch", "jax"]
     cells = dict.fromkeys(COLUMNS, "") | {"machine": "a machine", "threads": 2, "date": "2024-02-29", "torch": "2.13.0"}
+    cells |= {"dtype": "float32", "device": "cpu"}
     with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
@@ -135,7 +136,7 @@ def test_plot_draws_what_the_files_hold(results, grown, tmp_path, capsys):
     plain = {f"here-{kind}" for kind in ("speedup", "copy", "latency")}
     of_growth = {
         f"here-growth-{kind}" for kind in ("elements", "elements-memory", "classes", "classes-memory", "threads")
-    }
+    } | {"here-growth-elements-share", "here-growth-classes-share"}
     assert kinds == plain | of_growth
     assert len(capsys.readouterr().out.splitlines()) == len(kinds)
 
@@ -151,10 +152,29 @@ def test_the_tables_show_the_file(results):
     assert "](bench/results/here-speedup.png)" in script("readme").results_text(results)
 
 
+def test_the_table_of_a_gpu_shows_the_file(tmp_path):
+    path = tmp_path / "gpu-growth.csv"
+    cells = dict.fromkeys(COLUMNS, "") | {"machine": "a GPU", "date": "2024-02-29", "torch": "2.13.0", "device": "cuda"}
+    cells |= {"mode": "classes", "loss": "cross_entropy", "gb_per_s": 3000.4}
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        for dtype in ("float32", "bfloat16"):
+            for classes in (10, 4096):
+                for contender, time in (("copy", 9), ("reused", 10), ("fresh", 11), ("torch", 45)):
+                    row = {"dtype": dtype, "shape": f"8192x{classes}", "contender": contender, "median_ms": time}
+                    writer.writerow(cells | row)
+    lines = script("readme").gpu_text(path).splitlines()
+    assert lines[0] == "a GPU, 2024-02-29, torch 2.13.0; from [gpu-growth.csv](bench/results/gpu-growth.csv)."
+    assert lines[4] == "| 8192x10 | bfloat16 | 3000 | 90 % | 4.5 | - |"
+    assert len(lines) == 8
+    assert script("readme").gpu_text(None) == ""
+
+
 def test_the_first_files_can_be_read(tmp_path):
     path = tmp_path / "old.csv"
     path.write_text("loss,size\nmse_loss,large\n")
-    assert read(path) == [{"mode": "sizes", "loss": "mse_loss", "size": "large"}]
+    assert read(path) == [{"mode": "sizes", "device": "cpu", "loss": "mse_loss", "size": "large"}]
 
 
 # -- guard ------------------------------------------------------------------------------------------------------------

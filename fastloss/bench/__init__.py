@@ -12,8 +12,8 @@ import json
 import sys
 from pathlib import Path
 
-from fastloss.bench import growth, guard, latency, threads
-from fastloss.bench.cases import EXTENTS, chosen
+from fastloss.bench import growth, guard, latency, places, threads
+from fastloss.bench.cases import EXTENTS, SIZES, chosen
 from fastloss.bench.contenders import CATALOGUE, available
 from fastloss.bench.results import Results
 from fastloss.bench.session import Plan, Session, Step
@@ -21,7 +21,6 @@ from fastloss.bench.session import Plan, Session, Step
 # Load average from which results are not worth keeping: with a core taken, an OpenMP pool waits for the scheduler and
 # every barrier of torch then costs a time slice.
 BUSY = 0.5
-
 
 
 def main(options: argparse.Namespace) -> int:
@@ -42,9 +41,15 @@ def _plan(options: argparse.Namespace) -> Plan:
             raise ValueError(f"unknown size {size}; known: {', '.join(EXTENTS)}")
     if options.renew and not options.guard:
         raise ValueError("--renew goes with --guard FILE")
+    if options.device and options.guard:
+        raise ValueError("--guard is for the CPU and NumPy arrays: leave --device out")
+    found_places = places.asked_for(options.device, options.dtype)
     names = options.contenders or _default_contenders(options)
     if options.guard:
         names = [name for name in guard.CONTENDERS if name in names]
+    strangers = set(names) - set(found_places[0].contenders or CATALOGUE)
+    if strangers:
+        raise ValueError(f"{', '.join(sorted(strangers))} cannot take part with --device {options.device}")
     found, lacking = available(names)
     for name, reason in lacking.items():
         print(f"{name} is left out: {reason}; pip install 'fastloss[bench]' brings all but compilers", file=sys.stderr)
@@ -52,22 +57,26 @@ def _plan(options: argparse.Namespace) -> Plan:
         raise ValueError("no contender is left")
     losses = [loss.name for loss in chosen(options.losses)]
     seconds = options.seconds or (0.3 if options.quick else 1.0 if options.growth else 4.0)
-    return Plan(losses, found, options.threads or threads.most(), seconds, options.quick)
+    return Plan(losses, found, options.threads or threads.most(), seconds, options.quick, found_places)
 
 
 def _default_contenders(options: argparse.Namespace) -> list[str]:
     """Return all; but torch.compile compiles for longer than the rest of a quick run or of a point of growth takes."""
+    if options.device:
+        of_places = places.asked_for(options.device, options.dtype)[0].contenders or ()
+        return [name for name in of_places if name != "compile" or not options.quick]
     if options.quick and options.growth:
         return ["fresh", "reused", "copy", "torch"]
-    return [name for name in CATALOGUE if name != "compile" or not (options.quick or options.growth)]
+    left_out = {"unchecked", *(("compile",) if options.quick or options.growth else ())}
+    return [name for name in CATALOGUE if name not in left_out]
 
 
 def _run(options: argparse.Namespace, plan: Plan) -> int:
-    results = Results(plan.seconds)
+    results = Results(plan.seconds, plan.places[0])
     session = Session(results, rounds=3 if plan.quick else 5)
     if results.load > BUSY:
         print(f"the machine is busy (load {results.load:.1f}): figures favour whoever spins least", file=sys.stderr)
-    print(f"{results.machine['processor']}, {plan.threads} threads; copy: the same bytes read and written")
+    print(f"{results.processor}, {plan.threads} threads; copy: the same bytes read and written")
     name = options.name or results.stem(plan.threads)
     try:
         session.run(_growth(plan) if options.growth else _plain(plan, options.sizes))
@@ -80,13 +89,20 @@ def _run(options: argparse.Namespace, plan: Plan) -> int:
 
 def _plain(plan: Plan, sizes: list[str] | None) -> list[Step]:
     """Every loss at the sizes asked for, and small calls."""
-    sizes = sizes or (["medium"] if plan.quick else list(EXTENTS))
-    steps = [Step("sizes", loss, size, plan.contenders, plan.threads) for loss in plan.losses for size in sizes]
+    sizes = sizes or (["medium"] if plan.quick else list(SIZES[plan.device]))
+    steps = [
+        Step("sizes", loss, size, plan.contenders, plan.threads, place=place)
+        for loss in plan.losses
+        for size in sizes
+        for place in plan.places
+    ]
     return steps + latency.steps(plan)
 
 
 def _growth(plan: Plan) -> list[Step]:
-    """Against N, against C, and one thread against all."""
+    """Against N, against C, and one thread against all; a GPU has no threads to choose."""
+    if plan.device != "cpu":
+        return [*growth.by_elements(plan), *growth.by_classes(plan)]
     return [*growth.by_elements(plan), *growth.by_classes(plan), *growth.by_threads(plan)]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from fastloss._registry import LOSSES
 from fastloss._spec import Loss
+from fastloss.bench.places import HOST, Host
 
 
 class Extent(NamedTuple):
@@ -28,22 +29,29 @@ class Extent(NamedTuple):
     output: tuple[int, int, int] = (32, 32, 500)
 
 
-# In the first cache, in the last one, far beyond it.
+# In the first cache, in the last one, far beyond it; "huge" is far beyond the last cache of a GPU.
 EXTENTS = {
     "small": Extent(1 << 12, (64, 10), (64, 64)),
     "medium": Extent(1 << 20, (4096, 256), (4096, 256), (100, 32, 64, 20), (256, 128, 8000)),
     "large": Extent(1 << 24, (16384, 1000), (65536, 256), (200, 64, 64, 40), (2048, 512, 16384)),
+    "huge": Extent(1 << 26, (8192, 8192), (262144, 256), (200, 512, 64, 40), (8192, 1024, 32768)),
 }
+# What is run unless sizes are named, by device.
+SIZES = {"cpu": ("small", "medium", "large"), "cuda": ("small", "large", "huge")}
 
 
 class Case(NamedTuple):
-    """A loss with arguments; `wrt` is what is differentiated, `operands` the arrays by name, `options` the rest."""
+    """A loss with arguments.
+
+    `operands` are the arrays by name, at `place`; `wrt` names what is differentiated, `options` are the rest.
+    """
 
     loss: Loss
     size: str
     operands: dict[str, Any]
     options: dict[str, Any]
     wrt: tuple[str, ...]
+    place: Host = HOST
 
     @property
     def shape(self) -> str:
@@ -55,7 +63,7 @@ class Case(NamedTuple):
     def elements(self) -> int:
         """How many elements the main operand has."""
         first = next(iter(self.operands.values()))
-        return int(first.size)
+        return math.prod(first.shape)
 
     def moved(self) -> int:
         """Return how many bytes have to be read and written at the least: the operands and the gradients."""
@@ -67,10 +75,10 @@ class Case(NamedTuple):
 
     def gradients(self) -> list[Any]:
         """Return an array for each gradient, touched."""
-        return [np.zeros_like(self.operands[name]) + np.float32(0) for name in self.wrt]
+        return [self.place.zeros_like(self.operands[name]) for name in self.wrt]
 
 
-def case_of(loss: Loss, size: str, extent: Extent | None = None) -> Case | None:
+def case_of(loss: Loss, size: str, extent: Extent | None = None, place: Host = HOST) -> Case | None:
     """Return the case of a loss at an extent (that of `size` by default); None for one that no recipe here covers."""
     recipe = _RECIPES.get(loss.name, _FAMILIES.get(loss.family))
     if recipe is None:
@@ -79,7 +87,7 @@ def case_of(loss: Loss, size: str, extent: Extent | None = None) -> Case | None:
     wrt = tuple(name for name in loss.wrt if name in operands)
     if not wrt or set(_required(loss)) - set(operands) - set(options):
         return None
-    return Case(loss, size, operands, options, wrt)
+    return Case(loss, size, {name: place.put(array) for name, array in operands.items()}, options, wrt, place)
 
 
 def chosen(names: Sequence[str] | None) -> list[Loss]:
@@ -90,7 +98,7 @@ def chosen(names: Sequence[str] | None) -> list[Loss]:
     return [LOSSES[name] for name in names or LOSSES]
 
 
-def cases(names: Sequence[str] | None = None, sizes: Sequence[str] = tuple(EXTENTS)) -> Iterator[Case]:
+def cases(names: Sequence[str] | None = None, sizes: Sequence[str] = SIZES["cpu"]) -> Iterator[Case]:
     """Yield the cases of the named losses, or of all; made one by one, for the large ones fill the memory."""
     for loss in chosen(names):
         for size in sizes:

@@ -15,6 +15,10 @@ BY_ELEMENTS = (
 )  # fmt: skip
 BY_CLASSES = ("cross_entropy", "softmax", "multi_margin_loss")
 
+# From few classes to the vocabularies of language models. There 2**27 elements are many times the last cache, and from
+# 8192 rows on every multiprocessor has work.
+CLASSES_ON_GPU = (10, 32, 100, 320, 1000, 4096, 8192, 16384, 32768, 65536, 131072, 262144)
+
 # What a quick run looks at.
 QUICK = ("mse_loss", "cross_entropy", "cosine_embedding_loss")
 
@@ -38,22 +42,28 @@ def by_elements(plan: Plan) -> list[Step]:
     """Return the steps of the growth against N, on one thread and on all."""
     extents = [Extent(n, (n // COLUMNS, COLUMNS), (n // COLUMNS, COLUMNS)) for n in element_counts(plan.quick)]
     return [
-        Step("elements", loss, f"N={extent.elements}", _free(plan, threads), threads, extent, True)
+        Step("elements", loss, f"N={extent.elements}", _free(plan, threads), threads, extent, True, place)
         for loss in _known(plan, BY_ELEMENTS, FAMILIES)
         for extent in extents
         for threads in _thread_counts(plan)
+        for place in plan.places
     ]
 
 
 def by_classes(plan: Plan) -> list[Step]:
-    """Return the steps of the growth against C, N·C being constant."""
-    total = 1 << (20 if plan.quick else 22)
-    extents = {c: Extent(total, (total // c, c), (total // c, c)) for c in class_counts(plan.quick)}
+    """Return the steps of the growth against C, N·C being constant; on a GPU there are 4096 rows at the least."""
+    if plan.device == "cpu":
+        total = 1 << (20 if plan.quick else 22)
+        shapes = [(total // c, c) for c in class_counts(plan.quick)]
+    else:
+        shapes = [(max((1 << 27) // c, min(8192, (1 << 30) // c)), c) for c in CLASSES_ON_GPU]
+    extents = {c: Extent(rows * c, (rows, c), (rows, c)) for rows, c in shapes}
     return [
-        Step("classes", loss, f"C={c}", _free(plan, threads), threads, extent, True)
+        Step("classes", loss, f"C={c}", _free(plan, threads), threads, extent, True, place)
         for loss in _known(plan, BY_CLASSES, FAMILIES_OF_ROWS)
         for c, extent in extents.items()
         for threads in _thread_counts(plan)
+        for place in plan.places
     ]
 
 
@@ -65,11 +75,16 @@ def by_threads(plan: Plan) -> list[Step]:
     if len(counts) < 2 or not free:
         return []
     losses = [loss for loss in plan.losses if loss in QUICK] if plan.quick else plan.losses
-    return [Step("threads", loss, size, free, threads, EXTENTS[size]) for loss in losses for threads in counts]
+    return [
+        Step("threads", loss, size, free, threads, EXTENTS[size], place=place)
+        for loss in losses
+        for threads in counts
+        for place in plan.places
+    ]
 
 
 def _thread_counts(plan: Plan) -> list[int]:
-    return sorted({1, plan.threads})
+    return sorted({1, plan.threads}) if plan.device == "cpu" else [plan.threads]
 
 
 def _free(plan: Plan, threads: int) -> list[Contender]:

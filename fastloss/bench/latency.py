@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import functools
+from importlib import import_module, util
 from typing import Any
 
 from fastloss._transforms import value_and_grad
 from fastloss.bench.cases import Case, Extent
 from fastloss.bench.contenders import Contender, Prepared, contender, ours, pytorch
 from fastloss.bench.session import Plan, Step
+
+OF_TORCH = ("torch_value", "torch_gradient")
+# Calls that wait for no device.
+UNCHECKED = ("transform_unchecked", "cupy_unchecked")
 
 # What a quick run looks at.
 QUICK = ("mse_loss", "cross_entropy", "softmax", "triplet_margin_loss")
@@ -55,6 +60,23 @@ def _torch_value(case: Case) -> Prepared | None:
     return Prepared(functools.partial(function, *(tensor.detach() for tensor in pytorch.tensors_of(case))))
 
 
+def _unchecked(case: Case) -> Prepared:
+    return Prepared(ours.without_checks(ours.call_of(case)), ours.outcome)
+
+
+def _cupy_missing() -> str | None:
+    return None if util.find_spec("cupy") else "CuPy is not installed"
+
+
+def _cupy_unchecked(case: Case) -> Prepared | None:
+    """Return the same call with arrays of CuPy, which has no bfloat16."""
+    if case.place.dtype == "bfloat16":
+        return None
+    cupy = import_module("cupy")
+    operands = {name: cupy.from_dlpack(tensor) for name, tensor in case.operands.items()}
+    return Prepared(ours.without_checks(ours.call_of(case._replace(operands=operands))))
+
+
 def forms() -> dict[str, Contender]:
     """Return the ways to call a loss, by name."""
     torch, fresh, reused = contender("torch"), contender("fresh"), contender("reused")
@@ -68,14 +90,25 @@ def forms() -> dict[str, Contender]:
         "transform_reused": Contender(
             "transform_reused", "value_and_grad, outputs reused", _nothing_missing, reused.prepare
         ),
+        "transform_unchecked": Contender(
+            "transform_unchecked", "value_and_grad, no index checks", _nothing_missing, _unchecked
+        ),
+        "cupy_unchecked": Contender(
+            "cupy_unchecked", "value_and_grad of CuPy arrays, no index checks", _cupy_missing, _cupy_unchecked
+        ),
         "torch_value": Contender("torch_value", "torch, eager (value)", torch.missing, _torch_value),
         "torch_gradient": Contender("torch_gradient", "torch, eager (forward, backward)", torch.missing, torch.prepare),
     }
 
 
 def steps(plan: Plan) -> list[Step]:
-    """Return a step for each loss; torch takes part where it does elsewhere."""
+    """Return a step for each loss; torch takes part where it does elsewhere, calls without checks on a GPU."""
     with_torch = any(one.name == "torch" for one in plan.contenders)
-    chosen = [form for form in forms().values() if with_torch or not form.name.startswith("torch")]
+    left_out = {*(() if with_torch else OF_TORCH), *(UNCHECKED if plan.device == "cpu" else ())}
+    chosen = [form for form in forms().values() if form.name not in left_out and form.missing() is None]
     losses = [loss for loss in plan.losses if loss in QUICK] if plan.quick else plan.losses
-    return [Step("latency", loss, "call", chosen, plan.threads, EXTENT) for loss in losses]
+    return [
+        Step("latency", loss, "call", chosen, plan.threads, EXTENT, place=place)
+        for loss in losses
+        for place in plan.places
+    ]

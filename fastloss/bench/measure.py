@@ -16,12 +16,9 @@ from fastloss.bench.cases import Case
 from fastloss.bench.contenders import Call, Contender, Outcome
 from fastloss.bench.contenders.ours import call_of, outcome
 from fastloss.bench.memory import peak_extra
+from fastloss.bench.places import Host
 
 MAX_ROUNDS = 100
-# A timed block lasts at least this long, so that the clock's grain and the call of the timer do not show.
-BLOCK_SECONDS = 1e-3
-# An OpenMP pool spins for some 15 ms after use and holds its cores; wait until it sleeps.
-SETTLE_SECONDS = 0.02
 
 Report = Callable[[str], object]
 
@@ -69,8 +66,9 @@ def measure(
         warnings.simplefilter("ignore")  # torch's advice on reductions
         calls, first, absent, wrong = _prepared(case, contenders, report)
         report("timing")
-        samples = interleaved(calls, seconds, rounds)
-        peaks = {name: peak_extra(name, call, case.moved()) for name, call in calls.items()} if memory else {}
+        samples = interleaved(calls, seconds, rounds, case.place)
+        given = calls.items() if memory else ()
+        peaks = {name: peak_extra(name, call, case.moved(), case.place) for name, call in given}
     del calls
     gc.collect()  # graphs of torch and JAX hold arrays in cycles
     timings = [Timing(name, samples[name], first[name]) for name in samples]
@@ -94,16 +92,17 @@ def _prepared(
                 continue
             began = time.perf_counter()
             result = prepared.call()
+            case.place.synchronize()
             first[one.name] = time.perf_counter() - began
         except Exception as error:
-            if one.name in ("fresh", "reused", "copy"):
+            if one.name in ("fresh", "reused", "unchecked", "copy"):
                 raise
             absent[one.name] = f"{type(error).__name__}: {' '.join(str(error).split())!s:.200}"
             continue
         if prepared.outcome is not None:
             if reference is None:
                 reference = outcome(call_of(case)())
-            difference = disagreement(reference, prepared.outcome(result), case.loss.name)
+            difference = disagreement(reference, prepared.outcome(result), case.loss.name, case.place.dtype)
             if difference is not None:
                 wrong[one.name] = difference
                 continue
@@ -111,9 +110,9 @@ def _prepared(
     return calls, first, absent, wrong
 
 
-def interleaved(calls: Mapping[str, Call], seconds: float, rounds: int) -> dict[str, list[float]]:
+def interleaved(calls: Mapping[str, Call], seconds: float, rounds: int, place: Host) -> dict[str, list[float]]:
     """Return the samples of each call: seconds for one call, in rounds that go on for about `seconds`."""
-    repeats = {name: _repeats(call) for name, call in calls.items()}
+    repeats = {name: _repeats(call, place) for name, call in calls.items()}
     samples: dict[str, list[float]] = {name: [] for name in calls}
     order = list(calls)
     began = time.perf_counter()
@@ -121,23 +120,25 @@ def interleaved(calls: Mapping[str, Call], seconds: float, rounds: int) -> dict[
         if number >= rounds and time.perf_counter() - began > seconds:
             break
         for name in order:
-            time.sleep(SETTLE_SECONDS)
+            time.sleep(place.settle)
             calls[name]()  # wakes the threads and brings the contender's own arrays into the cache
-            samples[name].append(_block(calls[name], repeats[name]))
+            samples[name].append(_block(calls[name], repeats[name], place))
         order.append(order.pop(0))  # nobody always follows the same neighbour
     return samples
 
 
-def _repeats(call: Call) -> int:
+def _repeats(call: Call, place: Host) -> int:
     """Warm up, and return how many calls make a block long enough to time."""
     call()
     call()
-    return max(1, round(BLOCK_SECONDS / max(_block(call, 1), 1e-7)))
+    return max(1, round(place.block / max(_block(call, 1, place), 1e-7)))
 
 
-def _block(call: Call, repeats: int) -> float:
+def _block(call: Call, repeats: int, place: Host) -> float:
     """Return the seconds of one call; its result is dropped before the next."""
+    place.synchronize()
     began = time.perf_counter()
     for _ in range(repeats):
         call()
+    place.synchronize()
     return (time.perf_counter() - began) / repeats

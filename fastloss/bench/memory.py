@@ -12,19 +12,22 @@ from typing import Any
 
 import fastloss
 from fastloss.bench.contenders import Call
+from fastloss.bench.places import HOST, Host
 
 # Whose arrays NumPy allocates, and tells Python about: exact to the byte, on every system.
-_TRACED = ("fresh", "reused", "copy", "numpy", "sklearn")
+_TRACED = ("fresh", "reused", "unchecked", "copy", "numpy", "sklearn")
 # Pages come and go for many reasons, and allocators keep what is smaller: the resident size tells from here on.
 _RESIDENT_FROM = 1 << 25
 
 
-def peak_extra(name: str, call: Call, moved: int) -> float | None:
+def peak_extra(name: str, call: Call, moved: int, place: Host = HOST) -> float | None:
     """Return the bytes a warm call of a contender allocates at its peak, its results included; None: not known.
 
     `moved` is the size of the problem, which says whether the resident size of the process can tell.
     """
     gc.collect()
+    if place is not HOST:
+        return place.peak(call)
     if name in _TRACED:
         return _traced(call)
     return _resident(call) if moved >= _RESIDENT_FROM else None

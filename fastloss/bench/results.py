@@ -19,13 +19,14 @@ from typing import Any
 from fastloss._report import facts
 from fastloss.bench.cases import Case
 from fastloss.bench.measure import Timing
+from fastloss.bench.places import HOST, Host
 
 # What was run: "sizes" (every loss at small, medium and large), "latency" (small calls), "elements" and "classes" (the
 # two growths), "threads" (one thread against all).
 MODES = ("sizes", "latency", "elements", "classes", "threads")
 
 COLUMNS = (
-    "mode", "loss", "size", "shape", "elements", "dtype", "contender", "threads", "rounds",
+    "mode", "loss", "size", "shape", "elements", "device", "dtype", "contender", "threads", "rounds",
     "p20_ms", "median_ms", "p80_ms", "first_call_ms", "megabytes", "gb_per_s", "peak_extra_mb",
     "machine", "fastloss", "numba", "numpy", "torch", "jax", "scikit-learn", "date",
 )  # fmt: skip
@@ -53,9 +54,10 @@ def machine() -> dict[str, str]:
 class Results:
     """What a run has found so far."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, place: Host = HOST) -> None:
         self.date = datetime.date.today().isoformat()
         self.machine = machine()
+        self.processor = place.processor() or self.machine["processor"]
         self.load = os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
         self.seconds = seconds
         self.rows: list[dict[str, Any]] = []
@@ -64,20 +66,21 @@ class Results:
     def add(self, mode: str, case: Case, timing: Timing, threads: int, peak: float | None = None) -> None:
         """Keep a timing, and the bytes allocated on the way where they were measured."""
         cells = (
-            mode, case.loss.name, case.size, case.shape, case.elements, str(case.operands[case.wrt[0]].dtype),
+            mode, case.loss.name, case.size, case.shape, case.elements, case.place.device, case.place.dtype,
             timing.contender, threads, len(timing.samples),
             _ms(timing.percentile(20)), _ms(timing.median), _ms(timing.percentile(80)), _ms(timing.first),
             f"{case.moved() / 1e6:.6g}", f"{case.moved() / 1e9 / timing.median:.4g}",
             "" if peak is None else f"{peak / 1e6:.6g}",
-            self.machine["processor"], *(self.machine.get(name, "") for name in _VERSIONS), self.date,
+            self.processor, *(self.machine.get(name, "") for name in _VERSIONS), self.date,
         )  # fmt: skip
         self.rows.append(dict(zip(COLUMNS, cells, strict=True)))
         key = {"mode": mode, "loss": case.loss.name, "size": case.size, "shape": case.shape, "threads": threads}
+        key |= {"device": case.place.device, "dtype": case.place.dtype}
         self.samples.append({**key, "contender": timing.contender, "seconds": timing.samples})
 
     def stem(self, threads: int) -> str:
         """Return a name that says machine, threads and date."""
-        return re.sub(r"[^a-z0-9]+", "-", f"{self.machine['processor']} {threads} threads {self.date}".lower())
+        return re.sub(r"[^a-z0-9]+", "-", f"{self.processor} {threads} threads {self.date}".lower())
 
     def write(self, folder: Path, name: str) -> Path:
         """Write both files, and return their path without the ending."""
@@ -104,8 +107,8 @@ Row = dict[str, str]
 
 def read(path: Path) -> list[Row]:
     """Return the rows of a CSV file."""
-    with open(path, newline="") as file:
-        return [{"mode": "sizes", **row} for row in csv.DictReader(file)]  # the first files had no mode
+    with open(path, newline="") as file:  # the first files had no mode, and knew one device
+        return [{"mode": "sizes", "device": "cpu", **row} for row in csv.DictReader(file)]
 
 
 def medians(rows: Sequence[Row], **wanted: str) -> dict[str, dict[str, float]]:

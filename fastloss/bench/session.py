@@ -13,17 +13,24 @@ from fastloss.bench import threads
 from fastloss.bench.cases import Extent, case_of
 from fastloss.bench.contenders import Contender
 from fastloss.bench.measure import Measured, measure
+from fastloss.bench.places import HOST, Host
 from fastloss.bench.results import Results
 
 
 class Plan(NamedTuple):
-    """What the command line asks for; `seconds` is the time for each case."""
+    """What the command line asks for; `seconds` is the time for each case, `places` differ in dtype."""
 
     losses: list[str]
     contenders: list[Contender]
     threads: int
     seconds: float
     quick: bool = False
+    places: Sequence[Host] = (HOST,)
+
+    @property
+    def device(self) -> str:
+        """The device of all places."""
+        return self.places[0].device
 
 
 class Step(NamedTuple):
@@ -36,6 +43,7 @@ class Step(NamedTuple):
     threads: int
     extent: Extent | None = None
     memory: bool = False
+    place: Host = HOST
 
 
 class Session:
@@ -62,7 +70,7 @@ class Session:
         for step in steps:
             title = f"{step.loss} {step.size}"
             progress.next(title)
-            case = case_of(LOSSES[step.loss], step.size, step.extent)
+            case = case_of(LOSSES[step.loss], step.size, step.extent, step.place)
             if case is None:
                 continue
             with threads.limited(step.threads, [one.name for one in step.contenders]):
@@ -74,7 +82,8 @@ class Session:
             if mode != step.mode:
                 mode = step.mode
                 _print_heading(mode, columns[mode])
-            _print_line(f"{step.loss} {case.shape}", step.threads, columns[mode], found)
+            dtype = "" if step.place.dtype == "float32" else f" {step.place.dtype}"
+            _print_line(f"{step.loss} {case.shape}{dtype}", step.threads, columns[mode], found)
             self._explain(step.loss, found)
 
     def _explain(self, loss: str, found: Measured) -> None:

@@ -22,6 +22,7 @@ Outcome = tuple[Any, Sequence[Any]]
 CATALOGUE = {
     "fresh": "ours",
     "reused": "ours",
+    "unchecked": "ours",
     "copy": "ours",
     "torch": "pytorch",
     "compile": "pytorch",

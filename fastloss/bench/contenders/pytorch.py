@@ -1,4 +1,4 @@
-"""torch on the CPU: eager with autograd, and compiled by inductor."""
+"""torch, on the CPU or on a GPU: eager with autograd, and compiled by inductor."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from collections.abc import Callable
 from importlib import util
 from typing import Any
 
+import numpy as np
+
 from fastloss.bench.cases import Case
 from fastloss.bench.contenders import Call, Contender, Outcome, Prepared
+from fastloss.bench.places import to_host
 
 
 def _torch_missing() -> str | None:
@@ -72,7 +75,7 @@ def tensors_of(case: Case) -> list[Any]:
 
     tensors = []
     for name, array in case.operands.items():
-        tensor = torch.from_numpy(array)
+        tensor = torch.from_numpy(array) if isinstance(array, np.ndarray) else array.detach()
         tensors.append(tensor.clone().requires_grad_(True) if name in case.wrt else tensor)
     return tensors
 
@@ -176,7 +179,7 @@ def _one_graph(function: Callable[..., Any], places: tuple[int, ...]) -> Callabl
 
 def _outcome(result: Any) -> Outcome:
     value, gradients = result
-    return value.detach().numpy(), [gradient.numpy() for gradient in gradients]
+    return to_host(value), [to_host(gradient) for gradient in gradients]
 
 
 CONTENDERS = {
