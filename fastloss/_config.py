@@ -53,9 +53,11 @@ class config:  # noqa: N801 (it reads as a function, and is one that can be undo
         Threads that a large call on the CPU uses, the calling one included. The default is ``NUMBA_NUM_THREADS`` or
         the number of cores available. Results do not depend on it.
     check_indices : bool, optional
-        Whether class indices and labels are checked before anything is computed (the default). Without the check a
-        CUDA call does not wait for the device and can be captured in a graph; an index out of range then makes
-        its row's value and gradient NaN, and is never used to read or write.
+        Whether class indices and labels are checked before anything is computed (the default). Without the check an
+        index out of range makes its row's value and gradient NaN, and is never used to read or write; a CUDA call
+        then does not wait for the device and, once it has been made before, can be captured in a graph. (It still
+        waits where the host needs a number: lengths or `grad_output` in device memory, and a gradient with respect
+        to the weights of a weighted mean.)
     recycled_bytes : int, optional
         Bytes of memory that results of 4 MiB or more on the CPU leave behind, when they are dropped, for the next
         ones; 0 turns this off. The default is 1 GiB, or an eighth of the machine's memory where that is less. The

@@ -40,8 +40,8 @@ def chunk_count(units: int, work: int) -> int:
     return max(1, min(units, work // CHUNK, MAX_CHUNKS))
 
 
-# What a CPU kernel is made of, beside the functions it closes over.
-_SOURCES = ("_jit.py", "_call.py", "_blocks.py", "cpu/*.py", "losses/*.py")
+# What a kernel is made of, beside the functions it closes over.
+_SOURCES = ("_jit.py", "_call.py", "_blocks.py", "cpu/*.py", "cuda/*.py", "losses/*.py")
 
 
 @functools.cache

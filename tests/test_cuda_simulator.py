@@ -8,6 +8,7 @@ import inspect
 import os
 import subprocess
 import sys
+import zlib
 
 import cuda_tools
 import numpy as np
@@ -26,12 +27,24 @@ if SIMULATED:
 in_simulator = pytest.mark.skipif(not SIMULATED, reason="run by test_in_the_simulator in a process of its own")
 
 
+# The processes that share the tests, so that as many cores have work.
+PARTS = 4
+PART = os.environ.get("FASTLOSS_TEST_PART", "")
+
+
+@pytest.fixture(autouse=True)
+def _part(request):
+    if SIMULATED and PART and zlib.crc32(request.node.nodeid.encode()) % PARTS != int(PART):
+        pytest.skip("run by another process")
+
+
 @pytest.mark.skipif(SIMULATED, reason="the others are running")
-def test_in_the_simulator():
+@pytest.mark.parametrize("part", range(PARTS))
+def test_in_the_simulator(part):
     pytest.importorskip("numba.cuda.extending", reason="numba-cuda is not installed")
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__],
-        env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1"},
+        env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1", "FASTLOSS_TEST_PART": str(part)},
         capture_output=True,
         text=True,
         check=False,
@@ -274,6 +287,17 @@ def test_sequences_of_impossible_and_unknown_classes():
     assert messages[0] == messages[1]
     with fl.config(check_indices=False):
         compare(fl.value_and_grad(fl.ctc_loss), given, "float64", reduction="none")
+
+
+@in_simulator
+def test_outputs_that_overlap_another_input_are_refused():
+    """A row of the input that is broadcast as the target begins where the input does."""
+    x = np.random.default_rng(3).normal(size=(4, 6))
+    whole = device(x)
+    first = device(x[0])
+    first._ary = whole._ary[0]
+    with pytest.raises(ValueError, match="grad_out overlaps target"):
+        fl.grad(fl.mse_loss)(whole, first, grad_out=whole)
 
 
 @in_simulator

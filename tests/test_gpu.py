@@ -126,13 +126,12 @@ def test_linear_cross_entropy(library, chunk, dtype):
         "target": rng.integers(0, 300, 33),
         "linear_bias": rng.normal(size=300).astype(kind),
     }
-    if library.name == "numba":
-        if dtype != "bfloat16":
-            with pytest.raises(TypeError, match=r"cupy\.asarray"):
-                fl.linear_cross_entropy(**{k: library.device(v) for k, v in given.items()})
-        return
     if dtype == "bfloat16" and library.name != "torch":
         pytest.skip("only torch has bfloat16 on every version")
+    if library.name == "numba":
+        with pytest.raises(TypeError, match=r"cupy\.asarray"):
+            fl.linear_cross_entropy(**{k: library.device(v) for k, v in given.items()})
+        return
     options = fl.LinearCrossEntropyOptions(batch_chunk_size=chunk)
     compare(library, fl.value_and_grad(fl.linear_cross_entropy), given, dtype, options=options)
     compare(library, fl.linear_cross_entropy, given, dtype, reduction="none")
@@ -161,7 +160,9 @@ def test_large_sums():
     library = Library("numba")
     rng = np.random.default_rng(0)
     x, t = rng.normal(size=(2, 20_000_003)).astype(np.float32)
-    compare(library, fl.value_and_grad(fl.mse_loss), {"input": x, "target": t}, "float32")
+    given = {"input": x, "target": t}
+    compare(library, fl.mse_loss, given, "float32")
+    compare(library, fl.grad(fl.mse_loss), given, "float32", reduction="sum")  # of the order of one
 
 
 @pytest.mark.parametrize("shape", [(200, 32, 64, 40), (700, 2, 30, 300), (40, 3, 5000, 9)])
@@ -249,8 +250,8 @@ def test_torch_streams():
 
 def test_cupy_streams():
     cupy = Library("cupy").module
-    x, target = cupy.zeros((2, 1 << 20), dtype=cupy.float32)
-    fl.value_and_grad(fl.mse_loss)(x, target)
+    x, target = cupy.zeros((2, 1 << 26), dtype=cupy.float32)
+    assert float(fl.mse_loss(x, target)) == 0  # compiled
     stream = cupy.cuda.Stream(non_blocking=True)
     cupy.cuda.Device().synchronize()
     with stream:
@@ -259,6 +260,81 @@ def test_cupy_streams():
         value = fl.mse_loss(x, target)
     stream.synchronize()
     assert float(value) == pytest.approx(40000.0, rel=1e-6)
+
+
+def test_torch_tensors_on_a_side_stream_are_checked_and_read_there():
+    """The check of the classes and the lengths of CTC wait for the stream that makes them."""
+    torch = Library("torch").module
+    stream = torch.cuda.Stream()
+    x, y = torch.randn(1000, 50, device="cuda"), torch.zeros(1000, dtype=torch.int64, device="cuda")
+    fl.cross_entropy(x, y)  # compiled
+    scores = torch.randn(20, 3, 7, device="cuda").log_softmax(2)
+    labels = torch.ones(3, 4, dtype=torch.int64, device="cuda")
+    lengths = torch.zeros(2, 3, dtype=torch.int64, device="cuda")
+    expected = fl.ctc_loss(scores.cpu(), labels.cpu(), [20] * 3, [4] * 3, reduction="none")
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        y[17] = 50
+        with pytest.raises(IndexError, match=r"target 50 at position \(17,\)"):
+            fl.cross_entropy(x, y)
+        torch.cuda._sleep(50_000_000)
+        lengths[0] += 20
+        lengths[1] += 4
+        found = fl.ctc_loss(scores, labels, lengths[0], lengths[1], reduction="none")
+    stream.synchronize()
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_array_of_another_stream_is_waited_for():
+    """``__cuda_array_interface__`` names the stream; here Numba's arrays, one of which is made late."""
+    from numba import cuda
+
+    torch = Library("torch").module
+    late = torch.cuda.Stream()
+    x, t = torch.zeros(2, 1 << 22, device="cuda")
+    made = [cuda.as_cuda_array(one) for one in (x, t)]
+    fl.mse_loss(*made)  # compiled
+    torch.cuda.synchronize()
+    with torch.cuda.stream(late):
+        torch.cuda._sleep(50_000_000)
+        t += 2.0
+    made[1].stream = cuda.external_stream(late.cuda_stream)
+    assert float(fl.mse_loss(*made).copy_to_host()) == 4.0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("offset", [1, 3, 4])
+def test_misaligned_operands(library, offset, dtype):
+    rng = np.random.default_rng(8)
+    x, t = (rng.normal(size=5003).astype(dtype) for _ in range(2))
+    views = [library.device(one)[offset:] for one in (x, t)]
+    expected = fl.value_and_grad(fl.huber_loss)(x[offset:], t[offset:])
+    found = fl.value_and_grad(fl.huber_loss)(*views)
+    cuda_tools.assert_like(cuda_tools.mapped(library.host, found), expected, dtype)
+
+
+def test_gradient_over_the_input_of_many_blocks(library):
+    rng = np.random.default_rng(9)
+    x, y = rng.normal(size=(20_000, 300)).astype(np.float32), rng.integers(0, 300, 20_000)
+    expected = fl.grad(fl.cross_entropy)(x, y, reduction="sum")
+    there = library.device(x)
+    assert fl.grad(fl.cross_entropy)(there, library.device(y), reduction="sum", grad_out=there) is there
+    cuda_tools.assert_like(library.host(there), expected, "float32")
+
+
+def test_lists_of_classes_in_long_rows(library):
+    given = cuda_tools.sample(LOSSES["multilabel_margin_loss"], "float32", (9, 3000))
+    compare(library, fl.value_and_grad(fl.multilabel_margin_loss), given, "float32")
+
+
+def test_what_a_capture_cannot_do_is_said():
+    torch = Library("torch").module
+    x, y = torch.randn(64, 100, device="cuda"), torch.zeros(64, dtype=torch.int64, device="cuda")
+    fl.cross_entropy(x, y)  # compiled
+    graph = torch.cuda.CUDAGraph()
+    with pytest.raises(RuntimeError, match=r"check_indices=False"), torch.cuda.graph(graph):
+        fl.cross_entropy(x, y)
 
 
 def test_torch_graph_capture():

@@ -132,7 +132,7 @@ class Backend:
     @staticmethod
     def same(one: DeviceArray, other: DeviceArray) -> bool:
         """Return whether two views that overlap are the same elements in the same places."""
-        return one.pointer == other.pointer and (
+        return (one.pointer, one.shape, one.dtype) == (other.pointer, other.shape, other.dtype) and (
             one.strides == other.strides or (one.is_contiguous() and other.is_contiguous())
         )
 

@@ -95,6 +95,7 @@ def kernel(point: Any, lanes: int) -> Kernel:
                         slope += up
                 store(scratch, slopes + i, slope)
             value = sum_over(value)
+            settle()  # lane 0 reads the slopes of others, and shuffles do not order memory
             if present(d0):
                 for n in range(length):
                     label = label_at(y, base + n)

@@ -58,10 +58,10 @@ class DeviceSpace:
 
     def allocate(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
         """Return the view of a new array of the library."""
-        from fastloss.cuda.target import cuda
+        from fastloss.cuda.target import cuda, external_stream
 
-        with self.backend.activated():
-            array = cuda.device_array(shape, _numpy_dtype(dtype))
+        with self.backend.activated():  # a copy to the host is to wait for the stream that computes the array
+            array = cuda.device_array(shape, _numpy_dtype(dtype), stream=external_stream(self.ordinal, self.stream))
         return self._described(array, shape, dtype)
 
     def wrap(self, view: DeviceArray, like: Any) -> Any:
@@ -105,6 +105,19 @@ class DeviceSpace:
         """Return the address of the stream that the library's caller works on, 0 for the default one."""
         return self.stream
 
+    def in_order(self, array: Any) -> bool:
+        """Return whether an array that names a stream is used on the library's current one as the library does."""
+        return False
+
+    def _wait_for(self, stream: int | None) -> None:
+        """Let work on the current stream begin when what was queued on another is done; None asks for nothing."""
+        from fastloss.cuda.target import wait_for
+
+        # 1 is the default stream too, as the interface writes it.
+        here, there = (0 if address == 1 else address for address in (self.current_stream(), stream or 0))
+        if stream is not None and here != there:
+            wait_for(self.backend, there)
+
     def _described(self, array: Any, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
         """Return the view of a new contiguous array."""
         interface = _interface(array)
@@ -124,6 +137,8 @@ class DeviceSpace:
         pointer, read_only = interface["data"]
         if written and read_only:
             raise ValueError(f"{name} is read-only")
+        if not self.in_order(array):
+            self._wait_for(interface.get("stream"))
         shape, strides = tuple(interface["shape"]), interface.get("strides")
         return _aligned(DeviceArray(pointer or 0, shape, dtype, array, strides and tuple(strides)), name)
 
@@ -155,6 +170,9 @@ class CupySpace(DeviceSpace):
         with cupy.cuda.Device(self.ordinal):
             return self.view(cupy.asarray(numbers), "index")
 
+    def in_order(self, array: Any) -> bool:  # noqa: D102
+        return self.owns(array)  # CuPy names its current stream, whatever the array was made on
+
     def matmul(self, a: DeviceArray, b: DeviceArray, out: DeviceArray) -> None:  # noqa: D102
         cupy = sys.modules["cupy"]
         with cupy.cuda.Device(self.ordinal):
@@ -172,7 +190,7 @@ class CupySpace(DeviceSpace):
         return cupy.ndarray(view.shape, view.dtype, start, view.strides)
 
     def current_stream(self) -> int:  # noqa: D102
-        return int(sys.modules["cupy"].cuda.get_current_stream().ptr)
+        return int(sys.modules["cupy"].cuda.get_current_stream(self.ordinal).ptr)
 
 
 class TorchSpace(DeviceSpace):

@@ -200,8 +200,16 @@ def read_memory(device: Any, pointer: int, size: int) -> bytes:
         ctypes.memmove(host, pointer, size)
         return host.raw
     with device.activated():
-        _checked(driver().cuStreamSynchronize(device.stream))
-        _checked(driver().cuMemcpyDtoH(ctypes.addressof(host), pointer, size))
+        stream = device.stream
+        _refuse_capture(
+            stream,
+            "numbers that this call needs on the host cannot be read while a graph is captured: they are those of the "
+            "check of class indices (fl.config(check_indices=False) leaves it out), lengths and grad_output in device "
+            "memory, and the sum of weights that a gradient of the weights needs",
+        )
+        # In the order of this stream alone: a copy that waits for all of them would end a capture in another thread.
+        _checked(driver().cuMemcpyDtoHAsync(ctypes.addressof(host), pointer, size, stream))
+        _checked(driver().cuStreamSynchronize(stream))
     return host.raw
 
 
@@ -211,11 +219,37 @@ def write_memory(device: Any, pointer: int, source: int, size: int) -> None:
         ctypes.memmove(pointer, source, size)
         return
     with device.activated():
+        stream = device.stream
         # A graph would read the address when it is replayed, and not what is there now.
-        if int(_checked(driver().cuStreamIsCapturing(device.stream))) != 0:
-            raise RuntimeError("numbers of the host, such as lengths, cannot be copied into a graph that is captured")
-        # The driver is done with memory that is not pinned when it returns.
-        _checked(driver().cuMemcpyHtoDAsync(pointer, source, size, device.stream))
+        _refuse_capture(
+            stream, "numbers of the host, such as lengths, cannot be copied into a graph that is captured"
+        )
+        _checked(driver().cuMemcpyHtoDAsync(pointer, source, size, stream))
+        if _reads_pageable_memory(device.ordinal):
+            _checked(driver().cuStreamSynchronize(stream))  # else the driver has staged a copy when it returns
+
+
+def wait_for(device: Any, stream: int) -> None:
+    """Let what is launched from now on begin when what has been queued on another stream is done."""
+    if SIMULATED:
+        return
+    with device.activated():
+        event = _checked(driver().cuEventCreate(int(driver().CUevent_flags.CU_EVENT_DISABLE_TIMING)))
+        _checked(driver().cuEventRecord(event, stream))
+        _checked(driver().cuStreamWaitEvent(device.stream, event, 0))
+        _checked(driver().cuEventDestroy(event))  # the driver keeps it for as long as a stream waits
+
+
+def _refuse_capture(stream: int, reason: str) -> None:
+    if int(_checked(driver().cuStreamIsCapturing(stream))) != 0:
+        raise RuntimeError(reason)
+
+
+@functools.cache
+def _reads_pageable_memory(ordinal: int) -> bool:
+    """Return whether a device can read memory of the host that is not pinned, so that a copy may begin late."""
+    attribute = driver().CUdevice_attribute.CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS
+    return bool(_checked(driver().cuDeviceGetAttribute(attribute, _checked(driver().cuDeviceGet(ordinal)))))
 
 
 @functools.cache
@@ -240,5 +274,6 @@ def device_of_address(pointer: int) -> int:
         return 0
     if not pointer:
         return int(cuda.get_current_device().id)
+    cuda.current_context()  # the query needs one
     ordinal = driver().CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
     return int(_checked(driver().cuPointerGetAttribute(ordinal, pointer)))
