@@ -186,7 +186,7 @@ def _space(array: Any, name: str) -> Any:
     """Return the space of one array, the argument `name`."""
     if isinstance(array, np.ndarray | np.generic | int | float | list | tuple):
         return NUMPY
-    on_device = False
+    on_device = _is_instance(array, "cupy", "ndarray")  # which would build its interface to be asked for it
     if _is_instance(array, "torch", "Tensor"):
         kind = array.device.type
         if kind == "cpu":

@@ -41,19 +41,19 @@ def chunk_count(units: int, work: int) -> int:
 
 
 # What a kernel is made of, beside the functions it closes over.
-_SOURCES = ("_jit.py", "_call.py", "_blocks.py", "cpu/*.py", "cuda/*.py", "losses/*.py")
+_SOURCES = ("_jit.py", "_call.py", "_blocks.py", "cpu/*.py", "losses/*.py")
 
 
 @functools.cache
-def fingerprint() -> str:
-    """Return a hash of the sources of kernels and of what else decides the machine code.
+def fingerprint(*more: str) -> str:
+    """Return a hash of the sources of kernels, `more` of them, and of what else decides the machine code.
 
     Numba looks only at the file that holds a kernel when it asks whether a cached kernel is stale; a kernel is made of
     functions of many files.
     """
     root = Path(__file__).parent
     digest = hashlib.sha256(f"{numba.__version__} {np.__version__}".encode())
-    for path in sorted(path for pattern in _SOURCES for path in root.glob(pattern)):
+    for path in sorted(path for pattern in (*_SOURCES, *more) for path in root.glob(pattern)):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 

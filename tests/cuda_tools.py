@@ -38,12 +38,21 @@ class Assembled(NamedTuple):
     spills: int
 
 
-def compile_ptx(body: Any, signature: Any, capability: tuple[int, int]) -> str:
+def compile_ptx(body: Any, signature: Any, capability: tuple[int, int], threads: int = 256) -> str:
     from numba import cuda
+
+    from fastloss.cuda.target import launch_bounds
 
     with offline(capability), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return cuda.compile_ptx(body, signature, cc=capability)[0]
+        return cuda.compile_ptx(body, signature, cc=capability, launch_bounds=launch_bounds(threads))[0]
+
+
+def assembler() -> str:
+    """Return the release of the assembler."""
+    from cuda.bindings import nvjitlink
+
+    return ".".join(map(str, nvjitlink.version()))
 
 
 def assemble(ptx: str, capability: tuple[int, int]) -> Assembled:

@@ -11,7 +11,7 @@ import numpy as np
 import fastloss.cuda  # noqa: F401  (registers the maths)
 from fastloss.cuda import ctc, elementwise, indexing, label_sets, memory, pairwise, rowwise, survey
 from fastloss.cuda.arrays import DeviceArray
-from fastloss.cuda.target import SIMULATED, cuda, read_memory, write_memory
+from fastloss.cuda.target import SIMULATED, cuda, current_device, read_memory, write_memory
 from fastloss.cuda.views import real_of
 
 _NOTHING = contextlib.nullcontext()
@@ -41,9 +41,7 @@ class Backend:
 
     def activated(self) -> Any:
         """Return a context in which this device is the current one."""
-        if SIMULATED or cuda.get_current_device().id == self.ordinal:
-            return _NOTHING
-        return cuda.gpus[self.ordinal]
+        return _NOTHING if SIMULATED or current_device() == self.ordinal else cuda.gpus[self.ordinal]
 
     # -- memory ---------------------------------------------------------------------------------------------------
 

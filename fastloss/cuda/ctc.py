@@ -161,7 +161,7 @@ def run(
     rows = device.scratch(group * 8 * width, real) if keep else ()
     links = device.scratch(group * 2 * width, I64) if keep else ()
     losses = device.scratch(group, real) if keep else ()
-    partials = device.scratch(samples, real) if values == () else ()
+    partials: Any = device.scratch(samples, real) if values == () else ()
     options = (blank, int(by_length), int(zero_infinity))
     arrays = (x, labels, begins, times_of, labels_of)
     for first in range(0, samples, group):
@@ -173,8 +173,9 @@ def run(
         if keep:
             count = times * now
             sharing = THREADS if classes >= LONG_ROW else WARP
+            grid = grid_of(count * sharing, THREADS, classes)
             _rows(sharing).launch(
-                device, grid_of(count * sharing, THREADS), real, *arrays, upstream, gradient, losses, lattice, links,
+                device, grid, real, *arrays, upstream, gradient, losses, lattice, links,
                 *options, scale / divisor, first, now, count, samples, classes, stored, width,
             )  # fmt: skip
-    return -1, combine(device, partials, divisor, real)
+    return -1, combine(device, partials, (), float(divisor), real) if values == () else None

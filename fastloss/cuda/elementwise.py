@@ -15,14 +15,13 @@ from fastloss.cuda.access import (
     WIDEST,
     load_or,
     load_pack,
-    store,
     store_derivatives,
     store_values,
 )
 from fastloss.cuda.arrays import DeviceArray
 from fastloss.cuda.grid import added, block, blocks, over, thread, threads
 from fastloss.cuda.lanes import filled, spread, total_of
-from fastloss.cuda.reduce import THREADS, combine, divided, grid_of
+from fastloss.cuda.reduce import THREADS, Total, deliver, divided, grid_of
 from fastloss.cuda.target import Kernel, jitable
 from fastloss.cuda.views import real_of
 
@@ -64,7 +63,9 @@ def contiguous_kernel(point: Callable[..., Any], arity: int, width: int) -> Kern
     sum_of, fill, fill_one = total_of(0, width), filled(width), filled(1)
     over_block = over(added, THREADS)
 
-    def elementwise(a, b, c, weight, upstream, values, d_a, d_b, d_c, second, params, scale, counted, size, partials):
+    def elementwise(
+        a, b, c, weight, upstream, values, d_a, d_b, d_c, second, params, scale, size, partials, counted, divisor,
+    ):  # fmt: skip
         T = type(scale)
         factor = divided(scale, counted)
         zeros, ones, factors = fill(T(0)), fill(T(1)), fill(factor)
@@ -101,8 +102,7 @@ def contiguous_kernel(point: Callable[..., Any], arity: int, width: int) -> Kern
             store_derivatives(grads, second, i, rest)
             total += rest[0][0]
         total = over_block(total)
-        if thread() == 0:
-            store(partials, block(), total)
+        deliver(partials, total, counted, divisor)
 
     return Kernel(f"elementwise_{point.__name__}_{width}", elementwise, THREADS)
 
@@ -124,7 +124,7 @@ def strided_kernel(point: Callable[..., Any], arity: int) -> Kernel:
 
     def elementwise(
         a, b, c, weight, upstream, axes, on_a, on_b, on_c, on_weight, on_upstream,
-        values, d_a, d_b, d_c, second, params, scale, counted, size, partials,
+        values, d_a, d_b, d_c, second, params, scale, size, partials, counted, divisor,
     ):  # fmt: skip
         T = type(scale)
         factor = divided(scale, counted)
@@ -146,8 +146,7 @@ def strided_kernel(point: Callable[..., Any], arity: int) -> Kernel:
             store_derivatives(grads, second, i, outcomes)
             total += outcomes[0][0]
         total = over_block(total)
-        if thread() == 0:
-            store(partials, block(), total)
+        deliver(partials, total, counted, divisor)
 
     return Kernel(f"elementwise_strided_{point.__name__}", elementwise, THREADS)
 
@@ -176,29 +175,24 @@ def run(
     size = first.size
     inputs = [*operands, *((),) * (3 - len(operands)), weight, upstream]
     outputs = (values, *grads, second)
-    if type(divisor) is DeviceArray:
-        counted: Any = divisor
-        factor = scale
-    else:
-        counted = ()
-        factor = scale / divisor if divisor else math.nan
+    factor = scale if type(divisor) is DeviceArray else scale / divisor if divisor else math.nan
     numbers = tuple([float(p) for p in params])
     present = [a for a in inputs if type(a) is DeviceArray]
     if all(a.is_contiguous() for a in present):
         width = pack_width(first.itemsize, [*present, *[a for a in outputs if type(a) is DeviceArray]])
         grid = grid_of(-(-size // width), THREADS)
-        partials = device.scratch(grid, real) if values == () else ()
+        total = Total(device, grid, real, values == (), divisor)
         contiguous_kernel(point, len(operands), width).launch(
-            device, grid, real, *inputs, *outputs, numbers, factor, counted, size, partials
+            device, grid, real, *inputs, *outputs, numbers, factor, size, *total.arguments
         )
     else:
         views, axes, strides = windows(device, inputs, first.shape)
         grid = grid_of(size, THREADS)
-        partials = device.scratch(grid, real) if values == () else ()
+        total = Total(device, grid, real, values == (), divisor)
         strided_kernel(point, len(operands)).launch(
-            device, grid, real, *views, axes, *strides, *outputs, numbers, factor, counted, size, partials
+            device, grid, real, *views, axes, *strides, *outputs, numbers, factor, size, *total.arguments
         )
-    return combine(device, partials, divisor, real)
+    return total.result()
 
 
 def pack_width(itemsize: int, arrays: list[DeviceArray], row: int = 0) -> int:

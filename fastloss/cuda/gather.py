@@ -9,7 +9,7 @@ from fastloss._spec import RowMaths
 from fastloss.cuda.access import label_at, load, load_or, store, store_derivatives, store_pack
 from fastloss.cuda.grid import added, block, blocks, over, thread, threads
 from fastloss.cuda.lanes import filled
-from fastloss.cuda.reduce import THREADS, divided
+from fastloss.cuda.reduce import THREADS, deliver, divided
 from fastloss.cuda.target import Kernel
 
 
@@ -21,7 +21,7 @@ def gather_kernel(maths: RowMaths) -> Kernel:
 
     def gather(
         x, t, y, weight, upstream, values, d0, d1, d2, second,
-        params, scale, counted, count, columns, inner, ignore, clear, partials,
+        params, scale, count, columns, inner, ignore, clear, partials, counted, divisor,
     ):  # fmt: skip
         T = type(scale)
         factor = divided(scale, counted)
@@ -46,7 +46,6 @@ def gather_kernel(maths: RowMaths) -> Kernel:
             store(values, r, value)
             total += value
         total = total_over(total)
-        if thread() == 0:
-            store(partials, block(), total)
+        deliver(partials, total, counted, divisor)
 
     return Kernel(f"rowwise_gather_{maths.finish.__name__}_{maths.entry.__name__}", gather, THREADS)

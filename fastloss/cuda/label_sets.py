@@ -14,7 +14,7 @@ import numpy as np
 
 from fastloss.cuda.access import label_at, load, load_or, present, store
 from fastloss.cuda.grid import WARP, added, block, blocks, meet, minimum, over, thread, threads
-from fastloss.cuda.reduce import THREADS, combine, grid_of
+from fastloss.cuda.reduce import THREADS, Total, deliver, grid_of
 from fastloss.cuda.survey import first_of
 from fastloss.cuda.target import SIMULATED, Kernel, jitable
 from fastloss.cuda.views import real_of
@@ -62,7 +62,7 @@ def kernel(point: Any, lanes: int) -> Kernel:
     """Return the kernel with `lanes` threads for each row."""
     sum_over, total_over, settle = over(added, lanes), over(added, THREADS), meet(lanes)
 
-    def label_sets(x, y, upstream, values, d0, scratch, factor, count, columns, partials):
+    def label_sets(x, y, upstream, values, d0, scratch, factor, count, columns, partials, counted, divisor):
         T = type(factor)
         lane = thread() % lanes
         groups = threads() // lanes
@@ -118,8 +118,7 @@ def kernel(point: Any, lanes: int) -> Kernel:
                 store(d0, base + i, g * load(scratch, slopes + i) + blank)
             settle()
         total = total_over(total)
-        if thread() == 0:
-            store(partials, block(), total)
+        deliver(partials, total, counted, divisor)
 
     return Kernel(f"label_sets_{lanes}_{point.__name__}", label_sets, THREADS)
 
@@ -152,10 +151,11 @@ def run(
             return strange, None
     lanes = WARP if columns <= WARP_UP_TO else THREADS
     groups = THREADS // lanes
-    grid = min(grid_of(count * lanes, THREADS), max(1, SCRATCH // (2 * columns * groups)))
+    grid = min(grid_of(count * lanes, THREADS, columns), max(1, SCRATCH // (2 * columns * groups)))
     scratch = device.scratch(grid * groups * 2 * columns, real)
-    partials = device.scratch(grid, real) if values == () else ()
+    total = Total(device, grid, real, values == (), divisor)
     kernel(point, lanes).launch(
-        device, grid, real, x, target, upstream, values, grad, scratch, scale / divisor, count, columns, partials
+        device, grid, real, x, target, upstream, values, grad, scratch, scale / divisor, count, columns,
+        *total.arguments,
     )
-    return -1, combine(device, partials, divisor, real)
+    return -1, total.result()

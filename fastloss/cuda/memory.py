@@ -128,7 +128,8 @@ def sum_axis(device: Any, source: DeviceArray, outer: int, length: int, inner: i
         pieces = max(1, min(length // SHORTEST_PIECE, SUMMING_THREADS // max(1, outer * inner)))
         size = outer * pieces * inner
         target = result if pieces == 1 else device.scratch(size, real)
-        _sum_kernel().launch(device, grid_of(size, THREADS), real, source, target, 0.0, length, pieces, inner, size)
+        grid = grid_of(size, THREADS, length)
+        _sum_kernel().launch(device, grid, real, source, target, 0.0, length, pieces, inner, size)
         if pieces == 1:
             return
         source, length = target, pieces

@@ -14,7 +14,7 @@ from fastloss.cuda.arrays import DeviceArray
 from fastloss.cuda.elementwise import pack_width
 from fastloss.cuda.grid import added, block, blocks, maximum, meet, over, thread, threads
 from fastloss.cuda.lanes import filled, spread, total_of
-from fastloss.cuda.reduce import THREADS, combine, grid_of
+from fastloss.cuda.reduce import THREADS, Total, deliver, grid_of
 from fastloss.cuda.rowwise import group_of
 from fastloss.cuda.target import Kernel, jitable
 from fastloss.cuda.views import real_of
@@ -74,7 +74,9 @@ def kernel(maths: PairMaths, lanes: int, width: int) -> Kernel:
     top_over, sum_over, total_over = over(maximum, lanes), over(added, lanes), over(added, THREADS)
     settle = meet(lanes)
 
-    def pairwise(a, b, c, y, upstream, values, d0, d1, d2, second, params, factor, count, columns, partials):
+    def pairwise(
+        a, b, c, y, upstream, values, d0, d1, d2, second, params, factor, count, columns, partials, counted, divisor,
+    ):  # fmt: skip
         T = type(factor)
         zeros, ones = fill(T(0)), fill(T(1))
         grads = (d0, d1, d2)
@@ -130,8 +132,7 @@ def kernel(maths: PairMaths, lanes: int, width: int) -> Kernel:
                     )
                     store_derivatives(grads, second, j, outcomes)
         total = total_over(total)
-        if thread() == 0:
-            store(partials, block(), total)
+        deliver(partials, total, counted, divisor)
 
     name = f"pairwise_{lanes}x{width}_{maths.finish.__name__}_{maths.entry.__name__}"
     return Kernel(name, pairwise, THREADS)
@@ -162,11 +163,11 @@ def run(
     packed = [a for a in (*operands, *grads, second) if type(a) is DeviceArray]
     width = pack_width(first.itemsize, packed, columns)
     lanes = group_of(columns // width)
-    grid = grid_of(count * lanes, THREADS)
-    partials = device.scratch(grid, real) if values == () else ()
+    grid = grid_of(count * lanes, THREADS, -(-columns // (width * lanes)))
+    total = Total(device, grid, real, values == (), divisor)
     numbers = tuple([float(p) for p in params])
     kernel(maths, lanes, width).launch(
         device, grid, real, *vectors, target, upstream, values, *grads, second, numbers, scale / divisor, count,
-        columns, partials,
+        columns, *total.arguments,
     )  # fmt: skip
-    return combine(device, partials, divisor, real)
+    return total.result()

@@ -1,6 +1,6 @@
-"""The second kernel of a reduction: partial sums of blocks, combined in a fixed order by one block.
+"""The end of a reduction: a lone block divides its sum; those of several are combined in a fixed order by one block.
 
-It alone computes in float64: a few hundred numbers whatever the size of the problem.
+The combining kernel alone computes in float64: at most a few thousand numbers whatever the size of the problem.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 from fastloss.cuda.access import load, load_or, store
 from fastloss.cuda.arrays import DeviceArray
-from fastloss.cuda.grid import added, over, thread
+from fastloss.cuda.grid import added, block, blocks, over, thread
 from fastloss.cuda.target import SIMULATED, Kernel, jitable
 
 # Threads of a block. The simulator runs a Python thread for each.
@@ -21,6 +21,10 @@ THREADS = 8 if SIMULATED else 256
 # Blocks of a launch at most: a constant, so that results do not depend on the size of the device. Eight blocks of 256
 # threads on each of 132 multiprocessors are 1056.
 MAX_BLOCKS = 3 if SIMULATED else 2048
+
+# Numbers, or packs of them, that each thread of a lone block looks at rather than leaving sums of several blocks to be
+# combined: another kernel costs microseconds.
+TURNS_OF_ONE = 1 if SIMULATED else 4
 
 F64 = np.dtype(np.float64)
 
@@ -31,6 +35,17 @@ def divided(scale, counted):
     T = type(scale)
     divisor = load_or(counted, 0, T(1))
     return T(np.nan) if divisor == T(0) else scale / divisor
+
+
+@jitable
+def deliver(partials, total, counted, divisor):
+    """Store the sum of a block, or the reduced value if there is no other block."""
+    T = type(total)
+    if thread() == 0:
+        if blocks() == 1:
+            by = load_or(counted, 0, divisor)
+            total = total / by if by != T(0) else T(np.nan)
+        store(partials, block(), total)
 
 
 @functools.cache
@@ -50,21 +65,41 @@ def _kernel() -> Kernel:
     return Kernel("combine", combine, THREADS)
 
 
-def combine(device: Any, partials: Any, divisor: Any, real: Any) -> Any:
-    """Return the sum of `partials` over `divisor`, a number or a device scalar, as a device scalar of dtype `real`.
+class Total:
+    """The reduced value of a launch: where its blocks leave their sums, and what the sum of these is divided by.
 
-    Partial sums that are absent, because nobody wants the total, give None.
+    Attributes
+    ----------
+    arguments
+        What a kernel hands to :func:`deliver`.
     """
-    if type(partials) is tuple:
-        return None
-    counted: Any = ()
-    if type(divisor) is DeviceArray:
-        counted, divisor = divisor, 1.0
-    result = device.scalar(real)
-    _kernel().launch(device, 1, F64, partials, counted, float(divisor), result, partials.size)
+
+    def __init__(self, device: Any, grid: int, real: Any, wanted: bool, divisor: Any) -> None:
+        """Take memory for `grid` blocks; `divisor` is a number or a device scalar."""
+        on_device = type(divisor) is DeviceArray
+        counted, number = (divisor, 1.0) if on_device else ((), float(divisor))
+        self._device, self._real, self._grid, self._wanted = device, real, grid, wanted
+        partials: Any = ()
+        if wanted:
+            partials = device.scalar(real) if grid == 1 else device.scratch(grid, real)
+        self.arguments = (partials, counted, number)
+
+    def result(self) -> Any:
+        """Return the value as a device scalar, None if nobody wants it; a second kernel combines several blocks."""
+        partials, counted, number = self.arguments
+        if not self._wanted:
+            return None
+        return partials if self._grid == 1 else combine(self._device, partials, counted, number, self._real)
+
+
+def combine(device: Any, partials: DeviceArray, counted: Any, divisor: float, real: Any) -> DeviceArray:
+    """Return the sum of `partials` over the number at `counted`, over `divisor` where that is absent."""
+    result: DeviceArray = device.scalar(real)
+    _kernel().launch(device, 1, F64, partials, counted, divisor, result, partials.size)
     return result
 
 
-def grid_of(work: int, threads: int) -> int:
-    """Return the number of blocks for `work` threads."""
-    return max(1, min(-(-work // threads), MAX_BLOCKS))
+def grid_of(work: int, threads: int, each: int = 1) -> int:
+    """Return the number of blocks for `work` threads that look at `each` numbers or packs of them."""
+    blocks = -(-work // threads)
+    return 1 if blocks * each <= TURNS_OF_ONE else min(blocks, MAX_BLOCKS)

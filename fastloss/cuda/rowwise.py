@@ -32,7 +32,7 @@ from fastloss.cuda.elementwise import pack_width
 from fastloss.cuda.gather import gather_kernel
 from fastloss.cuda.grid import added, block, blocks, maximum, meet, over, thread, threads
 from fastloss.cuda.lanes import filled, folded, spread, total_of
-from fastloss.cuda.reduce import THREADS, combine, divided, grid_of
+from fastloss.cuda.reduce import THREADS, Total, deliver, divided, grid_of
 from fastloss.cuda.survey import survey
 from fastloss.cuda.target import SIMULATED, Kernel, jitable
 from fastloss.cuda.views import real_of
@@ -83,7 +83,7 @@ def group_kernel(maths: RowMaths, lanes: int, width: int, strided: bool) -> Kern
 
     def rowwise(
         x, t, y, weight, upstream, values, d0, d1, d2, second,
-        params, scale, counted, count, columns, inner, ignore, partials,
+        params, scale, count, columns, inner, ignore, partials, counted, divisor,
     ):  # fmt: skip
         T = type(scale)
         factor = divided(scale, counted)
@@ -173,8 +173,7 @@ def group_kernel(maths: RowMaths, lanes: int, width: int, strided: bool) -> Kern
                 for j in range(lane * width, columns, lanes * width):
                     store_pack((d0, d1, d2, second), base + j * step, fill(blank))
         total = total_over(total)
-        if thread() == 0:
-            store(partials, block(), total)
+        deliver(partials, total, counted, divisor)
 
     layout = "strided" if strided else f"{lanes}x{width}"
     return Kernel(f"rowwise_{layout}_{maths.finish.__name__}_{maths.entry.__name__}", rowwise, THREADS)
@@ -221,8 +220,7 @@ def run(
         if strange >= 0:
             return strange, None
         by = divisor or counted
-    on_device = type(by) is DeviceArray
-    factor = scale if on_device else scale / by
+    factor = scale if type(by) is DeviceArray else scale / by
     numbers = tuple([float(p) for p in params])
     arrays = (x, operand, target, weight, upstream, values, *grads, second)
     if maths.sparse:
@@ -232,29 +230,18 @@ def run(
                     device.fill(gradient, 0.0)
             clear = False
         grid = grid_of(count, THREADS)
-        partials = device.scratch(grid, real) if values == () else ()
+        total = Total(device, grid, real, values == (), by)
         gather_kernel(maths).launch(
-            device, grid, real, *arrays, numbers, factor, by if on_device else (), count, columns, inner,
-            ignore_index, int(clear), partials,
+            device, grid, real, *arrays, numbers, factor, count, columns, inner, ignore_index, int(clear),
+            *total.arguments,
         )  # fmt: skip
     else:
         packed = [a for a in (x, operand, weight, *grads, second) if type(a) is DeviceArray]
         width = 1 if inner > 1 else pack_width(x.itemsize, packed, columns)
         lanes = 1 if inner > 1 else group_of(columns // width)
-        grid = grid_of(count * lanes, THREADS)
-        partials = device.scratch(grid, real) if values == () else ()
+        grid = grid_of(count * lanes, THREADS, -(-columns // (width * lanes)))
+        total = Total(device, grid, real, values == (), by)
         group_kernel(maths, lanes, width, inner > 1).launch(
-            device,
-            grid,
-            real,
-            *arrays,
-            numbers,
-            factor,
-            by if on_device else (),
-            count,
-            columns,
-            inner,
-            ignore_index,
-            partials,
+            device, grid, real, *arrays, numbers, factor, count, columns, inner, ignore_index, *total.arguments
         )
-    return -1, combine(device, partials, by, real)
+    return -1, total.result()

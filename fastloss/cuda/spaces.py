@@ -18,6 +18,7 @@ from fastloss.cuda.views import F32, F64
 F16_BITS = np.dtype(np.int16)
 BF16_BITS = np.dtype(np.uint16)
 _TORCH_DTYPES = {F32: "float32", F64: "float64", F16_BITS: "float16", BF16_BITS: "bfloat16"}
+_CUPY_VIEWS = {F32: F32, F64: F64, np.dtype(np.float16): F16_BITS, np.dtype(np.int64): np.dtype(np.int64)}
 _TORCH_VIEWS: dict[str, Any] = {
     "float32": F32, "float64": F64, "float16": F16_BITS, "bfloat16": BF16_BITS, "bool": np.dtype(np.uint8),
     **{name: np.dtype(name) for name in ("int8", "uint8", "int32", "uint32", "int64", "uint64")},
@@ -157,6 +158,12 @@ class CupySpace(DeviceSpace):
 
     def owns(self, array: Any) -> bool:  # noqa: D102
         return isinstance(array, sys.modules["cupy"].ndarray)
+
+    def view(self, array: Any, name: str) -> DeviceArray:  # noqa: D102
+        dtype = _CUPY_VIEWS.get(array.dtype) if self.owns(array) else None
+        if dtype is None:
+            return super().view(array, name)
+        return _aligned(DeviceArray(array.data.ptr, array.shape, dtype, array, array.strides), name)
 
     def allocate(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:  # noqa: D102
         cupy = sys.modules["cupy"]

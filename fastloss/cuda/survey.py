@@ -10,7 +10,7 @@ import numpy as np
 from fastloss.cuda.access import label_at, load, load_or, store
 from fastloss.cuda.arrays import DeviceArray
 from fastloss.cuda.grid import added, block, blocks, minimum, over, thread, threads
-from fastloss.cuda.reduce import THREADS, combine, grid_of
+from fastloss.cuda.reduce import THREADS, Total, deliver, grid_of
 from fastloss.cuda.target import Kernel, read_memory
 
 I64 = np.dtype(np.int64)
@@ -20,7 +20,7 @@ I64 = np.dtype(np.int64)
 def _kernel() -> Kernel:
     weight_over, first_over = over(added, THREADS), over(minimum, THREADS)
 
-    def survey(y, weight, one, count, columns, ignore, partials, firsts):
+    def survey(y, weight, one, count, columns, ignore, firsts, partials, counted, divisor):
         T = type(one)
         total = T(0)
         first = count
@@ -33,8 +33,8 @@ def _kernel() -> Kernel:
                 first = minimum(first, r)
         total = weight_over(total)
         first = first_over(first)
+        deliver(partials, total, counted, divisor)
         if thread() == 0:
-            store(partials, block(), total)
             store(firsts, block(), first)
 
     return Kernel("survey", survey, THREADS)
@@ -65,9 +65,10 @@ def survey(
     """
     count = target.size
     grid = grid_of(count, THREADS)
-    partials, firsts = device.scratch(grid, real), device.scratch(grid, I64)
-    _kernel().launch(device, grid, real, target, weight, 1.0, count, columns, ignore, partials, firsts)
-    counted = combine(device, partials, 1.0, real)
+    total = Total(device, grid, real, True, 1.0)
+    firsts: Any = device.scratch(grid, I64) if check else ()
+    _kernel().launch(device, grid, real, target, weight, 1.0, count, columns, ignore, firsts, *total.arguments)
+    counted = total.result()
     if not check:
         return -1, counted
     first = first_of(device, real, firsts, grid)
@@ -76,6 +77,8 @@ def survey(
 
 def first_of(device: Any, real: Any, firsts: DeviceArray, size: int) -> int:
     """Return the smallest of the integers that blocks have found; waits for the device."""
-    result = device.scratch(1, I64)
-    _first_kernel().launch(device, 1, real, firsts, result, size)
+    result = firsts
+    if size > 1:
+        result = device.scratch(1, I64)
+        _first_kernel().launch(device, 1, real, firsts, result, size)
     return int.from_bytes(read_memory(device, result.pointer, 8), "little")

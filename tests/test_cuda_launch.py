@@ -1,0 +1,157 @@
+"""What reaches the CUDA driver: arguments, grids, streams, waits. The driver is a fake one (fake_driver.c).
+
+Each test runs a few lines in a process of its own that finds the fake driver where it looks for the real one.
+"""
+
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+pytest.importorskip("numba.cuda.extending", reason="numba-cuda is not installed")
+pytest.importorskip("cuda.bindings.nvjitlink", reason="nvJitLink is not installed (numba-cuda[cu13])")
+if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
+    pytest.skip("the simulator has no driver", allow_module_level=True)
+COMPILER = shutil.which("cc") or shutil.which("gcc")
+if COMPILER is None or not sys.platform.startswith("linux"):
+    pytest.skip("needs Linux and a C compiler", allow_module_level=True)
+
+pytestmark = pytest.mark.slow
+HEAD = """
+    import numpy as np
+    from numba import cuda
+    import fastloss as fl
+    def array(shape, dtype=np.float32, stream=0):
+        return cuda.device_array(shape, dtype, stream=cuda.external_stream(stream) if stream else 0)
+"""
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    """Return the folder of the fake driver."""
+    folder = tmp_path_factory.mktemp("driver")
+    source = os.path.join(os.path.dirname(__file__), "fake_driver.c")
+    subprocess.run([COMPILER, "-shared", "-fPIC", "-O1", "-w", "-o", folder / "libcuda.so.1", source], check=True)
+    (folder / "libcuda.so").symlink_to("libcuda.so.1")
+    return folder
+
+
+@pytest.fixture
+def run(driver, tmp_path):
+    """Return a function that runs code beside the fake driver and returns what it printed and what the driver saw."""
+
+    def run(code, **settings):
+        log = tmp_path / "log"
+        path = f"{driver}:{os.environ.get('LD_LIBRARY_PATH', '')}"
+        given = {**os.environ, "LD_LIBRARY_PATH": path, "FAKE_DRIVER_LOG": str(log), **settings}
+        script = tmp_path / "script.py"
+        script.write_text(textwrap.dedent(HEAD) + textwrap.dedent(code))
+        done = subprocess.run([sys.executable, script], env=given, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr[-3000:]
+        lines = log.read_text().splitlines() if log.exists() else []
+        return done.stdout.split(), [re.sub(r"_[0-9a-f]{12}\S*", "", line) for line in lines]
+
+    return run
+
+
+def launches(lines):
+    return [line for line in lines if line.startswith("launch")]
+
+
+@pytest.mark.parametrize("real", ["float32", "float64"])
+def test_arguments_are_packed_in_order(run, real):
+    """An address, an absent array, a pair of numbers, integers of either sign."""
+    code = f"""
+        from fastloss.cuda.access import store
+        from fastloss.cuda.spaces import space_of_device_array
+        from fastloss.cuda.target import Kernel
+        def probe(out, absent, pair, first, second):
+            store(out, 0, pair[0] + pair[1] + first + second)
+        x = array(4, np.{real})
+        space = space_of_device_array(x)
+        view = space.view(x, "x")
+        Kernel("probe", probe, 64).launch(space.backend, 3, np.dtype("{real}"), view, (), (1.5, -2.0), -7, np.int64(9))
+        print(view.pointer)
+    """
+    (pointer,), lines = run(code, FAKE_DRIVER_ARGUMENTS="5")
+    (line,) = launches(lines)
+    assert re.search(r"probe\S* grid 3 block 64 stream 0 ", line)
+    slots = [bytes.fromhex(slot)[::-1] for slot in line.split()[-5:]]
+    number, size = ("<f", 4) if real == "float32" else ("<d", 8)
+    assert int.from_bytes(slots[0], "little") == int(pointer)
+    assert [struct.unpack(number, slot[:size])[0] for slot in slots[1:3]] == [1.5, -2.0]
+    assert [struct.unpack("<q", slot)[0] for slot in slots[3:]] == [-7, 9]
+
+
+def test_a_small_call_without_checks_is_two_launches_and_no_wait(run):
+    code = """
+        x, y = array((64, 10)), array(64, np.int64)
+        with fl.config(check_indices=False):
+            value, gradient = fl.value_and_grad(fl.cross_entropy)(x, y)
+        print(value.shape == (), gradient.shape == x.shape)
+    """
+    found, lines = run(code)
+    assert found == ["True", "True"]
+    assert len(launches(lines)) == 2
+    assert all("grid 1 " in line for line in launches(lines))
+    assert not [line for line in lines if line.startswith(("wait", "copy"))]
+
+
+def test_the_check_of_the_classes_waits_for_its_stream_alone(run):
+    code = """
+        x, y = array((64, 10), stream=4660), array(64, np.int64, 4660)
+        try:
+            value, gradient = fl.value_and_grad(fl.cross_entropy)(x, y)
+        except IndexError:  # nothing was computed: the first class that does not exist would be that of row 0
+            print("checked")
+    """
+    found, lines = run(code)
+    assert found == ["checked"]
+    waits = [line for line in lines if line.startswith(("wait", "copy"))]
+    assert waits == ["copy 8 stream 4660", "wait 4660"] * 2  # the row, and what stands there
+    assert all("stream 4660" in line for line in launches(lines))
+
+
+def test_results_are_of_the_stream_and_other_streams_are_waited_for(run):
+    code = """
+        x, t = array((50, 50), stream=4660), array((50, 50), stream=4661)
+        value, gradient = fl.value_and_grad(fl.mse_loss)(x, t)
+        print(int(value.stream), int(gradient.stream))
+    """
+    found, lines = run(code)
+    assert found == ["4660", "4660"]
+    assert lines[:2] == ["event of stream 4661", "stream 4660 waits"]
+    assert all("stream 4660" in line for line in launches(lines))
+
+
+def test_threads_without_a_context_get_one(run):
+    code = """
+        import threading
+        x = array((50, 50))
+        results = []
+        for _ in range(2):
+            thread = threading.Thread(target=lambda: results.append(fl.value_and_grad(fl.mse_loss)(x, x)))
+            thread.start()
+            thread.join()
+        print(len(results))
+    """
+    found, lines = run(code)
+    assert found == ["2"]
+    assert launches(lines) == 2 * launches(lines)[: len(launches(lines)) // 2]
+
+
+def test_what_a_capture_cannot_do_is_said(run):
+    code = """
+        try:
+            fl.cross_entropy(array((64, 10)), array(64, np.int64))
+        except RuntimeError as error:
+            print("check_indices=False" in str(error))
+    """
+    found, lines = run(code, FAKE_DRIVER_CAPTURES="1")
+    assert found == ["True"]
+    assert not [line for line in lines if line.startswith(("wait", "copy"))]
