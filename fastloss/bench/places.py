@@ -27,15 +27,15 @@ class Host:
     settle
         Seconds of silence before each timing. An OpenMP pool spins for some 15 ms after use and holds its cores.
     block
-        Seconds that a timed block of calls lasts at the least, so that the clock's grain and what ends a block do not
-        show.
+        Seconds that a timed block of calls lasts at the least, so that the clock's grain, what ends a block, and the
+        first calls after the pause, when the core has slept, do not show.
     """
 
     device = "cpu"
     dtype = "float32"
     contenders: Sequence[str] | None = None
     settle = 0.02
-    block = 1e-3
+    block = 5e-3
 
     def missing(self) -> str | None:
         """Return what has to be installed, or ``None``."""

@@ -168,8 +168,8 @@ def launch_bounds(threads: int) -> tuple[int, int]:
 class Loaded:
     """A compiled kernel on a device, started straight through the driver.
 
-    Numba's own launch converts and checks argument by argument. With a driver that does nothing (tests/fake_driver.c) on
-    a busy desktop, mse_loss of 64x10, two kernels then, took 320 microseconds through it, and cross_entropy, four
+    Numba's own launch converts and checks argument by argument. With a driver that does nothing (tests/fake_driver.c),
+    on a slow core, mse_loss of 64x10, two kernels then, took 320 microseconds through it, and cross_entropy, four
     kernels, 420; through this, with one and two kernels, 160 and 210. The rest is the calling path.
     """
 
