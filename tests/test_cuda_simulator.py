@@ -141,6 +141,47 @@ def test_row_shapes(shape, dtype):
 
 
 @in_simulator
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("shape", [(1, 64), (3, 75), (2, 333)])
+def test_pieces_of_a_few_long_rows(shape, dtype):
+    """Cut at 32 classes here; the gradient may replace the input, and rows may be ignored or unknown."""
+    rng = np.random.default_rng(11)
+    given = cuda_tools.sample(LOSSES["cross_entropy"], dtype, shape)
+    given["target"] = rng.integers(0, shape[1], shape[0])
+    transform = fl.value_and_grad(fl.cross_entropy)
+    weight = rng.uniform(0.5, 2, shape[1]).astype(cuda_tools.numpy_dtype(dtype))
+    for options in ({}, {"label_smoothing": 0.1}, {"weight": weight, "label_smoothing": 0.1}, {"reduction": "none"}):
+        compare(transform, given, dtype, **options)
+    compare(fl.value_and_grad(fl.softmax), {"input": given["input"]}, dtype, dim=1)
+    compare(fl.logsumexp, {"input": given["input"]}, dtype, dim=1)
+    expected = fl.grad(fl.cross_entropy)(**given)
+    there = device(given["input"])
+    fl.grad(fl.cross_entropy)(there, device(given["target"]), grad_out=there)
+    cuda_tools.assert_like(host(there), expected, dtype)
+    if shape[0] == 3:
+        given["target"][1] = -100
+        compare(transform, given, dtype)
+        given["target"][2] = 1000
+        with fl.config(check_indices=False):
+            compare(transform, given, dtype, reduction="none")
+    probabilities = rng.dirichlet(np.ones(shape[1]), shape[0]).astype(cuda_tools.numpy_dtype(dtype))
+    compare(fl.value_and_grad(fl.cross_entropy, ("input", "target")), {**given, "target": probabilities}, dtype)
+
+
+@in_simulator
+@pytest.mark.parametrize("place", [0, 40, slice(0, 32), slice(32, 75), slice(None)])
+@pytest.mark.parametrize("strange", [np.inf, -np.inf, np.nan])
+def test_extreme_entries_in_pieces(strange, place):
+    x = np.random.default_rng(12).normal(size=(2, 75)).astype(np.float32)
+    x[1, place] = strange
+    y = np.array([3, 60])
+    transform = fl.value_and_grad(fl.cross_entropy)
+    expected, found = transform(x, y, reduction="sum"), transform(device(x), device(y), reduction="sum")
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(host(one), other, 1e-5, 1e-6)
+
+
+@in_simulator
 @pytest.mark.parametrize("columns", [1, 9, 40, 72])
 def test_vector_lengths(columns):
     rng = np.random.default_rng(1)

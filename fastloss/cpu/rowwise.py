@@ -1,11 +1,12 @@
 """The loops of losses over a class axis.
 
-Three loops run the same maths. *Along*: one row at a time, SIMD lanes along its classes; for a contiguous class axis.
+Four loops run the same maths. *Along*: one row at a time, SIMD lanes along its classes; for a contiguous class axis.
 *Across*: a tile of rows at a time, one row per lane, the tile transposed so that the classes follow each other; for few
 classes, where a row does not fill the lanes, and for a strided class axis (N, C, d1 ...), where the rows lie side by
-side already. *Gather*: for losses that look at the target's entry alone.
+side already. *Gather*: for losses that look at the target's entry alone. *Split*: for a few very long rows, of which
+threads share pieces; see ``split.py``, whose kernels have arguments of their own.
 
-All kernels take the same arguments. Arrays are flat, absent ones are ``()``: x the logits, t a second operand of the
+The others all take the same arguments. Arrays are flat, absent ones are ``()``: x the logits, t a second operand of the
 same shape, y the class indices, and the outputs. Entry (o, c, i) stands at ``(o * columns + c) * inner + i``; row
 ``r = o * inner + i`` has its label, upstream factor and value at place r. They return (row of the first label that
 does not exist or -1, reduced value).
@@ -18,6 +19,7 @@ from typing import Any
 
 from fastloss._jit import Kernel
 from fastloss._spec import RowMaths
+from fastloss.cpu import split
 from fastloss.cpu.across import across
 from fastloss.cpu.along import along
 from fastloss.cpu.gather import gather
@@ -92,6 +94,13 @@ def run(
         layout = "across"
     else:
         layout = "wide" if columns >= WIDE_FROM else "along"
+    if split.suits(maths, count, columns, inner):
+        done = split.run(
+            maths, x, operand, target, weight, upstream, params, scale, divisor, count, columns, ignore_index,
+            values, grads, second,
+        )  # fmt: skip
+        if done is not None:
+            return done
     work = count if maths.sparse else count * columns
     return kernel(maths, layout)(
         count, work, x, operand, target, weight, upstream, values, *grads, second,

@@ -1,9 +1,11 @@
 """The loops of losses over a class axis.
 
 A row belongs to a group of threads: one thread, part of a warp, a warp or a block, by the number of classes. The group
-reads its row up to four times (maximum, exponentials, sums, entries); all visits but the first find it in the L1 or L2
-cache. With a strided class axis (N, C, d1 ...) neighbouring threads have neighbouring rows, and their accesses join.
-Losses that look at the target's entry alone have a loop of their own (``gather.py``).
+reads its row up to three times (maximum and exponentials in one pass, sums, entries); all visits but the first find it
+in the L1 cache where the rows of a multiprocessor's blocks fit it, and else in the L2 cache. With a strided class axis
+(N, C, d1 ...) neighbouring threads have neighbouring rows, and their accesses join. Losses that look at the target's
+entry alone have a loop of their own (``gather.py``), and so have a few very long rows, of which blocks share pieces
+(``split.py``).
 
 Entry (o, c, i) stands at ``(o * columns + c) * inner + i``; row ``r = o * inner + i`` has its label, upstream factor
 and value at place r.
@@ -30,9 +32,11 @@ from fastloss.cuda.access import (
 from fastloss.cuda.arrays import DeviceArray
 from fastloss.cuda.elementwise import pack_width
 from fastloss.cuda.gather import gather_kernel
-from fastloss.cuda.grid import added, block, blocks, maximum, meet, over, thread, threads
-from fastloss.cuda.lanes import filled, folded, spread, total_of
+from fastloss.cuda.gauge import gauge
+from fastloss.cuda.grid import added, block, blocks, meet, over, thread, threads
+from fastloss.cuda.lanes import filled, spread, total_of
 from fastloss.cuda.reduce import THREADS, Total, deliver, divided, grid_of
+from fastloss.cuda.split import run_split, suits
 from fastloss.cuda.survey import survey
 from fastloss.cuda.target import SIMULATED, Kernel, jitable
 from fastloss.cuda.views import real_of
@@ -57,10 +61,6 @@ def group_kernel(maths: RowMaths, lanes: int, width: int, strided: bool) -> Kern
     finish, entry, softmax, indexed = maths.finish, maths.entry, maths.softmax, maths.indexed
 
     @jitable
-    def energy_of(x, b, c, w, u, j, rest):
-        return (exp_nonpositive(x - rest[0]),)
-
-    @jitable
     def terms_of(x, t, c, w, u, j, rest):
         top, inverse, label, zy, wy, numbers = rest
         z = x - top
@@ -75,10 +75,10 @@ def group_kernel(maths: RowMaths, lanes: int, width: int, strided: bool) -> Kern
         slopes, curvature = entry(z, p, t, w, indexed and j == label, coefs, numbers)
         return x, slopes, curvature, g
 
-    energies, sums, entries = spread(energy_of, width), spread(terms_of, width), spread(entry_of, width)
-    fill, top_of_pack = filled(width), folded(maximum, width)
+    sums, entries, fill = spread(terms_of, width), spread(entry_of, width), filled(width)
+    gauged = gauge(lanes, width)
     first_of, second_of, third_of = (total_of(k, width) for k in range(3))
-    top_over, sum_over, total_over = over(maximum, lanes), over(added, lanes), over(added, THREADS)
+    sum_over, total_over = over(added, lanes), over(added, THREADS)
     settle = meet(lanes)
 
     def rowwise(
@@ -106,25 +106,14 @@ def group_kernel(maths: RowMaths, lanes: int, width: int, strided: bool) -> Kern
             place = label if known else 0
 
             top = T(0)
-            if softmax:
-                top = T(-math.inf)
-                for j in range(lane * width, columns, lanes * width):
-                    top = maximum(top, top_of_pack(load_pack(x, base + j * step, zeros)))
-                top = top_over(top)
-            zy = T(load(x, base + place * step)) - top if indexed else T(0)
-            wy = load_or(weight, place, T(1)) if indexed else T(1)
-
             inverse = T(0)
             logsum = T(0)
             if softmax:
-                energy = T(0)
-                for j in range(lane * width, columns, lanes * width):
-                    energy += first_of(
-                        energies(load_pack(x, base + j * step, zeros), zeros, zeros, ones, ones, j, (top,))
-                    )
-                energy = sum_over(energy)
+                top, energy = gauged(x, factor, base, lane * width, columns, step)
                 inverse = T(1) / energy
                 logsum = T(log(energy))
+            zy = T(load(x, base + place * step)) - top if indexed else T(0)
+            wy = load_or(weight, place, T(1)) if indexed else T(1)
 
             a = T(0)
             b = T(0)
@@ -235,9 +224,12 @@ def run(
             device, grid, real, *arrays, numbers, factor, count, columns, inner, ignore_index, int(clear),
             *total.arguments,
         )  # fmt: skip
+        return -1, total.result()
+    packed = [a for a in (x, operand, weight, *grads, second) if type(a) is DeviceArray]
+    width = 1 if inner > 1 else pack_width(x.itemsize, packed, columns)
+    if suits(maths, count, columns, inner):
+        total = run_split(device, maths, width, real, arrays, numbers, factor, by, count, columns, ignore_index)
     else:
-        packed = [a for a in (x, operand, weight, *grads, second) if type(a) is DeviceArray]
-        width = 1 if inner > 1 else pack_width(x.itemsize, packed, columns)
         lanes = 1 if inner > 1 else group_of(columns // width)
         grid = grid_of(count * lanes, THREADS, -(-columns // (width * lanes)))
         total = Total(device, grid, real, values == (), by)
