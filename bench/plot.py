@@ -153,12 +153,12 @@ def growth(rows: Sequence[Row], column: str, label: str, x_of: Callable[[Row], i
             suffix = "" if threads == most else ONE_THREAD
             panel.plot(*zip(*sorted(points), strict=True), color=color, markersize=3.5, label=text + suffix, **style)
         panel.set_xscale("log")
-        if column == SHARE:
-            panel.set_ylim(bottom=0)
-        else:
+        if column != SHARE:
             panel.set_yscale("log")
         panel.set_title(losses[number])
         panel.set_xlabel(axis)
+    if column == SHARE:
+        axes[0, 0].set_ylim(bottom=0)  # of all panels, which share the axis
     for panel in axes[:, 0]:
         panel.set_ylabel(label)
     finish(figure, axes, title)

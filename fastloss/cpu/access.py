@@ -77,6 +77,14 @@ def store(array, i, value):
     """Write element `i`, rounding to the array's type; nothing for an absent array."""
 
 
+def fetch(array, i):
+    """Ask for the cache line of element `i`, which may lie beyond the array, to be read soon."""
+
+
+def fetch_to_write(array, i):
+    """Ask for the cache line of element `i`, which may lie beyond the array, to be written soon."""
+
+
 def store_each(arrays, i, values, factor):
     """Write ``factor * values[k]`` to element `i` of ``arrays[k]``, for as many values and arrays as there are."""
 
@@ -214,6 +222,31 @@ def _label_at(array, i):
         return context.cast(builder, label, array.dtype, types.int64)
 
     return types.int64, emit
+
+
+def _emit_fetch(array, i, write, locality):
+    def emit(context, builder, kinds, args):
+        if is_absent(array):
+            return
+        # Not "inbounds", as pointer_to says: the element may lie beyond the array.
+        data = context.make_array(array)(context, builder, args[0]).data
+        pointer = builder.gep(data, [_as_index(context, builder, i, args[1])])
+        byte, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
+        signature = ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [byte], signature)
+        builder.call(function, [builder.bitcast(pointer, byte), i32(write), i32(locality), i32(1)])
+
+    return types.none, emit
+
+
+@emits(fetch)
+def _fetch(array, i):
+    return _emit_fetch(array, i, 0, 2)  # into the L2 cache: L1 is full of the tile
+
+
+@emits(fetch_to_write)
+def _fetch_to_write(array, i):
+    return _emit_fetch(array, i, 1, 2)
 
 
 @emits(store)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastloss.cuda.access import load_pack
-from fastloss.cuda.grid import added, maximum, over
+from fastloss.cuda.grid import maximum
 from fastloss.cuda.lanes import filled, folded, spread, total_of
 from fastloss.cuda.target import jitable
 from fastloss.losses.scalars import exp_nonpositive
@@ -21,22 +21,21 @@ def _energy_of(x, b, c, w, u, j, rest):
 
 @functools.cache
 def gauge(lanes: int, width: int) -> Callable[..., Any]:
-    """Return the function that gauges the entries that `lanes` threads share in packs of `width`.
+    """Return the function that gauges a thread's share of entries that `lanes` threads share in packs of `width`.
 
-    Each thread keeps the largest entry it has seen, and its exponentials relative to that: where a larger one comes,
-    they are scaled down. So a row that no cache holds is read once for both numbers.
+    A thread keeps the largest entry it has seen, and its exponentials relative to that: where a larger one comes, they
+    are scaled down. So a row that no cache holds is read once for both numbers. With `highest` the largest of all
+    threads, the row's energy is the sum of ``energy * exp_nonpositive(top - highest)``, which is NaN for a row of
+    nothing but -inf, as its softmax is. (The kernel itself sums: shared memory of a function that both it and this one
+    call would be linked twice.)
     """
     fill, top_of_pack = filled(width), folded(maximum, width)
     energies, first_of = spread(_energy_of, width), total_of(0, width)
-    top_over, sum_over = over(maximum, lanes), over(added, lanes)
     stride = lanes * width
 
     @jitable
     def gauged(x, like, base, start, stop, step):
-        """Return (top, energy) of entries `start`, that of this thread's first pack, to `stop` of the row at `base`.
-
-        The energy of a row of nothing but -inf is NaN, as its softmax is.
-        """
+        """Return (top, energy) of entries `start`, that of this thread's first pack, to `stop` of the row at `base`."""
         T = type(like)
         zeros, ones = fill(T(0)), fill(T(1))
         top = T(-math.inf)
@@ -49,7 +48,6 @@ def gauge(lanes: int, width: int) -> Callable[..., Any]:
                 top = higher
             shift = top if top != T(-math.inf) else T(0)
             energy += first_of(energies(pack, zeros, zeros, ones, ones, j, (shift,)))
-        highest = top_over(top)
-        return highest, sum_over(energy * exp_nonpositive(top - highest))
+        return top, energy
 
     return gauged

@@ -33,7 +33,7 @@ from fastloss.cuda.arrays import DeviceArray
 from fastloss.cuda.elementwise import pack_width
 from fastloss.cuda.gather import gather_kernel
 from fastloss.cuda.gauge import gauge
-from fastloss.cuda.grid import added, block, blocks, meet, over, thread, threads
+from fastloss.cuda.grid import added, block, blocks, maximum, meet, over, thread, threads
 from fastloss.cuda.lanes import filled, spread, total_of
 from fastloss.cuda.reduce import THREADS, Total, deliver, divided, grid_of
 from fastloss.cuda.split import run_split, suits
@@ -78,7 +78,7 @@ def group_kernel(maths: RowMaths, lanes: int, width: int, strided: bool) -> Kern
     sums, entries, fill = spread(terms_of, width), spread(entry_of, width), filled(width)
     gauged = gauge(lanes, width)
     first_of, second_of, third_of = (total_of(k, width) for k in range(3))
-    sum_over, total_over = over(added, lanes), over(added, THREADS)
+    top_over, sum_over, total_over = over(maximum, lanes), over(added, lanes), over(added, THREADS)
     settle = meet(lanes)
 
     def rowwise(
@@ -109,7 +109,9 @@ def group_kernel(maths: RowMaths, lanes: int, width: int, strided: bool) -> Kern
             inverse = T(0)
             logsum = T(0)
             if softmax:
-                top, energy = gauged(x, factor, base, lane * width, columns, step)
+                own, energy = gauged(x, factor, base, lane * width, columns, step)
+                top = top_over(own)
+                energy = sum_over(energy * exp_nonpositive(own - top))
                 inverse = T(1) / energy
                 logsum = T(log(energy))
             zy = T(load(x, base + place * step)) - top if indexed else T(0)

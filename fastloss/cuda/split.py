@@ -41,11 +41,14 @@ def suits(maths: RowMaths, count: int, columns: int, inner: int) -> bool:
 def gauge_kernel(width: int) -> Kernel:
     """Return the kernel of the first step, the same for all losses; two numbers for each piece."""
     gauged, size = gauge(THREADS, width), PIECE
+    top_over, sum_over = over(maximum, THREADS), over(added, THREADS)
 
     def split_gauge(x, like, found, columns, pieces):
         base, start = block() // pieces * columns, block() % pieces * size
         stop = min(start + size, columns)
-        top, energy = gauged(x, like, base, start + thread() * width, stop, 1)
+        own, energy = gauged(x, like, base, start + thread() * width, stop, 1)
+        top = top_over(own)
+        energy = sum_over(energy * exp_nonpositive(own - top))
         if thread() == 0:
             store(found, 2 * block(), top)
             store(found, 2 * block() + 1, energy)
