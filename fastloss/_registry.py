@@ -30,7 +30,7 @@ Decisions and their reasons
 * Row losses see entries less the row's maximum. A shift of the logits then cannot change a bit of anything but
   ``logsumexp``, and no loss has to think about overflow.
 * Row losses run *along* rows when the class axis is contiguous and long, *across* rows (a transposed tile, one row
-  per SIMD lane) when it is short or strided. Both loops call the same maths.
+  per SIMD lane) when it is short or strided, and in pieces where rows are few and very long. All call the same maths.
 * A loss behind a linear map (``_projected.py``, ``_clustered.py``) leaves the products to the library and keeps the
   logits of one chunk of rows: the gradient replaces them in place, and the sums over chunks are in the computing type.
 * A kernel is one nogil function that claims chunks from a board; threads of our own call it together
@@ -45,6 +45,10 @@ Decisions and their reasons
   stack first, or are summed in float32 over a few hundred entries.
 * Maths may have a second version for targets that are all 0 or 1 (:func:`hard_targets`): a logarithm less is worth the
   test of each tile, where the general version is bound by its arithmetic.
+* On a GPU a block's later visits to its row are left to the L1 and L2 caches; shared memory, which would take from the
+  same L1, holds no copy of the row. (No device was there to compare the two on.)
+* CUDA kernels are compiled and cached by Numba and started by us through the driver (``cuda/target.py``): Numba's own
+  launch costs more than the whole call should. A lone block divides its sum itself, which saves small batches a kernel.
 * Tried without gain in the loop along a row: asking for the next row, and for the lines of the gradient, while the
   exponentials are computed. The CPUs measured fetch them by themselves.
 * Stores are plain ones. Non-temporal stores, which need the gradient staged and aligned, make mse_loss of 2**24 floats

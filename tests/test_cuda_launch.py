@@ -88,6 +88,25 @@ def test_arguments_are_packed_in_order(run, real):
     assert [struct.unpack("<q", slot)[0] for slot in slots[3:]] == [-7, 9]
 
 
+def test_numbers_beyond_float32_are_infinite_there(run):
+    """As on the CPU; and an integer beside one stays what it is."""
+    code = """
+        from fastloss.cuda.access import store
+        from fastloss.cuda.spaces import space_of_device_array
+        from fastloss.cuda.target import Kernel
+        def probe(out, number, other, count):
+            store(out, 0, number + other + count)
+        x = array(4)
+        space = space_of_device_array(x)
+        view = space.view(x, "x")
+        Kernel("probe", probe, 64).launch(space.backend, 1, np.dtype("float32"), view, 1e42, np.float64(-1e39), 1 << 40)
+    """
+    _, lines = run(code, FAKE_DRIVER_ARGUMENTS="4")
+    slots = [bytes.fromhex(slot)[::-1] for slot in launches(lines)[0].split()[-3:]]
+    assert [struct.unpack("<f", slot[:4])[0] for slot in slots[:2]] == [float("inf"), float("-inf")]
+    assert struct.unpack("<q", slots[2])[0] == 1 << 40
+
+
 def test_a_small_call_without_checks_is_two_launches_and_no_wait(run):
     code = """
         x, y = array((64, 10)), array(64, np.int64)

@@ -196,10 +196,11 @@ def test_strided_operands(library):
     cuda_tools.assert_like(cuda_tools.mapped(library.host, found), expected, "float64")
 
 
-def test_same_bits_from_run_to_run(library):
+@pytest.mark.parametrize("shape", [(3000, 700), (2, 70_000)])
+def test_same_bits_from_run_to_run(library, shape):
     rng = np.random.default_rng(2)
-    x = library.device(rng.normal(size=(3000, 700)).astype(np.float32))
-    y = library.device(rng.integers(0, 700, 3000))
+    x = library.device(rng.normal(size=shape).astype(np.float32))
+    y = library.device(rng.integers(0, shape[1], shape[0]))
     runs = [fl.value_and_grad(fl.cross_entropy)(x, y) for _ in range(5)]
     first = cuda_tools.mapped(lambda a: library.host(a).tobytes(), runs[0])
     assert all(cuda_tools.mapped(lambda a: library.host(a).tobytes(), run) == first for run in runs)
@@ -314,13 +315,27 @@ def test_misaligned_operands(library, offset, dtype):
     cuda_tools.assert_like(cuda_tools.mapped(library.host, found), expected, dtype)
 
 
-def test_gradient_over_the_input_of_many_blocks(library):
+@pytest.mark.parametrize("shape", [(20_000, 300), (3, 50_257), (2, 1 << 20)])
+def test_gradient_over_the_input_of_many_blocks(library, shape):
     rng = np.random.default_rng(9)
-    x, y = rng.normal(size=(20_000, 300)).astype(np.float32), rng.integers(0, 300, 20_000)
-    expected = fl.grad(fl.cross_entropy)(x, y, reduction="sum")
+    x, y = rng.normal(size=shape).astype(np.float32), rng.integers(0, shape[1], shape[0])
+    options = {"reduction": "sum", "label_smoothing": 0.1}
+    expected = fl.grad(fl.cross_entropy)(x, y, **options)
     there = library.device(x)
-    assert fl.grad(fl.cross_entropy)(there, library.device(y), reduction="sum", grad_out=there) is there
+    assert fl.grad(fl.cross_entropy)(there, library.device(y), grad_out=there, **options) is there
     cuda_tools.assert_like(library.host(there), expected, "float32")
+
+
+@pytest.mark.parametrize("place", [5, slice(0, 8192), slice(None)])
+@pytest.mark.parametrize("strange", [np.inf, -np.inf, np.nan])
+def test_extreme_entries_of_long_rows(library, strange, place):
+    x = np.random.default_rng(10).normal(size=(2, 70_000)).astype(np.float32)
+    x[1, place] = strange
+    y = np.array([3, 60_000])
+    expected = fl.value_and_grad(fl.cross_entropy)(x, y, reduction="sum")
+    found = fl.value_and_grad(fl.cross_entropy)(library.device(x), library.device(y), reduction="sum")
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(library.host(one), other, 1e-4, 1e-6)
 
 
 def test_lists_of_classes_in_long_rows(library):

@@ -138,6 +138,21 @@ def test_extreme_entries(rng, whole_rows, strange):
     assert np.isnan(gradient).all()
 
 
+def test_numpys_error_settings_do_not_matter(whole_rows, cut):
+    x = np.zeros((1, COLUMNS))
+    x[0, : split.PIECE] = -800
+    huge = np.full((1, COLUMNS), 1.7e308)
+    huge[0, 3] = -1.7e308
+
+    def call():
+        with np.errstate(all="raise"):
+            return [fl.value_and_grad(fl.cross_entropy)(rows, np.array([3])) for rows in (x, huge)]
+
+    for found, expected in zip(call(), whole_rows(call), strict=True):
+        compare(found, expected, "float64")
+    assert cut == [True, True]
+
+
 def test_rows_out_of_the_ordinary_are_not_cut(rng, whole_rows, cut):
     x = rng.standard_normal((2, COLUMNS), dtype=np.float32)
     ignored = np.array([-100, 3])

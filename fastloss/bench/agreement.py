@@ -41,7 +41,7 @@ TOLERANCES = {
 # Losses that are long chains of float32 operations: torch and JAX are off by 5e-4 from float64 in a recursion over 200
 # steps.
 LARGEST_OF_CHAINS = {"ctc_loss": 2e-3}
-# Entries compared of a large gradient, evenly spread: a wrong formula shows everywhere.
+# Entries compared of a large array, evenly spread: a wrong formula shows everywhere.
 SAMPLE = 1 << 20
 
 
@@ -53,6 +53,7 @@ def disagreement(ours: Outcome, theirs: Outcome, loss: str = "", dtype: str = "f
     value, other = np.asarray(value), np.asarray(other)
     if value.shape != other.shape:
         return f"value of shape {other.shape}, not {value.shape}"
+    value, other = (array.reshape(-1)[:: _stride(array.size)] if array.ndim else array for array in (value, other))
     if len(gradients) != len(others):
         return f"{len(others)} gradients, not {len(gradients)}"
     scale = float(np.abs(value).max(initial=0.0))
@@ -64,13 +65,17 @@ def disagreement(ours: Outcome, theirs: Outcome, loss: str = "", dtype: str = "f
     for number, (gradient, another) in enumerate(zip(gradients, others, strict=True)):
         if gradient.shape != another.shape:
             return f"gradient {number} of shape {another.shape}, not {gradient.shape}"
-        stride = max(1, gradient.size // SAMPLE) | 1  # odd: not a multiple of a row's length
+        stride = _stride(gradient.size)
         mine, its = gradient.reshape(-1)[::stride], np.ascontiguousarray(another).reshape(-1)[::stride]
         absolute = largest * float(np.abs(mine).max(initial=0.0)) + floor
         if not _close(mine, its, allowed.entry, absolute, allowed.kinks):
             place = int(np.argmax(np.abs(mine.astype(np.float64) - its)))
             return f"gradient {number} {its[place]:.6g}, not {mine[place]:.6g}, at entry {place * stride}"
     return None
+
+
+def _stride(size: int) -> int:
+    return max(1, size // SAMPLE) | 1  # odd: not a multiple of a row's length
 
 
 def _close(a: Any, b: Any, relative: float, absolute: float, kinks: float) -> bool:

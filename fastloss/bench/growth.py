@@ -56,7 +56,8 @@ def by_classes(plan: Plan) -> list[Step]:
         total = 1 << (20 if plan.quick else 22)
         shapes = [(total // c, c) for c in class_counts(plan.quick)]
     else:
-        shapes = [(max((1 << 27) // c, min(8192, (1 << 30) // c)), c) for c in CLASSES_ON_GPU]
+        counts = CLASSES_ON_GPU[1::4] if plan.quick else CLASSES_ON_GPU
+        shapes = [(max((1 << 27) // c, min(8192, (1 << 30) // c)), c) for c in counts]
     extents = {c: Extent(rows * c, (rows, c), (rows, c)) for rows, c in shapes}
     return [
         Step("classes", loss, f"C={c}", _free(plan, threads), threads, extent, True, place)

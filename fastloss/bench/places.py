@@ -60,6 +60,9 @@ class Host:
         """Return the bytes that a call allocates at its peak, where the place itself knows."""
         return None
 
+    def release(self) -> None:
+        """Give memory back that a library keeps for later."""
+
 
 class Tensors(Host):
     """Tensors of torch on a device, ``"cuda"`` or ``"cpu"``."""
@@ -119,6 +122,13 @@ class Tensors(Host):
         call()
         self.synchronize()
         return float(torch.cuda.max_memory_allocated() - before)
+
+    def release(self) -> None:
+        """Give memory back that torch keeps for later."""
+        import torch
+
+        if self.device != "cpu":
+            torch.cuda.empty_cache()
 
 
 HOST = Host()

@@ -73,8 +73,16 @@ class Session:
             case = case_of(LOSSES[step.loss], step.size, step.extent, step.place)
             if case is None:
                 continue
-            with threads.limited(step.threads, [one.name for one in step.contenders]):
-                found = measure(case, step.contenders, self.results.seconds, self.rounds, progress.say, step.memory)
+            step.place.release()
+            try:
+                with threads.limited(step.threads, [one.name for one in step.contenders]):
+                    found = measure(case, step.contenders, self.results.seconds, self.rounds, progress.say, step.memory)
+            except RuntimeError as error:  # a smaller card than the case was made for
+                if step.place is HOST or "out of memory" not in str(error):
+                    raise
+                progress.clear()
+                print(f"{title} left out: {str(error).partition('. ')[0]}", file=sys.stderr)
+                continue
             progress.clear()
             for timing in found.timings:
                 peak = found.peaks.get(timing.contender)

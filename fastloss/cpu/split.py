@@ -211,12 +211,12 @@ def run(
     top = tops.max(1)
     if not np.isfinite(top).all():
         return None
-    with np.errstate(invalid="ignore"):
-        energies = np.where(np.isneginf(tops), 0.0, found[:, :, 1] * np.exp(tops - top[:, None]))
     rows = np.zeros((count, OF_A_ROW))
-    rows[:, 0], rows[:, 1] = top, energies.sum(1)
-    if maths.indexed:
-        rows[:, 2] = found[:, :, 2].sum(1) - top
+    with np.errstate(all="ignore"):
+        energies = np.where(np.isneginf(tops), 0.0, found[:, :, 1] * np.exp(tops - top[:, None]))
+        rows[:, 0], rows[:, 1] = top, energies.sum(1)
+        if maths.indexed:
+            rows[:, 2] = found[:, :, 2].sum(1) - top
     if maths.terms is not None:
         sums = np.empty((count, pieces, 3))
         arrays = (x, operand, target, weight, rows, sums.reshape(-1))

@@ -190,12 +190,21 @@ class Loaded:
     def start(self, blocks: int, stream: int, values: list[Any]) -> None:
         """Queue the kernel on a stream of the device, which is current; the driver copies the arguments."""
         with self.lock:
-            self.struct.pack_into(self.slots, 0, *values)
+            try:
+                self.struct.pack_into(self.slots, 0, *values)
+            except OverflowError:  # a number beyond the largest float32, which is infinite there
+                self.struct.pack_into(self.slots, 0, *map(_float32_or_int, values))
             (error,) = _bindings.cuLaunchKernel(
                 self.handle, blocks, 1, 1, self.threads, 1, 1, 0, stream, self.arguments, 0
             )
         if error:
             _checked((error,))
+
+
+def _float32_or_int(number: Any) -> Any:
+    """Return an integer as it is, and another number rounded to float32."""
+    with np.errstate(over="ignore"):
+        return float(np.float32(number)) if isinstance(number, float | np.floating) else number
 
 
 def _flatten(args: tuple[Any, ...], kinds: list[Any], values: list[Any]) -> None:

@@ -93,12 +93,13 @@ def _with_backward(function: Callable[..., Any], tensors: list[Any]) -> Call:
     leaves = [tensor for tensor in tensors if tensor.requires_grad]
 
     def step() -> Any:
-        for leaf in leaves:
-            leaf.grad = None
         value = function(*tensors)
         # A map such as softmax gets ones, as fastloss does.
         value.backward(None if value.ndim == 0 else value.new_ones(()).expand_as(value))
-        return value, [leaf.grad for leaf in leaves]
+        gradients = [leaf.grad for leaf in leaves]
+        for leaf in leaves:  # who measures memory must not find them when the next call begins
+            leaf.grad = None
+        return value, gradients
 
     return step
 
@@ -112,7 +113,7 @@ def _compiled(case: Case) -> Prepared | None:
         return None
     if case.loss.name == "multilabel_margin_loss" and _version(torch) < (2, 14):
         raise NotImplementedError("torch before 2.14 counts padded labels when it compiles (pytorch issue 141017)")
-    _start_inductor()
+    _start_inductor(case.place.device)
     compiler: Any = torch.compiler
     compiler.reset()  # shapes of the case before would make this one's dynamic
     tensors = tensors_of(case)
@@ -129,7 +130,7 @@ def _version(torch: Any) -> tuple[int, ...]:
 
 
 @functools.cache
-def _start_inductor() -> None:
+def _start_inductor(device: str) -> None:
     """Compile something small: the ten seconds that inductor takes to start are no loss's time to compile."""
     import torch
     from torch._inductor import config
@@ -138,7 +139,7 @@ def _start_inductor() -> None:
     settings.force_disable_caches = True  # or the time to compile would be that of a look-up
     settings.compile_threads = 1
     compiled: Any = torch.compile
-    compiled(_doubled)(torch.ones(8))
+    compiled(_doubled)(torch.ones(8, device=device))
 
 
 def _doubled(x: Any) -> Any:
