@@ -44,7 +44,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     if options.device and options.guard:
         raise ValueError("--guard is for the CPU and NumPy arrays: leave --device out")
     found_places = places.asked_for(options.device, options.dtype)
-    names = options.contenders or _default_contenders(options)
+    names = options.contenders or _default_contenders(options, found_places[0])
     if options.guard:
         names = [name for name in guard.CONTENDERS if name in names]
     strangers = set(names) - set(found_places[0].contenders or CATALOGUE)
@@ -60,11 +60,10 @@ def _plan(options: argparse.Namespace) -> Plan:
     return Plan(losses, found, options.threads or threads.most(), seconds, options.quick, found_places)
 
 
-def _default_contenders(options: argparse.Namespace) -> list[str]:
+def _default_contenders(options: argparse.Namespace, place: places.Host) -> list[str]:
     """Return all; but torch.compile compiles for longer than the rest of a quick run or of a point of growth takes."""
-    if options.device:
-        of_places = places.asked_for(options.device, options.dtype)[0].contenders or ()
-        return [name for name in of_places if name != "compile" or not options.quick]
+    if place.contenders is not None:
+        return [name for name in place.contenders if name != "compile" or not options.quick]
     if options.quick and options.growth:
         return ["fresh", "reused", "copy", "torch"]
     left_out = {"unchecked", *(("compile",) if options.quick or options.growth else ())}

@@ -34,11 +34,12 @@ from fastloss.cuda.elementwise import pack_width
 from fastloss.cuda.gather import gather_kernel
 from fastloss.cuda.gauge import gauge
 from fastloss.cuda.grid import added, block, blocks, maximum, meet, over, thread, threads
-from fastloss.cuda.lanes import filled, spread, total_of
+from fastloss.cuda.lanes import filled, total_of
 from fastloss.cuda.reduce import THREADS, Total, deliver, divided, grid_of
+from fastloss.cuda.row_maths import packed
 from fastloss.cuda.split import run_split, suits
 from fastloss.cuda.survey import survey
-from fastloss.cuda.target import SIMULATED, Kernel, jitable
+from fastloss.cuda.target import SIMULATED, Kernel
 from fastloss.cuda.views import real_of
 from fastloss.losses.scalars import exp_nonpositive, log
 
@@ -48,34 +49,11 @@ GROUPS = ((1, 2), (4, 12)) if SIMULATED else ((1, 4), (8, 32), (32, 1024))
 I64 = np.dtype(np.int64)
 
 
-@jitable
-def _no_terms(z, p, t, w, hit, zy, wy, params):
-    T = type(z)
-    return T(0), T(0), T(0)
-
-
 @functools.cache
 def group_kernel(maths: RowMaths, lanes: int, width: int, strided: bool) -> Kernel:
     """Return the kernel with `lanes` threads for each row, which handle packs of `width` entries."""
-    terms, has_terms = maths.terms or _no_terms, maths.terms is not None
-    finish, entry, softmax, indexed = maths.finish, maths.entry, maths.softmax, maths.indexed
-
-    @jitable
-    def terms_of(x, t, c, w, u, j, rest):
-        top, inverse, label, zy, wy, numbers = rest
-        z = x - top
-        p = exp_nonpositive(z) * inverse if softmax else inverse
-        return terms(z, p, t, w, indexed and j == label, zy, wy, numbers)
-
-    @jitable
-    def entry_of(x, t, c, w, u, j, rest):
-        top, inverse, label, coefs, g, numbers = rest
-        z = x - top
-        p = exp_nonpositive(z) * inverse if softmax else inverse
-        slopes, curvature = entry(z, p, t, w, indexed and j == label, coefs, numbers)
-        return x, slopes, curvature, g
-
-    sums, entries, fill = spread(terms_of, width), spread(entry_of, width), filled(width)
+    finish, has_terms, softmax, indexed = maths.finish, maths.terms is not None, maths.softmax, maths.indexed
+    (sums, entries), fill = packed(maths, width), filled(width)
     gauged = gauge(lanes, width)
     first_of, second_of, third_of = (total_of(k, width) for k in range(3))
     top_over, sum_over, total_over = over(maximum, lanes), over(added, lanes), over(added, THREADS)
@@ -227,8 +205,8 @@ def run(
             *total.arguments,
         )  # fmt: skip
         return -1, total.result()
-    packed = [a for a in (x, operand, weight, *grads, second) if type(a) is DeviceArray]
-    width = 1 if inner > 1 else pack_width(x.itemsize, packed, columns)
+    in_packs = [a for a in (x, operand, weight, *grads, second) if type(a) is DeviceArray]
+    width = 1 if inner > 1 else pack_width(x.itemsize, in_packs, columns)
     if suits(maths, count, columns, inner):
         total = run_split(device, maths, width, real, arrays, numbers, factor, by, count, columns, ignore_index)
     else:

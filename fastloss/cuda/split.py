@@ -15,9 +15,10 @@ from fastloss._spec import RowMaths
 from fastloss.cuda.access import label_at, load, load_or, load_pack, store, store_derivatives, store_pack
 from fastloss.cuda.gauge import gauge
 from fastloss.cuda.grid import added, block, maximum, over, thread
-from fastloss.cuda.lanes import filled, spread, total_of
+from fastloss.cuda.lanes import filled, total_of
 from fastloss.cuda.reduce import THREADS, Total, deliver, divided
-from fastloss.cuda.target import SIMULATED, Kernel, jitable
+from fastloss.cuda.row_maths import packed
+from fastloss.cuda.target import SIMULATED, Kernel
 from fastloss.losses.scalars import exp_nonpositive, log
 
 # Entries of a piece, a multiple of every pack's width: enough work for a block of 256 threads, few enough for a single
@@ -86,16 +87,8 @@ def gauge_rows() -> Kernel:
 @functools.cache
 def tally_kernel(maths: RowMaths, width: int) -> Kernel:
     """Return the kernel of the second step, for a loss that has terms; three numbers for each piece."""
-    terms: Any = maths.terms
     indexed = maths.indexed
-
-    @jitable
-    def terms_of(x, t, c, w, u, j, rest):
-        top, inverse, label, zy, wy, numbers = rest
-        z = x - top
-        return terms(z, exp_nonpositive(z) * inverse, t, w, indexed and j == label, zy, wy, numbers)
-
-    sums, fill, sum_over = spread(terms_of, width), filled(width), over(added, THREADS)
+    (sums, _), fill, sum_over = packed(maths, width), filled(width), over(added, THREADS)
     first_of, second_of, third_of = (total_of(k, width) for k in range(3))
     step, size, of_a_row = THREADS * width, PIECE, OF_A_ROW
 
@@ -130,6 +123,7 @@ def tally_kernel(maths: RowMaths, width: int) -> Kernel:
             store(found, 3 * block() + 1, b)
             store(found, 3 * block() + 2, c)
 
+    terms: Any = maths.terms
     return Kernel(f"split_tally_{width}_{terms.__name__}", split_tally, THREADS)
 
 
@@ -177,16 +171,7 @@ def hits_kernel() -> Kernel:
 def finish_kernel(maths: RowMaths, width: int) -> Kernel:
     """Return the kernel of the last step."""
     close, entry, indexed, has_terms = maths.finish, maths.entry, maths.indexed, maths.terms is not None
-
-    @jitable
-    def entry_of(x, t, c, w, u, j, rest):
-        top, inverse, label, coefs, g, numbers = rest
-        z = x - top
-        p = exp_nonpositive(z) * inverse
-        slopes, curvature = entry(z, p, t, w, indexed and j == label, coefs, numbers)
-        return x, slopes, curvature, g
-
-    entries, fill, total_over = spread(entry_of, width), filled(width), over(added, THREADS)
+    (_, entries), fill, total_over = packed(maths, width), filled(width), over(added, THREADS)
     step, size, of_a_row = THREADS * width, PIECE, OF_A_ROW
 
     def split_finish(
