@@ -38,7 +38,7 @@ class Assembled(NamedTuple):
     spills: int
 
 
-def compile_ptx(body: Any, signature: Any, capability: tuple[int, int], threads: int = 256) -> str:
+def compile_ptx(body: Any, signature: Any, capability: tuple[int, int], threads: int) -> str:
     from numba import cuda
 
     from fastloss.cuda.target import launch_bounds

@@ -51,12 +51,12 @@ MOST_REGISTERS = 128
 
 
 @functools.cache
-def _assembled(body, signature, capability):
-    return cuda_tools.assemble(cuda_tools.compile_ptx(body, signature, capability), capability)
+def _assembled(body, signature, capability, threads):
+    return cuda_tools.assemble(cuda_tools.compile_ptx(body, signature, capability, threads), capability)
 
 
 def assembled(launch, capability=HOPPER):
-    return _assembled(launch.kernel.body, launch.signature, capability)
+    return _assembled(launch.kernel.body, launch.signature, capability, launch.kernel.threads)
 
 
 def check(launch, capability=HOPPER):
@@ -259,7 +259,7 @@ def test_offsets_are_64_bit():
     def kernel(out):
         store(out, 0, place_of(i, axes, strides))
 
-    ptx = cuda_tools.compile_ptx(kernel, types.void(types.CPointer(types.int64)), HOPPER)
+    ptx = cuda_tools.compile_ptx(kernel, types.void(types.CPointer(types.int64)), HOPPER, 256)
     assert re.search(rf"\b{expected}\b|{expected & (2**64 - 1)}\b", ptx)
 
 
