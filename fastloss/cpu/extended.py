@@ -14,7 +14,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload, register_jitable
 
-from fastloss.cpu.instructions import power_of_two, split_exponent
+from fastloss.cpu.instructions import ONE_F32, ONE_F64, power_of_two, split_exponent
 from fastloss.cpu.math import CONTRACT, exp_remainder_f32, exp_remainder_f64
 
 f32 = np.float32
@@ -51,12 +51,12 @@ def _exp_pair_f64(x):
 
 @register_jitable(**CONTRACT)
 def _power_f32(d):
-    return power_of_two((d if d > f32(-127.0) else f32(-127.0)) + f32(12582912.0))
+    return power_of_two((d if d > f32(-127.0) else f32(-127.0)) + ONE_F32)
 
 
 @register_jitable(**CONTRACT)
 def _power_f64(d):
-    return power_of_two((d if d > -1023.0 else -1023.0) + 6755399441055744.0)
+    return power_of_two((d if d > -1023.0 else -1023.0) + ONE_F64)
 
 
 @overload(exp_pair, jit_options=CONTRACT)

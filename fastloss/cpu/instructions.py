@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from llvmlite import binding, ir
 from numba import types
 
@@ -9,6 +10,11 @@ from fastloss.cpu.access import emits
 
 # Whether vectors have 512 bits, and masks cost nothing.
 WIDE_VECTORS = bool(binding.get_host_cpu_features().get("avx512f"))
+
+
+# What added to n rounds it to an integer whose biased exponent stands in the low bits: 1.5 * 2**(mantissa bits) + bias.
+ONE_F32 = np.float32(12582912 + 127)
+ONE_F64 = 6755399441055744.0 + 1023
 
 
 def vector_function() -> None:
@@ -36,7 +42,7 @@ def maximum(a, b):
 
 
 def power_of_two(t):
-    """Return 2**n for t = n + 1.5 * 2**(mantissa bits): n stands in the low bits of t."""
+    """Return 2**n for t = n + ONE_F32 or n + ONE_F64, and 0 for the n below that of the smallest normal number."""
 
 
 def split_exponent(x):
@@ -85,12 +91,11 @@ def _maximum(a, b):
 
 @emits(power_of_two)
 def _emit_power_of_two(t):
-    mantissa, bias, bits = (23, 127, 32) if t == types.float32 else (52, 1023, 64)
+    mantissa, bits = (23, 32) if t == types.float32 else (52, 64)
 
     def emit(context, builder, kinds, args):
         integer = ir.IntType(bits)
-        n = builder.bitcast(args[0], integer)
-        n = builder.add(builder.shl(n, integer(mantissa)), integer(bias << mantissa))
+        n = builder.shl(builder.bitcast(args[0], integer), integer(mantissa))
         return builder.bitcast(n, args[0].type)
 
     return t, emit

@@ -16,7 +16,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload, register_jitable
 
-from fastloss.cpu.instructions import power_of_two, split_exponent
+from fastloss.cpu.instructions import ONE_F32, ONE_F64, power_of_two, split_exponent
 from fastloss.losses import scalars
 
 f32 = np.float32
@@ -37,7 +37,7 @@ def exp_remainder_f32(r):
     q = q * r + f32(0.0416683879910206556)
     q = q * r + f32(0.1666652062871695340)
     q = q * r + f32(0.4999999344793832385)
-    return q * r * r + r + f32(1.0)
+    return (q * r + f32(1.0)) * r + f32(1.0)
 
 
 @register_jitable(**CONTRACT)
@@ -53,23 +53,23 @@ def exp_remainder_f64(r):
     q = q * r + 0.041666666666530163
     q = q * r + 0.16666666666666412527
     q = q * r + 0.50000000000000106266
-    return q * r * r + r + 1.0
+    return (q * r + 1.0) * r + 1.0
 
 
 @register_jitable(**CONTRACT)
 def _exp_parts_f32(x):
-    """Return (t, exp r) with t = n + 1.5 * 2**23, x = n ln 2 + r and |r| <= ln(2)/2."""
-    t = x * f32(1.4426950408889634) + f32(12582912.0)
-    n = t - f32(12582912.0)
+    """Return (n + ONE_F32, exp r) with x = n ln 2 + r and |r| <= ln(2)/2."""
+    t = x * f32(1.4426950408889634) + ONE_F32
+    n = t - ONE_F32
     r = (x - n * f32(0.693145751953125)) - n * f32(1.42860682030941723e-6)
     return t, exp_remainder_f32(r)
 
 
 @register_jitable(**CONTRACT)
 def _exp_parts_f64(x):
-    """Return (t, exp r) with t = n + 1.5 * 2**52, x = n ln 2 + r and |r| <= ln(2)/2."""
-    t = x * 1.4426950408889634 + 6755399441055744.0
-    n = t - 6755399441055744.0
+    """Return (n + ONE_F64, exp r) with x = n ln 2 + r and |r| <= ln(2)/2."""
+    t = x * 1.4426950408889634 + ONE_F64
+    n = t - ONE_F64
     r = (x - n * 0.693147180369123816490) - n * 1.90821492927058770002e-10
     return t, exp_remainder_f64(r)
 
@@ -78,7 +78,7 @@ def _exp_parts_f64(x):
 #
 # exp multiplies by 2**n in two factors: each stays normal while the product may be denormal, or overflow. Infinity is
 # chosen, not computed: contracted with what follows, a product that has yet to overflow would lose to infinity.
-# exp_nonpositive needs one, and is a third faster.
+# exp_nonpositive needs one factor, and is a third faster: below ln(2) (1/2 - 127), or (1/2 - 1023), that is exactly 0.
 
 
 @register_jitable(**CONTRACT)
@@ -86,9 +86,9 @@ def _exp_f32(x):
     c = f32(-104.0) if x < f32(-104.0) else x
     c = f32(89.0) if c > f32(89.0) else c
     t, y = _exp_parts_f32(c)
-    n = t - f32(12582912.0)
-    half = n * f32(0.5) + f32(12582912.0)
-    rest = (n - (half - f32(12582912.0))) + f32(12582912.0)
+    n = t - ONE_F32
+    half = n * f32(0.5) + ONE_F32
+    rest = (n - (half - ONE_F32)) + ONE_F32
     y = y * power_of_two(half) * power_of_two(rest)
     return f32(np.inf) if x >= f32(89.0) else y
 
@@ -98,23 +98,23 @@ def _exp_f64(x):
     c = -746.0 if x < -746.0 else x
     c = 710.0 if c > 710.0 else c
     t, y = _exp_parts_f64(c)
-    n = t - 6755399441055744.0
-    half = n * 0.5 + 6755399441055744.0
-    rest = (n - (half - 6755399441055744.0)) + 6755399441055744.0
+    n = t - ONE_F64
+    half = n * 0.5 + ONE_F64
+    rest = (n - (half - ONE_F64)) + ONE_F64
     y = y * power_of_two(half) * power_of_two(rest)
     return np.inf if x >= 710.0 else y
 
 
 @register_jitable(**CONTRACT)
 def _exp_nonpositive_f32(x):
-    t, y = _exp_parts_f32(f32(-87.0) if x < f32(-87.0) else x)
-    return f32(0.0) if x < f32(-87.0) else y * power_of_two(t)
+    t, y = _exp_parts_f32(f32(-88.0) if x < f32(-88.0) else x)
+    return y * power_of_two(t)
 
 
 @register_jitable(**CONTRACT)
 def _exp_nonpositive_f64(x):
-    t, y = _exp_parts_f64(-708.0 if x < -708.0 else x)
-    return 0.0 if x < -708.0 else y * power_of_two(t)
+    t, y = _exp_parts_f64(-709.0 if x < -709.0 else x)
+    return y * power_of_two(t)
 
 
 # log x = k ln 2 + log m with f = m - 1. `c` is what the argument lost when it was rounded to x.
@@ -145,7 +145,7 @@ def _log_f32(x, c):
     if c is not None:
         n = k if k < f32(64.0) else f32(64.0)  # c / x is nothing long before 2**-k is no number
         n = n if n > f32(-64.0) else f32(-64.0)  # and c is nothing where x is that small
-        low += c * power_of_two(f32(12582912.0) - n) * (f32(2.0) - m)
+        low += c * power_of_two(ONE_F32 - n) * (f32(2.0) - m)
     y = k * f32(0.693145751953125) + (f + ((z * f * p + low) - f32(0.5) * z))
     y = y if x < f32(np.inf) else x
     return y if x > f32(0.0) else (f32(-np.inf) if x == f32(0.0) else f32(np.nan))

@@ -20,7 +20,7 @@ def exp(x):
 
 
 def exp_nonpositive(x):
-    """Return e**x for x <= 0; a result below the smallest normal number is returned as 0."""
+    """Return e**x for x <= 0; a result below the smallest normal number may be returned as 0."""
     return math.exp(x)
 
 
