@@ -294,7 +294,7 @@ def _plain(array):
 
 
 @pytest.mark.skipif("cross_entropy" not in LOSSES, reason="cross_entropy is not there")
-@pytest.mark.parametrize("classes", [3, 20, 47, 48, 49, 63, 64, 65, 159, 160, 161, 500])
+@pytest.mark.parametrize("classes", [1, 2, 3, 20, 47, 63, 64, 99, 100, 101, 159, 160, 161, 500])
 @pytest.mark.parametrize("rows", [1, 15, 16, 17, 130])
 def test_every_number_of_classes_and_rows(rows, classes, rng):
     """Around the tiles and the thresholds between the loops, against the definition."""
@@ -317,7 +317,7 @@ def test_every_length_of_inner_axes(shape, rng):
     assert_close(np.moveaxis(gradient, 1, -1).reshape(moved.shape), exact)
 
 
-@pytest.mark.parametrize("columns", [1, 2, 3, 5, 7, 8, 9, 10, 15, 16, 17, 23, 31, 33, 47])
+@pytest.mark.parametrize("columns", [1, 2, 3, 5, 7, 8, 9, 10, 15, 16, 17, 23, 31, 33, 47, 98, 99])
 @pytest.mark.parametrize("rows", [1, 7, 8, 9, 17, 129, 40_003])
 def test_rows_of_few_classes_stay_within_their_rows(rows, columns, rng):
     """They are moved in blocks that reach beyond a row; nothing may be left there, nor beyond the array."""

@@ -26,10 +26,10 @@ from fastloss.cpu.gather import gather
 from fastloss.cpu.instructions import WIDE_VECTORS
 
 # Classes from which a row fills the lanes by itself. What a loop along the row leaves to scalar code costs more the
-# more there is to compute, and the wider the vectors are. cross_entropy, across against along, in ns for an entry in
-# cache: with AVX-512 0.82 and 1.59 at 48 classes, 0.87 and 1.21 at 79, 0.90 and 0.88 at 100; with AVX2 1.73 and 1.82 at
-# 40, 1.79 and 1.53 at 48, 1.83 and 2.24 at 57, 1.9 and 1.49 at 64. multi_margin_loss, without exponentials: 0.73 and
-# 0.65 at 48 with AVX-512, 0.83 and 0.63 with AVX2.
+# more there is to compute, and the wider the vectors are. cross_entropy, across against along: with AVX-512, in ns for
+# an entry in cache, 0.82 and 1.59 at 48 classes, 0.87 and 1.21 at 79, 0.90 and 0.88 at 100; with AVX2, in ms for 2**22
+# entries on two threads, 3.9 and 5.2 at 40, 4.0 and 4.5 at 57, 3.7 and 3.5 at 64, 4.2 and 3.2 at 80. multi_margin_loss,
+# without exponentials, in ns for an entry: 0.73 and 0.65 at 48 with AVX-512, 0.83 and 0.63 with AVX2.
 ALONG_FROM = 48
 SOFTMAX_ALONG_FROM = 100 if WIDE_VECTORS else 64
 

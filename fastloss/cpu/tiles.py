@@ -6,6 +6,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import overload, register_jitable
 
 from fastloss.cpu.access import emits, is_absent, load, pointer_to, store, widen
@@ -183,6 +184,35 @@ def _write_strided_rows(tile, place, target, row, n, columns, inner, lanes):
             for l in range(run):
                 store(target, base + l, load(tile, place + j * lanes + done + l))
         done += run
+
+
+def column_maxima(tile, lanes, columns, target):
+    """Write the largest of the `columns` entries of each of `lanes` rows, a multiple of 16; a NaN may be lost."""
+
+
+@emits(column_maxima)
+def _emit_column_maxima(tile, lanes, columns, target):
+    def emit(context, builder, kinds, args):
+        vector = ir.VectorType(context.get_data_type(tile.dtype), 16)
+        size, word = tile.dtype.bitwidth // 8, args[1].type
+        zero = word(0)
+        origin, goal = (pointer_to(context, builder, kinds[k], args[k], zero) for k in (0, 3))
+        end = builder.mul(args[1], args[2])
+
+        def at(pointer, index):
+            return builder.bitcast(builder.gep(pointer, [index]), vector.as_pointer())
+
+        with cgutils.for_range_slice(builder, zero, args[1], word(16), word) as (l, _):
+            kept = cgutils.alloca_once(builder, vector)
+            builder.store(builder.load(at(origin, l), align=size), kept)
+            start = builder.add(l, args[1])
+            with cgutils.for_range_slice(builder, start, end, args[1], word) as (place, _):
+                entry = builder.load(at(origin, place), align=size)
+                top = builder.load(kept)
+                builder.store(builder.select(builder.fcmp_ordered(">", entry, top), entry, top), kept)
+            builder.store(builder.load(kept), at(goal, l), align=size)
+
+    return types.none, emit
 
 
 def read_rows(source, row, n, columns, inner, tile, lanes):
