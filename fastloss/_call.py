@@ -28,9 +28,9 @@ from fastloss._outputs import ABSENT, VALUE, Argument, Outputs, Request, upstrea
 from fastloss._pairs import pairwise
 from fastloss._penalties import penalty
 from fastloss._projected import projected
-from fastloss._quick import QUICK
-from fastloss._quick_torch import quick_torch
-from fastloss._registry import jitable
+from fastloss._quick import Prepared, prepare, signature
+from fastloss._quick_torch import as_numpy, as_tensors
+from fastloss._registry import LEGACY, check_options, jitable
 from fastloss._rows import rowmap, rowwise
 from fastloss._sequence import alignment
 from fastloss._spec import (
@@ -47,17 +47,86 @@ from fastloss._spec import (
     Rowwise,
 )
 
+# Kinds of call that one way of calling a loss keeps at most; then it forgets them all.
+MOST_KINDS = 1024
+
+
+class Call:
+    """A way of calling a loss: what it returns unless told otherwise, and the options that are bound.
+
+    It keeps the kinds of call that can go the short way (``_quick.py``).
+    """
+
+    __slots__ = ("describe", "known", "record", "request")
+
+    def __init__(self, record: Loss, request: Request, options: dict[str, Any]) -> None:
+        self.record, self.request = record, request
+        self.describe = functools.partial(record.describe, **options) if options else record.describe
+        self.known: dict[Any, Prepared | None] = {}
+
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> Any:
+        """Return what the user gets."""
+        if request.grad_output is None:
+            result = self._short(args, kwargs, request)
+            if result is not None:
+                return result
+            converted = as_numpy(args, kwargs) if request is self.request else None
+            if converted is not None:
+                result = self._short(*converted, request)
+                if result is not None:
+                    return as_tensors(result)
+        if kwargs:
+            check_options(self.record, kwargs)
+        return evaluate(self.record, self.describe(*args, **kwargs), request)
+
+    def _short(self, args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> Any:
+        """Compute a call the short way; None where the long way is needed."""
+        key = signature(args, kwargs)
+        if key is None:
+            return None
+        try:
+            prepared = self.known[key]
+        except KeyError:
+            prepared = self._prepared(args, kwargs)
+            if len(self.known) >= MOST_KINDS:
+                self.known.clear()
+            self.known[key] = prepared
+        if prepared is None:
+            return None
+        given = (*args, *kwargs.values()) if kwargs else args
+        return prepared([given[k] for k in prepared.picks], request)
+
+    def _prepared(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Prepared | None:
+        """Return how a call is computed the short way, None if it is not."""
+        if kwargs:
+            if not LEGACY.isdisjoint(kwargs):
+                return None  # each call has to warn
+            check_options(self.record, kwargs)
+        decided = prepare(self.record, self.describe(*args, **kwargs), self.request.mode)
+        if decided is None:
+            return None
+        prepared, arrays = decided
+        return prepared if prepared.found_among((*args, *kwargs.values()), arrays) else None
+
 
 def evaluate(record: Loss, job: Any, request: Request) -> Any:
-    """Compute what is requested of the loss that `job` describes."""
-    kind = type(job)
-    if kind in QUICK and request.grad_output is None:
-        result = QUICK[kind](record, job, request)
-        if result is None:
-            result = quick_torch(record, job, request)
+    """Compute what `request` asks for of the job that a loss described, the long way."""
+    return _EVALUATORS[type(job)](record, job, request)
+
+
+def _evaluate_part(record: Loss, job: Any, request: Request) -> Any:
+    """Compute a job that a loss consists of, the short way if it is plain."""
+    plain = job
+    if type(job) is Elementwise and request.grad_out is None:
+        converted = as_numpy(job.arrays, {})
+        plain = job if converted is None else job._replace(arrays=converted[0])
+    decided = prepare(record, plain, request.mode) if request.grad_output is None else None
+    if decided is not None:
+        prepared, arrays = decided
+        result = prepared(arrays, request)
         if result is not None:
-            return result
-    return _EVALUATORS[kind](record, job, request)
+            return result if plain is job else as_tensors(result)
+    return evaluate(record, job, request)
 
 
 # -- losses of single elements ----------------------------------------------------------------------------------------
@@ -171,8 +240,8 @@ _EVALUATORS: dict[type, Any] = {
     Pairwise: pairwise,
     LabelSets: label_sets,
     Alignment: alignment,
-    OfDistances: functools.partial(of_distances, evaluate),
-    Penalty: functools.partial(penalty, evaluate),
+    OfDistances: functools.partial(of_distances, _evaluate_part),
+    Penalty: functools.partial(penalty, _evaluate_part),
     Projected: projected,
     Clustered: clustered,
 }

@@ -94,6 +94,10 @@ class Kernel:
         body.__qualname__ = body.__name__ = f"{name}_{fingerprint()}{foreign_part(body)}"
         self.compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)(body)
 
+    def launcher(self, units: int, work: int) -> Callable[..., Any]:
+        """Return what runs over `units` that hold `work` elements, for arguments that have the same types each time."""
+        return Direct(self) if work < 2 * CHUNK else functools.partial(self, units, work)
+
     def __call__(self, units: int, work: int, *args: Any) -> Any:
         """Run over `units` that hold `work` elements in all, on this thread or on several."""
         if work < 2 * CHUNK:
@@ -101,3 +105,26 @@ class Kernel:
         chunks = chunk_count(units, work)
         args = (*args, np.zeros(BOARD_HEAD + 2 * chunks))
         return run_shared(self.compiled, args, chunks if work >= PARALLEL_FROM else 1)
+
+
+class Direct:
+    """A kernel for small calls whose arguments all have the types of those of the first call.
+
+    The dispatcher would look at every argument of every call, and compare: a microsecond or more of six.
+    """
+
+    __slots__ = ("entry", "kernel")
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.entry: Any = None
+
+    def __call__(self, *args: Any) -> Any:
+        board = np.zeros(BOARD_HEAD + 2)
+        entry = self.entry
+        if entry is None:
+            compiled: Any = self.kernel.compiled
+            types = tuple([compiled.typeof_pyval(a) for a in (*args, board, True)])
+            compiled.compile(types)
+            entry = self.entry = compiled.overloads[types].entry_point
+        return entry(*args, board, True)

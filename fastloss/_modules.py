@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, ClassVar, dataclass_transform
 
-from fastloss._call import evaluate
+from fastloss._call import Call
 from fastloss._outputs import VALUE
 from fastloss._registry import check_options, record_of
 from fastloss._spec import Array, Loss
@@ -63,8 +63,10 @@ class LossModule:
 
     def __call__(self, *arrays: Array, **named: Array) -> Any:
         """Return the value of the loss."""
-        record = self._record
-        return evaluate(record, record.describe(*arrays, **named, **self._options), VALUE)
+        call = self.__dict__.get("_call")
+        if call is None:
+            call = self.__dict__.setdefault("_call", Call(self._record, VALUE, self._options))
+        return call(arrays, named, VALUE)
 
     def bound(self, kind: str, wrt: Any = None) -> Callable[..., Any]:
         """Return a transform of the loss with the options bound; cached."""

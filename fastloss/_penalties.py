@@ -15,15 +15,16 @@ from fastloss._spec import Elementwise, Loss, Penalty
 Run = Callable[[Loss, Any, Request], Any]
 
 
+def job_of(job: Penalty, array: Any, name: str) -> Elementwise:
+    """Return the job of one array."""
+    return Elementwise(job.point, (array,), (name,), (float(job.coefficient),), reduction="sum", leads=1)
+
+
 def penalty(run: Run, record: Loss, job: Penalty, request: Request) -> Any:
     """Compute a penalty on one array or on many; `run` evaluates the job of one array."""
-
-    def job_of(array: Any, name: str) -> Elementwise:
-        return Elementwise(job.point, (array,), (name,), (float(job.coefficient),), reduction="sum", leads=1)
-
     mode = request.mode
     if is_array(job.params):
-        return run(record, job_of(job.params, "params"), request)
+        return run(record, job_of(job, job.params, "params"), request)
     arrays = tuple(job.params)
     names = tuple([f"params[{k}]" for k in range(len(arrays))])
     if request.out is not None:
@@ -44,7 +45,7 @@ def penalty(run: Run, record: Loss, job: Penalty, request: Request) -> Any:
     for k, (array, name) in enumerate(zip(arrays, names, strict=True)):
         each = mode._replace(wrt=(name,) if mode.wrt else (), single=True)
         target = None if given is None else given[k]
-        result = run(record, job_of(array, name), Request(each, request.grad_output, target))
+        result = run(record, job_of(job, array, name), Request(each, request.grad_output, target))
         if not mode.wrt:
             values.append(result)
         elif mode.hessian:

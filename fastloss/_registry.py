@@ -38,7 +38,8 @@ Decisions and their reasons
   the number of chunks follows from the size of the problem alone: the same input gives the same bits on any number of
   threads, and one compiled function serves small and large calls.
 * Plain NumPy arrays (equal shapes, contiguous, one dtype) take a short way to the same kernels
-  (:mod:`fastloss._quick`): 5 microseconds for 64x10 logits instead of 9. So do torch tensors of that kind.
+  (:mod:`fastloss._quick`): what the calling path decides is kept for the next call with such dtypes, shapes and
+  options. So do torch tensors of that kind.
 * Large results lie in recycled memory (``cpu/recycling.py``), because pages that the operating system has to zero cost
   as much as a loss. What is kept idle is bounded, and from 16 MiB on the system's to take.
 * A float64 sum inside a loop of float32 would halve the lanes of everything in that loop: values go to a tile on the
@@ -125,16 +126,14 @@ def loss(
     """
 
     def register(describe: Callable[P, Any]) -> Callable[P, Any]:
-        from fastloss._call import evaluate
+        from fastloss._call import Call
         from fastloss._outputs import VALUE
 
         name = describe.__name__
 
         @functools.wraps(describe)
         def function(*args: P.args, **kwargs: P.kwargs) -> Any:
-            if kwargs:
-                check_options(record, kwargs)
-            return evaluate(record, describe(*args, **kwargs), VALUE)
+            return call(args, kwargs, VALUE)
 
         domain_of = {"reduction": REDUCTION} if "reduction" in (describe.__kwdefaults__ or {}) else {}
         record = Loss(
@@ -152,6 +151,7 @@ def loss(
         )
         if name in LOSSES:
             raise ValueError(f"loss {name!r} is registered twice")
+        call = Call(record, VALUE, {})
         LOSSES[name] = record
         function.__fastloss__ = record  # type: ignore[attr-defined]
         return function
@@ -159,9 +159,13 @@ def loss(
     return register
 
 
+# torch's deprecated pair of options.
+LEGACY = frozenset(("size_average", "reduce"))
+
+
 def check_options(record: Loss, kwargs: dict[str, Any]) -> None:
     """Check the options in `kwargs` against their domains; map size_average and reduce to reduction in place."""
-    if record.legacy and ("size_average" in kwargs or "reduce" in kwargs):
+    if record.legacy and not LEGACY.isdisjoint(kwargs):
         _map_legacy_reduction(kwargs)
     domains = record.options
     for name, value in kwargs.items():

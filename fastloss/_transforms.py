@@ -6,9 +6,9 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from fastloss._call import evaluate
+from fastloss._call import Call
 from fastloss._outputs import Mode, Request
-from fastloss._registry import check_options, record_of
+from fastloss._registry import record_of
 from fastloss._spec import Loss
 
 Wrt = str | tuple[str, ...] | None
@@ -130,16 +130,14 @@ def mode_of(record: Loss, kind: str, wrt: Wrt) -> Mode:
 def with_options(record: Loss, mode: Mode, options: dict[str, Any]) -> Callable[..., Any]:
     """Return a function that computes what `mode` says, with some options bound that have been checked."""
     plain = Request(mode)
-    describe = functools.partial(record.describe, **options) if options else record.describe
+    call = Call(record, plain, options)
 
     def transformed(
         *args: Any, grad_output: Any = None, grad_out: Any = None, out: Any = None, **kwargs: Any
     ) -> Any:
-        if kwargs:
-            check_options(record, kwargs)
         request = plain
         if grad_output is not None or grad_out is not None or out is not None:
             request = Request(mode, grad_output, grad_out, out)
-        return evaluate(record, describe(*args, **kwargs), request)
+        return call(args, kwargs, request)
 
     return transformed

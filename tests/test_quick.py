@@ -5,7 +5,8 @@ import pytest
 from cases import PLAIN
 
 import fastloss as fl
-from fastloss import _call, _quick, _quick_torch
+from fastloss import _call, _quick
+from fastloss._outputs import VALUE
 
 FAMILIES = ("elementwise", "rowwise", "rowmap", "pairwise", "label_sets", "projected")
 CASES = [case for case in PLAIN if case.record.family in FAMILIES]
@@ -22,7 +23,8 @@ def long_way(monkeypatch):
 
     def compute(function):
         with monkeypatch.context() as context:
-            context.setattr(_call, "QUICK", {})
+            for name in ("signature", "as_numpy", "prepare"):
+                context.setattr(_call, name, lambda *_: None)
             return function()
 
     return compute
@@ -119,37 +121,34 @@ def test_nothing_is_written_where_the_loss_is_not_defined():
     assert (given == 7).all()
 
 
-def test_the_short_way_is_taken(monkeypatch):
+@pytest.fixture
+def taken(monkeypatch):
+    """Return a list that notes of every prepared call whether it gave a result."""
+    found = []
+    prepared = _quick.Prepared.__call__
+
+    def spy(self, arrays, request):
+        result = prepared(self, arrays, request)
+        found.append(result is not None)
+        return result
+
+    monkeypatch.setattr(_quick.Prepared, "__call__", spy)
+    return found
+
+
+def test_the_short_way_is_taken(taken):
     """Or this file compares the long way with itself."""
-    taken = []
-    for kind, quick in _quick.QUICK.items():
-
-        def spy(record, job, request, quick=quick):
-            result = quick(record, job, request)
-            taken.append(result is not None)
-            return result
-
-        monkeypatch.setitem(_call.QUICK, kind, spy)
     plain = {case.loss: case for case in CASES}
     for function in TAKEN:
         case = plain[function.__name__]
         case.call(case.make())
         gradient = case.value_and_grad(case.make())[1]
-        if function is not fl.linear_cross_entropy:
-            case.value_and_grad(case.make(), grad_out=gradient)
-    assert taken == [True] * (3 * len(TAKEN) - 1)
+        case.value_and_grad(case.make(), grad_out=gradient)
+    assert taken == [True] * (3 * len(TAKEN))
 
 
-def test_the_short_way_is_taken_for_tensors(monkeypatch):
+def test_the_short_way_is_taken_for_tensors(taken):
     torch = pytest.importorskip("torch")
-    taken = []
-
-    def spy(record, job, request):
-        result = _quick_torch.quick_torch(record, job, request)
-        taken.append(result is not None)
-        return result
-
-    monkeypatch.setattr(_call, "quick_torch", spy)
     plain = {case.loss: case for case in CASES}
     for function in TAKEN:
         case = plain[function.__name__]
@@ -157,7 +156,76 @@ def test_the_short_way_is_taken_for_tensors(monkeypatch):
     assert taken == [True] * len(TAKEN)
     fl.mse_loss(*torch.ones((2, 3), dtype=torch.bfloat16))
     fl.mse_loss(torch.ones(3), torch.ones(3), weight=torch.ones(3))
-    assert taken[-2:] == [False, False]
+    assert len(taken) == len(TAKEN)
+
+
+def test_parts_of_a_loss_take_the_short_way(taken):
+    torch = pytest.importorskip("torch")
+    arrays = [np.arange(3.0), np.ones((2, 2))]
+    values = [fl.l2_penalty(arrays, 0.5), fl.l2_penalty([torch.from_numpy(a) for a in arrays], 0.5)]
+    assert taken == [True] * 4
+    assert [float(value) for value in values] == [2.25, 2.25]
+    fl.value_and_grad(fl.l2_penalty)(arrays, 0.5)
+    assert taken == [True] * 6
+
+
+def test_kinds_of_calls_are_told_apart():
+    """What is kept for one must not answer for another that looks alike."""
+    x, y = np.arange(6.0).reshape(2, 3), np.array([0, 2])
+    rows = np.log(np.exp(x).sum(axis=1)) - x[[0, 1], y]
+    for _ in range(2):
+        assert fl.cross_entropy(x, y) == pytest.approx(rows.mean())
+        assert fl.cross_entropy(x, y, reduction="sum") == pytest.approx(rows.sum())
+        assert fl.cross_entropy(x, target=y, ignore_index=0) == pytest.approx(rows[1])
+        assert fl.cross_entropy(target=y, input=x) == pytest.approx(rows.mean())
+        assert fl.cross_entropy(x[:1], y[:1]) == pytest.approx(rows[0])
+        assert fl.cross_entropy(x[::2], y[::2]) == pytest.approx(rows[0])
+        assert fl.cross_entropy(x.astype(np.float32), y).dtype == np.float32
+        assert fl.cross_entropy(x, y.astype(np.int32)) == pytest.approx(rows.mean())
+        assert fl.softmax(x, 0).sum(axis=0) == pytest.approx(1)
+        assert fl.softmax(x, 1).sum(axis=1) == pytest.approx(1)
+        with pytest.raises(TypeError, match="dim must be an integer"):
+            fl.softmax(x, True + 0.0)
+        with pytest.raises(TypeError, match="floating point"):
+            fl.cross_entropy(y.reshape(1, 2), y[:1])
+
+
+def test_a_warning_comes_every_time():
+    x = np.ones((2, 3))
+    for _ in range(3):
+        with pytest.warns(DeprecationWarning, match="reduction='sum'"):
+            assert fl.mse_loss(x, x, size_average=False) == 0
+        with pytest.warns(UserWarning, match="broadcast|size"):
+            fl.mse_loss(x, x[:1])
+        with pytest.raises(ValueError, match="reduction must be"):
+            fl.mse_loss(x, x, reduction="median")
+
+
+def test_settings_hold_for_calls_of_a_known_kind():
+    x, y = np.ones((2, 3)), np.array([0, 3])
+    for check in (True, False, True):
+        with fl.config(check_indices=check):
+            if check:
+                with pytest.raises(IndexError):
+                    fl.cross_entropy(x, y)
+            else:
+                assert np.isnan(fl.cross_entropy(x, y))
+
+
+def test_what_is_kept_is_bounded(monkeypatch):
+    monkeypatch.setattr(_call, "MOST_KINDS", 8)
+    call = _call.Call(fl.huber_loss.__fastloss__, VALUE, {})
+    for size in range(1, 30):
+        assert call((np.ones(size), np.zeros(size)), {}, VALUE) == 0.5
+        assert len(call.known) <= 8
+
+
+def test_arrays_that_may_not_be_written_are_read():
+    x, y = np.arange(6.0).reshape(2, 3), np.array([0, 2])
+    expected = fl.value_and_grad(fl.cross_entropy)(x, y)
+    x.flags.writeable = y.flags.writeable = False
+    assert same(fl.value_and_grad(fl.cross_entropy)(x, y), expected)
+    assert same(fl.value_and_grad(fl.cross_entropy)(np.array(x), np.array(y)), expected)
 
 
 def test_errors_come_from_the_long_way():

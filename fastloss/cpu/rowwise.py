@@ -53,6 +53,17 @@ def kernel(maths: RowMaths, layout: str) -> Kernel:
     return Kernel(f"rowwise_{layout}_{maths.finish.__name__}_{maths.entry.__name__}", body)
 
 
+def layout_of(maths: RowMaths, columns: int, inner: int) -> str:
+    """Return the loop for rows of `columns` classes that lie `inner` apart."""
+    if maths.sparse:
+        return "gather"
+    if inner > 1:
+        return "strided"
+    if columns < (SOFTMAX_ALONG_FROM if maths.softmax else ALONG_FROM):
+        return "across"
+    return "wide" if columns >= WIDE_FROM else "along"
+
+
 def run(
     maths: RowMaths,
     x: Any,
@@ -86,14 +97,6 @@ def run(
     """
     outer, columns, inner = shape
     count = outer * inner
-    if maths.sparse:
-        layout = "gather"
-    elif inner > 1:
-        layout = "strided"
-    elif columns < (SOFTMAX_ALONG_FROM if maths.softmax else ALONG_FROM):
-        layout = "across"
-    else:
-        layout = "wide" if columns >= WIDE_FROM else "along"
     if split.suits(maths, count, columns, inner):
         done = split.run(
             maths, x, operand, target, weight, upstream, params, scale, divisor, count, columns, ignore_index,
@@ -102,7 +105,7 @@ def run(
         if done is not None:
             return done
     work = count if maths.sparse else count * columns
-    return kernel(maths, layout)(
+    return kernel(maths, layout_of(maths, columns, inner))(
         count, work, x, operand, target, weight, upstream, values, *grads, second,
         params, scale, divisor, count, columns, inner, ignore_index, check, clear,
     )  # fmt: skip
