@@ -11,6 +11,8 @@ import functools
 import math
 from typing import Any
 
+import numpy as np
+
 from fastloss._blocks import sum_of
 from fastloss._checks import (
     aligned_variance,
@@ -28,7 +30,7 @@ from fastloss._outputs import ABSENT, VALUE, Argument, Outputs, Request, upstrea
 from fastloss._pairs import pairwise
 from fastloss._penalties import penalty
 from fastloss._projected import projected
-from fastloss._quick import Prepared, prepare, signature
+from fastloss._quick import Prepared, are_options, prepare, signature
 from fastloss._quick_torch import as_numpy, as_tensors
 from fastloss._registry import LEGACY, check_options, jitable
 from fastloss._rows import rowmap, rowwise
@@ -47,8 +49,11 @@ from fastloss._spec import (
     Rowwise,
 )
 
-# Kinds of call that one way of calling a loss keeps at most; then it forgets them all.
+# Kinds of call that are kept for one way of calling a loss; then all are forgotten.
 MOST_KINDS = 1024
+
+# Of a kind of call: how it is computed, and where its arrays stand among the arguments. None: the long way.
+Kind = tuple[Prepared, tuple[int, ...]] | None
 
 
 class Call:
@@ -57,16 +62,17 @@ class Call:
     It keeps the kinds of call that can go the short way (``_quick.py``).
     """
 
-    __slots__ = ("describe", "known", "record", "request")
+    __slots__ = ("describe", "known", "record", "request", "settled")
 
     def __init__(self, record: Loss, request: Request, options: dict[str, Any]) -> None:
         self.record, self.request = record, request
         self.describe = functools.partial(record.describe, **options) if options else record.describe
-        self.known: dict[Any, Prepared | None] = {}
+        self.settled = are_options(options.values())
+        self.known: dict[Any, Kind] = {}
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> Any:
         """Return what the user gets."""
-        if request.grad_output is None:
+        if self.settled and request.grad_output is None:
             result = self._short(args, kwargs, request)
             if result is not None:
                 return result
@@ -85,28 +91,44 @@ class Call:
         if key is None:
             return None
         try:
-            prepared = self.known[key]
+            kind = self.known[key]
         except KeyError:
-            prepared = self._prepared(args, kwargs)
-            if len(self.known) >= MOST_KINDS:
-                self.known.clear()
-            self.known[key] = prepared
-        if prepared is None:
+            kind = _keep(self.known, key, self._kind(args, kwargs))
+        if kind is None:
             return None
-        given = (*args, *kwargs.values()) if kwargs else args
-        return prepared([given[k] for k in prepared.picks], request)
+        prepared, picks = kind
+        arguments = (*args, *kwargs.values()) if kwargs else args
+        return prepared([arguments[k] for k in picks], request)
 
-    def _prepared(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Prepared | None:
+    def _kind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Kind:
         """Return how a call is computed the short way, None if it is not."""
+        if not LEGACY.isdisjoint(kwargs):
+            return None  # each call has to warn
+        # Views, because one array may stand for several arguments here and for one the next time.
+        args = tuple([_seen(a) for a in args])
+        kwargs = {name: _seen(a) for name, a in kwargs.items()}
         if kwargs:
-            if not LEGACY.isdisjoint(kwargs):
-                return None  # each call has to warn
             check_options(self.record, kwargs)
         decided = prepare(self.record, self.describe(*args, **kwargs), self.request.mode)
         if decided is None:
             return None
         prepared, arrays = decided
-        return prepared if prepared.found_among((*args, *kwargs.values()), arrays) else None
+        places = {id(a): k for k, a in enumerate((*args, *kwargs.values())) if type(a) is np.ndarray}
+        if places.keys() != {id(a) for a in arrays}:
+            return None  # an array is an option, whose value counts, or something was made of one
+        return prepared, tuple([places[id(a)] for a in arrays])
+
+
+def _seen(argument: Any) -> Any:
+    return argument.view() if type(argument) is np.ndarray else argument
+
+
+def _keep(known: dict[Any, Any], key: Any, kind: Any) -> Any:
+    """Keep a kind of call, and return it."""
+    if len(known) >= MOST_KINDS:
+        known.clear()
+    known[key] = kind
+    return kind
 
 
 def evaluate(record: Loss, job: Any, request: Request) -> Any:
@@ -115,18 +137,31 @@ def evaluate(record: Loss, job: Any, request: Request) -> Any:
 
 
 def _evaluate_part(record: Loss, job: Any, request: Request) -> Any:
-    """Compute a job that a loss consists of, the short way if it is plain."""
-    plain = job
-    if type(job) is Elementwise and request.grad_out is None:
-        converted = as_numpy(job.arrays, {})
-        plain = job if converted is None else job._replace(arrays=converted[0])
-    decided = prepare(record, plain, request.mode) if request.grad_output is None else None
-    if decided is not None:
-        prepared, arrays = decided
-        result = prepared(arrays, request)
-        if result is not None:
-            return result if plain is job else as_tensors(result)
-    return evaluate(record, job, request)
+    """Compute a job that a loss consists of, the short way if it is one of plain single elements."""
+    if type(job) is not Elementwise or request.grad_output is not None or request.out is not None:
+        return evaluate(record, job, request)
+    arrays, back = job.arrays, None
+    if request.grad_out is None:
+        converted = as_numpy(arrays, {})
+        if converted is not None:
+            arrays, back = converted[0], as_tensors
+    shapes = signature(arrays, {})
+    if shapes is None or job.weight is not None or not are_options(job.params):
+        return evaluate(record, job, request)
+    key = job._replace(arrays=()), request.mode, shapes
+    try:
+        prepared = _parts[key]
+    except KeyError:
+        decided = prepare(record, job._replace(arrays=arrays), request.mode)
+        prepared = _keep(_parts, key, None if decided is None else decided[0])
+    result = None if prepared is None else prepared(arrays, request)
+    if result is None:
+        return evaluate(record, job, request)
+    return result if back is None else back(result)
+
+
+# Kinds of such jobs, and how they are computed.
+_parts: dict[Any, Prepared | None] = {}
 
 
 # -- losses of single elements ----------------------------------------------------------------------------------------

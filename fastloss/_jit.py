@@ -110,21 +110,23 @@ class Kernel:
 class Direct:
     """A kernel for small calls whose arguments all have the types of those of the first call.
 
-    The dispatcher would look at every argument of every call, and compare: a microsecond or more of six.
+    The dispatcher would look at every argument of every call, and compare: a microsecond or more of six. Finding the
+    machine code that it chose takes a hundred times as long, and waits for the second call: there may be none.
     """
 
-    __slots__ = ("entry", "kernel")
+    __slots__ = ("called", "entry", "kernel")
 
     def __init__(self, kernel: Kernel) -> None:
-        self.kernel = kernel
+        self.kernel, self.called = kernel, False
         self.entry: Any = None
 
     def __call__(self, *args: Any) -> Any:
         board = np.zeros(BOARD_HEAD + 2)
-        entry = self.entry
-        if entry is None:
-            compiled: Any = self.kernel.compiled
+        if self.entry is not None:
+            return self.entry(*args, board, True)
+        compiled: Any = self.kernel.compiled
+        if self.called:
             types = tuple([compiled.typeof_pyval(a) for a in (*args, board, True)])
-            compiled.compile(types)
-            entry = self.entry = compiled.overloads[types].entry_point
-        return entry(*args, board, True)
+            self.entry = compiled.overloads[types].entry_point if types in compiled.overloads else None
+        self.called = True
+        return compiled(*args, board, True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,14 +77,14 @@ def signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] 
 
 
 class Prepared:
-    """A kind of call, decided: `run` computes it from its arrays, which stand at `picks` among the arguments.
+    """A kind of call, decided: `run` computes it from its arrays.
 
     ``run(arrays, values, grads, given)`` returns the reduced value, or None where the long way is needed; `given` says
     that outputs are the caller's. Values have the shape `each`, or are not wanted; `grads` holds a gradient for each of
     the operands number `slots`, whose shapes are in `shapes`.
     """
 
-    __slots__ = ("dtype", "each", "make", "mode", "picks", "run", "shapes", "slots")
+    __slots__ = ("dtype", "each", "make", "mode", "run", "shapes", "slots")
 
     def __init__(
         self, run: Callable[..., Any], mode: Mode, dtype: Any, slots: tuple[int, ...],
@@ -93,15 +93,8 @@ class Prepared:
         self.run, self.mode, self.dtype, self.slots = run, mode, dtype, slots
         self.shapes = tuple([(slot, shapes[slot]) for slot in slots])
         self.each = each if mode.value else None
-        self.picks: tuple[int, ...] = ()
         small = max(map(math.prod, shapes)) * dtype.itemsize < RECYCLED_FROM
         self.make = np.zeros if sparse else np.empty if small else empty
-
-    def found_among(self, args: tuple[Any, ...], arrays: tuple[Any, ...]) -> bool:
-        """Note where the arrays stand among the arguments; return whether all do."""
-        places = {id(a): k for k, a in enumerate(args)}
-        self.picks = tuple([places.get(id(a), -1) for a in arrays])
-        return -1 not in self.picks
 
     def __call__(self, arrays: Sequence[Any], request: Request) -> Any:
         """Compute a call of this kind; None where the long way is needed."""
@@ -161,6 +154,11 @@ def _may_be_written(target: Any, dtype: Any, shape: tuple[int, ...], taken: list
     return not any(np.may_share_memory(target, other) for other in taken)
 
 
+def are_options(values: Iterable[Any]) -> bool:
+    """Return whether all are plain options, which cannot change and say all that they hold by their value."""
+    return all(type(value) in _OPTIONS for value in values)
+
+
 def prepare(record: Loss, job: Any, mode: Mode) -> tuple[Prepared, tuple[Any, ...]] | None:
     """Decide how a job is computed, and return that and its arrays; None where it takes the long way."""
     decide = _DECIDE.get(type(job))
@@ -174,7 +172,7 @@ def _elementwise(record: Loss, job: Elementwise, mode: Mode) -> Decided:
     arrays, params = job.arrays, job.params
     if job.weight is not None or not _is_plain_float(arrays[0]):
         return None
-    dtype, shape, size = arrays[0].dtype, arrays[0].shape, arrays[0].size
+    dtype, shape, size = _real(arrays[0]), arrays[0].shape, arrays[0].size
     slots = _slots(mode.wrt, job.names)
     if slots is None or not _are_plain(arrays, dtype, shape):
         return None
@@ -236,7 +234,7 @@ def _rowwise(record: Loss, job: Rowwise, mode: Mode) -> Decided:
 
     each = shape[:1] if job.reduction == "none" else None
     slots = (0,) if mode.wrt else ()
-    return Prepared(run, mode, x.dtype, slots, (shape,), each, maths.sparse), (x,) if y is None else (x, y)
+    return Prepared(run, mode, _real(x), slots, (shape,), each, maths.sparse), (x,) if y is None else (x, y)
 
 
 def _row_launcher(maths: RowMaths, count: int, columns: int) -> Callable[..., Any] | None:
@@ -263,7 +261,7 @@ def _rowmap(record: Loss, job: RowMap, mode: Mode) -> Decided:
         )  # fmt: skip
         return 0.0
 
-    return Prepared(run, mode, x.dtype, (0,) if mode.wrt else (), (shape,), shape), (x,)
+    return Prepared(run, mode, _real(x), (0,) if mode.wrt else (), (shape,), shape), (x,)
 
 
 def _pairwise(record: Loss, job: Pairwise, mode: Mode) -> Decided:
@@ -277,7 +275,7 @@ def _pairwise(record: Loss, job: Pairwise, mode: Mode) -> Decided:
     slots = _slots(mode.wrt, job.names)
     if slots is None:
         return None
-    params, operands = job.params, len(arrays)
+    params, operands, has_target = job.params, len(arrays), y is not None
     count, columns = shape
     divisor = count if job.reduction == "mean" else 1
     none = _MISSING[operands]
@@ -285,13 +283,13 @@ def _pairwise(record: Loss, job: Pairwise, mode: Mode) -> Decided:
 
     def run(arrays: Sequence[Any], values: Any, grads: list[Any], given: bool) -> float:
         total = launch(
-            *[a.ravel() for a in arrays[:operands]], *none, ABSENT if y is None else arrays[operands], ABSENT, values,
+            *[a.ravel() for a in arrays[:operands]], *none, arrays[operands] if has_target else ABSENT, ABSENT, values,
             *[_flat(g) for g in grads], ABSENT, params, 1.0 / divisor, count, columns,
         )  # fmt: skip
         return total / divisor  # type: ignore[no-any-return]
 
     each = shape[:1] if job.reduction == "none" else None
-    return Prepared(run, mode, x.dtype, slots, (shape,) * operands, each), arrays if y is None else (*arrays, y)
+    return Prepared(run, mode, _real(x), slots, (shape,) * operands, each), arrays if y is None else (*arrays, y)
 
 
 def _label_sets(record: Loss, job: LabelSets, mode: Mode) -> Decided:
@@ -310,16 +308,16 @@ def _label_sets(record: Loss, job: LabelSets, mode: Mode) -> Decided:
         return None if strange >= 0 else total / divisor
 
     each = shape[:1] if job.reduction == "none" else None
-    return Prepared(run, mode, x.dtype, (0,) if mode.wrt else (), (shape,), each), (x, y)
+    return Prepared(run, mode, _real(x), (0,) if mode.wrt else (), (shape,), each), (x, y)
 
 
 def _projected(record: Loss, job: Projected, mode: Mode) -> Decided:
     rows, x, w = job.rows, job.input, job.linear_weight
-    if not _is_matrix(x) or not _is_matrix(w) or w.dtype is not x.dtype or w.shape[1] != x.shape[1]:
+    if not _is_matrix(x) or not _is_matrix(w) or w.dtype != x.dtype or w.shape[1] != x.shape[1]:
         return None
     if job.linear_bias is not None or rows.weight is not None or job.precision is not None:
         return None
-    count, classes, dtype, y = x.shape[0], w.shape[0], x.dtype, rows.target
+    count, classes, dtype, y = x.shape[0], w.shape[0], _real(x), rows.target
     if count * classes > SMALL_LOGITS or job.chunk_rows is not None or not _are_plain((y,), I64, (count,)):
         return None
     slots = _slots(mode.wrt, ("input", "linear_weight"))
@@ -373,16 +371,21 @@ _DECIDE: dict[type, Callable[..., Decided]] = {
 def _are_plain(arrays: tuple[Any, ...], dtype: Any, shape: tuple[int, ...]) -> bool:
     """Return whether all are plain NumPy arrays of this dtype and shape."""
     for a in arrays:
-        if type(a) is not np.ndarray or a.dtype is not dtype or a.shape != shape or a.flags.num & _PLAIN != _PLAIN:
+        if type(a) is not np.ndarray or a.dtype != dtype or a.shape != shape or a.flags.num & _PLAIN != _PLAIN:
             return False
     return True
 
 
 def _is_plain_float(x: Any) -> bool:
     """Return whether this is a plain array of float32 or float64 that is not empty."""
-    if type(x) is not np.ndarray or x.size == 0 or (x.dtype is not F32 and x.dtype is not F64):
+    if type(x) is not np.ndarray or x.size == 0 or x.dtype not in (F32, F64):
         return False
     return _are_plain((x,), x.dtype, x.shape)
+
+
+def _real(x: Any) -> Any:
+    """Return the dtype of an array of floats as the one object that results are compared with."""
+    return F32 if x.dtype == F32 else F64
 
 
 def _is_matrix(x: Any) -> bool:

@@ -14,7 +14,7 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def as_numpy(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
-    """Return the arguments with NumPy arrays for tensors in host memory; None where there are none, or others."""
+    """Return the arguments with NumPy arrays for tensors; None unless all arrays are plain tensors in host memory."""
     torch = sys.modules.get("torch")
     if torch is None:
         return None
@@ -29,6 +29,8 @@ def as_numpy(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
                 a = a.detach().numpy() if a.requires_grad else a.numpy()
             except (TypeError, RuntimeError):  # another device, or a layout that NumPy does not have
                 return None
+        elif isinstance(a, np.ndarray):
+            return None
         arrays.append(a)
     if not found:
         return None

@@ -46,7 +46,7 @@ UNIT_INTERVAL = Domain("a number in [0, 1]", lambda v: 0 <= v <= 1, (0.0, 0.1))
 ONE_OR_TWO = Domain("1 or 2", lambda v: v in (1, 2), (1, 2))
 INTEGER_OR_NONE = Domain("an integer or None", lambda v: v is None or v % 1 == 0, (None, 1))
 INDEX = Domain("an integer >= 0", lambda v: v % 1 == 0 and v >= 0, (0, 1))
-INTEGER = Domain("an integer", lambda v: v % 1 == 0, (-100, 1))
+INTEGER = Domain("an integer of 64 bits", lambda v: v % 1 == 0 and -(2**63) <= v < 2**63, (-100, 1))
 AXIS = Domain("an integer, the number of an axis", lambda v: v % 1 == 0, (1, -1, 0))
 FLAG = Domain("True or False", lambda v: v in (True, False), (False, True))
 

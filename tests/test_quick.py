@@ -1,11 +1,15 @@
 """The short way for plain NumPy arrays gives what the long way gives, and takes itself out where it must."""
 
+import gc
+import pickle
+import weakref
+
 import numpy as np
 import pytest
 from cases import PLAIN
 
 import fastloss as fl
-from fastloss import _call, _quick
+from fastloss import _call, _jit, _quick
 from fastloss._outputs import VALUE
 
 FAMILIES = ("elementwise", "rowwise", "rowmap", "pairwise", "label_sets", "projected")
@@ -190,6 +194,78 @@ def test_kinds_of_calls_are_told_apart():
             fl.cross_entropy(y.reshape(1, 2), y[:1])
 
 
+def test_one_array_may_stand_for_several_arguments():
+    """The next call of the kind has an array for each."""
+    x = np.arange(6.0).reshape(2, 3)
+    assert fl.mse_loss(x, x) == 0
+    assert fl.mse_loss(x, x + 1) == 1
+    assert fl.mse_loss(x, target=x) == 0
+    assert fl.mse_loss(x, target=x + 2) == 4
+    value = fl.triplet_margin_loss(x, x, x, margin=0.5)
+    assert fl.triplet_margin_loss(x, x + 1, x, margin=0.5) > value + 1
+    np.testing.assert_array_equal(fl.grad(fl.mse_loss)(x, x), 0 * x)
+    np.testing.assert_array_equal(fl.grad(fl.mse_loss)(x, x - 3, reduction="sum"), 0 * x + 6)
+
+
+def test_options_in_arrays_count_by_value():
+    x = np.array([0.5, 3.0])
+    for coefficient in (1.0, 3.0):
+        for given in (np.array(coefficient), np.float64(coefficient), coefficient):
+            assert fl.l2_penalty(x, given) == pytest.approx(coefficient * 9.25 / 2)
+    for beta, expected in ((0.0, 1.75), (1.0, 1.3125)):
+        assert fl.smooth_l1_loss(x, 0 * x, beta=np.array(beta)) == pytest.approx(expected)
+    delta = np.array(1.0)
+    bound = fl.HuberLoss(delta=delta), fl.L2Penalty(delta)
+    before = [bound[0](x, 0 * x), bound[1](x)]
+    delta[...] = 2.0
+    assert [bound[0](x, 0 * x), bound[1](x)] == [fl.huber_loss(x, 0 * x, delta=2.0), 2 * before[1]]
+
+
+def test_options_in_tensors_count_by_value():
+    torch = pytest.importorskip("torch")
+    x = torch.tensor([0.5, 3.0])
+    for coefficient in (1.0, 3.0):
+        assert float(fl.l2_penalty(x, torch.tensor(coefficient))) == pytest.approx(coefficient * 9.25 / 2)
+
+
+def test_the_first_of_mixed_arrays_decides_what_comes_back(rng):
+    torch = pytest.importorskip("torch")
+    x, y = rng.normal(size=(4, 3)), np.array([0, 2, 1, 1])
+    for _ in range(2):
+        assert isinstance(fl.cross_entropy(x, torch.from_numpy(y)), np.float64)
+        assert isinstance(fl.cross_entropy(torch.from_numpy(x), y), torch.Tensor)
+
+
+def test_arrays_that_were_pickled_are_as_good(taken):
+    x = np.arange(3.0)
+    copy = pickle.loads(pickle.dumps(x))
+    call = _call.Call(fl.mse_loss.__fastloss__, VALUE, {})
+    assert call((copy, copy), {}, VALUE) == call((x, x), {}, VALUE) == 0
+    assert taken == [True, True]
+
+
+def test_the_second_call_finds_the_machine_code_of_the_first(monkeypatch):
+    call = _call.Call(fl.mse_loss.__fastloss__, VALUE, {})
+    direct = []
+    made = _jit.Direct.__init__
+    monkeypatch.setattr(_jit.Direct, "__init__", lambda self, kernel: (made(self, kernel), direct.append(self))[0])
+    x = np.arange(3.0)
+    assert [call((x, x + 1), {}, VALUE) for _ in range(3)] == [1, 1, 1]
+    assert any(one.entry is not None for one in direct)
+
+
+def test_an_instance_takes_no_options_when_called():
+    x = np.ones(3)
+    for name, value in (("reduction", "sum"), ("size_average", False)):
+        with pytest.raises(TypeError, match=f"{name} is an option"):
+            fl.MSELoss()(x, x, **{name: value})
+
+
+def test_class_indices_have_64_bits():
+    with pytest.raises(ValueError, match="64 bits"):
+        fl.cross_entropy(np.ones((1, 2)), np.array([0]), ignore_index=2**70)
+
+
 def test_a_warning_comes_every_time():
     x = np.ones((2, 3))
     for _ in range(3):
@@ -218,6 +294,17 @@ def test_what_is_kept_is_bounded(monkeypatch):
     for size in range(1, 30):
         assert call((np.ones(size), np.zeros(size)), {}, VALUE) == 0.5
         assert len(call.known) <= 8
+
+
+@pytest.mark.parametrize("function", TAKEN, ids=lambda function: function.__name__)
+def test_arrays_are_not_kept(function):
+    case = next(case for case in CASES if case.loss == function.__name__)
+    arrays = case.make()
+    case.value_and_grad(arrays)
+    kept = [weakref.ref(array) for array in arrays.values()]
+    del arrays
+    gc.collect()
+    assert [reference() for reference in kept] == [None] * len(kept)
 
 
 def test_arrays_that_may_not_be_written_are_read():

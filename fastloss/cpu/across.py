@@ -120,8 +120,9 @@ def across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
 
                 if softmax:
                     column_maxima(z, lanes, columns, top)
-                    # Two columns at a time, which share the maxima and the constants of exp, one from each half: LLVM
-                    # must see that they lie apart. What is left of an odd number of columns comes last.
+                    # Two columns at a time, which share the maxima and the constants of exp: one from each half, since
+                    # LLVM tests before the outer loop whether what the two streams cover overlaps, and neighbouring
+                    # columns would. What is left of an odd number of columns comes last.
                     half = columns // 2 * lanes
                     for j in range(0, half, lanes):
                         # The next tile comes into the L2 cache while this one is computed: reading, computing and

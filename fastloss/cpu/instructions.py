@@ -42,7 +42,7 @@ def maximum(a, b):
 
 
 def power_of_two(t):
-    """Return 2**n for t = n + ONE_F32 or n + ONE_F64, and 0 for the n below that of the smallest normal number."""
+    """Return 2**n for t = n + ONE_F32 or n + ONE_F64, n no less than -127 or -1023, where the result is 0."""
 
 
 def split_exponent(x):

@@ -187,7 +187,10 @@ def _write_strided_rows(tile, place, target, row, n, columns, inner, lanes):
 
 
 def column_maxima(tile, lanes, columns, target):
-    """Write the largest of the `columns` entries of each of `lanes` rows, a multiple of 16; a NaN may be lost."""
+    """Write the largest of the `columns` entries of each of `lanes` rows, a multiple of 16.
+
+    A NaN may be passed over: it is still among the exponentials, and makes NaN of their sum.
+    """
 
 
 @emits(column_maxima)

@@ -1,7 +1,7 @@
 """The leaves of ``losses/scalars.py`` for CUDA: libdevice, in the type of the argument.
 
 Errors are libdevice's, at most 2 ulp. exp flushes nothing: results below the smallest normal number are subnormal,
-where the CPU's :func:`exp_nonpositive` gives 0.
+where the CPU's :func:`exp_nonpositive` soon gives 0.
 """
 
 from __future__ import annotations

@@ -149,7 +149,13 @@ def huber_loss(
     [0.125 2.5  ]
     """
     return Elementwise(
-        huber, (input, target), params=(delta,), weight=weight, reduction=reduction, broadcast="warn", exact_weight=True
+        huber,
+        (input, target),
+        params=(float(delta),),
+        weight=weight,
+        reduction=reduction,
+        broadcast="warn",
+        exact_weight=True,
     )
 
 
