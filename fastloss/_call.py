@@ -54,6 +54,7 @@ MOST_KINDS = 1024
 
 # Of a kind of call: how it is computed, and where its arrays stand among the arguments. None: the long way.
 Kind = tuple[Prepared, tuple[int, ...]] | None
+_UNKNOWN: Any = object()
 
 
 class Call:
@@ -90,10 +91,12 @@ class Call:
         key = signature(args, kwargs)
         if key is None:
             return None
-        try:
-            kind = self.known[key]
-        except KeyError:
-            kind = _keep(self.known, key, self._kind(args, kwargs))
+        kind = self.known.get(key, _UNKNOWN)
+        if kind is _UNKNOWN:
+            try:
+                kind = _keep(self.known, key, self._kind(args, kwargs))
+            except Exception:  # the long way knows what to say of it
+                return None
         if kind is None:
             return None
         prepared, picks = kind
@@ -149,9 +152,8 @@ def _evaluate_part(record: Loss, job: Any, request: Request) -> Any:
     if shapes is None or job.weight is not None or not are_options(job.params):
         return evaluate(record, job, request)
     key = job._replace(arrays=()), request.mode, shapes
-    try:
-        prepared = _parts[key]
-    except KeyError:
+    prepared = _parts.get(key, _UNKNOWN)
+    if prepared is _UNKNOWN:
         decided = prepare(record, job._replace(arrays=arrays), request.mode)
         prepared = _keep(_parts, key, None if decided is None else decided[0])
     result = None if prepared is None else prepared(arrays, request)

@@ -108,7 +108,8 @@ class TorchSpace(NumpySpace):
 
     def scalar(self, value: float, dtype: Any) -> Any:
         torch = sys.modules["torch"]
-        return torch.scalar_tensor(value, dtype=torch.float64 if dtype == F64 else torch.float32)
+        # By way of NumPy, which makes infinity of a number beyond float32; torch refuses it.
+        return torch.scalar_tensor(super().scalar(value, dtype), dtype=torch.float64 if dtype == F64 else torch.float32)
 
 
 class DlpackSpace(NumpySpace):

@@ -122,11 +122,13 @@ class Direct:
 
     def __call__(self, *args: Any) -> Any:
         board = np.zeros(BOARD_HEAD + 2)
-        if self.entry is not None:
-            return self.entry(*args, board, True)
+        entry = self.entry
+        if entry is not None:
+            return entry(*args, board, True)
         compiled: Any = self.kernel.compiled
         if self.called:
             types = tuple([compiled.typeof_pyval(a) for a in (*args, board, True)])
-            self.entry = compiled.overloads[types].entry_point if types in compiled.overloads else None
+            if types in compiled.overloads:
+                self.entry = compiled.overloads[types].entry_point
         self.called = True
         return compiled(*args, board, True)

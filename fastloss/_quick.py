@@ -65,7 +65,7 @@ def signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] 
             append(a.shape)
         elif kind in _OPTIONS:
             append(kind)
-            append(a)
+            append(a if a or kind is not float else str(a))  # 0.0 equals -0.0
         else:
             return None
     if kwargs:
@@ -332,7 +332,7 @@ def _projected(record: Loss, job: Projected, mode: Mode) -> Decided:
     def run(arrays: Sequence[Any], values: Any, grads: list[Any], given: bool) -> float | None:
         x, w, y = arrays
         divisor = count - int(np.count_nonzero(y == ignore)) if mean else 1
-        if divisor == 0:
+        if divisor == 0 or (mean and not settings.check_indices):  # labels that are no class do not count either
             return None
         logits = np.matmul(x, w.T)
         flat = logits.ravel()
@@ -403,5 +403,5 @@ def _flat(array: Any) -> Any:
 
 @functools.cache
 def _slots(wrt: tuple[str, ...], names: tuple[str, ...]) -> tuple[int, ...] | None:
-    """Return the numbers of the operands to differentiate; None if one is no operand."""
-    return tuple([names.index(name) for name in wrt]) if set(wrt) <= set(names) else None
+    """Return the numbers of the operands to differentiate; None if one is no operand, or named twice."""
+    return tuple([names.index(name) for name in wrt]) if len(set(wrt) & set(names)) == len(wrt) else None

@@ -15,14 +15,14 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 def as_numpy(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
     """Return the arguments with NumPy arrays for tensors; None unless all arrays are plain tensors in host memory."""
-    torch = sys.modules.get("torch")
-    if torch is None:
+    tensor = getattr(sys.modules.get("torch"), "Tensor", None)
+    if tensor is None:  # or torch is being imported
         return None
-    tensor, plain, found = torch.Tensor, _plain_dtypes(), False
+    found = False
     arrays: list[Any] = []
     for a in (*args, *kwargs.values()) if kwargs else args:
         if isinstance(a, tensor):
-            if a.dtype not in plain:
+            if a.dtype not in _plain_dtypes():
                 return None
             found = True
             try:

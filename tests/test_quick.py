@@ -2,6 +2,8 @@
 
 import gc
 import pickle
+import sys
+import types
 import weakref
 
 import numpy as np
@@ -252,6 +254,49 @@ def test_the_second_call_finds_the_machine_code_of_the_first(monkeypatch):
     x = np.arange(3.0)
     assert [call((x, x + 1), {}, VALUE) for _ in range(3)] == [1, 1, 1]
     assert any(one.entry is not None for one in direct)
+
+
+def test_options_that_torch_alone_can_read():
+    torch = pytest.importorskip("torch")
+    x = torch.tensor([0.5, 3.0])
+    assert float(fl.huber_loss(x, 0 * x, delta=torch.tensor([1.0]))) == pytest.approx(1.3125)
+    with pytest.raises(ValueError, match="got tensor"):
+        fl.huber_loss(x, x, delta=torch.tensor(-1.0))
+
+
+def test_labels_that_are_no_class_do_not_count(rng):
+    x, w, y = rng.normal(size=(4, 2)), rng.normal(size=(3, 2)), np.array([0, 2, 5, 1])
+    with fl.config(check_indices=False):
+        step = fl.grad(fl.linear_cross_entropy, wrt="input")(x, w, y)
+        direct = fl.grad(fl.cross_entropy)(x @ w.T, y)
+    np.testing.assert_allclose(step[[0, 1, 3]], (direct @ w)[[0, 1, 3]])
+
+
+def test_one_argument_named_twice(rng):
+    x, y = rng.normal(size=(2, 3))
+    given = np.zeros(3), np.zeros(3)
+    fl.grad(fl.mse_loss, wrt=("input", "input"))(x, y, grad_out=given)
+    np.testing.assert_array_equal(*given)
+    assert given[0].any()
+
+
+def test_errors_have_no_other_error_before_them():
+    with pytest.raises(ValueError, match="reduction must be") as raised:
+        fl.mse_loss(np.ones(3), np.ones(3), reduction="median")
+    assert raised.value.__context__ is None
+
+
+def test_zeros_have_a_sign():
+    x, y = np.array([-0.0]), np.array([1.0])
+    slopes = [
+        fl.grad(fl.poisson_nll_loss)(x, y, log_input=False, eps=eps, reduction="sum")[0] for eps in (0.0, -0.0, 0.0)
+    ]
+    assert slopes == [-np.inf, np.inf, -np.inf]
+
+
+def test_a_module_that_only_bears_the_name_of_torch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", types.ModuleType("torch"))
+    assert fl.mse_loss([0.0, 1.0], [1.0, 1.0]) == 0.5
 
 
 def test_an_instance_takes_no_options_when_called():
