@@ -20,7 +20,7 @@ NOT_POSSIBLE = {
     "a number in [0, 1]": (-0.1, 1.5, float("nan")),
     "1 or 2": (0, 3, 1.5),
     "a number <= 1 (negative: off)": (1.5, float("nan")),
-    "an integer": (0.5, float("inf")),
+    "an integer of 64 bits": (2**70, 0.5, float("inf")),
     "an integer >= 0": (-1, 0.5, float("inf")),
     "an integer, the number of an axis": (0.5, float("inf")),
     "None, 'euclidean', 'squared_euclidean', 'manhattan', 'cosine' or a callable": ("chebyshev", 2),
