@@ -13,6 +13,7 @@ from cases import PLAIN
 import fastloss as fl
 from fastloss import _call, _jit, _quick
 from fastloss._outputs import VALUE
+from fastloss.cpu import split
 
 FAMILIES = ("elementwise", "rowwise", "rowmap", "pairwise", "label_sets", "projected")
 CASES = [case for case in PLAIN if case.record.family in FAMILIES]
@@ -270,6 +271,13 @@ def test_labels_that_are_no_class_do_not_count(rng):
         step = fl.grad(fl.linear_cross_entropy, wrt="input")(x, w, y)
         direct = fl.grad(fl.cross_entropy)(x @ w.T, y)
     np.testing.assert_allclose(step[[0, 1, 3]], (direct @ w)[[0, 1, 3]])
+
+
+def test_rows_that_are_cut_into_pieces_go_the_long_way(taken, monkeypatch):
+    monkeypatch.setattr(split, "LONG_FROM", 1 << 16)
+    call = _call.Call(fl.logsumexp.__fastloss__, VALUE, {})
+    assert call((np.zeros((1, 1 << 16)), 1), {}, VALUE) == pytest.approx([np.log(1 << 16)])
+    assert taken == []
 
 
 def test_one_argument_named_twice(rng):
