@@ -29,8 +29,9 @@ from fastloss._label_sets import label_sets
 from fastloss._outputs import ABSENT, VALUE, Argument, Outputs, Request, upstream_of
 from fastloss._pairs import pairwise
 from fastloss._penalties import penalty
+from fastloss._prepared import Prepared, are_options, signature
 from fastloss._projected import projected
-from fastloss._quick import Prepared, are_options, prepare, signature
+from fastloss._quick import prepare
 from fastloss._quick_torch import as_numpy, as_tensors
 from fastloss._registry import LEGACY, check_options, jitable
 from fastloss._rows import rowmap, rowwise

@@ -11,7 +11,7 @@ import pytest
 from cases import PLAIN
 
 import fastloss as fl
-from fastloss import _call, _jit, _quick
+from fastloss import _call, _jit, _prepared
 from fastloss._outputs import VALUE
 from fastloss.cpu import split
 
@@ -132,14 +132,14 @@ def test_nothing_is_written_where_the_loss_is_not_defined():
 def taken(monkeypatch):
     """Return a list that notes of every prepared call whether it gave a result."""
     found = []
-    prepared = _quick.Prepared.__call__
+    prepared = _prepared.Prepared.__call__
 
     def spy(self, arrays, request):
         result = prepared(self, arrays, request)
         found.append(result is not None)
         return result
 
-    monkeypatch.setattr(_quick.Prepared, "__call__", spy)
+    monkeypatch.setattr(_prepared.Prepared, "__call__", spy)
     return found
 
 

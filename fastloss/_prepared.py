@@ -1,0 +1,132 @@
+"""A kind of call: how it is known, and what is kept of it (see ``_quick.py``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastloss._dispatch import F32
+from fastloss._outputs import ABSENT, Mode, Request, given_gradients
+from fastloss.cpu.recycling import empty
+
+# The bits of ``flags.num`` of an array in C order whose elements are aligned.
+_PLAIN = 0x0001 | 0x0100
+
+# What may be an option of a kind of call. Hashes of others say nothing of what they hold.
+_OPTIONS = frozenset((int, float, bool, str, type(None)))
+
+
+def signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
+    """Return dtypes and shapes of the arrays and the options, which decide how to compute; None if one is not plain."""
+    parts: list[Any] = []
+    append = parts.append
+    for a in args:
+        kind = type(a)
+        if kind is np.ndarray:
+            if a.flags.num & _PLAIN != _PLAIN:
+                return None
+            append(a.dtype)
+            append(a.shape)
+        elif kind in _OPTIONS:
+            append(kind)
+            append(a if a or kind is not float else str(a))  # 0.0 equals -0.0
+        else:
+            return None
+    if kwargs:
+        rest = signature(tuple(kwargs.values()), {})
+        if rest is None:
+            return None
+        parts += *kwargs, *rest
+    return tuple(parts)
+
+
+def are_options(values: Iterable[Any]) -> bool:
+    """Return whether all are plain options, which cannot change and say all that they hold by their value."""
+    return all(type(value) in _OPTIONS for value in values)
+
+
+def are_plain(arrays: tuple[Any, ...], dtype: Any, shape: tuple[int, ...]) -> bool:
+    """Return whether all are plain NumPy arrays of this dtype and shape."""
+    for a in arrays:
+        if type(a) is not np.ndarray or a.dtype != dtype or a.shape != shape or a.flags.num & _PLAIN != _PLAIN:
+            return False
+    return True
+
+
+class Prepared:
+    """A kind of call, decided: `run` computes it from its arrays.
+
+    ``run(arrays, values, grads, given)`` returns the reduced value, or None where the long way is needed; `given` says
+    that outputs are the caller's. Values have the shape `each`, or are not wanted; `grads` holds a gradient for each of
+    the operands number `slots`, whose shapes are in `shapes`.
+    """
+
+    __slots__ = ("dtype", "each", "make", "mode", "run", "shapes", "slots")
+
+    def __init__(
+        self, run: Callable[..., Any], mode: Mode, dtype: Any, slots: tuple[int, ...],
+        shapes: tuple[tuple[int, ...], ...], each: tuple[int, ...] | None, sparse: bool = False,
+    ) -> None:  # fmt: skip
+        self.run, self.mode, self.dtype, self.slots = run, mode, dtype, slots
+        self.shapes = tuple([(slot, shapes[slot]) for slot in slots])
+        self.each = each if mode.value else None
+        self.make = np.zeros if sparse else empty
+
+    def __call__(self, arrays: Sequence[Any], request: Request) -> Any:
+        """Compute a call of this kind; None where the long way is needed."""
+        slots, each, dtype = self.slots, self.each, self.dtype
+        values: Any = ABSENT
+        grads: list[Any] = [ABSENT, ABSENT, ABSENT]
+        given = request.grad_out is not None or request.out is not None
+        if given:
+            outputs = self._given(arrays, request)
+            if outputs is None:
+                return None
+            values, grads = outputs
+        else:
+            if each is not None:
+                values = empty(each, dtype)
+            for slot, shape in self.shapes:
+                grads[slot] = self.make(shape, dtype)
+        total = self.run(arrays, values, grads, given)
+        if total is None:
+            return None
+        mode = self.mode
+        result: Any = None
+        if slots:
+            result = grads[slots[0]] if mode.single else tuple([grads[slot] for slot in slots])
+        if not mode.value:
+            return result
+        if each is None:
+            values = np.float32(total) if dtype is F32 else np.float64(total)
+        return (values, result) if slots else values
+
+    def _given(self, arrays: Sequence[Any], request: Request) -> tuple[Any, list[Any]] | None:
+        """Return the caller's arrays for values and gradients, fresh ones where there are none of the caller's.
+
+        None if those are not plain, or share memory.
+        """
+        values, grads, taken = ABSENT, [ABSENT, ABSENT, ABSENT], list(arrays)
+        if request.out is not None:
+            if self.each is None or not _may_be_written(request.out, self.dtype, self.each, taken):
+                return None
+            values, taken = request.out, [*taken, request.out]
+        elif self.each is not None:
+            values = empty(self.each, self.dtype)
+        targets: Any = given_gradients(request, len(self.slots))
+        if targets is None:
+            targets = [self.make(shape, self.dtype) for _, shape in self.shapes]
+        for (slot, shape), target in zip(self.shapes, targets, strict=True):
+            if not _may_be_written(target, self.dtype, shape, taken):
+                return None
+            grads[slot], taken = target, [*taken, target]
+        return values, grads
+
+
+def _may_be_written(target: Any, dtype: Any, shape: tuple[int, ...], taken: list[Any]) -> bool:
+    """Return whether this is a plain array that shares no memory with others."""
+    if not are_plain((target,), dtype, shape) or not target.flags.writeable:
+        return False
+    return not any(np.may_share_memory(target, other) for other in taken)
