@@ -57,8 +57,8 @@ Decisions and their reasons
 * Losses that are more than one loop are job descriptions of their own with a module each on the calling path:
   ``Projected`` and ``Clustered`` (matrix products of the library that owns the arrays, our kernels on chunks in place),
   ``Alignment`` (CTC), ``LabelSets``, ``OfDistances``, ``Penalty``.
-* Reading and writing memory expands in place to LLVM instructions (``cpu/access.py``) rather than through small jitted
-  functions, each of which would cost 20 ms of compilation per combination of types.
+* Reading and writing memory expands in place to LLVM instructions (``cpu/emission.py``) rather than through small
+  jitted functions, each of which would cost 20 ms of compilation per combination of types.
 """
 
 from __future__ import annotations

@@ -74,6 +74,20 @@ def test_gradient_of_narrow_types(case, dtype):
         assert_close(gradient, exact, dtype)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("columns", [3, 8, 10, 17])
+@pytest.mark.parametrize("rows", [1, 7, 130])
+def test_short_rows_of_half_types_are_rounded_once(rows, columns, dtype, rng):
+    """Whatever the number of rows and columns: those of the float32 result, rounded to nearest, NaN kept."""
+    x = rng.normal(size=(rows, columns)).astype(DTYPES[dtype])
+    x[rows // 2, 0] = np.nan
+    y = rng.integers(columns, size=rows)
+    gradient = fl.grad(fl.cross_entropy)(x, y, reduction="sum")
+    wide = fl.grad(fl.cross_entropy)(x.astype(np.float32), y, reduction="sum")
+    assert gradient.dtype == DTYPES[dtype]
+    np.testing.assert_array_equal(gradient.astype(np.float32), wide.astype(DTYPES[dtype]).astype(np.float32))
+
+
 @pytest.mark.parametrize("case", marked(CURVED))
 def test_second_derivative_against_differences(case):
     arrays = case.make()

@@ -89,6 +89,30 @@ def test_rows_without_a_softmax_are_nan(strange, classes, dtype):
     np.testing.assert_array_equal(fl.logsumexp(x, dim=1)[1], expected)
 
 
+@each
+@pytest.mark.parametrize("shape", [(5, 4), (5, 63), (5, 64), (5, 200), (5, 4, 3)], ids=str)
+def test_nan_beside_infinity_is_nan(shape, dtype):
+    """An infinite maximum is the log-sum-exp itself, but not where some entry is no number."""
+    x = np.zeros(shape, dtype)
+    x[0, 0], x[0, 1] = INF, NAN
+    x[1, -2], x[1, -1] = NAN, INF
+    x[2, 0], x[2, -1] = INF, NAN
+    x[3, 1] = INF
+    result = fl.logsumexp(x, dim=1)
+    first = result if result.ndim == 1 else result[:, 0]
+    np.testing.assert_array_equal(first, [NAN, NAN, NAN, INF, np.log(dtype(shape[1]))])
+
+
+@each
+@pytest.mark.parametrize("classes", [64, 65, 127, 128, 129, 200])
+def test_the_largest_may_stand_anywhere(classes, dtype):
+    """A far larger entry takes everything, wherever it is: passed over, it would be infinite."""
+    x = np.full((classes, classes), -1e6, dtype)
+    np.fill_diagonal(x, 1e6)
+    np.testing.assert_array_equal(fl.logsumexp(x, dim=1), np.full(classes, 1e6, dtype))
+    np.testing.assert_array_equal(fl.softmax(x, dim=1), np.eye(classes))
+
+
 def test_gradient_of_logsumexp_at_infinity():
     """As in torch: where the result is infinite, so is no difference from it."""
     gradient = fl.grad(fl.logsumexp)(np.array([[0.0, -INF, 1.0]]), dim=1)

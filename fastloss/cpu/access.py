@@ -3,62 +3,21 @@
 An absent array is ``()``. Reading it gives the neutral element, writing to it does nothing. float16 arrives as its
 int16 bits and bfloat16 as its uint16 bits (true integers of those widths never reach a kernel, see ``_dispatch.py``);
 both are computed in float32.
-
-The functions expand in place to a few LLVM instructions (:func:`emits`). Two reasons. A kernel calls them with dozens
-of type combinations, and a function of its own costs Numba 20 ms of compilation per combination: the first call of a
-loss would take seconds. And Numba's own indexing tests for negative indices, which turns vector loads into gathers
-wherever LLVM cannot see the sign.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.imputils import impl_ret_borrowed
-from numba.extending import lower_builtin, type_callable
-from numba.np.arrayobj import populate_array
 
-# Rows that a tile of the rowwise driver holds at most.
-LANES = 128
-
-# Elements that the elementwise driver handles at a time: five float64 buffers of it fit half a 48 KB L1 cache.
-TILE = 512
+from fastloss.cpu.emission import emits, is_absent, pointer_to
 
 FLOAT16_BITS = types.int16
 BFLOAT16_BITS = types.uint16
-
-Emitter = Callable[..., Any]
-
-
-def emits(stub: Callable[..., Any]) -> Callable[[Callable[..., Any]], None]:
-    """Make calls of `stub` in kernels expand to instructions.
-
-    The decorated function gets the argument types and returns (result type, emitter); the emitter gets
-    (context, builder, argument types, arguments) and returns the result. Unlike an ``@intrinsic``, whose pickle is
-    drawn anew in every process, a plain function can be closed over by a kernel that is cached on disk.
-    """
-
-    def register(resolve: Callable[..., Any]) -> None:
-        def typer(*args: Any) -> Any:
-            return resolve(*args)[0]
-
-        typer.__signature__ = inspect.signature(stub)  # type: ignore[attr-defined]
-
-        @type_callable(stub)
-        def typing(context: Any) -> Any:
-            return typer
-
-        @lower_builtin(stub, types.VarArg(types.Any))  # type: ignore[untyped-decorator]
-        def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            result = resolve(*signature.args)[1](context, builder, signature.args, args)
-            return context.get_dummy_value() if result is None else result
-
-    return register
 
 
 def load(array, i):
@@ -105,21 +64,6 @@ def part(array, start, stop):
     """Return ``array[start:stop]`` of a flat array; an absent one stays absent."""
 
 
-def lane_array(like):
-    """Return an uninitialised array of LANES numbers of the type of `like`, on the stack.
-
-    Compiles in no time, costs nothing, and LLVM knows that nothing else points to it.
-    """
-
-
-def lane_arrays(like):
-    """Return an uninitialised array of four times LANES numbers, on the stack."""
-
-
-def tile_array(like):
-    """Return an uninitialised array of TILE numbers, on the stack."""
-
-
 def present(array):
     """Return whether the array is not absent; a constant to the optimiser."""
 
@@ -128,48 +72,47 @@ def cast(params, like):
     """Return the tuple of parameters, each with the type of `like`."""
 
 
-def is_absent(kind: Any) -> bool:
-    """Return whether a Numba type is that of ``()``."""
-    return isinstance(kind, types.BaseTuple) and len(kind) == 0
-
-
-def pointer_to(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
-    """Return the address of an element of a contiguous array."""
-    data = context.make_array(kind)(context, builder, array).data
-    return builder.gep(data, [index], inbounds=True)
-
-
 def _float_type(kind: Any) -> Any:
     return types.float32 if kind.dtype in (FLOAT16_BITS, BFLOAT16_BITS) else kind.dtype
 
 
+def _shaped(like: Any, element: Any) -> Any:
+    """Return the LLVM type of `element`, or of as many as the vector type `like` has."""
+    return ir.VectorType(element, like.count) if isinstance(like, ir.VectorType) else element
+
+
+def _filled(kind: Any, number: int) -> Any:
+    """Return a constant, in every lane of a vector type."""
+    return ir.Constant(kind, [number] * kind.count if isinstance(kind, ir.VectorType) else number)
+
+
 def widen(builder: Any, kind: Any, bits: Any) -> Any:
     """Convert the bits of a half type, or a vector of them, to float32; others pass."""
-
-    def shaped(element: Any) -> Any:
-        return ir.VectorType(element, bits.type.count) if isinstance(bits.type, ir.VectorType) else element
-
+    real = _shaped(bits.type, ir.FloatType())
     if kind == FLOAT16_BITS:
-        return builder.fpext(builder.bitcast(bits, shaped(ir.HalfType())), shaped(ir.FloatType()))
+        return builder.fpext(builder.bitcast(bits, _shaped(bits.type, ir.HalfType())), real)
     if kind == BFLOAT16_BITS:
-        wide = shaped(ir.IntType(32))
-        places = ir.Constant(wide, [16] * bits.type.count) if isinstance(wide, ir.VectorType) else wide(16)
-        return builder.bitcast(builder.shl(builder.zext(bits, wide), places), shaped(ir.FloatType()))
+        wide = _shaped(bits.type, ir.IntType(32))
+        return builder.bitcast(builder.shl(builder.zext(bits, wide), _filled(wide, 16)), real)
     return bits
 
 
-def _narrow(builder: Any, kind: Any, value: Any) -> Any:
-    """Convert float32 to the bits of a half type, rounding to nearest, ties to even."""
+def narrow(builder: Any, kind: Any, value: Any) -> Any:
+    """Round float32, or a vector, to the bits of a half type, to nearest, ties to even; others pass."""
+    short = _shaped(value.type, ir.IntType(16))
     if kind == FLOAT16_BITS:
-        return builder.bitcast(builder.fptrunc(value, ir.HalfType()), ir.IntType(16))
-    # bfloat16: add half of the last kept place, less one when that place is 0. A NaN could round to infinity; it
-    # gets a quiet bit instead.
-    i32 = ir.IntType(32)
-    bits = builder.bitcast(value, i32)
-    odd = builder.and_(builder.lshr(bits, i32(16)), i32(1))
-    rounded = builder.add(bits, builder.add(odd, i32(0x7FFF)))
-    chosen = builder.select(builder.fcmp_unordered("uno", value, value), builder.or_(bits, i32(0x400000)), rounded)
-    return builder.trunc(builder.lshr(chosen, i32(16)), ir.IntType(16))
+        return builder.bitcast(builder.fptrunc(value, _shaped(value.type, ir.HalfType())), short)
+    if kind == BFLOAT16_BITS:
+        # Add half of the last kept place, less one when that place is 0. A NaN could round to infinity; it gets a
+        # quiet bit instead.
+        wide = _shaped(value.type, ir.IntType(32))
+        bits = builder.bitcast(value, wide)
+        odd = builder.and_(builder.lshr(bits, _filled(wide, 16)), _filled(wide, 1))
+        rounded = builder.add(bits, builder.add(odd, _filled(wide, 0x7FFF)))
+        quiet = builder.or_(bits, _filled(wide, 0x400000))
+        chosen = builder.select(builder.fcmp_unordered("uno", value, value), quiet, rounded)
+        return builder.trunc(builder.lshr(chosen, _filled(wide, 16)), short)
+    return value
 
 
 def _emit_load(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
@@ -180,9 +123,7 @@ def _emit_load(context: Any, builder: Any, kind: Any, array: Any, index: Any) ->
 def _emit_store(context: Any, builder: Any, kind: Any, array: Any, index: Any, value_type: Any, value: Any) -> None:
     pointer = pointer_to(context, builder, kind, array, index)
     value = context.cast(builder, value, value_type, _float_type(kind))
-    if kind.dtype in (FLOAT16_BITS, BFLOAT16_BITS):
-        value = _narrow(builder, kind.dtype, value)
-    context.pack_value(builder, kind.dtype, value, pointer)
+    context.pack_value(builder, kind.dtype, narrow(builder, kind.dtype, value), pointer)
 
 
 def _as_index(context: Any, builder: Any, kind: Any, value: Any) -> Any:
@@ -330,36 +271,6 @@ def _part(array, start, stop):
         return impl_ret_borrowed(context, builder, array, piece._getvalue())
 
     return array, emit
-
-
-def _on_stack(count: int) -> Callable[..., Any]:
-    def resolve(like):
-        array = types.Array(like, 1, "C")
-
-        def emit(context, builder, kinds, args):
-            element = context.get_data_type(like)
-            result = context.make_array(array)(context, builder)
-            size = context.get_constant(types.intp, context.get_abi_sizeof(element))
-            data = cgutils.alloca_once(builder, element, size=count)
-            data.align = 64  # a vector across two cache lines is stored at half the speed
-            populate_array(
-                result,
-                data=data,
-                shape=[context.get_constant(types.intp, count)],
-                strides=[size],
-                itemsize=size,
-                meminfo=None,
-            )
-            return result._getvalue()
-
-        return array, emit
-
-    return resolve
-
-
-emits(lane_array)(_on_stack(LANES))
-emits(lane_arrays)(_on_stack(4 * LANES))
-emits(tile_array)(_on_stack(TILE))
 
 
 @emits(present)

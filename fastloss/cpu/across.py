@@ -10,13 +10,10 @@ from numba.extending import register_jitable
 
 from fastloss._spec import RowMaths
 from fastloss.cpu.access import (
-    LANES,
     cast,
     fetch,
     fetch_to_write,
     label_at,
-    lane_array,
-    lane_arrays,
     load,
     load_or,
     pack,
@@ -27,9 +24,11 @@ from fastloss.cpu.access import (
     unpack,
 )
 from fastloss.cpu.instructions import vector_function
+from fastloss.cpu.maxima import column_maxima
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
+from fastloss.cpu.stack import LANES, lane_array, lane_arrays
 from fastloss.cpu.survey import no_terms, survey
-from fastloss.cpu.tiles import column_maxima, read_rows, read_strided, write_rows, write_strided
+from fastloss.cpu.tiles import read_rows, read_strided, write_rows, write_strided
 from fastloss.losses.scalars import exp_nonpositive, log
 
 # Entries that the across loop keeps in each buffer: what it touches fits the L1 cache.
@@ -119,7 +118,7 @@ def across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
                     store(sums, 2 * LANES + l, 0.0)
 
                 if softmax:
-                    column_maxima(z, lanes, columns, top)
+                    column_maxima(z, lanes, n, columns, top)
                     # Two columns at a time, which share the maxima and the constants of exp: one from each half, since
                     # LLVM tests before the outer loop whether what the two streams cover overlaps, and neighbouring
                     # columns would. What is left of an odd number of columns comes last.

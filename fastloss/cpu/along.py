@@ -8,16 +8,9 @@ from typing import Any
 import numpy as np
 
 from fastloss._spec import RowMaths
-from fastloss.cpu.access import (
-    cast,
-    label_at,
-    load,
-    load_or,
-    present,
-    store,
-    store_each,
-)
-from fastloss.cpu.instructions import isolated_function, maximum, vector_function
+from fastloss.cpu.access import cast, label_at, load, load_or, present, store, store_each
+from fastloss.cpu.instructions import isolated_function, vector_function
+from fastloss.cpu.maxima import row_maximum
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 from fastloss.cpu.survey import no_terms, survey
 from fastloss.losses.scalars import exp_nonpositive, log
@@ -70,9 +63,7 @@ def along(maths: RowMaths, wide: bool) -> Callable[..., Any]:
 
                 top = T(0)
                 if softmax:
-                    top = load(x, base)
-                    for j in range(1, columns):
-                        top = maximum(top, load(x, base + j))
+                    top = row_maximum(x, base, base + columns)
                 zy = load(x, base + label) - top if indexed else T(0)
                 wy = load_or(weight, label, T(1)) if indexed else T(1)
 

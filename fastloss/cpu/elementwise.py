@@ -11,9 +11,11 @@ import numpy as np
 from numba.extending import overload, register_jitable
 
 from fastloss._jit import Kernel
-from fastloss.cpu.access import TILE, cast, is_absent, load, load_or, part, present, store, store_each, tile_array
+from fastloss.cpu.access import cast, load, load_or, part, present, store, store_each
+from fastloss.cpu.emission import is_absent
 from fastloss.cpu.instructions import vector_function
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
+from fastloss.cpu.stack import TILE, tile_array
 
 
 @register_jitable

@@ -8,14 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastloss._spec import RowMaths
-from fastloss.cpu.access import (
-    cast,
-    label_at,
-    load,
-    load_or,
-    store,
-    store_each,
-)
+from fastloss.cpu.access import cast, label_at, load, load_or, store, store_each
 from fastloss.cpu.instructions import isolated_function
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 from fastloss.cpu.survey import survey

@@ -6,7 +6,7 @@ import numpy as np
 from llvmlite import binding, ir
 from numba import types
 
-from fastloss.cpu.access import emits
+from fastloss.cpu.emission import emits
 
 # Whether vectors have 512 bits, and masks cost nothing.
 WIDE_VECTORS = bool(binding.get_host_cpu_features().get("avx512f"))

@@ -20,7 +20,8 @@ from numba import types
 from numba.extending import register_jitable
 
 from fastloss._jit import BOARD_HEAD
-from fastloss.cpu.access import emits, load, pointer_to
+from fastloss.cpu.access import load
+from fastloss.cpu.emission import emits, pointer_to
 
 I64 = ir.IntType(64)
 

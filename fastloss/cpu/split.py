@@ -19,7 +19,8 @@ from fastloss._jit import Kernel
 from fastloss._spec import RowMaths
 from fastloss.cpu.access import cast, label_at, load, load_or, store, store_each
 from fastloss.cpu.along import BLOCK, TERMS_BLOCK
-from fastloss.cpu.instructions import maximum, vector_function
+from fastloss.cpu.instructions import vector_function
+from fastloss.cpu.maxima import row_maximum
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 from fastloss.losses.scalars import exp_nonpositive, log
 
@@ -57,9 +58,7 @@ def gauge() -> Kernel:
                 r, s = u // pieces, u % pieces
                 base = r * columns
                 start, stop = base + share(columns, s, pieces), base + share(columns, s + 1, pieces)
-                top = load(x, start)
-                for j in range(start + 1, stop):
-                    top = maximum(top, load(x, j))
+                top = row_maximum(x, start, stop)
                 energy = 0.0
                 for begin in range(start, stop, BLOCK):
                     block = T(0)

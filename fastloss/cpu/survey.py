@@ -9,11 +9,7 @@ import numpy as np
 from numba.extending import register_jitable
 
 from fastloss._jit import Kernel
-from fastloss.cpu.access import (
-    label_at,
-    load_or,
-    present,
-)
+from fastloss.cpu.access import label_at, load_or, present
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 
 

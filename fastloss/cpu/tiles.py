@@ -6,10 +6,10 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import overload, register_jitable
 
-from fastloss.cpu.access import emits, is_absent, load, pointer_to, store, widen
+from fastloss.cpu.access import load, narrow, store, widen
+from fastloss.cpu.emission import emits, is_absent, pointer_to
 from fastloss.cpu.instructions import WIDE_VECTORS
 
 # Rows and columns of the blocks that are transposed in registers. With 16 of them each a row of 8 fits: cross_entropy
@@ -73,7 +73,7 @@ def _read_block(source, start, stride, columns, tile, place, lanes):
 
 
 def _write_block(tile, place, lanes, columns, target, start, stride):
-    """Transpose BLOCK columns of the tile back into rows, so many of each or with ``()`` all; no type changes."""
+    """Transpose BLOCK columns of the tile back into rows, so many of each or with ``()`` all."""
 
 
 @emits(_read_block)
@@ -105,17 +105,18 @@ def _emit_write_block(tile, place, lanes, columns, target, start, stride):
     def emit(context, builder, kinds, args):
         origin = pointer_to(context, builder, tile, args[0], args[1])
         goal = pointer_to(context, builder, target, args[4], args[5])
-        vector = ir.VectorType(context.get_data_type(target.dtype), BLOCK)
+        wide, vector = (ir.VectorType(context.get_data_type(kind.dtype), BLOCK) for kind in (tile, target))
         mask = None if is_absent(columns) else _mask(builder, args[3], BLOCK)
         rows = []
         for c in range(BLOCK):
             pointer = builder.gep(origin, [builder.mul(args[2], args[2].type(c))])
-            row = builder.load(builder.bitcast(pointer, vector.as_pointer()))
+            row = builder.load(builder.bitcast(pointer, wide.as_pointer()))
             row.align = tile.dtype.bitwidth // 8
             rows.append(row)
         for r, row in enumerate(_transpose(builder, rows)):
             pointer = builder.gep(goal, [builder.mul(args[6], args[6].type(r))])
             pointer = builder.bitcast(pointer, vector.as_pointer())
+            row = narrow(builder, target.dtype, row)
             if mask is not None:
                 _masked(builder, "store", vector, pointer, mask, row)
             else:
@@ -152,7 +153,7 @@ def _read_strided_rows(source, row, n, columns, inner, tile, lanes):
 
 
 @register_jitable
-def _write_whole_rows(tile, place, target, row, n, columns, inner, lanes):
+def _write_contiguous_rows(tile, place, target, row, n, columns, inner, lanes):
     whole = n // BLOCK * BLOCK
     for l in range(0, whole, BLOCK):
         for j in range((columns - 1) // BLOCK * BLOCK, -1, -BLOCK):  # backwards: the first block of a row comes last
@@ -162,13 +163,6 @@ def _write_whole_rows(tile, place, target, row, n, columns, inner, lanes):
             else:
                 _write_block(tile, place + j * lanes + l, lanes, columns - j, target, goal, columns)
     for l in range(whole, n):
-        for j in range(columns):
-            store(target, (row + l) * columns + j, load(tile, place + j * lanes + l))
-
-
-@register_jitable
-def _write_rounded_rows(tile, place, target, row, n, columns, inner, lanes):
-    for l in range(n):
         for j in range(columns):
             store(target, (row + l) * columns + j, load(tile, place + j * lanes + l))
 
@@ -184,38 +178,6 @@ def _write_strided_rows(tile, place, target, row, n, columns, inner, lanes):
             for l in range(run):
                 store(target, base + l, load(tile, place + j * lanes + done + l))
         done += run
-
-
-def column_maxima(tile, lanes, columns, target):
-    """Write the largest of the `columns` entries of each of `lanes` rows, a multiple of 16.
-
-    A NaN may be passed over: it is still among the exponentials, and makes NaN of their sum.
-    """
-
-
-@emits(column_maxima)
-def _emit_column_maxima(tile, lanes, columns, target):
-    def emit(context, builder, kinds, args):
-        vector = ir.VectorType(context.get_data_type(tile.dtype), 16)
-        size, word = tile.dtype.bitwidth // 8, args[1].type
-        zero = word(0)
-        origin, goal = (pointer_to(context, builder, kinds[k], args[k], zero) for k in (0, 3))
-        end = builder.mul(args[1], args[2])
-
-        def at(pointer, index):
-            return builder.bitcast(builder.gep(pointer, [index]), vector.as_pointer())
-
-        with cgutils.for_range_slice(builder, zero, args[1], word(16), word) as (l, _):
-            kept = cgutils.alloca_once(builder, vector)
-            builder.store(builder.load(at(origin, l), align=size), kept)
-            start = builder.add(l, args[1])
-            with cgutils.for_range_slice(builder, start, end, args[1], word) as (place, _):
-                entry = builder.load(at(origin, place), align=size)
-                top = builder.load(kept)
-                builder.store(builder.select(builder.fcmp_ordered(">", entry, top), entry, top), kept)
-            builder.store(builder.load(kept), at(goal, l), align=size)
-
-    return types.none, emit
 
 
 def read_rows(source, row, n, columns, inner, tile, lanes):
@@ -254,10 +216,7 @@ def _read_strided(source, row, n, columns, inner, tile, lanes):
 
 @overload(write_rows)
 def _write_rows(tile, place, target, row, n, columns, inner, lanes):
-    if is_absent(target):
-        return _write_nothing
-    # A half type is rounded entry by entry: its vectors have half the width of the tile's.
-    return _write_whole_rows if target.dtype == tile.dtype else _write_rounded_rows
+    return _write_nothing if is_absent(target) else _write_contiguous_rows
 
 
 @overload(write_strided)
