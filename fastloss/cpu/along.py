@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numba.extending import register_jitable
 
+from fastloss._jit import FASTMATH
 from fastloss._spec import RowMaths
-from fastloss.cpu.access import cast, label_at, load, load_or, present, store, store_each
+from fastloss.cpu.access import cast, fetch, fetch_to_write, label_at, load, load_or, present, store, store_each
 from fastloss.cpu.instructions import isolated_function, vector_function
 from fastloss.cpu.maxima import row_maximum
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
@@ -19,6 +21,41 @@ from fastloss.losses.scalars import exp_nonpositive, log
 # positive, and the terms of a loss. A float64 sum in the loop itself would halve the lanes of everything in it.
 BLOCK = 4096
 TERMS_BLOCK = 512
+
+# Reading, computing and writing in turn leaves the memory idle: while exponentials are computed, the next row and the
+# row's place in the results come into the cache, so many entries at a time, and 16 to a line. Two threads, share of a
+# copy, without and with this: cross_entropy of 1000 classes 56 and 74 %, of 32000 53 and 65 %, of 128256 55 and 62 %.
+# A longer next row would push this one out.
+BURST = 256
+LINE = 16
+LONGEST_FETCHED = 1 << 14
+
+
+@register_jitable(fastmath=FASTMATH, forceinline=True)
+def exponentials(x, start, count, top, energies, keep, operand, results):
+    """Return the sum of the exponentials of `count` entries less `top`; write them to `energies` if `keep`.
+
+    `operand` and `results` are what is read and written soon in the same places as these entries.
+    """
+    T = type(top)
+    energy = 0.0
+    for begin in range(0, count, BLOCK):
+        block = T(0)
+        for burst in range(begin, min(begin + BLOCK, count), BURST):
+            until = min(burst + BURST, count)
+            for near in range(start + burst, start + until, LINE):
+                if count <= LONGEST_FETCHED:
+                    fetch(x, near + count)
+                fetch(operand, near)
+                fetch_to_write(results[0], near)
+                fetch_to_write(results[1], near)
+            for j in range(burst, until):
+                e = exp_nonpositive(load(x, start + j) - top)
+                if keep:
+                    store(energies, j, e)
+                block += e
+        energy += block
+    return energy
 
 
 def along(maths: RowMaths, wide: bool) -> Callable[..., Any]:
@@ -70,16 +107,7 @@ def along(maths: RowMaths, wide: bool) -> Callable[..., Any]:
                 inverse = T(0)
                 logsum = T(0)
                 if softmax:
-                    energy = 0.0
-                    for begin in range(0, columns, BLOCK):
-                        block = T(0)
-                        end = min(begin + BLOCK, columns)
-                        for j in range(begin, end):
-                            e = exp_nonpositive(load(x, base + j) - top)
-                            if keep:
-                                store(energies, j, e)
-                            block += e
-                        energy += block
+                    energy = exponentials(x, base, columns, top, energies, keep, t, grads)
                     inverse = T(1) / T(energy)
                     logsum = log(T(energy))
 
