@@ -115,6 +115,9 @@ def _span_of(point: Callable[..., Any], arity: int) -> Callable[..., Any]:
 
     The values of a tile go to the stack before they are summed: a float64 sum in the loop itself would halve the lanes
     of everything in it, because LLVM counts lanes by the widest type.
+
+    The caches find the streams by themselves: asking them for the next tile's operands and results, or for the place of
+    the results alone, made losses of 2**24 elements on two threads 10 to 40 % slower.
     """
     compute = _tile_of(point, arity)
     hard = getattr(point, "hard", None)
