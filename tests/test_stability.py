@@ -26,7 +26,7 @@ def both(loss, *arrays, **options):
 
 
 @each
-@pytest.mark.parametrize("classes", [3, 70, 200])
+@pytest.mark.parametrize("classes", [3, 70, 500, 5000])
 @pytest.mark.parametrize("size", [1e4, 1e9, 1e30])
 def test_huge_logits(size, classes, dtype):
     """One class takes everything: the loss is the gap, the gradient 1 and -1."""
@@ -43,7 +43,7 @@ def test_huge_logits(size, classes, dtype):
 
 
 @each
-@pytest.mark.parametrize("classes", [3, 70, 200])
+@pytest.mark.parametrize("classes", [3, 70, 500, 5000])
 def test_shift_of_the_logits_changes_no_bit(classes, dtype, rng):
     """Integers shift without rounding, so even the last bit must stay."""
     x = rng.integers(-20, 20, (5, classes)).astype(dtype)
@@ -57,7 +57,7 @@ def test_shift_of_the_logits_changes_no_bit(classes, dtype, rng):
 
 
 @each
-@pytest.mark.parametrize("classes", [3, 70, 200])
+@pytest.mark.parametrize("classes", [3, 70, 500, 5000])
 def test_minus_infinity_is_an_impossible_class(classes, dtype):
     x = np.zeros((2, classes), dtype)
     x[:, 2] = -INF
@@ -73,7 +73,7 @@ def test_minus_infinity_is_an_impossible_class(classes, dtype):
 
 
 @each
-@pytest.mark.parametrize("classes", [3, 70, 200])
+@pytest.mark.parametrize("classes", [3, 70, 500, 5000])
 @pytest.mark.parametrize("strange", ["all -inf", "+inf", "nan"])
 def test_rows_without_a_softmax_are_nan(strange, classes, dtype):
     x = np.zeros((3, classes), dtype)
@@ -90,7 +90,7 @@ def test_rows_without_a_softmax_are_nan(strange, classes, dtype):
 
 
 @each
-@pytest.mark.parametrize("shape", [(5, 4), (5, 63), (5, 64), (5, 200), (5, 4, 3)], ids=str)
+@pytest.mark.parametrize("shape", [(5, 4), (5, 63), (5, 64), (5, 200), (5, 5000), (5, 4, 3)], ids=str)
 def test_nan_beside_infinity_is_nan(shape, dtype):
     """An infinite maximum is the log-sum-exp itself, but not where some entry is no number."""
     x = np.zeros(shape, dtype)
@@ -111,6 +111,33 @@ def test_the_largest_may_stand_anywhere(classes, dtype):
     np.fill_diagonal(x, 1e6)
     np.testing.assert_array_equal(fl.logsumexp(x, dim=1), np.full(classes, 1e6, dtype))
     np.testing.assert_array_equal(fl.softmax(x, dim=1), np.eye(classes))
+
+
+@each
+@pytest.mark.parametrize("hidden", [0, 3000])
+@pytest.mark.parametrize("slope", [-0.01, 0.01, 0.05])
+def test_long_rows_whose_largest_entry_changes(slope, hidden, dtype, rng):
+    """Rows that rise or fall, from the first entry or after many impossible classes."""
+    x = (rng.normal(size=(3, 9000)) + slope * np.arange(9000)).astype(dtype)
+    x[:, :hidden] = -INF
+    y = np.array([8999, hidden, 5000])
+    exact = x.astype(np.longdouble)
+    exact -= exact.max(1, keepdims=True)
+    logsum = np.log(np.exp(exact).sum(1))
+    p = np.exp(exact - logsum[:, None])
+    value, gradient = both(fl.cross_entropy, x, y)
+    tolerance = {np.float64: 1e-13, np.float32: 1e-6}[dtype]
+    rows = np.arange(3)
+    np.testing.assert_allclose(value, (logsum - exact[rows, y]).astype(float), tolerance)
+    np.testing.assert_allclose(fl.softmax(x, dim=1), p.astype(float), 6 * tolerance, atol=1e-36)
+    p[rows, y] -= 1
+    np.testing.assert_allclose(gradient, p.astype(float), 6 * tolerance, atol=1e-36 + tolerance * 1e-3)
+    smooth = fl.grad(fl.cross_entropy)(x[:, hidden:], y - hidden, label_smoothing=0.5, reduction="sum")
+    classes = 9000 - hidden
+    hit = np.zeros((3, 9000))
+    hit[rows, y] = 1
+    expected = (p + hit - 0.5 * hit - 0.5 / classes)[:, hidden:]
+    np.testing.assert_allclose(smooth, expected.astype(float), 1e-4 if dtype is np.float32 else 1e-10, atol=tolerance)
 
 
 def test_gradient_of_logsumexp_at_infinity():

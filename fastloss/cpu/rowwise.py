@@ -33,21 +33,24 @@ from fastloss.cpu.instructions import WIDE_VECTORS
 ALONG_FROM = 48
 SOFTMAX_ALONG_FROM = 100 if WIDE_VECTORS else 64
 
-# Classes from which 512-bit vectors win: LLVM's loop handles 64 entries at a time and leaves up to 63 to a scalar
-# loop. 256 against 512 bits: 1.6 and 2.1 copies at 100 classes, 1.4 and 1.1 at 200, 1.05 and 0.86 at 1000.
-WIDE_FROM = 160
+# Classes from which the loop for long rows wins: it takes 512-bit vectors, of which LLVM's loop handles four at a time
+# and leaves up to 63 entries to a scalar loop, and it asks the caches for what comes next, in bursts. 256 against 512
+# bits, in copies: 1.6 and 2.1 at 100 classes, 1.4 and 1.1 at 200, 1.05 and 0.86 at 1000. With AVX2, cross_entropy on
+# two threads, share of a copy, along against long: 54 and 37 % at 100 classes, 58 and 53 at 200, 63 and 59 at 320, 58
+# and 65 at 500, 57 and 72 at 1000, 59 and 72 at 32000.
+LONG_FROM = 160 if WIDE_VECTORS else 400
 
 
 @functools.cache
 def kernel(maths: RowMaths, layout: str) -> Kernel:
     """Return the kernel of a row loss.
 
-    `layout` is ``"along"``, ``"wide"`` (the same with 512-bit vectors), ``"across"``, ``"strided"`` or ``"gather"``.
+    `layout` is ``"along"``, ``"long"`` (the same for more classes), ``"across"``, ``"strided"`` or ``"gather"``.
     """
     if layout == "gather":
         body = gather(maths)
-    elif layout in ("along", "wide"):
-        body = along(maths, layout == "wide")
+    elif layout in ("along", "long"):
+        body = along(maths, layout == "long")
     else:
         body = across(maths, layout == "strided")
     return Kernel(f"rowwise_{layout}_{maths.finish.__name__}_{maths.entry.__name__}", body)
@@ -61,7 +64,7 @@ def layout_of(maths: RowMaths, columns: int, inner: int) -> str:
         return "strided"
     if columns < (SOFTMAX_ALONG_FROM if maths.softmax else ALONG_FROM):
         return "across"
-    return "wide" if columns >= WIDE_FROM else "along"
+    return "long" if columns >= LONG_FROM else "along"
 
 
 def run(

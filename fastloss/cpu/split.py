@@ -18,9 +18,9 @@ import numpy as np
 from fastloss._jit import Kernel
 from fastloss._spec import RowMaths
 from fastloss.cpu.access import cast, label_at, load, load_or, store, store_each
-from fastloss.cpu.along import BLOCK, TERMS_BLOCK
+from fastloss.cpu.along import TERMS_BLOCK
+from fastloss.cpu.exponentials import of_row
 from fastloss.cpu.instructions import vector_function
-from fastloss.cpu.maxima import row_maximum
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 from fastloss.losses.scalars import exp_nonpositive, log
 
@@ -58,13 +58,7 @@ def gauge() -> Kernel:
                 r, s = u // pieces, u % pieces
                 base = r * columns
                 start, stop = base + share(columns, s, pieces), base + share(columns, s + 1, pieces)
-                top = row_maximum(x, start, stop)
-                energy = 0.0
-                for begin in range(start, stop, BLOCK):
-                    block = T(0)
-                    for j in range(begin, min(begin + BLOCK, stop)):
-                        block += exp_nonpositive(load(x, j) - top)
-                    energy += block
+                top, energy = of_row(x, start, stop - start, False, ())
                 store(found, GAUGED * u, top)
                 store(found, GAUGED * u + 1, energy)
                 place = base + label_at(y, r)

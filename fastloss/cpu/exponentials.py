@@ -1,0 +1,83 @@
+"""The largest entry of a row and the exponentials relative to it, along the row."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba.extending import register_jitable
+
+from fastloss._jit import FASTMATH
+from fastloss.cpu.access import fetch, fetch_to_write, load, store
+from fastloss.cpu.maxima import row_maximum
+from fastloss.losses.scalars import exp_nonpositive
+
+# Entries of a block. Its largest entry and its exponentials are found while it is in the first cache, so a long row is
+# read once; and it is summed in the row's own precision before it goes to a float64 sum, which in the loop itself would
+# halve the lanes of everything in it.
+BLOCK = 2048
+
+# Reading, computing and writing in turn leaves the memory idle: while exponentials are computed, the next block or row
+# and the row's place in the results come into the cache, so many entries at a time, and 16 to a line.
+BURST = 256
+LINE = 16
+# Entries of the longest row whose place in the results stays in the cache until it is written.
+LONGEST_FETCHED = 1 << 16
+
+
+@register_jitable(fastmath=FASTMATH, forceinline=True)
+def of_row(x, start, count, keep, energies):
+    """Return the largest of `count` entries and the sum of their exponentials, which go to `energies` if `keep`."""
+    top = row_maximum(x, start, start + count)
+    energy = 0.0
+    for begin in range(0, count, BLOCK):
+        energy += _sum_of(x, start, begin, min(begin + BLOCK, count), top, keep, energies)
+    return top, energy
+
+
+@register_jitable(fastmath=FASTMATH, forceinline=True)
+def of_blocks(x, start, count, keep, energies, references, factors, operand, results):
+    """Return what :func:`of_row` does, of a long row.
+
+    Exponentials are relative to the largest entry up to and with their block; what they must be multiplied by goes to
+    `factors`, a number for each block, and so much room has `references`. `operand` and `results` are what is read and
+    written soon in the same places as the entries.
+    """
+    T = type(load(x, start))
+    top = T(-np.inf)
+    ahead = start + min(count, BLOCK)
+    for begin in range(0, count, BLOCK):
+        end = min(begin + BLOCK, count)
+        highest = row_maximum(x, start + begin, start + end)
+        top = highest if highest > top else top
+        reference = top if top > T(-np.inf) else T(0)
+        total = T(0)
+        for burst in range(begin, end, BURST):
+            until = min(burst + BURST, end)
+            for near in range(burst, until, LINE):
+                fetch(x, ahead + near)
+                if count <= LONGEST_FETCHED:
+                    fetch(operand, start + near)
+                    fetch_to_write(results[0], start + near)
+                    fetch_to_write(results[1], start + near)
+            total += _sum_of(x, start, burst, until, reference, keep, energies)
+        references[begin // BLOCK] = reference
+        factors[begin // BLOCK] = total
+    if top == T(np.inf):
+        top = row_maximum(x, start, start + count)
+    energy = 0.0
+    for block in range((count + BLOCK - 1) // BLOCK):
+        below = references[block] - top
+        factor = exp_nonpositive(T(0) if below > T(0) else below)
+        energy += factors[block] * factor
+        factors[block] = factor
+    return top, energy
+
+
+@register_jitable(fastmath=FASTMATH, forceinline=True)
+def _sum_of(x, start, begin, end, reference, keep, energies):
+    total = type(reference)(0)
+    for j in range(begin, end):
+        e = exp_nonpositive(load(x, start + j) - reference)
+        if keep:
+            store(energies, j, e)
+        total += e
+    return total
