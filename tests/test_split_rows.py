@@ -95,8 +95,8 @@ def test_other_functions(rng, whole_rows, cut, name):
     x = rng.standard_normal((2, COLUMNS), dtype=np.float32)
     y = rng.integers(0, COLUMNS, 2)
     args = (x, y) if name == "symmetric_cross_entropy" else (x, 1)
-    # Without weights of their own the gradient of a softmax is 0 but for rounding, which no two loops share.
-    upstream = {"grad_output": rng.random(x.shape, np.float32)} if "softmax" in name else {}
+    # Without weights of their own the gradient of softmax is 0 but for rounding, which no two loops share.
+    upstream = {"grad_output": rng.random(x.shape, np.float32)} if name == "softmax" else {}
     for call in (lambda: function(*args), lambda: fl.value_and_grad(function)(*args, **upstream)):
         compare(call(), whole_rows(call), "float32")
     assert cut
@@ -139,6 +139,16 @@ def test_extreme_entries(rng, whole_rows, strange):
     x[:] = strange
     value, gradient = call()
     assert np.isnan(value).all()
+    assert np.isnan(gradient).all()
+
+
+def test_nan_among_impossible_classes(rng):
+    """A piece that holds nothing else, but for the NaN, which is that of the row."""
+    x = rng.standard_normal((1, COLUMNS), dtype=np.float32)
+    x[0, : split.PIECE] = -np.inf
+    x[0, 100] = np.nan
+    value, gradient = fl.value_and_grad(fl.cross_entropy)(x, np.array([COLUMNS - 1]))
+    assert np.isnan(value)
     assert np.isnan(gradient).all()
 
 

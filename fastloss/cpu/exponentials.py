@@ -61,7 +61,7 @@ def of_blocks(x, start, count, keep, energies, references, factors, operand, res
             total += _sum_of(x, start, burst, until, reference, keep, energies)
         references[begin // BLOCK] = reference
         factors[begin // BLOCK] = total
-    if top == T(np.inf):
+    if abs(top) == T(np.inf):
         top = row_maximum(x, start, start + count)
     energy = 0.0
     for block in range((count + BLOCK - 1) // BLOCK):

@@ -2,7 +2,7 @@
 
 The folds pick by ``a > b``, one instruction where an IEEE maximum takes three. They may pass over a NaN, which is still
 among the exponentials and makes NaN of their sum. Only an infinite maximum would outlive that sum, since it is the
-log-sum-exp itself: there the row is searched once more, in a way that keeps NaN.
+log-sum-exp itself, be it inf or -inf: there the row is searched once more, in a way that keeps NaN.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def row_maximum(array, start, stop):
     if stop - start < BLOCK:
         return _keeping_nan(array, start, stop, 1)
     top = _fold(array, start, stop, like)
-    return _keeping_nan(array, start, stop, 1) if top == type(like)(np.inf) else top
+    return _keeping_nan(array, start, stop, 1) if abs(top) == type(like)(np.inf) else top
 
 
 @register_jitable(forceinline=True)
@@ -126,7 +126,7 @@ def column_maxima(tile, lanes, n, columns, target):
     _fold_columns(tile, lanes, columns, target)
     infinite = 0
     for l in range(n):
-        infinite += target[l] == np.inf
+        infinite += abs(target[l]) == np.inf
     if infinite > 0:
         for l in range(n):
             target[l] = _keeping_nan(tile, l, columns * lanes, lanes)
