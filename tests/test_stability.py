@@ -103,6 +103,8 @@ def test_nan_beside_infinity_is_nan(shape, dtype):
     result = fl.logsumexp(x, dim=1)
     first = result if result.ndim == 1 else result[:, 0]
     np.testing.assert_array_equal(first, [NAN, NAN, NAN, INF, np.log(dtype(shape[1])), NAN, -INF])
+    alone = fl.logsumexp(x[5:6], dim=1)
+    np.testing.assert_array_equal(alone, np.full(alone.shape, NAN))
 
 
 @each

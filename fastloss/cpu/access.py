@@ -19,6 +19,9 @@ from fastloss.cpu.emission import emits, is_absent, pointer_to
 FLOAT16_BITS = types.int16
 BFLOAT16_BITS = types.uint16
 
+# Entries of a cache line of float32, the steps in which lines are fetched.
+LINE = 16
+
 
 def load(array, i):
     """Return element `i` as the number to compute with: float32 for the half types."""

@@ -10,6 +10,7 @@ from numba.extending import register_jitable
 
 from fastloss._spec import RowMaths
 from fastloss.cpu.access import (
+    LINE,
     cast,
     fetch,
     fetch_to_write,
@@ -33,9 +34,6 @@ from fastloss.losses.scalars import exp_nonpositive, log
 
 # Entries that the across loop keeps in each buffer: what it touches fits the L1 cache.
 TILE_ENTRIES = 4096
-
-# Entries of a cache line of float32.
-LINE = 16
 
 # Classes whose terms are summed in the row's own precision before they go to float64 sums, which hold half the lanes.
 TERMS_BLOCK = 32

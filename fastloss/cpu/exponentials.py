@@ -6,7 +6,7 @@ import numpy as np
 from numba.extending import register_jitable
 
 from fastloss._jit import FASTMATH
-from fastloss.cpu.access import fetch, fetch_to_write, load, store
+from fastloss.cpu.access import LINE, fetch, fetch_to_write, load, store
 from fastloss.cpu.maxima import row_maximum
 from fastloss.losses.scalars import exp_nonpositive
 
@@ -16,9 +16,8 @@ from fastloss.losses.scalars import exp_nonpositive
 BLOCK = 2048
 
 # Reading, computing and writing in turn leaves the memory idle: while exponentials are computed, the next block or row
-# and the row's place in the results come into the cache, so many entries at a time, and 16 to a line.
+# and the row's place in the results come into the cache, so many entries at a time.
 BURST = 256
-LINE = 16
 # Entries of the longest row whose place in the results stays in the cache until it is written.
 LONGEST_FETCHED = 1 << 16
 
