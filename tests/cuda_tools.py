@@ -38,14 +38,12 @@ class Assembled(NamedTuple):
     spills: int
 
 
-def compile_ptx(body: Any, signature: Any, capability: tuple[int, int], threads: int) -> str:
+def compile_ptx(body: Any, signature: Any, capability: tuple[int, int], bounds: tuple[int, int]) -> str:
     from numba import cuda
-
-    from fastloss.cuda.target import launch_bounds
 
     with offline(capability), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return cuda.compile_ptx(body, signature, cc=capability, launch_bounds=launch_bounds(threads))[0]
+        return cuda.compile_ptx(body, signature, cc=capability, launch_bounds=bounds)[0]
 
 
 def assembler() -> str:
@@ -92,6 +90,7 @@ class Launch(NamedTuple):
     kernel: Any
     real: Any
     args: tuple[Any, ...]
+    shared: int = 0
 
     @property
     def signature(self) -> Any:
@@ -116,6 +115,7 @@ class PretendSpace:
 
         self.backend = Backend(self)
         self.backend.activated = contextlib.nullcontext
+        self.backend.shared_memory = 227 << 10  # that of a Hopper
         self.backend.upload = lambda array: self.array(array.shape, array.dtype.name)
         self.next = 1 << 40
 
@@ -163,8 +163,8 @@ def recorded(space: PretendSpace):
     path = [module for name, module in sys.modules.items() if name.startswith("fastloss._") and name != _DISPATCH]
     path = [module for module in path if hasattr(module, "space_of")]
 
-    def launch(kernel: Any, device: Any, blocks: int, real: Any, *args: Any) -> None:
-        launches.append(Launch(kernel, real, args))
+    def launch(kernel: Any, device: Any, blocks: int, real: Any, *args: Any, shared: int = 0) -> None:
+        launches.append(Launch(kernel, real, args, shared))
 
     target.Kernel.launch = launch
     for module in path:

@@ -2,7 +2,8 @@
 
    It lets tests run everything up to the launch itself, without a device: contexts, streams, the way arguments are
    packed. What a kernel would have written stays as it was. FAKE_DRIVER_LOG names the file; FAKE_DRIVER_ARGUMENTS says
-   how many eight-byte arguments of a launch to show. */
+   how many eight-byte arguments of a launch to show, FAKE_DRIVER_CAPABILITY the device's compute capability, 90 for
+   9.0. */
 #define _GNU_SOURCE
 #include <stdint.h>
 #include <stdio.h>
@@ -32,14 +33,16 @@ static Result get_name(char *name, int size, int device) { return snprintf(name,
 static Result get_uuid(void *uuid, int device) { return memset(uuid, 1, 16), SUCCESS; }
 static Result get_total(size_t *bytes, int device) { return *bytes = (size_t)1 << 37, SUCCESS; }
 
+static int capability(void) { return getenv("FAKE_DRIVER_CAPABILITY") ? atoi(getenv("FAKE_DRIVER_CAPABILITY")) : 90; }
 static Result get_attribute(int *value, int attribute, int device) {
     switch (attribute) {
     case 1: *value = 1024; break;   /* threads of a block */
     case 8: *value = 49152; break;  /* shared memory of a block */
     case 10: *value = 32; break;    /* threads of a warp */
     case 16: *value = 132; break;   /* multiprocessors */
-    case 75: *value = 9; break;     /* compute capability, major */
-    case 76: *value = 0; break;     /* and minor */
+    case 75: *value = capability() / 10; break;
+    case 76: *value = capability() % 10; break;
+    case 97: *value = 232448; break; /* shared memory that a block may be granted */
     default: *value = 1;
     }
     return SUCCESS;
@@ -108,10 +111,15 @@ static Result load_library(void **library) { return *library = malloc(8), SUCCES
 static Result get_kernel(void **kernel, void *library, const char *name) { return *kernel = strdup(name), SUCCESS; }
 static Result kernel_attribute(int *value, int attribute, void *kernel, int device) { return *value = 32, SUCCESS; }
 static Result get_function(void **function, void *kernel) { return *function = kernel, SUCCESS; }
+static Result grant(void *kernel, int attribute, int value) {
+    fprintf(log_file(), "attribute %d is %d\n", attribute, value), fflush(log_file());
+    return value <= 232448 ? SUCCESS : 1;
+}
 static Result launch(void *kernel, unsigned x, unsigned y, unsigned z, unsigned bx, unsigned by, unsigned bz,
                      unsigned shared, void *stream, void **arguments, void **extra) {
     if (!current()) return INVALID_CONTEXT;
     fprintf(log_file(), "launch %s grid %u block %u stream %zu", (char *)kernel, x, bx, (size_t)stream);
+    if (shared) fprintf(log_file(), " shared %u", shared);
     int shown = getenv("FAKE_DRIVER_ARGUMENTS") ? atoi(getenv("FAKE_DRIVER_ARGUMENTS")) : 0;
     for (int k = 0; k < shown; k++) fprintf(log_file(), " %016llx", *(unsigned long long *)arguments[k]);
     fprintf(log_file(), "\n"), fflush(log_file());
@@ -131,7 +139,7 @@ static const struct { const char *name; void *function; } table[] = {
     {"cuStreamIsCapturing", is_capturing}, {"cuEventCreate", make_event}, {"cuEventRecord", record_event},
     {"cuStreamWaitEvent", wait_event}, {"cuLibraryLoadData", load_library}, {"cuModuleLoadDataEx", load_library},
     {"cuLibraryGetKernel", get_kernel}, {"cuKernelGetAttribute", kernel_attribute},
-    {"cuKernelGetFunction", get_function}, {"cuLaunchKernel", launch}, {"cuGetErrorName", error_text},
+    {"cuKernelGetFunction", get_function}, {"cuFuncSetAttribute", grant}, {"cuLaunchKernel", launch}, {"cuGetErrorName", error_text},
     {"cuGetErrorString", error_text},
 };
 

@@ -51,12 +51,12 @@ MOST_REGISTERS = 128
 
 
 @functools.cache
-def _assembled(body, signature, capability, threads):
-    return cuda_tools.assemble(cuda_tools.compile_ptx(body, signature, capability, threads), capability)
+def _assembled(body, signature, capability, bounds):
+    return cuda_tools.assemble(cuda_tools.compile_ptx(body, signature, capability, bounds), capability)
 
 
 def assembled(launch, capability=HOPPER):
-    return _assembled(launch.kernel.body, launch.signature, capability, launch.kernel.threads)
+    return _assembled(launch.kernel.body, launch.signature, capability, launch.kernel.bounds)
 
 
 def check(launch, capability=HOPPER):
@@ -69,8 +69,11 @@ def check(launch, capability=HOPPER):
     if launch.name != "combine" and str(launch.real) == "float32":
         doubles = re.findall(r"\s(\S+\.f64\S*)", result.ptx)
         assert not doubles, f"{launch.name}: double precision {set(doubles)}"
-    width = re.match(r"elementwise_.*_([248])$|(?:rowwise|pairwise)_\d+x([248])_", launch.name)
-    if width:
+    width = re.match(r"elementwise_.*_[248]$|(?:rowwise|pairwise)_(kept_)?\d+x[248]_", launch.name)
+    if width and width[1]:
+        assert re.search(r"cp\.async\.cg\S+ \[\S+, \[\S+, 16;", result.ptx), f"{launch.name}: no 128-bit copies"
+        assert re.search(r"ld\.shared\.(v4\.[bfu]32|v2\.[bfu]64)", result.ptx), f"{launch.name}: no 128-bit loads"
+    elif width:
         assert re.search(r"ld\.global\S*\.(v4\.[bfu]32|v2\.[bfu]64)", result.ptx), f"{launch.name}: no 128-bit loads"
     # Places in an array are computed in 64 bits. The only 32-bit products are those of the short way through a 64-bit
     # division, whose operands have been found to be small.
@@ -108,6 +111,18 @@ def test_value_and_gradient(name, dtype):
     for launch in launches:
         result = check(launch)
         compare_registers(f"{launch.name} {dtype}", result.registers)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", [name for name in NAMES if LOSSES[name].family in ("rowwise", "rowmap")])
+def test_kept_rows(name, dtype):
+    """Rows that warps and blocks of two sizes keep in shared memory."""
+    for classes in (1000, 4096, 40000):
+        for launch in cuda_tools.launches_of(LOSSES[name], dtype, shape=(200, classes)):
+            assert launch.name.startswith("rowwise_kept_") == (launch.shared > 0)
+            assert launch.shared <= 232448
+            result = check(launch)
+            compare_registers(f"{launch.name} {dtype}", result.registers)
 
 
 @pytest.mark.parametrize("dtype", cuda_tools.DTYPES)
@@ -184,7 +199,9 @@ def test_hessian(name):
         ("float32", (8, 1001)),
         ("float32", (8, 50257)),
         ("float32", (200, 50257)),
-        ("bfloat16", (200, 8192)),
+        ("bfloat16", (200, 50257)),
+        ("float64", (200, 4096)),
+        ("float16", (200, 8192)),
         ("bfloat16", (8, 128256)),
         ("float32", (4, 19, 33)),
     ],
@@ -259,7 +276,7 @@ def test_offsets_are_64_bit():
     def kernel(out):
         store(out, 0, place_of(i, axes, strides))
 
-    ptx = cuda_tools.compile_ptx(kernel, types.void(types.CPointer(types.int64)), HOPPER, 256)
+    ptx = cuda_tools.compile_ptx(kernel, types.void(types.CPointer(types.int64)), HOPPER, (256, 2))
     assert re.search(rf"\b{expected}\b|{expected & (2**64 - 1)}\b", ptx)
 
 

@@ -1,7 +1,8 @@
 """Every CUDA kernel runs in Numba's simulator and agrees with the CPU.
 
 The simulator is a setting of the process. Without it this file holds one test, which runs the others in a process
-that has it. Blocks have 8 threads there, a row 1, 4 or 8: shapes as small as these cross all boundaries.
+that has it. Blocks have 8 threads there, a row 1, 4, 8 or 16: shapes as small as these cross all boundaries,
+those of a block's shared memory too.
 """
 
 import inspect
@@ -130,7 +131,7 @@ def test_hessian(name):
 
 @in_simulator
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize("shape", [(7,), (40, 3), (5, 8), (3, 30), (2, 72), (3, 2, 11), (2, 3, 2, 2)])
+@pytest.mark.parametrize("shape", [(7,), (40, 3), (5, 8), (5, 24), (3, 30), (2, 45), (2, 72), (3, 2, 11), (2, 3, 2, 2)])
 def test_row_shapes(shape, dtype):
     record = LOSSES["cross_entropy"]
     given = cuda_tools.sample(record, dtype, shape if len(shape) > 1 else (1, *shape))

@@ -107,7 +107,13 @@ def test_options_reductions_and_curvature(name):
         compare(library, fl.grad_and_hess(record.function), given, "float64")
 
 
-@pytest.mark.parametrize("shape", [(3000, 3), (300, 40), (30, 1000), (7, 1001), (3, 50257), (2, 128256), (5, 19, 333)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        *[(3000, 3), (300, 40), (30, 1000), (7, 1001), (5, 5000), (200, 30_000), (200, 100_001), (200, 100_000)],
+        *[(3, 50_257), (2, 128_256), (5, 19, 333)],
+    ],
+)
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_row_lengths(library, shape, dtype):
     given = cuda_tools.sample(LOSSES["cross_entropy"], dtype, shape)
@@ -196,7 +202,7 @@ def test_strided_operands(library):
     cuda_tools.assert_like(cuda_tools.mapped(library.host, found), expected, "float64")
 
 
-@pytest.mark.parametrize("shape", [(3000, 700), (2, 70_000)])
+@pytest.mark.parametrize("shape", [(3000, 700), (200, 90_000), (2, 70_000)])
 def test_same_bits_from_run_to_run(library, shape):
     rng = np.random.default_rng(2)
     x = library.device(rng.normal(size=shape).astype(np.float32))
@@ -315,7 +321,7 @@ def test_misaligned_operands(library, offset, dtype):
     cuda_tools.assert_like(cuda_tools.mapped(library.host, found), expected, dtype)
 
 
-@pytest.mark.parametrize("shape", [(20_000, 300), (3, 50_257), (2, 1 << 20)])
+@pytest.mark.parametrize("shape", [(20_000, 300), (200, 70_000), (3, 50_257), (2, 1 << 20)])
 def test_gradient_over_the_input_of_many_blocks(library, shape):
     rng = np.random.default_rng(9)
     x, y = rng.normal(size=shape).astype(np.float32), rng.integers(0, shape[1], shape[0])

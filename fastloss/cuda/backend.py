@@ -11,7 +11,7 @@ import numpy as np
 import fastloss.cuda  # noqa: F401  (registers the maths)
 from fastloss.cuda import ctc, elementwise, indexing, label_sets, memory, pairwise, rowwise, survey
 from fastloss.cuda.arrays import DeviceArray
-from fastloss.cuda.target import SIMULATED, cuda, current_device, read_memory, write_memory
+from fastloss.cuda.target import SIMULATED, cuda, current_device, read_memory, shared_memory_of, write_memory
 from fastloss.cuda.views import real_of
 
 _NOTHING = contextlib.nullcontext()
@@ -38,6 +38,11 @@ class Backend:
     def stream(self) -> int:
         """The address of the caller's current stream, 0 for the default one."""
         return self.space.current_stream()
+
+    @functools.cached_property
+    def shared_memory(self) -> int:
+        """The bytes of shared memory that rows may be kept in, for a block."""
+        return shared_memory_of(self.ordinal)
 
     def activated(self) -> Any:
         """Return a context in which this device is the current one."""

@@ -7,9 +7,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from fastloss.cuda.access import load_pack
 from fastloss.cuda.grid import maximum
 from fastloss.cuda.lanes import filled, folded, spread, total_of
+from fastloss.cuda.shelf import reader
 from fastloss.cuda.target import jitable
 from fastloss.losses.scalars import exp_nonpositive
 
@@ -20,8 +20,10 @@ def _energy_of(x, b, c, w, u, j, rest):
 
 
 @functools.cache
-def gauge(lanes: int, width: int) -> Callable[..., Any]:
+def gauge(lanes: int, width: int, keeps: bool = False) -> Callable[..., Any]:
     """Return the function that gauges a thread's share of entries that `lanes` threads share in packs of `width`.
+
+    It reads a row as :func:`fastloss.cuda.shelf.reader` does.
 
     A thread keeps the largest entry it has seen, and its exponentials relative to that: where a larger one comes, they
     are scaled down. So a row that no cache holds is read once for both numbers. With `highest` the largest of all
@@ -30,18 +32,18 @@ def gauge(lanes: int, width: int) -> Callable[..., Any]:
     call would be linked twice.)
     """
     fill, top_of_pack = filled(width), folded(maximum, width)
-    energies, first_of = spread(_energy_of, width), total_of(0, width)
+    energies, first_of, read = spread(_energy_of, width), total_of(0, width), reader(keeps)
     stride = lanes * width
 
     @jitable
-    def gauged(x, like, base, start, stop, step):
-        """Return (top, energy) of entries `start`, that of this thread's first pack, to `stop` of the row at `base`."""
+    def gauged(row, like, start, stop):
+        """Return (top, energy) of entries `start`, that of this thread's first pack, to `stop` of a row."""
         T = type(like)
         zeros, ones = fill(T(0)), fill(T(1))
         top = T(-math.inf)
         energy = T(0)
         for j in range(start, stop, stride):
-            pack = load_pack(x, base + j * step, zeros)
+            pack = read(row, j, zeros)
             higher = maximum(top, top_of_pack(pack))
             if higher != top:
                 energy *= exp_nonpositive(top - higher)

@@ -19,29 +19,29 @@ WARP = 32
 EVERY_LANE = 0xFFFFFFFF
 
 
-def _simulated() -> Any:
+def simulated() -> Any:
     """Return the simulator's stand-in for the cuda module, in the block that is running."""
     return sys.modules["numba.cuda.simulator.kernel"]._get_kernel_context()
 
 
 def thread() -> int:
     """Return the thread's number in its block."""
-    return int(_simulated().threadIdx.x)
+    return int(simulated().threadIdx.x)
 
 
 def threads() -> int:
     """Return the number of threads of a block."""
-    return int(_simulated().blockDim.x)
+    return int(simulated().blockDim.x)
 
 
 def block() -> int:
     """Return the block's number in the grid."""
-    return int(_simulated().blockIdx.x)
+    return int(simulated().blockIdx.x)
 
 
 def blocks() -> int:
     """Return the number of blocks of the grid."""
-    return int(_simulated().gridDim.x)
+    return int(simulated().gridDim.x)
 
 
 @overload(thread)
@@ -99,7 +99,7 @@ def over(combine: Callable[..., Any], lanes: int) -> Callable[..., Any]:
     reach = min(lanes, WARP) // 2
 
     def group(value):
-        context = _simulated()
+        context = simulated()
         # The board hangs on the launch's context: blocks run one after another.
         board = context.__dict__.setdefault("fastloss_board", {})
         me = thread()
@@ -160,7 +160,7 @@ def meet(lanes: int) -> Callable[..., Any]:
 
     def barrier() -> None:
         if lanes > 1:
-            _simulated().syncthreads()
+            simulated().syncthreads()
 
     @overload(barrier)
     def _barrier():

@@ -162,7 +162,7 @@ def run(
     vectors = [*operands, *((),) * (3 - len(operands))]
     packed = [a for a in (*operands, *grads, second) if type(a) is DeviceArray]
     width = pack_width(first.itemsize, packed, columns)
-    lanes = group_of(columns // width)
+    lanes = min(group_of(columns // width), THREADS)
     grid = grid_of(count * lanes, THREADS, -(-columns // (width * lanes)))
     total = Total(device, grid, real, values == (), divisor)
     numbers = tuple([float(p) for p in params])

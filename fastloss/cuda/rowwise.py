@@ -1,11 +1,12 @@
 """The loops of losses over a class axis.
 
 A row belongs to a group of threads: one thread, part of a warp, a warp or a block, by the number of classes. The group
-reads its row up to three times (maximum and exponentials in one pass, sums, entries); all visits but the first find it
-in the L1 cache where the rows of a multiprocessor's blocks fit it, and else in the L2 cache. With a strided class axis
-(N, C, d1 ...) neighbouring threads have neighbouring rows, and their accesses join. Losses that look at the target's
-entry alone have a loop of their own (``gather.py``), and so have a few very long rows, of which blocks share pieces
-(``split.py``).
+visits its row up to three times (maximum and exponentials in one pass, sums, entries), and reads it once: warps and
+blocks keep it in shared memory (``shelf.py``), the rows of smaller groups, at most half a kilobyte each, are still in
+the L1 cache. Of a row that is too long for a block's shared memory the beginning is kept, and the rest is left to the
+L2 cache. With a strided class axis (N, C, d1 ...) neighbouring threads have neighbouring rows, and their accesses join.
+Losses that look at the target's entry alone have a loop of their own (``gather.py``), and so have a few very long rows,
+of which blocks share pieces (``split.py``).
 
 Entry (o, c, i) stands at ``(o * columns + c) * inner + i``; row ``r = o * inner + i`` has its label, upstream factor
 and value at place r.
@@ -37,36 +38,48 @@ from fastloss.cuda.grid import added, block, blocks, maximum, meet, over, thread
 from fastloss.cuda.lanes import filled, total_of
 from fastloss.cuda.reduce import THREADS, Total, deliver, divided, grid_of
 from fastloss.cuda.row_maths import packed
+from fastloss.cuda.shelf import put_on_shelf, reader, room, shelf_is_full, shelf_like
 from fastloss.cuda.split import run_split, suits
 from fastloss.cuda.survey import survey
 from fastloss.cuda.target import SIMULATED, Kernel
 from fastloss.cuda.views import real_of
 from fastloss.losses.scalars import exp_nonpositive, log
 
-# Threads of a group, and the packs of a row up to which a group is that small. Beyond the last, a block has the row.
-GROUPS = ((1, 2), (4, 12)) if SIMULATED else ((1, 4), (8, 32), (32, 1024))
+# Threads of a group, and the packs of a row up to which a group is that small. Registers let a multiprocessor have 1024
+# threads, and its 228 KB are to hold what they keep: the warps of a block of 256 threads keep 32 KB at most, four blocks
+# 128 KB; a row of 64 KB leaves room for three blocks. Of longer rows two or one fit, and a block has more threads.
+GROUPS = ((1, 2), (4, 6), (8, 24)) if SIMULATED else ((1, 4), (8, 32), (32, 256), (256, 4096))
+LARGEST_GROUP = 16 if SIMULATED else 512
+
+# Groups from this size on keep their row.
+KEEPING = 4 if SIMULATED else 32
 
 I64 = np.dtype(np.int64)
 
 
 @functools.cache
-def group_kernel(maths: RowMaths, lanes: int, width: int, strided: bool) -> Kernel:
-    """Return the kernel with `lanes` threads for each row, which handle packs of `width` entries."""
+def group_kernel(maths: RowMaths, lanes: int, width: int, strided: bool, keeps: bool) -> Kernel:
+    """Return the kernel with `lanes` threads for each row, which handle packs of `width` entries.
+
+    With `keeps` the first `kept` entries of a row are on the shelf from the first visit on.
+    """
     finish, has_terms, softmax, indexed = maths.finish, maths.terms is not None, maths.softmax, maths.indexed
     (sums, entries), fill = packed(maths, width), filled(width)
-    gauged = gauge(lanes, width)
+    gauged, read = gauge(lanes, width, keeps), reader(keeps)
     first_of, second_of, third_of = (total_of(k, width) for k in range(3))
-    top_over, sum_over, total_over = over(maximum, lanes), over(added, lanes), over(added, THREADS)
+    top_over, sum_over, total_over = over(maximum, lanes), over(added, lanes), over(added, block_of(lanes))
     settle = meet(lanes)
 
     def rowwise(
         x, t, y, weight, upstream, values, d0, d1, d2, second,
-        params, scale, count, columns, inner, ignore, partials, counted, divisor,
+        params, scale, count, columns, inner, kept, ignore, partials, counted, divisor,
     ):  # fmt: skip
         T = type(scale)
         factor = divided(scale, counted)
         zeros, ones = fill(T(0)), fill(T(1))
         grads = (d0, d1, d2)
+        shelf = shelf_like(x) if keeps else ()
+        place_on_shelf = thread() // lanes * kept
         step = inner if strided else 1
         lane = thread() % lanes
         groups = threads() // lanes
@@ -82,12 +95,17 @@ def group_kernel(maths: RowMaths, lanes: int, width: int, strided: bool) -> Kern
             label = label_at(y, r)
             known = not indexed or (label >= 0 and label < columns and label != ignore)
             place = label if known else 0
+            row = (x, base, step, shelf, place_on_shelf, kept)
+            if keeps:
+                for j in range(lane * width, kept, lanes * width):
+                    put_on_shelf(shelf, place_on_shelf + j, x, base + j, zeros)
+                shelf_is_full()
 
             top = T(0)
             inverse = T(0)
             logsum = T(0)
             if softmax:
-                own, energy = gauged(x, factor, base, lane * width, columns, step)
+                own, energy = gauged(row, factor, lane * width, columns)
                 top = top_over(own)
                 energy = sum_over(energy * exp_nonpositive(own - top))
                 inverse = T(1) / energy
@@ -102,7 +120,7 @@ def group_kernel(maths: RowMaths, lanes: int, width: int, strided: bool) -> Kern
                 rest = (top, inverse, label, zy, wy, params)
                 for j in range(lane * width, columns, lanes * width):
                     parts = sums(
-                        load_pack(x, base + j * step, zeros),
+                        read(row, j, zeros),
                         load_pack(t, base + j * step, ones),
                         zeros,
                         load_pack(weight, j, ones),
@@ -129,7 +147,7 @@ def group_kernel(maths: RowMaths, lanes: int, width: int, strided: bool) -> Kern
                 tail = (top, inverse, label, coefs, g, params)
                 for j in range(lane * width, columns, lanes * width):
                     outcomes = entries(
-                        load_pack(x, base + j * step, zeros),
+                        read(row, j, zeros),
                         load_pack(t, base + j * step, ones),
                         zeros,
                         load_pack(weight, j, ones),
@@ -144,8 +162,22 @@ def group_kernel(maths: RowMaths, lanes: int, width: int, strided: bool) -> Kern
         total = total_over(total)
         deliver(partials, total, counted, divisor)
 
-    layout = "strided" if strided else f"{lanes}x{width}"
-    return Kernel(f"rowwise_{layout}_{maths.finish.__name__}_{maths.entry.__name__}", rowwise, THREADS)
+    layout = "strided" if strided else f"{'kept_' if keeps else ''}{lanes}x{width}"
+    name = f"rowwise_{layout}_{maths.finish.__name__}_{maths.entry.__name__}"
+    return Kernel(name, rowwise, *bounds_of(lanes, width, keeps, maths))
+
+
+def bounds_of(lanes: int, width: int, keeps: bool, maths: RowMaths) -> tuple[int, int]:
+    """Return the threads of a block, and how many blocks a multiprocessor must hold at once.
+
+    While a block computes, others are to fetch their rows. 64 registers for each thread let 1024 threads be there at
+    once, 80 let 768; the assembler needs the 80 for the kernels that visit a row three times, or else it spills. For
+    entries of their own, or in double precision, it needs more.
+    """
+    block = block_of(lanes)
+    if not keeps or width < 4:
+        return block, 2 if block <= 256 else 1
+    return block, (1024 if maths.terms is None else 768) // block
 
 
 def group_of(packs: int) -> int:
@@ -153,7 +185,21 @@ def group_of(packs: int) -> int:
     for lanes, most in GROUPS:
         if packs <= most:
             return lanes
-    return THREADS
+    return LARGEST_GROUP
+
+
+def block_of(lanes: int) -> int:
+    """Return the threads of a block whose groups have `lanes` threads."""
+    return max(lanes, THREADS)
+
+
+def kept_of(space: int, lanes: int, width: int, columns: int) -> int:
+    """Return how many entries of a row its group keeps, where a block has space for as many as `space`.
+
+    All of them, or as many as all threads of the group have whole packs of.
+    """
+    share = space // (block_of(lanes) // lanes)
+    return columns if columns <= share else share // (lanes * width) * lanes * width
 
 
 def run(
@@ -211,9 +257,13 @@ def run(
         total = run_split(device, maths, width, real, arrays, numbers, factor, by, count, columns, ignore_index)
     else:
         lanes = 1 if inner > 1 else group_of(columns // width)
-        grid = grid_of(count * lanes, THREADS, -(-columns // (width * lanes)))
+        visits = maths.softmax + (maths.terms is not None) + any(a != () for a in (*grads, second))
+        kept = kept_of(room(device) // x.itemsize, lanes, width, columns) if lanes >= KEEPING and visits > 1 else 0
+        shared = kept * x.itemsize * (block_of(lanes) // lanes)
+        grid = grid_of(count * lanes, block_of(lanes), -(-columns // (width * lanes)))
         total = Total(device, grid, real, values == (), by)
-        group_kernel(maths, lanes, width, inner > 1).launch(
-            device, grid, real, *arrays, numbers, factor, count, columns, inner, ignore_index, *total.arguments
-        )
+        group_kernel(maths, lanes, width, inner > 1, kept > 0).launch(
+            device, grid, real, *arrays, numbers, factor, count, columns, inner, kept, ignore_index, *total.arguments,
+            shared=shared,
+        )  # fmt: skip
     return -1, total.result()

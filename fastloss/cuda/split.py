@@ -47,7 +47,7 @@ def gauge_kernel(width: int) -> Kernel:
     def split_gauge(x, like, found, columns, pieces):
         base, start = block() // pieces * columns, block() % pieces * size
         stop = min(start + size, columns)
-        own, energy = gauged(x, like, base, start + thread() * width, stop, 1)
+        own, energy = gauged((x, base, 1, (), 0, 0), like, start + thread() * width, stop)
         top = top_over(own)
         energy = sum_over(energy * exp_nonpositive(own - top))
         if thread() == 0:

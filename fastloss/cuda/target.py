@@ -109,6 +109,9 @@ NUMBA_TYPES = {np.dtype(name): getattr(types, name) for name in (
 )}  # fmt: skip
 REALS = {np.dtype(np.float32): types.float32, np.dtype(np.float64): types.float64}
 
+# Bytes of shared memory that a block gets without asking; beyond it a kernel must be granted them.
+SHARED_MEMORY_OF_ANY_KERNEL = 48 << 10
+
 _lock = threading.Lock()
 
 
@@ -116,16 +119,24 @@ class Kernel:
     """A loop, compiled when it is first launched with arguments of new types.
 
     The name and the fingerprint of the sources make entries of the disk cache unique, as on the CPU.
+
+    `bounds` are the threads of a block, and how many blocks a multiprocessor must hold at once, of which the assembler
+    is told: two blocks of 256 threads leave each thread 128 of the 65536 registers. Without the bound releases of the
+    assembler have taken up to 135 for cross_entropy in bfloat16.
     """
 
-    def __init__(self, name: str, body: Callable[..., Any], threads: int) -> None:
+    def __init__(self, name: str, body: Callable[..., Any], threads: int, resident: int = 2) -> None:
+        self.bounds = threads, resident
         body.__qualname__ = body.__name__ = f"{name}_{fingerprint('cuda/*.py')}{foreign_part(body)}"
         self.name, self.body, self.threads = name, body, threads
         self._simulated: Any = None
         self._loaded: dict[Any, Loaded] = {}
 
-    def launch(self, device: Any, blocks: int, real: Any, *args: Any) -> None:
-        """Launch on the stream of `device`. Numbers in `args` are converted to the dtype `real`."""
+    def launch(self, device: Any, blocks: int, real: Any, *args: Any, shared: int = 0) -> None:
+        """Launch on the stream of `device`. Numbers in `args` are converted to the dtype `real`.
+
+        `shared`: the bytes of shared memory that a block gets beside what the kernel has of its own.
+        """
         if SIMULATED:
             if self._simulated is None:
                 self._simulated = cuda.jit(_quiet(self.body))
@@ -139,7 +150,7 @@ class Kernel:
             loaded = self._loaded.get(key)
             if loaded is None:
                 loaded = self._load(key, real, args)
-            loaded.start(blocks, device.stream, values)
+            loaded.start(blocks, device.stream, values, shared)
 
     def signature(self, real: Any, args: tuple[Any, ...]) -> Any:
         """Return the signature of the kernel for launch arguments."""
@@ -149,20 +160,10 @@ class Kernel:
         """Compile, or read from the disk cache, for the device that is current, and load onto it."""
         with _lock:
             if key not in self._loaded:
-                bounds = launch_bounds(self.threads)
                 jit: Any = cuda.jit
-                compiled = jit(self.signature(real, args), cache=True, launch_bounds=bounds)(self.body)
+                compiled = jit(self.signature(real, args), cache=True, launch_bounds=self.bounds)(self.body)
                 self._loaded[key] = Loaded(compiled, self.threads, real, args)
             return self._loaded[key]
-
-
-def launch_bounds(threads: int) -> tuple[int, int]:
-    """Return the threads of a block, and how many blocks a multiprocessor must hold at once: the assembler is told.
-
-    Two blocks of 256 threads leave each thread 128 of the 65536 registers. Without the bound releases of the assembler
-    have taken up to 135 for cross_entropy in bfloat16.
-    """
-    return threads, 2
 
 
 class Loaded:
@@ -173,7 +174,7 @@ class Loaded:
     kernels, 420; through this, with one and two kernels, 160 and 210. The rest is the calling path.
     """
 
-    __slots__ = ("arguments", "compiled", "handle", "lock", "slots", "struct", "table", "threads")
+    __slots__ = ("arguments", "compiled", "granted", "handle", "lock", "slots", "struct", "table", "threads")
 
     def __init__(self, compiled: Any, threads: int, real: Any, args: tuple[Any, ...]) -> None:
         (overload_of_types,) = compiled.overloads.values()
@@ -186,16 +187,21 @@ class Loaded:
         self.table = (ctypes.c_void_p * max(1, len(codes)))(*range(first, first + 8 * len(codes), 8))
         self.arguments = ctypes.addressof(self.table)
         self.lock = threading.Lock()
+        self.granted = SHARED_MEMORY_OF_ANY_KERNEL
 
-    def start(self, blocks: int, stream: int, values: list[Any]) -> None:
+    def start(self, blocks: int, stream: int, values: list[Any], shared: int) -> None:
         """Queue the kernel on a stream of the device, which is current; the driver copies the arguments."""
         with self.lock:
+            if shared > self.granted:
+                most = _bindings.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+                _checked(_bindings.cuFuncSetAttribute(self.handle, most, shared))
+                self.granted = shared
             try:
                 self.struct.pack_into(self.slots, 0, *values)
             except OverflowError:  # a number beyond the largest float32, which is infinite there
                 self.struct.pack_into(self.slots, 0, *map(_float32_or_int, values))
             (error,) = _bindings.cuLaunchKernel(
-                self.handle, blocks, 1, 1, self.threads, 1, 1, 0, stream, self.arguments, 0
+                self.handle, blocks, 1, 1, self.threads, 1, 1, shared, stream, self.arguments, 0
             )
         if error:
             _checked((error,))
@@ -325,6 +331,16 @@ def _checked(answer: Any) -> Any:
     if error != _bindings.CUresult.CUDA_SUCCESS:
         raise RuntimeError(f"the CUDA driver reports {error.name}")
     return answer[1] if len(answer) > 1 else None
+
+
+def shared_memory_of(ordinal: int) -> int:
+    """Return the bytes of shared memory that a block may have; 0 where memory cannot be copied to it asynchronously."""
+    attributes, device = _bindings.CUdevice_attribute, _checked(_bindings.cuDeviceGet(ordinal))
+    major = attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+    if _checked(_bindings.cuDeviceGetAttribute(major, device)) < 8:
+        return 0
+    most = attributes.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+    return int(_checked(_bindings.cuDeviceGetAttribute(most, device)))
 
 
 def current_device() -> int:
