@@ -46,7 +46,7 @@ from fastloss.cuda.views import real_of
 from fastloss.losses.scalars import exp_nonpositive, log
 
 # Threads of a group, and the packs of a row up to which a group is that small. Registers let a multiprocessor have 1024
-# threads, and its 228 KB are to hold what they keep: the warps of a block of 256 threads keep 32 KB at most, four blocks
+# threads, and its 228 KB are to hold what they keep: the warps of a block of 256 keep 32 KB at most, four blocks
 # 128 KB; a row of 64 KB leaves room for three blocks. Of longer rows two or one fit, and a block has more threads.
 GROUPS = ((1, 2), (4, 6), (8, 24)) if SIMULATED else ((1, 4), (8, 32), (32, 256), (256, 4096))
 LARGEST_GROUP = 16 if SIMULATED else 512
