@@ -1,13 +1,14 @@
 """Sums and conversions of blocks beside matrix products, by the elementwise driver. Part of the calling path.
 
-Products are computed in float32 or float64 (a *real* dtype). Blocks of another dtype are converted where they are read,
-and results are rounded once, where they are final.
+Products are summed in float32 or float64 (a *real* dtype). A backend may multiply bfloat16 numbers as they are; blocks
+of another dtype are converted where they are read, and results are rounded once, where they are final.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from fastloss._dispatch import BF16_BITS
 from fastloss._outputs import ABSENT
 from fastloss._registry import jitable
 
@@ -48,11 +49,21 @@ def convert_into(backend: Any, target: Any, source: Any) -> None:
     map_into(backend, itself, (source,), target)
 
 
-def in_real(backend: Any, block: Any, real: Any) -> Any:
-    """Return a block in a real dtype, itself where it has that."""
-    if block.dtype == real:
+def factor_type(backend: Any, real: Any, *arrays: Any) -> Any:
+    """Return the dtype in which arrays are multiplied: their own if the backend can, else `real`.
+
+    float16 is not multiplied as it is: gradients of logits, which are factors too, are smaller than its smallest number
+    wherever a probability is small and rows are many.
+    """
+    mixes = backend.multiplies_bfloat16 and all(array.dtype == BF16_BITS for array in arrays)
+    return BF16_BITS if mixes else real
+
+
+def in_type(backend: Any, block: Any, dtype: Any) -> Any:
+    """Return a block in another dtype, itself where it has that."""
+    if block.dtype == dtype:
         return block
-    converted = backend.empty(block.shape, real)
+    converted = backend.empty(block.shape, dtype)
     convert_into(backend, converted, block)
     return converted
 
@@ -64,7 +75,7 @@ def sum_of(backend: Any, view: Any, divisor: Any = 1, point: Any = itself) -> An
     return backend.elementwise(point, (view,), ABSENT, ABSENT, (), 1.0, divisor, ABSENT, NO_GRADIENTS, ABSENT, False)
 
 
-def blocks(rows: int, columns: int, itemsize: int) -> list[slice]:
-    """Return the stretches of rows that keep blocks of so many columns within BLOCK_BYTES."""
-    step = max(1, BLOCK_BYTES // max(1, columns * itemsize))
+def blocks(rows: int, columns: int, itemsize: int, times: int) -> list[slice]:
+    """Return the stretches of rows that keep blocks of so many columns within BLOCK_BYTES `times` over."""
+    step = max(1, times * BLOCK_BYTES // max(1, columns * itemsize))
     return [slice(k, min(k + step, rows)) for k in range(0, rows, step)]

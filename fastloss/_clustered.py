@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastloss._blocks import convert_into, in_real, map_into, negated, sum_of
+from fastloss._blocks import convert_into, factor_type, in_type, map_into, negated, sum_of
 from fastloss._checks import Shape, check_labels
 from fastloss._clusters import HEAD, Layers
 from fastloss._config import settings
@@ -110,30 +110,33 @@ class _Run:
                     backend.fill(gradient, 0.0)
             return
         index = backend.on_device(chosen)
-        rows = in_real(backend, backend.take(self.x, index), real)
-        wide = in_real(backend, projection, real)
-        hidden = backend.empty((chosen.size, wide.shape[0]), real)
+        kind = factor_type(backend, real, self.x, projection, w)
+        rows = in_type(backend, backend.take(self.x, index), kind)
+        wide = in_type(backend, projection, kind)
+        hidden = backend.empty((chosen.size, wide.shape[0]), kind)
         backend.matmul(rows, wide.T, hidden)
         wanted = self.d_input is not ABSENT or d_projection is not ABSENT
-        d_hidden = backend.empty(hidden.shape, real) if wanted else ABSENT
+        d_hidden = backend.empty(hidden.shape, kind) if wanted else ABSENT
         values = backend.empty((chosen.size,), real) if self.values is not ABSENT else ABSENT
         labels = backend.on_device(self.labels[chosen] - self.layers.bounds[k])
         self._softmax(hidden, w, (d_hidden, d_w, ABSENT), labels, values, ABSENT)
         if values is not ABSENT:
             backend.add_rows(self.values, index, values)
         if d_projection is not ABSENT:
-            product = d_projection if d_projection.dtype == real else backend.empty(d_projection.shape, real)
+            direct = d_projection.dtype in (real, kind)
+            product = d_projection if direct else backend.empty(d_projection.shape, real)
             backend.matmul(d_hidden.T, rows, product)
             if product is not d_projection:
                 convert_into(backend, d_projection, product)
         if self.d_input is not ABSENT:
-            backend.matmul(d_hidden, wide, rows)
-            backend.add_rows(self.d_input, index, rows)
+            product = rows if kind == real else backend.empty(rows.shape, real)
+            backend.matmul(d_hidden, wide, product)
+            backend.add_rows(self.d_input, index, product)
 
     def _softmax(self, x: Any, w: Any, gradients: tuple[Any, Any, Any], labels: Any, values: Any, bias: Any) -> None:
         """Run the row loss of the logits ``x @ w.T + bias``, chunk by chunk."""
         batch, columns = x.shape[0], w.shape[0]
-        bounds = chunks(batch, columns * self.real.itemsize)
+        bounds = chunks(batch, columns * self.real.itemsize, self.backend.chunk_times)
         products = Products(self.backend, self.real, x, w, gradients, len(bounds) == 1)
         if batch == 0:
             for gradient in gradients:
@@ -142,13 +145,13 @@ class _Run:
             return
         for start, stop in bounds:
             chunk = products.logits(start, stop, bias)
-            logits, places = chunk.reshape(-1), slice(start, stop)
+            logits, gradient, places = chunk.reshape(-1), products.gradient_of(chunk), slice(start, stop)
             self.backend.rowwise(
                 self.maths, logits, ABSENT, labels[places], ABSENT, ABSENT, (1.0 / columns,), self.scale, 1,
                 (stop - start, columns, 1), NO_INDEX, False, part(values, places),
-                (logits if products.wanted else ABSENT, ABSENT, ABSENT), ABSENT, True,
+                (gradient if gradient is ABSENT else gradient.reshape(-1), ABSENT, ABSENT), ABSENT, True,
             )  # fmt: skip
-            products.carry_back(start, stop, chunk)
+            products.carry_back(start, stop, gradient)
         products.finish()
 
     def finish(self) -> None:

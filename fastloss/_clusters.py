@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from numbers import Real
 from typing import Any
 
-from fastloss._blocks import in_real
+from fastloss._blocks import in_type
 from fastloss._checks import check_float, check_shape
 from fastloss._dispatch import F32, F64, space_of
 from fastloss._outputs import ABSENT
@@ -83,7 +83,7 @@ class Layers:
     def bias(self) -> Any:
         """Return the head's bias in the computing type."""
         backend, bias = self.space.backend, self.views[2]
-        return bias if bias is ABSENT else in_real(backend, backend.flat(bias), self.real)
+        return bias if bias is ABSENT else in_type(backend, backend.flat(bias), self.real)
 
 
 def checked_cutoffs(cutoffs: Any) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastloss._blocks import NO_GRADIENTS, convert_into, in_real, map_into, plus
+from fastloss._blocks import NO_GRADIENTS, convert_into, in_type, map_into, plus
 from fastloss._clusters import Layers
 from fastloss._dispatch import I64
 from fastloss._outputs import ABSENT
@@ -23,7 +23,7 @@ def log_probabilities(maths: RowMaths, job: Clustered) -> Any:
     result = backend.empty((*x.shape[:-1], layers.classes), x.dtype)
     rows = layers.matrix(0)
     matrix = result.reshape((rows.shape[0], layers.classes))
-    for start, stop in chunks(rows.shape[0], layers.classes * layers.real.itemsize):
+    for start, stop in chunks(rows.shape[0], layers.classes * layers.real.itemsize, backend.chunk_times):
         target, head = matrix[start:stop], _head(layers, rows[start:stop])
         if x.dtype == layers.real:
             _fill(maths, layers, rows[start:stop], head, target)
@@ -43,7 +43,7 @@ def predictions(maths: RowMaths, job: Clustered) -> Any:
     backend, x, real = layers.space.backend, layers.views[0], layers.real
     rows = layers.matrix(0)
     best = np.empty(rows.shape[0], I64)
-    for start, stop in chunks(rows.shape[0], layers.classes * real.itemsize):
+    for start, stop in chunks(rows.shape[0], layers.classes * real.itemsize, backend.chunk_times):
         part = rows[start:stop]
         head = _head(layers, part)
         best[start:stop] = _largest(backend, head)
@@ -74,9 +74,9 @@ def _fill(maths: RowMaths, layers: Layers, rows: Any, head: Any, target: Any) ->
     _log_softmax(backend, maths, head)
     first = layers.shortlist
     backend.copy_into(target[:, :first], head[:, :first])
-    wide = in_real(backend, rows, real)
+    wide = in_type(backend, rows, real)
     for k in range(layers.tails):
-        projection = in_real(backend, layers.matrix(layers.tail_slot(k)), real)
+        projection = in_type(backend, layers.matrix(layers.tail_slot(k)), real)
         hidden = backend.empty((rows.shape[0], projection.shape[0]), real)
         backend.matmul(wide, projection.T, hidden)
         logits = Products(backend, real, hidden, layers.matrix(layers.tail_slot(k) + 1), NO_GRADIENTS, True).logits(

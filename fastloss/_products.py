@@ -1,10 +1,10 @@
-"""The matrix products around the logits of a chunk of rows, in float32 or float64. Part of the calling path."""
+"""The matrix products around the logits of a chunk of rows, summed in float32 or float64. Part of the calling path."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from fastloss._blocks import blocks, convert_into, in_real
+from fastloss._blocks import blocks, convert_into, factor_type, in_type
 from fastloss._outputs import ABSENT
 
 # Bytes of the chunk of logits. A matrix product packs its larger operand anew for every chunk, so short chunks are
@@ -15,10 +15,14 @@ from fastloss._outputs import ABSENT
 CHUNK_BYTES = 32 << 20
 
 
-def chunks(batch: int, row_bytes: int, rows: int | None = None) -> list[tuple[int, int]]:
-    """Return the first and one past the last row of every chunk: of so many `rows`, or as the budget has it."""
+def chunks(batch: int, row_bytes: int, times: int, rows: int | None = None) -> list[tuple[int, int]]:
+    """Return the first and one past the last row of every chunk: of so many `rows`, or within CHUNK_BYTES `times` over.
+
+    `times` is the backend's: a product of few rows reads the weight for nothing, and a device needs more rows to be
+    busy with the product. Each chunk of 256 MiB has 512 rows of 131072 classes.
+    """
     if rows is None:
-        most = max(1, CHUNK_BYTES // max(1, row_bytes))
+        most = max(1, times * CHUNK_BYTES // max(1, row_bytes))
         rows = max(1, -(-batch // max(1, -(-batch // most))))  # even chunks
     return [(start, min(start + rows, batch)) for start in range(0, batch, rows)]
 
@@ -38,13 +42,15 @@ class Products:
     def __init__(self, backend: Any, real: Any, x: Any, w: Any, gradients: tuple[Any, ...], whole: bool) -> None:
         self.backend, self.real, self.x, self.w, self.whole = backend, real, x, w, whole
         self.columns, self.features = w.shape
-        self.blocks = blocks(self.columns, self.features, real.itemsize)
+        self.kind = factor_type(backend, real, x, w)
+        self.blocks = blocks(self.columns, self.features, real.itemsize, backend.chunk_times)
         self.wanted = any(gradient is not ABSENT for gradient in gradients)
         self.d_input, self.d_weight, self.d_bias = gradients
         # Several chunks add up in the computing type: in the gradient itself if it has that.
         self.sum_weight = self._sum_for(self.d_weight)
         self.sum_bias: Any = ABSENT if self.d_bias is ABSENT else backend.zeros((1, self.columns), real)
         self.memory: Any = ABSENT
+        self.factors: Any = ABSENT
 
     def _sum_for(self, gradient: Any) -> Any:
         if gradient is ABSENT or gradient.dtype == self.real or self.whole:
@@ -57,24 +63,35 @@ class Products:
         if self.memory is ABSENT:
             self.memory = backend.empty((size,), self.real)
         chunk = self.memory[:size].reshape((stop - start, self.columns))
-        rows = in_real(backend, self.x[start:stop], self.real)
-        if self.w.dtype == self.real:
+        rows = in_type(backend, self.x[start:stop], self.kind)
+        if self.w.dtype == self.kind:
             backend.matmul(rows, self.w.T, chunk)
         else:
             for block in self.blocks:
-                backend.matmul(rows, in_real(backend, self.w[block], self.real).T, chunk[:, block])
+                backend.matmul(rows, in_type(backend, self.w[block], self.real).T, chunk[:, block])
         if bias is not ABSENT:
             backend.add_to(chunk, bias)
         return chunk
+
+    def gradient_of(self, chunk: Any) -> Any:
+        """Return where the gradient of a chunk of logits is to be written, before it is carried back.
+
+        That is over them, or beside them where factors have another type; nowhere if nobody wants it.
+        """
+        if not self.wanted or self.kind == self.real:
+            return chunk if self.wanted else ABSENT
+        if self.factors is ABSENT:
+            self.factors = self.backend.empty(self.memory.shape, self.kind)
+        return self.factors[: chunk.size].reshape(chunk.shape)
 
     def carry_back(self, start: int, stop: int, chunk: Any) -> None:
         """Add the products of a chunk of the logits' gradient to the gradients of weight, bias and input."""
         backend, real = self.backend, self.real
         if self.d_weight is not ABSENT:
-            rows = in_real(backend, self.x[start:stop], real)
+            rows = in_type(backend, self.x[start:stop], self.kind)
             self._to_weight(rows, chunk, start == 0)
         if self.sum_bias is not ABSENT:
-            ones = backend.empty((1, stop - start), real)
+            ones = backend.empty((1, stop - start), self.kind)
             backend.fill(ones, 1.0)
             sums = backend.empty((1, self.columns), real)
             backend.matmul(ones, chunk, sums)
@@ -84,8 +101,11 @@ class Products:
 
     def _to_weight(self, rows: Any, chunk: Any, first: bool) -> None:
         backend, total = self.backend, self.sum_weight
-        if first and total.dtype == self.real:
+        if first and total.dtype in (self.real, self.kind):
             backend.matmul(chunk.T, rows, total)
+            return
+        if not first and backend.adds_products:
+            backend.matmul(chunk.T, rows, total, add=True)
             return
         memory = backend.empty((self.blocks[0].stop, self.features), self.real)
         for block in self.blocks:
@@ -98,14 +118,14 @@ class Products:
 
     def _to_input(self, target: Any, chunk: Any) -> None:
         backend, real = self.backend, self.real
-        if self.w.dtype == real:
-            product = target if target.dtype == real else backend.empty(target.shape, real)
+        if self.w.dtype == self.kind:
+            product = target if target.dtype in (real, self.kind) else backend.empty(target.shape, real)
             backend.matmul(chunk, self.w, product)
         else:
             product = backend.zeros(target.shape, real)
             part = backend.empty(target.shape, real)
             for block in self.blocks:
-                backend.matmul(chunk[:, block], in_real(backend, self.w[block], real), part)
+                backend.matmul(chunk[:, block], in_type(backend, self.w[block], real), part)
                 backend.add_to(product, part)
         if product is not target:
             convert_into(backend, target, product)

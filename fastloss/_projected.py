@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from fastloss._blocks import convert_into, in_real, sum_of
+from fastloss._blocks import convert_into, in_type, sum_of
 from fastloss._checks import check_float, check_labels, check_shape, dtype_name
 from fastloss._config import settings
 from fastloss._dispatch import F32, F64, space_of
@@ -95,19 +95,20 @@ def projected(record: Loss, job: Projected, request: Request) -> Any:
     grads = [gradient if gradient is ABSENT else flat(gradient) for gradient in outputs.grads]
     positions = count // batch
     wanted = job.chunk_rows(batch, features, classes) if job.chunk_rows is not None else None
-    bounds = chunks(batch, classes * positions * real.itemsize * (2 if doubled else 1), wanted)
+    row_bytes = classes * positions * real.itemsize * (2 if doubled else 1)
+    bounds = chunks(batch, row_bytes, backend.chunk_times, wanted)
     x2, w2 = flat(x).reshape((batch, features)), flat(w).reshape((classes * positions, features))
     gradients = [
         grads[slot] if grads[slot] is ABSENT else grads[slot].reshape(matrix.shape)
         for slot, matrix in ((_INPUT, x2), (_WEIGHT, w2))
     ]
     products = Products(backend, real, x2, w2, (*gradients, grads[_BIAS]), len(bounds) == 1)
-    bias = bias if bias is ABSENT else in_real(backend, flat(bias), real)
+    bias = bias if bias is ABSENT else in_type(backend, flat(bias), real)
     upstream = upstream if upstream is ABSENT else flat(upstream)
     by_class = backend.zeros((classes,), real) if doubled else ABSENT
     for start, stop in bounds:
         chunk = products.logits(start, stop, bias)
-        logits = chunk.reshape(-1)
+        logits, gradient = chunk.reshape(-1), products.gradient_of(chunk)
         # Where the rows of the chunk lie in arrays of a number for each row, and in arrays like the logits.
         places = slice(start * positions, stop * positions)
         entries = slice(start * products.columns, stop * products.columns)
@@ -116,9 +117,10 @@ def projected(record: Loss, job: Projected, request: Request) -> Any:
             maths, logits, part(operand, entries), part(labels, places), class_weight, part(upstream, places),
             (*rows.params, 1.0 / classes), scale, by, (stop - start, classes, positions), ignore, False,
             part(values, places),
-            (logits if products.wanted else ABSENT, part(grads[_TARGET], entries), d_weight), ABSENT, True,
+            (gradient if gradient is ABSENT else gradient.reshape(-1), part(grads[_TARGET], entries), d_weight),
+            ABSENT, True,
         )  # fmt: skip
-        products.carry_back(start, stop, chunk)
+        products.carry_back(start, stop, gradient)
         if doubled:
             lying = d_weight.reshape((stop - start, classes, positions))
             backend.add_to(by_class, backend.sum_to(lying, (classes, 1)).reshape((classes,)))

@@ -109,6 +109,7 @@ class PretendSpace:
     device = "cuda:0"
     ordinal = 0
     stream = 0
+    adds_products = multiplies_bfloat16 = True
 
     def __init__(self) -> None:
         from fastloss.cuda.backend import Backend
@@ -147,7 +148,8 @@ class PretendSpace:
     def current_stream(self) -> int:
         return 0
 
-    def matmul(self, a: Any, b: Any, out: Any) -> None:
+    def matmul(self, a: Any, b: Any, out: Any, add: bool = False) -> None:
+        assert a.dtype == b.dtype
         assert a.shape[1] == b.shape[0]
         assert out.shape == (a.shape[0], b.shape[1])
 

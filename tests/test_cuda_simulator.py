@@ -390,7 +390,22 @@ def torch_in_simulator(monkeypatch):
     space = spaces.TorchSpace(0)
     space.device = "cpu"
     monkeypatch.setattr(_dispatch, "_space", lambda array, name: space)
+    for product in ("mm", "addmm"):
+        monkeypatch.setattr(torch, product, _with_wider_result(torch, getattr(torch, product)))
     return torch
+
+
+def _with_wider_result(torch, product):
+    """Return a product that knows of `out_dtype`, which torch's on the CPU do not."""
+
+    def wider(*arrays, out, out_dtype=None):
+        if out_dtype is None:
+            return product(*arrays, out=out)
+        assert out_dtype == out.dtype == torch.float32
+        assert [array.dtype for array in arrays[-2:]] == [torch.bfloat16] * 2
+        return product(*arrays[:-2], *[array.float() for array in arrays[-2:]], out=out)
+
+    return wider
 
 
 @in_simulator
@@ -401,8 +416,10 @@ def test_linear_cross_entropy_in_chunks(torch_in_simulator, monkeypatch, inner, 
     """The products are torch's; chunks of two rows, blocks of two classes."""
     torch = torch_in_simulator
     from fastloss import _blocks, _products
+    from fastloss.cuda.backend import Backend
 
     size = 8 if dtype == "float64" else 4
+    monkeypatch.setattr(Backend, "chunk_times", 1)
     monkeypatch.setattr(_products, "CHUNK_BYTES", 2 * 5 * len(inner or "a") * size * (4 if soft else 2))
     monkeypatch.setattr(_blocks, "BLOCK_BYTES", 2 * 3 * size)
     torch.manual_seed(0)
@@ -442,6 +459,7 @@ def test_adaptive_log_softmax(torch_in_simulator, monkeypatch, dtype):
     """The products are torch's; chunks of two rows."""
     torch = torch_in_simulator
     from fastloss import _products
+    from fastloss.cuda.backend import Backend
 
     torch.manual_seed(0)
     kind = getattr(torch, dtype)
@@ -452,6 +470,7 @@ def test_adaptive_log_softmax(torch_in_simulator, monkeypatch, dtype):
     x = torch.randn(5, 6).to(kind)
     wide = x.double().requires_grad_()
     y = torch.tensor([0, 8, 4, 8, 2])
+    monkeypatch.setattr(Backend, "chunk_times", 1)
     monkeypatch.setattr(_products, "CHUNK_BYTES", 2 * 4 * 8)
     expected = theirs(wide, y)
     expected.loss.backward()

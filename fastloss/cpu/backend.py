@@ -17,12 +17,14 @@ from fastloss.cpu.rowwise import run as rowwise
 from fastloss.cpu.survey import run as survey
 
 __all__ = [
-    "add_rows", "add_to", "argmax", "broadcast", "copy_into", "ctc", "elementwise", "empty", "fill", "flat",
-    "host", "label_sets", "matmul", "moved", "number", "on_device", "overlap", "pairwise", "rowwise", "same", "sum_to",
-    "survey", "take", "waits", "zeros",
+    "add_rows", "add_to", "adds_products", "argmax", "broadcast", "chunk_times", "copy_into", "ctc", "elementwise",
+    "empty", "fill", "flat", "host", "label_sets", "matmul", "moved", "multiplies_bfloat16", "number", "on_device",
+    "overlap", "pairwise", "rowwise", "same", "sum_to", "survey", "take", "waits", "zeros",
 ]  # fmt: skip
 
 waits = False  # whether looking at a result holds the caller up
+adds_products = multiplies_bfloat16 = False  # what NumPy's matrix product does not do
+chunk_times = 1  # how many times the budget of the CPU, see fastloss/_products.py
 moved = np.moveaxis
 zeros = np.zeros  # pages of a fresh one that are never written cost nothing
 

@@ -24,6 +24,7 @@ class Backend:
     """
 
     waits = True
+    chunk_times = 8  # how many times the budget of the CPU, see fastloss/_products.py
 
     def __init__(self, space: Any) -> None:
         self.space = space
@@ -31,6 +32,7 @@ class Backend:
         self.elementwise = functools.partial(elementwise.run, self)
         self.rowwise = functools.partial(rowwise.run, self)
         self.pairwise = functools.partial(pairwise.run, self)
+        self.adds_products, self.multiplies_bfloat16 = space.adds_products, space.multiplies_bfloat16
         self.ctc = functools.partial(ctc.run, self)
         self.label_sets = functools.partial(label_sets.run, self)
 
@@ -72,9 +74,9 @@ class Backend:
         """Write `value` to every element of a contiguous view."""
         memory.fill(self, view, value)
 
-    def matmul(self, a: DeviceArray, b: DeviceArray, out: DeviceArray) -> None:
-        """Write the matrix product into `out`, by the library that owns the arrays."""
-        self.space.matmul(a, b, out)
+    def matmul(self, a: DeviceArray, b: DeviceArray, out: DeviceArray, add: bool = False) -> None:
+        """Write the matrix product into `out`, or add it, by the library that owns the arrays."""
+        self.space.matmul(a, b, out, add)
 
     def survey(
         self, target: DeviceArray, weight: Any, columns: int, ignore: int, check: bool, real: Any

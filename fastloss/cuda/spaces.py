@@ -29,6 +29,7 @@ class DeviceSpace:
     """Arrays with ``__cuda_array_interface__``; results are Numba device arrays unless a library does better."""
 
     name = "CUDA"
+    adds_products = multiplies_bfloat16 = False  # what the library's matrix product does
 
     def __init__(self, ordinal: int, stream: int = 0) -> None:
         self.ordinal, self.stream = ordinal, stream
@@ -91,8 +92,11 @@ class DeviceSpace:
         with self.backend.activated():
             return self.view(cuda.to_device(numbers), "index")
 
-    def matmul(self, a: DeviceArray, b: DeviceArray, out: DeviceArray) -> None:
-        """Write the matrix product into `out`."""
+    def matmul(self, a: DeviceArray, b: DeviceArray, out: DeviceArray, add: bool = False) -> None:
+        """Write the matrix product into `out`, or add it where the library `adds_products`.
+
+        Factors of bfloat16 give float32 or bfloat16 where it `multiplies_bfloat16`.
+        """
         raise TypeError(
             "matrix products need the library of the arrays, and Numba has none: pass torch tensors "
             "(torch.as_tensor(array, device='cuda')) or CuPy arrays (cupy.asarray(array))"
@@ -180,7 +184,7 @@ class CupySpace(DeviceSpace):
     def in_order(self, array: Any) -> bool:  # noqa: D102
         return self.owns(array)  # CuPy names its current stream, whatever the array was made on
 
-    def matmul(self, a: DeviceArray, b: DeviceArray, out: DeviceArray) -> None:  # noqa: D102
+    def matmul(self, a: DeviceArray, b: DeviceArray, out: DeviceArray, add: bool = False) -> None:  # noqa: D102
         cupy = sys.modules["cupy"]
         with cupy.cuda.Device(self.ordinal):
             cupy.matmul(self._window(a), self._window(b), out=self._window(out))
@@ -204,6 +208,12 @@ class TorchSpace(DeviceSpace):
     """torch tensors in CUDA memory."""
 
     name = "torch"
+    adds_products = True
+
+    @property
+    def multiplies_bfloat16(self) -> bool:  # type: ignore[override]
+        """Whether this release of torch gives float32 products of bfloat16."""
+        return "dtype_out" in sys.modules["torch"].ops.aten.addmm.overloads()
 
     def owns(self, array: Any) -> bool:  # noqa: D102
         return isinstance(array, sys.modules["torch"].Tensor)
@@ -235,10 +245,16 @@ class TorchSpace(DeviceSpace):
     def upload(self, numbers: Any) -> DeviceArray:  # noqa: D102
         return self.view(sys.modules["torch"].as_tensor(numbers, device=self.device), "index")
 
-    def matmul(self, a: DeviceArray, b: DeviceArray, out: DeviceArray) -> None:  # noqa: D102
+    def matmul(self, a: DeviceArray, b: DeviceArray, out: DeviceArray, add: bool = False) -> None:  # noqa: D102
         torch = sys.modules["torch"]
+        factors, target = (self._window(a), self._window(b)), self._window(out)
+        # Tensor cores sum products of bfloat16 in float32; only this option lets the sums out unrounded.
+        wider = {} if a.dtype == out.dtype else {"out_dtype": target.dtype}
         with torch.no_grad():
-            torch.mm(self._window(a), self._window(b), out=self._window(out))
+            if add:
+                torch.addmm(target, *factors, **wider, out=target)
+            else:
+                torch.mm(*factors, **wider, out=target)
 
     def argmax(self, view: DeviceArray, out: DeviceArray) -> None:  # noqa: D102
         sys.modules["torch"].argmax(self._window(view), 1, out=self._window(out))

@@ -84,9 +84,12 @@ def linear_cross_entropy(
     Equal to ``cross_entropy(input @ linear_weight.T + linear_bias, target)``. Chunks of rows go through three matrix
     products (NumPy's on the CPU, the array library's on a GPU); between them the gradient replaces the logits in place.
     Beyond the results, memory is allocated for one chunk of logits (32 MiB at most, one row at least) and blocks of
-    2 MiB, and a number for each row. Half-precision arguments are converted chunk by chunk and block by block; the sum
-    of the weight's gradient over several chunks then needs an array in float32. So does a gradient that is written
-    into the memory of an argument. A non-contiguous array is copied.
+    2 MiB, and a number for each row; on a GPU eight times that. Half-precision arguments are converted chunk by chunk
+    and block by block; the sum of the weight's gradient over several chunks then needs an array in float32. So does a
+    gradient that is written into the memory of an argument. A non-contiguous array is copied.
+
+    torch tensors of bfloat16 in CUDA memory are multiplied as they are, on tensor cores; the products are summed and
+    the logits kept in float32, their gradient is rounded to bfloat16 before it is multiplied.
 
     Differentiated with respect to `input`, `linear_weight` and, where it is given, `linear_bias`; with class
     probabilities `target` and `weight` may be named as well. What is not asked for is not computed.
