@@ -118,6 +118,28 @@ def narrow(builder: Any, kind: Any, value: Any) -> Any:
     return value
 
 
+def as_real(builder: Any, kind: Any, bits: Any, real: Any) -> Any:
+    """Convert elements of an array of type `kind`, one or a vector, to numbers of the LLVM type `real` or a vector."""
+    goal = _shaped(bits.type, real)
+    if isinstance(kind, types.Integer) and kind not in (FLOAT16_BITS, BFLOAT16_BITS):
+        return builder.sitofp(bits, goal) if kind.signed else builder.uitofp(bits, goal)
+    return _resized(builder, widen(builder, kind, bits), goal)
+
+
+def as_elements(context: Any, builder: Any, array: Any, value: Any) -> Any:
+    """Round real numbers, one or a vector, to elements of an array of another floating-point type."""
+    own = _shaped(value.type, context.get_data_type(_float_type(array)))
+    return narrow(builder, array.dtype, _resized(builder, value, own))
+
+
+def _resized(builder: Any, value: Any, goal: Any) -> Any:
+    """Convert real numbers, one or a vector, between float32 and float64."""
+    if value.type == goal:
+        return value
+    is_double = isinstance(getattr(goal, "element", goal), ir.DoubleType)
+    return builder.fpext(value, goal) if is_double else builder.fptrunc(value, goal)
+
+
 def _emit_load(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
     pointer = pointer_to(context, builder, kind, array, index)
     return widen(builder, kind.dtype, context.unpack_value(builder, kind.dtype, pointer))

@@ -8,7 +8,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import overload, register_jitable
 
-from fastloss.cpu.access import load, narrow, store, widen
+from fastloss.cpu.access import as_elements, as_real, load, store
 from fastloss.cpu.emission import emits, is_absent, pointer_to
 from fastloss.cpu.instructions import WIDE_VECTORS
 
@@ -49,9 +49,9 @@ def _mask(builder: Any, count: Any, n: int) -> Any:
 def _masked(builder: Any, operation: str, vector: Any, pointer: Any, mask: Any, value: Any = None) -> Any:
     """Emit llvm.masked.load or llvm.masked.store."""
     i32 = ir.IntType(32)
-    element = {"float": "f32", "double": "f64", "i16": "i16"}[str(vector.element)]
+    element = {"float": "f32", "double": "f64"}.get(str(vector.element), str(vector.element))
     name = f"llvm.masked.{operation}.v{vector.count}{element}.p0"
-    align = i32(2 if element == "i16" else int(element[1:]) // 8)
+    align = i32(int(element[1:]) // 8)
     if operation == "load":
         signature = ir.FunctionType(vector, [vector.as_pointer(), i32, mask.type, vector])
         args = [pointer, align, mask, ir.Constant(vector, ir.Undefined)]
@@ -81,7 +81,7 @@ def _emit_read_block(source, start, stride, columns, tile, place, lanes):
     def emit(context, builder, kinds, args):
         origin = pointer_to(context, builder, source, args[0], args[1])
         goal = pointer_to(context, builder, tile, args[4], args[5])
-        vector = ir.VectorType(context.get_data_type(source.dtype), BLOCK)
+        vector, real = ir.VectorType(context.get_data_type(source.dtype), BLOCK), context.get_data_type(tile.dtype)
         mask = None if is_absent(columns) else _mask(builder, args[3], BLOCK)
         rows = []
         for r in range(BLOCK):
@@ -91,7 +91,7 @@ def _emit_read_block(source, start, stride, columns, tile, place, lanes):
                 row = _masked(builder, "load", vector, pointer, mask)
             else:
                 row = builder.load(pointer, align=source.dtype.bitwidth // 8)
-            rows.append(widen(builder, source.dtype, row))
+            rows.append(as_real(builder, source.dtype, row, real))
         for c, column in enumerate(_transpose(builder, rows)):
             pointer = builder.gep(goal, [builder.mul(args[6], args[6].type(c))])
             stored = builder.store(column, builder.bitcast(pointer, column.type.as_pointer()))
@@ -116,7 +116,7 @@ def _emit_write_block(tile, place, lanes, columns, target, start, stride):
         for r, row in enumerate(_transpose(builder, rows)):
             pointer = builder.gep(goal, [builder.mul(args[6], args[6].type(r))])
             pointer = builder.bitcast(pointer, vector.as_pointer())
-            row = narrow(builder, target.dtype, row)
+            row = as_elements(context, builder, target, row)
             if mask is not None:
                 _masked(builder, "store", vector, pointer, mask, row)
             else:
