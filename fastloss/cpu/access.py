@@ -122,7 +122,8 @@ def as_real(builder: Any, kind: Any, bits: Any, real: Any) -> Any:
     """Convert elements of an array of type `kind`, one or a vector, to numbers of the LLVM type `real` or a vector."""
     goal = _shaped(bits.type, real)
     if isinstance(kind, types.Integer) and kind not in (FLOAT16_BITS, BFLOAT16_BITS):
-        return builder.sitofp(bits, goal) if kind.signed else builder.uitofp(bits, goal)
+        signed = kind in types.signed_domain
+        return builder.sitofp(bits, goal) if signed else builder.uitofp(bits, goal)
     return _resized(builder, widen(builder, kind, bits), goal)
 
 
