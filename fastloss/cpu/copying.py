@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numba.extending import register_jitable
 
-from fastloss._jit import Kernel
+from fastloss._jit import NOT_FROM_C, Kernel
 from fastloss.cpu.access import load_or, present, store
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 
 SLOTS = 4
 
 
-@register_jitable
+@register_jitable(**NOT_FROM_C)
 def _pass_over(source, sink, words, k, chunks):
     """Copy chunk `k` of `source`, or read it where there is no sink; the sum keeps the reading alive."""
     start, stop = share(words, k, chunks), share(words, k + 1, chunks)

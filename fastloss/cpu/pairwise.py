@@ -10,14 +10,14 @@ from typing import Any
 
 from numba.extending import register_jitable
 
-from fastloss._jit import Kernel
+from fastloss._jit import NOT_FROM_C, Kernel
 from fastloss._spec import PairMaths
 from fastloss.cpu.access import cast, load, load_or, store, store_each
 from fastloss.cpu.instructions import maximum, vector_function
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 
 
-@register_jitable
+@register_jitable(**NOT_FROM_C)
 def _no_peaks(a, b, c, params):
     T = type(a)
     return T(0), T(0), T(0)

@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 from numba.extending import register_jitable
 
-from fastloss._jit import Kernel
+from fastloss._jit import NOT_FROM_C, Kernel
 from fastloss.cpu.access import label_at, load_or, present
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 
 
-@register_jitable
+@register_jitable(**NOT_FROM_C)
 def no_terms(z, p, t, w, hit, zy, wy, params):
     """Return the terms of a loss that has none."""
     T = type(z)
     return T(0), T(0), T(0)
 
 
-@register_jitable
+@register_jitable(**NOT_FROM_C)
 def survey(y, weight, columns, ignore, check, count, board):
     """Return the first row whose class does not exist (-1: none), and the summed weight of the rows that count.
 
