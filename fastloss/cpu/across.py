@@ -29,7 +29,7 @@ from fastloss.cpu.instructions import vector_function
 from fastloss.cpu.maxima import column_maxima
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 from fastloss.cpu.stack import LANES, lane_array, lane_arrays
-from fastloss.cpu.survey import no_terms, survey
+from fastloss.cpu.survey import survey
 from fastloss.cpu.tiles import read_rows, read_strided, write_rows, write_strided
 from fastloss.losses.scalars import exp_nonpositive, log
 
@@ -52,7 +52,7 @@ def _energy(z, place, top, energies):
 
 def across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
     """Return the loop for few classes, or for a strided class axis."""
-    terms, has_terms = maths.terms or no_terms, maths.terms is not None
+    terms, has_terms = maths.terms, maths.terms is not None
     finish, entry, softmax, indexed = maths.finish, maths.entry, maths.softmax, maths.indexed
     read_tile, write_tile = (read_strided, write_strided) if strided else (read_rows, write_rows)
 
@@ -143,25 +143,26 @@ def across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
                     zy[l] = load(z, labels[l] * lanes + l) if indexed else T(0)
                     wy[l] = load_or(weight, labels[l], T(1)) if indexed else T(1)
 
-                for begin in range(0, columns if has_terms else 0, TERMS_BLOCK):
-                    for l in range(n):
-                        pack(parts, LANES, l, (T(0), T(0), T(0)))
-                    for j in range(begin, min(begin + TERMS_BLOCK, columns)):
-                        base = j * lanes
-                        w = load_or(weight, j, T(1))
-                        column = np.int32(j)
+                if has_terms:
+                    for begin in range(0, columns, TERMS_BLOCK):
                         for l in range(n):
-                            p = load(energies, base + l) * inverse[l] if softmax else T(0)
-                            s = load(operand, base + l) if present(t) else T(1)
-                            hit = indexed and labels[l] == column
-                            a, b, c = terms(load(z, base + l), p, s, w, hit, zy[l], wy[l], numbers)
-                            store(parts, l, load(parts, l) + a)
-                            store(parts, LANES + l, load(parts, LANES + l) + b)
-                            store(parts, 2 * LANES + l, load(parts, 2 * LANES + l) + c)
-                    for l in range(n):
-                        sums[l] += load(parts, l)
-                        store(sums, LANES + l, load(sums, LANES + l) + load(parts, LANES + l))
-                        store(sums, 2 * LANES + l, load(sums, 2 * LANES + l) + load(parts, 2 * LANES + l))
+                            pack(parts, LANES, l, (T(0), T(0), T(0)))
+                        for j in range(begin, min(begin + TERMS_BLOCK, columns)):
+                            base = j * lanes
+                            w = load_or(weight, j, T(1))
+                            column = np.int32(j)
+                            for l in range(n):
+                                p = load(energies, base + l) * inverse[l] if softmax else T(0)
+                                s = load(operand, base + l) if present(t) else T(1)
+                                hit = indexed and labels[l] == column
+                                a, b, c = terms(load(z, base + l), p, s, w, hit, zy[l], wy[l], numbers)
+                                store(parts, l, load(parts, l) + a)
+                                store(parts, LANES + l, load(parts, LANES + l) + b)
+                                store(parts, 2 * LANES + l, load(parts, 2 * LANES + l) + c)
+                        for l in range(n):
+                            sums[l] += load(parts, l)
+                            store(sums, LANES + l, load(sums, LANES + l) + load(parts, LANES + l))
+                            store(sums, 2 * LANES + l, load(sums, 2 * LANES + l) + load(parts, 2 * LANES + l))
 
                 coefs = finish(T(0), T(0), (T(0), T(0), T(0)), T(0), T(0), numbers)[1]  # for its type
                 for l in range(n):
@@ -184,7 +185,7 @@ def across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
                         stage_each(outs, padded, base + l, slopes, g[l], grads)
                         stage_each(outs, padded, after + base + l, (curvature,), g[l], (second,))
 
-                if skipped > 0:
+                if indexed and skipped > 0:
                     for l in range(n):
                         label = label_at(y, tile + l)
                         if label < 0 or label >= columns or label == ignore:

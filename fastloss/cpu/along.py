@@ -12,7 +12,7 @@ from fastloss.cpu.access import cast, label_at, load, load_or, present, store, s
 from fastloss.cpu.exponentials import BLOCK, of_blocks, of_row
 from fastloss.cpu.instructions import isolated_function, vector_function
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
-from fastloss.cpu.survey import no_terms, survey
+from fastloss.cpu.survey import survey
 from fastloss.losses.scalars import exp_nonpositive, log
 
 # Terms of a loss that are summed in the row's own precision before they go to float64 sums.
@@ -21,7 +21,7 @@ TERMS_BLOCK = 512
 
 def along(maths: RowMaths, long: bool) -> Callable[..., Any]:
     """Return the loop for a contiguous class axis; for `long` rows block by block, with 512-bit vectors."""
-    terms, has_terms = maths.terms or no_terms, maths.terms is not None
+    terms, has_terms = maths.terms, maths.terms is not None
     finish, entry, softmax, indexed = maths.finish, maths.entry, maths.softmax, maths.indexed
     mark = vector_function if long else isolated_function
 
@@ -78,23 +78,24 @@ def along(maths: RowMaths, long: bool) -> Callable[..., Any]:
                 a = 0.0
                 b = 0.0
                 c = 0.0
-                for begin in range(0, columns if has_terms else 0, TERMS_BLOCK):
-                    end = min(begin + TERMS_BLOCK, columns)
-                    of_a = T(0)
-                    of_b = T(0)
-                    of_c = T(0)
-                    part = inverse * factors[begin // BLOCK] if keep and long else inverse
-                    for j in range(begin, end):
-                        z = load(x, base + j) - top
-                        p = (load(energies, j) if keep else exp_nonpositive(z)) * part if softmax else T(0)
-                        w = load_or(weight, j, T(1))
-                        u, v, q = terms(z, p, load_or(t, base + j, T(1)), w, j == label, zy, wy, numbers)
-                        of_a += u
-                        of_b += v
-                        of_c += q
-                    a += of_a
-                    b += of_b
-                    c += of_c
+                if has_terms:
+                    for begin in range(0, columns, TERMS_BLOCK):
+                        end = min(begin + TERMS_BLOCK, columns)
+                        of_a = T(0)
+                        of_b = T(0)
+                        of_c = T(0)
+                        part = inverse * factors[begin // BLOCK] if keep and long else inverse
+                        for j in range(begin, end):
+                            z = load(x, base + j) - top
+                            p = (load(energies, j) if keep else exp_nonpositive(z)) * part if softmax else T(0)
+                            w = load_or(weight, j, T(1))
+                            u, v, q = terms(z, p, load_or(t, base + j, T(1)), w, j == label, zy, wy, numbers)
+                            of_a += u
+                            of_b += v
+                            of_c += q
+                        a += of_a
+                        b += of_b
+                        c += of_c
 
                 value, coefs = finish(top, logsum, (T(a), T(b), T(c)), zy, wy, numbers)
                 store(values, r, value)

@@ -8,25 +8,17 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from numba.extending import register_jitable
-
-from fastloss._jit import NOT_FROM_C, Kernel
+from fastloss._jit import Kernel
 from fastloss._spec import PairMaths
 from fastloss.cpu.access import cast, load, load_or, store, store_each
 from fastloss.cpu.instructions import maximum, vector_function
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 
 
-@register_jitable(**NOT_FROM_C)
-def _no_peaks(a, b, c, params):
-    T = type(a)
-    return T(0), T(0), T(0)
-
-
 @functools.cache
 def kernel(maths: PairMaths) -> Kernel:
     """Return the kernel of a loss of vectors."""
-    peaks = maths.peaks or _no_peaks
+    peaks, has_peaks = maths.peaks, maths.peaks is not None
     terms, finish, entry = maths.terms, maths.finish, maths.entry
 
     def pairwise(
@@ -47,11 +39,12 @@ def kernel(maths: PairMaths) -> Kernel:
                 top_u = T(0)
                 top_v = T(0)
                 top_w = T(0)
-                for j in range(base, base + columns):
-                    u, v, w = peaks(load(a, j), load_or(b, j, T(0)), load_or(c, j, T(0)), numbers)
-                    top_u = maximum(top_u, u)
-                    top_v = maximum(top_v, v)
-                    top_w = maximum(top_w, w)
+                if has_peaks:
+                    for j in range(base, base + columns):
+                        u, v, w = peaks(load(a, j), load_or(b, j, T(0)), load_or(c, j, T(0)), numbers)
+                        top_u = maximum(top_u, u)
+                        top_v = maximum(top_v, v)
+                        top_w = maximum(top_w, w)
                 tops = (top_u, top_v, top_w)
                 sum_u = 0.0
                 sum_v = 0.0

@@ -14,13 +14,6 @@ from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 
 
 @register_jitable(**NOT_FROM_C)
-def no_terms(z, p, t, w, hit, zy, wy, params):
-    """Return the terms of a loss that has none."""
-    T = type(z)
-    return T(0), T(0), T(0)
-
-
-@register_jitable(**NOT_FROM_C)
 def survey(y, weight, columns, ignore, check, count, board):
     """Return the first row whose class does not exist (-1: none), and the summed weight of the rows that count.
 
