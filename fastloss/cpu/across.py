@@ -103,7 +103,7 @@ def across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
                 read_tile(x, tile, n, columns, inner, z, lanes)
                 read_tile(t, tile, n, columns, inner, operand, lanes)
 
-                skipped = 0
+                skipped = np.int64(0)  # a literal 0 would change its type in this loop: one more round of inference
                 for l in range(n):
                     label = label_at(y, tile + l)
                     strange = label < 0 or label >= columns or label == ignore
