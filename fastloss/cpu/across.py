@@ -6,9 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba.extending import register_jitable
 
-from fastloss._jit import NOT_FROM_C
+from fastloss._jit import kernel_part
 from fastloss._spec import RowMaths
 from fastloss.cpu.access import (
     LINE,
@@ -40,7 +39,7 @@ TILE_ENTRIES = 4096
 TERMS_BLOCK = 32
 
 
-@register_jitable(**NOT_FROM_C, forceinline=True)
+@kernel_part(forceinline=True)
 def _energy(z, place, top, energies):
     """Take the row's maximum from an entry, keep the exponential of what is left, and return it."""
     d = load(z, place) - top

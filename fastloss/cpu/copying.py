@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numba.extending import register_jitable
 
-from fastloss._jit import NOT_FROM_C, Kernel
+from fastloss._jit import Kernel, kernel_part
 from fastloss.cpu.access import load_or, present, store
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 
 SLOTS = 4
 
 
-@register_jitable(**NOT_FROM_C)
+@kernel_part()
 def _pass_over(source, sink, words, k, chunks):
     """Copy chunk `k` of `source`, or read it where there is no sink; the sum keeps the reading alive."""
     start, stop = share(words, k, chunks), share(words, k + 1, chunks)

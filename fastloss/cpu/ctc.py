@@ -9,9 +9,8 @@ import functools
 from typing import Any
 
 import numpy as np
-from numba.extending import register_jitable
 
-from fastloss._jit import NOT_FROM_C, Kernel
+from fastloss._jit import Kernel, kernel_part
 from fastloss.cpu.access import load, part, present, store
 from fastloss.cpu.lattice import BLOCK, MARGIN, backward_pass, forward_pass
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
@@ -23,7 +22,7 @@ LN2 = 0.6931471805599453
 STEP, LABEL = 256, 6
 
 
-@register_jitable(**NOT_FROM_C)
+@kernel_part()
 def _strange(y, first, count, classes):
     """Return the first place at which a label is no class, -1 if there is none."""
     wrong = False

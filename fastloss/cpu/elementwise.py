@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba.extending import overload, register_jitable
+from numba.extending import overload
 
-from fastloss._jit import NOT_FROM_C, Kernel
+from fastloss._jit import LEAN, Kernel, kernel_part
 from fastloss.cpu.access import cast, load, load_or, part, present, store, store_each
 from fastloss.cpu.emission import is_absent
 from fastloss.cpu.instructions import vector_function
@@ -18,18 +18,18 @@ from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 from fastloss.cpu.stack import TILE, tile_array
 
 
-@register_jitable(**NOT_FROM_C)
+@kernel_part()
 def _one(a, b, c, i):
     return (load(a, i),)
 
 
-@register_jitable(**NOT_FROM_C)
+@kernel_part()
 def _two(a, b, c, i):
     x = load(a, i)
     return x, load_or(b, i, x)
 
 
-@register_jitable(**NOT_FROM_C)
+@kernel_part()
 def _three(a, b, c, i):
     x = load(a, i)
     return x, load_or(b, i, x), load_or(c, i, x)
@@ -43,7 +43,7 @@ def stage(window, layout, k, start, count, buffers):
     """
 
 
-@overload(stage, jit_options=NOT_FROM_C)
+@overload(stage, jit_options=LEAN)
 def _stage(window, layout, k, start, count, buffers):
     if is_absent(window):
         return lambda window, layout, k, start, count, buffers: ()
@@ -84,7 +84,7 @@ def _tile_of(point: Callable[..., Any], arity: int) -> Callable[..., Any]:
     """Return the loop over `count` elements of contiguous operands; their values go to `tile` too."""
     fetch = (_one, _two, _three)[arity - 1]
 
-    @register_jitable(**NOT_FROM_C)
+    @kernel_part()
     def compute(a, b, c, weight, upstream, tile, values, grads, second, numbers, factor, first, count):
         T = type(factor)
         for j in range(count):
@@ -100,7 +100,7 @@ def _tile_of(point: Callable[..., Any], arity: int) -> Callable[..., Any]:
     return compute
 
 
-@register_jitable(**NOT_FROM_C)
+@kernel_part()
 def _are_hard(targets, first, count, like):
     """Return whether all targets are 0 or 1."""
     hard = True
@@ -124,7 +124,7 @@ def _span_of(point: Callable[..., Any], arity: int) -> Callable[..., Any]:
     has_hard = hard is not None
     compute_hard = compute if hard is None else _tile_of(hard, arity)
 
-    @register_jitable(**NOT_FROM_C)
+    @kernel_part()
     def span(a, b, c, weight, upstream, values, grads, second, numbers, factor, start, stop):
         vector_function()
         total = 0.0

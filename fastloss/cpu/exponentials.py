@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba.extending import register_jitable
 
-from fastloss._jit import FASTMATH, NOT_FROM_C
+from fastloss._jit import FASTMATH, kernel_part
 from fastloss.cpu.access import LINE, fetch, fetch_to_write, load, store
 from fastloss.cpu.maxima import row_maximum
 from fastloss.losses.scalars import exp_nonpositive
@@ -22,7 +21,7 @@ BURST = 256
 LONGEST_FETCHED = 1 << 16
 
 
-@register_jitable(**NOT_FROM_C, fastmath=FASTMATH, forceinline=True)
+@kernel_part(fastmath=FASTMATH, forceinline=True)
 def of_row(x, start, count, keep, energies):
     """Return the largest of `count` entries and the sum of their exponentials, which go to `energies` if `keep`."""
     top = row_maximum(x, start, start + count)
@@ -32,7 +31,7 @@ def of_row(x, start, count, keep, energies):
     return top, energy
 
 
-@register_jitable(**NOT_FROM_C, fastmath=FASTMATH, forceinline=True)
+@kernel_part(fastmath=FASTMATH, forceinline=True)
 def of_blocks(x, start, count, keep, energies, references, factors, operand, results):
     """Return what :func:`of_row` does, of a long row.
 
@@ -71,7 +70,7 @@ def of_blocks(x, start, count, keep, energies, references, factors, operand, res
     return top, energy
 
 
-@register_jitable(**NOT_FROM_C, fastmath=FASTMATH, forceinline=True)
+@kernel_part(fastmath=FASTMATH, forceinline=True)
 def _sum_of(x, start, begin, end, reference, keep, energies):
     total = type(reference)(0)
     for j in range(begin, end):

@@ -10,15 +10,14 @@ import functools
 from typing import Any
 
 import numpy as np
-from numba.extending import register_jitable
 
-from fastloss._jit import NOT_FROM_C, Kernel
+from fastloss._jit import Kernel, kernel_part
 from fastloss.cpu.access import label_at, load, load_or, present, store
 from fastloss.cpu.instructions import vector_function
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 
 
-@register_jitable(**NOT_FROM_C)
+@kernel_part()
 def listed(y, base, columns):
     """Return how many classes a row lists, and whether they and what ends the list are known."""
     k = 0
@@ -30,7 +29,7 @@ def listed(y, base, columns):
     return k, True
 
 
-@register_jitable(**NOT_FROM_C)
+@kernel_part()
 def survey(y, count, columns, board):
     """Return the place of the first entry that is neither a class nor the end of a list, -1 for none.
 

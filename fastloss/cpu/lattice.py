@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numba.extending import register_jitable
 
-from fastloss._jit import NOT_FROM_C
+from fastloss._jit import kernel_part
 from fastloss.cpu.access import load, part, store
 from fastloss.cpu.extended import exp_pair, larger, normal, power
 from fastloss.cpu.instructions import separate_arrays, vector_function
@@ -48,7 +48,7 @@ def _forward(count, section, before, skip, inputs, m_blank, e_blank, blank_m, bl
         store(label_e, s, top + e)
 
 
-@register_jitable(**NOT_FROM_C, fastmath={"contract", "reassoc"}, forceinline=True)
+@kernel_part(fastmath={"contract", "reassoc"}, forceinline=True)
 def _backward(
     count, section, after, skip, inputs, m_blank, e_blank, blank_m, blank_e, label_m, label_e, alpha, shares, like
 ):
@@ -97,7 +97,7 @@ def _normalise(count, first, section, row):
     _normalise_section(count, part(row, first, end), part(row, end, end + section))
 
 
-@register_jitable(**NOT_FROM_C)
+@kernel_part()
 def _clear(count, first, section, row, like):
     """Make `count` blanks and labels 0, and the label before them."""
     T = type(like)
@@ -115,7 +115,7 @@ def _exp_row(count, row):
         store(row, c, exp(load(row, c)))
 
 
-@register_jitable(**NOT_FROM_C)
+@kernel_part()
 def _copy_row(count, x, row):
     """Read a row of the input."""
     separate_arrays()
@@ -123,7 +123,7 @@ def _copy_row(count, x, row):
         store(row, c, load(x, c))
 
 
-@register_jitable(**NOT_FROM_C)
+@kernel_part()
 def _write_row(count, row, factor, gradient):
     """Write a row of the gradient."""
     separate_arrays()
@@ -131,7 +131,7 @@ def _write_row(count, row, factor, gradient):
         store(gradient, c, factor * load(row, c))
 
 
-@register_jitable(**NOT_FROM_C)
+@kernel_part()
 def forward_pass(x, path, skip, lattice, inputs, frames, labels, stride, blank, section, keep, like):
     """Fill the rows of one sequence, or only the last two of them, and return the total probability as a pair.
 
@@ -177,7 +177,7 @@ def forward_pass(x, path, skip, lattice, inputs, frames, labels, stride, blank, 
     return normal(m, top)
 
 
-@register_jitable(**NOT_FROM_C)
+@kernel_part()
 def backward_pass(
     x, path, skip, lattice, inputs, frames, labels, stride, blank, section, m_total, e_total,
     rows, shares, probs, gradient, factor, classes,

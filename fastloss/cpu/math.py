@@ -16,13 +16,13 @@ import numpy as np
 from numba import types
 from numba.extending import overload, register_jitable
 
-from fastloss._jit import NOT_FROM_C
+from fastloss._jit import LEAN
 from fastloss.cpu.instructions import ONE_F32, ONE_F64, power_of_two, split_exponent
 from fastloss.losses import scalars
 
 f32 = np.float32
 # Always inlined: a call that LLVM finds too long to inline is a loop that it cannot vectorise.
-CONTRACT: Any = {**NOT_FROM_C, "fastmath": {"contract"}, "forceinline": True}
+CONTRACT: Any = {**LEAN, "fastmath": {"contract"}, "forceinline": True}
 
 
 # Polynomials below are minimax fits (Remez, 50 digits): q in exp r = 1 + r + r² q(r) on |r| <= ln(2)/2; for float32, p
@@ -256,7 +256,7 @@ overload(scalars.log1p, jit_options=CONTRACT)(_by_width(_log1p_f32, _log1p_f64))
 overload(scalars.log1p_unit, jit_options=CONTRACT)(_by_width(_log1p_unit_f32, _log1p_unit_f64))
 
 
-@overload(scalars.sqrt, jit_options=NOT_FROM_C)
+@overload(scalars.sqrt, jit_options=LEAN)
 def _sqrt(x):
     return lambda x: math.sqrt(x)
 

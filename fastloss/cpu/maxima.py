@@ -13,9 +13,8 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import register_jitable
 
-from fastloss._jit import NOT_FROM_C
+from fastloss._jit import kernel_part
 from fastloss.cpu.access import load, widen
 from fastloss.cpu.emission import emits, pointer_to
 from fastloss.cpu.instructions import maximum
@@ -103,7 +102,7 @@ def _emit_fold_columns(tile, lanes, columns, target):
     return types.none, emit
 
 
-@register_jitable(**NOT_FROM_C)
+@kernel_part()
 def _keeping_nan(array, start, stop, step):
     top = load(array, start)
     for place in range(start + step, stop, step):
@@ -111,7 +110,7 @@ def _keeping_nan(array, start, stop, step):
     return top
 
 
-@register_jitable(**NOT_FROM_C, forceinline=True)
+@kernel_part(forceinline=True)
 def row_maximum(array, start, stop):
     """Return the largest of ``array[start:stop]``; another, when one of them is NaN and none infinite."""
     like = load(array, start)
@@ -121,7 +120,7 @@ def row_maximum(array, start, stop):
     return _keeping_nan(array, start, stop, 1) if abs(top) == type(like)(np.inf) else top
 
 
-@register_jitable(**NOT_FROM_C, forceinline=True)
+@kernel_part(forceinline=True)
 def column_maxima(tile, lanes, n, columns, target):
     """Write what :func:`row_maximum` returns of the `columns` entries of each of the first `n` of `lanes` rows."""
     _fold_columns(tile, lanes, columns, target)

@@ -17,9 +17,8 @@ from __future__ import annotations
 
 from llvmlite import ir
 from numba import types
-from numba.extending import register_jitable
 
-from fastloss._jit import BOARD_HEAD, NOT_FROM_C
+from fastloss._jit import BOARD_HEAD, kernel_part
 from fastloss.cpu.access import load
 from fastloss.cpu.emission import emits, pointer_to
 
@@ -46,7 +45,7 @@ def _completed(board, phase):
     """Return how many chunks are completed."""
 
 
-@register_jitable(**NOT_FROM_C)
+@kernel_part()
 def combined(board, phase):
     """Wait until every chunk is completed, and return the sum of the slots in their order.
 

@@ -6,14 +6,13 @@ import functools
 from typing import Any
 
 import numpy as np
-from numba.extending import register_jitable
 
-from fastloss._jit import NOT_FROM_C, Kernel
+from fastloss._jit import Kernel, kernel_part
 from fastloss.cpu.access import label_at, load_or, present
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 
 
-@register_jitable(**NOT_FROM_C)
+@kernel_part()
 def survey(y, weight, columns, ignore, check, count, board):
     """Return the first row whose class does not exist (-1: none), and the summed weight of the rows that count.
 

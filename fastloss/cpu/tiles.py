@@ -6,9 +6,9 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.extending import overload, register_jitable
+from numba.extending import overload
 
-from fastloss._jit import NOT_FROM_C
+from fastloss._jit import LEAN, kernel_part
 from fastloss.cpu.access import as_elements, as_real, load, store
 from fastloss.cpu.emission import emits, is_absent, pointer_to
 from fastloss.cpu.instructions import WIDE_VECTORS
@@ -126,7 +126,7 @@ def _emit_write_block(tile, place, lanes, columns, target, start, stride):
     return types.none, emit
 
 
-@register_jitable(**NOT_FROM_C)
+@kernel_part()
 def _read_contiguous_rows(source, row, n, columns, inner, tile, lanes):
     whole = n // BLOCK * BLOCK
     for l in range(0, whole, BLOCK):
@@ -140,7 +140,7 @@ def _read_contiguous_rows(source, row, n, columns, inner, tile, lanes):
             store(tile, j * lanes + l, load(source, (row + l) * columns + j))
 
 
-@register_jitable(**NOT_FROM_C)
+@kernel_part()
 def _read_strided_rows(source, row, n, columns, inner, tile, lanes):
     done = 0
     while done < n:
@@ -153,7 +153,7 @@ def _read_strided_rows(source, row, n, columns, inner, tile, lanes):
         done += run
 
 
-@register_jitable(**NOT_FROM_C)
+@kernel_part()
 def _write_contiguous_rows(tile, place, target, row, n, columns, inner, lanes):
     whole = n // BLOCK * BLOCK
     for l in range(0, whole, BLOCK):
@@ -168,7 +168,7 @@ def _write_contiguous_rows(tile, place, target, row, n, columns, inner, lanes):
             store(target, (row + l) * columns + j, load(tile, place + j * lanes + l))
 
 
-@register_jitable(**NOT_FROM_C)
+@kernel_part()
 def _write_strided_rows(tile, place, target, row, n, columns, inner, lanes):
     done = 0
     while done < n:
@@ -205,21 +205,21 @@ def _write_nothing(tile, place, target, row, n, columns, inner, lanes):
     pass
 
 
-@overload(read_rows, jit_options=NOT_FROM_C)
+@overload(read_rows, jit_options=LEAN)
 def _read_rows(source, row, n, columns, inner, tile, lanes):
     return _read_nothing if is_absent(source) else _read_contiguous_rows
 
 
-@overload(read_strided, jit_options=NOT_FROM_C)
+@overload(read_strided, jit_options=LEAN)
 def _read_strided(source, row, n, columns, inner, tile, lanes):
     return _read_nothing if is_absent(source) else _read_strided_rows
 
 
-@overload(write_rows, jit_options=NOT_FROM_C)
+@overload(write_rows, jit_options=LEAN)
 def _write_rows(tile, place, target, row, n, columns, inner, lanes):
     return _write_nothing if is_absent(target) else _write_contiguous_rows
 
 
-@overload(write_strided, jit_options=NOT_FROM_C)
+@overload(write_strided, jit_options=LEAN)
 def _write_strided(tile, place, target, row, n, columns, inner, lanes):
     return _write_nothing if is_absent(target) else _write_strided_rows
