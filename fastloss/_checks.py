@@ -20,7 +20,9 @@ def dtype_name(view: Any) -> str:
     """Return the user's name of a view's dtype."""
     if view.dtype == F16_BITS:
         return "float16"
-    return "bfloat16" if view.dtype == BF16_BITS else str(view.dtype)
+    if view.dtype == BF16_BITS:
+        return "bfloat16"
+    return "uint8 or bool" if view.dtype == np.uint8 else str(view.dtype)  # both are read as bytes
 
 
 def check_float(view: Any, name: str) -> None:

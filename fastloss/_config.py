@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
 from types import TracebackType
-from typing import Any
+from typing import Any, SupportsIndex
 
 
 def _default_recycled() -> int:
@@ -111,11 +112,12 @@ class config:  # noqa: N801 (it reads as a function, and is one that can be undo
 
 def _whole(name: str, value: Any, least: int) -> int:
     """Return an option that must be an integer, checked."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    return value
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    number = operator.index(value)
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
+    return number
 
 
 def _put_in_force(values: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,9 @@ class NumpySpace:
             raise TypeError(f"{name} must be a NumPy array like the input, got {type(array).__name__}")
         if not array.flags.writeable:
             raise ValueError(f"{name} is read-only")
+        if not (array.dtype.isnative and array.flags.aligned):  # what would be written is a copy
+            raise ValueError(f"{name} must be aligned and in the machine's byte order")
+        _refuse_masked(array, name)
         return _kernel_dtype(array, name)
 
     def wrap(self, view: Any, like: Any) -> Any:
@@ -84,17 +88,22 @@ class TorchSpace(NumpySpace):
         torch = sys.modules["torch"]
         if not isinstance(array, torch.Tensor):
             return super().view(array, name)
-        array = array.detach()
+        if array.layout is not torch.strided:
+            raise TypeError(f"{name}: a torch tensor of layout {array.layout} is not supported; call .to_dense() first")
+        array = array.detach().resolve_neg()
         if array.dtype == torch.bfloat16:
             return array.view(torch.int16).numpy().view(BF16_BITS)
         try:
             return super().view(array.numpy(), name)
-        except TypeError:
-            raise TypeError(f"{name}: a torch tensor of dtype {array.dtype} is not supported") from None
+        except (TypeError, RuntimeError):
+            what = "nested torch tensor" if array.is_nested else f"torch tensor of dtype {array.dtype}"
+            raise TypeError(f"{name}: a {what} is not supported") from None
 
     def output(self, array: Any, name: str) -> Any:
         if not isinstance(array, sys.modules["torch"].Tensor):
             raise TypeError(f"{name} must be a torch tensor like the input, got {type(array).__name__}")
+        if array.is_neg():
+            raise ValueError(f"{name} is a negated view, which cannot be written")
         return self.view(array, name)
 
     def wrap(self, view: Any, like: Any) -> Any:
@@ -104,6 +113,8 @@ class TorchSpace(NumpySpace):
         return torch.from_numpy(view.view(np.float16) if view.dtype == F16_BITS else view)
 
     def converted(self, array: Any, dtype: Any) -> Any:
+        if not isinstance(dtype, sys.modules["torch"].dtype):
+            raise TypeError(f"dtype must be one of torch's, like the input, got {dtype!r}")
         return array.to(dtype)
 
     def scalar(self, value: float, dtype: Any) -> Any:
@@ -207,6 +218,8 @@ def _space(array: Any, name: str) -> Any:
             return _spaces.setdefault(namespace, DlpackSpace(namespace))
     if hasattr(array, "__array_interface__") or hasattr(array, "__array__"):
         return NUMPY
+    if isinstance(array, Sequence) and not isinstance(array, str | bytes):
+        return NUMPY  # range, array.array, memoryview
     raise TypeError(f"{name} must be an array, got {type(array).__name__}")
 
 
@@ -234,9 +247,18 @@ def _namespace(array: Any) -> Any:
         return module if hasattr(module, "from_dlpack") else None
 
 
+def _refuse_masked(array: Any, name: str) -> None:
+    """Raise for a masked array: masked elements would count."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, which is not supported; fill it, or compress all arrays alike")
+
+
 def _as_numpy(array: Any, name: str) -> Any:
     if isinstance(array, np.ndarray):
+        _refuse_masked(array, name)
         return array.view(np.ndarray)
+    if array is None:
+        raise TypeError(f"{name} must be an array, got None")
     if hasattr(array, "__dlpack__"):
         return np.from_dlpack(array)
     was_array = hasattr(array, "dtype")
@@ -251,7 +273,10 @@ def _as_numpy(array: Any, name: str) -> Any:
 
 # Arguments for which a list of Python integers means real numbers.
 _REAL_ARGUMENTS = frozenset(
-    {"input", "input1", "input2", "anchor", "positive", "negative", "log_probs", "x1", "x2", "params"}
+    {
+        *("input", "input1", "input2", "anchor", "positive", "negative", "log_probs", "x1", "x2", "params"),
+        "grad_output",
+    }
 )
 
 

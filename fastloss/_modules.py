@@ -11,7 +11,7 @@ from fastloss._call import Call
 from fastloss._outputs import VALUE
 from fastloss._registry import LEGACY, check_options, record_of
 from fastloss._spec import Array, Loss
-from fastloss._transforms import mode_of, with_options
+from fastloss._transforms import Transform, mode_of
 from fastloss.losses import (
     binary,
     divergence,
@@ -75,7 +75,8 @@ class LossModule:
         """Return a transform of the loss with the options bound; cached."""
         cache = self.__dict__.setdefault("_bound", {})
         if (kind, wrt) not in cache:
-            cache[kind, wrt] = with_options(self._record, mode_of(self._record, kind, wrt), self._options)
+            mode = mode_of(self._record, kind, wrt)
+            cache[kind, wrt] = Transform(self._record, mode, self._options, (self, kind, wrt))
         return cache[kind, wrt]  # type: ignore[no-any-return]
 
     def grad(self, *arrays: Array, wrt: Any = None, **named: Any) -> Any:

@@ -148,7 +148,8 @@ class Outputs:
         out = self.request.out
         if not wanted:
             if out is not None:
-                raise ValueError("out is for an unreduced value; use it with reduction='none'")
+                what = "use it with reduction='none'" if self.request.mode.value else "no value is asked for"
+                raise ValueError(f"out is for an unreduced value: {what}")
             return
         dtype = self.arguments[0].view.dtype
         if out is not None:

@@ -67,7 +67,7 @@ def projected(record: Loss, job: Projected, request: Request) -> Any:
 
     batch = x.shape[0] if x.ndim == 2 else 1
     count = batch * math.prod(inner)
-    ignore = NO_INDEX if rows.ignore_index is None else rows.ignore_index
+    ignore = NO_INDEX if rows.ignore_index is None else int(rows.ignore_index)
     divisor: Any = count if rows.reduction == "mean" else 1
     if count == 0:
         for gradient in outputs.grads:

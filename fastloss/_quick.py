@@ -101,7 +101,7 @@ def _rowwise(record: Loss, job: Rowwise, mode: Mode) -> Decided:
     divisor = 1
     if job.reduction == "mean":
         divisor = 0 if job.mean == "weights" and indexed else count
-    ignore = NO_INDEX if job.ignore_index is None else job.ignore_index
+    ignore = NO_INDEX if job.ignore_index is None else int(job.ignore_index)
     params = (*job.params, 1.0 / columns)
     launch = _row_launcher(maths, count, columns)
     if launch is None:

@@ -75,7 +75,8 @@ def rowwise(record: Loss, job: Rowwise, request: Request) -> Any:
         else:
             labels = target
             check_labels(labels, rows, shape)
-            rows = labels.shape
+            if ignore_index is None:
+                rows = labels.shape  # torch: a target of shape (1,) beside one row gives a value of shape (1,)
     if given_weight is not None:
         weight = space.view(given_weight, "weight")
         check_shape(weight, (classes,), "weight", "one entry for each class, shape")
@@ -118,7 +119,7 @@ def rowwise(record: Loss, job: Rowwise, request: Request) -> Any:
         scale,
         divisor,
         split,
-        NO_INDEX if ignore_index is None else ignore_index,
+        NO_INDEX if ignore_index is None else int(ignore_index),
         settings.check_indices,
         outputs.values if outputs.values is ABSENT else flat(outputs.values),
         [grad if grad is ABSENT else flat(grad) for grad in outputs.grads],

@@ -92,7 +92,54 @@ def grad_and_hess(loss: Callable[..., Any]) -> Callable[..., Any]:
     return _transform(loss, "grad_and_hess", None)
 
 
+class Transform:
+    """A loss that returns its gradient, and its value or curvature, as :func:`value_and_grad` and its like make it.
+
+    It has the signature of the loss and three keyword arguments more, and pickles where the loss does.
+    """
+
+    def __init__(self, record: Loss, mode: Mode, options: dict[str, Any], origin: tuple[Any, str, Wrt]) -> None:
+        """Bind `options`, which have been checked; `origin` are the loss, the kind of transform and its `wrt`."""
+        self._plain = Request(mode)
+        self._call = Call(record, self._plain, options)
+        self._record, self._bound, self._origin = record, frozenset(options), origin
+        self.__name__ = self.__qualname__ = f"{origin[1]}({record.name})"
+        self.__doc__ = f"{origin[1]} of a loss: {record.describe.__doc__}"
+
+    def __call__(
+        self, *args: Any, grad_output: Any = None, grad_out: Any = None, out: Any = None, **kwargs: Any
+    ) -> Any:
+        """Return what the transform is of."""
+        request = self._plain
+        if grad_output is not None or grad_out is not None or out is not None:
+            request = Request(request.mode, grad_output, grad_out, out)
+        return self._call(args, kwargs, request)
+
+    @property
+    def __signature__(self) -> Any:
+        """The loss's signature, less the options that are bound, with what a transform takes beside."""
+        import inspect
+
+        loss = inspect.signature(self._record.describe)
+        given = [one for one in loss.parameters.values() if one.name not in self._bound]
+        more = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
+            for name in ("grad_output", "grad_out", "out")
+        ]
+        return inspect.Signature([*given, *more])
+
+    def __repr__(self) -> str:
+        loss, kind, wrt = self._origin
+        name = getattr(loss, "__name__", None) or repr(loss)
+        return f"{kind}({name})" if wrt is None else f"{kind}({name}, {wrt!r})"
+
+    def __reduce__(self) -> Any:
+        return _transform, self._origin
+
+
 def _transform(loss: Any, kind: str, wrt: Wrt) -> Callable[..., Any]:
+    if isinstance(loss, type):
+        raise TypeError(f"expected a loss function or a loss instance, got the class {loss.__name__}: call it first")
     wrt = tuple(wrt) if isinstance(wrt, list) else wrt
     bound = getattr(loss, "bound", None)
     if bound is not None and not hasattr(loss, "__fastloss__"):
@@ -105,9 +152,7 @@ def _transform(loss: Any, kind: str, wrt: Wrt) -> Callable[..., Any]:
 def function_transform(loss: Callable[..., Any], kind: str, wrt: Wrt) -> Callable[..., Any]:
     """Return the transform of a loss function; one object for each loss, kind and choice of arguments."""
     record = record_of(loss)
-    transformed = with_options(record, mode_of(record, kind, wrt), {})
-    transformed.__name__ = transformed.__qualname__ = f"{kind}({record.name})"
-    return transformed
+    return Transform(record, mode_of(record, kind, wrt), {}, (loss, kind, wrt))
 
 
 def mode_of(record: Loss, kind: str, wrt: Wrt) -> Mode:
@@ -115,7 +160,9 @@ def mode_of(record: Loss, kind: str, wrt: Wrt) -> Mode:
     also = record.also if wrt is None and kind != "grad_and_hess" else ()
     if wrt is None:
         wrt = record.wrt[0] if len(record.wrt) == 1 or kind == "grad_and_hess" else record.wrt
-    names = (wrt,) if isinstance(wrt, str) else tuple(wrt)
+    if not isinstance(wrt, str | tuple):
+        raise TypeError(f"wrt must be the name of an argument or a tuple of names, got {wrt!r}")
+    names = (wrt,) if isinstance(wrt, str) else wrt
     if not names:
         raise ValueError("wrt must name an argument, got ()")
     for name in names:
@@ -125,19 +172,3 @@ def mode_of(record: Loss, kind: str, wrt: Wrt) -> Mode:
     if kind == "grad_and_hess" and record.hessian is None:
         raise ValueError(f"{record.name} has no second derivative")
     return Mode(kind == "value_and_grad", names, isinstance(wrt, str), kind == "grad_and_hess", also)
-
-
-def with_options(record: Loss, mode: Mode, options: dict[str, Any]) -> Callable[..., Any]:
-    """Return a function that computes what `mode` says, with some options bound that have been checked."""
-    plain = Request(mode)
-    call = Call(record, plain, options)
-
-    def transformed(
-        *args: Any, grad_output: Any = None, grad_out: Any = None, out: Any = None, **kwargs: Any
-    ) -> Any:
-        request = plain
-        if grad_output is not None or grad_out is not None or out is not None:
-            request = Request(mode, grad_output, grad_out, out)
-        return call(args, kwargs, request)
-
-    return transformed

@@ -7,6 +7,7 @@ import types
 
 import numpy as np
 import pytest
+import torch
 from cases import PLAIN
 
 import fastloss as fl
@@ -272,6 +273,37 @@ def test_grad_out_that_does_not_fit(case, name):
             gradient(**arrays, **case.options, grad_out=target)
 
 
+@pytest.mark.parametrize("name", ["grad_out", "out"])
+def test_output_that_could_only_be_written_as_a_copy(name):
+    """Swapped bytes, elements off their boundary: a copy of the array would be written, and the array left as it was."""
+    x = np.ones(3, np.float32)
+    swapped, packed = np.zeros(3, ">f4"), np.zeros(3, dtype=[("b", "i1"), ("g", "<f4")])["g"]
+    for wrong in (swapped, packed):
+        with pytest.raises(ValueError, match=rf"{name} must be aligned and in the machine's byte order"):
+            fl.value_and_grad(fl.mse_loss)(x, 2 * x, reduction="none", **{name: wrong})
+    negated = torch._neg_view(torch.ones(3))
+    with pytest.raises(ValueError, match=f"{name} is a negated view"):
+        fl.value_and_grad(fl.mse_loss)(torch.ones(3), torch.zeros(3), reduction="none", **{name: negated})
+
+
+@pytest.mark.parametrize("name", ["input", "target"])
+def test_masked_arrays(name):
+    """Masked elements would count."""
+    arrays = {"input": np.ones(3), "target": np.zeros(3)}
+    arrays[name] = np.ma.array(arrays[name], mask=[0, 0, 1])
+    with pytest.raises(TypeError, match=f"{name} is a masked array"):
+        fl.mse_loss(**arrays)
+
+
+def test_tensors_that_numpy_cannot_read():
+    dense = torch.ones(3)
+    with pytest.raises(TypeError, match=r"input: .* layout torch.sparse_coo .*to_dense"):
+        fl.mse_loss(dense.to_sparse(), dense)
+    assert fl.mse_loss(torch._neg_view(dense), dense) == 4
+    with pytest.raises(TypeError, match="dtype must be one of torch's"):
+        fl.softmax(dense, 0, dtype=np.float64)
+
+
 def test_number_of_arrays_in_grad_out():
     x = np.ones(3)
     with pytest.raises(ValueError, match=r"grad_out .*2 .*3"):
@@ -331,6 +363,16 @@ def test_unknown_wrt(case):
     for wrt in ("speed", ("input", "speed")):
         with pytest.raises(ValueError, match=f"{case.loss} .*'speed'|{case.loss} .*'input'"):
             fl.grad(case.function, wrt)
+
+
+def test_wrt_that_is_no_name():
+    with pytest.raises(TypeError, match=r"wrt must be the name of an argument .*, got 0"):
+        fl.grad(fl.mse_loss, wrt=0)
+
+
+def test_transform_of_a_class():
+    with pytest.raises(TypeError, match="got the class MSELoss: call it first"):
+        fl.grad(fl.MSELoss)
 
 
 def test_no_argument_to_differentiate():

@@ -125,9 +125,21 @@ def test_parity_at_the_edges(loss, arrays, options):
             theirs = (ELSEWHERE.get(loss) or getattr(F, loss))(**tensors, **options, **reduction)
             value, gradients = fl.value_and_grad(function, tuple(wrt))(**arrays, **options, **reduction)
         theirs.backward(torch.ones_like(theirs))
+        assert np.shape(value) == tuple(theirs.shape)
         assert_close(value, theirs.detach().numpy(), factor=1e3)
         for name, gradient in zip(wrt, gradients, strict=True):
             assert_close(gradient, tensors[name].grad.numpy(), factor=1e3)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "nll_loss"])
+def test_one_row_with_a_target_of_one_axis(loss):
+    """The value has no axis, unlike that of multi_margin_loss; torch cannot differentiate it."""
+    x, y = np.linspace(-1, 1, 5), np.array([2])
+    expected = getattr(F, loss)(torch.from_numpy(x), torch.from_numpy(y), reduction="none")
+    value, gradient = fl.value_and_grad(getattr(fl, loss))(x, y, reduction="none")
+    assert np.shape(value) == tuple(expected.shape) == ()
+    assert_close(value, expected.numpy(), factor=1e3)
+    assert gradient.shape == x.shape
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 3, 2)])

@@ -1,0 +1,47 @@
+"""What a transform is beside what it computes: one object, with a name, a signature, and a way into other processes."""
+
+import inspect
+import multiprocessing
+import pickle
+
+import numpy as np
+import pytest
+
+import fastloss as fl
+
+X, Y = np.arange(12.0).reshape(4, 3) % 5, np.array([0, 2, 1, 1])
+EXTRA = ["grad_output", "grad_out", "out"]
+
+
+@pytest.mark.parametrize("transform", [fl.grad, fl.value_and_grad, fl.grad_and_hess], ids=lambda t: t.__name__)
+def test_of_a_function(transform):
+    made = transform(fl.cross_entropy)
+    assert transform(fl.cross_entropy) is made
+    assert pickle.loads(pickle.dumps(made)) is made
+    assert repr(made) == made.__name__ == f"{transform.__name__}(cross_entropy)"
+    assert "class probabilities" in made.__doc__
+    assert list(inspect.signature(made).parameters) == [*inspect.signature(fl.cross_entropy).parameters, *EXTRA]
+    inspect.signature(made).bind(X, Y, label_smoothing=0.1, grad_output=2.0)
+
+
+def test_of_chosen_arguments():
+    made = fl.grad(fl.mse_loss, ["input", "target"])
+    assert repr(made) == "grad(mse_loss, ('input', 'target'))"
+    assert pickle.loads(pickle.dumps(made)) is fl.grad(fl.mse_loss, ("input", "target"))
+
+
+def test_of_an_instance():
+    made = fl.value_and_grad(fl.CrossEntropyLoss(label_smoothing=0.1, weight=np.array([1.0, 2.0, 3.0])))
+    again = pickle.loads(pickle.dumps(made))
+    for one, other in zip(made(X, Y), again(X, Y), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert list(inspect.signature(made).parameters) == ["input", "target", *EXTRA]
+    assert repr(fl.grad(fl.MSELoss())) == "grad(MSELoss(reduction='mean'))"
+
+
+def test_in_other_processes():
+    made = fl.value_and_grad(fl.CrossEntropyLoss(reduction="sum"))
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        (found,) = pool.starmap(made, [(X, Y)])
+    for one, other in zip(found, made(X, Y), strict=True):
+        np.testing.assert_array_equal(one, other)
