@@ -275,7 +275,7 @@ def test_grad_out_that_does_not_fit(case, name):
 
 @pytest.mark.parametrize("name", ["grad_out", "out"])
 def test_output_that_could_only_be_written_as_a_copy(name):
-    """Swapped bytes, elements off their boundary: a copy of the array would be written, and the array left as it was."""
+    """Swapped bytes, elements off their boundary: a copy would be written, and the array left as it was."""
     x = np.ones(3, np.float32)
     swapped, packed = np.zeros(3, ">f4"), np.zeros(3, dtype=[("b", "i1"), ("g", "<f4")])["g"]
     for wrong in (swapped, packed):
