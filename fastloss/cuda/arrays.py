@@ -51,6 +51,8 @@ class DeviceArray:
     def is_contiguous(self) -> bool:
         """Return whether the elements lie in C order without gaps; strides of axes of length 1 do not matter."""
         step = self.dtype.itemsize
+        if len(self.shape) == 1:
+            return self.strides[0] == step or self.shape[0] <= 1
         for length, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
             if length == 0:
                 return True
@@ -71,6 +73,8 @@ class DeviceArray:
     def reshape(self, shape: int | tuple[int, ...]) -> DeviceArray:
         """Return the same elements in another shape; a shape of -1 is flat. Only for contiguous arrays."""
         new = (self.size,) if isinstance(shape, int) else shape
+        if new == self.shape and len(new) == 1 and self.is_contiguous():
+            return self
         if not self.is_contiguous() or math.prod(new) != self.size:
             raise ValueError(f"cannot reshape an array of shape {self.shape} and strides {self.strides} to {new}")
         return DeviceArray(self.pointer, new, self.dtype, self.owner)

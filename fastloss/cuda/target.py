@@ -222,8 +222,9 @@ def _flatten(args: tuple[Any, ...], kinds: list[Any], values: list[Any]) -> None
             values.append(argument.pointer)
         elif kind is tuple:
             kinds.append(())
-            _flatten(argument, kinds, values)
-            kinds.append(len(argument))
+            if argument:
+                _flatten(argument, kinds, values)
+                kinds.append(len(argument))
         else:
             kinds.append(kind)
             values.append(argument)
