@@ -73,6 +73,11 @@ def chunk_count(units: int, work: int) -> int:
     return max(1, min(units, work // CHUNK, MAX_CHUNKS))
 
 
+def is_small(work: int) -> bool:
+    """Return whether so much work is a single chunk, whatever it consists of."""
+    return work < 2 * CHUNK
+
+
 # What a kernel is made of, beside the functions it closes over.
 _SOURCES = ("_jit.py", "_call.py", "_blocks.py", "cpu/*.py", "losses/*.py")
 
@@ -129,11 +134,11 @@ class Kernel:
 
     def launcher(self, units: int, work: int) -> Callable[..., Any]:
         """Return what runs over `units` that hold `work` elements, for arguments that have the same types each time."""
-        return Direct(self) if work < 2 * CHUNK else functools.partial(self, units, work)
+        return Direct(self) if is_small(work) else functools.partial(self, units, work)
 
     def __call__(self, units: int, work: int, *args: Any) -> Any:
         """Run over `units` that hold `work` elements in all, on this thread or on several."""
-        if work < 2 * CHUNK:
+        if is_small(work):
             return self.compiled(*args, np.zeros(BOARD_HEAD + 2), True)
         chunks = chunk_count(units, work)
         args = (*args, np.zeros(BOARD_HEAD + 2 * chunks))

@@ -22,12 +22,25 @@ import numpy as np
 from fastloss._blocks import sum_of
 from fastloss._config import settings
 from fastloss._dispatch import F32, F64, I64
+from fastloss._jit import is_small
 from fastloss._outputs import ABSENT, Mode
 from fastloss._penalties import job_of
 from fastloss._prepared import Prepared, are_plain
 from fastloss._rows import NO_INDEX, value_only
-from fastloss._spec import Elementwise, LabelSets, Loss, Pairwise, Penalty, Projected, RowMap, RowMaths, Rowwise
+from fastloss._spec import (
+    Alignment,
+    Elementwise,
+    LabelSets,
+    Loss,
+    Pairwise,
+    Penalty,
+    Projected,
+    RowMap,
+    RowMaths,
+    Rowwise,
+)
 from fastloss.cpu import backend
+from fastloss.cpu import ctc as ctc_loop
 from fastloss.cpu import elementwise as elementwise_loop
 from fastloss.cpu import label_sets as label_sets_loop
 from fastloss.cpu import pairwise as pairwise_loop
@@ -210,7 +223,7 @@ def _projected(record: Loss, job: Projected, mode: Mode) -> Decided:
     slots = _slots(mode.wrt, ("input", "linear_weight"))
     if slots is None:
         return None
-    ignore = NO_INDEX if rows.ignore_index is None else rows.ignore_index
+    ignore = NO_INDEX if rows.ignore_index is None else int(rows.ignore_index)
     params, mean, each = (*rows.params, 1.0 / classes), rows.reduction == "mean", rows.reduction == "none"
     launch = _row_launcher(rows.maths, count, classes)
     if launch is None:
@@ -240,6 +253,41 @@ def _projected(record: Loss, job: Projected, mode: Mode) -> Decided:
     return Prepared(run, mode, dtype, slots, (x.shape, w.shape), (count,) if each else None), (x, w, y)
 
 
+def _alignment(record: Loss, job: Alignment, mode: Mode) -> Decided:
+    x, y, steps, labels = arrays = (job.log_probs, job.targets, job.input_lengths, job.target_lengths)
+    if mode.wrt not in ((), ("log_probs",)) or not _is_plain_float(x) or x.ndim != 3 or getattr(y, "ndim", 0) != 2:
+        return None
+    times, samples, classes = shape = x.shape
+    most, blank = y.shape[1], int(job.blank)
+    if not are_plain((y,), I64, (samples, most)) or not are_plain((steps, labels), I64, (samples,)):
+        return None
+    work = ctc_loop.work_of(samples, times, most, x.size)  # at most: lengths are another call's
+    if not is_small(work) or most == 0 or not 0 <= blank < classes:
+        return None
+    dtype = _real(x)
+    by_length, zeroed, divisor = job.reduction == "mean", bool(job.zero_infinity), 1
+    if by_length:
+        divisor = samples
+    starts, nothing = np.arange(0, samples * most, most), np.empty(0, dtype)
+    launch = ctc_loop.kernel().launcher(samples, work)
+
+    def run(arrays: Sequence[Any], values: Any, grads: list[Any], given: bool) -> float | None:
+        x, y, steps, labels = arrays
+        frames, counts = steps.tolist(), labels.tolist()
+        most_steps, most_labels = max(frames), max(counts)
+        if min(frames) < 0 or min(counts) < 0 or most_steps > times or most_labels > most:
+            return None
+        strange, total = launch(
+            x.ravel(), y.ravel(), starts, steps, labels, nothing,
+            np.empty(samples, dtype) if values is ABSENT else values, _flat(grads[0]),
+            blank, by_length, zeroed, settings.check_indices, 1.0 / divisor, samples, classes, most_steps, most_labels,
+        )  # fmt: skip
+        return None if strange >= 0 else total / divisor
+
+    each = (samples,) if job.reduction == "none" else None
+    return Prepared(run, mode, dtype, (0,) if mode.wrt else (), (shape,), each), arrays
+
+
 def _penalty(record: Loss, job: Penalty, mode: Mode) -> Decided:
     return _elementwise(record, job_of(job, job.params, "params"), mode)
 
@@ -251,6 +299,7 @@ _DECIDE: dict[type, Callable[..., Decided]] = {
     Pairwise: _pairwise,
     LabelSets: _label_sets,
     Projected: _projected,
+    Alignment: _alignment,
     Penalty: _penalty,
 }
 

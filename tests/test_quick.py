@@ -154,6 +154,36 @@ def test_the_short_way_is_taken(taken):
     assert taken == [True] * (3 * len(TAKEN))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("options", [{}, {"reduction": "none"}, {"reduction": "sum", "zero_infinity": 1, "blank": 2}])
+def test_sequences_whose_lengths_are_arrays(options, dtype, long_way, taken):
+    """Lengths are looked at in each call: those of another call of the kind are others, and may be wrong."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(1)
+    labels = rng.choice([0, 1, 3, 4] if options.get("blank") else [1, 2, 3, 4], (3, 6))
+    step = fl.value_and_grad(fl.ctc_loss)
+    for frames, counts in (([9, 7, 8], [3, 2, 6]), ([2, 9, 1], [6, 0, 1]), ([9, 9, 9], [1, 1, 1])):
+        scores = np.log(rng.dirichlet(np.ones(5), (9, 3))).astype(dtype)
+        arrays = (scores, labels, np.array(frames), np.array(counts))
+        result = step(*arrays, **options)
+        assert same(result, long_way(lambda: step(*arrays, **options)))  # noqa: B023
+        given = np.full_like(scores, 7)
+        assert same(step(*arrays, **options, grad_out=given)[1], result[1])
+        assert same(fl.ctc_loss(*arrays, **options), result[0])
+        tensors = step(*map(torch.from_numpy, arrays), **options)
+        for one, other in zip(tensors, result, strict=True):
+            np.testing.assert_array_equal(one.numpy(), other)
+    assert taken == [True] * 12
+    given = np.full_like(scores, 7)
+    mistakes = ((2, [9, 10, 9], ValueError), (3, [1, -1, 1], ValueError), (1, labels + 3, IndexError))
+    for position, wrong, error in mistakes:
+        arrays = [scores, labels, np.full(3, 9), np.full(3, 6)]
+        arrays[position] = np.array(wrong)
+        with pytest.raises(error):
+            step(*arrays, **options, grad_out=given)
+    assert (given == 7).all()
+
+
 def test_the_short_way_is_taken_for_tensors(taken):
     torch = pytest.importorskip("torch")
     plain = {case.loss: case for case in CASES}

@@ -117,6 +117,11 @@ def kernel() -> Kernel:
     return Kernel("ctc", ctc)
 
 
+def work_of(samples: int, steps: int, labels: int, size: int) -> int:
+    """Return the work of samples of so many steps and labels, in an array of so many elements."""
+    return samples * steps * (STEP + LABEL * labels) + size
+
+
 def run(
     x: Any,
     labels: Any,
@@ -159,7 +164,7 @@ def run(
     # Compiling a kernel takes seconds: arrays of no use instead of absent ones make it one for values and gradients.
     values = np.empty(samples, x.dtype) if type(values) is tuple else values
     upstream = np.empty(0, x.dtype) if type(upstream) is tuple else upstream
-    work = samples * most_steps * (STEP + LABEL * most_labels) + x.size
+    work = work_of(samples, most_steps, most_labels, x.size)
     strange, total = kernel()(
         samples, work, x, labels, starts, steps, lengths, upstream, values, gradient,
         blank, by_length, zero_infinity, check, scale / divisor, samples, classes, most_steps, most_labels,
