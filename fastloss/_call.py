@@ -214,6 +214,7 @@ def _elementwise(record: Loss, job: Elementwise, request: Request) -> Any:
     outputs = Outputs(record, space, request, arguments, shape)
     outputs.want_values(shape, each and mode.value)
     scale, upstream = upstream_of(space, request, not each, shape)
+    outputs.check_read(weight=w, grad_output=upstream)
     second = backend.empty(shape, x.dtype) if mode.hessian else ABSENT
     restricted = (job.unit_interval or job.non_negative is not None) and (settings.check_indices or not backend.waits)
     if restricted and (request.grad_out is not None or request.out is not None):

@@ -46,6 +46,7 @@ def clustered(record: Loss, job: Clustered, request: Request) -> Any:
     outputs = Outputs(record, space, flat_request, arguments, None)
     outputs.want_values(rows, mode.value)
     scale, _ = upstream_of(space, request, True, ())
+    outputs.check_read(target=target)
     outputs.detach(views)
 
     count = math.prod(rows)

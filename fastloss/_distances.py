@@ -27,6 +27,10 @@ def of_distances(run: Run, record: Loss, job: OfDistances, request: Request) -> 
     targets, given = None, given_gradients(request, len(mode.wrt))
     if given is not None:
         targets = checked_targets(space, given, [views[job.names.index(name)] for name in mode.wrt])
+    if request.out is not None:
+        out = space.output(request.out, "out")
+        if any(space.backend.overlap(out, view) for view in (*views, *(targets or ()))):
+            raise ValueError("out overlaps an argument or another array that is written")
 
     names = tuple([f"the distance of {job.names[i]} and {job.names[k]}" for (i, k), *_ in job.distances])
     found = tuple([_value(run, record, distance, arrays) for distance in job.distances])

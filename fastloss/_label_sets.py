@@ -31,6 +31,7 @@ def label_sets(record: Loss, job: LabelSets, request: Request) -> Any:
     outputs = Outputs(record, space, request, (Argument("input", job.input, x),), shape)
     outputs.want_values(rows, each and mode.value)
     scale, upstream = upstream_of(space, request, not each, rows)
+    outputs.check_read(target=target, grad_output=upstream)
     second = backend.zeros(shape, x.dtype) if mode.hessian else ABSENT
     divisor = count if job.reduction == "mean" else 1
     if count == 0:

@@ -71,10 +71,13 @@ def several(given: Any, count: int) -> tuple[Any, ...]:
 
 def checked_targets(space: Any, given: tuple[Any, ...], views: list[Any]) -> list[Any]:
     """Return the views of the arrays of ``grad_out``, which must be like `views`, before anything is written."""
-    return [
-        checked_target(space, array, "grad_out", view.shape, view.dtype)
-        for array, view in zip(given, views, strict=True)
-    ]
+    targets: list[Any] = []
+    for array, view in zip(given, views, strict=True):
+        target = checked_target(space, array, "grad_out", view.shape, view.dtype)
+        if any(space.backend.overlap(target, other) for other in targets):
+            raise ValueError("grad_out overlaps another array that is written")
+        targets.append(target)
+    return targets
 
 
 def checked_target(space: Any, array: Any, name: str, shape: Shape, dtype: Any) -> Any:
@@ -83,7 +86,19 @@ def checked_target(space: Any, array: Any, name: str, shape: Shape, dtype: Any) 
     check_shape(view, shape, name, "shape")
     if view.dtype != dtype:
         raise TypeError(f"{name} must have the dtype of its argument, got {dtype_name(view)}")
+    if not view.flags.c_contiguous and _may_overlap_itself(view):
+        raise ValueError(f"{name} has elements that share memory with each other: strides {view.strides}")
     return view
+
+
+def _may_overlap_itself(view: Any) -> bool:
+    """Return whether two elements may lie in the same place: an axis is shorter than what the finer axes span."""
+    span = view.itemsize
+    for stride, length in sorted((abs(stride), n) for stride, n in zip(view.strides, view.shape, strict=True) if n > 1):
+        if stride < span:
+            return True
+        span += stride * (length - 1)
+    return False
 
 
 class Argument(NamedTuple):
@@ -158,6 +173,22 @@ class Outputs:
             self.values = view if view.flags.c_contiguous else self.backend.empty(shape, dtype)
         else:
             self.values = self.backend.empty(shape, dtype)
+
+    def check_read(self, **views: Any) -> None:
+        """Check what is read beside the arguments, by name, against the arrays of the user's that are written."""
+        request, overlap, same = self.request, self.backend.overlap, self.backend.same
+        if request.grad_out is None and request.out is None:
+            return
+        written = [("grad_out", target) for target in self._targets or ()]
+        if request.out is not None:
+            written.append(("out", self._given))
+        for read, view in views.items():
+            for name, target in written:
+                if view is not ABSENT and overlap(target, view):
+                    # An element is read before the gradient is written in its place, but not before the value is.
+                    if name == "out" or not same(target, view):
+                        raise ValueError(f"{name} overlaps {read}, which is read after a part of {name} is written")
+                    self.aliased = True
 
     def detach(self, views: list[Any], own: tuple[int, ...] = ()) -> None:
         """Replace gradients that lie in one of the arguments `views`, which are still read when they are written.

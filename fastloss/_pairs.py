@@ -39,6 +39,7 @@ def pairwise(record: Loss, job: Pairwise, request: Request) -> Any:
         results = (*results[:axis], 1, *results[axis:])
     outputs.want_values(results, each and mode.value)
     scale, upstream = upstream_of(space, request, not each, results)
+    outputs.check_read(target=target, grad_output=upstream)
     second = backend.empty(shape, views[0].dtype) if mode.hessian else ABSENT
     divisor = count if job.reduction == "mean" else 1
     if count == 0:

@@ -39,7 +39,10 @@ def penalty(run: Run, record: Loss, job: Penalty, request: Request) -> Any:
     for view, name in zip(views, names, strict=True):
         check_float(view, name)
     if given is not None:  # nothing of the user's is written before all has been looked at
-        checked_targets(space, given, views)
+        targets = checked_targets(space, given, views)
+        for k, target in enumerate(targets):
+            if any(space.backend.overlap(target, view) for n, view in enumerate(views) if n != k):
+                raise ValueError(f"grad_out[{k}] overlaps another of the arrays, which is read after it is written")
 
     values, gradients, seconds = [], [], []
     for k, (array, name) in enumerate(zip(arrays, names, strict=True)):

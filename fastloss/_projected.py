@@ -62,6 +62,8 @@ def projected(record: Loss, job: Projected, request: Request) -> Any:
     outputs = Outputs(record, space, request, arguments, None)
     outputs.want_values(results, each and mode.value)
     scale, upstream = upstream_of(space, request, not each, results)
+    labels_read = ABSENT if soft else target
+    outputs.check_read(target=labels_read, weight=ABSENT if soft else class_weight, grad_output=upstream)
     # Rows of the input and class probabilities are read no more when their gradient is written; all else is.
     outputs.detach(views, (_INPUT, _TARGET))
 

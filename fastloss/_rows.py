@@ -98,6 +98,7 @@ def rowwise(record: Loss, job: Rowwise, request: Request) -> Any:
     results = shape[:first] + (1,) * len(shape[first:last]) + shape[last:] if keepdim else rows
     outputs.want_values(results, each and mode.value)
     scale, upstream = upstream_of(space, request, not each, results)
+    outputs.check_read(target=labels, weight=weight if operand is ABSENT else ABSENT, grad_output=upstream)
     second = ABSENT
     if mode.hessian:
         second = backend.zeros(shape, x.dtype) if maths.sparse else backend.empty(shape, x.dtype)
@@ -160,6 +161,7 @@ def rowmap(record: Loss, job: RowMap, request: Request) -> Any:
     outputs = Outputs(record, space, request, (Argument("input", given, x),), shape)
     outputs.want_values(shape, mode.value)
     scale, operand = upstream_of(space, request, False, shape)
+    outputs.check_read(grad_output=operand)
     second = backend.empty(shape, x.dtype) if mode.hessian else ABSENT
 
     if x.size:

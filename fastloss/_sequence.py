@@ -61,6 +61,7 @@ def alignment(record: Loss, job: Alignment, request: Request) -> Any:
     results = (samples,) if len(shape) == 3 else ()
     outputs.want_values(results, each and mode.value)
     scale, upstream = upstream_of(space, request, not each, results)
+    outputs.check_read(grad_output=upstream)
     if samples == 0:
         return outputs.finish(math.nan if divisor == 0 else 0.0)
     labels, values, gradient = flat(targets), outputs.values, outputs.grads[0]

@@ -23,20 +23,28 @@ import queue
 import struct
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 from fastloss import _config
 
-# A function and its arguments; emptied by the caller when nothing is left to do.
-Task = list[Any]
+
+class _Task:
+    """A function and its arguments, which the caller takes back when nothing is left to do; and who is busy with it."""
+
+    __slots__ = ("busy", "work")
+
+    def __init__(self, work: tuple[Callable[..., Any], tuple[Any, ...]]) -> None:
+        self.work: Any = work
+        self.busy: list[int] = []
 
 
 class _Pool:
     """Daemon threads that run tasks from one queue; more are started when more are asked for."""
 
     def __init__(self) -> None:
-        self.tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
+        self.tasks: queue.SimpleQueue[_Task] = queue.SimpleQueue()
         self.size = 0
         self.lock = threading.Lock()
         self.ids: list[int] = []  # of the threads that have started, for the operating system
@@ -50,18 +58,22 @@ class _Pool:
                 self.size += 1
 
 
-def _work(tasks: queue.SimpleQueue[Task], ids: list[int]) -> None:
+def _work(tasks: queue.SimpleQueue[_Task], ids: list[int]) -> None:
     _ask_for_short_slices()
     ids.append(threading.get_native_id())
     while True:
         task = tasks.get()
-        if function_and_args := task[:]:  # at once: the caller may empty it between two looks
-            function, args = function_and_args
-            # Raised before anything is claimed: the caller then computes what this thread could not.
-            with contextlib.suppress(MemoryError):
-                function(*args)
-            del function, args  # do not keep the caller's arrays alive until the next task
-        del task, function_and_args
+        task.busy.append(0)  # before the look at the work: a caller that takes it back waits, or is not waited for
+        try:
+            if work := task.work:
+                function, args = work
+                # Raised before anything is claimed: the caller then computes what this thread could not.
+                with contextlib.suppress(MemoryError):
+                    function(*args)
+                del function, args  # do not keep the caller's arrays alive until the next task
+        finally:
+            task.busy.pop()
+        del task, work
 
 
 def _ask_for_short_slices() -> None:
@@ -134,10 +146,16 @@ def run_shared(function: Callable[..., Any], args: tuple[Any, ...], chunks: int)
     if pool.size < helpers:
         pool.grow(helpers)
     _keep_apart(pool)
-    task: Task = [function, (*args, False)]
-    for _ in range(helpers):
-        pool.tasks.put(task)
+    task = _Task((function, (*args, False)))
     try:
+        for _ in range(helpers):
+            pool.tasks.put(task)
         return function(*args, True)
+    except BaseException:
+        # Ctrl-C before the loop has begun here: helpers may have, and are not to write when the caller has left.
+        task.work = None
+        while task.busy:
+            time.sleep(1e-4)
+        raise
     finally:
-        task.clear()  # a helper that comes later must not hold the arrays
+        task.work = None  # a helper that comes later must not hold the arrays

@@ -319,6 +319,68 @@ def test_grad_out_that_overlaps_an_argument():
     np.testing.assert_array_equal(memory, np.arange(12.0))
 
 
+def squared(a, b):
+    return ((a - b) ** 2).sum(-1)
+
+
+def squared_vjp(a, b, upstream):
+    d = 2 * (a - b) * upstream[:, None]
+    return d, -d
+
+
+TRIPLET = fl.triplet_margin_with_distance_loss
+OWN = {"distance_function": squared, "distance_vjp": squared_vjp}
+
+
+@pytest.mark.filterwarnings("ignore:shapes differ")
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda f: f(fl.grad(fl.mse_loss), "x", "x[:1]", grad_out="x"),
+        lambda f: f(fl.grad(fl.gaussian_nll_loss, "input"), "x", "z", "x[:, :1]", grad_out="x"),
+        lambda f: f(fl.grad(fl.binary_cross_entropy_with_logits), "x", "z", pos_weight="x[:1]", grad_out="x"),
+        lambda f: f(fl.grad(fl.mse_loss), "x", "z", weight="g[1:]", grad_out="g[:-1]"),
+        lambda f: f(fl.grad(fl.cross_entropy), "x", "y", weight="x[0]", grad_out="x"),
+        lambda f: f(fl.grad(fl.cross_entropy), "x", "y", grad_out="over_y"),
+        lambda f: f(fl.value_and_grad(fl.cross_entropy), "x", "y", reduction="none", grad_output="h", out="h"),
+        lambda f: f(fl.grad(fl.mse_loss), "x", "z", reduction="none", grad_output="g[1:]", grad_out="g[:-1]"),
+        lambda f: f(fl.grad(fl.softmax), "x", 1, grad_output="g[1:]", grad_out="g[:-1]"),
+        lambda f: f(fl.grad(fl.mse_loss), "same", "z", grad_out="same"),
+        lambda f: f(fl.value_and_grad(fl.mse_loss), "x", "z", reduction="none", out="same"),
+        lambda f: f(fl.grad(fl.l2_penalty), ["x", "z"], 0.3, grad_out=["z", "x"]),
+        lambda f: f(fl.grad(fl.l1_penalty), ["x", "z"], 0.3, grad_out=["g[1:]", "g[1:]"]),
+        lambda f: f(fl.grad(TRIPLET), "x", "z", "g[1:]", grad_out=("o", "o", "o"), **OWN),
+        lambda f: f(fl.value_and_grad(TRIPLET), "x", "z", "g[1:]", reduction="none", out="x[:, 0]", **OWN),
+    ],
+)
+def test_outputs_over_what_is_read(make, library):
+    """Written first and read later: refused, and nothing is written."""
+    base = {"x": np.linspace(0.1, 2, 5000).reshape(1000, 5), "z": np.ones((1000, 5)), "h": np.linspace(0, 1, 1000)}
+    base |= {"g": np.linspace(-1, 1, 5005).reshape(1001, 5), "o": np.zeros((1000, 5))}
+    y = np.arange(6000) % 5
+    base |= {"y": y[:1000], "over_y": y[:5000].view(np.float64).reshape(1000, 5)}
+    if library == "torch":
+        base = {name: torch.from_numpy(array) for name, array in base.items()}
+        base["same"] = torch.ones(5, dtype=torch.float64).expand(1000, 5)
+    else:
+        base["same"] = np.lib.stride_tricks.as_strided(np.ones(5), (1000, 5), (0, 8))
+    before = {name: np.from_dlpack(array).copy() for name, array in base.items()}
+
+    def spelled(spec):
+        if isinstance(spec, list | tuple):
+            return type(spec)(map(spelled, spec))
+        return eval(spec, {}, base) if isinstance(spec, str) and spec not in ("none",) else spec
+
+    def call(function, *args, **options):
+        function(*map(spelled, args), **{name: spelled(spec) for name, spec in options.items()})
+
+    with pytest.raises(ValueError, match=r"overlaps|share memory"):
+        make(call)
+    for name, array in base.items():
+        np.testing.assert_array_equal(np.from_dlpack(array), before[name], err_msg=name)
+
+
 def test_outputs_that_overlap():
     x, once = np.ones(3), np.full(3, 7.0)
     with pytest.raises(ValueError, match="grad_out overlaps"):

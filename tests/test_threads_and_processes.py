@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import queue
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -101,6 +103,29 @@ def test_one_thread_computes_alone_when_helpers_never_come(monkeypatch):
     monkeypatch.setattr(_threads, "_pool", pool)
     with fl.config(num_threads=4):
         assert step(x, y)[0] == expected
+
+
+def test_nothing_is_written_after_an_interrupt(monkeypatch):
+    """Ctrl-C may come when helpers have been woken and the caller has not begun."""
+    from fastloss import _threads
+
+    class Tasks(queue.SimpleQueue):
+        def put(self, task):
+            super().put(task)
+            while not task.busy:
+                time.sleep(1e-5)
+            raise KeyboardInterrupt
+
+    pool = _threads._Pool()
+    pool.tasks = Tasks()
+    monkeypatch.setattr(_threads, "_pool", pool)
+    x = np.ones(1 << 23)
+    given = np.full_like(x, 7.0)
+    with fl.config(num_threads=2), pytest.raises(KeyboardInterrupt):
+        fl.grad(fl.mse_loss)(x, 0.5 * x, grad_out=given)
+    before = given.copy()
+    time.sleep(0.1)
+    np.testing.assert_array_equal(given, before)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")

@@ -41,7 +41,9 @@ def overlap(one: Any, other: Any) -> bool:
 
 def same(one: Any, other: Any) -> bool:
     """Return whether two views that overlap are the same elements in the same places."""
-    return bool(one.ctypes.data == other.ctypes.data and one.strides == other.strides)
+    if one.ctypes.data != other.ctypes.data or one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    return one.strides == other.strides or bool(one.flags.c_contiguous and other.flags.c_contiguous)
 
 
 def broadcast(view: Any, shape: tuple[int, ...]) -> Any:

@@ -149,7 +149,7 @@ class DeviceSpace:
 
     def _imported(self, array: Any, name: str, written: bool) -> DeviceArray:
         """Return the view of an array that has nothing but DLPack, through the library of this space."""
-        module = sys.modules.get(self.name.lower())
+        module = None if type(self) is DeviceSpace else sys.modules.get(self.name.lower())
         if written or module is None or not hasattr(array, "__dlpack__"):
             raise TypeError(f"{name} must be a {self.name} array, got {type(array).__name__}")
         return self.view(module.from_dlpack(array), name)
