@@ -171,13 +171,16 @@ def bounds_of(lanes: int, width: int, keeps: bool, maths: RowMaths) -> tuple[int
     """Return the threads of a block, and how many blocks a multiprocessor must hold at once.
 
     While a block computes, others are to fetch their rows. 64 registers for each thread let 1024 threads be there at
-    once, 80 let 768; the assembler needs the 80 for the kernels that visit a row three times, or else it spills. For
-    entries of their own, or in double precision, it needs more.
+    once, 80 let 768; the assembler needs the 80 for the kernels that visit a row three times, or else it spills. Of 128
+    it makes use by unrolling, on sm_80 until it spills; single entries need that many all the same, and sums in double
+    precision more.
     """
     block = block_of(lanes)
-    if not keeps or width < 4:
-        return block, 2 if block <= 256 else 1
-    return block, (1024 if maths.terms is None else 768) // block
+    if width >= 4:
+        threads = 1024 if keeps and maths.terms is None else 768
+    else:
+        threads = 512 if width == 1 or maths.terms is None else 256
+    return block, max(1, threads // block)
 
 
 def group_of(packs: int) -> int:
