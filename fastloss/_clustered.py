@@ -17,7 +17,7 @@ from fastloss._checks import Shape, check_labels
 from fastloss._clusters import HEAD, Layers
 from fastloss._config import settings
 from fastloss._outputs import ABSENT, Argument, Outputs, Request, given_gradients, upstream_of
-from fastloss._products import Products, chunks, part
+from fastloss._products import Products, chunks, multiply_into, part
 from fastloss._rows import NO_INDEX, out_of_range
 from fastloss._spec import Clustered, Loss, RowMaths
 
@@ -124,11 +124,7 @@ class _Run:
         if values is not ABSENT:
             backend.add_rows(self.values, index, values)
         if d_projection is not ABSENT:
-            direct = d_projection.dtype in (real, kind)
-            product = d_projection if direct else backend.empty(d_projection.shape, real)
-            backend.matmul(d_hidden.T, rows, product)
-            if product is not d_projection:
-                convert_into(backend, d_projection, product)
+            multiply_into(backend, d_hidden.T, rows, d_projection, real)
         if self.d_input is not ABSENT:
             product = rows if kind == real else backend.empty(rows.shape, real)
             backend.matmul(d_hidden, wide, product)

@@ -176,7 +176,7 @@ class Outputs:
 
     def check_read(self, **views: Any) -> None:
         """Check what is read beside the arguments, by name, against the arrays of the user's that are written."""
-        request, overlap, same = self.request, self.backend.overlap, self.backend.same
+        request = self.request
         if request.grad_out is None and request.out is None:
             return
         written = [("grad_out", target) for target in self._targets or ()]
@@ -184,11 +184,9 @@ class Outputs:
             written.append(("out", self._given))
         for read, view in views.items():
             for name, target in written:
-                if view is not ABSENT and overlap(target, view):
-                    # An element is read before the gradient is written in its place, but not before the value is.
-                    if name == "out" or not same(target, view):
-                        raise ValueError(f"{name} overlaps {read}, which is read after a part of {name} is written")
-                    self.aliased = True
+                # An element is read before the gradient is written in its place, but not before the value is.
+                if self._lies_in(target, view) and (name == "out" or not self.backend.same(target, view)):
+                    raise ValueError(f"{name} overlaps {read}, which is read after a part of {name} is written")
 
     def detach(self, views: list[Any], own: tuple[int, ...] = ()) -> None:
         """Replace gradients that lie in one of the arguments `views`, which are still read when they are written.
@@ -218,11 +216,15 @@ class Outputs:
             if self.backend.overlap(view, other):
                 raise ValueError(f"{name} overlaps another array that is written")
         for argument in self.arguments:
-            if argument.view is not ABSENT and self.backend.overlap(view, argument.view):
-                if not self.backend.same(view, argument.view):
-                    raise ValueError(f"{name} overlaps {argument.name} without being the same array")
-                self.aliased = True
+            if self._lies_in(view, argument.view) and not self.backend.same(view, argument.view):
+                raise ValueError(f"{name} overlaps {argument.name} without being the same array")
         return view
+
+    def _lies_in(self, target: Any, view: Any) -> bool:
+        """Return whether an array that is written shares memory with one that is read, and take note of it."""
+        overlaps: bool = view is not ABSENT and self.backend.overlap(target, view)
+        self.aliased = self.aliased or overlaps
+        return overlaps
 
     def finish(self, total: Any, second: Any = ABSENT) -> Any:
         """Turn what the kernels wrote into what the user gets."""

@@ -32,6 +32,14 @@ def part(array: Any, stretch: slice) -> Any:
     return array if array is ABSENT else array[stretch]
 
 
+def multiply_into(backend: Any, a: Any, b: Any, target: Any, real: Any) -> None:
+    """Write a matrix product to an array of any dtype; by way of `real` where the product cannot have that."""
+    product = target if target.dtype in (real, a.dtype) else backend.empty(target.shape, real)
+    backend.matmul(a, b, product)
+    if product is not target:
+        convert_into(backend, target, product)
+
+
 class Products:
     """The products of one call: logits of a chunk, and where their gradient goes.
 
@@ -119,16 +127,14 @@ class Products:
     def _to_input(self, target: Any, chunk: Any) -> None:
         backend, real = self.backend, self.real
         if self.w.dtype == self.kind:
-            product = target if target.dtype in (real, self.kind) else backend.empty(target.shape, real)
-            backend.matmul(chunk, self.w, product)
-        else:
-            product = backend.zeros(target.shape, real)
-            part = backend.empty(target.shape, real)
-            for block in self.blocks:
-                backend.matmul(chunk[:, block], in_type(backend, self.w[block], real), part)
-                backend.add_to(product, part)
-        if product is not target:
-            convert_into(backend, target, product)
+            multiply_into(backend, chunk, self.w, target, real)
+            return
+        product = backend.zeros(target.shape, real)
+        part = backend.empty(target.shape, real)
+        for block in self.blocks:
+            backend.matmul(chunk[:, block], in_type(backend, self.w[block], real), part)
+            backend.add_to(product, part)
+        convert_into(backend, target, product)
 
     def finish(self) -> None:
         """Round what several chunks added up."""

@@ -265,9 +265,8 @@ def _alignment(record: Loss, job: Alignment, mode: Mode) -> Decided:
     if not is_small(work) or most == 0 or not 0 <= blank < classes:
         return None
     dtype = _real(x)
-    by_length, zeroed, divisor = job.reduction == "mean", bool(job.zero_infinity), 1
-    if by_length:
-        divisor = samples
+    by_length, zeroed = job.reduction == "mean", bool(job.zero_infinity)
+    divisor = samples if by_length else 1
     starts, nothing = np.arange(0, samples * most, most), np.empty(0, dtype)
     launch = ctc_loop.kernel().launcher(samples, work)
 
