@@ -28,7 +28,27 @@ def of_row(x, start, count, keep, energies):
     energy = 0.0
     for begin in range(0, count, BLOCK):
         energy += _sum_of(x, start, begin, min(begin + BLOCK, count), top, keep, energies)
-    return top, energy
+    return top, type(top)(energy)
+
+
+@kernel_part(fastmath=FASTMATH, forceinline=True)
+def of_two_rows(x, start, count, keep, energies):
+    """Return what :func:`of_row` does of each of two rows that follow each other, of BLOCK entries at most."""
+    other = start + count
+    T = type(load(x, start))
+    top = row_maximum(x, start, other)
+    top_of_second = row_maximum(x, other, other + count)
+    energy = T(0)
+    energy_of_second = T(0)
+    for j in range(count):
+        first = exp_nonpositive(load(x, start + j) - top)
+        second = exp_nonpositive(load(x, other + j) - top_of_second)
+        if keep:
+            store(energies, j, first)
+            store(energies, count + j, second)
+        energy += first
+        energy_of_second += second
+    return top, energy, top_of_second, energy_of_second
 
 
 @kernel_part(fastmath=FASTMATH, forceinline=True)
@@ -67,7 +87,7 @@ def of_blocks(x, start, count, keep, energies, references, factors, operand, res
         factor = exp_nonpositive(T(0) if below > T(0) else below)
         energy += factors[block] * factor
         factors[block] = factor
-    return top, energy
+    return top, T(energy)
 
 
 @kernel_part(fastmath=FASTMATH, forceinline=True)
