@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -9,13 +10,15 @@ import numpy as np
 
 from fastloss._dispatch import F32
 from fastloss._outputs import ABSENT, Mode, Request, given_gradients
-from fastloss.cpu.recycling import empty
+from fastloss.cpu.recycling import RECYCLED_FROM, empty
 
 # The bits of ``flags.num`` of an array in C order whose elements are aligned.
 _PLAIN = 0x0001 | 0x0100
-# The bits of one that may be written, and of one whose memory is its own: it shares none with another that has its own.
-_WRITEABLE = 0x0400
+# The bits of one that may be written too, and of one whose memory is its own.
+_TARGET = _PLAIN | 0x0400
 _OWN = 0x0004
+
+_ndarray = np.ndarray  # a look-up less for every argument
 
 # What may be an option of a kind of call. Hashes of others say nothing of what they hold.
 _OPTIONS = frozenset((int, float, bool, str, type(None)))
@@ -27,7 +30,7 @@ def signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] 
     append = parts.append
     for a in args:
         kind = type(a)
-        if kind is np.ndarray:
+        if kind is _ndarray:
             if a.flags.num & _PLAIN != _PLAIN:
                 return None
             append(a.dtype)
@@ -66,20 +69,23 @@ class Prepared:
     the operands number `slots`, whose shapes are in `shapes`.
     """
 
-    __slots__ = ("dtype", "each", "make", "mode", "run", "shapes", "slots")
+    __slots__ = ("dtype", "each", "first", "make", "number", "run", "shapes", "valued")
 
     def __init__(
         self, run: Callable[..., Any], mode: Mode, dtype: Any, slots: tuple[int, ...],
         shapes: tuple[tuple[int, ...], ...], each: tuple[int, ...] | None, sparse: bool = False,
     ) -> None:  # fmt: skip
-        self.run, self.mode, self.dtype, self.slots = run, mode, dtype, slots
+        self.run, self.dtype, self.valued = run, dtype, mode.value
         self.shapes = tuple([(slot, shapes[slot]) for slot in slots])
+        self.first = slots[0] if slots and mode.single else None
         self.each = each if mode.value else None
-        self.make = np.zeros if sparse else empty
+        self.number = np.float32 if dtype is F32 else np.float64
+        largest = max([math.prod(shape) for shape in shapes]) * dtype.itemsize
+        self.make = np.zeros if sparse else np.empty if largest < RECYCLED_FROM else empty
 
     def __call__(self, arrays: Sequence[Any], request: Request) -> Any:
         """Compute a call of this kind; None where the long way is needed."""
-        slots, each, dtype = self.slots, self.each, self.dtype
+        shapes, each, dtype = self.shapes, self.each, self.dtype
         values: Any = ABSENT
         grads: list[Any] = [ABSENT, ABSENT, ABSENT]
         given = request.grad_out is not None or request.out is not None
@@ -91,20 +97,19 @@ class Prepared:
         else:
             if each is not None:
                 values = empty(each, dtype)
-            for slot, shape in self.shapes:
+            for slot, shape in shapes:
                 grads[slot] = self.make(shape, dtype)
         total = self.run(arrays, values, grads, given)
         if total is None:
             return None
-        mode = self.mode
         result: Any = None
-        if slots:
-            result = grads[slots[0]] if mode.single else tuple([grads[slot] for slot in slots])
-        if not mode.value:
-            return result
+        if shapes:
+            result = tuple([grads[slot] for slot, _ in shapes]) if self.first is None else grads[self.first]
+            if not self.valued:
+                return result
         if each is None:
-            values = np.float32(total) if dtype is F32 else np.float64(total)
-        return (values, result) if slots else values
+            values = self.number(total)
+        return (values, result) if shapes else values
 
     def _given(self, arrays: Sequence[Any], request: Request) -> tuple[Any, list[Any]] | None:
         """Return the caller's arrays for values and gradients, fresh ones where there are none of the caller's.
@@ -118,7 +123,7 @@ class Prepared:
             values, taken = request.out, [*taken, request.out]
         elif self.each is not None:
             values = empty(self.each, self.dtype)
-        targets: Any = given_gradients(request, len(self.slots))
+        targets: Any = given_gradients(request, len(self.shapes))
         if targets is None:
             targets = [self.make(shape, self.dtype) for _, shape in self.shapes]
         for (slot, shape), target in zip(self.shapes, targets, strict=True):
@@ -130,13 +135,14 @@ class Prepared:
 
 def _may_be_written(target: Any, dtype: Any, shape: tuple[int, ...], taken: list[Any]) -> bool:
     """Return whether this is a plain array that shares no memory with others."""
-    if not are_plain((target,), dtype, shape):
+    if type(target) is not _ndarray or target.dtype != dtype or target.shape != shape:
         return False
     flags = target.flags.num
-    if not flags & _WRITEABLE:
+    if flags & _TARGET != _TARGET:
         return False
+    own = flags & _OWN
     for other in taken:
-        # may_share_memory takes 0.6 microseconds, of nine for a small loss.
-        if other is target or (not (flags & other.flags.num & _OWN) and np.may_share_memory(target, other)):
+        # Memory of one's own is shared with views of it alone. may_share_memory takes 0.6 microseconds.
+        if other is target or (not (own and other.base is None) and np.may_share_memory(target, other)):
             return False
     return True

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from fastloss._blocks import sum_of
 from fastloss._config import settings
 from fastloss._dispatch import F32, F64, I64
 from fastloss._jit import is_small
@@ -39,7 +38,6 @@ from fastloss._spec import (
     RowMaths,
     Rowwise,
 )
-from fastloss.cpu import backend
 from fastloss.cpu import ctc as ctc_loop
 from fastloss.cpu import elementwise as elementwise_loop
 from fastloss.cpu import label_sets as label_sets_loop
@@ -224,21 +222,17 @@ def _projected(record: Loss, job: Projected, mode: Mode) -> Decided:
     if slots is None:
         return None
     ignore = NO_INDEX if rows.ignore_index is None else int(rows.ignore_index)
-    params, mean, each = (*rows.params, 1.0 / classes), rows.reduction == "mean", rows.reduction == "none"
+    params, each = (*rows.params, 1.0 / classes), rows.reduction == "none"
+    divisor = 0 if rows.reduction == "mean" else 1  # 0: the rows that count
     launch = _row_launcher(rows.maths, count, classes)
     if launch is None:
         return None
 
     def run(arrays: Sequence[Any], values: Any, grads: list[Any], given: bool) -> float | None:
         x, w, y = arrays
-        divisor = count - int(np.count_nonzero(y == ignore)) if mean else 1
-        if divisor == 0 or (mean and not settings.check_indices):  # labels that are no class do not count either
-            return None
         logits = np.matmul(x, w.T)
         flat = logits.ravel()
-        if values is ABSENT:
-            values = np.empty((count,), dtype)
-        strange, _ = launch(
+        strange, total = launch(
             flat, ABSENT, y, ABSENT, ABSENT, values, flat if slots else ABSENT, ABSENT, ABSENT, ABSENT,
             params, 1.0, divisor, count, classes, 1, ignore, settings.check_indices, True,
         )  # fmt: skip
@@ -248,7 +242,7 @@ def _projected(record: Loss, job: Projected, mode: Mode) -> Decided:
             np.matmul(logits, w, out=grads[0])
         if grads[1] is not ABSENT:
             np.matmul(logits.T, x, out=grads[1])
-        return sum_of(backend, values, divisor) if mode.value and not each else 0.0
+        return total  # type: ignore[no-any-return]
 
     return Prepared(run, mode, dtype, slots, (x.shape, w.shape), (count,) if each else None), (x, w, y)
 

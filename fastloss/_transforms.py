@@ -112,7 +112,7 @@ class Transform:
         """Return what the transform is of."""
         request = self._plain
         if grad_output is not None or grad_out is not None or out is not None:
-            request = Request(request.mode, grad_output, grad_out, out)
+            request = Request._make((request.mode, grad_output, grad_out, out))  # half the time of Request(...)
         return self._call(args, kwargs, request)
 
     @property
