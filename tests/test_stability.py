@@ -144,6 +144,34 @@ def test_long_rows_whose_largest_entry_changes(slope, hidden, dtype, rng):
     np.testing.assert_allclose(smooth, expected.astype(float), 1e-4 if dtype is np.float32 else 1e-10, atol=tolerance)
 
 
+@pytest.mark.parametrize("classes", [64, 100, 112, 113, 300])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+def test_neighbouring_rows_do_not_touch_each_other(rows, classes, dtype, rng):
+    logits = (3 * rng.standard_normal((rows, classes))).astype(dtype)
+    labels = rng.integers(0, classes, rows)
+    whole = both(fl.cross_entropy, logits, labels)
+    exact = logits.astype(np.float64)
+    exact -= exact.max(1, keepdims=True)
+    gradient = np.exp(exact) / np.exp(exact).sum(1, keepdims=True)
+    values = np.log(np.exp(exact).sum(1)) - exact[np.arange(rows), labels]
+    gradient[np.arange(rows), labels] -= 1
+    assert_close(whole[0], values.astype(dtype), np.dtype(dtype).name)
+    assert_close(whole[1], gradient.astype(dtype), np.dtype(dtype).name)
+    for row in range(rows):
+        for strange, label in ((NAN, labels[row]), (INF, labels[row]), (NAN, -100)):
+            other, marked = logits.copy(), labels.copy()
+            other[row, classes // 2], marked[row] = strange, label
+            found = both(fl.cross_entropy, other, marked)
+            for part, expected in zip(found, whole, strict=True):
+                assert_close(np.delete(part, row, 0), np.delete(expected, row, 0), np.dtype(dtype).name)
+            if label == -100:
+                assert found[0][row] == 0
+                assert not found[1][row].any()
+            else:
+                assert np.isnan(found[1][row]).any()
+
+
 def test_gradient_of_logsumexp_at_infinity():
     """As in torch: where the result is infinite, so is no difference from it."""
     gradient = fl.grad(fl.logsumexp)(np.array([[0.0, -INF, 1.0]]), dim=1)

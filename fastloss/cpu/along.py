@@ -19,10 +19,11 @@ from fastloss.losses.scalars import exp_nonpositive, log
 # Terms of a loss that are summed in the row's own precision before they go to float64 sums.
 TERMS_BLOCK = 512
 
-# Classes up to which the exponentials of two rows are computed in one loop: the one hides how long the other's maximum
-# and sum take. cross_entropy with AVX2, two threads, beside a row at a time: 0.87 to 0.94 of the time at 64 classes,
-# 0.92 to 0.95 at 100; from 128 on as much or more, since more is read at once and more computed at once.
-TWO_ROWS_TO = 112
+# Bytes of exponentials up to which those of two rows are computed in one loop: the one hides how long the other's
+# maximum and sum take. cross_entropy with AVX2, two threads, beside a row at a time: 0.87 to 0.94 of the time at 64
+# classes of float32, 0.92 to 0.95 at 100, 0.9 at both of float16; 1.05 at both of float64, and from 128 on of float32
+# as much or more, since more is read at once and then more computed.
+TWO_ROWS_BYTES = 448
 
 
 @kernel_part(forceinline=True)
@@ -48,10 +49,10 @@ def along(maths: RowMaths, long: bool) -> Callable[..., Any]:
         numbers = cast(params, like)
         grads = (d0, d1, d2)
         keep = softmax and (present(d0) or present(d1) or present(d2) or present(second))
-        together = 2 if softmax and not long and columns <= TWO_ROWS_TO else 1
-        energies = np.empty(together * columns if keep else 0, T)
         blocks = (columns + BLOCK - 1) // BLOCK if softmax and long else 0
         references, factors = np.empty(blocks, T), np.empty(blocks, T)
+        together = 2 if softmax and not long and columns * factors.itemsize <= TWO_ROWS_BYTES else 1
+        energies = np.empty(together * columns if keep else 0, T)
         step = BLOCK if long else columns
         if indexed and (check or divisor == 0.0):
             strange, counted = survey(y, weight, columns, ignore, check, count, board)
