@@ -13,12 +13,24 @@ from fastloss import _registry
 from fastloss._jit import FASTMATH
 from fastloss.losses import scalars
 
+
+@numba.njit
+def log_of_x(x):
+    return scalars.log_unit(x, True)
+
+
+@numba.njit
+def log_of_rest(x):
+    return scalars.log_unit(x, False)
+
+
 # Function, numpy's counterpart, range of arguments for float32 and float64, bound on the error in ulp.
 FUNCTIONS = {
     "exp": (scalars.exp, np.exp, (-103.0, 88.7), (-744.0, 709.7), 1.5),
     "exp_nonpositive": (scalars.exp_nonpositive, np.exp, (-87.0, 0.0), (-708.0, 0.0), 1.5),
     "log": (scalars.log, np.log, None, None, 1.5),
-    "log1p": (scalars.log1p, np.log1p, None, None, 1.5),
+    "log_unit": (log_of_x, np.log, None, None, 1.5),
+    "log_unit_of_rest": (log_of_rest, lambda x: np.log1p(-x), None, None, 1.5),
     "log1p_unit": (scalars.log1p_unit, np.log1p, (0.0, 1.0), (0.0, 1.0), 2.5),
 }
 DTYPES = [np.float32, np.float64]
@@ -47,7 +59,8 @@ def arguments(name, dtype):
     near_one = 1 + rng.uniform(-0.5, 1.0, 10_000).astype(dtype)
     if name == "log":
         return np.concatenate([wide, near_one])
-    return np.concatenate([wide, near_one - 1, -np.minimum(wide, dtype(0.999))])
+    unit = np.concatenate([wide[wide < 1], rng.uniform(0, 1, 10_000).astype(dtype), 2 - near_one[near_one > 1]])
+    return np.concatenate([unit, 1 - np.spacing(dtype(0.5)) * np.arange(1, 9, dtype=dtype)])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -70,13 +83,21 @@ def test_special_values(name, dtype):
         "exp": [0.0, -0.0, np.inf, -np.inf, np.nan, 1e30, -1e30],
         "exp_nonpositive": [0.0, -0.0, -np.inf, np.nan, -1e30],
         "log": [0.0, -0.0, 1.0, np.inf, -np.inf, np.nan, -1.0],
-        "log1p": [0.0, -0.0, -1.0, np.inf, -np.inf, np.nan, -2.0],
+        "log_unit": [1.0],
+        "log_unit_of_rest": [0.0],
         "log1p_unit": [0.0, 1.0, np.nan],
     }[name]
     x = np.array(special, dtype)
     function, exact, *_ = FUNCTIONS[name]
     with np.errstate(all="ignore"):
         np.testing.assert_allclose(over(function)(x), exact(x), rtol=4 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_logarithm_of_nothing_is_less_than_any_that_is_clamped(dtype):
+    below = -100 if dtype == np.float32 else -740
+    assert over(log_of_x)(np.zeros(9, dtype)).max() < below
+    assert over(log_of_rest)(np.ones(9, dtype)).max() < below
 
 
 def test_results_below_the_smallest_normal_number_are_kept_or_zero():

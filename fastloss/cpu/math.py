@@ -1,4 +1,4 @@
-"""Vectorisable exp, log and log1p for float32 and float64.
+"""Vectorisable exponentials and logarithms for float32 and float64.
 
 ``math.exp`` is a scalar call that stops LLVM from vectorising the loop around it. The functions here are branch-free:
 range reduction, a polynomial, and selects at the edges. They are compiled with ``contract`` alone: reassociation would
@@ -17,7 +17,7 @@ from numba import types
 from numba.extending import overload, register_jitable
 
 from fastloss._jit import LEAN
-from fastloss.cpu.instructions import ONE_F32, ONE_F64, power_of_two, split_exponent
+from fastloss.cpu.instructions import ONE_F32, ONE_F64, exponent_and_scale, power_of_two, split_exponent
 from fastloss.losses import scalars
 
 f32 = np.float32
@@ -118,21 +118,37 @@ def _exp_nonpositive_f64(x):
     return y * power_of_two(t)
 
 
-# log x = k ln 2 + log m with f = m - 1. `c` is what the argument lost when it was rounded to x.
+# log x = k ln 2 + log(1 + f) with 1 + f = 2**-k x in [sqrt(1/2), sqrt(2)). float32 by a polynomial in f. float64 with
+# s = f / (2 + f): log(1 + f) = f - (f²/2 - s (f²/2 + s² P(s²))), the form of fdlibm's e_log.c; the polynomial in f
+# would have twenty terms. Neither loses anything near x = 1.
 #
-# float32 by a polynomial in f. What was lost enters as c / x = c 2**-k / m; the error f² of 1/m = 2 - m does not matter
-# where x is not near 1, because c is small then.
-#
-# float64 with s = f / (2 + f): log m = f - (f²/2 - s (f²/2 + s² P(s²))), the form of fdlibm's e_log.c; the
-# polynomial in f would have twenty terms. Neither loses anything near x = 1.
+# log_unit has no edges to look at. What it gives of 0, where k is that of 2**-150 or 2**-1075, is less than any
+# logarithm. For log(1 - x), f = (2**-k - 1) - 2**-k x is rounded once, where a rounded 1 - x would have lost digits.
 
 
 @register_jitable(**CONTRACT)
-def _log_f32(x, c):
+def _log_f32(x):
     tiny = x < f32(1.17549435e-38)
     k, m = split_exponent(x * f32(8388608.0) if tiny else x)
-    k = k - f32(23.0) if tiny else k
-    f = m - f32(1.0)
+    y = _log_parts_f32(k - f32(23.0) if tiny else k, m - f32(1.0))
+    y = y if x < f32(np.inf) else x
+    return y if x > f32(0.0) else (f32(-np.inf) if x == f32(0.0) else f32(np.nan))
+
+
+@register_jitable(**CONTRACT)
+def _log_unit_f32(x, whole):
+    rest = f32(1.0) - x
+    y = x if whole else rest
+    tiny = y < f32(1.17549435e-38)
+    y = y * f32(8388608.0) if tiny else y
+    k, s = exponent_and_scale(y)
+    f = y * s - f32(1.0) if whole else (s - f32(1.0)) - x * s
+    return _log_parts_f32(k - f32(23.0) if tiny else k, f)
+
+
+@register_jitable(**CONTRACT)
+def _log_parts_f32(k, f):
+    """Return k ln 2 + log(1 + f)."""
     p = f32(-0.076344750721243359)
     p = p * f + f32(0.12761949084602589)
     p = p * f + f32(-0.13160362927101109)
@@ -143,21 +159,32 @@ def _log_f32(x, c):
     p = p * f + f32(0.33333331705950226)
     z = f * f
     low = k * f32(1.42860682030941723e-6)
-    if c is not None:
-        n = k if k < f32(64.0) else f32(64.0)  # c / x is nothing long before 2**-k is no number
-        n = n if n > f32(-64.0) else f32(-64.0)  # and c is nothing where x is that small
-        low += c * power_of_two(ONE_F32 - n) * (f32(2.0) - m)
-    y = k * f32(0.693145751953125) + (f + ((z * f * p + low) - f32(0.5) * z))
-    y = y if x < f32(np.inf) else x
-    return y if x > f32(0.0) else (f32(-np.inf) if x == f32(0.0) else f32(np.nan))
+    return k * f32(0.693145751953125) + (f + ((z * f * p + low) - f32(0.5) * z))
 
 
 @register_jitable(**CONTRACT)
-def _log_f64(x, c):
+def _log_f64(x):
     tiny = x < 2.2250738585072014e-308
     k, m = split_exponent(x * 4503599627370496.0 if tiny else x)
-    k = k - 52.0 if tiny else k
-    f = m - 1.0
+    y = _log_parts_f64(k - 52.0 if tiny else k, m - 1.0)
+    y = y if x < np.inf else x
+    return y if x > 0.0 else (-np.inf if x == 0.0 else np.nan)
+
+
+@register_jitable(**CONTRACT)
+def _log_unit_f64(x, whole):
+    rest = 1.0 - x
+    y = x if whole else rest
+    tiny = y < 2.2250738585072014e-308
+    y = y * 4503599627370496.0 if tiny else y
+    k, s = exponent_and_scale(y)
+    f = y * s - 1.0 if whole else (s - 1.0) - x * s
+    return _log_parts_f64(k - 52.0 if tiny else k, f)
+
+
+@register_jitable(**CONTRACT)
+def _log_parts_f64(k, f):
+    """Return k ln 2 + log(1 + f)."""
     s = f / (2.0 + f)
     z = s * s
     p = 0.13251478847542788036
@@ -169,11 +196,7 @@ def _log_f64(x, c):
     p = p * z + 0.40000000000006251207
     p = p * z + 0.66666666666666660971
     h = 0.5 * f * f
-    y = k * 0.693147180369123816490 - (
-        (h - (s * (h + z * p) + (k * 1.90821492927058770002e-10 + c))) - f
-    )
-    y = y if x < np.inf else x
-    return y if x > 0.0 else (-np.inf if x == 0.0 else np.nan)
+    return k * 0.693147180369123816490 - ((h - (s * (h + z * p) + k * 1.90821492927058770002e-10)) - f)
 
 
 @register_jitable(**CONTRACT)
@@ -216,43 +239,14 @@ def _by_width(single: Any, double: Any) -> Any:
     return choose
 
 
-@register_jitable(**CONTRACT)
-def _log1p_f32(x):
-    u = f32(1.0) + x
-    return _log_f32(u, x - (u - f32(1.0)))
-
-
-@register_jitable(**CONTRACT)
-def _log_of_sum_f64(x, c):
-    rest = c / x
-    return _log_f64(x, rest if x > 0.0 and x < np.inf else 0.0)
-
-
-@register_jitable(**CONTRACT)
-def _log1p_f64(x):
-    u = 1.0 + x
-    return _log_of_sum_f64(u, x - (u - 1.0))
-
-
-@register_jitable(**CONTRACT)
-def _plain_log_f32(x):
-    return _log_f32(x, None)
-
-
-@register_jitable(**CONTRACT)
-def _plain_log_f64(x):
-    return _log_f64(x, 0.0)
-
-
-@overload(scalars.log_of_sum, jit_options=CONTRACT)
-def _log_of_sum(x, c):
-    return {types.float32: _log_f32, types.float64: _log_of_sum_f64}.get(x)
+@overload(scalars.log_unit, jit_options=CONTRACT)
+def _log_unit(x, whole):
+    return {types.float32: _log_unit_f32, types.float64: _log_unit_f64}.get(x)
 
 
 overload(scalars.exp, jit_options=CONTRACT)(_by_width(_exp_f32, _exp_f64))
 overload(scalars.exp_nonpositive, jit_options=CONTRACT)(_by_width(_exp_nonpositive_f32, _exp_nonpositive_f64))
-overload(scalars.log, jit_options=CONTRACT)(_by_width(_plain_log_f32, _plain_log_f64))
-overload(scalars.log1p, jit_options=CONTRACT)(_by_width(_log1p_f32, _log1p_f64))
+overload(scalars.log, jit_options=CONTRACT)(_by_width(_log_f32, _log_f64))
 overload(scalars.log1p_unit, jit_options=CONTRACT)(_by_width(_log1p_unit_f32, _log1p_unit_f64))
 
 

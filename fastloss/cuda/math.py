@@ -23,14 +23,13 @@ def _log(x):
     return lambda x: math.log(x)
 
 
-@overload(scalars.log_of_sum)
-def _log_of_sum(x, c):
-    return lambda x, c: math.log(x) + c / x
+@overload(scalars.log_unit)
+def _log_unit(x, whole):
+    return lambda x, whole: math.log(x) if whole else math.log1p(-x)
 
 
-@overload(scalars.log1p)
 @overload(scalars.log1p_unit)
-def _log1p(x):
+def _log1p_unit(x):
     return lambda x: math.log1p(x)
 
 

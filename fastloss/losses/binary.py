@@ -6,7 +6,7 @@ import math
 
 from fastloss._registry import hard_targets, jitable, loss
 from fastloss._spec import FINITE, Array, Elementwise
-from fastloss.losses.scalars import exp_nonpositive, log, log1p, log1p_unit, log_of_sum, relu, step
+from fastloss.losses.scalars import exp_nonpositive, log1p_unit, log_unit, relu, step
 
 
 @jitable
@@ -106,9 +106,10 @@ def binary_cross_entropy_with_logits(
 def bce(x, t):
     """-t log x - (1 - t) log(1 - x), the logarithms not below -100; NaN outside [0, 1]."""
     T = type(x)
-    low = log(x)
-    high = log1p(-x)
-    d_target = high - low  # not clamped
+    low = log_unit(x, True)
+    high = log_unit(x, False)
+    # Not clamped; inf and -inf where x is 0 or 1.
+    d_target = (high if x < T(1) else T(-math.inf)) - (low if x > T(0) else T(-math.inf))
     low = T(-100) if low < T(-100) else low
     high = T(-100) if high < T(-100) else high
     value = (t - T(1)) * high - t * low
@@ -125,8 +126,8 @@ def bce_hard(x, t):
     """-log x or -log(1 - x): one logarithm instead of two."""
     T = type(x)
     positive = t > T(0)
+    u = log_unit(x, positive)
     rest = T(1) - x
-    u = log_of_sum(x if positive else rest, T(0) if positive else -x - (rest - T(1)))
     q = x * rest
     q = T(1e-12) if q < T(1e-12) else q
     curvature = t / _floor(x * x) + (T(1) - t) / _floor(rest * rest)

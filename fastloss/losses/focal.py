@@ -7,7 +7,7 @@ import math
 
 from fastloss._registry import hard_targets, jitable, loss
 from fastloss._spec import BELOW_ONE, NON_NEGATIVE, Array, Elementwise, MathFunction
-from fastloss.losses.scalars import exp_nonpositive, log, log1p_unit, power, square
+from fastloss.losses.scalars import exp_nonpositive, log1p_unit, log_unit, power, square
 
 
 def _power_of(gamma: float) -> MathFunction:
@@ -107,22 +107,25 @@ def sigmoid_focal_loss(
     )
 
 
+@jitable
+def _inverse(x):
+    """Return 1 / x, and 1e12 where x is smaller than 1e-12."""
+    T = type(x)
+    return T(1) / (T(1e-12) if x < T(1e-12) else x)
+
+
 @functools.cache
 def binary_focal(raised: MathFunction) -> MathFunction:
     """Return α t (1 - x)^γ (-log x) + (1 - α) (1 - t) x^γ (-log(1 - x))."""
 
-    def side(x, y, gamma):
-        """-y^γ log x for x = 1 - y, and its first two derivatives with respect to x; log x not below -100."""
-        T = type(x)
-        u = log(x)
+    def side(u, y, over_x, over_y, gamma):
+        """-y^γ u for u = log x, x = 1 - y, and its first two derivatives with respect to x; u not below -100."""
+        T = type(y)
         u = T(-100) if u < T(-100) else u
-        x = T(1e-12) if x < T(1e-12) else x
-        safe = T(1e-12) if y < T(1e-12) else y
         w = raised(y, gamma)
-        r = T(1) / x
-        s = gamma / safe
-        slope = w * (s * u - r)
-        return -w * u, slope, w * (T(2) * s * r - s * (gamma - T(1)) / safe * u + r * r)
+        s = gamma * over_y
+        slope = w * (s * u - over_x)
+        return -w * u, slope, w * (T(2) * s * over_x - s * (gamma - T(1)) * over_y * u + over_x * over_x)
 
     side.__name__ = side.__qualname__ = f"focal_side_{raised.__name__}"
     jitable(side)
@@ -130,8 +133,9 @@ def binary_focal(raised: MathFunction) -> MathFunction:
     def point(x, t, gamma, alpha):
         T = type(x)
         y = T(1) - x
-        v1, d1, h1 = side(x, y, gamma)
-        v0, d0, h0 = side(y, x, gamma)
+        over_x, over_y = _inverse(x), _inverse(y)
+        v1, d1, h1 = side(log_unit(x, True), y, over_x, over_y, gamma)
+        v0, d0, h0 = side(log_unit(x, False), x, over_y, over_x, gamma)
         a = alpha * t if alpha >= T(0) else t
         b = (T(1) - alpha) * (T(1) - t) if alpha >= T(0) else T(1) - t
         in_range = x >= T(0) and x <= T(1) and t >= T(0) and t <= T(1)
@@ -141,7 +145,9 @@ def binary_focal(raised: MathFunction) -> MathFunction:
         T = type(x)
         y = T(1) - x
         positive = t > T(0)
-        value, slope, curvature = side(x if positive else y, y if positive else x, gamma)
+        u = log_unit(x, positive)
+        x, y = (x if positive else y), (y if positive else x)
+        value, slope, curvature = side(u, y, _inverse(x), _inverse(y), gamma)
         a = (alpha if positive else T(1) - alpha) if alpha >= T(0) else T(1)
         in_range = x >= T(0) and x <= T(1)
         return (a * value if in_range else T(math.nan)), (a * slope if positive else -a * slope,), a * curvature

@@ -1,9 +1,9 @@
 """Scalar helpers shared by all losses.
 
 Everything here is plain Python on one number and keeps the number's type, so that a float32 kernel stays in
-float32. ``exp``, ``exp_nonpositive``, ``log``, ``log1p``, ``log_of_sum``, ``log1p_unit``, ``sqrt`` and ``power`` are
-the leaves: in plain Python they call :mod:`math` with IEEE results instead of exceptions; each backend replaces them
-(polynomials that vectorise on the CPU, libdevice on CUDA).
+float32. ``exp``, ``exp_nonpositive``, ``log``, ``log_unit``, ``log1p_unit``, ``sqrt`` and ``power`` are the leaves: in
+plain Python they call :mod:`math` with IEEE results instead of exceptions; each backend replaces them (polynomials
+that vectorise on the CPU, libdevice on CUDA).
 """
 
 import math
@@ -31,16 +31,10 @@ def log(x):
     return -math.inf if x == 0 else math.nan
 
 
-def log1p(x):
-    """Return log(1 + x), accurate for small x."""
-    if x > -1:
-        return math.log1p(x)
-    return -math.inf if x == -1 else math.nan
-
-
-def log_of_sum(x, c):
-    """Return log(x + c), where c is what a sum lost when it was rounded to x."""
-    return log(x + c)
+def log_unit(x, whole):
+    """Return log x if `whole`, else log(1 - x), for x in [0, 1]; of 0 less than -100, of what lies outside anything."""
+    y = x if whole else -x
+    return (math.log(x) if whole else math.log1p(y)) if y + (not whole) > 0 else -math.inf
 
 
 def log1p_unit(x):
