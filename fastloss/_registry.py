@@ -46,8 +46,8 @@ Decisions and their reasons
   stack first, or are summed in float32 over a few hundred entries.
 * Maths may have a second version for targets that are all 0 or 1 (:func:`hard_targets`): a logarithm less is worth the
   test of each tile, where the general version is bound by its arithmetic.
-* On a GPU a block's later visits to its row are left to the L1 and L2 caches; shared memory, which would take from the
-  same L1, holds no copy of the row. (No device was there to compare the two on.)
+* On a GPU warps and blocks copy their row to shared memory and visit it there (``cuda/shelf.py``): the rows that a
+  multiprocessor works on are together larger than its L1 cache. (Reasoned: no device was there to compare the two on.)
 * CUDA kernels are compiled and cached by Numba and started by us through the driver (``cuda/target.py``): Numba's own
   launch costs more than the whole call should. A lone block divides its sum itself, which saves small batches a kernel.
 * The loop along a long row asks the caches for the next block and for the lines of the gradient while it computes
