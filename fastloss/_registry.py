@@ -48,7 +48,7 @@ Decisions and their reasons
   test of each tile, where the general version is bound by its arithmetic.
 * On a GPU warps and blocks copy their row to shared memory and visit it there (``cuda/shelf.py``): the rows that a
   multiprocessor works on are together larger than its L1 cache. (Reasoned: no device was there to compare the two on.)
-* CUDA kernels are compiled and cached by Numba and started by us through the driver (``cuda/target.py``): Numba's own
+* CUDA kernels are compiled and cached by Numba and started by us through the driver (``cuda/launch.py``): Numba's own
   launch costs more than the whole call should. A lone block divides its sum itself, which saves small batches a kernel.
 * The loop along a long row asks the caches for the next block and for the lines of the gradient while it computes
   exponentials. A Xeon with 512-bit vectors fetched them by itself and gained nothing; an EPYC with 256-bit vectors, two

@@ -158,24 +158,24 @@ class PretendSpace:
 def recorded(space: PretendSpace):
     """Have every launch recorded in the list that this gives, instead of done."""
     import fastloss as fl
-    from fastloss.cuda import target
+    from fastloss.cuda.launch import Kernel
 
     launches: list[Launch] = []
-    before = target.Kernel.launch
+    before = Kernel.launch
     path = [module for name, module in sys.modules.items() if name.startswith("fastloss._") and name != _DISPATCH]
     path = [module for module in path if hasattr(module, "space_of")]
 
     def launch(kernel: Any, device: Any, blocks: int, real: Any, *args: Any, shared: int = 0) -> None:
         launches.append(Launch(kernel, real, args, shared))
 
-    target.Kernel.launch = launch
+    Kernel.launch = launch
     for module in path:
         module.space_of = lambda arrays, names: space
     try:
         with fl.config(check_indices=False):
             yield launches
     finally:
-        target.Kernel.launch = before
+        Kernel.launch = before
         for module in path:
             module.space_of = sys.modules[_DISPATCH].space_of
 

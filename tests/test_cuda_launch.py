@@ -69,7 +69,7 @@ def test_arguments_are_packed_in_order(run, real):
     code = f"""
         from fastloss.cuda.access import store
         from fastloss.cuda.spaces import space_of_device_array
-        from fastloss.cuda.target import Kernel
+        from fastloss.cuda.launch import Kernel
         def probe(out, absent, pair, first, second):
             store(out, 0, pair[0] + pair[1] + first + second)
         x = array(4, np.{real})
@@ -93,7 +93,7 @@ def test_numbers_beyond_float32_are_infinite_there(run):
     code = """
         from fastloss.cuda.access import store
         from fastloss.cuda.spaces import space_of_device_array
-        from fastloss.cuda.target import Kernel
+        from fastloss.cuda.launch import Kernel
         def probe(out, number, other, count):
             store(out, 0, number + other + count)
         x = array(4)

@@ -11,7 +11,8 @@ import numpy as np
 import fastloss.cuda  # noqa: F401  (registers the maths)
 from fastloss.cuda import ctc, elementwise, indexing, label_sets, memory, pairwise, rowwise, survey
 from fastloss.cuda.arrays import DeviceArray
-from fastloss.cuda.target import SIMULATED, cuda, current_device, read_memory, shared_memory_of, write_memory
+from fastloss.cuda.driver import current_device, read_memory, shared_memory_of, write_memory
+from fastloss.cuda.target import SIMULATED, cuda
 from fastloss.cuda.views import real_of
 
 _NOTHING = contextlib.nullcontext()

@@ -17,9 +17,10 @@ from fastloss.cuda.access import label_at, load, load_or, store
 from fastloss.cuda.arrays import DeviceArray
 from fastloss.cuda.grid import added, block, blocks, meet, minimum, over, thread, threads
 from fastloss.cuda.lattice import recursion_kernel
+from fastloss.cuda.launch import Kernel
 from fastloss.cuda.reduce import THREADS, combine, grid_of
 from fastloss.cuda.survey import I64, first_of
-from fastloss.cuda.target import SIMULATED, Kernel
+from fastloss.cuda.target import SIMULATED
 from fastloss.cuda.views import real_of
 from fastloss.losses.scalars import exp
 

@@ -21,8 +21,9 @@ from fastloss.cuda.access import (
 from fastloss.cuda.arrays import DeviceArray
 from fastloss.cuda.grid import added, block, blocks, over, thread, threads
 from fastloss.cuda.lanes import filled, spread, total_of
+from fastloss.cuda.launch import Kernel
 from fastloss.cuda.reduce import THREADS, Total, deliver, divided, grid_of
-from fastloss.cuda.target import Kernel, jitable
+from fastloss.cuda.target import jitable
 from fastloss.cuda.views import real_of
 
 

@@ -9,8 +9,8 @@ from fastloss._spec import RowMaths
 from fastloss.cuda.access import label_at, load, load_or, store, store_derivatives, store_pack
 from fastloss.cuda.grid import added, block, blocks, over, thread, threads
 from fastloss.cuda.lanes import filled
+from fastloss.cuda.launch import Kernel
 from fastloss.cuda.reduce import THREADS, deliver, divided
-from fastloss.cuda.target import Kernel
 
 
 @functools.cache

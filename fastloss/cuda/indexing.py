@@ -9,9 +9,10 @@ import numpy as np
 
 from fastloss.cuda.access import copy_element, label_at, load, store
 from fastloss.cuda.arrays import DeviceArray
+from fastloss.cuda.driver import read_memory
 from fastloss.cuda.grid import block, blocks, thread, threads
+from fastloss.cuda.launch import Kernel
 from fastloss.cuda.reduce import THREADS, grid_of
-from fastloss.cuda.target import Kernel, read_memory
 from fastloss.cuda.views import real_of
 
 

@@ -14,9 +14,10 @@ import numpy as np
 
 from fastloss.cuda.access import label_at, load, load_or, present, store
 from fastloss.cuda.grid import WARP, added, block, blocks, meet, minimum, over, thread, threads
+from fastloss.cuda.launch import Kernel
 from fastloss.cuda.reduce import THREADS, Total, deliver, grid_of
 from fastloss.cuda.survey import first_of
-from fastloss.cuda.target import SIMULATED, Kernel, jitable
+from fastloss.cuda.target import SIMULATED, jitable
 from fastloss.cuda.views import real_of
 
 I64 = np.dtype(np.int64)

@@ -13,7 +13,8 @@ import numpy as np
 from fastloss.cuda.access import label_at, load, store
 from fastloss.cuda.extended import exp_pair, larger, normal, power
 from fastloss.cuda.grid import added, block, meet, over, thread
-from fastloss.cuda.target import Kernel, jitable
+from fastloss.cuda.launch import Kernel
+from fastloss.cuda.target import jitable
 from fastloss.losses.scalars import log
 
 # Time steps between two normalisations, see cpu/lattice.py.

@@ -14,9 +14,10 @@ from fastloss.cuda.arrays import DeviceArray
 from fastloss.cuda.elementwise import pack_width
 from fastloss.cuda.grid import added, block, blocks, maximum, meet, over, thread, threads
 from fastloss.cuda.lanes import filled, spread, total_of
+from fastloss.cuda.launch import Kernel
 from fastloss.cuda.reduce import THREADS, Total, deliver, grid_of
 from fastloss.cuda.rowwise import group_of
-from fastloss.cuda.target import Kernel, jitable
+from fastloss.cuda.target import jitable
 from fastloss.cuda.views import real_of
 
 

@@ -13,7 +13,8 @@ import numpy as np
 from fastloss.cuda.access import load, load_or, store
 from fastloss.cuda.arrays import DeviceArray
 from fastloss.cuda.grid import added, block, blocks, over, thread
-from fastloss.cuda.target import SIMULATED, Kernel, jitable
+from fastloss.cuda.launch import Kernel
+from fastloss.cuda.target import SIMULATED, jitable
 
 # Threads of a block. The simulator runs a Python thread for each.
 THREADS = 8 if SIMULATED else 256

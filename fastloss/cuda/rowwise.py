@@ -36,12 +36,13 @@ from fastloss.cuda.gather import gather_kernel
 from fastloss.cuda.gauge import gauge
 from fastloss.cuda.grid import added, block, blocks, maximum, meet, over, thread, threads
 from fastloss.cuda.lanes import filled, total_of
+from fastloss.cuda.launch import Kernel
 from fastloss.cuda.reduce import THREADS, Total, deliver, divided, grid_of
 from fastloss.cuda.row_maths import packed
 from fastloss.cuda.shelf import put_on_shelf, reader, room, shelf_is_full, shelf_like
 from fastloss.cuda.split import run_split, suits
 from fastloss.cuda.survey import survey
-from fastloss.cuda.target import SIMULATED, Kernel
+from fastloss.cuda.target import SIMULATED
 from fastloss.cuda.views import real_of
 from fastloss.losses.scalars import exp_nonpositive, log
 

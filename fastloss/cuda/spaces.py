@@ -60,7 +60,8 @@ class DeviceSpace:
 
     def allocate(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
         """Return the view of a new array of the library."""
-        from fastloss.cuda.target import cuda, external_stream
+        from fastloss.cuda.driver import external_stream
+        from fastloss.cuda.target import cuda
 
         with self.backend.activated():  # a copy to the host is to wait for the stream that computes the array
             array = cuda.device_array(shape, _numpy_dtype(dtype), stream=external_stream(self.ordinal, self.stream))
@@ -116,7 +117,7 @@ class DeviceSpace:
 
     def _wait_for(self, stream: int | None) -> None:
         """Let work on the current stream begin when what was queued on another is done; None asks for nothing."""
-        from fastloss.cuda.target import wait_for
+        from fastloss.cuda.driver import wait_for
 
         # 1 is the default stream too, as the interface writes it.
         here, there = (0 if address == 1 else address for address in (self.current_stream(), stream or 0))
@@ -307,7 +308,7 @@ def _is_instance(array: Any, module: str, name: str) -> bool:
 
 def _ordinal_of(pointer: int) -> int:
     """Return the device on which an address lies."""
-    from fastloss.cuda.target import device_of_address
+    from fastloss.cuda.driver import device_of_address
 
     return device_of_address(pointer)
 

@@ -16,9 +16,10 @@ from fastloss.cuda.access import label_at, load, load_or, load_pack, store, stor
 from fastloss.cuda.gauge import gauge
 from fastloss.cuda.grid import added, block, maximum, over, thread
 from fastloss.cuda.lanes import filled, total_of
+from fastloss.cuda.launch import Kernel
 from fastloss.cuda.reduce import THREADS, Total, deliver, divided
 from fastloss.cuda.row_maths import packed
-from fastloss.cuda.target import SIMULATED, Kernel
+from fastloss.cuda.target import SIMULATED
 from fastloss.losses.scalars import exp_nonpositive, log
 
 # Entries of a piece, a multiple of every pack's width: enough work for a block of 256 threads, few enough for a single

@@ -9,9 +9,10 @@ import numpy as np
 
 from fastloss.cuda.access import label_at, load, load_or, store
 from fastloss.cuda.arrays import DeviceArray
+from fastloss.cuda.driver import read_memory
 from fastloss.cuda.grid import added, block, blocks, minimum, over, thread, threads
+from fastloss.cuda.launch import Kernel
 from fastloss.cuda.reduce import THREADS, Total, deliver, grid_of
-from fastloss.cuda.target import Kernel, read_memory
 
 I64 = np.dtype(np.int64)
 

@@ -1,0 +1,119 @@
+"""What is asked of the CUDA driver beside launches: copies between host and device, events, and what devices are."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from typing import Any
+
+from fastloss.cuda.target import SIMULATED, cuda
+
+try:  # numba-cuda brings it along; the simulator does without
+    from cuda.bindings import driver as bindings
+except ImportError:
+    bindings = None
+
+__all__ = [
+    "bindings", "checked", "current_device", "device_of_address", "external_stream", "read_memory", "shared_memory_of",
+    "wait_for", "write_memory",
+]  # fmt: skip
+
+
+@functools.cache
+def external_stream(ordinal: int, pointer: int) -> Any:
+    """Return Numba's object for a stream of another library; 0 is the default stream."""
+    return cuda.external_stream(pointer) if pointer else 0
+
+
+def read_memory(device: Any, pointer: int, size: int) -> bytes:
+    """Return bytes of device memory; waits for the stream of `device`."""
+    host = ctypes.create_string_buffer(size)
+    if SIMULATED:
+        ctypes.memmove(host, pointer, size)
+        return host.raw
+    with device.activated():
+        stream = device.stream
+        _refuse_capture(
+            stream,
+            "numbers that this call needs on the host cannot be read while a graph is captured: they are those of the "
+            "check of class indices (fl.config(check_indices=False) leaves it out), lengths and grad_output in device "
+            "memory, and the sum of weights that a gradient of the weights needs",
+        )
+        # In the order of this stream alone: a copy that waits for all of them would end a capture in another thread.
+        checked(bindings.cuMemcpyDtoHAsync(ctypes.addressof(host), pointer, size, stream))
+        checked(bindings.cuStreamSynchronize(stream))
+    return host.raw
+
+
+def write_memory(device: Any, pointer: int, source: int, size: int) -> None:
+    """Copy `size` bytes at an address of the host to device memory, in the order of the stream of `device`."""
+    if SIMULATED:
+        ctypes.memmove(pointer, source, size)
+        return
+    with device.activated():
+        stream = device.stream
+        # A graph would read the address when it is replayed, and not what is there now.
+        _refuse_capture(
+            stream, "numbers of the host, such as lengths, cannot be copied into a graph that is captured"
+        )
+        checked(bindings.cuMemcpyHtoDAsync(pointer, source, size, stream))
+        if _reads_pageable_memory(device.ordinal):
+            checked(bindings.cuStreamSynchronize(stream))  # else the driver has staged a copy when it returns
+
+
+def wait_for(device: Any, stream: int) -> None:
+    """Let what is launched from now on begin when what has been queued on another stream is done."""
+    if SIMULATED:
+        return
+    with device.activated():
+        event = checked(bindings.cuEventCreate(int(bindings.CUevent_flags.CU_EVENT_DISABLE_TIMING)))
+        checked(bindings.cuEventRecord(event, stream))
+        checked(bindings.cuStreamWaitEvent(device.stream, event, 0))
+        checked(bindings.cuEventDestroy(event))  # the driver keeps it for as long as a stream waits
+
+
+def _refuse_capture(stream: int, reason: str) -> None:
+    if int(checked(bindings.cuStreamIsCapturing(stream))) != 0:
+        raise RuntimeError(reason)
+
+
+@functools.cache
+def _reads_pageable_memory(ordinal: int) -> bool:
+    """Return whether a device can read memory of the host that is not pinned, so that a copy may begin late."""
+    attribute = bindings.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS
+    return bool(checked(bindings.cuDeviceGetAttribute(attribute, checked(bindings.cuDeviceGet(ordinal)))))
+
+
+def checked(answer: Any) -> Any:
+    """Return the result of a call of the driver; raise if it failed."""
+    error = answer[0]
+    if error != bindings.CUresult.CUDA_SUCCESS:
+        raise RuntimeError(f"the CUDA driver reports {error.name}")
+    return answer[1] if len(answer) > 1 else None
+
+
+def shared_memory_of(ordinal: int) -> int:
+    """Return the bytes of shared memory that a block may have; 0 where memory cannot be copied to it asynchronously."""
+    attributes, device = bindings.CUdevice_attribute, checked(bindings.cuDeviceGet(ordinal))
+    major = attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+    if checked(bindings.cuDeviceGetAttribute(major, device)) < 8:
+        return 0
+    most = attributes.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+    return int(checked(bindings.cuDeviceGetAttribute(most, device)))
+
+
+def current_device() -> int:
+    """Return the number of the device whose context is current in this thread, -1 if none is."""
+    error, device = bindings.cuCtxGetDevice()
+    return -1 if error else int(device)
+
+
+def device_of_address(pointer: int) -> int:
+    """Return the number of the device on which an address lies; the current one for an empty array's 0."""
+    if SIMULATED:
+        return 0
+    if not pointer:
+        return int(cuda.get_current_device().id)
+    cuda.current_context()  # the query needs one
+    ordinal = bindings.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+    return int(checked(bindings.cuPointerGetAttribute(ordinal, pointer)))
