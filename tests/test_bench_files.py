@@ -210,6 +210,11 @@ def test_a_suspect_is_measured_again_for_longer(monkeypatch, tmp_path, capsys, s
     assert "the stored ratios are of another" in printed.err
 
 
+def test_the_worst_of_several_runs_is_stored():
+    runs = [{"mse_loss": {"reused/copy": a, "fresh/torch": b}} for a, b in ((1.0, 0.2), (1.2, 0.5), (1.1, 0.1))]
+    assert guard.worst(runs) == {"mse_loss": {"reused/copy": 1.2, "fresh/torch": 0.5}}
+
+
 def test_ratios_are_stored_and_held_against(tmp_path, capsys):
     path = tmp_path / "ratios.json"
     args = ["bench", "mse_loss", "--guard", str(path), "--seconds", "0.001", "--contenders", "reused,copy"]
