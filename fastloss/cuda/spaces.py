@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from fastloss._dispatch import BF16_BITS, F16_BITS
 from fastloss.cuda.arrays import DeviceArray
+from fastloss.cuda.interface import aligned, interface_of, kernel_dtype, numpy_dtype
 from fastloss.cuda.views import F32, F64
 
-F16_BITS = np.dtype(np.int16)
-BF16_BITS = np.dtype(np.uint16)
 _TORCH_DTYPES = {F32: "float32", F64: "float64", F16_BITS: "float16", BF16_BITS: "bfloat16"}
 _CUPY_VIEWS = {F32: F32, F64: F64, np.dtype(np.float16): F16_BITS, np.dtype(np.int64): np.dtype(np.int64)}
 _TORCH_VIEWS: dict[str, Any] = {
@@ -64,7 +64,7 @@ class DeviceSpace:
         from fastloss.cuda.target import cuda
 
         with self.backend.activated():  # a copy to the host is to wait for the stream that computes the array
-            array = cuda.device_array(shape, _numpy_dtype(dtype), stream=external_stream(self.ordinal, self.stream))
+            array = cuda.device_array(shape, numpy_dtype(dtype), stream=external_stream(self.ordinal, self.stream))
         return self._described(array, shape, dtype)
 
     def wrap(self, view: DeviceArray, like: Any) -> Any:
@@ -126,14 +126,14 @@ class DeviceSpace:
 
     def _described(self, array: Any, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
         """Return the view of a new contiguous array."""
-        interface = _interface(array)
+        interface = interface_of(array)
         return DeviceArray(interface["data"][0], shape, dtype, array)
 
     def _interface_view(self, array: Any, name: str, written: bool) -> DeviceArray:
-        interface = _interface(array)
+        interface = interface_of(array)
         if interface is None:
             return self._imported(array, name, written)
-        dtype = _kernel_dtype(interface["typestr"], getattr(array, "dtype", None))
+        dtype = kernel_dtype(interface["typestr"], getattr(array, "dtype", None))
         if dtype is None:
             raise TypeError(f"{name}: dtype {getattr(array, 'dtype', interface['typestr'])} is not supported")
         if dtype.kind in "iu" and dtype.itemsize == 2 and np.dtype(interface["typestr"]).kind in "iu":
@@ -146,7 +146,7 @@ class DeviceSpace:
         if not self.in_order(array):
             self._wait_for(interface.get("stream"))
         shape, strides = tuple(interface["shape"]), interface.get("strides")
-        return _aligned(DeviceArray(pointer or 0, shape, dtype, array, strides and tuple(strides)), name)
+        return aligned(DeviceArray(pointer or 0, shape, dtype, array, strides and tuple(strides)), name)
 
     def _imported(self, array: Any, name: str, written: bool) -> DeviceArray:
         """Return the view of an array that has nothing but DLPack, through the library of this space."""
@@ -168,7 +168,7 @@ class CupySpace(DeviceSpace):
         dtype = _CUPY_VIEWS.get(array.dtype) if self.owns(array) else None
         if dtype is None:
             return super().view(array, name)
-        return _aligned(DeviceArray(array.data.ptr, array.shape, dtype, array, array.strides), name)
+        return aligned(DeviceArray(array.data.ptr, array.shape, dtype, array, array.strides), name)
 
     def allocate(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:  # noqa: D102
         cupy = sys.modules["cupy"]
@@ -280,11 +280,13 @@ def space_of_device_array(array: Any) -> DeviceSpace:
         return _space(TorchSpace, array.device.index)
     if _is_instance(array, "cupy", "ndarray"):
         return _space(CupySpace, array.device.id)
-    interface = _interface(array)
+    interface = interface_of(array)
     if interface is None:
         return _dlpack_space(int(array.__dlpack_device__()[1]), type(array).__name__)
+    from fastloss.cuda.driver import device_of_address
+
     # Work goes to the stream on which the array was made, if it names one.
-    return _space(DeviceSpace, _ordinal_of(interface["data"][0]), interface.get("stream") or 0)
+    return _space(DeviceSpace, device_of_address(interface["data"][0]), interface.get("stream") or 0)
 
 
 def _dlpack_space(ordinal: int, name: str) -> DeviceSpace:
@@ -304,49 +306,3 @@ def _space(kind: type[DeviceSpace], ordinal: int, stream: int = 0) -> DeviceSpac
 def _is_instance(array: Any, module: str, name: str) -> bool:
     kind = getattr(sys.modules.get(module), name, None)
     return isinstance(kind, type) and isinstance(array, kind)
-
-
-def _ordinal_of(pointer: int) -> int:
-    """Return the device on which an address lies."""
-    from fastloss.cuda.driver import device_of_address
-
-    return device_of_address(pointer)
-
-
-def _interface(array: Any) -> Any:
-    """Return the array's interface; that of the simulator's arrays, which have none, is the host's."""
-    interface = getattr(array, "__cuda_array_interface__", None)
-    if interface is None and hasattr(array, "__cuda_ndarray__"):
-        interface = getattr(array, "__array_interface__", None)
-    return interface
-
-
-def _kernel_dtype(typestr: str, dtype: Any) -> Any:
-    """Return the dtype of the view, None if kernels do not read such elements."""
-    if getattr(dtype, "name", "") == "bfloat16":
-        return BF16_BITS
-    kind = np.dtype(typestr)
-    if not kind.isnative:
-        return None
-    if kind == np.float16:
-        return F16_BITS
-    if kind == np.bool_:
-        return np.dtype(np.uint8)
-    if kind == F32 or kind == F64:  # noqa: SIM109 (a tuple compares slower)
-        return F32 if kind == F32 else F64
-    return kind if kind.kind in "iu" else None
-
-
-def _numpy_dtype(dtype: Any) -> Any:
-    """Return the NumPy dtype of a view's dtype; bits, where nobody has loaded ml_dtypes and its bfloat16."""
-    if dtype == BF16_BITS:
-        return np.dtype(getattr(sys.modules.get("ml_dtypes"), "bfloat16", BF16_BITS))
-    return np.dtype(np.float16) if dtype == F16_BITS else dtype
-
-
-def _aligned(view: DeviceArray, name: str) -> DeviceArray:
-    """Return the view if kernels can read it in place."""
-    size = view.itemsize
-    if view.pointer % size or any(step % size for step in view.strides):
-        raise ValueError(f"{name}: elements must lie at multiples of their size, got strides {view.strides}")
-    return view

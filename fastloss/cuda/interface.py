@@ -1,0 +1,51 @@
+"""What an array in CUDA memory says of itself, and what kernels and NumPy call its dtype."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from fastloss._dispatch import BF16_BITS, F16_BITS
+from fastloss.cuda.arrays import DeviceArray
+from fastloss.cuda.views import F32, F64
+
+
+def interface_of(array: Any) -> Any:
+    """Return the array's interface; that of the simulator's arrays, which have none, is the host's."""
+    interface = getattr(array, "__cuda_array_interface__", None)
+    if interface is None and hasattr(array, "__cuda_ndarray__"):
+        interface = getattr(array, "__array_interface__", None)
+    return interface
+
+
+def kernel_dtype(typestr: str, dtype: Any) -> Any:
+    """Return the dtype of the view, None if kernels do not read such elements."""
+    if getattr(dtype, "name", "") == "bfloat16":
+        return BF16_BITS
+    kind = np.dtype(typestr)
+    if not kind.isnative:
+        return None
+    if kind == np.float16:
+        return F16_BITS
+    if kind == np.bool_:
+        return np.dtype(np.uint8)
+    if kind == F32 or kind == F64:  # noqa: SIM109 (a tuple compares slower)
+        return F32 if kind == F32 else F64
+    return kind if kind.kind in "iu" else None
+
+
+def numpy_dtype(dtype: Any) -> Any:
+    """Return the NumPy dtype of a view's dtype; bits, where nobody has loaded ml_dtypes and its bfloat16."""
+    if dtype == BF16_BITS:
+        return np.dtype(getattr(sys.modules.get("ml_dtypes"), "bfloat16", BF16_BITS))
+    return np.dtype(np.float16) if dtype == F16_BITS else dtype
+
+
+def aligned(view: DeviceArray, name: str) -> DeviceArray:
+    """Return the view if kernels can read it in place."""
+    size = view.itemsize
+    if view.pointer % size or any(step % size for step in view.strides):
+        raise ValueError(f"{name}: elements must lie at multiples of their size, got strides {view.strides}")
+    return view
