@@ -7,8 +7,9 @@ import re
 import numba
 import numpy as np
 import pytest
+import torch
 
-import fastloss  # noqa: F401  (registers every jitable function)
+import fastloss
 from fastloss import _registry
 from fastloss._jit import FASTMATH
 from fastloss.losses import scalars
@@ -28,6 +29,7 @@ def log_of_rest(x):
 FUNCTIONS = {
     "exp": (scalars.exp, np.exp, (-103.0, 88.7), (-744.0, 709.7), 1.5),
     "exp_nonpositive": (scalars.exp_nonpositive, np.exp, (-87.0, 0.0), (-708.0, 0.0), 1.5),
+    "exp_difference": (scalars.exp_difference, np.exp, (-1.0, 0.0), (-1.0, 0.0), 2.5),
     "log": (scalars.log, np.log, None, None, 1.5),
     "log_unit": (log_of_x, np.log, None, None, 1.5),
     "log_unit_of_rest": (log_of_rest, lambda x: np.log1p(-x), None, None, 1.5),
@@ -82,6 +84,7 @@ def test_special_values(name, dtype):
     special = {
         "exp": [0.0, -0.0, np.inf, -np.inf, np.nan, 1e30, -1e30],
         "exp_nonpositive": [0.0, -0.0, -np.inf, np.nan, -1e30],
+        "exp_difference": [0.0, -0.0, -np.inf, np.nan, -1e30],
         "log": [0.0, -0.0, 1.0, np.inf, -np.inf, np.nan, -1.0],
         "log_unit": [1.0],
         "log_unit_of_rest": [0.0],
@@ -104,6 +107,33 @@ def test_results_below_the_smallest_normal_number_are_kept_or_zero():
     x = np.array([-88.0, -95.0, -103.0], np.float32)
     np.testing.assert_allclose(over(scalars.exp)(x), np.exp(x), rtol=0, atol=3e-45)
     assert (over(scalars.exp_nonpositive)(x) == 0).all()
+    assert (over(scalars.exp_difference)(x) == 0).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_exponential_of_a_difference_loses_less_than_the_rounding_of_the_difference(dtype):
+    x = np.random.default_rng(6).uniform(-87.0, 0.0, 20_000).astype(dtype)
+    exact = np.exp(x.astype(np.longdouble))
+    error = np.abs(over(scalars.exp_difference)(x) / exact - 1)
+    assert (error <= 2 * np.finfo(dtype).eps + np.spacing(-x) / 8).all()
+
+
+@pytest.mark.parametrize("spread", [0.1, 1.0, 10.0])
+@pytest.mark.parametrize("classes", [10, 100, 1000])
+def test_gradients_of_cross_entropy_are_more_accurate_than_torchs(classes, spread):
+    rng = np.random.default_rng(7)
+    logits = (spread * rng.standard_normal((2048, classes))).astype(np.float32)
+    labels = rng.integers(0, classes, len(logits))
+    leaf = torch.from_numpy(logits).requires_grad_()
+    torch.nn.functional.cross_entropy(leaf, torch.from_numpy(labels), reduction="sum").backward()
+    computed = fastloss.value_and_grad(fastloss.cross_entropy)(logits, labels, reduction="sum")[1]
+    exact = np.exp(logits - logits.max(axis=1, keepdims=True).astype(np.float64))
+    exact /= exact.sum(axis=1, keepdims=True)
+    others = np.ones(logits.shape, bool)
+    others[np.arange(len(labels)), labels] = False
+    ours, theirs = (np.abs(found / exact - 1)[others] for found in (computed, leaf.grad.numpy()))
+    assert ours.max() <= theirs.max()
+    assert np.square(ours).mean() <= np.square(theirs).mean()
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -30,7 +30,7 @@ from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 from fastloss.cpu.stack import LANES, lane_array, lane_arrays
 from fastloss.cpu.survey import survey
 from fastloss.cpu.tiles import read_rows, read_strided, write_rows, write_strided
-from fastloss.losses.scalars import exp_nonpositive, log
+from fastloss.losses.scalars import exp_difference, log_unit
 
 # Entries that the across loop keeps in each buffer: what it touches fits the L1 cache.
 TILE_ENTRIES = 4096
@@ -43,7 +43,7 @@ TERMS_BLOCK = 32
 def _energy(z, place, top, energies):
     """Take the row's maximum from an entry, keep the exponential of what is left, and return it."""
     d = load(z, place) - top
-    e = exp_nonpositive(d)
+    e = exp_difference(d)
     store(z, place, d)
     store(energies, place, e)
     return e
@@ -136,7 +136,7 @@ def across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
                         for l in range(n):
                             inverse[l] += _energy(z, j + l, top[l], energies)
                     for l in range(n):
-                        logsum[l] = log(inverse[l])
+                        logsum[l] = log_unit(inverse[l], True)
                         inverse[l] = T(1) / inverse[l]
                 for l in range(n):
                     zy[l] = load(z, labels[l] * lanes + l) if indexed else T(0)
@@ -194,10 +194,10 @@ def across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
                 for l in range(n):
                     store(values, tile + l, top[l])
                     total += top[l]
-                write_tile(outs, 0, d0, tile, n, columns, inner, lanes)
-                write_tile(outs, present(d0) * padded, d1, tile, n, columns, inner, lanes)
-                write_tile(outs, (present(d0) + present(d1)) * padded, d2, tile, n, columns, inner, lanes)
-                write_tile(outs, after, second, tile, n, columns, inner, lanes)
+                write_tile(outs, 0, d0, tile, n, columns, inner, lanes, z)
+                write_tile(outs, present(d0) * padded, d1, tile, n, columns, inner, lanes, z)
+                write_tile(outs, (present(d0) + present(d1)) * padded, d2, tile, n, columns, inner, lanes, z)
+                write_tile(outs, after, second, tile, n, columns, inner, lanes, z)
             put(board, 1, k, total)
             k = claim(board, 1)
         return -1, combined(board, 1) / divisor if lead else 0.0

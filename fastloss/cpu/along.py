@@ -14,7 +14,7 @@ from fastloss.cpu.exponentials import BLOCK, of_blocks, of_row, of_two_rows
 from fastloss.cpu.instructions import isolated_function, vector_function
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 from fastloss.cpu.survey import survey
-from fastloss.losses.scalars import exp_nonpositive, log
+from fastloss.losses.scalars import exp_difference, log_unit
 
 # Terms of a loss that are summed in the row's own precision before they go to float64 sums.
 TERMS_BLOCK = 512
@@ -33,6 +33,12 @@ def _counts(y, r, columns, ignore):
     return label != ignore and label >= 0 and label < columns
 
 
+@kernel_part(forceinline=True)
+def _scale_at(j, inverse, factors, relative):
+    """Return what makes a probability of the exponential of class `j`."""
+    return inverse * factors[j // BLOCK] if relative else inverse
+
+
 def along(maths: RowMaths, long: bool) -> Callable[..., Any]:
     """Return the loop for a contiguous class axis; for `long` rows block by block, with 512-bit vectors."""
     terms, has_terms = maths.terms, maths.terms is not None
@@ -49,6 +55,7 @@ def along(maths: RowMaths, long: bool) -> Callable[..., Any]:
         numbers = cast(params, like)
         grads = (d0, d1, d2)
         keep = softmax and (present(d0) or present(d1) or present(d2) or present(second))
+        relative = keep and long  # each block's exponentials to a maximum of its own
         blocks = (columns + BLOCK - 1) // BLOCK if softmax and long else 0
         references, factors = np.empty(blocks, T), np.empty(blocks, T)
         together = 2 if softmax and not long and columns * factors.itemsize <= TWO_ROWS_BYTES else 1
@@ -95,7 +102,7 @@ def along(maths: RowMaths, long: bool) -> Callable[..., Any]:
                         continue
 
                     inverse = T(1) / energy if softmax else T(0)
-                    logsum = log(energy) if softmax else T(0)
+                    logsum = log_unit(energy, True) if softmax else T(0)
                     zy = load(x, base + label) - top if indexed else T(0)
                     wy = load_or(weight, label, T(1)) if indexed else T(1)
 
@@ -108,10 +115,10 @@ def along(maths: RowMaths, long: bool) -> Callable[..., Any]:
                             of_a = T(0)
                             of_b = T(0)
                             of_c = T(0)
-                            part = inverse * factors[begin // BLOCK] if keep and long else inverse
+                            part = _scale_at(begin, inverse, factors, relative)
                             for j in range(begin, end):
                                 z = load(x, base + j) - top
-                                p = (load(energies, at + j) if keep else exp_nonpositive(z)) * part if softmax else T(0)
+                                p = (load(energies, at + j) if keep else exp_difference(z)) * part if softmax else T(0)
                                 w = load_or(weight, j, T(1))
                                 u, v, q = terms(z, p, load_or(t, base + j, T(1)), w, j == label, zy, wy, numbers)
                                 of_a += u
@@ -126,7 +133,7 @@ def along(maths: RowMaths, long: bool) -> Callable[..., Any]:
                     total += value
                     g = load_or(upstream, r, factor)
                     for begin in range(0, columns, step):
-                        part = inverse * factors[begin // BLOCK] if keep and long else inverse
+                        part = _scale_at(begin, inverse, factors, relative)
                         for j in range(begin, min(begin + step, columns)):
                             z = load(x, base + j) - top
                             p = load(energies, at + j) * part if softmax else T(0)
@@ -136,7 +143,8 @@ def along(maths: RowMaths, long: bool) -> Callable[..., Any]:
                             store(second, base + j, g * curvature)
                     if indexed:
                         # The target's entry once more: no test for it in the loop above.
-                        slopes, curvature = entry(zy, exp_nonpositive(zy) * inverse, T(0), wy, True, coefs, numbers)
+                        p = load(energies, at + label) * _scale_at(label, inverse, factors, relative) if keep else T(0)
+                        slopes, curvature = entry(zy, p, T(0), wy, True, coefs, numbers)
                         store_each(grads, base + label, slopes, g)
                         store(second, base + label, g * curvature)
             put(board, 1, k, total)

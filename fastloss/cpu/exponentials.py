@@ -7,7 +7,7 @@ import numpy as np
 from fastloss._jit import FASTMATH, kernel_part
 from fastloss.cpu.access import LINE, fetch, fetch_to_write, load, store
 from fastloss.cpu.maxima import row_maximum
-from fastloss.losses.scalars import exp_nonpositive
+from fastloss.losses.scalars import exp_difference
 
 # Entries of a block. Its largest entry and its exponentials are found while it is in the first cache, so a long row is
 # read once; and it is summed in the row's own precision before it goes to a float64 sum, which in the loop itself would
@@ -41,8 +41,8 @@ def of_two_rows(x, start, count, keep, energies):
     energy = T(0)
     energy_of_second = T(0)
     for j in range(count):
-        first = exp_nonpositive(load(x, start + j) - top)
-        second = exp_nonpositive(load(x, other + j) - top_of_second)
+        first = exp_difference(load(x, start + j) - top)
+        second = exp_difference(load(x, other + j) - top_of_second)
         if keep:
             store(energies, j, first)
             store(energies, count + j, second)
@@ -84,7 +84,7 @@ def of_blocks(x, start, count, keep, energies, references, factors, operand, res
     energy = 0.0
     for block in range((count + BLOCK - 1) // BLOCK):
         below = references[block] - top
-        factor = exp_nonpositive(T(0) if below > T(0) else below)
+        factor = exp_difference(T(0) if below > T(0) else below)
         energy += factors[block] * factor
         factors[block] = factor
     return top, T(energy)
@@ -94,7 +94,7 @@ def of_blocks(x, start, count, keep, energies, references, factors, operand, res
 def _sum_of(x, start, begin, end, reference, keep, energies):
     total = type(reference)(0)
     for j in range(begin, end):
-        e = exp_nonpositive(load(x, start + j) - reference)
+        e = exp_difference(load(x, start + j) - reference)
         if keep:
             store(energies, j, e)
         total += e

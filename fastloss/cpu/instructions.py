@@ -50,7 +50,7 @@ def split_exponent(x):
 
 
 def exponent_and_scale(x):
-    """Return (k, 2**-k) for the k of :func:`split_exponent`, of x in [0, 2]; of 0 that k is -127 or -1023."""
+    """Return (k, 2**-k) for the k of :func:`split_exponent`, of x in [0, 1e37]; of 0 that k is -127 or -1023."""
 
 
 @emits(vector_function)

@@ -4,7 +4,8 @@
 range reduction, a polynomial, and selects at the edges. They are compiled with ``contract`` alone: reassociation would
 merge the high and low parts of ln 2 and lose the accuracy they carry.
 
-Errors, over the full range, against float64 and extended precision (tests/test_math.py): below 1.5 ulp.
+Errors, over the full range, against float64 and extended precision (tests/test_math.py): below 1.5 ulp, but for
+log1p_unit and exp_difference, below 2.5, and for the latter what is lost with the low part of ln 2.
 """
 
 from __future__ import annotations
@@ -80,6 +81,11 @@ def _exp_parts_f64(x):
 # exp multiplies by 2**n in two factors: each stays normal while the product may be denormal, or overflow. Infinity is
 # chosen, not computed: contracted with what follows, a product that has yet to overflow would lose to infinity.
 # exp_nonpositive needs one factor, and is a third faster: below ln(2) (1/2 - 127), or (1/2 - 1023), that is exactly 0.
+#
+# exp_difference is what most of the time of a softmax goes to. For float32 it does two operations less, 7 to 10 %
+# of cross_entropy (AVX2, 10 to 128256 classes): without the low part of ln 2, since n 1.9e-9 is a twentieth of what the
+# rounding of x may have lost, and with a polynomial a degree lower, of relative error 1.05e-7. Entries of softmax stay
+# more accurate than torch's, which rounds their logarithms.
 
 
 @register_jitable(**CONTRACT)
@@ -110,6 +116,18 @@ def _exp_f64(x):
 def _exp_nonpositive_f32(x):
     t, y = _exp_parts_f32(f32(-88.0) if x < f32(-88.0) else x)
     return y * power_of_two(t)
+
+
+@register_jitable(**CONTRACT)
+def _exp_difference_f32(x):
+    c = f32(-88.0) if x < f32(-88.0) else x
+    t = c * f32(1.4426950408889634) + ONE_F32
+    r = c - (t - ONE_F32) * f32(0.6931471805599453)
+    q = f32(0.0083125248632686938)
+    q = q * r + f32(0.041890113683779267)
+    q = q * r + f32(0.16667114466868657)
+    q = q * r + f32(0.49999231787635083)
+    return ((q * r + f32(1.0)) * r + f32(1.0)) * power_of_two(t)
 
 
 @register_jitable(**CONTRACT)
@@ -149,15 +167,15 @@ def _log_unit_f32(x, whole):
 @register_jitable(**CONTRACT)
 def _log_parts_f32(k, f):
     """Return k ln 2 + log(1 + f)."""
-    p = f32(-0.076344750721243359)
-    p = p * f + f32(0.12761949084602589)
-    p = p * f + f32(-0.13160362927101109)
-    p = p * f + f32(0.14201721380793252)
-    p = p * f + f32(-0.1662333654210293)
-    p = p * f + f32(0.20001227665477018)
-    p = p * f + f32(-0.25000821586819519)
-    p = p * f + f32(0.33333331705950226)
     z = f * f
+    # By pairs, for one multiplication more than in turn: a row of a class axis waits for its one logarithm.
+    first = (f32(-0.25000821586819519) * f + f32(0.33333331705950226)) + z * (
+        f32(-0.1662333654210293) * f + f32(0.20001227665477018)
+    )
+    rest = (f32(-0.13160362927101109) * f + f32(0.14201721380793252)) + z * (
+        f32(-0.076344750721243359) * f + f32(0.12761949084602589)
+    )
+    p = first + z * z * rest
     low = k * f32(1.42860682030941723e-6)
     return k * f32(0.693145751953125) + (f + ((z * f * p + low) - f32(0.5) * z))
 
@@ -246,6 +264,7 @@ def _log_unit(x, whole):
 
 overload(scalars.exp, jit_options=CONTRACT)(_by_width(_exp_f32, _exp_f64))
 overload(scalars.exp_nonpositive, jit_options=CONTRACT)(_by_width(_exp_nonpositive_f32, _exp_nonpositive_f64))
+overload(scalars.exp_difference, jit_options=CONTRACT)(_by_width(_exp_difference_f32, _exp_nonpositive_f64))
 overload(scalars.log, jit_options=CONTRACT)(_by_width(_log_f32, _log_f64))
 overload(scalars.log1p_unit, jit_options=CONTRACT)(_by_width(_log1p_unit_f32, _log1p_unit_f64))
 

@@ -22,7 +22,7 @@ from fastloss.cpu.along import TERMS_BLOCK
 from fastloss.cpu.exponentials import of_row
 from fastloss.cpu.instructions import vector_function
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
-from fastloss.losses.scalars import exp_nonpositive, log
+from fastloss.losses.scalars import exp_difference, log_unit
 
 # Entries of a piece: 32 KiB of float32, which the first cache holds while it is passed over twice.
 PIECE = 1 << 13
@@ -99,7 +99,7 @@ def tally(maths: RowMaths) -> Kernel:
                     of_c = T(0)
                     for j in range(begin, min(begin + TERMS_BLOCK, stop)):
                         z = load(x, base + j) - top
-                        p = exp_nonpositive(z) * inverse
+                        p = exp_difference(z) * inverse
                         w = load_or(weight, j, T(1))
                         v1, v2, v3 = terms(z, p, load_or(t, base + j, T(1)), w, j == label, zy, wy, numbers)
                         of_a += v1
@@ -143,7 +143,7 @@ def finish(maths: RowMaths) -> Kernel:
                 inverse = T(1) / energy
                 wy = load_or(weight, label, T(1)) if indexed else T(1)
                 sums = (T(rows[r, 3]), T(rows[r, 4]), T(rows[r, 5]))
-                value, coefs = close(top, log(energy), sums, zy, wy, numbers)
+                value, coefs = close(top, log_unit(energy, True), sums, zy, wy, numbers)
                 if s == 0:
                     store(values, r, value)
                     total += value
@@ -151,13 +151,13 @@ def finish(maths: RowMaths) -> Kernel:
                 start, stop = share(columns, s, pieces), share(columns, s + 1, pieces)
                 for j in range(start, stop):
                     z = load(x, base + j) - top
-                    p = exp_nonpositive(z) * inverse
+                    p = exp_difference(z) * inverse
                     w = load_or(weight, j, T(1))
                     slopes, curvature = entry(z, p, load_or(t, base + j, T(1)), w, False, coefs, numbers)
                     store_each(grads, base + j, slopes, g)
                     store(second, base + j, g * curvature)
                 if indexed and start <= label and label < stop:
-                    slopes, curvature = entry(zy, exp_nonpositive(zy) * inverse, T(0), wy, True, coefs, numbers)
+                    slopes, curvature = entry(zy, exp_difference(zy) * inverse, T(0), wy, True, coefs, numbers)
                     store_each(grads, base + label, slopes, g)
                     store(second, base + label, g * curvature)
             put(board, 1, k, total)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -16,16 +17,17 @@ from fastloss.cpu.instructions import WIDE_VECTORS
 # Rows and columns of the blocks that are transposed in registers. With 16 of them each a row of 8 fits: cross_entropy
 # and softmax of 6400x10 on AVX2, in ns for an entry: 2.2 and 2.7 with blocks of 16, 1.9 and 2.1 with blocks of 8.
 BLOCK = 16 if WIDE_VECTORS else 8
+HALF = BLOCK // 2
 
 
 def _transpose(builder: Any, rows: list[Any]) -> list[Any]:
-    """Transpose a square of vectors by log2(n) rounds of pairwise exchanges."""
-    n = len(rows)
+    """Transpose a square of vectors by log2(n) rounds of pairwise exchanges; of fewer vectors, squares side by side."""
+    n = rows[0].type.count
     lane = ir.VectorType(ir.IntType(32), n)
     step = 1
-    while step < n:
+    while step < len(rows):
         exchanged = list(rows)
-        for i in range(n):
+        for i in range(len(rows)):
             if i & step:
                 continue
             low = [n + k - step if k & step else k for k in range(n)]
@@ -47,94 +49,123 @@ def _mask(builder: Any, count: Any, n: int) -> Any:
     return builder.icmp_signed("<", ir.Constant(lane, list(range(n))), spread)
 
 
-def _masked(builder: Any, operation: str, vector: Any, pointer: Any, mask: Any, value: Any = None) -> Any:
-    """Emit llvm.masked.load or llvm.masked.store."""
+def _masked_load(builder: Any, vector: Any, pointer: Any, mask: Any) -> Any:
+    """Emit llvm.masked.load."""
     i32 = ir.IntType(32)
     element = {"float": "f32", "double": "f64"}.get(str(vector.element), str(vector.element))
-    name = f"llvm.masked.{operation}.v{vector.count}{element}.p0"
-    align = i32(int(element[1:]) // 8)
-    if operation == "load":
-        signature = ir.FunctionType(vector, [vector.as_pointer(), i32, mask.type, vector])
-        args = [pointer, align, mask, ir.Constant(vector, ir.Undefined)]
-    else:
-        signature = ir.FunctionType(ir.VoidType(), [vector, vector.as_pointer(), i32, mask.type])
-        args = [value, pointer, align, mask]
+    name = f"llvm.masked.load.v{vector.count}{element}.p0"
+    signature = ir.FunctionType(vector, [vector.as_pointer(), i32, mask.type, vector])
     function = builder.module.globals.get(name) or ir.Function(builder.module, signature, name)
-    return builder.call(function, args)
+    return builder.call(function, [pointer, i32(int(element[1:]) // 8), mask, ir.Constant(vector, ir.Undefined)])
 
 
 # Rows are read and written in whole blocks, though the last block of a row reaches into the rows after it: what it
-# reads there is not used, and what it writes there is written over by those rows' own blocks. Only where it would reach
-# beyond the tile, perhaps into another thread's rows, it is masked: masked stores are slow on CPUs without AVX-512.
-# multi_margin_loss of 6400x10 on one, in ns for an entry: 1.7 with masks everywhere, 1.0 without.
+# reads there is not used, and what it writes there is written over by those rows' own blocks. Where it would reach
+# beyond the tile, perhaps into another thread's rows, or the next operands where an output is an input, it is masked to
+# read, and rows are written by way of a buffer: masked stores are slow on CPUs without AVX-512. multi_margin_loss of
+# 6400x10 on one, in ns for an entry: 1.7 with masks everywhere, 1.0 without.
+#
+# What whole blocks leave of a row, up to half a block, is read and written by half blocks. With them and without masked
+# stores, cross_entropy of 524288x10 takes 0.9 of the time.
 
 
 def _read_block(source, start, stride, columns, tile, place, lanes):
     """Transpose BLOCK rows, `stride` apart, into the tile: so many columns, or with ``()`` BLOCK."""
 
 
-def _write_block(tile, place, lanes, columns, target, start, stride):
-    """Transpose BLOCK columns of the tile back into rows, so many of each or with ``()`` all."""
+def _read_half(source, start, stride, columns, tile, place, lanes):
+    """Do the same for HALF columns."""
 
 
-@emits(_read_block)
-def _emit_read_block(source, start, stride, columns, tile, place, lanes):
-    def emit(context, builder, kinds, args):
-        origin = pointer_to(context, builder, source, args[0], args[1])
-        goal = pointer_to(context, builder, tile, args[4], args[5])
-        vector, real = ir.VectorType(context.get_data_type(source.dtype), BLOCK), context.get_data_type(tile.dtype)
-        mask = None if is_absent(columns) else _mask(builder, args[3], BLOCK)
-        rows = []
-        for r in range(BLOCK):
-            pointer = builder.gep(origin, [builder.mul(args[2], args[2].type(r))])
-            pointer = builder.bitcast(pointer, vector.as_pointer())
-            if mask is not None:
-                row = _masked(builder, "load", vector, pointer, mask)
-            else:
-                row = builder.load(pointer, align=source.dtype.bitwidth // 8)
-            rows.append(as_real(builder, source.dtype, row, real))
-        for c, column in enumerate(_transpose(builder, rows)):
-            pointer = builder.gep(goal, [builder.mul(args[6], args[6].type(c))])
-            stored = builder.store(column, builder.bitcast(pointer, column.type.as_pointer()))
-            stored.align = tile.dtype.bitwidth // 8
-
-    return types.none, emit
+def _write_block(tile, place, lanes, target, start, stride):
+    """Transpose BLOCK columns of the tile back into rows."""
 
 
-@emits(_write_block)
-def _emit_write_block(tile, place, lanes, columns, target, start, stride):
-    def emit(context, builder, kinds, args):
-        origin = pointer_to(context, builder, tile, args[0], args[1])
-        goal = pointer_to(context, builder, target, args[4], args[5])
-        wide, vector = (ir.VectorType(context.get_data_type(kind.dtype), BLOCK) for kind in (tile, target))
-        mask = None if is_absent(columns) else _mask(builder, args[3], BLOCK)
-        rows = []
-        for c in range(BLOCK):
-            pointer = builder.gep(origin, [builder.mul(args[2], args[2].type(c))])
-            row = builder.load(builder.bitcast(pointer, wide.as_pointer()))
-            row.align = tile.dtype.bitwidth // 8
-            rows.append(row)
-        for r, row in enumerate(_transpose(builder, rows)):
-            pointer = builder.gep(goal, [builder.mul(args[6], args[6].type(r))])
-            pointer = builder.bitcast(pointer, vector.as_pointer())
-            row = as_elements(context, builder, target, row)
-            if mask is not None:
-                _masked(builder, "store", vector, pointer, mask, row)
-            else:
-                builder.store(row, pointer, align=target.dtype.bitwidth // 8)
+def _write_half(tile, place, lanes, target, start, stride):
+    """Do the same for HALF columns."""
 
-    return types.none, emit
+
+def _reader(width: int) -> Callable[..., Any]:
+    def resolve(source, start, stride, columns, tile, place, lanes):
+        def emit(context, builder, kinds, args):
+            origin = pointer_to(context, builder, source, args[0], args[1])
+            goal = pointer_to(context, builder, tile, args[4], args[5])
+            vector, real = ir.VectorType(context.get_data_type(source.dtype), width), context.get_data_type(tile.dtype)
+            mask = None if is_absent(columns) else _mask(builder, args[3], width)
+            rows = []
+            for r in range(BLOCK):
+                pointer = builder.gep(origin, [builder.mul(args[2], args[2].type(r))])
+                pointer = builder.bitcast(pointer, vector.as_pointer())
+                if mask is not None:
+                    rows.append(_masked_load(builder, vector, pointer, mask))
+                else:
+                    rows.append(builder.load(pointer, align=source.dtype.bitwidth // 8))
+            if width < BLOCK:  # two squares side by side
+                both = ir.Constant(ir.VectorType(ir.IntType(32), BLOCK), list(range(BLOCK)))
+                rows = [builder.shuffle_vector(rows[r], rows[r + width], both) for r in range(width)]
+            rows = [as_real(builder, source.dtype, row, real) for row in rows]
+            for c, column in enumerate(_transpose(builder, rows)):
+                pointer = builder.gep(goal, [builder.mul(args[6], args[6].type(c))])
+                stored = builder.store(column, builder.bitcast(pointer, column.type.as_pointer()))
+                stored.align = tile.dtype.bitwidth // 8
+
+        return types.none, emit
+
+    return resolve
+
+
+def _writer(width: int) -> Callable[..., Any]:
+    def resolve(tile, place, lanes, target, start, stride):
+        def emit(context, builder, kinds, args):
+            origin = pointer_to(context, builder, tile, args[0], args[1])
+            goal = pointer_to(context, builder, target, args[3], args[4])
+            wide = ir.VectorType(context.get_data_type(tile.dtype), BLOCK)
+            vector = ir.VectorType(context.get_data_type(target.dtype), width)
+            columns = []
+            for c in range(width):
+                pointer = builder.gep(origin, [builder.mul(args[2], args[2].type(c))])
+                columns.append(builder.load(builder.bitcast(pointer, wide.as_pointer())))
+                columns[-1].align = tile.dtype.bitwidth // 8
+            rows = [as_elements(context, builder, target, row) for row in _transpose(builder, columns)]
+            for r in range(BLOCK):
+                first = r // width * width
+                places = ir.Constant(ir.VectorType(ir.IntType(32), width), list(range(first, first + width)))
+                row = builder.shuffle_vector(rows[r % width], rows[r % width], places) if width < BLOCK else rows[r]
+                pointer = builder.gep(goal, [builder.mul(args[5], args[5].type(r))])
+                builder.store(row, builder.bitcast(pointer, vector.as_pointer()), align=target.dtype.bitwidth // 8)
+
+        return types.none, emit
+
+    return resolve
+
+
+emits(_read_block)(_reader(BLOCK))
+emits(_read_half)(_reader(HALF))
+emits(_write_block)(_writer(BLOCK))
+emits(_write_half)(_writer(HALF))
+
+
+@kernel_part(forceinline=True)
+def _in_whole_blocks(columns):
+    """Return how many columns whole blocks handle; half a block handles what is left."""
+    left = columns % BLOCK
+    return columns - left if left <= HALF else columns
 
 
 @kernel_part()
 def _read_contiguous_rows(source, row, n, columns, inner, tile, lanes):
     whole = n // BLOCK * BLOCK
+    wide = _in_whole_blocks(columns)
     for l in range(0, whole, BLOCK):
-        for j in range(0, columns, BLOCK):
-            if (n - l - BLOCK) * columns >= BLOCK:
-                _read_block(source, (row + l) * columns + j, columns, (), tile, j * lanes + l, lanes)
-            else:
-                _read_block(source, (row + l) * columns + j, columns, columns - j, tile, j * lanes + l, lanes)
+        start = (row + l) * columns
+        if (n - l - BLOCK) * columns >= BLOCK:
+            for j in range(0, wide, BLOCK):
+                _read_block(source, start + j, columns, (), tile, j * lanes + l, lanes)
+            if wide < columns:
+                _read_half(source, start + wide, columns, (), tile, wide * lanes + l, lanes)
+        else:
+            for j in range(0, columns, BLOCK):
+                _read_block(source, start + j, columns, columns - j, tile, j * lanes + l, lanes)
     for l in range(whole, n):
         for j in range(columns):
             store(tile, j * lanes + l, load(source, (row + l) * columns + j))
@@ -153,23 +184,30 @@ def _read_strided_rows(source, row, n, columns, inner, tile, lanes):
         done += run
 
 
-@kernel_part()
-def _write_contiguous_rows(tile, place, target, row, n, columns, inner, lanes):
-    whole = n // BLOCK * BLOCK
-    for l in range(0, whole, BLOCK):
-        for j in range((columns - 1) // BLOCK * BLOCK, -1, -BLOCK):  # backwards: the first block of a row comes last
-            goal = (row + l) * columns + j
-            if (n - l - BLOCK) * columns >= BLOCK:
-                _write_block(tile, place + j * lanes + l, lanes, (), target, goal, columns)
-            else:
-                _write_block(tile, place + j * lanes + l, lanes, columns - j, target, goal, columns)
-    for l in range(whole, n):
-        for j in range(columns):
-            store(target, (row + l) * columns + j, load(tile, place + j * lanes + l))
+@kernel_part(forceinline=True)
+def _write_block_of_rows(tile, place, lanes, target, start, columns):
+    """Transpose BLOCK rows of the tile back; more is written after them."""
+    wide = _in_whole_blocks(columns)
+    if wide < columns:
+        _write_half(tile, place + wide * lanes, lanes, target, start + wide, columns)
+    for j in range((wide - 1) // BLOCK * BLOCK, -1, -BLOCK):  # backwards: the first block of a row comes last
+        _write_block(tile, place + j * lanes, lanes, target, start + j, columns)
 
 
 @kernel_part()
-def _write_strided_rows(tile, place, target, row, n, columns, inner, lanes):
+def _write_contiguous_rows(tile, place, target, row, n, columns, inner, lanes, free):
+    for l in range(0, n, BLOCK):
+        start = (row + l) * columns
+        if (n - l - BLOCK) * columns >= BLOCK:
+            _write_block_of_rows(tile, place + l, lanes, target, start, columns)
+        else:
+            _write_block_of_rows(tile, place + l, lanes, free, 0, columns)
+            for j in range(min(BLOCK, n - l) * columns):
+                store(target, start + j, load(free, j))
+
+
+@kernel_part()
+def _write_strided_rows(tile, place, target, row, n, columns, inner, lanes, free):
     done = 0
     while done < n:
         outer, i = divmod(row + done, inner)
@@ -189,11 +227,14 @@ def read_strided(source, row, n, columns, inner, tile, lanes):
     """Do the same for an (outer, columns, inner) array, whose rows are counted over (outer, inner)."""
 
 
-def write_rows(tile, place, target, row, n, columns, inner, lanes):
-    """Copy the tile that starts at `place` to rows row ... row + n of `target`; nothing when that is absent."""
+def write_rows(tile, place, target, row, n, columns, inner, lanes, free):
+    """Copy the tile that starts at `place` to rows row ... row + n of `target`; nothing when that is absent.
+
+    `free` is a buffer as large as the tile.
+    """
 
 
-def write_strided(tile, place, target, row, n, columns, inner, lanes):
+def write_strided(tile, place, target, row, n, columns, inner, lanes, free):
     """Do the same for an (outer, columns, inner) array."""
 
 
@@ -201,7 +242,7 @@ def _read_nothing(source, row, n, columns, inner, tile, lanes):
     pass
 
 
-def _write_nothing(tile, place, target, row, n, columns, inner, lanes):
+def _write_nothing(tile, place, target, row, n, columns, inner, lanes, free):
     pass
 
 
@@ -216,10 +257,10 @@ def _read_strided(source, row, n, columns, inner, tile, lanes):
 
 
 @overload(write_rows, jit_options=LEAN)
-def _write_rows(tile, place, target, row, n, columns, inner, lanes):
+def _write_rows(tile, place, target, row, n, columns, inner, lanes, free):
     return _write_nothing if is_absent(target) else _write_contiguous_rows
 
 
 @overload(write_strided, jit_options=LEAN)
-def _write_strided(tile, place, target, row, n, columns, inner, lanes):
+def _write_strided(tile, place, target, row, n, columns, inner, lanes, free):
     return _write_nothing if is_absent(target) else _write_strided_rows

@@ -14,6 +14,7 @@ from fastloss.losses import scalars
 
 @overload(scalars.exp)
 @overload(scalars.exp_nonpositive)
+@overload(scalars.exp_difference)
 def _exp(x):
     return lambda x: math.exp(x)
 

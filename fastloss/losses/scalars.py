@@ -1,9 +1,9 @@
 """Scalar helpers shared by all losses.
 
 Everything here is plain Python on one number and keeps the number's type, so that a float32 kernel stays in
-float32. ``exp``, ``exp_nonpositive``, ``log``, ``log_unit``, ``log1p_unit``, ``sqrt`` and ``power`` are the leaves: in
-plain Python they call :mod:`math` with IEEE results instead of exceptions; each backend replaces them (polynomials
-that vectorise on the CPU, libdevice on CUDA).
+float32. ``exp``, ``exp_nonpositive``, ``exp_difference``, ``log``, ``log_unit``, ``log1p_unit``, ``sqrt`` and
+``power`` are the leaves: in plain Python they call :mod:`math` with IEEE results instead of exceptions; each backend
+replaces them (polynomials that vectorise on the CPU, libdevice on CUDA).
 """
 
 import math
@@ -24,6 +24,11 @@ def exp_nonpositive(x):
     return math.exp(x)
 
 
+def exp_difference(x):
+    """Return what :func:`exp_nonpositive` does, no more accurate than a difference x is after its own rounding."""
+    return math.exp(x)
+
+
 def log(x):
     """Return the natural logarithm; log 0 is -inf and the log of a negative number is NaN."""
     if x > 0:
@@ -32,7 +37,10 @@ def log(x):
 
 
 def log_unit(x, whole):
-    """Return log x if `whole`, else log(1 - x), for x in [0, 1]; of 0 less than -100, of what lies outside anything."""
+    """Return log x if `whole`, for x in [0, 1e30], else log(1 - x), for x in [0, 1]; log 0 is less than -100.
+
+    Of what lies outside it may return any number.
+    """
     y = x if whole else -x
     return (math.log(x) if whole else math.log1p(y)) if y + (not whole) > 0 else -math.inf
 
