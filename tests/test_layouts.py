@@ -317,7 +317,7 @@ def test_every_length_of_inner_axes(shape, rng):
     assert_close(np.moveaxis(gradient, 1, -1).reshape(moved.shape), exact)
 
 
-@pytest.mark.parametrize("columns", [1, 2, 3, 4, 5, 7, 8, 9, 10, 12, 13, 15, 16, 17, 23, 31, 33, 47, 98, 99])
+@pytest.mark.parametrize("columns", [1, 2, 3, 4, 5, 7, 8, 9, 10, 12, 13, 15, 16, 17, 23, 24, 25, 31, 33, 47, 98, 99])
 @pytest.mark.parametrize("rows", [1, 7, 8, 9, 17, 129, 40_003])
 def test_rows_of_few_classes_stay_within_their_rows(rows, columns, rng):
     """They are moved in blocks that reach beyond a row; nothing may be left there, nor beyond the array."""

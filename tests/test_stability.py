@@ -81,7 +81,8 @@ def test_rows_without_a_softmax_are_nan(strange, classes, dtype):
     if strange != "all -inf":
         x[1, 1] = INF if strange == "+inf" else NAN
     value, gradient = both(fl.cross_entropy, x, np.array([0, 1, 2]))
-    for result in (value, gradient[:, 0], fl.softmax(x, dim=1)[:, 0], fl.log_softmax(x, dim=1)[:, 0]):
+    without_target = fl.cross_entropy(x, np.zeros_like(x), reduction="none")
+    for result in (value, without_target, gradient[:, 0], fl.softmax(x, dim=1)[:, 0], fl.log_softmax(x, dim=1)[:, 0]):
         np.testing.assert_array_equal(np.isnan(result), [False, True, False])
     assert np.isnan(gradient[1]).all()
     np.testing.assert_array_equal(gradient[0], both(fl.cross_entropy, x[:1], np.array([0]))[1][0])

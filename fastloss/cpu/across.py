@@ -30,7 +30,7 @@ from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 from fastloss.cpu.stack import LANES, lane_array, lane_arrays
 from fastloss.cpu.survey import survey
 from fastloss.cpu.tiles import read_rows, read_strided, write_rows, write_strided
-from fastloss.losses.scalars import exp_difference, log_unit
+from fastloss.losses.scalars import exp_difference, log_sum
 
 # Entries that the across loop keeps in each buffer: what it touches fits the L1 cache.
 TILE_ENTRIES = 4096
@@ -136,7 +136,7 @@ def across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
                         for l in range(n):
                             inverse[l] += _energy(z, j + l, top[l], energies)
                     for l in range(n):
-                        logsum[l] = log_unit(inverse[l], True)
+                        logsum[l] = log_sum(inverse[l])
                         inverse[l] = T(1) / inverse[l]
                 for l in range(n):
                     zy[l] = load(z, labels[l] * lanes + l) if indexed else T(0)
@@ -194,6 +194,7 @@ def across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
                 for l in range(n):
                     store(values, tile + l, top[l])
                     total += top[l]
+                # z has been used: the last rows of the tile go by way of it.
                 write_tile(outs, 0, d0, tile, n, columns, inner, lanes, z)
                 write_tile(outs, present(d0) * padded, d1, tile, n, columns, inner, lanes, z)
                 write_tile(outs, (present(d0) + present(d1)) * padded, d2, tile, n, columns, inner, lanes, z)

@@ -7,7 +7,7 @@ import numpy as np
 from fastloss._jit import FASTMATH, kernel_part
 from fastloss.cpu.access import LINE, fetch, fetch_to_write, load, store
 from fastloss.cpu.maxima import row_maximum
-from fastloss.losses.scalars import exp_difference
+from fastloss.losses.scalars import exp_difference, exp_nonpositive
 
 # Entries of a block. Its largest entry and its exponentials are found while it is in the first cache, so a long row is
 # read once; and it is summed in the row's own precision before it goes to a float64 sum, which in the loop itself would
@@ -79,12 +79,13 @@ def of_blocks(x, start, count, keep, energies, references, factors, operand, res
             total += _sum_of(x, start, burst, until, reference, keep, energies)
         references[begin // BLOCK] = reference
         factors[begin // BLOCK] = total
+    energy = 0.0
     if abs(top) == T(np.inf):
         top = row_maximum(x, start, start + count)
-    energy = 0.0
+        energy = np.nan
     for block in range((count + BLOCK - 1) // BLOCK):
         below = references[block] - top
-        factor = exp_difference(T(0) if below > T(0) else below)
+        factor = exp_nonpositive(T(0) if below > T(0) else below)
         energy += factors[block] * factor
         factors[block] = factor
     return top, T(energy)

@@ -8,8 +8,12 @@ from numba import types
 
 from fastloss.cpu.emission import emits
 
-# Whether vectors have 512 bits, and masks cost nothing.
-WIDE_VECTORS = bool(binding.get_host_cpu_features().get("avx512f"))
+_FEATURES = binding.get_host_cpu_features()
+
+# Whether vectors have 512 bits.
+WIDE_VECTORS = bool(_FEATURES.get("avx512f"))
+# Whether a product and a sum round once, as they do on all but x86 CPUs older than 2013.
+FUSED = bool(_FEATURES.get("fma", True))
 
 
 # What added to n rounds it to an integer whose biased exponent stands in the low bits: 1.5 * 2**(mantissa bits) + bias.
@@ -50,7 +54,7 @@ def split_exponent(x):
 
 
 def exponent_and_scale(x):
-    """Return (k, 2**-k) for the k of :func:`split_exponent`, of x in [0, 1e37]; of 0 that k is -127 or -1023."""
+    """Return (k, 2**-k) for the k of :func:`split_exponent`, of x in [0, 1e30]; of 0 that k is -127 or -1023."""
 
 
 @emits(vector_function)

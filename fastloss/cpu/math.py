@@ -4,8 +4,8 @@
 range reduction, a polynomial, and selects at the edges. They are compiled with ``contract`` alone: reassociation would
 merge the high and low parts of ln 2 and lose the accuracy they carry.
 
-Errors, over the full range, against float64 and extended precision (tests/test_math.py): below 1.5 ulp, but for
-log1p_unit and exp_difference, below 2.5, and for the latter what is lost with the low part of ln 2.
+Errors, over the full range, against float64 and extended precision (tests/test_math.py): below 1.5 ulp, but
+for log1p_unit, below 2.5, and exp_difference in float32, below 2.5 near 0 and 4e-7 of the result at -87.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numba import types
 from numba.extending import overload, register_jitable
 
 from fastloss._jit import LEAN
-from fastloss.cpu.instructions import ONE_F32, ONE_F64, exponent_and_scale, power_of_two, split_exponent
+from fastloss.cpu.instructions import FUSED, ONE_F32, ONE_F64, exponent_and_scale, power_of_two, split_exponent
 from fastloss.losses import scalars
 
 f32 = np.float32
@@ -82,10 +82,11 @@ def _exp_parts_f64(x):
 # chosen, not computed: contracted with what follows, a product that has yet to overflow would lose to infinity.
 # exp_nonpositive needs one factor, and is a third faster: below ln(2) (1/2 - 127), or (1/2 - 1023), that is exactly 0.
 #
-# exp_difference is what most of the time of a softmax goes to. For float32 it does two operations less, 7 to 10 %
-# of cross_entropy (AVX2, 10 to 128256 classes): without the low part of ln 2, since n 1.9e-9 is a twentieth of what the
-# rounding of x may have lost, and with a polynomial a degree lower, of relative error 1.05e-7. Entries of softmax stay
-# more accurate than torch's, which rounds their logarithms.
+# exp_difference is what most of the time of a softmax goes to. For float32 it does two operations less, 7 to 10 % of
+# cross_entropy (AVX2, 10 to 128256 classes): without the low part of ln 2, since n 1.9e-9 is at most an eighth of what
+# the rounding of x may have lost, and with a polynomial a degree lower, of relative error 1.05e-7. The gradient of
+# cross_entropy stays more accurate than torch's, which rounds the logarithms of probabilities. Without fused operations
+# the product with ln 2 would be rounded too, and lose ten times as much.
 
 
 @register_jitable(**CONTRACT)
@@ -140,8 +141,9 @@ def _exp_nonpositive_f64(x):
 # s = f / (2 + f): log(1 + f) = f - (f²/2 - s (f²/2 + s² P(s²))), the form of fdlibm's e_log.c; the polynomial in f
 # would have twenty terms. Neither loses anything near x = 1.
 #
-# log_unit has no edges to look at. What it gives of 0, where k is that of 2**-150 or 2**-1075, is less than any
-# logarithm. For log(1 - x), f = (2**-k - 1) - 2**-k x is rounded once, where a rounded 1 - x would have lost digits.
+# log_sum and log_unit have no edges to look at. What log_unit gives of 0, where k is that of 2**-150 or 2**-1075, is
+# less than any logarithm. For log(1 - x), f = (2**-k - 1) - 2**-k x is rounded once, where a rounded 1 - x would have
+# lost digits.
 
 
 @register_jitable(**CONTRACT)
@@ -151,6 +153,12 @@ def _log_f32(x):
     y = _log_parts_f32(k - f32(23.0) if tiny else k, m - f32(1.0))
     y = y if x < f32(np.inf) else x
     return y if x > f32(0.0) else (f32(-np.inf) if x == f32(0.0) else f32(np.nan))
+
+
+@register_jitable(**CONTRACT)
+def _log_sum_f32(x):
+    k, s = exponent_and_scale(x)
+    return _log_parts_f32(k, x * s - f32(1.0))
 
 
 @register_jitable(**CONTRACT)
@@ -187,6 +195,12 @@ def _log_f64(x):
     y = _log_parts_f64(k - 52.0 if tiny else k, m - 1.0)
     y = y if x < np.inf else x
     return y if x > 0.0 else (-np.inf if x == 0.0 else np.nan)
+
+
+@register_jitable(**CONTRACT)
+def _log_sum_f64(x):
+    k, s = exponent_and_scale(x)
+    return _log_parts_f64(k, x * s - 1.0)
 
 
 @register_jitable(**CONTRACT)
@@ -264,8 +278,11 @@ def _log_unit(x, whole):
 
 overload(scalars.exp, jit_options=CONTRACT)(_by_width(_exp_f32, _exp_f64))
 overload(scalars.exp_nonpositive, jit_options=CONTRACT)(_by_width(_exp_nonpositive_f32, _exp_nonpositive_f64))
-overload(scalars.exp_difference, jit_options=CONTRACT)(_by_width(_exp_difference_f32, _exp_nonpositive_f64))
+overload(scalars.exp_difference, jit_options=CONTRACT)(
+    _by_width(_exp_difference_f32 if FUSED else _exp_nonpositive_f32, _exp_nonpositive_f64)
+)
 overload(scalars.log, jit_options=CONTRACT)(_by_width(_log_f32, _log_f64))
+overload(scalars.log_sum, jit_options=CONTRACT)(_by_width(_log_sum_f32, _log_sum_f64))
 overload(scalars.log1p_unit, jit_options=CONTRACT)(_by_width(_log1p_unit_f32, _log1p_unit_f64))
 
 

@@ -26,11 +26,11 @@ from fastloss.cpu.gather import gather
 from fastloss.cpu.instructions import WIDE_VECTORS
 
 # Classes from which a row fills the lanes by itself. What a loop along the row leaves to scalar code costs more the
-# more there is to compute, and the wider the vectors are. cross_entropy, across against along: with AVX-512, in ns for
-# an entry in cache, 0.82 and 1.59 at 48 classes, 0.87 and 1.21 at 79, 0.90 and 0.88 at 100; with AVX2, time along
-# beside across for 2**22 entries on two threads, 1.04 at 40, 0.9 at 48, 1.1 at 55, 1.0 at 63, 0.76 at 64, 0.63 at 80,
-# and of symmetric_cross_entropy 1.05 at 48, 1.3 at 55, 1.15 at 63. multi_margin_loss, without exponentials, in ns for
-# an entry: 0.73 and 0.65 at 48 with AVX-512, 0.83 and 0.63 with AVX2.
+# more there is to compute, and the wider the vectors are. cross_entropy, with AVX-512 (loops of earlier on), across and
+# along in ns for an entry in cache: 0.82 and 1.59 at 48 classes, 0.87 and 1.21 at 79, 0.90 and 0.88 at 100; with AVX2,
+# time along beside across for 2**22 entries on two threads: 1.04 at 40, 0.9 at 48, 1.1 at 55, 1.0 at 63, 0.76 at 64,
+# 0.63 at 80, and of symmetric_cross_entropy 1.05 at 48, 1.3 at 55, 1.15 at 63. multi_margin_loss, without exponentials,
+# across and along in ns for an entry: 0.73 and 0.65 at 48 with AVX-512, 0.83 and 0.63 with AVX2.
 ALONG_FROM = 48
 SOFTMAX_ALONG_FROM = 100 if WIDE_VECTORS else 64
 

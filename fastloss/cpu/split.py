@@ -18,11 +18,11 @@ import numpy as np
 from fastloss._jit import Kernel
 from fastloss._spec import RowMaths
 from fastloss.cpu.access import cast, label_at, load, load_or, store, store_each
-from fastloss.cpu.along import TERMS_BLOCK
+from fastloss.cpu.along import TERMS_BLOCK, place_in
 from fastloss.cpu.exponentials import of_row
 from fastloss.cpu.instructions import vector_function
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
-from fastloss.losses.scalars import exp_difference, log_unit
+from fastloss.losses.scalars import exp_difference, log_sum
 
 # Entries of a piece: 32 KiB of float32, which the first cache holds while it is passed over twice.
 PIECE = 1 << 13
@@ -97,11 +97,15 @@ def tally(maths: RowMaths) -> Kernel:
                     of_a = T(0)
                     of_b = T(0)
                     of_c = T(0)
-                    for j in range(begin, min(begin + TERMS_BLOCK, stop)):
+                    end = min(begin + TERMS_BLOCK, stop)
+                    target = place_in(label, begin, end)
+                    for place in range(end - begin):
+                        j = begin + place
                         z = load(x, base + j) - top
                         p = exp_difference(z) * inverse
                         w = load_or(weight, j, T(1))
-                        v1, v2, v3 = terms(z, p, load_or(t, base + j, T(1)), w, j == label, zy, wy, numbers)
+                        hit = np.int32(place) == target
+                        v1, v2, v3 = terms(z, p, load_or(t, base + j, T(1)), w, hit, zy, wy, numbers)
                         of_a += v1
                         of_b += v2
                         of_c += v3
@@ -143,7 +147,7 @@ def finish(maths: RowMaths) -> Kernel:
                 inverse = T(1) / energy
                 wy = load_or(weight, label, T(1)) if indexed else T(1)
                 sums = (T(rows[r, 3]), T(rows[r, 4]), T(rows[r, 5]))
-                value, coefs = close(top, log_unit(energy, True), sums, zy, wy, numbers)
+                value, coefs = close(top, log_sum(energy), sums, zy, wy, numbers)
                 if s == 0:
                     store(values, r, value)
                     total += value

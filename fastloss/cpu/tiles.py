@@ -14,8 +14,9 @@ from fastloss.cpu.access import as_elements, as_real, load, store
 from fastloss.cpu.emission import emits, is_absent, pointer_to
 from fastloss.cpu.instructions import WIDE_VECTORS
 
-# Rows and columns of the blocks that are transposed in registers. With 16 of them each a row of 8 fits: cross_entropy
-# and softmax of 6400x10 on AVX2, in ns for an entry: 2.2 and 2.7 with blocks of 16, 1.9 and 2.1 with blocks of 8.
+# Rows and columns of the blocks that are transposed in registers. AVX2 has 16 of 8 floats, which hold 8 x 8,
+# AVX-512 32 of 16. cross_entropy and softmax of 6400x10 on AVX2, in ns for an entry: 2.2 and 2.7 with blocks of 16, 1.9
+# and 2.1 with blocks of 8 (before there were half blocks).
 BLOCK = 16 if WIDE_VECTORS else 8
 HALF = BLOCK // 2
 
@@ -66,7 +67,7 @@ def _masked_load(builder: Any, vector: Any, pointer: Any, mask: Any) -> Any:
 # 6400x10 on one, in ns for an entry: 1.7 with masks everywhere, 1.0 without.
 #
 # What whole blocks leave of a row, up to half a block, is read and written by half blocks. With them and without masked
-# stores, cross_entropy of 524288x10 takes 0.9 of the time.
+# stores, cross_entropy of 524288x10 takes 0.9 of the time on AVX2.
 
 
 def _read_block(source, start, stride, columns, tile, place, lanes):
@@ -152,13 +153,19 @@ def _in_whole_blocks(columns):
     return columns - left if left <= HALF else columns
 
 
+@kernel_part(forceinline=True)
+def _stays_within(rows, columns):
+    """Return whether the last block of BLOCK rows ends before the last of `rows` rows does."""
+    return (rows - BLOCK) * columns >= -columns % HALF
+
+
 @kernel_part()
 def _read_contiguous_rows(source, row, n, columns, inner, tile, lanes):
     whole = n // BLOCK * BLOCK
     wide = _in_whole_blocks(columns)
     for l in range(0, whole, BLOCK):
         start = (row + l) * columns
-        if (n - l - BLOCK) * columns >= BLOCK:
+        if _stays_within(n - l, columns):
             for j in range(0, wide, BLOCK):
                 _read_block(source, start + j, columns, (), tile, j * lanes + l, lanes)
             if wide < columns:
@@ -186,11 +193,14 @@ def _read_strided_rows(source, row, n, columns, inner, tile, lanes):
 
 @kernel_part(forceinline=True)
 def _write_block_of_rows(tile, place, lanes, target, start, columns):
-    """Transpose BLOCK rows of the tile back; more is written after them."""
+    """Transpose BLOCK rows of the tile back, and less than HALF entries beyond: what follows is written later, or free.
+
+    Rows go in order, and from the back of a row to its front, so that each writes over what the one before has left.
+    """
     wide = _in_whole_blocks(columns)
     if wide < columns:
         _write_half(tile, place + wide * lanes, lanes, target, start + wide, columns)
-    for j in range((wide - 1) // BLOCK * BLOCK, -1, -BLOCK):  # backwards: the first block of a row comes last
+    for j in range((wide - 1) // BLOCK * BLOCK, -1, -BLOCK):
         _write_block(tile, place + j * lanes, lanes, target, start + j, columns)
 
 
@@ -198,7 +208,7 @@ def _write_block_of_rows(tile, place, lanes, target, start, columns):
 def _write_contiguous_rows(tile, place, target, row, n, columns, inner, lanes, free):
     for l in range(0, n, BLOCK):
         start = (row + l) * columns
-        if (n - l - BLOCK) * columns >= BLOCK:
+        if _stays_within(n - l, columns):
             _write_block_of_rows(tile, place + l, lanes, target, start, columns)
         else:
             _write_block_of_rows(tile, place + l, lanes, free, 0, columns)
@@ -230,7 +240,7 @@ def read_strided(source, row, n, columns, inner, tile, lanes):
 def write_rows(tile, place, target, row, n, columns, inner, lanes, free):
     """Copy the tile that starts at `place` to rows row ... row + n of `target`; nothing when that is absent.
 
-    `free` is a buffer as large as the tile.
+    `free` is another buffer as large, which is written over.
     """
 
 

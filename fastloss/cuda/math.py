@@ -20,6 +20,7 @@ def _exp(x):
 
 
 @overload(scalars.log)
+@overload(scalars.log_sum)
 def _log(x):
     return lambda x: math.log(x)
 

@@ -1,9 +1,9 @@
 """Scalar helpers shared by all losses.
 
 Everything here is plain Python on one number and keeps the number's type, so that a float32 kernel stays in
-float32. ``exp``, ``exp_nonpositive``, ``exp_difference``, ``log``, ``log_unit``, ``log1p_unit``, ``sqrt`` and
-``power`` are the leaves: in plain Python they call :mod:`math` with IEEE results instead of exceptions; each backend
-replaces them (polynomials that vectorise on the CPU, libdevice on CUDA).
+float32. ``exp``, ``exp_nonpositive``, ``exp_difference``, ``log``, ``log_sum``, ``log_unit``, ``log1p_unit``,
+``sqrt`` and ``power`` are the leaves: in plain Python they call :mod:`math` with IEEE results instead of exceptions;
+each backend replaces them (polynomials that vectorise on the CPU, libdevice on CUDA).
 """
 
 import math
@@ -25,7 +25,7 @@ def exp_nonpositive(x):
 
 
 def exp_difference(x):
-    """Return what :func:`exp_nonpositive` does, no more accurate than a difference x is after its own rounding."""
+    """Return e**x for x <= 0, a rounded difference: the error may be a part of what half an ulp of x makes."""
     return math.exp(x)
 
 
@@ -36,11 +36,13 @@ def log(x):
     return -math.inf if x == 0 else math.nan
 
 
-def log_unit(x, whole):
-    """Return log x if `whole`, for x in [0, 1e30], else log(1 - x), for x in [0, 1]; log 0 is less than -100.
+def log_sum(x):
+    """Return log x for a sum of exponentials, from 1 to 1e30; NaN of NaN."""
+    return math.log(x)
 
-    Of what lies outside it may return any number.
-    """
+
+def log_unit(x, whole):
+    """Return log x if `whole`, else log(1 - x), for x in [0, 1]; of 0 less than -100, of what lies outside anything."""
     y = x if whole else -x
     return (math.log(x) if whole else math.log1p(y)) if y + (not whole) > 0 else -math.inf
 
