@@ -131,7 +131,7 @@ def _writer(width: int) -> Callable[..., Any]:
             for r in range(BLOCK):
                 first = r // width * width
                 places = ir.Constant(ir.VectorType(ir.IntType(32), width), list(range(first, first + width)))
-                row = builder.shuffle_vector(rows[r % width], rows[r % width], places) if width < BLOCK else rows[r]
+                row = builder.shuffle_vector(rows[r % width], rows[r % width], places)
                 pointer = builder.gep(goal, [builder.mul(args[5], args[5].type(r))])
                 builder.store(row, builder.bitcast(pointer, vector.as_pointer()), align=target.dtype.bitwidth // 8)
 
@@ -155,7 +155,7 @@ def _in_whole_blocks(columns):
 
 @kernel_part(forceinline=True)
 def _stays_within(rows, columns):
-    """Return whether the last block of BLOCK rows ends before the last of `rows` rows does."""
+    """Return whether what blocks cover of the first BLOCK rows, and reach beyond them, lies within so many `rows`."""
     return (rows - BLOCK) * columns >= -columns % HALF
 
 
