@@ -24,7 +24,7 @@ from fastloss.cpu.access import (
     store,
     unpack,
 )
-from fastloss.cpu.instructions import vector_function
+from fastloss.cpu.instructions import interleaved, vector_function
 from fastloss.cpu.maxima import column_maxima
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 from fastloss.cpu.stack import LANES, lane_array, lane_arrays
@@ -132,6 +132,7 @@ def across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
                         for l in range(n):
                             first = _energy(z, j + l, top[l], energies)
                             inverse[l] += first + _energy(z, half + j + l, top[l], energies)
+                    interleaved(4)
                     for j in range(2 * half, columns * lanes, lanes):
                         for l in range(n):
                             inverse[l] += _energy(z, j + l, top[l], energies)

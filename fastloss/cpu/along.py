@@ -11,7 +11,7 @@ from fastloss._jit import kernel_part
 from fastloss._spec import RowMaths
 from fastloss.cpu.access import cast, label_at, load, load_or, present, store, store_each
 from fastloss.cpu.exponentials import BLOCK, of_blocks, of_row, of_two_rows
-from fastloss.cpu.instructions import isolated_function, vector_function
+from fastloss.cpu.instructions import vector_function
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 from fastloss.cpu.survey import survey
 from fastloss.losses.scalars import exp_difference, log_sum
@@ -49,16 +49,15 @@ def _scale_at(j, inverse, factors, relative):
 
 
 def along(maths: RowMaths, long: bool) -> Callable[..., Any]:
-    """Return the loop for a contiguous class axis; for `long` rows block by block, with 512-bit vectors."""
+    """Return the loop for a contiguous class axis; for `long` rows block by block."""
     terms, has_terms = maths.terms, maths.terms is not None
     finish, entry, softmax, indexed = maths.finish, maths.entry, maths.softmax, maths.indexed
-    mark = vector_function if long else isolated_function
 
     def kernel(
         x, t, y, weight, upstream, values, d0, d1, d2, second,
         params, scale, divisor, count, columns, inner, ignore, check, clear, board, lead,
     ):  # fmt: skip
-        mark()
+        vector_function()
         like = load(x, 0)
         T = type(like)
         numbers = cast(params, like)

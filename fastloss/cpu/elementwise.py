@@ -13,7 +13,7 @@ from numba.extending import overload
 from fastloss._jit import LEAN, Kernel, kernel_part
 from fastloss.cpu.access import cast, load, load_or, part, present, store, store_each
 from fastloss.cpu.emission import is_absent
-from fastloss.cpu.instructions import vector_function
+from fastloss.cpu.instructions import interleaved, separate_arrays, vector_function, wide_vectors
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 from fastloss.cpu.stack import TILE, tile_array
 
@@ -86,6 +86,7 @@ def _tile_of(point: Callable[..., Any], arity: int) -> Callable[..., Any]:
 
     @kernel_part()
     def compute(a, b, c, weight, upstream, tile, values, grads, second, numbers, factor, first, count):
+        separate_arrays()
         T = type(factor)
         for j in range(count):
             i = first + j
@@ -96,6 +97,7 @@ def _tile_of(point: Callable[..., Any], arity: int) -> Callable[..., Any]:
             store(values, i, w * value)
             store_each(grads, i, slopes, g)
             store(second, i, g * curvature)
+        interleaved(4)
 
     return compute
 
@@ -103,6 +105,7 @@ def _tile_of(point: Callable[..., Any], arity: int) -> Callable[..., Any]:
 @kernel_part()
 def _are_hard(targets, first, count, like):
     """Return whether all targets are 0 or 1."""
+    wide_vectors()
     hard = True
     for i in range(first, first + count):
         t = load_or(targets, i, like)

@@ -6,6 +6,7 @@ import numpy as np
 
 from fastloss._jit import FASTMATH, kernel_part
 from fastloss.cpu.access import LINE, fetch, fetch_to_write, load, store
+from fastloss.cpu.instructions import wide_vectors
 from fastloss.cpu.maxima import row_maximum
 from fastloss.losses.scalars import exp_difference, exp_nonpositive
 
@@ -34,6 +35,7 @@ def of_row(x, start, count, keep, energies):
 @kernel_part(fastmath=FASTMATH, forceinline=True)
 def of_two_rows(x, start, count, keep, energies):
     """Return what :func:`of_row` does of each of two rows that follow each other, of BLOCK entries at most."""
+    wide_vectors()
     other = start + count
     T = type(load(x, start))
     top = row_maximum(x, start, other)
@@ -93,6 +95,7 @@ def of_blocks(x, start, count, keep, energies, references, factors, operand, res
 
 @kernel_part(fastmath=FASTMATH, forceinline=True)
 def _sum_of(x, start, begin, end, reference, keep, energies):
+    wide_vectors()
     total = type(reference)(0)
     for j in range(begin, end):
         e = exp_difference(load(x, start + j) - reference)

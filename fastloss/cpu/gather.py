@@ -9,7 +9,7 @@ import numpy as np
 
 from fastloss._spec import RowMaths
 from fastloss.cpu.access import cast, label_at, load, load_or, store, store_each
-from fastloss.cpu.instructions import isolated_function
+from fastloss.cpu.instructions import vector_function
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 from fastloss.cpu.survey import survey
 
@@ -22,7 +22,7 @@ def gather(maths: RowMaths) -> Callable[..., Any]:
         x, t, y, weight, upstream, values, d0, d1, d2, second,
         params, scale, divisor, count, columns, inner, ignore, check, clear, board, lead,
     ):  # fmt: skip
-        isolated_function()
+        vector_function()
         like = load(x, 0)
         T = type(like)
         numbers = cast(params, like)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 from llvmlite import binding, ir
-from numba import types
+from numba import config, types
 
 from fastloss.cpu.emission import emits
 
-_FEATURES = binding.get_host_cpu_features()
-
-# Whether vectors have 512 bits.
-WIDE_VECTORS = bool(_FEATURES.get("avx512f"))
 # Whether a product and a sum round once, as they do on all but x86 CPUs older than 2013.
-FUSED = bool(_FEATURES.get("fma", True))
+_named: str | None = getattr(config, "CPU_FEATURES", None)
+FUSED = bool(binding.get_host_cpu_features().get("fma", True)) if _named is None else "+fma" in _named.split(",")
 
 
 # What added to n rounds it to an integer whose biased exponent stands in the low bits: 1.5 * 2**(mantissa bits) + bias.
 ONE_F32 = np.float32(12582912 + 127)
 ONE_F64 = 6755399441055744.0 + 1023
+
+# What arrays hold: numbers, or the bits of half types.
+ELEMENTS = (ir.FloatType(), ir.DoubleType(), ir.IntType(16))
 
 
 def vector_function() -> None:
@@ -29,16 +29,30 @@ def vector_function() -> None:
     """
 
 
+def wide_vectors() -> None:
+    """Mark the function that calls it: 512-bit vectors where the CPU has them.
+
+    What a kernel calls is vectorised before the kernel takes it in, so it wants a mark of its own.
+    """
+
+
+def interleaved(count) -> None:
+    """Compute so many vectors at a time in the loops above this call, in the function that calls it.
+
+    A loss is a chain of 20 to 60 operations, each of which waits for the one before. Where vectors follow one another,
+    a CPU has two or three of them in sight; in step, it has them all. LLVM does so by itself in loops that sum up, and
+    in short ones. In cache, time with 4 beside that with 1: binary_cross_entropy_with_logits 0.6 with AVX-512 and 0.75
+    with AVX2, sigmoid_focal_loss 0.8 and 0.8, poisson_nll_loss 0.6 and 0.65, binary_cross_entropy 1 and 0.9; with 2
+    1 to 1.3 times the time with 4; cross_entropy of 8 to 48 classes 0.92 to 0.98 and 0.92 to 1.04.
+    """
+
+
 def separate_arrays() -> None:
     """Mark the function that calls it: what its array arguments point to does not overlap where one is written.
 
     LLVM gives up on a loop with more than a handful of arrays to tell apart at run time. Vectors are those of
-    :func:`vector_function`: a function is vectorised before its caller takes it in.
+    :func:`wide_vectors`.
     """
-
-
-def isolated_function() -> None:
-    """Mark the function that calls it as never inlined, with vectors as wide as LLVM prefers."""
 
 
 def maximum(a, b):
@@ -67,22 +81,38 @@ def _vector_function():
     return types.none, emit
 
 
-@emits(separate_arrays)
-def _separate_arrays():
+@emits(wide_vectors)
+def _wide_vectors():
     def emit(context, builder, kinds, args):
-        for argument in builder.function.args:
-            kind = argument.type
-            if isinstance(kind, ir.PointerType) and isinstance(kind.pointee, ir.FloatType | ir.DoubleType):
-                argument.add_attribute("noalias")
         set.add(builder.function.attributes, '"prefer-vector-width"="512"')
 
     return types.none, emit
 
 
-@emits(isolated_function)
-def _isolated_function():
+@emits(interleaved)
+def _interleaved(count):
     def emit(context, builder, kinds, args):
-        set.add(builder.function.attributes, "noinline")
+        places = {block: k for k, block in enumerate(builder.function.blocks)}
+        for block, k in places.items():
+            end = block.terminator
+            targets = () if end is None else [to for to in end.operands if to in places]
+            if any(places[to] <= k for to in targets) and "llvm.loop" not in end.metadata:
+                hint = builder.module.add_metadata(["llvm.loop.interleave.count", ir.IntType(32)(args[0].constant)])
+                name = ir.MDValue(builder.module, [hint], str(len(builder.module.metadata)))
+                name.operands = (name, hint)  # a loop's name is the node that refers to itself
+                end.set_metadata("llvm.loop", name)
+
+    return types.none, emit
+
+
+@emits(separate_arrays)
+def _separate_arrays():
+    def emit(context, builder, kinds, args):
+        for argument in builder.function.args:
+            kind = argument.type
+            if isinstance(kind, ir.PointerType) and kind.pointee in ELEMENTS:
+                argument.add_attribute("noalias")
+        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
 
     return types.none, emit
 

@@ -23,23 +23,21 @@ from fastloss.cpu import split
 from fastloss.cpu.across import across
 from fastloss.cpu.along import along
 from fastloss.cpu.gather import gather
-from fastloss.cpu.instructions import WIDE_VECTORS
 
-# Classes from which a row fills the lanes by itself. What a loop along the row leaves to scalar code costs more the
-# more there is to compute, and the wider the vectors are. cross_entropy, with AVX-512 (loops of earlier on), across and
-# along in ns for an entry in cache: 0.82 and 1.59 at 48 classes, 0.87 and 1.21 at 79, 0.90 and 0.88 at 100; with AVX2,
-# time along beside across for 2**22 entries on two threads: 1.04 at 40, 0.9 at 48, 1.1 at 55, 1.0 at 63, 0.76 at 64,
-# 0.63 at 80, and of symmetric_cross_entropy 1.05 at 48, 1.3 at 55, 1.15 at 63. multi_margin_loss, without exponentials,
-# across and along in ns for an entry: 0.73 and 0.65 at 48 with AVX-512, 0.83 and 0.63 with AVX2.
+# Classes from which a row fills the lanes by itself. What a loop along the row leaves to narrower vectors and to scalar
+# code costs more the more there is to compute. cross_entropy of 2**22 entries on two threads, time along beside across:
+# with AVX2 1.04 at 40 classes, 0.9 at 48, 1.1 at 55, 1.0 at 63, 0.76 at 64, 0.63 at 80; with AVX-512 1.3 at 32, 1.1 at
+# 48, 0.8 at 64, 0.6 at 80, 0.7 at 100. symmetric_cross_entropy, AVX2: 1.05 at 48, 1.3 at 55, 1.15 at 63.
+# multi_margin_loss, without exponentials, across and along in ns for an entry: 0.73 and 0.65 at 48 with AVX-512, 0.83
+# and 0.63 with AVX2.
 ALONG_FROM = 48
-SOFTMAX_ALONG_FROM = 100 if WIDE_VECTORS else 64
+SOFTMAX_ALONG_FROM = 64
 
-# Classes from which the loop for long rows wins: it takes 512-bit vectors, of which LLVM's loop handles four at a time
-# and leaves up to 63 entries to a scalar loop, and it asks the caches for what comes next, in bursts. 256 against 512
-# bits, in copies: 1.6 and 2.1 at 100 classes, 1.4 and 1.1 at 200, 1.05 and 0.86 at 1000. With AVX2, cross_entropy on
-# two threads, share of a copy, along against long: 54 and 37 % at 100 classes, 58 and 53 at 200, 63 and 59 at 320, 58
-# and 65 at 500, 57 and 72 at 1000, 59 and 72 at 32000.
-LONG_FROM = 160 if WIDE_VECTORS else 400
+# Classes from which the loop for long rows wins, which asks the caches for what comes next, in bursts. cross_entropy on
+# two threads, share of a copy, along against long, with AVX2: 54 and 37 % at 100 classes, 58 and 53 at 200, 63 and 59
+# at 320, 58 and 65 at 500, 57 and 72 at 1000, 59 and 72 at 32000. With AVX-512, in ns for an entry: 0.81 and 1.13 at
+# 160 classes, 0.67 and 0.80 at 256, 0.80 and 0.89 at 300, 0.71 and 0.59 at 400, 0.78 and 0.72 at 500.
+LONG_FROM = 400
 
 
 @functools.cache

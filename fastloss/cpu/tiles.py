@@ -12,12 +12,12 @@ from numba.extending import overload
 from fastloss._jit import LEAN, kernel_part
 from fastloss.cpu.access import as_elements, as_real, load, store
 from fastloss.cpu.emission import emits, is_absent, pointer_to
-from fastloss.cpu.instructions import WIDE_VECTORS
 
-# Rows and columns of the blocks that are transposed in registers. AVX2 has 16 of 8 floats, which hold 8 x 8,
-# AVX-512 32 of 16. cross_entropy and softmax of 6400x10 on AVX2, in ns for an entry: 2.2 and 2.7 with blocks of 16, 1.9
-# and 2.1 with blocks of 8 (before there were half blocks).
-BLOCK = 16 if WIDE_VECTORS else 8
+# Rows and columns of the blocks that are transposed in registers. AVX2 has 16 of 8 floats, which hold 8 x 8.
+# cross_entropy and softmax of 6400x10 on AVX2, in ns for an entry: 2.2 and 2.7 with blocks of 16, 1.9 and 2.1 with
+# blocks of 8 (before there were half blocks). AVX-512 has 32 of 16: blocks of 16 took 0.93 to 1.1 of the time of blocks
+# of 8 at 2 to 48 classes.
+BLOCK = 8
 HALF = BLOCK // 2
 
 

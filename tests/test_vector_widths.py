@@ -1,0 +1,97 @@
+"""Loops are compiled to 512-bit vectors for CPUs that have them: shown by compiling for one, whatever this CPU is."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="vectors of x86")
+
+FEATURES = "avx,avx2,avx512f,avx512bw,avx512cd,avx512dq,avx512vl,bmi,bmi2,cx16,f16c,fma,lzcnt,movbe,popcnt,sse4.2"
+
+# Compiles every kernel that is called and calls none: this CPU may lack the instructions.
+COMPILE = """
+import json, re
+import numpy as np
+import fastloss
+from fastloss import _jit
+
+found = {}
+
+class Compiled:
+    def __init__(self, dispatcher):
+        self.dispatcher, self.overloads = dispatcher, {}
+
+    def typeof_pyval(self, value):
+        return self.dispatcher.typeof_pyval(value)
+
+    def __call__(self, *args):
+        signature = tuple(self.dispatcher.typeof_pyval(a) for a in args)
+        self.dispatcher.compile(signature)
+        name = self.dispatcher.__name__.rsplit("_", 1)[0]
+        lines = self.dispatcher.inspect_asm(signature).splitlines()
+        sums = [line for line in lines if re.search(r"\\tv(fn?m(add|sub)\\d+|mul|add|sub)ps", line)]
+        widths = [re.search("%([xyz]mm)", line)[1] for line in sums]
+        found[name] = {width: widths.count(width) for width in ("ymm", "zmm")}
+        return (-1, 0.0) if hasattr(self.dispatcher.overloads[signature].signature.return_type, "types") else 0.0
+
+made = _jit.Kernel.__init__
+
+def make(self, name, body):
+    made(self, name, body)
+    self.compiled = Compiled(self.compiled)
+
+_jit.Kernel.__init__ = make
+rows = lambda classes: (np.zeros((20, classes), np.float32), np.zeros(20, np.int64))
+pair = np.full(700, 0.5, np.float32), np.zeros(700, np.float32)
+for call, args in [
+    (fastloss.mse_loss, pair),
+    (fastloss.binary_cross_entropy, pair),
+    (fastloss.binary_cross_entropy_with_logits, pair),
+    (fastloss.cross_entropy, rows(10)),
+    (fastloss.cross_entropy, rows(100)),
+    (fastloss.cross_entropy, rows(1000)),
+    (fastloss.cosine_similarity, (rows(100)[0], rows(100)[0])),
+]:
+    fastloss.value_and_grad(call)(*args, **({"grad_output": rows(100)[0][:, 0]} if "cosine" in call.__name__ else {}))
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def counts(tmp_path_factory):
+    """Return how many multiplications and additions of 256 and 512 bits each kernel has."""
+    environment = {
+        **os.environ,
+        "NUMBA_CPU_NAME": "skylake-avx512",
+        "NUMBA_CPU_FEATURES": ",".join(f"+{name}" for name in FEATURES.split(",")),
+        "NUMBA_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
+    }
+    done = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+KERNELS = [
+    "elementwise_mse",
+    "elementwise_bce",
+    "elementwise_bce_with_logits",
+    "rowwise_across_ce_row_ce_entry",
+    "rowwise_along_ce_row_ce_entry",
+    "rowwise_long_ce_row_ce_entry",
+]
+
+
+def test_every_kernel_was_compiled(counts):
+    assert set(KERNELS) < set(counts)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_loops_have_vectors_of_512_bits(counts, kernel):
+    """What is left of a loop has narrower ones; the loops themselves must not."""
+    assert counts[kernel]["zmm"] > counts[kernel]["ymm"]
