@@ -71,11 +71,15 @@ def exponent_and_scale(x):
     """Return (k, 2**-k) for the k of :func:`split_exponent`, of x in [0, 1e30]; of 0 that k is -127 or -1023."""
 
 
+def _widen_vectors(function):
+    # llvmlite's attribute set refuses names that it does not know; the plain set's add does not.
+    set.add(function.attributes, '"prefer-vector-width"="512"')
+
+
 @emits(vector_function)
 def _vector_function():
     def emit(context, builder, kinds, args):
-        # llvmlite's attribute set refuses names that it does not know; the plain set's add does not.
-        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+        _widen_vectors(builder.function)
         set.add(builder.function.attributes, "noinline")
 
     return types.none, emit
@@ -84,7 +88,7 @@ def _vector_function():
 @emits(wide_vectors)
 def _wide_vectors():
     def emit(context, builder, kinds, args):
-        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+        _widen_vectors(builder.function)
 
     return types.none, emit
 
@@ -112,7 +116,7 @@ def _separate_arrays():
             kind = argument.type
             if isinstance(kind, ir.PointerType) and kind.pointee in ELEMENTS:
                 argument.add_attribute("noalias")
-        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+        _widen_vectors(builder.function)
 
     return types.none, emit
 
