@@ -135,11 +135,14 @@ def _rowwise(record: Loss, job: Rowwise, mode: Mode) -> Decided:
     return Prepared(run, mode, _real(x), slots, (shape,), each, maths.sparse), (x,) if y is None else (x, y)
 
 
-def _row_launcher(maths: RowMaths, count: int, columns: int) -> Callable[..., Any] | None:
-    """Return the loop over rows that lie end to end; None where they are cut into pieces."""
+def _row_launcher(maths: RowMaths, count: int, columns: int, replaces: bool = False) -> Callable[..., Any] | None:
+    """Return the loop over rows that lie end to end; None where they are cut into pieces.
+
+    `replaces` says that the first result replaces an operand.
+    """
     if split_loop.suits(maths, count, columns, 1):
         return None
-    kernel = rowwise_loop.kernel(maths, rowwise_loop.layout_of(maths, columns, 1))
+    kernel = rowwise_loop.kernel(maths, rowwise_loop.layout_of(maths, columns, 1, replaces))
     return kernel.launcher(count, count if maths.sparse else count * columns)
 
 
@@ -224,7 +227,7 @@ def _projected(record: Loss, job: Projected, mode: Mode) -> Decided:
     ignore = NO_INDEX if rows.ignore_index is None else int(rows.ignore_index)
     params, each = (*rows.params, 1.0 / classes), rows.reduction == "none"
     divisor = 0 if rows.reduction == "mean" else 1  # 0: the rows that count
-    launch = _row_launcher(rows.maths, count, classes)
+    launch = _row_launcher(rows.maths, count, classes, replaces=bool(slots))
     if launch is None:
         return None
 

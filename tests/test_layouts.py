@@ -1,5 +1,7 @@
 """The same numbers in another layout give the same result, bit for bit."""
 
+import functools
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -342,3 +344,43 @@ def test_rows_of_few_classes_are_rounded_alike_wherever_they_lie(rows, columns, 
     exact = fl.grad(fl.cross_entropy)(x.astype(np.float32), y, reduction="sum")
     fl.grad(fl.cross_entropy)(x, y, reduction="sum", grad_out=x)
     np.testing.assert_array_equal(x, exact.astype(np.float16))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "soft", "place", "smoothing"),
+    [
+        (np.float16, False, 0, 0.0),
+        (np.float32, False, 0, 0.0),
+        (np.float32, False, 0, 0.1),
+        (np.float32, True, 0, 0.0),
+        (np.float32, True, 1, 0.0),
+    ],
+)
+def test_gradients_of_long_rows_may_replace_what_they_are_computed_from(dtype, soft, place, smoothing, rng):
+    """Elsewhere exponentials lie where the gradient will."""
+    x = rng.normal(size=(3, 5000)).astype(dtype)
+    arguments = (x, rng.dirichlet(np.ones(5000), 3).astype(dtype) if soft else rng.integers(5000, size=3))
+    compute = functools.partial(fl.value_and_grad(fl.cross_entropy), reduction="none", label_smoothing=smoothing)
+    value, gradient = compute(*arguments)
+    found, same = compute(*arguments, grad_out=arguments[place])
+    assert same is arguments[place]
+    np.testing.assert_array_equal(found, value)
+    np.testing.assert_array_equal(same, gradient)
+
+
+def test_the_gradient_of_a_long_row_may_replace_its_weights(rng):
+    x, weight = rng.normal(size=5000), rng.random(5000)
+    expected = fl.grad(fl.cross_entropy)(x, 7, weight=weight, label_smoothing=0.1)
+    fl.grad(fl.cross_entropy)(x, 7, weight=weight, label_smoothing=0.1, grad_out=weight)
+    np.testing.assert_array_equal(weight, expected)
+
+
+@pytest.mark.parametrize("function", [fl.softmax, fl.log_softmax])
+def test_results_of_long_rows_may_replace_them(function, rng):
+    x = rng.normal(size=(3, 5000))
+    expected, slopes = fl.value_and_grad(function)(x, 1)
+    gradient = np.empty_like(x)
+    result, _ = fl.value_and_grad(function)(x, 1, out=x, grad_out=gradient)
+    assert result is x
+    np.testing.assert_array_equal(x, expected)
+    np.testing.assert_array_equal(gradient, slopes)

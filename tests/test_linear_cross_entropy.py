@@ -90,6 +90,19 @@ def test_equal_to_cross_entropy_of_the_logits(soft):
     assert_close(d_bias, slopes.sum(0))
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("rows", [3, 700], ids=["short way", "long way"])
+def test_many_classes(rows, smoothing):
+    """The gradient replaces the logits while they are still needed, unlike that of cross_entropy."""
+    rng = np.random.default_rng(5)
+    x, w, y = rng.normal(size=(rows, 7)), rng.normal(size=(500, 7)), rng.integers(500, size=rows)
+    value, slopes = fl.value_and_grad(fl.cross_entropy)(x @ w.T, y, label_smoothing=smoothing)
+    found, (d_input, d_weight) = fl.value_and_grad(fl.linear_cross_entropy)(x, w, y, label_smoothing=smoothing)
+    assert_close(found, value, factor=100)
+    assert_close(d_input, slopes @ w, factor=100)
+    assert_close(d_weight, slopes.T @ x, factor=100)
+
+
 def test_the_bias_joins_the_gradients_where_it_is_given():
     assert len(value_and_grad(arrays_of())[1]) == 2
     assert len(value_and_grad(arrays_of(bias=True))[1]) == 3

@@ -71,6 +71,14 @@ def present(array):
     """Return whether the array is not absent; a constant to the optimiser."""
 
 
+def of_one_type(array, other):
+    """Return whether two arrays, absent ones too, are of one type; a constant to the optimiser."""
+
+
+def as_type_of(array, other):
+    """Return `other` if both are of one type, else `array`."""
+
+
 def cast(params, like):
     """Return the tuple of parameters, each with the type of `like`."""
 
@@ -302,6 +310,19 @@ def _part(array, start, stop):
 @emits(present)
 def _present(array):
     return types.boolean, lambda context, builder, kinds, args: ir.IntType(1)(not is_absent(array))
+
+
+@emits(of_one_type)
+def _of_one_type(array, other):
+    return types.boolean, lambda context, builder, kinds, args: ir.IntType(1)(array == other)
+
+
+@emits(as_type_of)
+def _as_type_of(array, other):
+    def emit(context, builder, kinds, args):
+        return impl_ret_borrowed(context, builder, array, args[array == other])
+
+    return array, emit
 
 
 @emits(cast)

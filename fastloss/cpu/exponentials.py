@@ -28,7 +28,7 @@ def of_row(x, start, count, keep, energies):
     top = row_maximum(x, start, start + count)
     energy = 0.0
     for begin in range(0, count, BLOCK):
-        energy += _sum_of(x, start, begin, min(begin + BLOCK, count), top, keep, energies)
+        energy += _sum_of(x, start, begin, min(begin + BLOCK, count), top, keep, energies, 0)
     return top, type(top)(energy)
 
 
@@ -58,8 +58,8 @@ def of_two_rows(x, start, count, keep, energies):
 
 
 @kernel_part(fastmath=FASTMATH, forceinline=True)
-def of_blocks(x, start, count, keep, energies, references, factors, operand, results):
-    """Return what :func:`of_row` does, of a long row.
+def of_blocks(x, start, count, keep, energies, at, references, factors, operand, results):
+    """Return what :func:`of_row` does, of a long row, whose exponentials go to `energies` from place `at` on.
 
     Exponentials are relative to the largest entry up to and with their block; what they must be multiplied by goes to
     `factors`, a number for each block, and so much room has `references`. `operand` and `results` are what is read and
@@ -82,7 +82,7 @@ def of_blocks(x, start, count, keep, energies, references, factors, operand, res
                     fetch(operand, start + near)
                     fetch_to_write(results[0], start + near)
                     fetch_to_write(results[1], start + near)
-            total += _sum_of(x, start, burst, until, reference, keep, energies)
+            total += _sum_of(x, start, burst, until, reference, keep, energies, at)
         references[begin // BLOCK] = reference
         factors[begin // BLOCK] = total
     energy = 0.0
@@ -98,12 +98,12 @@ def of_blocks(x, start, count, keep, energies, references, factors, operand, res
 
 
 @kernel_part(fastmath=FASTMATH, forceinline=True)
-def _sum_of(x, start, begin, end, reference, keep, energies):
+def _sum_of(x, start, begin, end, reference, keep, energies, at):
     wide_vectors()
     total = type(reference)(0)
     for j in range(begin, end):
         e = exp_difference(load(x, start + j) - reference)
         if keep:
-            store(energies, j, e)
+            store(energies, at + j, e)
         total += e
     return total

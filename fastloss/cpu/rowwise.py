@@ -17,6 +17,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import numpy as np
+
 from fastloss._jit import Kernel
 from fastloss._spec import RowMaths
 from fastloss.cpu import split
@@ -44,26 +46,32 @@ LONG_FROM = 400
 def kernel(maths: RowMaths, layout: str) -> Kernel:
     """Return the kernel of a row loss.
 
-    `layout` is ``"along"``, ``"long"`` (the same for more classes), ``"across"``, ``"strided"`` or ``"gather"``.
+    `layout` is ``"along"``, ``"long"`` (the same for more classes), ``"replacing"`` (the same where the first result
+    replaces an operand), ``"across"``, ``"strided"`` or ``"gather"``.
     """
     if layout == "gather":
         body = gather(maths)
-    elif layout in ("along", "long"):
-        body = along(maths, layout == "long")
+    elif layout in ("along", "long", "replacing"):
+        body = along(maths, layout != "along", layout == "replacing")
     else:
         body = across(maths, layout == "strided")
     return Kernel(f"rowwise_{layout}_{maths.finish.__name__}_{maths.entry.__name__}", body)
 
 
-def layout_of(maths: RowMaths, columns: int, inner: int) -> str:
-    """Return the loop for rows of `columns` classes that lie `inner` apart."""
+def layout_of(maths: RowMaths, columns: int, inner: int, replaces: bool = False) -> str:
+    """Return the loop for rows of `columns` classes that lie `inner` apart.
+
+    `replaces` says that the first result replaces an operand.
+    """
     if maths.sparse:
         return "gather"
     if inner > 1:
         return "strided"
     if columns < (SOFTMAX_ALONG_FROM if maths.softmax else ALONG_FROM):
         return "across"
-    return "long" if columns >= LONG_FROM else "along"
+    if columns < LONG_FROM:
+        return "along"
+    return "replacing" if replaces else "long"
 
 
 def run(
@@ -107,7 +115,13 @@ def run(
         if done is not None:
             return done
     work = count if maths.sparse else count * columns
-    return kernel(maths, layout_of(maths, columns, inner))(
+    replaces = any(_is_same(grads[0], array) for array in (x, operand, weight))
+    return kernel(maths, layout_of(maths, columns, inner, replaces))(
         count, work, x, operand, target, weight, upstream, values, *grads, second,
         params, scale, divisor, count, columns, inner, ignore_index, check, clear,
     )  # fmt: skip
+
+
+def _is_same(result: Any, operand: Any) -> bool:
+    """Return whether a result replaces an operand: the two overlap in no other way."""
+    return type(result) is not tuple and type(operand) is not tuple and np.may_share_memory(result, operand)
