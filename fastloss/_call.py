@@ -72,8 +72,11 @@ class Call:
         self.settled = are_options(options.values())
         self.known: dict[Any, Kind] = {}
 
-    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> Any:
-        """Return what the user gets."""
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> Any:
+        """Return what the user gets.
+
+        Like :meth:`Prepared.compute` it is no ``__call__``, which would cost Python twice as much.
+        """
         if self.settled and request.grad_output is None:
             result = self._short(args, kwargs, request)
             if result is not None:
@@ -102,7 +105,7 @@ class Call:
             return None
         prepared, picks = kind
         arguments = (*args, *kwargs.values()) if kwargs else args
-        return prepared([arguments[k] for k in picks], request)
+        return prepared.compute([arguments[k] for k in picks], request)
 
     def _kind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Kind:
         """Return how a call is computed the short way, None if it is not."""
@@ -157,7 +160,7 @@ def _evaluate_part(record: Loss, job: Any, request: Request) -> Any:
     if prepared is _UNKNOWN:
         decided = prepare(record, job._replace(arrays=arrays), request.mode)
         prepared = _keep(_parts, key, None if decided is None else decided[0])
-    result = None if prepared is None else prepared(arrays, request)
+    result = None if prepared is None else prepared.compute(arrays, request)
     if result is None:
         return evaluate(record, job, request)
     return result if back is None else back(result)

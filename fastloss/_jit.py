@@ -63,6 +63,7 @@ MAX_CHUNKS = 256
 
 # Counters at the head of a board; two slots for every chunk follow, see cpu/sharing.py.
 BOARD_HEAD = 4
+SMALL_BOARD = BOARD_HEAD + 2
 
 
 def chunk_count(units: int, work: int) -> int:
@@ -134,39 +135,37 @@ class Kernel:
 
     def launcher(self, units: int, work: int) -> Callable[..., Any]:
         """Return what runs over `units` that hold `work` elements, for arguments that have the same types each time."""
-        return Direct(self) if is_small(work) else functools.partial(self, units, work)
+        return direct(self) if is_small(work) else functools.partial(self, units, work)
 
     def __call__(self, units: int, work: int, *args: Any) -> Any:
         """Run over `units` that hold `work` elements in all, on this thread or on several."""
         if is_small(work):
-            return self.compiled(*args, np.zeros(BOARD_HEAD + 2), True)
+            return self.compiled(*args, np.zeros(SMALL_BOARD), True)
         chunks = chunk_count(units, work)
         args = (*args, np.zeros(BOARD_HEAD + 2 * chunks))
         return run_shared(self.compiled, args, chunks if work >= PARALLEL_FROM else 1)
 
 
-class Direct:
-    """A kernel for small calls whose arguments all have the types of those of the first call.
+def direct(kernel: Kernel) -> Callable[..., Any]:
+    """Return a kernel for small calls whose arguments all have the types of those of the first call.
 
     The dispatcher would look at every argument of every call, and compare: a microsecond or more of six. Finding the
     machine code that it chose takes a hundred times as long, and waits for the second call: there may be none.
     """
+    entry: Any = None
+    called = False
 
-    __slots__ = ("called", "entry", "kernel")
-
-    def __init__(self, kernel: Kernel) -> None:
-        self.kernel, self.called = kernel, False
-        self.entry: Any = None
-
-    def __call__(self, *args: Any) -> Any:
-        board = np.zeros(BOARD_HEAD + 2)
-        entry = self.entry
+    def call(*args: Any) -> Any:
+        nonlocal entry, called
+        board = np.zeros(SMALL_BOARD)
         if entry is not None:
             return entry(*args, board, True)
-        compiled: Any = self.kernel.compiled
-        if self.called:
+        compiled: Any = kernel.compiled
+        if called:
             types = tuple([compiled.typeof_pyval(a) for a in (*args, board, True)])
             if types in compiled.overloads:
-                self.entry = compiled.overloads[types].entry_point
-        self.called = True
+                entry = compiled.overloads[types].entry_point
+        called = True
         return compiled(*args, board, True)
+
+    return call

@@ -69,7 +69,7 @@ class LossModule:
         call = self.__dict__.get("_call")
         if call is None:
             call = self.__dict__.setdefault("_call", Call(self._record, VALUE, self._options))
-        return call(arrays, named, VALUE)
+        return call.run(arrays, named, VALUE)
 
     def bound(self, kind: str, wrt: Any = None) -> Callable[..., Any]:
         """Return a transform of the loss with the options bound; cached."""

@@ -27,18 +27,15 @@ _OPTIONS = frozenset((int, float, bool, str, type(None)))
 
 def signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
     """Return dtypes and shapes of the arrays and the options, which decide how to compute; None if one is not plain."""
-    parts: list[Any] = []
-    append = parts.append
+    parts: tuple[Any, ...] = ()
     for a in args:
         kind = type(a)
         if kind is _ndarray:
             if a.flags.num & _PLAIN != _PLAIN:
                 return None
-            append(a.dtype)
-            append(a.shape)
+            parts += a.dtype, a.shape
         elif kind in _OPTIONS:
-            append(kind)
-            append(a if a or kind is not float else str(a))  # 0.0 equals -0.0
+            parts += kind, a if a or kind is not float else str(a)  # 0.0 equals -0.0
         else:
             return None
     if kwargs:
@@ -46,7 +43,7 @@ def signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] 
         if rest is None:
             return None
         parts += *kwargs, *rest
-    return tuple(parts)
+    return parts
 
 
 def are_options(values: Iterable[Any]) -> bool:
@@ -84,7 +81,7 @@ class Prepared:
         largest = max([math.prod(shape) for shape in shapes]) * dtype.itemsize
         self.make = np.zeros if sparse else np.empty if largest < RECYCLED_FROM else empty
 
-    def __call__(self, arrays: Sequence[Any], request: Request) -> Any:
+    def compute(self, arrays: Sequence[Any], request: Request) -> Any:
         """Compute a call of this kind; None where the long way is needed."""
         shapes, each, dtype = self.shapes, self.each, self.dtype
         values: Any = ABSENT

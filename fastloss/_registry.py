@@ -134,7 +134,7 @@ def loss(
 
         @functools.wraps(describe)
         def function(*args: P.args, **kwargs: P.kwargs) -> Any:
-            return call(args, kwargs, VALUE)
+            return call.run(args, kwargs, VALUE)
 
         domain_of = {"reduction": REDUCTION} if "reduction" in (describe.__kwdefaults__ or {}) else {}
         record = Loss(

@@ -113,7 +113,7 @@ class Transform:
         request = self._plain
         if grad_output is not None or grad_out is not None or out is not None:
             request = Request._make((request.mode, grad_output, grad_out, out))  # half the time of Request(...)
-        return self._call(args, kwargs, request)
+        return self._call.run(args, kwargs, request)
 
     @property
     def __signature__(self) -> Any:

@@ -1,6 +1,7 @@
 """The short way for plain NumPy arrays gives what the long way gives, and takes itself out where it must."""
 
 import gc
+import inspect
 import pickle
 import sys
 import types
@@ -132,14 +133,14 @@ def test_nothing_is_written_where_the_loss_is_not_defined():
 def taken(monkeypatch):
     """Return a list that notes of every prepared call whether it gave a result."""
     found = []
-    prepared = _prepared.Prepared.__call__
+    prepared = _prepared.Prepared.compute
 
     def spy(self, arrays, request):
         result = prepared(self, arrays, request)
         found.append(result is not None)
         return result
 
-    monkeypatch.setattr(_prepared.Prepared, "__call__", spy)
+    monkeypatch.setattr(_prepared.Prepared, "compute", spy)
     return found
 
 
@@ -273,18 +274,17 @@ def test_arrays_that_were_pickled_are_as_good(taken):
     x = np.arange(3.0)
     copy = pickle.loads(pickle.dumps(x))
     call = _call.Call(fl.mse_loss.__fastloss__, VALUE, {})
-    assert call((copy, copy), {}, VALUE) == call((x, x), {}, VALUE) == 0
+    assert call.run((copy, copy), {}, VALUE) == call.run((x, x), {}, VALUE) == 0
     assert taken == [True, True]
 
 
 def test_the_second_call_finds_the_machine_code_of_the_first(monkeypatch):
     call = _call.Call(fl.mse_loss.__fastloss__, VALUE, {})
-    direct = []
-    made = _jit.Direct.__init__
-    monkeypatch.setattr(_jit.Direct, "__init__", lambda self, kernel: (made(self, kernel), direct.append(self))[0])
+    made, make = [], _jit.direct
+    monkeypatch.setattr(_jit, "direct", lambda kernel: made.append(make(kernel)) or made[-1])
     x = np.arange(3.0)
-    assert [call((x, x + 1), {}, VALUE) for _ in range(3)] == [1, 1, 1]
-    assert any(one.entry is not None for one in direct)
+    assert [call.run((x, x + 1), {}, VALUE) for _ in range(3)] == [1, 1, 1]
+    assert any(inspect.getclosurevars(one).nonlocals["entry"] is not None for one in made)
 
 
 def test_options_that_torch_alone_can_read():
@@ -306,7 +306,7 @@ def test_labels_that_are_no_class_do_not_count(rng):
 def test_rows_that_are_cut_into_pieces_go_the_long_way(taken, monkeypatch):
     monkeypatch.setattr(split, "LONG_FROM", 1 << 16)
     call = _call.Call(fl.logsumexp.__fastloss__, VALUE, {})
-    assert call((np.zeros((1, 1 << 16)), 1), {}, VALUE) == pytest.approx([np.log(1 << 16)])
+    assert call.run((np.zeros((1, 1 << 16)), 1), {}, VALUE) == pytest.approx([np.log(1 << 16)])
     assert taken == []
 
 
@@ -375,7 +375,7 @@ def test_what_is_kept_is_bounded(monkeypatch):
     monkeypatch.setattr(_call, "MOST_KINDS", 8)
     call = _call.Call(fl.huber_loss.__fastloss__, VALUE, {})
     for size in range(1, 30):
-        assert call((np.ones(size), np.zeros(size)), {}, VALUE) == 0.5
+        assert call.run((np.ones(size), np.zeros(size)), {}, VALUE) == 0.5
         assert len(call.known) <= 8
 
 
