@@ -53,7 +53,8 @@ from fastloss._spec import (
 # Kinds of call that are kept for one way of calling a loss; then all are forgotten.
 MOST_KINDS = 1024
 
-# Of a kind of call: how it is computed, and where its arrays stand among the arguments. None: the long way.
+# Of a kind of call: how it is computed, and where its arrays stand among the arguments, () if they are the arguments
+# that have no name. None: the long way.
 Kind = tuple[Prepared, tuple[int, ...]] | None
 _UNKNOWN: Any = object()
 
@@ -104,8 +105,10 @@ class Call:
         if kind is None:
             return None
         prepared, picks = kind
-        arguments = (*args, *kwargs.values()) if kwargs else args
-        return prepared.compute([arguments[k] for k in picks], request)
+        if picks:
+            arguments = (*args, *kwargs.values())
+            args = tuple([arguments[k] for k in picks])
+        return prepared.compute(args, request)
 
     def _kind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Kind:
         """Return how a call is computed the short way, None if it is not."""
@@ -123,7 +126,8 @@ class Call:
         places = {id(a): k for k, a in enumerate((*args, *kwargs.values())) if type(a) is np.ndarray}
         if places.keys() != {id(a) for a in arrays}:
             return None  # an array is an option, whose value counts, or something was made of one
-        return prepared, tuple([places[id(a)] for a in arrays])
+        picks = tuple([places[id(a)] for a in arrays])
+        return prepared, () if picks == tuple(range(len(args))) else picks
 
 
 def _seen(argument: Any) -> Any:

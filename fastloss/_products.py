@@ -8,18 +8,19 @@ from fastloss._blocks import blocks, convert_into, factor_type, in_type
 from fastloss._outputs import ABSENT
 
 # Bytes of the chunk of logits. A matrix product packs its larger operand anew for every chunk, so short chunks are
-# slow. Value and gradient of 2048 rows, 512 features and 16384 classes in float32 on two cores, with chunks of 8, 16,
-# 32, 64 and 128 MiB (the last is everything at once): 496, 402, 393, 378 and 383 ms; torch's
-# cross_entropy(linear(x, w), t) takes 475. 32 MiB and a block beside it, 36 MB, are a tenth of what torch allocates
-# there beyond its results, 365 MB.
-CHUNK_BYTES = 32 << 20
+# slow. Value and gradient in float32 on two cores with AVX-512: of 2048 rows, 512 features and 32768 classes, with
+# chunks of 32, 64 and 128 MiB, 1211, 1107 and 1007 ms, of which products of everything at once would take 947; torch's
+# cross_entropy(linear(x, w), t) takes 1552. With 32, 64, 128 and 256 MiB: of 4096, 256 and 50257 2303, 2177, 1855 and
+# 1770 ms, of 1024, 1024 and 32768 1140, 1014, 889 and 885. An EPYC minds less: of 2048, 512 and 16384 with 32, 64 and
+# 128 MiB 393, 378 and 383.
+CHUNK_BYTES = 128 << 20
 
 
 def chunks(batch: int, row_bytes: int, times: int, rows: int | None = None) -> list[tuple[int, int]]:
     """Return the first and one past the last row of every chunk: of so many `rows`, or within CHUNK_BYTES `times` over.
 
     `times` is the backend's: a product of few rows reads the weight for nothing, and a device needs more rows to be
-    busy with the product. Each chunk of 256 MiB has 512 rows of 131072 classes.
+    busy with the product: each chunk of 256 MiB has 512 rows of 131072 classes.
     """
     if rows is None:
         most = max(1, times * CHUNK_BYTES // max(1, row_bytes))

@@ -85,7 +85,7 @@ def _elementwise(record: Loss, job: Elementwise, mode: Mode) -> Decided:
 
     def run(arrays: Sequence[Any], values: Any, grads: list[Any], given: bool) -> float | None:
         if not flat:
-            arrays, values, grads = [a.ravel() for a in arrays], _flat(values), [_flat(g) for g in grads]
+            arrays, values, grads = [a.ravel() for a in arrays], _flat(values), _all_flat(grads)
         if given and restricted and (
             size > SMALL_TRIAL or math.isnan(trial(*arrays, *none, *_NOTHING, params, 1.0))
         ):
@@ -185,7 +185,7 @@ def _pairwise(record: Loss, job: Pairwise, mode: Mode) -> Decided:
     def run(arrays: Sequence[Any], values: Any, grads: list[Any], given: bool) -> float:
         total = launch(
             *[a.ravel() for a in arrays[:operands]], *none, arrays[operands] if has_target else ABSENT, ABSENT, values,
-            *[_flat(g) for g in grads], ABSENT, params, 1.0 / divisor, count, columns,
+            *_all_flat(grads), ABSENT, params, 1.0 / divisor, count, columns,
         )  # fmt: skip
         return total / divisor  # type: ignore[no-any-return]
 
@@ -323,6 +323,10 @@ def _is_last(axis: Any) -> bool:
 
 def _flat(array: Any) -> Any:
     return array if array is ABSENT else array.ravel()
+
+
+def _all_flat(arrays: list[Any]) -> list[Any]:
+    return [a if a is ABSENT else a.ravel() for a in arrays]
 
 
 @functools.cache

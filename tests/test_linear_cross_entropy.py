@@ -208,10 +208,10 @@ def test_gradients_in_the_place_of_each_other_s_arguments():
 @pytest.mark.usefixtures("fresh_memory", "one_thread")
 @pytest.mark.parametrize("wrt", [None, "input", "value"])
 def test_memory_beyond_the_results_is_a_chunk_and_a_block(wrt):
-    """The logits would take 128 MiB."""
+    """The logits would take 512 MiB."""
     rng = np.random.default_rng(4)
-    x, w = rng.standard_normal((2048, 16), dtype=np.float32), rng.standard_normal((16384, 16), dtype=np.float32)
-    y = rng.integers(16384, size=2048)
+    x, w = rng.standard_normal((8192, 16), dtype=np.float32), rng.standard_normal((16384, 16), dtype=np.float32)
+    y = rng.integers(16384, size=8192)
     step = fl.linear_cross_entropy if wrt == "value" else fl.value_and_grad(fl.linear_cross_entropy, wrt)
     # Compile all that is measured: too large for the short way, and several chunks.
     step(x[:32], w, y[:32], options=fl.LinearCrossEntropyOptions(batch_chunk_size=16))

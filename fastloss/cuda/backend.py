@@ -25,7 +25,7 @@ class Backend:
     """
 
     waits = True
-    chunk_times = 8  # how many times the budget of the CPU, see fastloss/_products.py
+    chunk_times = 2  # how many times the budget of the CPU, see fastloss/_products.py
 
     def __init__(self, space: Any) -> None:
         self.space = space

@@ -83,8 +83,8 @@ def linear_cross_entropy(
     -----
     Equal to ``cross_entropy(input @ linear_weight.T + linear_bias, target)``. Chunks of rows go through three matrix
     products (NumPy's on the CPU, the array library's on a GPU); between them the gradient replaces the logits in place.
-    Beyond the results, memory is allocated for one chunk of logits (32 MiB at most, one row at least) and blocks of
-    2 MiB, and a number for each row; on a GPU eight times that. Half-precision arguments are converted chunk by chunk
+    Beyond the results, memory is allocated for one chunk of logits (128 MiB at most, one row at least) and blocks
+    of 4 MiB, and a number for each row; on a GPU twice that. Half-precision arguments are converted chunk by chunk
     and block by block; the sum of the weight's gradient over several chunks then needs an array in float32. So does a
     gradient that is written into the memory of an argument. A non-contiguous array is copied.
 
@@ -188,7 +188,7 @@ def adaptive_log_softmax_with_loss(
     Notes
     -----
     A tail runs over the rows whose class it holds, and no array of rows by classes is made: logits exist in chunks of
-    32 MiB, beside copies of a tail's rows of the input. Differentiable with respect to `input`, `head_weight`,
+    128 MiB, beside copies of a tail's rows of the input. Differentiable with respect to `input`, `head_weight`,
     `head_bias` and `tail_weights`, whose gradient is a tuple of pairs. On a GPU the call waits for the class indices.
     A non-contiguous array is copied.
 
