@@ -71,7 +71,7 @@ def layout_of(maths: RowMaths, columns: int, inner: int, replaces: bool = False)
         return "across"
     if columns < LONG_FROM:
         return "along"
-    return "replacing" if replaces else "long"
+    return "replacing" if replaces and maths.softmax else "long"
 
 
 def run(
@@ -115,7 +115,7 @@ def run(
         if done is not None:
             return done
     work = count if maths.sparse else count * columns
-    replaces = any(_is_same(grads[0], array) for array in (x, operand, weight))
+    replaces = columns >= LONG_FROM and any(_is_same(grads[0], array) for array in (x, operand, weight))
     return kernel(maths, layout_of(maths, columns, inner, replaces))(
         count, work, x, operand, target, weight, upstream, values, *grads, second,
         params, scale, divisor, count, columns, inner, ignore_index, check, clear,
