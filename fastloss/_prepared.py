@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastloss._dispatch import F32
-from fastloss._outputs import ABSENT, Mode, Request, given_gradients
+from fastloss._outputs import ABSENT, Mode, Request, several
 from fastloss.cpu.recycling import RECYCLED_FROM, empty
 
 # The bits of ``flags.num`` of an array in C order whose elements are aligned.
@@ -19,7 +19,7 @@ _PLAIN = 0x0001 | 0x0100
 _TARGET = _PLAIN | 0x0400
 _OWN = 0x0004
 
-_ndarray = np.ndarray  # a look-up less for every argument
+_ndarray, may_share_memory = np.ndarray, np.may_share_memory  # a look-up less for every argument
 
 # What may be an option of a kind of call. Hashes of others say nothing of what they hold.
 _OPTIONS = frozenset((int, float, bool, str, type(None)))
@@ -114,32 +114,47 @@ class Prepared:
 
         None if those are not plain, or share memory.
         """
-        values, grads, taken = ABSENT, [ABSENT, ABSENT, ABSENT], list(arrays)
-        if request.out is not None:
-            if self.each is None or not _may_be_written(request.out, self.dtype, self.each, taken):
+        dtype, each, shapes, out, given = self.dtype, self.each, self.shapes, request.out, request.grad_out
+        values, grads = ABSENT, [ABSENT, ABSENT, ABSENT]
+        own = _OWN
+        for a in arrays:
+            own &= a.flags.num
+        if out is not None:
+            flags = 0 if each is None else _flags_of_target(out, dtype, each, arrays, own)
+            if not flags:
                 return None
-            values, taken = request.out, [*taken, request.out]
-        elif self.each is not None:
-            values = empty(self.each, self.dtype)
-        targets: Any = given_gradients(request, len(self.shapes))
-        if targets is None:
-            targets = [self.make(shape, self.dtype) for _, shape in self.shapes]
-        for (slot, shape), target in zip(self.shapes, targets, strict=True):
-            if not _may_be_written(target, self.dtype, shape, taken):
+            values, arrays, own = out, (*arrays, out), own & flags
+        elif each is not None:
+            values = empty(each, dtype)
+        if given is None:
+            for slot, shape in shapes:
+                grads[slot] = self.make(shape, dtype)
+        elif self.first is not None:
+            if not _flags_of_target(given, dtype, shapes[0][1], arrays, own):
                 return None
-            grads[slot], taken = target, [*taken, target]
+            grads[self.first] = given
+        else:
+            for (slot, shape), target in zip(shapes, several(given, len(shapes)), strict=True):
+                flags = _flags_of_target(target, dtype, shape, arrays, own)
+                if not flags:
+                    return None
+                grads[slot], arrays, own = target, (*arrays, target), own & flags
         return values, grads
 
 
-def _may_be_written(target: Any, dtype: Any, shape: tuple[int, ...], taken: list[Any]) -> bool:
-    """Return whether this is a plain array that shares no memory with others."""
-    if type(target) is not _ndarray or target.dtype != dtype or target.shape != shape:
-        return False
-    flags = target.flags.num
+def _flags_of_target(target: Any, dtype: Any, shape: tuple[int, ...], others: Sequence[Any], own: int) -> int:
+    """Return the flags of a plain array that may be written and shares no memory with others; 0 if it is none.
+
+    `own` is the flag that says that each of the others has memory of its own, or 0.
+    """
+    if type(target) is not _ndarray or target.dtype is not dtype or target.shape != shape:
+        return 0
+    flags: int = target.flags.num
     if flags & _TARGET != _TARGET:
-        return False
-    for other in taken:
+        return 0
+    own &= flags
+    for other in others:
         # may_share_memory takes 0.6 microseconds, of nine for a small loss.
-        if other is target or (not (flags & other.flags.num & _OWN) and np.may_share_memory(target, other)):
-            return False
-    return True
+        if other is target or (not own and may_share_memory(target, other)):
+            return 0
+    return flags
