@@ -119,6 +119,7 @@ class Outputs:
 
     __slots__ = (
         "_given",
+        "_innermost",
         "_slots",
         "_targets",
         "aliased",
@@ -138,8 +139,13 @@ class Outputs:
         arguments: tuple[Argument, ...],
         shape: Shape | None,
         zeros: bool = False,
+        innermost: int | None = None,
     ) -> None:
-        """Allocate the gradients: of `shape`, or where it is None each of its own argument's."""
+        """Allocate the gradients: of `shape`, or where it is None each of its own argument's.
+
+        What has that shape lies in C order, or with the axis `innermost` moved behind the others.
+        """
+        self._innermost = innermost
         self.space, self.backend, self.request, self.arguments = space, space.backend, request, arguments
         self.aliased = False
         self.values: Any = ABSENT
@@ -153,13 +159,24 @@ class Outputs:
         for number, slot in enumerate(self._slots):
             target = None if self._targets is None else self._targets[number]
             lies = arguments[slot].view.shape if shape is None else shape
-            if target is not None and target.shape == lies and target.flags.c_contiguous:
+            if target is not None and target.shape == lies and self.ordered(target).flags.c_contiguous:
                 self.grads[slot] = target
             else:
-                self.grads[slot] = make(lies, arguments[slot].view.dtype)
+                self.grads[slot] = self.allocate(make, lies, arguments[slot].view.dtype)
 
-    def want_values(self, shape: Shape, wanted: bool) -> None:
-        """Allocate, or take from ``out``, the unreduced values."""
+    def ordered(self, view: Any) -> Any:
+        """Return a view with its axes in the order in which results lie in memory."""
+        return view if self._innermost is None else self.backend.moved(view, self._innermost, view.ndim - 1)
+
+    def allocate(self, make: Any, shape: Shape, dtype: Any) -> Any:
+        """Return a new array whose axes lie in that order."""
+        axis = self._innermost
+        if axis is None:
+            return make(shape, dtype)
+        return self.backend.moved(make((*shape[:axis], *shape[axis + 1 :], shape[axis]), dtype), len(shape) - 1, axis)
+
+    def want_values(self, shape: Shape, wanted: bool, entries: bool = False) -> None:
+        """Allocate, or take from ``out``, the unreduced values: a number for each row, or for each of its `entries`."""
         out = self.request.out
         if not wanted:
             if out is not None:
@@ -170,9 +187,11 @@ class Outputs:
         if out is not None:
             view = self._checked(out, "out", shape, dtype)
             self._given = view
-            self.values = view if view.flags.c_contiguous else self.backend.empty(shape, dtype)
-        else:
-            self.values = self.backend.empty(shape, dtype)
+            if (self.ordered(view) if entries else view).flags.c_contiguous:
+                self.values = view
+                return
+        make = self.backend.empty
+        self.values = self.allocate(make, shape, dtype) if entries else make(shape, dtype)
 
     def check_read(self, **views: Any) -> None:
         """Check what is read beside the arguments, by name, against the arrays of the user's that are written."""

@@ -94,24 +94,28 @@ def rowwise(record: Loss, job: Rowwise, request: Request) -> Any:
             Argument("target", given_target, operand),
             Argument("weight", given_weight, weight, along),
         )
-    outputs = Outputs(record, space, request, arguments, shape, zeros=maths.sparse)
+    innermost = _innermost(backend, x, first, last)
+    if innermost is not None:
+        split = (count, classes, 1)
+    outputs = Outputs(record, space, request, arguments, shape, zeros=maths.sparse, innermost=innermost)
+    ordered = outputs.ordered
     results = shape[:first] + (1,) * len(shape[first:last]) + shape[last:] if keepdim else rows
     outputs.want_values(results, each and mode.value)
     scale, upstream = upstream_of(space, request, not each, results)
     outputs.check_read(target=labels, weight=weight if operand is ABSENT else ABSENT, grad_output=upstream)
     second = ABSENT
     if mode.hessian:
-        second = backend.zeros(shape, x.dtype) if maths.sparse else backend.empty(shape, x.dtype)
+        second = outputs.allocate(backend.zeros if maths.sparse else backend.empty, shape, x.dtype)
     if count == 0:
         return outputs.finish(math.nan if reduction == "mean" else 0.0, second)
     if classes == 0:
         if outputs.values is not ABSENT:
             backend.fill(outputs.values, empty)
         return outputs.finish(empty, second)
-    spread = operand if operand is ABSENT else flat(backend.broadcast(operand, shape))
+    spread = operand if operand is ABSENT else flat(ordered(backend.broadcast(operand, shape)))
     strange, total = backend.rowwise(
         maths,
-        flat(x),
+        flat(ordered(x)),
         spread,
         labels if labels is ABSENT else flat(labels),
         weight if weight is ABSENT else flat(weight),
@@ -123,13 +127,24 @@ def rowwise(record: Loss, job: Rowwise, request: Request) -> Any:
         NO_INDEX if ignore_index is None else int(ignore_index),
         settings.check_indices,
         outputs.values if outputs.values is ABSENT else flat(outputs.values),
-        [grad if grad is ABSENT else flat(grad) for grad in outputs.grads],
-        second if second is ABSENT else flat(second),
+        [grad if grad is ABSENT else flat(ordered(grad)) for grad in outputs.grads],
+        second if second is ABSENT else flat(ordered(second)),
         request.grad_out is not None,
     )
     if strange >= 0:
         raise out_of_range(backend, flat(labels), strange, rows, classes)
     return outputs.finish(total, second)
+
+
+def _innermost(backend: Any, x: Any, first: int, last: int) -> int | None:
+    """Return the class axis where it lies innermost in memory though it is not the last one, else None.
+
+    So lie logits of shape (N, L, C) whose last two axes were swapped for a loss that takes (N, C, L). Rows along such
+    an axis are read as they lie, and results are laid out in the same way, as ``numpy.empty_like`` does it.
+    """
+    if not backend.follows_layout or last - first != 1 or last == x.ndim or x.strides[first] != x.itemsize:
+        return None
+    return None if x.flags.c_contiguous else first
 
 
 def out_of_range(
@@ -158,17 +173,21 @@ def rowmap(record: Loss, job: RowMap, request: Request) -> Any:
     axis = implicit_axis(len(shape)) if job.axis is None else normal_axis(job.axis, len(shape))
     split = split_axis(shape, axis)[2] if shape else (1, 1, 1)
     backend, flat = space.backend, space.backend.flat
-    outputs = Outputs(record, space, request, (Argument("input", given, x),), shape)
-    outputs.want_values(shape, mode.value)
+    innermost = _innermost(backend, x, axis, axis + 1) if shape else None
+    if innermost is not None:
+        split = (split[0] * split[2], split[1], 1)
+    outputs = Outputs(record, space, request, (Argument("input", given, x),), shape, innermost=innermost)
+    ordered = outputs.ordered
+    outputs.want_values(shape, mode.value, entries=True)
     scale, operand = upstream_of(space, request, False, shape)
     outputs.check_read(grad_output=operand)
-    second = backend.empty(shape, x.dtype) if mode.hessian else ABSENT
+    second = outputs.allocate(backend.empty, shape, x.dtype) if mode.hessian else ABSENT
 
     if x.size:
         backend.rowwise(
             job.maths if mode.wrt else value_only(job.maths),
-            flat(x),
-            operand if operand is ABSENT else flat(operand),
+            flat(ordered(x)),
+            operand if operand is ABSENT else flat(ordered(operand)),
             ABSENT,
             ABSENT,
             ABSENT,
@@ -179,8 +198,8 @@ def rowmap(record: Loss, job: RowMap, request: Request) -> Any:
             NO_INDEX,
             False,
             ABSENT,
-            tuple([a if a is ABSENT else flat(a) for a in (outputs.values, outputs.grads[0], ABSENT)]),
-            second if second is ABSENT else flat(second),
+            tuple([a if a is ABSENT else flat(ordered(a)) for a in (outputs.values, outputs.grads[0], ABSENT)]),
+            second if second is ABSENT else flat(ordered(second)),
             True,
         )
     return outputs.finish(None, second)

@@ -79,6 +79,11 @@ LAYOUTS = {
 }
 
 
+def follows(one, like):
+    """Return whether an array has its class axis innermost because the input has."""
+    return one.ndim > 2 and one.strides[1] == one.itemsize and like.strides[1] == like.itemsize
+
+
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize("case", PLAIN, ids=str)
 def test_layout(case, layout):
@@ -91,7 +96,7 @@ def test_layout(case, layout):
     assert_close(value_of_laid, value)
     for one, other, name in zip(gradients_of_laid, gradients, names, strict=True):
         assert_close(one, other)
-        assert one.flags.c_contiguous, name
+        assert one.flags.c_contiguous or follows(one, laid["input"]), name
     for name, array in laid.items():
         np.testing.assert_array_equal(array, arrays[name])
 
@@ -118,6 +123,51 @@ def test_layout_of_weights_and_labels(layout, rng):
             value, gradient = fl.value_and_grad(function)(*arguments)
             np.testing.assert_array_equal(value, expected[0])
             np.testing.assert_array_equal(gradient, expected[1])
+
+
+@pytest.mark.parametrize("cut", [slice(None), slice(1, None), slice(None, None, 2)], ids=["whole", "shifted", "apart"])
+def test_classes_that_lie_innermost(cut, rng):
+    """Rows along such an axis are read as they lie, and what has the input's shape lies in the same way."""
+    logits = rng.normal(size=(3, 7, 70))[:, cut]
+    x, y = logits.transpose(0, 2, 1), rng.integers(70, size=logits.shape[:2])
+    soft, upstream = rng.uniform(size=(2, *x.shape))
+    plain = x.copy()
+    for function, wrt, arguments in (
+        (fl.cross_entropy, ("input",), (y,)),
+        (fl.cross_entropy, ("input", "target"), (soft,)),
+        (fl.nll_loss, ("input",), (y,)),
+    ):
+        value, expected = fl.value_and_grad(function, wrt)(plain, *arguments)
+        found, gradients = fl.value_and_grad(function, wrt)(x, *arguments)
+        assert_close(found, value)
+        for one, other in zip(gradients, expected, strict=True):
+            assert_close(one, other)
+            assert np.moveaxis(one, 1, 2).flags.c_contiguous
+        for out in (np.empty_like(x), np.empty_like(plain)):
+            assert fl.grad(function)(x, *arguments, grad_out=out) is out
+            np.testing.assert_array_equal(out, gradients[0])
+    softened, gradient = fl.value_and_grad(fl.softmax)(x, 1, grad_output=upstream)
+    assert_close(softened, fl.softmax(plain, 1))
+    assert_close(gradient, fl.grad(fl.softmax)(plain, 1, grad_output=upstream))
+    assert np.moveaxis(softened, 1, 2).flags.c_contiguous
+    _, curvature = fl.grad_and_hess(fl.cross_entropy)(x, y)
+    assert_close(curvature, fl.grad_and_hess(fl.cross_entropy)(plain, y)[1])
+    assert fl.grad(fl.cross_entropy)(x, y, grad_out=x) is x
+    assert_close(x, fl.grad(fl.cross_entropy)(plain, y))
+
+
+@pytest.mark.parametrize("inner", [5, 37, 300])
+def test_a_strided_class_axis_in_chunks(inner, rng):
+    """Chunks of strided rows begin at whole cache lines, and the last of them is not whole."""
+    x, y = rng.normal(size=(2, 900, inner)), rng.integers(900, size=(2, inner))
+    value, gradient = fl.value_and_grad(fl.cross_entropy)(x, y)
+    rows = np.ascontiguousarray(x.transpose(0, 2, 1)).reshape(-1, 900)
+    expected, of_rows = fl.value_and_grad(fl.cross_entropy)(rows, y.reshape(-1))
+    assert_close(value, expected)
+    assert_close(gradient, of_rows.reshape(2, inner, 900).transpose(0, 2, 1))
+    for threads in (1, 2):
+        with fl.config(num_threads=threads):
+            np.testing.assert_array_equal(fl.grad(fl.cross_entropy)(x, y), gradient)
 
 
 def test_layout_of_the_upstream(rng):

@@ -18,10 +18,11 @@ from fastloss.cpu.survey import run as survey
 
 __all__ = [
     "add_rows", "add_to", "adds_products", "argmax", "broadcast", "chunk_times", "copy_into", "ctc", "elementwise",
-    "empty", "fill", "flat", "host", "label_sets", "matmul", "moved", "multiplies_bfloat16", "number", "on_device",
-    "overlap", "pairwise", "rowwise", "same", "sum_to", "survey", "take", "waits", "zeros",
+    "empty", "fill", "flat", "follows_layout", "host", "label_sets", "matmul", "moved", "multiplies_bfloat16", "number",
+    "on_device", "overlap", "pairwise", "rowwise", "same", "sum_to", "survey", "take", "waits", "zeros",
 ]  # fmt: skip
 
+follows_layout = True  # whether results of rows may lie in another order than C's, as their input does
 waits = False  # whether looking at a result holds the caller up
 adds_products = multiplies_bfloat16 = False  # what NumPy's matrix product does not do
 chunk_times = 1  # how many times the budget of the CPU, see fastloss/_products.py

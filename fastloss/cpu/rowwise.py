@@ -22,7 +22,7 @@ import numpy as np
 from fastloss._jit import Kernel
 from fastloss._spec import RowMaths
 from fastloss.cpu import split
-from fastloss.cpu.across import across
+from fastloss.cpu.across import STEP, across
 from fastloss.cpu.along import along
 from fastloss.cpu.gather import gather
 
@@ -116,8 +116,10 @@ def run(
             return done
     work = count if maths.sparse else count * columns
     replaces = columns >= LONG_FROM and any(_is_same(grads[0], array) for array in (x, operand, weight))
-    return kernel(maths, layout_of(maths, columns, inner, replaces))(
-        count, work, x, operand, target, weight, upstream, values, *grads, second,
+    layout = layout_of(maths, columns, inner, replaces)
+    units = -(-count // STEP) if layout == "strided" else count
+    return kernel(maths, layout)(
+        units, work, x, operand, target, weight, upstream, values, *grads, second,
         params, scale, divisor, count, columns, inner, ignore_index, check, clear,
     )  # fmt: skip
 
