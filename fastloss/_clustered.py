@@ -18,8 +18,8 @@ from fastloss._clusters import HEAD, Layers
 from fastloss._config import settings
 from fastloss._outputs import ABSENT, Argument, Outputs, Request, given_gradients, upstream_of
 from fastloss._products import Products, chunks, multiply_into, part
-from fastloss._rows import NO_INDEX, out_of_range
-from fastloss._spec import Clustered, Loss, RowMaths
+from fastloss._rows import out_of_range
+from fastloss._spec import NO_INDEX, Clustered, Loss, RowMaths
 
 
 class AdaptiveOutput(NamedTuple):
@@ -146,7 +146,7 @@ class _Run:
             self.backend.rowwise(
                 self.maths, logits, ABSENT, labels[places], ABSENT, ABSENT, (1.0 / columns,), self.scale, 1,
                 (stop - start, columns, 1), NO_INDEX, False, part(values, places),
-                (gradient if gradient is ABSENT else gradient.reshape(-1), ABSENT, ABSENT), ABSENT, True,
+                (gradient if gradient is ABSENT else gradient.reshape(-1), ABSENT, ABSENT), ABSENT,
             )  # fmt: skip
             products.carry_back(start, stop, gradient)
         products.finish()

@@ -6,6 +6,7 @@ import functools
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from types import CodeType, ModuleType
 from typing import Any
 
 import numba
@@ -98,26 +99,47 @@ def fingerprint(*more: str) -> str:
 
 
 def foreign_part(body: Callable[..., Any]) -> str:
-    """Return a hash of the maths that a kernel closes over and that is not this package's, as a part of its name.
+    """Return a hash of the maths that a kernel closes over and that is not this package's, as a part of its name."""
+    parts: list[bytes] = []
+    _collect(body, parts, set())
+    return f"_{hashlib.sha256(b''.join(parts)).hexdigest()[:12]}" if parts else ""
 
-    The files count, not the functions alone, because these may call others of theirs.
+
+def _collect(function: Callable[..., Any], parts: list[bytes], seen: set[Any]) -> None:
+    """Collect what tells whether anything has changed that a function needs and that is not this package's.
+
+    A function of this package needs what it closes over, for the rest is in the fingerprint; another what it names too.
     """
-    digest = hashlib.sha256()
-    foreign = [function for function in _closed_over(body) if not function.__module__.startswith("fastloss.")]
-    for function in foreign:
-        code = function.__code__
-        try:
-            digest.update(Path(code.co_filename).read_bytes())
-        except OSError:  # typed in at a prompt
-            plain = [constant for constant in code.co_consts if isinstance(constant, int | float | str)]
-            digest.update(f"{code.co_code!r} {plain} {code.co_names}".encode())
-    return f"_{digest.hexdigest()[:12]}" if foreign else ""
+    ours = _is_ours(function)
+    needed = [cell.cell_contents for cell in function.__closure__ or ()]
+    if not ours:
+        parts.append(_contents(function.__code__.co_filename) or _instructions(function.__code__))
+        needed += [function.__globals__[name] for name in function.__code__.co_names if name in function.__globals__]
+    for one in needed:
+        one = getattr(one, "py_func", one)  # of a function that is compiled already
+        if isinstance(one, ModuleType):
+            parts.append(_contents(getattr(one, "__file__", None)))
+        elif isinstance(one, int | float | str | tuple):
+            parts += () if ours else (repr(one).encode(),)
+        elif hasattr(one, "__code__") and one not in seen:
+            seen.add(one)
+            _collect(one, parts, seen)
 
 
-def _closed_over(function: Callable[..., Any]) -> list[Callable[..., Any]]:
-    """Return the functions that a function closes over, and those that they do."""
-    found = [cell.cell_contents for cell in function.__closure__ or () if hasattr(cell.cell_contents, "__code__")]
-    return found + [inner for each in found for inner in _closed_over(each)]
+def _is_ours(function: Callable[..., Any]) -> bool:
+    return function.__module__.startswith("fastloss.")
+
+
+def _contents(path: str | None) -> bytes:
+    try:
+        return b"" if path is None else Path(path).read_bytes()
+    except OSError:  # typed in at a prompt
+        return b""
+
+
+def _instructions(code: CodeType) -> bytes:
+    plain = [constant for constant in code.co_consts if isinstance(constant, int | float | str)]
+    return f"{code.co_code!r} {plain} {code.co_names}".encode()
 
 
 class Kernel:

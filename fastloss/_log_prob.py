@@ -12,8 +12,8 @@ from fastloss._clusters import Layers
 from fastloss._dispatch import I64
 from fastloss._outputs import ABSENT
 from fastloss._products import Products, chunks
-from fastloss._rows import NO_INDEX, value_only
-from fastloss._spec import Clustered, RowMaths
+from fastloss._rows import value_only
+from fastloss._spec import NO_INDEX, Clustered, RowMaths
 
 
 def log_probabilities(maths: RowMaths, job: Clustered) -> Any:
@@ -94,5 +94,5 @@ def _log_softmax(backend: Any, maths: RowMaths, matrix: Any) -> None:
     logits = matrix.reshape(-1)
     backend.rowwise(
         value_only(maths), logits, ABSENT, ABSENT, ABSENT, ABSENT, (1.0,), 1.0, 1, (*matrix.shape, 1),
-        NO_INDEX, False, ABSENT, (logits, ABSENT, ABSENT), ABSENT, True,
+        NO_INDEX, False, ABSENT, (logits, ABSENT, ABSENT), ABSENT,
     )  # fmt: skip

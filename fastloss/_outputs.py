@@ -138,7 +138,6 @@ class Outputs:
         request: Request,
         arguments: tuple[Argument, ...],
         shape: Shape | None,
-        zeros: bool = False,
         innermost: int | None = None,
     ) -> None:
         """Allocate the gradients: of `shape`, or where it is None each of its own argument's.
@@ -155,25 +154,24 @@ class Outputs:
         given = given_gradients(request, len(self._slots))
         if given is not None:
             self._take_gradients(given)
-        make = self.backend.zeros if zeros else self.backend.empty
         for number, slot in enumerate(self._slots):
             target = None if self._targets is None else self._targets[number]
             lies = arguments[slot].view.shape if shape is None else shape
             if target is not None and target.shape == lies and self.ordered(target).flags.c_contiguous:
                 self.grads[slot] = target
             else:
-                self.grads[slot] = self.allocate(make, lies, arguments[slot].view.dtype)
+                self.grads[slot] = self.allocate(lies, arguments[slot].view.dtype)
 
     def ordered(self, view: Any) -> Any:
         """Return a view with its axes in the order in which results lie in memory."""
-        return view if self._innermost is None else self.backend.moved(view, self._innermost, view.ndim - 1)
+        return view if self._innermost is None else self.backend.moved(view, self._innermost, -1)
 
-    def allocate(self, make: Any, shape: Shape, dtype: Any) -> Any:
+    def allocate(self, shape: Shape, dtype: Any) -> Any:
         """Return a new array whose axes lie in that order."""
-        axis = self._innermost
+        axis, backend = self._innermost, self.backend
         if axis is None:
-            return make(shape, dtype)
-        return self.backend.moved(make((*shape[:axis], *shape[axis + 1 :], shape[axis]), dtype), len(shape) - 1, axis)
+            return backend.empty(shape, dtype)
+        return backend.moved(backend.empty((*shape[:axis], *shape[axis + 1 :], shape[axis]), dtype), -1, axis)
 
     def want_values(self, shape: Shape, wanted: bool, entries: bool = False) -> None:
         """Allocate, or take from ``out``, the unreduced values: a number for each row, or for each of its `entries`."""
@@ -190,8 +188,7 @@ class Outputs:
             if (self.ordered(view) if entries else view).flags.c_contiguous:
                 self.values = view
                 return
-        make = self.backend.empty
-        self.values = self.allocate(make, shape, dtype) if entries else make(shape, dtype)
+        self.values = self.allocate(shape, dtype) if entries else self.backend.empty(shape, dtype)
 
     def check_read(self, **views: Any) -> None:
         """Check what is read beside the arguments, by name, against the arrays of the user's that are written."""

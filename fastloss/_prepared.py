@@ -71,7 +71,7 @@ class Prepared:
 
     def __init__(
         self, run: Callable[..., Any], mode: Mode, dtype: Any, slots: tuple[int, ...],
-        shapes: tuple[tuple[int, ...], ...], each: tuple[int, ...] | None, sparse: bool = False,
+        shapes: tuple[tuple[int, ...], ...], each: tuple[int, ...] | None,
     ) -> None:  # fmt: skip
         self.run, self.dtype, self.valued = run, dtype, mode.value
         self.shapes = tuple([(slot, shapes[slot]) for slot in slots])
@@ -79,7 +79,7 @@ class Prepared:
         self.each = each if mode.value else None
         self.number = np.float32 if dtype is F32 else np.float64
         largest = max([math.prod(shape) for shape in shapes]) * dtype.itemsize
-        self.make = np.zeros if sparse else np.empty if largest < RECYCLED_FROM else empty
+        self.make = np.empty if largest < RECYCLED_FROM else empty
 
     def compute(self, arrays: Sequence[Any], request: Request) -> Any:
         """Compute a call of this kind; None where the long way is needed."""

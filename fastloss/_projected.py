@@ -15,8 +15,8 @@ from fastloss._config import settings
 from fastloss._dispatch import F32, F64, space_of
 from fastloss._outputs import ABSENT, Argument, Outputs, Request, upstream_of
 from fastloss._products import Products, chunks, part
-from fastloss._rows import NO_INDEX, out_of_range
-from fastloss._spec import Loss, Projected
+from fastloss._rows import out_of_range
+from fastloss._spec import NO_INDEX, Loss, Projected
 
 _NAMES = ("input", "linear_weight", "target", "linear_bias", "weight")
 _INPUT, _WEIGHT, _TARGET, _BIAS, _CLASS_WEIGHT = range(5)  # slots of the gradients
@@ -120,7 +120,7 @@ def projected(record: Loss, job: Projected, request: Request) -> Any:
             (*rows.params, 1.0 / classes), scale, by, (stop - start, classes, positions), ignore, False,
             part(values, places),
             (gradient if gradient is ABSENT else gradient.reshape(-1), part(grads[_TARGET], entries), d_weight),
-            ABSENT, True,
+            ABSENT,
         )  # fmt: skip
         products.carry_back(start, stop, gradient)
         if doubled:

@@ -25,8 +25,9 @@ from fastloss._jit import is_small
 from fastloss._outputs import ABSENT, Mode
 from fastloss._penalties import job_of
 from fastloss._prepared import Prepared, are_plain
-from fastloss._rows import NO_INDEX, value_only
+from fastloss._rows import value_only
 from fastloss._spec import (
+    NO_INDEX,
     Alignment,
     Elementwise,
     LabelSets,
@@ -126,13 +127,13 @@ def _rowwise(record: Loss, job: Rowwise, mode: Mode) -> Decided:
             operand = arrays[1].ravel()
         strange, total = launch(
             arrays[0].ravel(), operand, labels, ABSENT, ABSENT, values, _flat(grads[0]), ABSENT, ABSENT, ABSENT,
-            params, 1.0, divisor, count, columns, 1, ignore, settings.check_indices, given,
+            params, 1.0, divisor, count, columns, 1, ignore, settings.check_indices,
         )  # fmt: skip
         return None if strange >= 0 else total
 
     each = shape[:1] if job.reduction == "none" else None
     slots = (0,) if mode.wrt else ()
-    return Prepared(run, mode, _real(x), slots, (shape,), each, maths.sparse), (x,) if y is None else (x, y)
+    return Prepared(run, mode, _real(x), slots, (shape,), each), (x,) if y is None else (x, y)
 
 
 def _row_launcher(maths: RowMaths, count: int, columns: int, replaces: bool = False) -> Callable[..., Any] | None:
@@ -143,7 +144,7 @@ def _row_launcher(maths: RowMaths, count: int, columns: int, replaces: bool = Fa
     if split_loop.suits(maths, count, columns, 1):
         return None
     kernel = rowwise_loop.kernel(maths, rowwise_loop.layout_of(maths, columns, 1, replaces))
-    return kernel.launcher(count, count if maths.sparse else count * columns)
+    return kernel.launcher(count, count * columns)
 
 
 def _rowmap(record: Loss, job: RowMap, mode: Mode) -> Decided:
@@ -158,7 +159,7 @@ def _rowmap(record: Loss, job: RowMap, mode: Mode) -> Decided:
     def run(arrays: Sequence[Any], values: Any, grads: list[Any], given: bool) -> float:
         launch(
             arrays[0].ravel(), ABSENT, ABSENT, ABSENT, ABSENT, ABSENT, _flat(values), _flat(grads[0]), ABSENT, ABSENT,
-            (1.0,), 1.0, 1, count, columns, 1, NO_INDEX, False, True,
+            (1.0,), 1.0, 1, count, columns, 1, NO_INDEX, False,
         )  # fmt: skip
         return 0.0
 
@@ -237,7 +238,7 @@ def _projected(record: Loss, job: Projected, mode: Mode) -> Decided:
         flat = logits.ravel()
         strange, total = launch(
             flat, ABSENT, y, ABSENT, ABSENT, values, flat if slots else ABSENT, ABSENT, ABSENT, ABSENT,
-            params, 1.0, divisor, count, classes, 1, ignore, settings.check_indices, True,
+            params, 1.0, divisor, count, classes, 1, ignore, settings.check_indices,
         )  # fmt: skip
         if strange >= 0:
             return None

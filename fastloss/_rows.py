@@ -22,10 +22,9 @@ from fastloss._config import settings
 from fastloss._dispatch import space_of
 from fastloss._outputs import ABSENT, Argument, Outputs, Request, upstream_of
 from fastloss._pairs import pairwise
-from fastloss._spec import Loss, Pairwise, RowMap, RowMaths, Rowwise
+from fastloss._spec import NO_INDEX, Loss, Pairwise, RowMap, RowMaths, Rowwise
 
 _NAMES = ("input", "target", "weight")
-NO_INDEX = -(2**63)  # an ignore_index that no label equals
 
 
 def rowwise(record: Loss, job: Rowwise, request: Request) -> Any:
@@ -97,7 +96,7 @@ def rowwise(record: Loss, job: Rowwise, request: Request) -> Any:
     innermost = _innermost(backend, x, first, last)
     if innermost is not None:
         split = (count, classes, 1)
-    outputs = Outputs(record, space, request, arguments, shape, zeros=maths.sparse, innermost=innermost)
+    outputs = Outputs(record, space, request, arguments, shape, innermost=innermost)
     ordered = outputs.ordered
     results = shape[:first] + (1,) * len(shape[first:last]) + shape[last:] if keepdim else rows
     outputs.want_values(results, each and mode.value)
@@ -105,7 +104,7 @@ def rowwise(record: Loss, job: Rowwise, request: Request) -> Any:
     outputs.check_read(target=labels, weight=weight if operand is ABSENT else ABSENT, grad_output=upstream)
     second = ABSENT
     if mode.hessian:
-        second = outputs.allocate(backend.zeros if maths.sparse else backend.empty, shape, x.dtype)
+        second = outputs.allocate(shape, x.dtype)
     if count == 0:
         return outputs.finish(math.nan if reduction == "mean" else 0.0, second)
     if classes == 0:
@@ -129,7 +128,6 @@ def rowwise(record: Loss, job: Rowwise, request: Request) -> Any:
         outputs.values if outputs.values is ABSENT else flat(outputs.values),
         [grad if grad is ABSENT else flat(ordered(grad)) for grad in outputs.grads],
         second if second is ABSENT else flat(ordered(second)),
-        request.grad_out is not None,
     )
     if strange >= 0:
         raise out_of_range(backend, flat(labels), strange, rows, classes)
@@ -181,7 +179,7 @@ def rowmap(record: Loss, job: RowMap, request: Request) -> Any:
     outputs.want_values(shape, mode.value, entries=True)
     scale, operand = upstream_of(space, request, False, shape)
     outputs.check_read(grad_output=operand)
-    second = outputs.allocate(backend.empty, shape, x.dtype) if mode.hessian else ABSENT
+    second = outputs.allocate(shape, x.dtype) if mode.hessian else ABSENT
 
     if x.size:
         backend.rowwise(
@@ -200,6 +198,5 @@ def rowmap(record: Loss, job: RowMap, request: Request) -> Any:
             ABSENT,
             tuple([a if a is ABSENT else flat(ordered(a)) for a in (outputs.values, outputs.grads[0], ABSENT)]),
             second if second is ABSENT else flat(ordered(second)),
-            True,
         )
     return outputs.finish(None, second)

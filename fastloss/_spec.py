@@ -11,6 +11,8 @@ Array = Any
 Scalar = Any
 MathFunction = Callable[..., Any]
 
+NO_INDEX = -(2**63)  # an ignore_index that ignores nothing
+
 
 class Domain(NamedTuple):
     """The values an option may take."""

@@ -269,6 +269,7 @@ WRONG = [
     (TypeError, "target .*float64", {"target": np.zeros(11)}),
     (IndexError, r"30 at position \(3,\).* 30 classes", {"target": np.arange(27, 38)}),
     (IndexError, r"-100 at position \(0,\)", {"target": np.full(11, -100)}),
+    (IndexError, r"-9223372036854775808 at position \(0,\)", {"target": np.full(11, -(2**63))}),
 ]
 
 

@@ -242,6 +242,9 @@ def test_class_indices_are_checked(name):
     assert np.array_equal(np.isnan(host(value)), wrong)
     assert np.array_equal(np.isnan(host(gradient)).all(axis=1), wrong)
     assert np.array_equal(np.isnan(host(gradient)).any(axis=1), wrong)
+    given["target"][[17, 19]] = -(2**63), 0
+    with pytest.raises(IndexError, match="-9223372036854775808"):
+        record.function(**{k: device(v) for k, v in given.items()})
 
 
 @in_simulator

@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 import torch
 from cases import PLAIN
+from numba.core.errors import TypingError
 
 import fastloss as fl
-from fastloss._registry import LOSSES
+from fastloss._call import evaluate
+from fastloss._outputs import Mode, Request
+from fastloss._registry import LOSSES, jitable
+from fastloss._spec import Elementwise
 
 NOT_POSSIBLE = {
     "a number > 0": (0.0, -1.0, float("nan")),
@@ -197,7 +201,7 @@ def test_what_is_no_size():
 # -- class indices ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("wrong", [5, -1, 2**40, -(2**40)])
+@pytest.mark.parametrize("wrong", [5, -1, 2**40, -(2**40), -(2**63)])
 @pytest.mark.parametrize("case", INDEXED, ids=str)
 def test_class_index_out_of_range(case, wrong):
     arrays = case.make()
@@ -545,6 +549,19 @@ def test_device_array_beside_a_host_array(case):
     arrays = case.make()
     arrays[first] = DeviceArray(arrays[first].shape, arrays[first].dtype)
     refuses(TypeError, rf"{first} is .*cuda:0 and .* is .*CPU.*cupy\.asarray", case, arrays)
+
+
+def test_a_gradient_that_the_maths_does_not_return():
+    """It would be memory that nobody has written."""
+
+    @jitable
+    def error(x, t):
+        return x - t, (type(x)(1),), type(x)(0)
+
+    job = Elementwise(error, (np.ones(3), np.zeros(3)))
+    assert evaluate(LOSSES["mse_loss"], job, Request(Mode(True, ("input",))))[0] == 1
+    with pytest.raises(TypingError, match="a gradient is asked for that the maths does not return: it returns 1"):
+        evaluate(LOSSES["mse_loss"], job, Request(Mode(True, ("input", "target"), False)))
 
 
 def test_errors_of_config():

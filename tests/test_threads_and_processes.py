@@ -244,17 +244,20 @@ def test_config_nests_and_refuses_nonsense():
         fl.config(recycled_bytes=-1)
 
 
-def test_a_loss_that_is_edited_is_compiled_anew(tmp_path):
-    """A loss in a module outside of the package: a cached kernel of an earlier text of its file must not be used."""
-    script = tmp_path / "own.py"
+@pytest.mark.parametrize("apart", [False, True], ids=["one-file", "two-files"])
+def test_a_loss_that_is_edited_is_compiled_anew(tmp_path, apart):
+    """A loss in modules outside of the package: a cached kernel of an earlier text of theirs must not be used."""
+    helper = (
+        "from fastloss._registry import jitable\n\n\n"
+        "def factor(x):\n"
+        "    return type(x)(FACTOR)\n\n\n"
+        "jitable(factor)\n\n\n"
+    )
     text = (
         "import numpy as np\n"
         "import fastloss as fl\n"
         "from fastloss._registry import jitable, loss\n"
         "from fastloss._spec import Elementwise\n\n\n"
-        "def factor(x):\n"
-        "    return type(x)(FACTOR)\n\n\n"
-        "jitable(factor)\n\n\n"
         "@jitable\n"
         "def scaled_error(x, t):\n"
         "    return factor(x) * (x - t), (factor(x), -factor(x)), x - x\n\n\n"
@@ -264,8 +267,11 @@ def test_a_loss_that_is_edited_is_compiled_anew(tmp_path):
         "print(scaled_loss(np.ones(3), np.zeros(3)))\n"
     )
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"  # texts of one length, written within a second, would look alike
     for number in ("2", "3", "2"):
-        script.write_text(text.replace("FACTOR", number))
+        edited = helper.replace("FACTOR", number)
+        (tmp_path / "helper.py").write_text(edited)
+        (tmp_path / "own.py").write_text(("from helper import factor\n" if apart else edited) + text)
         done = subprocess.run(
             [sys.executable, "-c", "import own"],
             env=environment,

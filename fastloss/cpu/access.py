@@ -12,6 +12,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.core.imputils import impl_ret_borrowed
 
 from fastloss.cpu.emission import emits, is_absent, pointer_to
@@ -234,8 +235,16 @@ def _store(array, i, value):
     return types.none, emit
 
 
+def _check_each(arrays: Any, values: Any) -> None:
+    """Raise if there are arrays beyond the values: nothing would be written to them."""
+    if not all(is_absent(kind) for kind in arrays[len(values) :]):
+        raise TypingError(f"a gradient is asked for that the maths does not return: it returns {len(values)}")
+
+
 @emits(store_each)
 def _store_each(arrays, i, values, factor):
+    _check_each(arrays, values)
+
     def emit(context, builder, kinds, args):
         index = _as_index(context, builder, i, args[1])
         pairs = zip(arrays, cgutils.unpack_tuple(builder, args[0], len(arrays)), strict=True)
@@ -250,6 +259,8 @@ def _store_each(arrays, i, values, factor):
 
 @emits(stage_each)
 def _stage_each(buffer, stride, i, values, factor, arrays):
+    _check_each(arrays, values)
+
     def emit(context, builder, kinds, args):
         step, index = (_as_index(context, builder, kind, arg) for kind, arg in ((stride, args[1]), (i, args[2])))
         numbers = cgutils.unpack_tuple(builder, args[3], len(values))

@@ -29,7 +29,7 @@ from fastloss.cpu.maxima import column_maxima
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 from fastloss.cpu.stack import LANES, lane_array, lane_arrays
 from fastloss.cpu.survey import survey
-from fastloss.cpu.tiles import read_rows, read_strided, write_rows, write_strided
+from fastloss.cpu.tiles import place_of, read_rows, read_strided, write_rows, write_strided
 from fastloss.losses.scalars import exp_difference, log_sum
 
 # Entries that the across loop keeps in each buffer: what it touches fits the L1 cache. Where the class axis is strided
@@ -58,12 +58,6 @@ def _energy(z, place, top, energies):
     return e
 
 
-@kernel_part(forceinline=True)
-def _place_of(r, columns, inner):
-    """Return where the first entry of row `r` lies."""
-    return r // inner * columns * inner + r % inner
-
-
 def across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
     """Return the loop for few classes, or for a strided class axis."""
     terms, has_terms = maths.terms, maths.terms is not None
@@ -72,7 +66,7 @@ def across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
 
     def kernel(
         x, t, y, weight, upstream, values, d0, d1, d2, second,
-        params, scale, divisor, count, columns, inner, ignore, check, clear, board, lead,
+        params, scale, divisor, count, columns, inner, ignore, check, board, lead,
     ):  # fmt: skip
         vector_function()
         like = load(x, 0)
@@ -114,7 +108,7 @@ def across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
             last = min(share(steps, k + 1, chunks) * STEP, count)
             for tile in range(share(steps, k, chunks) * STEP, last, lanes):
                 n = lanes if last - tile > lanes else last - tile
-                here, ahead = _place_of(tile, columns, inner), _place_of(tile + lanes, columns, inner)
+                here, ahead = place_of(tile, columns, inner), place_of(tile + lanes, columns, inner)
                 read_tile(x, tile, n, columns, inner, z, lanes)
                 read_tile(t, tile, n, columns, inner, operand, lanes)
 

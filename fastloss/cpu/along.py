@@ -61,7 +61,7 @@ def along(maths: RowMaths, long: bool, replaces: bool = False) -> Callable[..., 
 
     def kernel(
         x, t, y, weight, upstream, values, d0, d1, d2, second,
-        params, scale, divisor, count, columns, inner, ignore, check, clear, board, lead,
+        params, scale, divisor, count, columns, inner, ignore, check, board, lead,
     ):  # fmt: skip
         vector_function()
         like = load(x, 0)

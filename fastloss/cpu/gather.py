@@ -1,4 +1,8 @@
-"""The loop of losses that look at nothing but the target's entry. Arguments: see ``rowwise.py``."""
+"""The loop of losses that look at nothing but the target's entry. Arguments: see ``rowwise.py``.
+
+All else of the gradient is zeros, which are written a tile of rows at a time: its entries are read before, since the
+gradient may replace the input, and written after.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,39 @@ from typing import Any
 
 import numpy as np
 
+from fastloss._jit import kernel_part
 from fastloss._spec import RowMaths
 from fastloss.cpu.access import cast, label_at, load, load_or, store, store_each
 from fastloss.cpu.instructions import vector_function
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
+from fastloss.cpu.stack import LANES, lane_array
 from fastloss.cpu.survey import survey
+from fastloss.cpu.tiles import place_of
+
+# Entries of a tile of rows that lie end to end: the cache lines that were cleared are still at hand for what is not 0.
+TILE_ENTRIES = 1 << 14
+
+
+@kernel_part(forceinline=True)
+def _clear(grads, second, first, count, zero):
+    for i in range(first, first + count):
+        store_each(grads, i, (zero, zero, zero), zero)
+        store(second, i, zero)
+
+
+@kernel_part()
+def _clear_rows(grads, second, row, n, columns, inner, zero):
+    """Write zeros to rows row ... row + n, along the memory they lie in."""
+    if inner == 1:
+        _clear(grads, second, row * columns, n * columns, zero)
+        return
+    done = 0
+    while done < n:
+        run = min(n - done, inner - (row + done) % inner)
+        first = place_of(row + done, columns, inner)
+        for j in range(columns):
+            _clear(grads, second, first + j * inner, run, zero)
+        done += run
 
 
 def gather(maths: RowMaths) -> Callable[..., Any]:
@@ -20,44 +52,56 @@ def gather(maths: RowMaths) -> Callable[..., Any]:
 
     def kernel(
         x, t, y, weight, upstream, values, d0, d1, d2, second,
-        params, scale, divisor, count, columns, inner, ignore, check, clear, board, lead,
+        params, scale, divisor, count, columns, inner, ignore, check, board, lead,
     ):  # fmt: skip
         vector_function()
         like = load(x, 0)
         T = type(like)
         numbers = cast(params, like)
         grads = (d0, d1, d2)
+        entries = lane_array(like)
         if check or divisor == 0.0:
             strange, counted = survey(y, weight, columns, ignore, check, count, board)
             if strange >= 0:
                 return strange, 0.0
             divisor = counted if divisor == 0.0 else divisor
         factor = T(scale / divisor)
+        rows = LANES if inner > 1 else max(1, min(LANES, TILE_ENTRIES // columns))
+        # Chunks of strided rows are whole tiles: the shorter the stretches of memory that are cleared, the slower.
+        step = LANES if inner > 1 else 1
+        steps = (count + step - 1) // step
 
         chunks = chunks_of(board)
         k = claim(board, 1)
         while k < chunks:
             total = 0.0
-            for r in range(share(count, k, chunks), share(count, k + 1, chunks)):
-                label = label_at(y, r)
-                base = r // inner * columns * inner + r % inner
-                known = label >= 0 and label < columns and label != ignore
-                zy = load(x, base + label * inner) if known else T(0)
-                blank = T(0) if known or label == ignore else T(np.nan)
-                if clear or blank != blank:  # after the entry is read: the gradient may replace the input
-                    for j in range(columns):
-                        store_each(grads, base + j * inner, (blank, blank, blank), T(1))
-                        store(second, base + j * inner, blank)
-                value = blank
-                if known:
-                    wy = load_or(weight, label, T(1))
-                    value, coefs = finish(T(0), T(0), (T(0), T(0), T(0)), zy, wy, numbers)
-                    slopes, curvature = entry(zy, T(0), T(0), wy, True, coefs, numbers)
-                    g = load_or(upstream, r, factor)
-                    store_each(grads, base + label * inner, slopes, g)
-                    store(second, base + label * inner, g * curvature)
-                store(values, r, value)
-                total += value
+            last = min(share(steps, k + 1, chunks) * step, count)
+            for tile in range(share(steps, k, chunks) * step, last, rows):
+                n = min(rows, last - tile)
+                for l in range(n):
+                    label = label_at(y, tile + l)
+                    known = label >= 0 and label < columns and label != ignore
+                    entries[l] = load(x, place_of(tile + l, columns, inner) + (label if known else 0) * inner)
+                _clear_rows(grads, second, tile, n, columns, inner, T(0))
+                for l in range(n):
+                    r = tile + l
+                    label = label_at(y, r)
+                    base = place_of(r, columns, inner)
+                    value = T(0)
+                    if label >= 0 and label < columns and label != ignore:
+                        wy = load_or(weight, label, T(1))
+                        value, coefs = finish(T(0), T(0), (T(0), T(0), T(0)), entries[l], wy, numbers)
+                        slopes, curvature = entry(entries[l], T(0), T(0), wy, True, coefs, numbers)
+                        g = load_or(upstream, r, factor)
+                        store_each(grads, base + label * inner, slopes, g)
+                        store(second, base + label * inner, g * curvature)
+                    elif label != ignore:  # nobody was to check it
+                        value = T(np.nan)
+                        for j in range(columns):
+                            store_each(grads, base + j * inner, (value, value, value), T(1))
+                            store(second, base + j * inner, value)
+                    store(values, r, value)
+                    total += value
             put(board, 1, k, total)
             k = claim(board, 1)
         return -1, combined(board, 1) / divisor if lead else 0.0

@@ -25,6 +25,7 @@ from fastloss.cpu import split
 from fastloss.cpu.across import STEP, across
 from fastloss.cpu.along import along
 from fastloss.cpu.gather import gather
+from fastloss.cpu.stack import LANES
 
 # Classes from which a row fills the lanes by itself. What a loop along the row leaves to narrower vectors and to scalar
 # code costs more the more there is to compute. cross_entropy of 2**22 entries on two threads, time along beside across:
@@ -90,7 +91,6 @@ def run(
     values: Any,
     grads: tuple[Any, Any, Any],
     second: Any,
-    clear: bool,
 ) -> tuple[int, float]:
     """Run a row loss and return (row of the first class index that does not exist or -1, reduced value).
 
@@ -102,8 +102,6 @@ def run(
         (outer, classes, inner).
     divisor
         What value and derivatives are divided by; 0: the summed weight of the rows that count.
-    clear
-        Whether a sparse loss has to write the zeros of its gradient.
     """
     outer, columns, inner = shape
     count = outer * inner
@@ -114,13 +112,13 @@ def run(
         )  # fmt: skip
         if done is not None:
             return done
-    work = count if maths.sparse else count * columns
+    work = count * columns
     replaces = columns >= LONG_FROM and any(_is_same(grads[0], array) for array in (x, operand, weight))
     layout = layout_of(maths, columns, inner, replaces)
-    units = -(-count // STEP) if layout == "strided" else count
+    units = count if inner == 1 else -(-count // (LANES if maths.sparse else STEP))
     return kernel(maths, layout)(
         units, work, x, operand, target, weight, upstream, values, *grads, second,
-        params, scale, divisor, count, columns, inner, ignore_index, check, clear,
+        params, scale, divisor, count, columns, inner, ignore_index, check,
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastloss._jit import Kernel, kernel_part
+from fastloss._spec import NO_INDEX
 from fastloss.cpu.access import label_at, load_or, present
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 
@@ -19,6 +20,7 @@ def survey(y, weight, columns, ignore, check, count, board):
     A sum of 0 is returned as NaN: it is a divisor, and the mean over nothing is NaN whatever is divided.
     Every thread waits for the whole survey: nothing is computed before all classes are known to exist.
     """
+    ignores = ignore != NO_INDEX
     chunks = chunks_of(board)
     k = claim(board, 0)
     while k < chunks:
@@ -27,7 +29,7 @@ def survey(y, weight, columns, ignore, check, count, board):
         kept, ignored = 0, 0
         for r in range(first, last):
             label = label_at(y, r)
-            ignored += label == ignore
+            ignored += ignores & (label == ignore)
             kept += (label >= 0) & (label < columns) & (label != ignore)
         strange = kept + ignored < last - first
         total = float(kept)
@@ -43,7 +45,7 @@ def survey(y, weight, columns, ignore, check, count, board):
     if check and total != total:
         for r in range(count):
             label = label_at(y, r)
-            if label != ignore and (label < 0 or label >= columns):
+            if not (ignores and label == ignore) and (label < 0 or label >= columns):
                 return r, total
     return -1, total if total != 0.0 else np.nan
 

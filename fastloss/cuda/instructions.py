@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
+from numba.core.errors import TypingError
 
 from fastloss.cuda.access import (
     WIDEST,
@@ -214,6 +215,10 @@ def _store(array, i, value):
 
 @emits(store_derivatives)
 def _store_derivatives(arrays, second, i, outcomes):
+    known = len(outcomes[0][1])
+    if not all(_absent(kind) for kind in arrays[known:]):
+        raise TypingError(f"a gradient is asked for that the maths does not return: it returns {known}")
+
     def emit(context, builder, args):
         place = _index(context, builder, i, args[2])
         parts = [

@@ -223,7 +223,6 @@ def run(
     values: Any,
     grads: tuple[Any, Any, Any],
     second: Any,
-    clear: bool,
 ) -> tuple[int, Any]:
     """Run a row loss and return (row of the first class index that does not exist or -1, reduced value).
 
@@ -243,15 +242,15 @@ def run(
     numbers = tuple([float(p) for p in params])
     arrays = (x, operand, target, weight, upstream, values, *grads, second)
     if maths.sparse:
-        if clear and all(type(d) is tuple or d.pointer != x.pointer for d in grads):
-            for gradient in grads:
-                if type(gradient) is DeviceArray:
-                    device.fill(gradient, 0.0)
-            clear = False
+        results = [result for result in (*grads, second) if type(result) is DeviceArray]
+        replaces = any(result.pointer == x.pointer for result in results)
+        if not replaces:  # else an entry is read before the kernel writes zeros in its place
+            for result in results:
+                device.fill(result, 0.0)
         grid = grid_of(count, THREADS)
         total = Total(device, grid, real, values == (), by)
         gather_kernel(maths).launch(
-            device, grid, real, *arrays, numbers, factor, count, columns, inner, ignore_index, int(clear),
+            device, grid, real, *arrays, numbers, factor, count, columns, inner, ignore_index, int(replaces),
             *total.arguments,
         )  # fmt: skip
         return -1, total.result()

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastloss._spec import NO_INDEX
 from fastloss.cuda.access import label_at, load, load_or, store
 from fastloss.cuda.arrays import DeviceArray
 from fastloss.cuda.driver import read_memory
@@ -30,7 +31,7 @@ def _kernel() -> Kernel:
             known = label >= 0 and label < columns
             if known and label != ignore:
                 total += load_or(weight, label, one)
-            if not known and label != ignore:
+            if not known and (label != ignore or ignore == NO_INDEX):
                 first = minimum(first, r)
         total = weight_over(total)
         first = first_over(first)

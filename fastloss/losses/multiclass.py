@@ -150,8 +150,8 @@ def nll_loss(
 
     Notes
     -----
-    The mean over no rows is NaN, with gradient 0. Only the targets' entries are read, and a fresh gradient touches only
-    their pages. The loss is linear in `input`: the Hessian is zero. A non-contiguous `input` is copied.
+    The mean over no rows is NaN, with gradient 0. Only the targets' entries are read. The loss is linear in `input`:
+    the Hessian is zero. A non-contiguous `input` is copied.
 
     References
     ----------
