@@ -13,6 +13,7 @@ from fastloss._clustered import AdaptiveOutput
 from fastloss._clusters import checked_cutoffs
 from fastloss._layers import Layer, Linear
 from fastloss._log_prob import log_probabilities, predictions
+from fastloss._outputs import several
 from fastloss._registry import check_options, record_of
 from fastloss._spec import FLAG, INDEX, POSITIVE, Array, Clustered
 from fastloss._transforms import mode_of
@@ -122,13 +123,12 @@ class LinearCrossEntropyLoss(Layer):
         # Gradients of parameters come and go in the shapes that the function knows.
         mode = mode_of(record_of(linear_cross_entropy), kind, wrt)
         names = mode.wrt + tuple([name for name in mode.also if self.linear.bias is not None])
-        arguments = self._arguments(input, target)
         own = {"linear_weight": tuple(self.linear.weight.shape), "linear_bias": (self.linear.out_features,)}
         given = extra.get("grad_out")
         if given is not None:
-            arrays = (given,) if mode.single else tuple(given)
+            arrays = (given,) if mode.single else several(given, len(names))
             shaped = tuple(
-                [a.reshape(arguments[n].shape) if n in own else a for a, n in zip(arrays, names, strict=False)]
+                [self._split(a, own[n]) if n in own else a for a, n in zip(arrays, names, strict=True)]
             )
             extra = {**extra, "grad_out": shaped[0] if mode.single else shaped}
         result = super()._transformed(kind, wrt, input, target, extra)
@@ -142,6 +142,14 @@ class LinearCrossEntropyLoss(Layer):
         if given is None and mode.single:
             (back,) = back
         return (result[0], back) if mode.value else back
+
+    def _split(self, array: Any, shape: tuple[int, ...]) -> Any:
+        """Return an array for a parameter's gradient, which must have `shape`, as the function knows it: a view."""
+        if not hasattr(array, "reshape"):
+            return array  # the function says what it is not
+        if tuple(array.shape) != shape:
+            raise ValueError(f"grad_out must have shape {shape}, got shape {tuple(array.shape)}")
+        return array.reshape((self.num_classes, *self.out_features, *shape[1:]))  # of any layout: only one axis splits
 
 
 class AdaptiveLogSoftmaxWithLoss(Layer):
