@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fastloss._blocks import convert_into, in_type
 from fastloss._checks import (
     Shape,
     check_fits,
@@ -19,7 +20,7 @@ from fastloss._checks import (
     split_axis,
 )
 from fastloss._config import settings
-from fastloss._dispatch import space_of
+from fastloss._dispatch import FLOATS, space_of
 from fastloss._outputs import ABSENT, Argument, Outputs, Request, upstream_of
 from fastloss._pairs import pairwise
 from fastloss._spec import Loss, Pairwise, RowMap, RowMaths, Rowwise
@@ -158,8 +159,15 @@ def rowmap(record: Loss, job: RowMap, request: Request) -> Any:
     axis = implicit_axis(len(shape)) if job.axis is None else normal_axis(job.axis, len(shape))
     split = split_axis(shape, axis)[2] if shape else (1, 1, 1)
     backend, flat = space.backend, space.backend.flat
-    outputs = Outputs(record, space, request, (Argument("input", given, x),), shape)
+    arguments: tuple[Argument, ...] = (Argument("input", given, x),)
+    own = space.view(job.input, "input") if given is not job.input and mode.wrt else x
+    converts = own.dtype != x.dtype and own.dtype in FLOATS
+    if converts:  # a value is like what was converted, a gradient like the input
+        arguments = (*((Argument("converted", given, x),) if mode.value else ()), Argument("input", job.input, own))
+    outputs = Outputs(record, space, request, arguments, shape)
     outputs.want_values(shape, mode.value)
+    slot = len(arguments) - 1
+    gradient = backend.empty(shape, x.dtype) if converts else outputs.grads[slot]
     scale, operand = upstream_of(space, request, False, shape)
     outputs.check_read(grad_output=operand)
     second = backend.empty(shape, x.dtype) if mode.hessian else ABSENT
@@ -179,8 +187,11 @@ def rowmap(record: Loss, job: RowMap, request: Request) -> Any:
             NO_INDEX,
             False,
             ABSENT,
-            tuple([a if a is ABSENT else flat(a) for a in (outputs.values, outputs.grads[0], ABSENT)]),
+            tuple([a if a is ABSENT else flat(a) for a in (outputs.values, gradient, ABSENT)]),
             second if second is ABSENT else flat(second),
             True,
         )
+    if converts:
+        convert_into(backend, outputs.grads[slot], gradient)
+        second = second if second is ABSENT else in_type(backend, second, own.dtype)
     return outputs.finish(None, second)
