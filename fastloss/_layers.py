@@ -13,7 +13,7 @@ import numpy as np
 from fastloss._blocks import convert_into
 from fastloss._dispatch import FLOATS, NUMPY, space_of
 from fastloss._modules import equal
-from fastloss._registry import record_of
+from fastloss._registry import record_of, refuse_options
 from fastloss._spec import Array
 from fastloss._transforms import function_transform, mode_of
 
@@ -123,6 +123,8 @@ class Layer(abc.ABC):
 
     def _transformed(self, kind: str, wrt: Any, input: Array, target: Array, extra: dict[str, Any]) -> Any:
         arguments = self._arguments(input, target)
+        if extra:
+            refuse_options(self, extra, arguments)
         return function_transform(type(self)._function, kind, wrt)(**arguments, **extra)
 
     @abc.abstractmethod

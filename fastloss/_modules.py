@@ -9,7 +9,7 @@ from typing import Any, ClassVar, dataclass_transform
 
 from fastloss._call import Call
 from fastloss._outputs import VALUE
-from fastloss._registry import LEGACY, check_options, record_of
+from fastloss._registry import check_options, record_of, refuse_options
 from fastloss._spec import Array, Loss
 from fastloss._transforms import Transform, mode_of
 from fastloss.losses import (
@@ -63,9 +63,8 @@ class LossModule:
 
     def __call__(self, *arrays: Array, **named: Array) -> Any:
         """Return the value of the loss."""
-        bound = named.keys() & (self._options.keys() | LEGACY) if named else None
-        if bound:
-            raise TypeError(f"{type(self).__name__} is called with arrays: {min(bound)} is an option of the class")
+        if named:
+            refuse_options(self, named, self._options)
         call = self.__dict__.get("_call")
         if call is None:
             call = self.__dict__.setdefault("_call", Call(self._record, VALUE, self._options))

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastloss._call import Call
 from fastloss._outputs import Mode, Request
-from fastloss._registry import record_of
+from fastloss._registry import record_of, refuse_options
 from fastloss._spec import Loss
 
 Wrt = str | tuple[str, ...] | None
@@ -113,6 +113,8 @@ class Transform:
         request = self._plain
         if grad_output is not None or grad_out is not None or out is not None:
             request = Request._make((request.mode, grad_output, grad_out, out))  # half the time of Request(...)
+        if kwargs and self._bound:
+            refuse_options(self._origin[0], kwargs, self._bound)
         return self._call.run(args, kwargs, request)
 
     @property

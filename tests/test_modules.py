@@ -151,3 +151,20 @@ def test_an_instance_that_was_used_pickles():
     x = np.array([1.0, 0.25])
     expected = instance.grad(x, np.zeros(2))
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(instance)).grad(x, np.zeros(2)), expected)
+
+
+def test_options_are_not_taken_with_a_call():
+    x, y, w = np.zeros((2, 3)), np.array([0, 2]), np.ones(3)
+    layer = fl.LinearCrossEntropyLoss(3, 4)
+    for instance, arrays, option in (
+        (fl.MSELoss(), (x, x), {"reduction": "sum"}),
+        (fl.MSELoss(), (x, x), {"size_average": False}),
+        (fl.CrossEntropyLoss(weight=w), (x, y), {"weight": None}),
+        (layer, (x, y), {"reduction": "sum"}),
+        (layer, (x, y), {"linear_weight": w}),
+    ):
+        (name,) = option
+        ways = [] if instance is layer else [instance]
+        for way in (*ways, instance.grad, instance.value_and_grad, fl.grad(instance), fl.value_and_grad(instance)):
+            with pytest.raises(TypeError, match=rf"called with arrays: {name} is an option of the class"):
+                way(*arrays, **option)
