@@ -15,7 +15,7 @@ from fastloss._dispatch import FLOATS, NUMPY, space_of
 from fastloss._modules import equal
 from fastloss._registry import record_of, refuse_options
 from fastloss._spec import Array
-from fastloss._transforms import function_transform, mode_of
+from fastloss._transforms import function_transform, mode_of, names_of
 
 
 def _is_torch(thing: Any) -> bool:
@@ -118,6 +118,7 @@ class Layer(abc.ABC):
 
     def bound(self, kind: str, wrt: Any = None) -> Callable[..., Any]:
         """Return a transform of the loss with the parameters bound."""
+        wrt = names_of(wrt)
         mode_of(record_of(self._function), kind, wrt)
         return lambda input, target, **extra: self._transformed(kind, wrt, input, target, extra)
 

@@ -11,7 +11,7 @@ from fastloss._call import Call
 from fastloss._outputs import VALUE
 from fastloss._registry import check_options, record_of, refuse_options
 from fastloss._spec import Array, Loss
-from fastloss._transforms import Transform, mode_of
+from fastloss._transforms import Transform, mode_of, names_of
 from fastloss.losses import (
     binary,
     divergence,
@@ -72,6 +72,7 @@ class LossModule:
 
     def bound(self, kind: str, wrt: Any = None) -> Callable[..., Any]:
         """Return a transform of the loss with the options bound; cached."""
+        wrt = wrt if wrt is None else names_of(wrt)
         cache = self.__dict__.setdefault("_bound", {})
         if (kind, wrt) not in cache:
             mode = mode_of(self._record, kind, wrt)

@@ -427,9 +427,18 @@ def test_unknown_wrt(case):
             fl.grad(case.function, wrt)
 
 
-def test_wrt_that_is_no_name():
-    with pytest.raises(TypeError, match=r"wrt must be the name of an argument .*, got 0"):
-        fl.grad(fl.mse_loss, wrt=0)
+@pytest.mark.parametrize("wrt", [0, {"input"}, [["input"]], ("input", 1)])
+def test_wrt_that_is_no_name(wrt):
+    x = np.ones(3)
+    layer = fl.LinearCrossEntropyLoss(3, 4)
+    for call in (
+        lambda: fl.grad(fl.mse_loss, wrt),
+        lambda: fl.grad(fl.MSELoss(), wrt),
+        lambda: fl.MSELoss().grad(x, x, wrt=wrt),
+        lambda: layer.grad(x, np.array(1), wrt=wrt),
+    ):
+        with pytest.raises(TypeError, match=rf"wrt must be the name of an argument .*, got {re.escape(repr(wrt))}"):
+            call()
 
 
 def test_transform_of_a_class():

@@ -168,3 +168,10 @@ def test_options_are_not_taken_with_a_call():
         for way in (*ways, instance.grad, instance.value_and_grad, fl.grad(instance), fl.value_and_grad(instance)):
             with pytest.raises(TypeError, match=rf"called with arrays: {name} is an option of the class"):
                 way(*arrays, **option)
+
+
+def test_arguments_to_differentiate_may_be_listed():
+    x, names = np.ones(3), ["input", "target"]
+    _, gradients = fl.MSELoss().value_and_grad(x, 2 * x, wrt=names)
+    np.testing.assert_array_equal(gradients, fl.MSELoss().grad(x, 2 * x, wrt=tuple(names)))
+    assert len(fl.LinearCrossEntropyLoss(3, 4).grad(x, np.array(1), wrt=["input", "linear_weight"])) == 2
