@@ -1,5 +1,6 @@
 """What a transform is beside what it computes: one object, with a name, a signature, and a way into other processes."""
 
+import copy
 import inspect
 import multiprocessing
 import pickle
@@ -37,6 +38,26 @@ def test_of_an_instance():
         np.testing.assert_array_equal(one, other)
     assert list(inspect.signature(made).parameters) == ["input", "target", *EXTRA]
     assert repr(fl.grad(fl.MSELoss())) == "grad(MSELoss(reduction='mean'))"
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [fl.LinearCrossEntropyLoss(3, 4, out_features=(2,)), fl.AdaptiveLogSoftmaxWithLoss(3, 5, [2])],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_of_an_instance_with_parameters(layer):
+    x, y = X[:, :3], np.zeros((4, *getattr(layer, "out_features", ())), int)
+    made = fl.grad(layer, ["input"])
+    assert fl.grad(layer, ("input",)) is made
+    assert repr(made) == f"grad({layer!r}, ('input',))"
+    assert list(inspect.signature(made).parameters) == ["input", "target", *EXTRA]
+    again = pickle.loads(pickle.dumps(made))
+    np.testing.assert_array_equal(again(x, y), made(x, y))
+    other = copy.copy(layer)
+    assert fl.grad(other, ["input"]) is not made
+    assert pickle.loads(pickle.dumps(layer)) == copy.deepcopy(layer) == layer
+    with pytest.raises(TypeError, match="temperature"):
+        made(x, y, temperature=2.0)
 
 
 def test_in_other_processes():
