@@ -11,6 +11,7 @@ import torch
 from cases import PLAIN
 
 import fastloss as fl
+from fastloss._dispatch import DlpackSpace
 from fastloss._registry import LOSSES
 
 NOT_POSSIBLE = {
@@ -565,3 +566,42 @@ def test_errors_of_config():
             fl.config(num_threads=wrong)
     with pytest.raises(TypeError, match="check_indices"):
         fl.config(check_indices=1)
+
+
+def test_tensors_that_dlpack_refuses_beside_a_numpy_input():
+    x, t = np.zeros(3), torch.full((3,), 2.0, requires_grad=True)
+    assert fl.mse_loss(x, t) == fl.mse_loss(x, t.bfloat16()) == 4
+    assert fl.mse_loss([0.0, 0.0, 0.0], t) == 4
+    logits, labels = np.ones((2, 3)), np.array([0, 1])
+    assert fl.cross_entropy(logits, labels, t) == fl.cross_entropy(logits, labels)
+    np.testing.assert_array_equal(fl.grad(fl.mse_loss)(x, x + 3, reduction="none", grad_output=t), [-12.0] * 3)
+    with pytest.raises(TypeError, match=r"target: .*\.to_dense\(\)"):
+        fl.mse_loss(x, t.detach().to_sparse())
+
+
+class Unreadable:
+    """An array of a library whose DLPack has a dtype that NumPy's lacks, as JAX has for bfloat16."""
+
+    dtype, shape = "bfloat16", (3,)
+
+    def __dlpack_device__(self):
+        return 1, 0
+
+    def __dlpack__(self, **options):
+        raise RuntimeError("Unsupported dtype in DLTensor")
+
+    __array__ = __dlpack__
+
+
+def test_array_that_dlpack_does_not_bring_to_numpy():
+    with pytest.raises(TypeError, match="target: NumPy cannot read this Unreadable of dtype bfloat16"):
+        fl.mse_loss(np.ones(3), Unreadable())
+
+
+def test_bfloat16_for_a_library_that_does_not_import_it():
+    import ml_dtypes
+
+    space = DlpackSpace(np)
+    assert space.converted(np.ones(3), np.float16).dtype == np.float16
+    with pytest.raises(TypeError, match="dtype bfloat16 is not supported for arrays of numpy"):
+        space.converted(np.ones(3), ml_dtypes.bfloat16)
