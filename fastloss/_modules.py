@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, ClassVar, dataclass_transform
 
@@ -104,7 +103,12 @@ class LossModule:
         return hash((type(self), *(value for value in self._options.values() if isinstance(value, _HASHED))))
 
     def __reduce__(self) -> Any:
-        return functools.partial(type(self), **self._options), ()
+        return _made, (type(self), self._options)
+
+
+def _made(cls: type[LossModule], options: dict[str, Any]) -> LossModule:
+    """Build an instance from what it is pickled as; plain arguments, because copy.deepcopy copies no function."""
+    return cls(**options)
 
 
 def _parts_of(docstring: str) -> tuple[str, str, str]:

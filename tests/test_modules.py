@@ -1,5 +1,6 @@
 """The loss classes: options bound to a function."""
 
+import copy
 import inspect
 import pickle
 
@@ -175,3 +176,12 @@ def test_arguments_to_differentiate_may_be_listed():
     _, gradients = fl.MSELoss().value_and_grad(x, 2 * x, wrt=names)
     np.testing.assert_array_equal(gradients, fl.MSELoss().grad(x, 2 * x, wrt=tuple(names)))
     assert len(fl.LinearCrossEntropyLoss(3, 4).grad(x, np.array(1), wrt=["input", "linear_weight"])) == 2
+
+
+def test_a_deep_copy_has_arrays_of_its_own():
+    w = np.array([1.0, 2.0, 3.0])
+    instance = fl.CrossEntropyLoss(weight=w)
+    deep = copy.deepcopy(instance)
+    assert deep == instance
+    assert not np.shares_memory(deep.weight, w)
+    assert copy.copy(instance).weight is w
