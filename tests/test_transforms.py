@@ -5,6 +5,7 @@ import inspect
 import multiprocessing
 import pickle
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -66,3 +67,15 @@ def test_in_other_processes():
         (found,) = pool.starmap(made, [(X, Y)])
     for one, other in zip(found, made(X, Y), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+@pytest.mark.parametrize("kind", [int, float, np.float16, np.float32, np.float64, np.int8, ml_dtypes.bfloat16])
+def test_numbers_upstream_are_factors(kind, reduction):
+    x = np.arange(3.0)
+    gradient = fl.grad(fl.mse_loss)(x, -x, reduction=reduction, grad_output=kind(2))
+    np.testing.assert_array_equal(gradient, 8 * x)
+    with pytest.raises(ValueError, match="grad_output"):
+        fl.grad(fl.mse_loss)(x, -x, reduction=reduction, grad_output=10**400)
+    with pytest.raises(TypeError, match="grad_output"):
+        fl.grad(fl.mse_loss)(x, -x, reduction=reduction, grad_output=np.complex64(2))
