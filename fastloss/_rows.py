@@ -138,7 +138,9 @@ def out_of_range(
 ) -> IndexError:
     """Return the error about the class index number `strange` of the flat `labels`, which have shape `rows`."""
     place = tuple(int(i) for i in np.unravel_index(strange, rows))
-    label = int(backend.number(labels[strange : strange + 1].reshape(())))
+    label = int(backend.host(labels[strange : strange + 1])[0])  # no float, which would round it
+    if labels.dtype == np.uint64:
+        label %= 2**64
     return IndexError(f"{what} {label} at position {place} is out of range for {classes} classes")
 
 

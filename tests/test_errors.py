@@ -605,3 +605,13 @@ def test_bfloat16_for_a_library_that_does_not_import_it():
     assert space.converted(np.ones(3), np.float16).dtype == np.float16
     with pytest.raises(TypeError, match="dtype bfloat16 is not supported for arrays of numpy"):
         space.converted(np.ones(3), ml_dtypes.bfloat16)
+
+
+@pytest.mark.parametrize(
+    "label", [np.array(2**53 + 1), np.array(-(2**63) + 1), np.array(2**64 - 1, np.uint64), np.array(200, np.uint8)]
+)
+def test_label_out_of_range_is_shown_exactly(label):
+    labels = np.zeros(4, label.dtype)
+    labels[1] = label
+    with pytest.raises(IndexError, match=rf"target {label} at position \(1,\)"):
+        fl.cross_entropy(np.ones((4, 3)), labels)
