@@ -615,3 +615,11 @@ def test_label_out_of_range_is_shown_exactly(label):
     labels[1] = label
     with pytest.raises(IndexError, match=rf"target {label} at position \(1,\)"):
         fl.cross_entropy(np.ones((4, 3)), labels)
+
+
+def test_empty_lists_are_labels_too():
+    x = np.zeros((0, 3))
+    assert fl.cross_entropy(x, [], reduction="sum") == 0
+    assert fl.grad(fl.cross_entropy)(x, []).shape == (0, 3)
+    found, expected = (fl.ctc_loss(np.zeros((3, 2, 4)), none, [3, 3], [0, 0]) for none in ([], np.zeros(0, int)))
+    assert found == expected
