@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,6 +20,15 @@ from fastloss._spec import FLAG, INDEX, POSITIVE, Array, Clustered
 from fastloss._transforms import mode_of
 from fastloss.losses.large_output import adaptive_log_softmax_with_loss, linear_cross_entropy
 from fastloss.losses.softmax import LOG_SOFTMAX
+
+
+def _count(name: str, value: Any) -> int:
+    """Return a number of features or classes, which must be an integer by type too: arrays are made of it."""
+    INDEX.check(name, value)
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
 
 
 class LinearCrossEntropyLoss(Layer):
@@ -69,15 +79,17 @@ class LinearCrossEntropyLoss(Layer):
         label_smoothing: float = 0.0,
         options: Any = None,
     ) -> None:
-        INDEX.check("in_features", in_features)
-        INDEX.check("num_classes", num_classes)
+        in_features, num_classes = _count("in_features", in_features), _count("num_classes", num_classes)
+        if not isinstance(out_features, Sequence) or isinstance(out_features, str):
+            raise TypeError(f"out_features must be a tuple of integers, got {out_features!r}")
+        out_features = tuple([_count(f"out_features[{k}]", size) for k, size in enumerate(out_features)])
         FLAG.check("bias", bias)
         options_of(options)
         checked = {"reduction": reduction, "ignore_index": ignore_index, "label_smoothing": label_smoothing}
         check_options(record_of(linear_cross_entropy), checked)
         if weight is not None and tuple(np.shape(weight)) != (num_classes,):
             raise ValueError(f"weight must have shape ({num_classes},), got shape {tuple(np.shape(weight))}")
-        self.num_classes, self.out_features = num_classes, tuple(out_features)
+        self.num_classes, self.out_features = num_classes, out_features
         self.reduction, self.ignore_index, self.label_smoothing = reduction, ignore_index, label_smoothing
         self.weight, self.options = weight, options
         self.linear = Linear(in_features, math.prod(self.out_features, start=num_classes), bias, device, dtype)
@@ -195,8 +207,7 @@ class AdaptiveLogSoftmaxWithLoss(Layer):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        INDEX.check("in_features", in_features)
-        INDEX.check("n_classes", n_classes)
+        in_features, n_classes = _count("in_features", in_features), _count("n_classes", n_classes)
         FLAG.check("head_bias", head_bias)
         first = checked_cutoffs(cutoffs)
         if first[-1] > n_classes - 1:

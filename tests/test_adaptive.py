@@ -463,3 +463,23 @@ def test_a_device_needs_torch(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(TypeError, match="cuda:0"):
         fl.LinearCrossEntropyLoss(4, 5, device="cuda:0")
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: fl.LinearCrossEntropyLoss(3.0, 4), "in_features"),
+        (lambda: fl.LinearCrossEntropyLoss(3, "4"), "num_classes"),
+        (lambda: fl.LinearCrossEntropyLoss(3, 4, out_features=2), "out_features"),
+        (lambda: fl.LinearCrossEntropyLoss(3, 4, out_features=(2.0,)), r"out_features\[0\]"),
+        (lambda: fl.AdaptiveLogSoftmaxWithLoss(4, 10.0, [3, 5]), "n_classes"),
+    ],
+)
+def test_sizes_that_are_no_integers(make, name):
+    with pytest.raises(TypeError, match=f"{name} must be"):
+        make()
+
+
+def test_sizes_of_numpy():
+    made = fl.LinearCrossEntropyLoss(np.int64(3), np.int32(4), out_features=[np.int64(2)])
+    assert repr(made).startswith("LinearCrossEntropyLoss(in_features=3, num_classes=4, out_features=(2,), ")
