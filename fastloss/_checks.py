@@ -32,7 +32,9 @@ def check_float(view: Any, name: str) -> None:
 
 
 def check_integer(view: Any, name: str, what: str = "class indices") -> None:
-    """Raise unless the array is of integers."""
+    """Raise unless the array is of integers, or empty: an empty list does not say of what."""
+    if view.size == 0 and view.dtype == np.float64:
+        return
     if view.dtype.kind not in "iu" or view.dtype in FLOATS:
         raise TypeError(f"{name} must hold {what} of an integer dtype, got dtype {dtype_name(view)}")
 

@@ -40,6 +40,8 @@ class NumpySpace:
     def view(self, array: Any, name: str) -> Any:
         """Return the view that kernels read."""
         if type(array) is not np.ndarray:
+            if _is_instance(array, "torch", "Tensor"):  # beside another library's input; DLPack refuses some
+                return _torch_space().view(array, name)
             array = _as_numpy(array, name)
         return array if array.dtype in _DIRECT and array.flags.aligned else _kernel_dtype(array, name)
 
@@ -133,12 +135,22 @@ class DlpackSpace(NumpySpace):
     def wrap(self, view: Any, like: Any) -> Any:
         return self._module.from_dlpack(super().wrap(view, like))
 
+    def converted(self, array: Any, dtype: Any) -> Any:
+        array = super().converted(array, dtype)
+        if array.dtype.name == "bfloat16":  # NumPy does not export it
+            raise TypeError(f"dtype bfloat16 is not supported for arrays of {self.name}")
+        return array
+
     def scalar(self, value: float, dtype: Any) -> Any:
         return self._module.from_dlpack(np.asarray(super().scalar(value, dtype)))
 
 
 NUMPY = NumpySpace()
 _spaces: dict[Any, Any] = {}
+
+
+def _torch_space() -> Any:
+    return _spaces.setdefault("torch", TorchSpace())
 
 
 def space_of(arrays: tuple[Any, ...], names: tuple[str, ...]) -> Any:
@@ -202,7 +214,7 @@ def _space(array: Any, name: str) -> Any:
     if _is_instance(array, "torch", "Tensor"):
         kind = array.device.type
         if kind == "cpu":
-            return _spaces.setdefault("torch", TorchSpace())
+            return _torch_space()
         if kind != "cuda":
             raise TypeError(f"{name}: a torch tensor on {array.device} is not supported; call .cpu() first")
         on_device = True  # asking for its interface raises for bfloat16, and where a gradient is required
@@ -260,7 +272,11 @@ def _as_numpy(array: Any, name: str) -> Any:
     if array is None:
         raise TypeError(f"{name} must be an array, got None")
     if hasattr(array, "__dlpack__"):
-        return np.from_dlpack(array)
+        try:
+            return np.from_dlpack(array)
+        except (BufferError, RuntimeError) as error:
+            what = f"{type(array).__name__} of dtype {getattr(array, 'dtype', 'unknown')}"
+            raise TypeError(f"{name}: NumPy cannot read this {what}: {error}") from None
     was_array = hasattr(array, "dtype")
     try:
         array = np.asarray(array)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,11 +14,21 @@ from fastloss._clustered import AdaptiveOutput
 from fastloss._clusters import checked_cutoffs
 from fastloss._layers import Layer, Linear
 from fastloss._log_prob import log_probabilities, predictions
+from fastloss._outputs import several
 from fastloss._registry import check_options, record_of
 from fastloss._spec import FLAG, INDEX, POSITIVE, Array, Clustered
 from fastloss._transforms import mode_of
 from fastloss.losses.large_output import adaptive_log_softmax_with_loss, linear_cross_entropy
 from fastloss.losses.softmax import LOG_SOFTMAX
+
+
+def _count(name: str, value: Any) -> int:
+    """Return a number of features or classes, which must be an integer by type too: arrays are made of it."""
+    INDEX.check(name, value)
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
 
 
 class LinearCrossEntropyLoss(Layer):
@@ -68,15 +79,17 @@ class LinearCrossEntropyLoss(Layer):
         label_smoothing: float = 0.0,
         options: Any = None,
     ) -> None:
-        INDEX.check("in_features", in_features)
-        INDEX.check("num_classes", num_classes)
+        in_features, num_classes = _count("in_features", in_features), _count("num_classes", num_classes)
+        if not isinstance(out_features, Sequence) or isinstance(out_features, str):
+            raise TypeError(f"out_features must be a tuple of integers, got {out_features!r}")
+        out_features = tuple([_count(f"out_features[{k}]", size) for k, size in enumerate(out_features)])
         FLAG.check("bias", bias)
         options_of(options)
         checked = {"reduction": reduction, "ignore_index": ignore_index, "label_smoothing": label_smoothing}
         check_options(record_of(linear_cross_entropy), checked)
         if weight is not None and tuple(np.shape(weight)) != (num_classes,):
             raise ValueError(f"weight must have shape ({num_classes},), got shape {tuple(np.shape(weight))}")
-        self.num_classes, self.out_features = num_classes, tuple(out_features)
+        self.num_classes, self.out_features = num_classes, out_features
         self.reduction, self.ignore_index, self.label_smoothing = reduction, ignore_index, label_smoothing
         self.weight, self.options = weight, options
         self.linear = Linear(in_features, math.prod(self.out_features, start=num_classes), bias, device, dtype)
@@ -122,13 +135,12 @@ class LinearCrossEntropyLoss(Layer):
         # Gradients of parameters come and go in the shapes that the function knows.
         mode = mode_of(record_of(linear_cross_entropy), kind, wrt)
         names = mode.wrt + tuple([name for name in mode.also if self.linear.bias is not None])
-        arguments = self._arguments(input, target)
         own = {"linear_weight": tuple(self.linear.weight.shape), "linear_bias": (self.linear.out_features,)}
         given = extra.get("grad_out")
         if given is not None:
-            arrays = (given,) if mode.single else tuple(given)
+            arrays = (given,) if mode.single else several(given, len(names))
             shaped = tuple(
-                [a.reshape(arguments[n].shape) if n in own else a for a, n in zip(arrays, names, strict=False)]
+                [self._split(a, own[n]) if n in own else a for a, n in zip(arrays, names, strict=True)]
             )
             extra = {**extra, "grad_out": shaped[0] if mode.single else shaped}
         result = super()._transformed(kind, wrt, input, target, extra)
@@ -142,6 +154,14 @@ class LinearCrossEntropyLoss(Layer):
         if given is None and mode.single:
             (back,) = back
         return (result[0], back) if mode.value else back
+
+    def _split(self, array: Any, shape: tuple[int, ...]) -> Any:
+        """Return an array for a parameter's gradient, which must have `shape`, as the function knows it: a view."""
+        if not hasattr(array, "reshape"):
+            return array  # the function says what it is not
+        if tuple(array.shape) != shape:
+            raise ValueError(f"grad_out must have shape {shape}, got shape {tuple(array.shape)}")
+        return array.reshape((self.num_classes, *self.out_features, *shape[1:]))  # of any layout: only one axis splits
 
 
 class AdaptiveLogSoftmaxWithLoss(Layer):
@@ -187,8 +207,7 @@ class AdaptiveLogSoftmaxWithLoss(Layer):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        INDEX.check("in_features", in_features)
-        INDEX.check("n_classes", n_classes)
+        in_features, n_classes = _count("in_features", in_features), _count("n_classes", n_classes)
         FLAG.check("head_bias", head_bias)
         first = checked_cutoffs(cutoffs)
         if first[-1] > n_classes - 1:

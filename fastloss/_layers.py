@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import math
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -13,9 +14,9 @@ import numpy as np
 from fastloss._blocks import convert_into
 from fastloss._dispatch import FLOATS, NUMPY, space_of
 from fastloss._modules import equal
-from fastloss._registry import record_of
+from fastloss._registry import record_of, refuse_options
 from fastloss._spec import Array
-from fastloss._transforms import function_transform, mode_of
+from fastloss._transforms import Transform, Wrt, function_transform, mode_of, names_of
 
 
 def _is_torch(thing: Any) -> bool:
@@ -117,12 +118,24 @@ class Layer(abc.ABC):
             convert_into(backend, target, source)
 
     def bound(self, kind: str, wrt: Any = None) -> Callable[..., Any]:
-        """Return a transform of the loss with the parameters bound."""
-        mode_of(record_of(self._function), kind, wrt)
-        return lambda input, target, **extra: self._transformed(kind, wrt, input, target, extra)
+        """Return a transform of the loss with the parameters bound; the same one as long as somebody holds it."""
+        wrt = names_of(wrt)
+        cache = self.__dict__.get("_bound")
+        if cache is None:
+            # No strong references: with its transforms the parameters would be a cycle, which is not freed at once.
+            cache = self.__dict__.setdefault("_bound", weakref.WeakValueDictionary())
+        made = cache.get((kind, wrt))
+        if made is None:
+            made = cache[kind, wrt] = LayerTransform(self, kind, wrt)
+        return made  # type: ignore[no-any-return]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_bound"}  # those are of this instance
 
     def _transformed(self, kind: str, wrt: Any, input: Array, target: Array, extra: dict[str, Any]) -> Any:
         arguments = self._arguments(input, target)
+        if extra:
+            refuse_options(self, extra, arguments)
         return function_transform(type(self)._function, kind, wrt)(**arguments, **extra)
 
     @abc.abstractmethod
@@ -135,15 +148,15 @@ class Layer(abc.ABC):
 
     def grad(self, input: Array, target: Array, *, wrt: Any = None, **extra: Any) -> Any:
         """Return the gradient; see :func:`fastloss.grad`."""
-        return self.bound("grad", wrt)(input, target, **extra)
+        return self._transformed("grad", names_of(wrt), input, target, extra)
 
     def value_and_grad(self, input: Array, target: Array, *, wrt: Any = None, **extra: Any) -> Any:
         """Return value and gradient; see :func:`fastloss.value_and_grad`."""
-        return self.bound("value_and_grad", wrt)(input, target, **extra)
+        return self._transformed("value_and_grad", names_of(wrt), input, target, extra)
 
     def grad_and_hess(self, input: Array, target: Array, **extra: Any) -> Any:
         """Raise: these losses have no second derivative; for the interface of the other classes."""
-        return self.bound("grad_and_hess")(input, target, **extra)
+        return self._transformed("grad_and_hess", None, input, target, extra)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self._options().items())})"
@@ -153,3 +166,17 @@ class Layer(abc.ABC):
             return NotImplemented
         mine, theirs = ({**one._options(), **one.state_dict()} for one in (self, other))
         return mine.keys() == theirs.keys() and all(equal(value, theirs[name]) for name, value in mine.items())
+
+
+class LayerTransform(Transform):
+    """A transform of a loss with parameters, which are those of the instance at the time of a call."""
+
+    def __init__(self, layer: Layer, kind: str, wrt: Wrt) -> None:
+        record = record_of(layer._function)
+        super().__init__(record, mode_of(record, kind, wrt), {}, (layer, kind, wrt))
+        self._bound = frozenset(layer._arguments(None, None)) - {"input", "target"}
+
+    def __call__(self, input: Array, target: Array, **extra: Any) -> Any:  # type: ignore[override]
+        """Return what the transform is of."""
+        layer, kind, wrt = self._origin
+        return layer._transformed(kind, wrt, input, target, extra)

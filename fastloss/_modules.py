@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, ClassVar, dataclass_transform
 
 from fastloss._call import Call
 from fastloss._outputs import VALUE
-from fastloss._registry import LEGACY, check_options, record_of
+from fastloss._registry import check_options, record_of, refuse_options
 from fastloss._spec import Array, Loss
-from fastloss._transforms import Transform, mode_of
+from fastloss._transforms import Transform, mode_of, names_of
 from fastloss.losses import (
     binary,
     divergence,
@@ -63,9 +62,8 @@ class LossModule:
 
     def __call__(self, *arrays: Array, **named: Array) -> Any:
         """Return the value of the loss."""
-        bound = named.keys() & (self._options.keys() | LEGACY) if named else None
-        if bound:
-            raise TypeError(f"{type(self).__name__} is called with arrays: {min(bound)} is an option of the class")
+        if named:
+            refuse_options(self, named, self._options)
         call = self.__dict__.get("_call")
         if call is None:
             call = self.__dict__.setdefault("_call", Call(self._record, VALUE, self._options))
@@ -73,6 +71,7 @@ class LossModule:
 
     def bound(self, kind: str, wrt: Any = None) -> Callable[..., Any]:
         """Return a transform of the loss with the options bound; cached."""
+        wrt = wrt if wrt is None else names_of(wrt)
         cache = self.__dict__.setdefault("_bound", {})
         if (kind, wrt) not in cache:
             mode = mode_of(self._record, kind, wrt)
@@ -104,7 +103,12 @@ class LossModule:
         return hash((type(self), *(value for value in self._options.values() if isinstance(value, _HASHED))))
 
     def __reduce__(self) -> Any:
-        return functools.partial(type(self), **self._options), ()
+        return _made, (type(self), self._options)
+
+
+def _made(cls: type[LossModule], options: dict[str, Any]) -> LossModule:
+    """Build an instance from what it is pickled as; plain arguments, because copy.deepcopy copies no function."""
+    return cls(**options)
 
 
 def _parts_of(docstring: str) -> tuple[str, str, str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fastloss._checks import Shape, check_float, check_shape, dtype_name
 from fastloss._spec import Loss
 
@@ -40,8 +42,11 @@ def upstream_of(space: Any, request: Request, reduced: bool, shape: Shape) -> tu
     given = request.grad_output
     if given is None:
         return 1.0, ABSENT
-    if isinstance(given, int | float):
-        return float(given), ABSENT
+    if isinstance(given, int | float) or (isinstance(given, np.generic) and _is_real(given)):
+        try:
+            return float(given), ABSENT
+        except OverflowError:
+            raise ValueError("grad_output must be a number that float64 can hold") from None
     view = space.view(given, "grad_output")
     if reduced:
         if view.size != 1:
@@ -50,6 +55,10 @@ def upstream_of(space: Any, request: Request, reduced: bool, shape: Shape) -> tu
     check_float(view, "grad_output")
     check_shape(view, shape, "grad_output", "the output's shape")
     return 1.0, view
+
+
+def _is_real(scalar: np.generic) -> bool:
+    return scalar.dtype.kind in "biuf" or scalar.dtype.name == "bfloat16"
 
 
 def given_gradients(request: Request, count: int) -> tuple[Any, ...] | None:

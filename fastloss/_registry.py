@@ -66,7 +66,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 from fastloss._spec import REDUCTION, Domain, Loss
@@ -172,6 +172,13 @@ def check_options(record: Loss, kwargs: dict[str, Any]) -> None:
     for name, value in kwargs.items():
         if name in domains:
             domains[name].check(name, value)
+
+
+def refuse_options(instance: Any, named: dict[str, Any], options: Iterable[str]) -> None:
+    """Raise if a call of an instance of a loss class names one of the `options`, which are bound."""
+    bound = named.keys() & LEGACY.union(options)
+    if bound:
+        raise TypeError(f"{type(instance).__name__} is called with arrays: {min(bound)} is an option of the class")
 
 
 def _map_legacy_reduction(kwargs: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fastloss._blocks import convert_into, in_type
 from fastloss._checks import (
     Shape,
     check_fits,
@@ -19,7 +20,7 @@ from fastloss._checks import (
     split_axis,
 )
 from fastloss._config import settings
-from fastloss._dispatch import space_of
+from fastloss._dispatch import FLOATS, space_of
 from fastloss._outputs import ABSENT, Argument, Outputs, Request, upstream_of
 from fastloss._pairs import pairwise
 from fastloss._spec import NO_INDEX, Loss, Pairwise, RowMap, RowMaths, Rowwise
@@ -150,7 +151,9 @@ def out_of_range(
 ) -> IndexError:
     """Return the error about the class index number `strange` of the flat `labels`, which have shape `rows`."""
     place = tuple(int(i) for i in np.unravel_index(strange, rows))
-    label = int(backend.number(labels[strange : strange + 1].reshape(())))
+    label = int(backend.host(labels[strange : strange + 1])[0])  # no float, which would round it
+    if labels.dtype == np.uint64:
+        label %= 2**64
     return IndexError(f"{what} {label} at position {place} is out of range for {classes} classes")
 
 
@@ -171,12 +174,18 @@ def rowmap(record: Loss, job: RowMap, request: Request) -> Any:
     axis = implicit_axis(len(shape)) if job.axis is None else normal_axis(job.axis, len(shape))
     split = split_axis(shape, axis)[2] if shape else (1, 1, 1)
     backend, flat = space.backend, space.backend.flat
-    innermost = _innermost(backend, x, axis, axis + 1) if shape else None
+    arguments: tuple[Argument, ...] = (Argument("input", given, x),)
+    own = space.view(job.input, "input") if given is not job.input and mode.wrt else x
+    converts = own.dtype != x.dtype and own.dtype in FLOATS
+    if converts:  # a value is like what was converted, a gradient like the input
+        arguments = (*((Argument("converted", given, x),) if mode.value else ()), Argument("input", job.input, own))
+    innermost = _innermost(backend, x, axis, axis + 1) if shape and not converts else None
     if innermost is not None:
         split = (split[0] * split[2], split[1], 1)
-    outputs = Outputs(record, space, request, (Argument("input", given, x),), shape, innermost=innermost)
-    ordered = outputs.ordered
+    outputs = Outputs(record, space, request, arguments, shape, innermost=innermost)
     outputs.want_values(shape, mode.value, entries=True)
+    ordered, slot = outputs.ordered, len(arguments) - 1
+    gradient = backend.empty(shape, x.dtype) if converts else outputs.grads[slot]
     scale, operand = upstream_of(space, request, False, shape)
     outputs.check_read(grad_output=operand)
     second = outputs.allocate(shape, x.dtype) if mode.hessian else ABSENT
@@ -196,7 +205,10 @@ def rowmap(record: Loss, job: RowMap, request: Request) -> Any:
             NO_INDEX,
             False,
             ABSENT,
-            tuple([a if a is ABSENT else flat(ordered(a)) for a in (outputs.values, outputs.grads[0], ABSENT)]),
+            tuple([a if a is ABSENT else flat(ordered(a)) for a in (outputs.values, gradient, ABSENT)]),
             second if second is ABSENT else flat(ordered(second)),
         )
+    if converts:
+        convert_into(backend, outputs.grads[slot], gradient)
+        second = second if second is ABSENT else in_type(backend, second, own.dtype)
     return outputs.finish(None, second)

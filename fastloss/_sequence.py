@@ -9,7 +9,7 @@ import numpy as np
 
 from fastloss._checks import check_float, check_integer
 from fastloss._config import settings
-from fastloss._dispatch import I64, host_array, space_of
+from fastloss._dispatch import F64, I64, host_array, space_of
 from fastloss._outputs import ABSENT, Argument, Outputs, Request, upstream_of
 from fastloss._rows import out_of_range
 from fastloss._spec import Alignment, Loss
@@ -38,6 +38,8 @@ def alignment(record: Loss, job: Alignment, request: Request) -> Any:
     steps, frames = _lengths(input_lengths, "input_lengths", samples, times, "time steps", shape)
     targets = space.view(given_targets, "targets")
     check_integer(targets, "targets", "labels")
+    if targets.dtype == F64:  # an empty list; the recursion is for integers
+        targets = backend.zeros(targets.shape, I64)
     if targets.ndim == 2:
         if targets.shape[0] != samples:
             raise ValueError(f"targets must have {samples} rows, as log_probs of shape {shape}, got {targets.shape}")

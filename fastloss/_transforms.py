@@ -8,7 +8,7 @@ from typing import Any
 
 from fastloss._call import Call
 from fastloss._outputs import Mode, Request
-from fastloss._registry import record_of
+from fastloss._registry import record_of, refuse_options
 from fastloss._spec import Loss
 
 Wrt = str | tuple[str, ...] | None
@@ -113,6 +113,8 @@ class Transform:
         request = self._plain
         if grad_output is not None or grad_out is not None or out is not None:
             request = Request._make((request.mode, grad_output, grad_out, out))  # half the time of Request(...)
+        if kwargs and self._bound:
+            refuse_options(self._origin[0], kwargs, self._bound)
         return self._call.run(args, kwargs, request)
 
     @property
@@ -140,12 +142,20 @@ class Transform:
 def _transform(loss: Any, kind: str, wrt: Wrt) -> Callable[..., Any]:
     if isinstance(loss, type):
         raise TypeError(f"expected a loss function or a loss instance, got the class {loss.__name__}: call it first")
-    wrt = tuple(wrt) if isinstance(wrt, list) else wrt
     bound = getattr(loss, "bound", None)
     if bound is not None and not hasattr(loss, "__fastloss__"):
         return bound(kind, wrt)  # type: ignore[no-any-return]
     record_of(loss)  # a clear error for what is no loss
-    return function_transform(loss, kind, wrt)
+    return function_transform(loss, kind, names_of(wrt))
+
+
+def names_of(wrt: Any) -> Wrt:
+    """Return `wrt` as caches look it up, a list as a tuple; raise for what is no name and no tuple of names."""
+    if wrt is None or isinstance(wrt, str):
+        return wrt
+    if not isinstance(wrt, tuple | list) or not all(isinstance(name, str) for name in wrt):
+        raise TypeError(f"wrt must be the name of an argument or a tuple of names, got {wrt!r}")
+    return tuple(wrt)
 
 
 @functools.cache
@@ -160,8 +170,6 @@ def mode_of(record: Loss, kind: str, wrt: Wrt) -> Mode:
     also = record.also if wrt is None and kind != "grad_and_hess" else ()
     if wrt is None:
         wrt = record.wrt[0] if len(record.wrt) == 1 or kind == "grad_and_hess" else record.wrt
-    if not isinstance(wrt, str | tuple):
-        raise TypeError(f"wrt must be the name of an argument or a tuple of names, got {wrt!r}")
     names = (wrt,) if isinstance(wrt, str) else wrt
     if not names:
         raise ValueError("wrt must name an argument, got ()")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from importlib import util
@@ -116,7 +117,7 @@ def _add_bench_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=positive, default=None, help="threads of all contenders (default: all cores)")
     parser.add_argument(
-        "--seconds", type=float, default=None, help="time for each case (default 4, --growth: 1, --quick: 0.3)"
+        "--seconds", type=_seconds, default=None, help="time for each case (default 4, --growth: 1, --quick: 0.3)"
     )
     parser.add_argument(
         "--growth", action="store_true", help="instead: time and memory against N and C, and one thread against all"
@@ -131,14 +132,28 @@ def _add_bench_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _listed(text: str) -> list[str]:
     """Read names that commas separate."""
-    return [name.strip() for name in text.split(",") if name.strip()]
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError(f"expected names that commas separate, got {text!r}")
+    return names
+
+
+def _seconds(text: str) -> float:
+    """Read a time."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a positive number of seconds, got {text!r}")
+    return number
 
 
 def positive(text: str) -> int:
     """Read a positive integer; ``1_000`` and ``1e6`` are fine."""
     try:
         number = int(float(text)) if "e" in text.lower() else int(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # 1e400 is infinite
         raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}") from None
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")

@@ -420,9 +420,23 @@ def test_linear_layer_against_torch(dtype, out_features):
         assert one is other
         assert_close(one, number)
     assert_close(ours.grad(x, y, wrt="linear_weight"), exact[1])
-    single = torch.empty_like(exact[1])
-    assert fl.grad(ours, "linear_weight")(x, y, grad_out=single) is single
-    assert_close(single, exact[1])
+    for single in (torch.empty_like(exact[1]), torch.full_like(exact[1].T.contiguous(), np.nan).T):
+        assert fl.grad(ours, "linear_weight")(x, y, grad_out=single) is single
+        assert_close(single, exact[1])
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_given_gradients_of_a_linear_layer_must_have_its_shapes(order):
+    layer = fl.LinearCrossEntropyLoss(3, 4, out_features=(2,), bias=True)
+    x, y = np.ones((2, 3), np.float32), np.array([[0, 1], [1, 2]])
+    wrong = np.full((3, 8), 7, np.float32, order=order)
+    with pytest.raises(ValueError, match=r"grad_out must have shape \(8, 3\), got shape \(3, 8\)"):
+        layer.value_and_grad(x, y, wrt="linear_weight", grad_out=wrong)
+    with pytest.raises(ValueError, match=r"grad_out must have shape \(8,\), got shape \(4, 2\)"):
+        layer.grad(x, y, grad_out=(x.copy(), wrong.T.copy(), np.empty((4, 2), np.float32)))
+    with pytest.raises(ValueError, match="grad_out must hold 3 arrays, got 2"):
+        layer.grad(x, y, grad_out=(x.copy(), wrong))
+    assert (wrong == 7).all()
 
 
 def test_options_of_the_linear_layer():
@@ -450,3 +464,23 @@ def test_a_device_needs_torch(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(TypeError, match="cuda:0"):
         fl.LinearCrossEntropyLoss(4, 5, device="cuda:0")
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: fl.LinearCrossEntropyLoss(3.0, 4), "in_features"),
+        (lambda: fl.LinearCrossEntropyLoss(3, "4"), "num_classes"),
+        (lambda: fl.LinearCrossEntropyLoss(3, 4, out_features=2), "out_features"),
+        (lambda: fl.LinearCrossEntropyLoss(3, 4, out_features=(2.0,)), r"out_features\[0\]"),
+        (lambda: fl.AdaptiveLogSoftmaxWithLoss(4, 10.0, [3, 5]), "n_classes"),
+    ],
+)
+def test_sizes_that_are_no_integers(make, name):
+    with pytest.raises(TypeError, match=f"{name} must be"):
+        make()
+
+
+def test_sizes_of_numpy():
+    made = fl.LinearCrossEntropyLoss(np.int64(3), np.int32(4), out_features=[np.int64(2)])
+    assert repr(made).startswith("LinearCrossEntropyLoss(in_features=3, num_classes=4, out_features=(2,), ")

@@ -59,7 +59,17 @@ def test_a_missing_guest_names_its_extra(monkeypatch, capsys, modules):
     assert all(module in message for module in modules)
 
 
-@pytest.mark.parametrize("args", [[], ["dance"], ["demo", "--size", "0"], ["demo", "--size", "many"]])
+@pytest.mark.parametrize(
+    "args",
+    [
+        [],
+        ["dance"],
+        *(["demo", "--size", size] for size in ("0", "many", "1e400")),
+        *(["bench", "--seconds", seconds] for seconds in ("-1", "0", "nan", "inf", "some")),
+        ["bench", "--sizes", ","],
+    ],
+    ids=" ".join,
+)
 def test_wrong_usage_is_status_2(capsys, args):
     with pytest.raises(SystemExit) as stop:
         cli.main(args)
@@ -70,6 +80,25 @@ def test_wrong_usage_is_status_2(capsys, args):
 @pytest.mark.parametrize(("text", "number"), [("12", 12), ("1_000", 1000), ("1e6", 1_000_000)])
 def test_sizes_are_read_as_people_write_them(text, number):
     assert cli.positive(text) == number
+
+
+@needs_demo
+def test_a_folder_that_is_not_there_is_found_out_first(tmp_path, monkeypatch, capsys):
+    from fastloss.demo import digits
+
+    monkeypatch.setattr(digits, "run", lambda: pytest.fail("the demo ran"))
+    assert cli.main(["demo", "--output", str(tmp_path / "nowhere" / "demo.png")]) == 2
+    assert f"there is no folder {tmp_path / 'nowhere'}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", [[], ["--device", "cpu"]])
+def test_a_contender_that_nobody_knows(capsys, device):
+    if device:
+        pytest.importorskip("torch")
+    assert cli.main(["bench", "--contenders", "foo", "mse_loss", *device]) == 2
+    message = capsys.readouterr().err
+    assert "unknown contender foo" in message
+    assert "reused" in message
 
 
 @needs_demo

@@ -13,6 +13,7 @@ from numba.core.errors import TypingError
 
 import fastloss as fl
 from fastloss._call import evaluate
+from fastloss._dispatch import DlpackSpace
 from fastloss._outputs import Mode, Request
 from fastloss._registry import LOSSES, jitable
 from fastloss._spec import Elementwise
@@ -431,9 +432,18 @@ def test_unknown_wrt(case):
             fl.grad(case.function, wrt)
 
 
-def test_wrt_that_is_no_name():
-    with pytest.raises(TypeError, match=r"wrt must be the name of an argument .*, got 0"):
-        fl.grad(fl.mse_loss, wrt=0)
+@pytest.mark.parametrize("wrt", [0, {"input"}, [["input"]], ("input", 1)])
+def test_wrt_that_is_no_name(wrt):
+    x = np.ones(3)
+    layer = fl.LinearCrossEntropyLoss(3, 4)
+    for call in (
+        lambda: fl.grad(fl.mse_loss, wrt),
+        lambda: fl.grad(fl.MSELoss(), wrt),
+        lambda: fl.MSELoss().grad(x, x, wrt=wrt),
+        lambda: layer.grad(x, np.array(1), wrt=wrt),
+    ):
+        with pytest.raises(TypeError, match=rf"wrt must be the name of an argument .*, got {re.escape(repr(wrt))}"):
+            call()
 
 
 def test_transform_of_a_class():
@@ -573,3 +583,60 @@ def test_errors_of_config():
             fl.config(num_threads=wrong)
     with pytest.raises(TypeError, match="check_indices"):
         fl.config(check_indices=1)
+
+
+def test_tensors_that_dlpack_refuses_beside_a_numpy_input():
+    x, t = np.zeros(3), torch.full((3,), 2.0, requires_grad=True)
+    assert fl.mse_loss(x, t) == fl.mse_loss(x, t.bfloat16()) == 4
+    assert fl.mse_loss([0.0, 0.0, 0.0], t) == 4
+    logits, labels = np.ones((2, 3)), np.array([0, 1])
+    assert fl.cross_entropy(logits, labels, t) == fl.cross_entropy(logits, labels)
+    np.testing.assert_array_equal(fl.grad(fl.mse_loss)(x, x + 3, reduction="none", grad_output=t), [-12.0] * 3)
+    with pytest.raises(TypeError, match=r"target: .*\.to_dense\(\)"):
+        fl.mse_loss(x, t.detach().to_sparse())
+
+
+class Unreadable:
+    """An array of a library whose DLPack has a dtype that NumPy's lacks, as JAX has for bfloat16."""
+
+    dtype, shape = "bfloat16", (3,)
+
+    def __dlpack_device__(self):
+        return 1, 0
+
+    def __dlpack__(self, **options):
+        raise RuntimeError("Unsupported dtype in DLTensor")
+
+    __array__ = __dlpack__
+
+
+def test_array_that_dlpack_does_not_bring_to_numpy():
+    with pytest.raises(TypeError, match="target: NumPy cannot read this Unreadable of dtype bfloat16"):
+        fl.mse_loss(np.ones(3), Unreadable())
+
+
+def test_bfloat16_for_a_library_that_does_not_import_it():
+    import ml_dtypes
+
+    space = DlpackSpace(np)
+    assert space.converted(np.ones(3), np.float16).dtype == np.float16
+    with pytest.raises(TypeError, match="dtype bfloat16 is not supported for arrays of numpy"):
+        space.converted(np.ones(3), ml_dtypes.bfloat16)
+
+
+@pytest.mark.parametrize(
+    "label", [np.array(2**53 + 1), np.array(-(2**63) + 1), np.array(2**64 - 1, np.uint64), np.array(200, np.uint8)]
+)
+def test_label_out_of_range_is_shown_exactly(label):
+    labels = np.zeros(4, label.dtype)
+    labels[1] = label
+    with pytest.raises(IndexError, match=rf"target {label} at position \(1,\)"):
+        fl.cross_entropy(np.ones((4, 3)), labels)
+
+
+def test_empty_lists_are_labels_too():
+    x = np.zeros((0, 3))
+    assert fl.cross_entropy(x, [], reduction="sum") == 0
+    assert fl.grad(fl.cross_entropy)(x, []).shape == (0, 3)
+    found, expected = (fl.ctc_loss(np.zeros((3, 2, 4)), none, [3, 3], [0, 0]) for none in ([], np.zeros(0, int)))
+    assert found == expected

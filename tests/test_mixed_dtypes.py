@@ -68,3 +68,28 @@ def test_target_that_is_differentiated(own, other):
     for found, expected, array in zip(step(x, t, w), step(wide(x), wide(t), wide(w)), (x, t, w), strict=True):
         assert found.dtype == array.dtype
         assert_near(found, expected, own, other)
+
+
+@pytest.mark.parametrize(("own", "other"), PAIRS)
+def test_gradient_through_a_converted_input(own, other):
+    """The value and its upstream gradient have the dtype converted to, derivatives the input's own."""
+    x, upstream = rows(own, 7, 8), rows(other, 7, 9)
+    exact, expected = fl.value_and_grad(fl.softmax)(wide(x), 1, grad_output=wide(upstream))
+    target = np.empty_like(x.T).T
+    for given in (None, target):
+        value, gradient = fl.value_and_grad(fl.softmax)(x, 1, dtype=other, grad_output=upstream, grad_out=given)
+        assert (value.dtype, gradient.dtype) == (other, own)
+        assert_near(value, exact, own, other)
+        assert_near(gradient, expected, own, other)
+    assert gradient is target
+    assert [part.dtype for part in fl.grad_and_hess(fl.log_softmax)(x, 1, dtype=other)] == [own, own]
+
+
+def test_gradient_through_a_converted_tensor():
+    torch = pytest.importorskip("torch")
+    x = torch.randn(3, 4, dtype=torch.bfloat16, requires_grad=True)
+    expected = torch.log_softmax(x, 1, dtype=torch.float32)
+    expected.sum().backward()
+    value, gradient = fl.value_and_grad(fl.log_softmax)(x, 1, dtype=torch.float32)
+    torch.testing.assert_close(value, expected.detach())
+    torch.testing.assert_close(gradient, x.grad)

@@ -1,5 +1,6 @@
 """The loss classes: options bound to a function."""
 
+import copy
 import inspect
 import pickle
 
@@ -151,3 +152,36 @@ def test_an_instance_that_was_used_pickles():
     x = np.array([1.0, 0.25])
     expected = instance.grad(x, np.zeros(2))
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(instance)).grad(x, np.zeros(2)), expected)
+
+
+def test_options_are_not_taken_with_a_call():
+    x, y, w = np.zeros((2, 3)), np.array([0, 2]), np.ones(3)
+    layer = fl.LinearCrossEntropyLoss(3, 4)
+    for instance, arrays, option in (
+        (fl.MSELoss(), (x, x), {"reduction": "sum"}),
+        (fl.MSELoss(), (x, x), {"size_average": False}),
+        (fl.CrossEntropyLoss(weight=w), (x, y), {"weight": None}),
+        (layer, (x, y), {"reduction": "sum"}),
+        (layer, (x, y), {"linear_weight": w}),
+    ):
+        (name,) = option
+        ways = [] if instance is layer else [instance]
+        for way in (*ways, instance.grad, instance.value_and_grad, fl.grad(instance), fl.value_and_grad(instance)):
+            with pytest.raises(TypeError, match=rf"called with arrays: {name} is an option of the class"):
+                way(*arrays, **option)
+
+
+def test_arguments_to_differentiate_may_be_listed():
+    x, names = np.ones(3), ["input", "target"]
+    _, gradients = fl.MSELoss().value_and_grad(x, 2 * x, wrt=names)
+    np.testing.assert_array_equal(gradients, fl.MSELoss().grad(x, 2 * x, wrt=tuple(names)))
+    assert len(fl.LinearCrossEntropyLoss(3, 4).grad(x, np.array(1), wrt=["input", "linear_weight"])) == 2
+
+
+def test_a_deep_copy_has_arrays_of_its_own():
+    w = np.array([1.0, 2.0, 3.0])
+    instance = fl.CrossEntropyLoss(weight=w)
+    deep = copy.deepcopy(instance)
+    assert deep == instance
+    assert not np.shares_memory(deep.weight, w)
+    assert copy.copy(instance).weight is w

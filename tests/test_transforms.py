@@ -1,9 +1,11 @@
 """What a transform is beside what it computes: one object, with a name, a signature, and a way into other processes."""
 
+import copy
 import inspect
 import multiprocessing
 import pickle
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -39,9 +41,41 @@ def test_of_an_instance():
     assert repr(fl.grad(fl.MSELoss())) == "grad(MSELoss(reduction='mean'))"
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [fl.LinearCrossEntropyLoss(3, 4, out_features=(2,)), fl.AdaptiveLogSoftmaxWithLoss(3, 5, [2])],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_of_an_instance_with_parameters(layer):
+    x, y = X[:, :3], np.zeros((4, *getattr(layer, "out_features", ())), int)
+    made = fl.grad(layer, ["input"])
+    assert fl.grad(layer, ("input",)) is made
+    assert repr(made) == f"grad({layer!r}, ('input',))"
+    assert list(inspect.signature(made).parameters) == ["input", "target", *EXTRA]
+    again = pickle.loads(pickle.dumps(made))
+    np.testing.assert_array_equal(again(x, y), made(x, y))
+    other = copy.copy(layer)
+    assert fl.grad(other, ["input"]) is not made
+    assert pickle.loads(pickle.dumps(layer)) == copy.deepcopy(layer) == layer
+    with pytest.raises(TypeError, match="temperature"):
+        made(x, y, temperature=2.0)
+
+
 def test_in_other_processes():
     made = fl.value_and_grad(fl.CrossEntropyLoss(reduction="sum"))
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         (found,) = pool.starmap(made, [(X, Y)])
     for one, other in zip(found, made(X, Y), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+@pytest.mark.parametrize("kind", [int, float, np.float16, np.float32, np.float64, np.int8, ml_dtypes.bfloat16])
+def test_numbers_upstream_are_factors(kind, reduction):
+    x = np.arange(3.0)
+    gradient = fl.grad(fl.mse_loss)(x, -x, reduction=reduction, grad_output=kind(2))
+    np.testing.assert_array_equal(gradient, 8 * x)
+    with pytest.raises(ValueError, match="grad_output"):
+        fl.grad(fl.mse_loss)(x, -x, reduction=reduction, grad_output=10**400)
+    with pytest.raises(TypeError, match="grad_output"):
+        fl.grad(fl.mse_loss)(x, -x, reduction=reduction, grad_output=np.complex64(2))

@@ -47,7 +47,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     names = options.contenders or _default_contenders(options, found_places[0])
     if options.guard:
         names = [name for name in guard.CONTENDERS if name in names]
-    strangers = set(names) - set(found_places[0].contenders or CATALOGUE)
+    strangers = set(names).intersection(CATALOGUE) - set(found_places[0].contenders or CATALOGUE)
     if strangers:
         raise ValueError(f"{', '.join(sorted(strangers))} cannot take part with --device {options.device}")
     found, lacking = available(names)

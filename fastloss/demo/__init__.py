@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from fastloss._config import config, thread_count
@@ -16,6 +17,9 @@ def main(options: argparse.Namespace) -> int:
     """Run both parts, draw the picture, and return 0, or 1 when a result does not agree with its reference."""
     from fastloss.demo import batch, digits, picture
 
+    folder = Path(options.output).parent
+    if not folder.is_dir():  # found out now, not after the work
+        raise FileNotFoundError(f"--output {options.output}: there is no folder {folder}")
     started = time.perf_counter()
     if threading.current_thread() is threading.main_thread():
         # A terminated demo leaves no temporary files either: SIGTERM takes the way of Ctrl-C.
