@@ -237,7 +237,7 @@ def _store(array, i, value):
 
 def _check_each(arrays: Any, values: Any) -> None:
     """Raise if there are arrays beyond the values: nothing would be written to them."""
-    if not all(is_absent(kind) for kind in arrays[len(values) :]):
+    if not all(is_absent(kind) for kind in list(arrays)[len(values) :]):
         raise TypingError(f"a gradient is asked for that the maths does not return: it returns {len(values)}")
 
 

@@ -216,7 +216,7 @@ def _store(array, i, value):
 @emits(store_derivatives)
 def _store_derivatives(arrays, second, i, outcomes):
     known = len(outcomes[0][1])
-    if not all(_absent(kind) for kind in arrays[known:]):
+    if not all(_absent(kind) for kind in list(arrays)[known:]):
         raise TypingError(f"a gradient is asked for that the maths does not return: it returns {known}")
 
     def emit(context, builder, args):
