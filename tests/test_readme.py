@@ -94,6 +94,6 @@ def test_linked_files_exist():
 
 
 def test_lines_are_short():
-    """But for tables, which cannot be broken."""
-    lines = [line for line in README.splitlines() if not line.startswith("|")]
+    """But for tables, and the command that .ci/run looks for in one line."""
+    lines = [line for line in README.splitlines() if not line.startswith(("|", "python3 -m venv"))]
     assert [line for line in lines if len(line) > 120] == []
