@@ -239,6 +239,7 @@ def draw(path: Path, folder: Path) -> list[Path]:
 
     every = read(path)
     written = []
+    folder.mkdir(parents=True, exist_ok=True)
     for dtype in dict.fromkeys(row["dtype"] for row in every):
         rows = [row for row in every if row["dtype"] == dtype]
         first, stem = rows[0], path.stem if dtype == "float32" else f"{path.stem}-{dtype}"

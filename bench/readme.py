@@ -1,14 +1,15 @@
-"""Write the generated parts of README.md: ``python bench/readme.py`` (``--check`` only says whether they are current).
+"""Write what is generated: ``python bench/readme.py`` (``--check`` only says whether it is current).
 
-Between ``<!-- losses -->`` markers: the table of losses, from the registry. Between ``<!-- results -->`` markers: the
-figures and the tables of the newest file under bench/results/ (or of the one given), with the file's name. No number
-comes from elsewhere.
+In README.md, between ``<!-- losses -->`` markers: the table of losses, from the registry. Between ``<!-- results -->``
+markers: the summary of the newest file under bench/results/ (or of the one given), with the file's name. In
+bench/results/README.md: the table of every loss for each machine. No number comes from elsewhere.
 """
 
 from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import statistics
 import sys
 from collections import defaultdict
@@ -22,6 +23,7 @@ from fastloss.bench.results import Row, medians, ratios, read
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 RESULTS = ROOT / "bench" / "results"
+DETAILS = RESULTS / "README.md"
 
 SIZES = ("small", "medium", "large")
 # Columns of the tables, in order, and those of them that are compared with `fresh`.
@@ -38,6 +40,22 @@ LABELS = {
 OTHERS = ("torch", "compile", "jax", "sklearn", "numpy")
 # Pictures of bench/plot.py that are shown where they are there, and what they show.
 FIGURES = {"speedup": "how many times longer others take, loss by loss and size by size"}
+
+# Forms of a small call (mode "latency"), in the order of the table.
+FORMS = {
+    "function": "function",
+    "class": "class",
+    "torch_value": "torch, value",
+    "transform": "`value_and_grad` of the function",
+    "class_transform": "of the class",
+    "transform_reused": "outputs reused",
+    "torch_gradient": "torch, forward and backward",
+}
+
+NO_GPU = (
+    "There are no results of a GPU yet: the CUDA kernels are compiled for real architectures and run in the simulator "
+    "by\nthe tests, and have not been timed on a device."
+)
 
 # What the registry writes for the second derivative, in words.
 HESSIAN = {"exact": "yes", "zero": "zero almost everywhere", None: "-"}
@@ -62,31 +80,100 @@ def _default(value: object) -> str:
     return f'="{value}"' if isinstance(value, str) else f"={getattr(value, '__name__', value)}"
 
 
-def newest_results(device: str = "cpu", mode: str = "sizes") -> Path | None:
-    """Return the file with the latest date in it, of those with rows of a device and a mode."""
+def results_files(device: str = "cpu", mode: str = "sizes") -> list[Path]:
+    """Return the files with rows of a device and a mode, the oldest first.
+
+    Their order is that of date and time of day. Where a JSON has no time, as the first ones, the file comes first of
+    its day; of two alike the later name counts as the newer.
+    """
     found = {path: read(path) for path in RESULTS.glob("*.csv")}
     files = [p for p, rows in found.items() if any((row["device"], row["mode"]) == (device, mode) for row in rows)]
-    return max(files, key=lambda path: (found[path][0]["date"], path.name), default=None)
+    return sorted(files, key=lambda path: (found[path][0]["date"], _time(path), path.name))
+
+
+def _time(path: Path) -> str:
+    record = path.with_suffix(".json")
+    return json.loads(record.read_text()).get("time", "") if record.exists() else ""
+
+
+def newest_results(device: str = "cpu", mode: str = "sizes") -> Path | None:
+    """Return the last of the files with rows of a device and a mode."""
+    return next(reversed(results_files(device, mode)), None)
 
 
 def results_text(path: Path | None) -> str:
-    """Return the tables of a results file, or a line that says how to measure."""
+    """Return the summary of a results file for README.md, or a line that says how to measure."""
     if path is None:
         return "No results file is committed yet: `fastloss bench --out bench/results` writes one."
-    rows = [row for row in read(path) if row["mode"] == "sizes"]
-    first = rows[0]
-    versions = [f"{name} {first[name]}" for name in ("torch", "jax", "scikit-learn", "numpy") if first.get(name)]
+    rows = read(path)
+    sizes = [row for row in rows if row["mode"] == "sizes"]
     parts = [
-        f"{first['machine']}, {first['threads']} threads, float32, {first['date']}, {', '.join(versions)}; from "
-        f"[{path.name}](bench/results/{path.name}).",
-        summary_table(rows),
-        losses_of(rows),
+        f"{machine_of(sizes[0])};\nfrom [{path.name}](bench/results/{path.name}). "
+        "Beside it lie\n[every loss, and the files of other machines](bench/results/README.md).",
+        summary_table(sizes),
+        latency_text(rows),
+        first_calls(sizes),
+        *figures_of(path, "bench/results/"),
     ]
-    for kind, text in FIGURES.items():
-        picture = path.with_name(f"{path.stem}-{kind}.png")
-        if picture.exists():
-            parts.append(f"![{text}](bench/results/{picture.name})")
-    return "\n\n".join(parts)
+    return "\n\n".join(filter(None, parts))
+
+
+def details() -> str:
+    """Return bench/results/README.md: a table of every loss for each machine, the newest file first."""
+    parts = [
+        "# Value and gradient of every loss",
+        "Written by `python bench/readme.py` from the CSV files in this folder; the columns are explained in the\n"
+        "[README](../../README.md#what-is-measured). Times are medians, in milliseconds. `NAME.json` has every\n"
+        "sample, the machine and the versions.",
+    ]
+    for path in reversed(results_files()):
+        rows = [row for row in read(path) if row["mode"] == "sizes"]
+        heading = f"## {rows[0]['machine']}, {rows[0]['threads']} threads"
+        parts += [heading, f"{machine_of(rows[0])}; from [{path.name}]({path.name}).", losses_of(rows)]
+        parts += figures_of(path, "")
+    return "\n\n".join(parts) + "\n"
+
+
+def machine_of(row: Row) -> str:
+    """Return where, when and with which versions a row was measured."""
+    versions = [f"{name} {row[name]}" for name in ("torch", "jax", "scikit-learn", "numpy") if row.get(name)]
+    return f"{row['machine']}, {row['threads']} threads, float32, {row['date']},\n{', '.join(versions)}"
+
+
+def figures_of(path: Path, folder: str) -> list[str]:
+    """Return the pictures of a results file that are there, as links that begin with `folder`."""
+    pictures = {path.with_name(f"{path.stem}-{kind}.png"): text for kind, text in FIGURES.items()}
+    return [f"![{text}]({folder}{picture.name})" for picture, text in pictures.items() if picture.exists()]
+
+
+def latency_text(rows: Sequence[Row]) -> str:
+    """Return the medians of small calls, over the losses that have every form; nothing where none was measured."""
+    found = {form: one for form, one in medians(rows, mode="latency").items() if form in FORMS}
+    if not found:
+        return ""
+    forms = [form for form in FORMS if form in found]
+    common = set.intersection(*[set(found[form]) for form in forms])
+    cells = [f"{1e3 * statistics.median(found[form][name] for name in common):.1f}" for form in forms]
+    return "\n".join(
+        [
+            f"| small calls, µs | {' | '.join(FORMS[form] for form in forms)} |",
+            f"| --- |{' --: |' * len(forms)}",
+            f"| median of {len(common)} losses | {' | '.join(cells)} |",
+        ]
+    )
+
+
+def first_calls(rows: Sequence[Row]) -> str:
+    """Return what the first call of each contender that compiles took, over the losses at their smallest size."""
+    size = next(size for size in SIZES if any(row["size"] == size for row in rows))
+    parts = []
+    for name in ("fresh", "compile", "jax"):
+        found = [row for row in rows if (row["contender"], row["size"]) == (name, size)]
+        seconds = [float(row["first_call_ms"]) / 1e3 for row in found if row["first_call_ms"]]
+        if seconds:
+            parts.append(f"{LABELS[name]} {statistics.median(seconds):.1f} s ({max(seconds):.1f} s)")
+    text = f"First call, which compiles or loads the kernel, median (worst) of the losses:\n{', '.join(parts)}."
+    return text if parts else ""
 
 
 def gpu_text(path: Path | None) -> str:
@@ -159,7 +246,7 @@ def losses_of(rows: Sequence[Row]) -> str:
 
 def updated(text: str, results: Path | None) -> str:
     """Return the README with its generated parts as they should be."""
-    measured = "\n\n".join(filter(None, (results_text(results), gpu_text(newest_results("cuda", "classes")))))
+    measured = "\n\n".join((results_text(results), gpu_text(newest_results("cuda", "classes")) or NO_GPU))
     for marker, table in (("losses", losses_table()), ("results", measured)):
         before, start, rest = text.partition(f"<!-- {marker} -->\n")
         _, end, after = rest.partition(f"<!-- end of {marker} -->\n")
@@ -170,19 +257,21 @@ def updated(text: str, results: Path | None) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write README.md, or check it."""
-    parser = argparse.ArgumentParser(description="Write the generated parts of README.md.")
+    """Write both pages, or check them."""
+    parser = argparse.ArgumentParser(description="Write README.md's generated parts, and bench/results/README.md.")
     parser.add_argument("results", type=Path, nargs="?", default=None, help="a CSV file (default: the newest)")
-    parser.add_argument("--check", action="store_true", help="write nothing; fail when README.md is out of date")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail when a page is out of date")
     options = parser.parse_args(argv)
-    old = README.read_text(encoding="utf-8")
-    new = updated(old, options.results or newest_results())
-    if options.check:
-        if new != old:
-            print("README.md is out of date: run python bench/readme.py", file=sys.stderr)
-        return int(new != old)
-    README.write_text(new, encoding="utf-8")
-    return 0
+    readme = updated(README.read_text(encoding="utf-8"), options.results or newest_results())
+    pages = {README: readme, DETAILS: details()}
+    status = 0
+    for page, new in pages.items():
+        if options.check and (not page.exists() or page.read_text(encoding="utf-8") != new):
+            print(f"{page.relative_to(ROOT)} is out of date: run python bench/readme.py", file=sys.stderr)
+            status = 1
+        elif not options.check:
+            page.write_text(new, encoding="utf-8")
+    return status
 
 
 if __name__ == "__main__":

@@ -144,7 +144,10 @@ def _keep(known: dict[Any, Any], key: Any, kind: Any) -> Any:
 
 def evaluate(record: Loss, job: Any, request: Request) -> Any:
     """Compute what `request` asks for of the job that a loss described, the long way."""
-    return _EVALUATORS[type(job)](record, job, request)
+    evaluator = _EVALUATORS.get(type(job))
+    if evaluator is None:
+        raise TypeError(f"{record.name} must return a description (fastloss._spec), got {type(job).__name__}")
+    return evaluator(record, job, request)
 
 
 def _evaluate_part(record: Loss, job: Any, request: Request) -> Any:

@@ -25,6 +25,8 @@ Decisions and their reasons
 * Kernels are specialised by argument *types*. An absent array is ``()``; reading it yields the neutral element and
   writing to it does nothing (``cpu/access.py``). One loop thus serves value, gradient and Hessian, weighted or not,
   and there are no flags to get wrong.
+* A mistake in the maths of a loss that is added is found before the compiler meets it (``_maths.py``): each function is
+  called once with plain numbers.
 * Half types travel as integers: float16 as int16 bits, bfloat16 as uint16 bits, so that the type of an array tells
   the kernel how to read it.
 * Row losses see entries less the row's maximum. A shift of the logits then cannot change a bit of anything but
@@ -69,7 +71,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
-from fastloss._spec import REDUCTION, Domain, Loss
+from fastloss._spec import FAMILIES, KINDS, REDUCTION, Domain, Loss
 
 P = ParamSpec("P")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -117,20 +119,47 @@ def loss(
     hessian: str | None = "exact",
     options: Mapping[str, Domain] | None = None,
     domains: Mapping[str, str] | None = None,
-    legacy: bool = True,
+    legacy: bool = False,
     also: tuple[str, ...] = (),
 ) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
     """Register a function that describes a loss, and return one that computes it.
 
     The parameters are the fields of :class:`fastloss._spec.Loss`; `options` gets the domain of ``reduction`` unless it
     brings its own.
+
+    Raises
+    ------
+    ValueError
+        If `family` or a kind of `domains` is unknown, `differentiable` lacks one of `wrt`, or the name is taken.
     """
+    if family not in FAMILIES:
+        raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {family!r}")
+    for argument, kind in (domains or {}).items():
+        if kind not in KINDS:
+            raise ValueError(f"domains[{argument!r}] must be one of {', '.join(KINDS)}, got {kind!r}")
+    if differentiable is not None and not set(wrt) <= set(differentiable):
+        raise ValueError(f"differentiable must name all of wrt={wrt!r}, got {differentiable!r}")
 
     def register(describe: Callable[P, Any]) -> Callable[P, Any]:
         from fastloss._call import Call
+        from fastloss._maths import check_maths
         from fastloss._outputs import VALUE
 
         name = describe.__name__
+        sound: set[Any] = set()
+        latest: Any = None
+
+        @functools.wraps(describe)
+        def described(*args: P.args, **kwargs: P.kwargs) -> Any:
+            nonlocal latest
+            job = describe(*args, **kwargs)
+            if isinstance(job, tuple) and job[0] is not latest:  # small calls count this; a loss may have several maths
+                maths = getattr(job, "point", None) or getattr(job, "maths", None)
+                if maths not in sound:
+                    check_maths(record, job, _jitables)
+                    sound.add(maths)
+                latest = maths
+            return job
 
         @functools.wraps(describe)
         def function(*args: P.args, **kwargs: P.kwargs) -> Any:
@@ -141,7 +170,7 @@ def loss(
             name=name,
             family=family,
             function=function,
-            describe=describe,
+            describe=described,
             wrt=wrt,
             differentiable=wrt if differentiable is None else differentiable,
             hessian=hessian,

@@ -53,6 +53,33 @@ AXIS = Domain("an integer, the number of an axis", lambda v: v % 1 == 0, (1, -1,
 FLAG = Domain("True or False", lambda v: v in (True, False), (False, True))
 
 
+# The families, each of which is a driver (or a module of the calling path), and the description that it runs.
+FAMILIES = {
+    "elementwise": "Elementwise",
+    "rowwise": "Rowwise",
+    "rowmap": "RowMap",
+    "pairwise": "Pairwise, or OfDistances",
+    "label_sets": "LabelSets",
+    "penalty": "Penalty",
+    "sequence": "Alignment",
+    "projected": "Projected",
+    "clustered": "Clustered",
+}
+
+# The values an array argument may hold. Whoever makes arrays (the tests, the benchmark) has a generator for each.
+KINDS = {
+    "real": "any number; what an argument takes that says nothing else",
+    "positive": "numbers > 0",
+    "count": "numbers >= 0, as a Poisson variable takes",
+    "probability": "numbers in [0, 1]",
+    "log_probability": "logarithms of probabilities",
+    "sign": "-1 or 1",
+    "binary": "0 or 1",
+    "class": "the class index of each row",
+    "class_list": "class indices of each row, ended by -1",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Loss:
     """What is known of a loss before any array is seen; one entry of the registry.
@@ -60,19 +87,21 @@ class Loss:
     Attributes
     ----------
     name, family
-        The public name, and the driver that runs it.
+        The public name, and the driver that runs it, a key of ``FAMILIES``.
     function, describe
         The public function, and the undecorated one that turns arguments into a description.
     wrt, differentiable
-        The arguments a gradient is taken of unless told otherwise, and all that may be named.
+        The arguments a gradient is taken of unless told otherwise, and all that may be named in ``wrt=``: for each
+        of these the maths must return a derivative.
     hessian
         ``"exact"``, ``"zero"`` (zero almost everywhere) or ``None`` (not defined).
     options
         The domain of every keyword-only option that has one.
     domains
-        For each array argument the kind of values it takes; validation of test inputs and benchmarks.
+        For each array argument the kind of values it takes, a key of ``KINDS``, ``"real"`` where it is not named.
+        Tests and benchmarks make such values. ``"class"`` also says that the target must be given.
     legacy
-        Whether ``size_average`` and ``reduce`` are accepted, as in torch.
+        Whether ``size_average`` and ``reduce`` are accepted, as by the losses of torch that had them once.
     also
         Optional arguments that a gradient is taken of too, unless told otherwise, where they are given.
     """
@@ -93,6 +122,8 @@ class Loss:
 
 class Elementwise(NamedTuple):
     """A loss of single elements: ``point(*elements, *params) -> value, (d_first, d_second, ...), d2_first``.
+
+    There is a derivative for each array that the loss calls differentiable; the second derivative is that in the first.
 
     The first `leads` arrays combine by `broadcast`: ``"exact"`` (equal shapes), ``"warn"`` (torch's warning when they
     differ), ``"silent"`` or ``"same_ndim"`` (equal numbers of axes); later ones, and the weight, broadcast *to* the
@@ -128,16 +159,21 @@ class Elementwise(NamedTuple):
 class RowMaths(NamedTuple):
     """The three scalar functions of a loss over a class axis; the drivers own the loops.
 
-    Notation: z is an entry of the row, less the row's maximum `top` when `softmax` is set; p its softmax (0
-    otherwise); t the entry of the second operand, 1 where there is none; w the class weight; `hit` whether this is the
-    target class; zy and wy the target's z and weight; params the loss's options, then 1 / number of classes.
+    Notation: z is an entry of the row: less the row's maximum `top` when `softmax` is set, else the raw entry, and
+    `top` is 0; p its softmax (0 without `softmax`); t the entry of the second operand, 1 where there is none; w the
+    class weight, 1 where there is none; `hit` whether this is the target class; zy and wy the target's z and weight
+    (0 and 1 without class indices); params the loss's options, then 1 / number of classes.
 
     terms(z, p, t, w, hit, zy, wy, params) -> (a, b, c)
         Summed over the row, pieces of it in the row's own precision, these in float64. ``None``: no sums.
     finish(top, logsum, sums, zy, wy, params) -> (value, coefs)
-        The row's value, and whatever the entries need; logsum = log sum exp z.
+        The row's value, and whatever the entries need, a tuple of numbers of the row's type; logsum = log sum exp z,
+        0 without `softmax`.
     entry(z, p, t, w, hit, coefs, params) -> ((d_first, d_second, d_weight), d2_first)
-        One entry of each derivative of the row's value.
+        One entry of each derivative of the row's value. Those that no argument is differentiable in may be missing at
+        the end. Loops along a row call it for every entry with ``hit=False``, the target's too, and once more for the
+        target's with ``hit=True`` and ``t=0``, which replaces the first result; so it must not fail where it is
+        superfluous, and t means nothing where there are class indices.
 
     `indexed`: there are class indices. `sparse`: all but the target's entry are 0, and unread.
     """

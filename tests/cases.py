@@ -113,7 +113,8 @@ def _label_lists(rng, shape, made, options):
     return lists.reshape(shape)
 
 
-# Moderate numbers: bounds and infinities have tests of their own.
+# Moderate numbers: bounds and infinities have tests of their own. Those of a loss's `domains`, and some more that the
+# cases below name.
 KINDS = {
     "real": lambda rng, shape, made, options: rng.normal(size=shape) * 1.5,
     "positive": lambda rng, shape, made, options: rng.uniform(0.25, 3, shape),
@@ -261,13 +262,53 @@ CASES = [
     Case("pairwise_distance", {"x1": (6, 4), "x2": (1, 4)}, {"p": 1.0, "keepdim": True}),
 ]
 
+# Losses with no case here: their arguments are not arrays alone, and they have tests of their own.
+ELSEWHERE = frozenset({"adaptive_log_softmax_with_loss", "l1_penalty", "l2_penalty"})
+
+
+def natural(record):
+    """Return the cases of a loss that has none above: its arrays by family and domain, every value of its options."""
+    parameters = inspect.signature(record.describe).parameters.values()
+    arrays = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name not in (*record.options, "dim")]
+    indexed = record.domains.get("target") == "class"
+
+    def made(shapes, names):
+        vectors, rows = shapes[:-1], shapes[:1] + shapes[2:]
+        found = {}
+        for name in names:
+            if name == "weight":
+                found[name] = ("positive", shapes[1:2] if record.family == "rowwise" else shapes)
+            elif name == "target" and record.family == "pairwise":
+                found[name] = (record.domains.get("target", "sign"), vectors)
+            else:
+                found[name] = rows if name == "target" and indexed else shapes
+        return found
+
+    first, *more = {"elementwise": ((4, 5), (), (2, 3, 4)), "rowwise": ((6, 5), (5, 110), (3, 5, 2))}.get(
+        record.family, ((6, 4), (5, 110))
+    )
+    required = [p.name for p in arrays if p.default is p.empty]
+    optional = [p.name for p in arrays if p.default is None]
+    fixed = {"dim": 1} if any(p.name == "dim" for p in parameters) else {}
+    cases = [Case(record.name, made(shape, required), fixed) for shape in (first, *more)]
+    if optional:
+        cases.append(Case(record.name, made(first, [*required, *optional]), fixed))
+    defaults = {p.name: p.default for p in parameters}
+    for option, domain in record.options.items():
+        values = [value for value in domain.examples if option != "reduction" and value != defaults[option]]
+        cases += [Case(record.name, made(first, required), {**fixed, option: value}) for value in values]
+    return cases
+
+
+NATURAL = ("elementwise", "rowwise", "rowmap", "pairwise")
+_given = {case.loss for case in CASES} | ELSEWHERE
+_plain = [record for record in LOSSES.values() if record.family in NATURAL and record.name not in _given]
+CASES += [case for record in _plain for case in natural(record)]
 ACTIVE = [case for case in CASES if case.loss in LOSSES]
 # The plainest case of every registered loss.
 PLAIN = list({case.loss: case for case in reversed(ACTIVE)}.values())[::-1]
 # Row kernels take a second each to compile: those of the further cases run in the narrow types only with `slow`.
 HEAVY = [case for case in ACTIVE if case.record.family in ("rowwise", "rowmap") and case not in PLAIN]
-# Losses with no case here: their arguments are not arrays alone, and they have tests of their own.
-ELSEWHERE = frozenset({"adaptive_log_softmax_with_loss", "l1_penalty", "l2_penalty"})
 
 
 def marked(cases):

@@ -210,7 +210,7 @@ def arguments(
     rows = shape[:1] + shape[2:]
     for name, parameter in inspect.signature(record.describe).parameters.items():
         kind = str(parameter.annotation)
-        if re.match("Array", kind) and (parameter.default is inspect.Parameter.empty or optional):
+        if re.match("Array|typing.Any", kind) and (parameter.default is inspect.Parameter.empty or optional):
             if name == "target" and indexed:
                 given[name] = space.array(rows if record.domains["target"] == "class" else shape, "int64")
             elif name == "target" and record.family == "pairwise":

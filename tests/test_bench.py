@@ -1,6 +1,7 @@
 """The benchmark: its cases, who takes part, what is refused, and the files it writes."""
 
 import csv
+import itertools
 import json
 import math
 import os
@@ -15,6 +16,7 @@ import fastloss as fl
 from fastloss import cli
 from fastloss._registry import LOSSES
 from fastloss.bench import contenders, places, threads
+from fastloss.bench import measure as timing
 from fastloss.bench.agreement import disagreement
 from fastloss.bench.cases import EXTENTS, case_of
 from fastloss.bench.contenders import ours, plain, pytorch, scikit
@@ -170,6 +172,58 @@ def test_threads_are_those_asked_for_and_put_back():
         assert torch.get_num_threads() == 3
         assert fl._config.thread_count() == 3
     assert torch.get_num_threads() == before
+
+
+# -- how long a case goes on ------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """Time that passes in calls alone, each of which takes what is next in a list that is repeated."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(timing, "time", self)
+
+    def perf_counter(self):
+        return self.now
+
+    def sleep(self, seconds):
+        pass
+
+    def call(self, *durations):
+        following = itertools.cycle(durations)
+
+        def run():
+            self.now += next(following)
+
+        return run
+
+
+def rounds_of(calls, seconds=1.0, rounds=5, **more):
+    samples = timing.interleaved(calls, seconds, rounds, places.HOST, **more)
+    assert len({len(one) for one in samples.values()}) == 1  # all go on, not the noisy one alone
+    return len(next(iter(samples.values())))
+
+
+def test_a_steady_case_ends_with_its_time(monkeypatch):
+    clock = Clock(monkeypatch)
+    calls = {"a": clock.call(0.05), "b": clock.call(0.05, 0.055)}
+    assert rounds_of(calls) == 5  # 2 calls of 2, each with one that wakes the threads: 0.2 s
+    assert rounds_of(calls, seconds=2.0) == 10
+
+
+def test_a_scattered_case_goes_on_but_not_for_ever(monkeypatch):
+    clock = Clock(monkeypatch)
+    steady, wild = clock.call(0.05), clock.call(*[0.02, 0.02, 0.02, 0.08, 0.08, 0.08])
+    planned = rounds_of({"a": steady, "b": wild}, patience=1.0)
+    assert planned + 5 < rounds_of({"a": steady, "b": wild}) <= timing.PATIENCE * planned + 1
+
+
+def test_a_case_that_settles_ends(monkeypatch):
+    clock = Clock(monkeypatch)
+    settling = clock.call(*[0.2, 0.02] * 4, *[0.02] * 10_000)
+    went_on = rounds_of({"a": clock.call(0.05), "b": settling})
+    assert 5 < went_on < 20
 
 
 # -- tensors on a device ----------------------------------------------------------------------------------------------

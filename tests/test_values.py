@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import reference
-from cases import ACTIVE, DTYPES, ELSEWHERE, PLAIN, assert_close, positional
+from cases import ACTIVE, DTYPES, ELSEWHERE, KINDS, PLAIN, assert_close, natural, positional
 
 import fastloss as fl
+from fastloss import _spec
 from fastloss._registry import LOSSES
+from fastloss.bench import cases as bench_cases
 
 PRINTED = json.loads((Path(__file__).parent / "printed_examples.json").read_text())
 
@@ -20,6 +22,21 @@ def test_every_loss_has_cases_and_a_reference():
     covered = {case.loss for case in ACTIVE} | ELSEWHERE
     assert set(LOSSES) - covered == set()
     assert [name for name in set(LOSSES) - ELSEWHERE if not hasattr(reference, name)] == []
+
+
+def test_every_kind_of_values_has_generators():
+    assert set(_spec.KINDS) <= set(KINDS)
+    assert set(_spec.KINDS) <= {*bench_cases.GENERATORS, "class", "class_list"}
+
+
+@pytest.mark.parametrize("name", ["mse_loss", "huber_loss", "nll_loss", "log_softmax", "margin_ranking_loss"])
+def test_a_loss_without_cases_gets_some(name):
+    """So that all tests run for a loss that somebody adds; here with losses that have cases of their own."""
+    cases = natural(LOSSES[name])
+    assert len(cases) > 1
+    for case in cases:
+        arrays = case.make()
+        assert_close(case.call(arrays), case.expected(arrays))
 
 
 @pytest.mark.parametrize("case", ACTIVE, ids=str)

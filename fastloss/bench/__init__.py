@@ -72,7 +72,8 @@ def _default_contenders(options: argparse.Namespace, place: places.Host) -> list
 
 def _run(options: argparse.Namespace, plan: Plan) -> int:
     results = Results(plan.seconds, plan.places[0])
-    session = Session(results, rounds=3 if plan.quick else 5)
+    # A quick run is for a look: it does not wait for noise to settle.
+    session = Session(results, rounds=3, patience=1.0) if plan.quick else Session(results, rounds=5)
     if results.load > BUSY:
         print(f"the machine is busy (load {results.load:.1f}): figures favour whoever spins least", file=sys.stderr)
     print(f"{results.processor}, {plan.threads} threads; copy: the same bytes read and written")

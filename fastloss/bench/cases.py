@@ -110,22 +110,26 @@ def cases(names: Sequence[str] | None = None, sizes: Sequence[str] = SIZES["cpu"
 # -- arrays by domain -------------------------------------------------------------------------------------------------
 
 
-def values(domain: str | None, shape: tuple[int, ...], generator: np.random.Generator) -> Any:
-    """Return float32 numbers of a domain; real numbers where it has no name here."""
-    if domain in ("probability", "unit_interval", "unit"):
-        return generator.uniform(0.01, 0.99, shape).astype(np.float32)
-    if domain == "log_probability":
-        raw = generator.standard_normal(shape, dtype=np.float32)
-        return raw - np.log(np.exp(raw).sum(axis=-1, keepdims=True))
-    if domain in ("positive", "non_negative", "variance"):
-        return generator.uniform(0.1, 2.0, shape).astype(np.float32)
-    if domain == "sign":
-        return generator.choice(np.array([-1, 1], np.float32), shape)
-    if domain in ("count", "counts"):
-        return generator.poisson(3.0, shape).astype(np.float32)
-    if domain in ("binary", "multilabel"):
-        return generator.integers(0, 2, shape).astype(np.float32)
-    return generator.standard_normal(shape, dtype=np.float32)
+def _log_probability(generator: np.random.Generator, shape: tuple[int, ...]) -> Any:
+    raw = generator.standard_normal(shape, dtype=np.float32)
+    return raw - np.log(np.exp(raw).sum(axis=-1, keepdims=True))
+
+
+# Kinds of values (fastloss/_spec.py) but for those of class indices, which depend on the number of classes.
+GENERATORS: Mapping[str, Callable[[np.random.Generator, tuple[int, ...]], Any]] = {
+    "real": lambda generator, shape: generator.standard_normal(shape, dtype=np.float32),
+    "positive": lambda generator, shape: generator.uniform(0.1, 2.0, shape),
+    "count": lambda generator, shape: generator.poisson(3.0, shape),
+    "probability": lambda generator, shape: generator.uniform(0.01, 0.99, shape),
+    "log_probability": _log_probability,
+    "sign": lambda generator, shape: generator.choice([-1, 1], shape),
+    "binary": lambda generator, shape: generator.integers(0, 2, shape),
+}
+
+
+def values(kind: str | None, shape: tuple[int, ...], generator: np.random.Generator) -> Any:
+    """Return float32 numbers of a kind; real numbers where there is none."""
+    return GENERATORS[kind or "real"](generator, shape).astype(np.float32)
 
 
 def _required(loss: Loss) -> list[str]:

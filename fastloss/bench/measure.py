@@ -20,6 +20,11 @@ from fastloss.bench.places import Host
 
 MAX_ROUNDS = 100
 
+# A case goes on, until so many times what it would have taken, while the 80th percentile of a contender is more than
+# SETTLED times its 20th: the median of 5 samples that differ by a factor of 3 says little.
+PATIENCE = 4
+SETTLED = 1.5
+
 Report = Callable[[str], object]
 
 
@@ -60,13 +65,17 @@ def measure(
     rounds: int = 5,
     report: Report = lambda text: None,
     memory: bool = False,
+    patience: float = PATIENCE,
 ) -> Measured:
-    """Time every contender of a case for about `seconds` in all, compilation not counted, in at least `rounds`."""
+    """Time every contender of a case for about `seconds` in all, compilation not counted, in at least `rounds`.
+
+    Where samples scatter it takes up to `patience` times as long.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's advice on reductions
         calls, first, absent, wrong = _prepared(case, contenders, report)
         report("timing")
-        samples = interleaved(calls, seconds, rounds, case.place)
+        samples = interleaved(calls, seconds, rounds, case.place, patience)
         given = calls.items() if memory else ()
         peaks = {name: peak_extra(name, call, case.moved(), case.place) for name, call in given}
     del calls
@@ -110,21 +119,36 @@ def _prepared(
     return calls, first, absent, wrong
 
 
-def interleaved(calls: Mapping[str, Call], seconds: float, rounds: int, place: Host) -> dict[str, list[float]]:
-    """Return the samples of each call: seconds for one call, in rounds that go on for about `seconds`."""
+def interleaved(
+    calls: Mapping[str, Call], seconds: float, rounds: int, place: Host, patience: float = PATIENCE
+) -> dict[str, list[float]]:
+    """Return the samples of each call: seconds for one call, in rounds that go on for about `seconds`.
+
+    All go on together while one of them scatters: a round of one contender alone would meet another machine.
+    """
     repeats = {name: _repeats(call, place) for name, call in calls.items()}
     samples: dict[str, list[float]] = {name: [] for name in calls}
     order = list(calls)
+    planned = 0.0
     began = time.perf_counter()
     for number in range(MAX_ROUNDS):
-        if number >= rounds and time.perf_counter() - began > seconds:
-            break
+        elapsed = time.perf_counter() - began
+        if number >= rounds and elapsed > seconds:
+            planned = planned or elapsed  # the least number of rounds may take longer than the seconds
+            if elapsed > patience * planned or _settled(samples):
+                break
         for name in order:
             time.sleep(place.settle)
             calls[name]()  # wakes the threads and brings the contender's own arrays into the cache
             samples[name].append(_block(calls[name], repeats[name], place))
         order.append(order.pop(0))  # nobody always follows the same neighbour
     return samples
+
+
+def _settled(samples: Mapping[str, Sequence[float]]) -> bool:
+    """Return whether the middle samples of every contender lie close together."""
+    spreads = [np.percentile(one, [20, 80]) for one in samples.values()]
+    return all(high <= SETTLED * low for low, high in spreads)
 
 
 def _repeats(call: Call, place: Host) -> int:

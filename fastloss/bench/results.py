@@ -55,7 +55,7 @@ class Results:
     """What a run has found so far."""
 
     def __init__(self, seconds: float, place: Host = HOST) -> None:
-        self.date = datetime.date.today().isoformat()
+        self.date, _, self.time = datetime.datetime.now().isoformat(timespec="seconds").partition("T")
         self.machine = machine()
         self.processor = place.processor() or self.machine["processor"]
         self.load = os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
@@ -92,6 +92,7 @@ class Results:
             writer.writerows(self.rows)
         record = {
             "date": self.date,
+            "time": self.time,
             "load_at_start": self.load,
             "machine": self.machine,
             "seconds_per_case": self.seconds,

@@ -12,7 +12,7 @@ from fastloss._registry import LOSSES
 from fastloss.bench import threads
 from fastloss.bench.cases import Extent, case_of
 from fastloss.bench.contenders import Contender
-from fastloss.bench.measure import Measured, measure
+from fastloss.bench.measure import PATIENCE, Measured, measure
 from fastloss.bench.places import HOST, Host
 from fastloss.bench.results import Results
 
@@ -57,8 +57,8 @@ class Session:
         How many contenders computed something else than fastloss; they were not timed.
     """
 
-    def __init__(self, results: Results, rounds: int) -> None:
-        self.results, self.rounds = results, rounds
+    def __init__(self, results: Results, rounds: int, patience: float = PATIENCE) -> None:
+        self.results, self.rounds, self.patience = results, rounds, patience
         self.disagreements = 0
         self._said: set[str] = set()
 
@@ -76,7 +76,10 @@ class Session:
             step.place.release()
             try:
                 with threads.limited(step.threads, [one.name for one in step.contenders]):
-                    found = measure(case, step.contenders, self.results.seconds, self.rounds, progress.say, step.memory)
+                    found = measure(
+                        case, step.contenders, self.results.seconds, self.rounds, progress.say, step.memory,
+                        self.patience,
+                    )  # fmt: skip
             except RuntimeError as error:  # a smaller card than the case was made for
                 if step.place is HOST or "out of memory" not in str(error):
                     raise

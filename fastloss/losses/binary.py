@@ -36,7 +36,12 @@ def bce_with_logits_pos_weight(x, t, q):
     return value, (log_weight * p - q * t, (q - T(1)) * softplus_minus - x), log_weight * e * inverse * inverse
 
 
-@loss("elementwise", differentiable=("input", "target"), domains={"target": "probability", "pos_weight": "positive"})
+@loss(
+    "elementwise",
+    differentiable=("input", "target"),
+    domains={"target": "probability", "pos_weight": "positive"},
+    legacy=True,
+)
 def binary_cross_entropy_with_logits(
     input: Array,
     target: Array,
@@ -144,7 +149,10 @@ def _floor(x):
 
 
 @loss(
-    "elementwise", differentiable=("input", "target"), domains={"input": "probability", "target": "probability"}
+    "elementwise",
+    differentiable=("input", "target"),
+    domains={"input": "probability", "target": "probability"},
+    legacy=True,
 )
 def binary_cross_entropy(
     input: Array, target: Array, weight: Array | None = None, *, reduction: str = "mean"
@@ -211,7 +219,7 @@ def soft_margin(x, t):
     return value, (-t * miss,), t * t * e * inverse * inverse
 
 
-@loss("elementwise", domains={"target": "sign"})
+@loss("elementwise", domains={"target": "sign"}, legacy=True)
 def soft_margin_loss(input: Array, target: Array, *, reduction: str = "mean") -> Array:
     r"""Logistic loss of a score against a sign.
 
@@ -265,7 +273,7 @@ def hinge_embedding(x, y, margin):
     return value, (slope,), T(0)
 
 
-@loss("elementwise", hessian="zero", options={"margin": FINITE}, domains={"target": "sign"})
+@loss("elementwise", hessian="zero", options={"margin": FINITE}, domains={"target": "sign"}, legacy=True)
 def hinge_embedding_loss(
     input: Array, target: Array, *, margin: float = 1.0, reduction: str = "mean"
 ) -> Array:

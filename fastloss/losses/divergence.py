@@ -31,6 +31,7 @@ def kl_log_target(x, t):
     hessian="zero",
     options={"reduction": KL_REDUCTION, "log_target": FLAG},
     domains={"input": "log_probability", "target": "probability"},
+    legacy=True,
 )
 def kl_div(input: Array, target: Array, *, reduction: str = "mean", log_target: bool = False) -> Array:
     r"""Kullback-Leibler divergence, the prediction given as log-probabilities.

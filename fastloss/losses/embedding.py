@@ -54,6 +54,7 @@ COSINE = PairMaths(cosine_terms, cosine_row, cosine_entry)
     wrt=("input1", "input2"),
     options={"margin": FINITE},
     domains={"target": "sign"},
+    legacy=True,
 )
 def cosine_embedding_loss(
     input1: Array, input2: Array, target: Array, *, margin: float = 0.0, reduction: str = "mean"
@@ -151,7 +152,6 @@ SIMILARITY_EPSILON = 1e-8
     "pairwise",
     wrt=("x1", "x2"),
     options={"dim": AXIS, "eps": NON_NEGATIVE},
-    legacy=False,
 )
 def cosine_similarity(x1: Array, x2: Array, *, dim: int = 1, eps: float = SIMILARITY_EPSILON) -> Array:
     r"""Cosine of the angle between pairs of vectors.
@@ -216,6 +216,7 @@ def margin_ranking(a, b, y, margin):
     hessian="zero",
     options={"margin": FINITE},
     domains={"target": "sign"},
+    legacy=True,
 )
 def margin_ranking_loss(
     input1: Array, input2: Array, target: Array, *, margin: float = 0.0, reduction: str = "mean"

@@ -47,7 +47,6 @@ def sigmoid_focal(raised: MathFunction) -> MathFunction:
     "elementwise",
     options={"gamma": NON_NEGATIVE, "alpha": BELOW_ONE},
     domains={"target": "probability"},
-    legacy=False,
 )
 def sigmoid_focal_loss(
     input: Array, target: Array, *, alpha: float = 0.25, gamma: float = 2.0, reduction: str = "mean"
@@ -162,7 +161,6 @@ def binary_focal(raised: MathFunction) -> MathFunction:
     "elementwise",
     options={"gamma": NON_NEGATIVE, "alpha": BELOW_ONE},
     domains={"input": "probability", "target": "probability"},
-    legacy=False,
 )
 def binary_focal_loss(
     input: Array, target: Array, *, gamma: float = 2.0, alpha: float = 0.75, reduction: str = "mean"

@@ -18,7 +18,6 @@ from fastloss.losses.multiclass import CROSS_ENTROPY, SMOOTH_CROSS_ENTROPY, SOFT
     differentiable=("input", "linear_weight", "linear_bias", "target", "weight"),
     hessian=None,
     options={"ignore_index": INTEGER_OR_NONE, "label_smoothing": UNIT_INTERVAL},
-    legacy=False,
 )
 def linear_cross_entropy(
     input: Array,
@@ -131,7 +130,6 @@ def linear_cross_entropy(
     "clustered",
     differentiable=("input", "head_weight", "head_bias", "tail_weights"),
     hessian=None,
-    legacy=False,
 )
 def adaptive_log_softmax_with_loss(
     input: Array,

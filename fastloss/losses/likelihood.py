@@ -68,6 +68,7 @@ _POISSON = {
     differentiable=("input", "target"),
     options={"log_input": FLAG, "full": FLAG, "eps": NON_NEGATIVE},
     domains={"input": "positive", "target": "count"},
+    legacy=True,
 )
 def poisson_nll_loss(
     input: Array,
@@ -148,7 +149,6 @@ def gaussian(x, t, v, eps, constant):
     differentiable=("input", "target", "var"),
     options={"full": FLAG, "eps": POSITIVE},
     domains={"var": "positive"},
-    legacy=False,
 )
 def gaussian_nll_loss(
     input: Array, target: Array, var: Array | float, *, full: bool = False, eps: float = 1e-6, reduction: str = "mean"

@@ -28,7 +28,7 @@ def log_sigmoid_block(x):
     return value, (e * inverse if x > T(0) else inverse,), -e * inverse * inverse
 
 
-@loss("elementwise", legacy=False)
+@loss("elementwise")
 def sigmoid(input: Array) -> Array:
     r"""Logistic function, element by element.
 
@@ -62,7 +62,7 @@ def sigmoid(input: Array) -> Array:
     return Elementwise(sigmoid_block, (input,), ("input",), reduction="none", leads=1)
 
 
-@loss("elementwise", legacy=False)
+@loss("elementwise")
 def logsigmoid(input: Array) -> Array:
     r"""Logarithm of the logistic function, element by element.
 

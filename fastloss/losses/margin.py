@@ -137,7 +137,7 @@ def multilabel_hinge(outside, inside):
     return (h if active else T(0)), ((T(1) if active else T(0)), (T(-1) if active else T(0))), T(0)
 
 
-@loss("rowwise", options={"p": ONE_OR_TWO, "margin": FINITE}, domains={"target": "class"})
+@loss("rowwise", options={"p": ONE_OR_TWO, "margin": FINITE}, domains={"target": "class"}, legacy=True)
 def multi_margin_loss(
     input: Array,
     target: Array,
@@ -208,7 +208,7 @@ def multi_margin_loss(
     )
 
 
-@loss("rowwise", differentiable=("input", "target", "weight"), domains={"target": "probability"})
+@loss("rowwise", differentiable=("input", "target", "weight"), domains={"target": "probability"}, legacy=True)
 def multilabel_soft_margin_loss(
     input: Array, target: Array, weight: Array | None = None, *, reduction: str = "mean"
 ) -> Array:
@@ -265,7 +265,7 @@ def multilabel_soft_margin_loss(
     )
 
 
-@loss("label_sets", hessian="zero", domains={"target": "class_list"})
+@loss("label_sets", hessian="zero", domains={"target": "class_list"}, legacy=True)
 def multilabel_margin_loss(input: Array, target: Array, *, reduction: str = "mean") -> Array:
     r"""Hinge loss of several labels for a row.
 

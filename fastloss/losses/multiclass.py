@@ -113,7 +113,7 @@ NLL = RowMaths(nll_row, nll_entry, indexed=True, sparse=True)
 _ROW_DOMAINS = {"target": "class"}
 
 
-@loss("rowwise", options={"ignore_index": INTEGER}, domains=_ROW_DOMAINS, hessian="zero")
+@loss("rowwise", options={"ignore_index": INTEGER}, domains=_ROW_DOMAINS, hessian="zero", legacy=True)
 def nll_loss(
     input: Array, target: Array, weight: Array | None = None, *, ignore_index: int = -100, reduction: str = "mean"
 ) -> Array:
@@ -173,6 +173,7 @@ def nll_loss(
     differentiable=("input", "target", "weight"),
     options={"ignore_index": INTEGER, "label_smoothing": UNIT_INTERVAL},
     domains=_ROW_DOMAINS,
+    legacy=True,
 )
 def cross_entropy(
     input: Array,

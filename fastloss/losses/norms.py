@@ -193,7 +193,6 @@ def distance(norm: Norm) -> PairMaths:
     "pairwise",
     wrt=("x1", "x2"),
     options={"p": NON_NEGATIVE, "eps": FINITE, "keepdim": FLAG},
-    legacy=False,
 )
 def pairwise_distance(
     x1: Array, x2: Array, *, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False

@@ -22,7 +22,7 @@ def half_square(p, c):
     return T(0.5) * slope * p, (slope,), c
 
 
-@loss("penalty", wrt=("params",), hessian="zero", options={"coefficient": NON_NEGATIVE}, legacy=False)
+@loss("penalty", wrt=("params",), hessian="zero", options={"coefficient": NON_NEGATIVE})
 def l1_penalty(params: Array, coefficient: float) -> Array:
     r"""L1 penalty, the lasso's.
 
@@ -66,7 +66,7 @@ def l1_penalty(params: Array, coefficient: float) -> Array:
     return Penalty(absolute, params, coefficient)
 
 
-@loss("penalty", wrt=("params",), options={"coefficient": NON_NEGATIVE}, legacy=False)
+@loss("penalty", wrt=("params",), options={"coefficient": NON_NEGATIVE})
 def l2_penalty(params: Array, coefficient: float) -> Array:
     r"""Squared L2 penalty, weight decay.
 

@@ -50,7 +50,7 @@ def huber(x, t, delta):
     return T(0.5) * r * r, (r, -r), T(1)
 
 
-@loss("elementwise", differentiable=("input", "target", "weight"))
+@loss("elementwise", differentiable=("input", "target", "weight"), legacy=True)
 def mse_loss(input: Array, target: Array, weight: Array | None = None, *, reduction: str = "mean") -> Array:
     r"""Squared error.
 
@@ -97,7 +97,7 @@ def mse_loss(input: Array, target: Array, weight: Array | None = None, *, reduct
     )
 
 
-@loss("elementwise", differentiable=("input", "target", "weight"), options={"delta": POSITIVE}, legacy=False)
+@loss("elementwise", differentiable=("input", "target", "weight"), options={"delta": POSITIVE})
 def huber_loss(
     input: Array, target: Array, weight: Array | None = None, *, reduction: str = "mean", delta: float = 1.0
 ) -> Array:
@@ -159,7 +159,7 @@ def huber_loss(
     )
 
 
-@loss("elementwise", differentiable=("input", "target", "weight"), hessian="zero")
+@loss("elementwise", differentiable=("input", "target", "weight"), hessian="zero", legacy=True)
 def l1_loss(input: Array, target: Array, weight: Array | None = None, *, reduction: str = "mean") -> Array:
     r"""Absolute error.
 
@@ -206,7 +206,7 @@ def l1_loss(input: Array, target: Array, weight: Array | None = None, *, reducti
     )
 
 
-@loss("elementwise", differentiable=("input", "target"), options={"beta": NON_NEGATIVE})
+@loss("elementwise", differentiable=("input", "target"), options={"beta": NON_NEGATIVE}, legacy=True)
 def smooth_l1_loss(input: Array, target: Array, *, reduction: str = "mean", beta: float = 1.0) -> Array:
     r"""Absolute error, rounded off near zero.
 

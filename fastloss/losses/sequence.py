@@ -12,7 +12,6 @@ from fastloss._spec import FLAG, INDEX, Alignment, Array
     hessian=None,
     options={"blank": INDEX, "zero_infinity": FLAG},
     domains={"log_probs": "log_probability", "targets": "class"},
-    legacy=False,
 )
 def ctc_loss(
     log_probs: Array,

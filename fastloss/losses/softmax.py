@@ -69,7 +69,7 @@ SOFTMAX = RowMaths(no_row, softmax_entry, softmax_terms, softmax=True)
 LOG_SOFTMAX = RowMaths(no_row, log_softmax_entry, log_softmax_terms, softmax=True)
 
 
-@loss("rowmap", legacy=False)
+@loss("rowmap")
 def softmax(input: Array, dim: int | None = None, *, dtype: object = None) -> Array:
     r"""Softmax along an axis.
 
@@ -114,7 +114,7 @@ def softmax(input: Array, dim: int | None = None, *, dtype: object = None) -> Ar
     return RowMap(SOFTMAX, input, dim, dtype)
 
 
-@loss("rowmap", legacy=False)
+@loss("rowmap")
 def log_softmax(input: Array, dim: int | None = None, *, dtype: object = None) -> Array:
     r"""Logarithm of the softmax along an axis.
 
@@ -160,7 +160,7 @@ def log_softmax(input: Array, dim: int | None = None, *, dtype: object = None) -
     return RowMap(LOG_SOFTMAX, input, dim, dtype)
 
 
-@loss("rowwise", legacy=False, options={"keepdim": FLAG})
+@loss("rowwise", options={"keepdim": FLAG})
 def logsumexp(input: Array, dim: int | tuple[int, ...], *, keepdim: bool = False) -> Array:
     r"""Logarithm of the sum of exponentials along an axis.
 

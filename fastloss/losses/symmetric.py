@@ -46,7 +46,6 @@ SYMMETRIC = RowMaths(sce_row, sce_entry, sce_terms, softmax=True, indexed=True)
     "rowwise",
     options={"ignore_index": INTEGER, "a": NON_NEGATIVE, "b": NON_NEGATIVE},
     domains={"target": "class"},
-    legacy=False,
 )
 def symmetric_cross_entropy(
     input: Array,

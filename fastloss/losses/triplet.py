@@ -80,6 +80,7 @@ def triplet(norm: Norm, swap: bool) -> PairMaths:
     "pairwise",
     wrt=("anchor", "positive", "negative"),
     options={"margin": POSITIVE, "p": NORM, "eps": FINITE, "swap": FLAG},
+    legacy=True,
 )
 def triplet_margin_loss(
     anchor: Array,
@@ -189,7 +190,6 @@ CALLABLE = Domain("None or a callable", lambda v: v is None or callable(v), (Non
     "pairwise",
     wrt=("anchor", "positive", "negative"),
     options={"distance_function": DISTANCE, "margin": POSITIVE, "swap": FLAG, "distance_vjp": CALLABLE},
-    legacy=False,
 )
 def triplet_margin_with_distance_loss(
     anchor: Array,
