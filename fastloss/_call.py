@@ -162,7 +162,7 @@ def _evaluate_part(record: Loss, job: Any, request: Request) -> Any:
     shapes = signature(arrays, {})
     if shapes is None or job.weight is not None or not are_options(job.params):
         return evaluate(record, job, request)
-    key = job._replace(arrays=()), request.mode, shapes
+    key = job._replace(arrays=()), signature(job.params, {}), request.mode, shapes  # 0.0 equals -0.0, and 1 equals 1.0
     prepared = _parts.get(key, _UNKNOWN)
     if prepared is _UNKNOWN:
         decided = prepare(record, job._replace(arrays=arrays), request.mode)

@@ -31,6 +31,17 @@ FLOATS = frozenset({F32, F64, F16_BITS, BF16_BITS})
 _DIRECT = frozenset({F32, F64, *map(np.dtype, ("i1", "u1", "i4", "u4", "i8", "u8"))})
 
 
+class _Unlocked:
+    """A read-only array, shown as one that may be written.
+
+    Numba compiles a kernel for each of the two; no kernel writes to an operand, so one will do.
+    """
+
+    def __init__(self, array: Any) -> None:
+        interface = array.__array_interface__
+        self.array, self.__array_interface__ = array, {**interface, "data": (interface["data"][0], False)}
+
+
 class NumpySpace:
     """NumPy arrays, lists and numbers."""
 
@@ -43,7 +54,8 @@ class NumpySpace:
             if _is_instance(array, "torch", "Tensor"):  # beside another library's input; DLPack refuses some
                 return _torch_space().view(array, name)
             array = _as_numpy(array, name)
-        return array if array.dtype in _DIRECT and array.flags.aligned else _kernel_dtype(array, name)
+        view = array if array.dtype in _DIRECT and array.flags.aligned else _kernel_dtype(array, name)
+        return view if view.flags.writeable else np.asarray(_Unlocked(view))
 
     def output(self, array: Any, name: str) -> Any:
         """Return the view of an array that the user wants written."""

@@ -12,11 +12,9 @@ from fastloss._dispatch import F32
 from fastloss._outputs import ABSENT, Mode, Request, several
 from fastloss.cpu.recycling import RECYCLED_FROM, empty
 
-# The bits of ``flags.num`` of an array in C order whose elements are aligned.
-_PLAIN = 0x0001 | 0x0100
-# The bits of one that may be written too, and of one whose memory is its own: it shares none with another that has its
-# own.
-_TARGET = _PLAIN | 0x0400
+# The bits of ``flags.num`` of an array in C order whose elements are aligned and may be written, and of one whose
+# memory is its own: it shares none with another that has its own.
+_PLAIN = 0x0001 | 0x0100 | 0x0400
 _OWN = 0x0004
 
 _ndarray, may_share_memory = np.ndarray, np.may_share_memory  # a look-up less for every argument
@@ -85,7 +83,7 @@ class Prepared:
         """Compute a call of this kind; None where the long way is needed."""
         shapes, each, dtype = self.shapes, self.each, self.dtype
         values: Any = ABSENT
-        grads: list[Any] = [ABSENT, ABSENT, ABSENT]
+        grads: list[Any] = [ABSENT, ABSENT, ABSENT]  # no kernel has more operands
         given = request.grad_out is not None or request.out is not None
         if given:
             outputs = self._given(arrays, request)
@@ -150,7 +148,7 @@ def _flags_of_target(target: Any, dtype: Any, shape: tuple[int, ...], others: Se
     if type(target) is not _ndarray or target.dtype is not dtype or target.shape != shape:
         return 0
     flags: int = target.flags.num
-    if flags & _TARGET != _TARGET:
+    if flags & _PLAIN != _PLAIN:
         return 0
     own &= flags
     for other in others:

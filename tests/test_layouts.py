@@ -8,6 +8,9 @@ import pytest
 from cases import LOSSES, PLAIN, assert_close
 
 import fastloss as fl
+from fastloss.cpu import elementwise
+
+describe_mse = LOSSES["mse_loss"].describe
 
 
 def _apart(a):
@@ -99,6 +102,19 @@ def test_layout(case, layout):
         assert one.flags.c_contiguous or follows(one, laid["input"]), name
     for name, array in laid.items():
         np.testing.assert_array_equal(array, arrays[name])
+
+
+@pytest.mark.parametrize("size", [8, 1 << 16])
+def test_read_only_arrays_need_no_kernel_of_their_own(size, rng):
+    x, t = rng.normal(size=(2, size))
+    expected = fl.value_and_grad(fl.mse_loss)(x, t)
+    kernel = elementwise.contiguous_kernel(describe_mse(x, t).point, 2)
+    compiled = len(kernel.compiled.signatures)
+    for _ in range(3):
+        value, gradient = fl.value_and_grad(fl.mse_loss)(_read_only(x), _read_only(t))
+        assert value == expected[0]
+        np.testing.assert_array_equal(gradient, expected[1])
+    assert len(kernel.compiled.signatures) == compiled
 
 
 @pytest.mark.parametrize("layout", [_columns, _apart], ids=["columns", "apart"])

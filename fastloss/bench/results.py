@@ -23,7 +23,6 @@ from fastloss.bench.places import HOST, Host
 
 # What was run: "sizes" (every loss at small, medium and large), "latency" (small calls), "elements" and "classes" (the
 # two growths), "threads" (one thread against all).
-MODES = ("sizes", "latency", "elements", "classes", "threads")
 
 COLUMNS = (
     "mode", "loss", "size", "shape", "elements", "device", "dtype", "contender", "threads", "rounds",

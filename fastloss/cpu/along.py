@@ -16,7 +16,8 @@ from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 from fastloss.cpu.survey import survey
 from fastloss.losses.scalars import exp_difference, log_sum
 
-# Terms of a loss that are summed in the row's own precision before they go to float64 sums.
+# Terms of a loss that are summed in the row's own precision before they go to float64 sums. A part of BLOCK, whose
+# exponentials have one factor.
 TERMS_BLOCK = 512
 
 # Bytes of exponentials up to which those of two rows are computed in one loop: the one hides how long the other's

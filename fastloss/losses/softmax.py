@@ -82,7 +82,7 @@ def softmax(input: Array, dim: int | None = None, *, dtype: object = None) -> Ar
     dim : int
         The axis that sums to one. Without it, as in torch: the first of one or three, else the second, and a warning.
     dtype : dtype, optional
-        Converts `input` first.
+        Converts `input` first; a gradient has the dtype that `input` had.
 
     Returns
     -------
@@ -99,7 +99,8 @@ def softmax(input: Array, dim: int | None = None, *, dtype: object = None) -> Ar
     Notes
     -----
     A transform's `grad_output` is the gradient with respect to the result; ones, its default, give a gradient of zero.
-    A row that holds +inf, or nothing but -inf, gives NaN. A non-contiguous `input` is copied.
+    A row that holds +inf, or nothing but -inf, gives NaN. A non-contiguous `input` is copied, unless its classes lie
+    side by side, as those of a transposed (N, L, C) do; results then lie in the same way.
 
     References
     ----------
@@ -128,7 +129,7 @@ def log_softmax(input: Array, dim: int | None = None, *, dtype: object = None) -
         The axis along which the exponentials sum to one. Without it, as in torch: the first of one or three, else the
         second, and a warning.
     dtype : dtype, optional
-        Converts `input` first.
+        Converts `input` first; a gradient has the dtype that `input` had.
 
     Returns
     -------
@@ -145,7 +146,8 @@ def log_softmax(input: Array, dim: int | None = None, *, dtype: object = None) -
     Notes
     -----
     A transform's `grad_output` is the gradient with respect to the result (ones by default). A row that holds +inf, or
-    nothing but -inf, gives NaN. A non-contiguous `input` is copied.
+    nothing but -inf, gives NaN. A non-contiguous `input` is copied, unless its classes lie side by side, as those of a
+    transposed (N, L, C) do; results then lie in the same way.
 
     References
     ----------
