@@ -141,7 +141,7 @@ def _innermost(backend: Any, x: Any, first: int, last: int) -> int | None:
     So lie logits of shape (N, L, C) whose last two axes were swapped for a loss that takes (N, C, L). Rows along such
     an axis are read as they lie, and results are laid out in the same way, as ``numpy.empty_like`` does it.
     """
-    if not backend.follows_layout or last - first != 1 or last == x.ndim or x.strides[first] != x.itemsize:
+    if not backend.follows_layout or last - first != 1 or last >= x.ndim or x.strides[first] != x.itemsize:
         return None
     return None if x.flags.c_contiguous else first
 
