@@ -14,9 +14,10 @@ from fastloss._clustered import AdaptiveOutput
 from fastloss._clusters import checked_cutoffs
 from fastloss._layers import Layer, Linear
 from fastloss._log_prob import log_probabilities, predictions
+from fastloss._options import FLAG, INDEX, POSITIVE
 from fastloss._outputs import several
 from fastloss._registry import check_options, record_of
-from fastloss._spec import FLAG, INDEX, POSITIVE, Array, Clustered
+from fastloss._spec import Array, Clustered
 from fastloss._transforms import mode_of
 from fastloss.losses.large_output import adaptive_log_softmax_with_loss, linear_cross_entropy
 from fastloss.losses.softmax import LOG_SOFTMAX

@@ -71,7 +71,8 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
-from fastloss._spec import FAMILIES, KINDS, REDUCTION, Domain, Loss
+from fastloss._options import REDUCTION, Domain
+from fastloss._spec import FAMILIES, KINDS, Loss
 
 P = ParamSpec("P")
 F = TypeVar("F", bound=Callable[..., Any])

@@ -2,56 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+from fastloss._options import Domain
 
 Array = Any
 Scalar = Any
 MathFunction = Callable[..., Any]
 
 NO_INDEX = -(2**63)  # an ignore_index that ignores nothing
-
-
-class Domain(NamedTuple):
-    """The values an option may take."""
-
-    text: str
-    contains: Callable[[Any], bool]
-    examples: tuple[Any, ...]
-
-    def check(self, name: str, value: Any) -> None:
-        """Raise when `value` lies outside."""
-        try:
-            inside = bool(self.contains(value))
-        except (TypeError, ValueError):  # the truth value of an array is ambiguous
-            raise TypeError(f"{name} must be {self.text}, got {value!r}") from None
-        if not inside:
-            raise ValueError(f"{name} must be {self.text}, got {value!r}")
-
-
-REDUCTION = Domain(
-    "'mean', 'sum' or 'none'", lambda v: v in ("mean", "sum", "none"), ("mean", "sum", "none")
-)
-KL_REDUCTION = Domain(
-    "'mean', 'batchmean', 'sum' or 'none'",
-    lambda v: v in ("mean", "batchmean", "sum", "none"),
-    ("mean", "batchmean", "sum", "none"),
-)
-POSITIVE = Domain("a number > 0", lambda v: v > 0, (0.5, 1.0, 2.0))
-NORM = Domain("a number > 0, infinity included", lambda v: v > 0, (1.0, 2.0, 3.0, math.inf))
-NON_NEGATIVE = Domain("a number >= 0", lambda v: v >= 0, (0.0, 1.0))
-FINITE = Domain("a finite number", math.isfinite, (0.0, 0.5))
-BELOW_ONE = Domain("a number <= 1 (negative: off)", lambda v: v <= 1, (0.25, 0.75, -1.0))
-UNIT_INTERVAL = Domain("a number in [0, 1]", lambda v: 0 <= v <= 1, (0.0, 0.1))
-ONE_OR_TWO = Domain("1 or 2", lambda v: v in (1, 2), (1, 2))
-INTEGER_OR_NONE = Domain("an integer or None", lambda v: v is None or v % 1 == 0, (None, 1))
-INDEX = Domain("an integer >= 0", lambda v: v % 1 == 0 and v >= 0, (0, 1))
-INTEGER = Domain("an integer of 64 bits", lambda v: v % 1 == 0 and -(2**63) <= v < 2**63, (-100, 1))
-AXIS = Domain("an integer, the number of an axis", lambda v: v % 1 == 0, (1, -1, 0))
-FLAG = Domain("True or False", lambda v: v in (True, False), (False, True))
-
 
 # The families, each of which is a driver (or a module of the calling path), and the description that it runs.
 FAMILIES = {

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
+from fastloss._options import FINITE
 from fastloss._registry import hard_targets, jitable, loss
-from fastloss._spec import FINITE, Array, Elementwise
+from fastloss._spec import Array, Elementwise
 from fastloss.losses.scalars import exp_nonpositive, log1p_unit, log_unit, relu, step
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
+from fastloss._options import FLAG, KL_REDUCTION
 from fastloss._registry import jitable, loss
-from fastloss._spec import FLAG, KL_REDUCTION, Array, Elementwise
+from fastloss._spec import Array, Elementwise
 from fastloss.losses.scalars import exp, log, xlogy
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from fastloss._options import AXIS, FINITE, NON_NEGATIVE
 from fastloss._registry import jitable, loss
-from fastloss._spec import AXIS, FINITE, NON_NEGATIVE, Array, Elementwise, PairMaths, Pairwise
+from fastloss._spec import Array, Elementwise, PairMaths, Pairwise
 from fastloss.losses.scalars import relu, sqrt, step
 
 # torch adds this to each *squared* norm of a cosine embedding.

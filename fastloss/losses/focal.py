@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import math
 
+from fastloss._options import BELOW_ONE, NON_NEGATIVE
 from fastloss._registry import hard_targets, jitable, loss
-from fastloss._spec import BELOW_ONE, NON_NEGATIVE, Array, Elementwise, MathFunction
+from fastloss._spec import Array, Elementwise, MathFunction
 from fastloss.losses.scalars import exp_nonpositive, log1p_unit, log_unit, power, square
 
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastloss._chunking import dtype_name, options_of
+from fastloss._options import INTEGER_OR_NONE, UNIT_INTERVAL
 from fastloss._registry import loss
-from fastloss._spec import INTEGER_OR_NONE, UNIT_INTERVAL, Array, Clustered, Projected, Rowwise
+from fastloss._spec import Array, Clustered, Projected, Rowwise
 from fastloss.losses.multiclass import CROSS_ENTROPY, SMOOTH_CROSS_ENTROPY, SOFT_CROSS_ENTROPY
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
+from fastloss._options import FLAG, NON_NEGATIVE, POSITIVE
 from fastloss._registry import jitable, loss
-from fastloss._spec import FLAG, NON_NEGATIVE, POSITIVE, Array, Elementwise
+from fastloss._spec import Array, Elementwise
 from fastloss.losses.scalars import exp, log
 
 _HALF_LOG_TWO_PI = 0.9189385332046727

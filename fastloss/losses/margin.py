@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
+from fastloss._options import FINITE, ONE_OR_TWO
 from fastloss._registry import jitable, loss
-from fastloss._spec import FINITE, ONE_OR_TWO, Array, LabelSets, PairMaths, RowMaths, Rowwise
+from fastloss._spec import Array, LabelSets, PairMaths, RowMaths, Rowwise
 from fastloss.losses.scalars import exp_nonpositive, log1p_unit
 
 # Notation of RowMaths: z an entry less the row's maximum, p its softmax, t the second operand's entry, w the class

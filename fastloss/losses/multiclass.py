@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
+from fastloss._options import INTEGER, UNIT_INTERVAL
 from fastloss._registry import jitable, loss
-from fastloss._spec import (
-    INTEGER,
-    UNIT_INTERVAL,
-    Array,
-    RowMaths,
-    Rowwise,
-)
+from fastloss._spec import Array, RowMaths, Rowwise
 
 # Notation of RowMaths: z an entry less the row's maximum, p its softmax, t the second operand's entry, w the class
 # weight, hit whether this is the target, zy and wy the target's z and w, logsum = log Σ exp z.

@@ -6,8 +6,9 @@ import functools
 import math
 from typing import NamedTuple
 
+from fastloss._options import FINITE, FLAG, NON_NEGATIVE
 from fastloss._registry import jitable, loss
-from fastloss._spec import FINITE, FLAG, NON_NEGATIVE, Array, MathFunction, PairMaths, Pairwise
+from fastloss._spec import Array, MathFunction, PairMaths, Pairwise
 from fastloss.losses.scalars import power, sign, sqrt
 
 

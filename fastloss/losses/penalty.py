@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from fastloss._options import NON_NEGATIVE
 from fastloss._registry import jitable, loss
-from fastloss._spec import NON_NEGATIVE, Array, Penalty
+from fastloss._spec import Array, Penalty
 from fastloss.losses.scalars import sign
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from fastloss._options import NON_NEGATIVE, POSITIVE
 from fastloss._registry import jitable, loss
-from fastloss._spec import NON_NEGATIVE, POSITIVE, Array, Elementwise
+from fastloss._spec import Array, Elementwise
 from fastloss.losses.scalars import sign
 
 

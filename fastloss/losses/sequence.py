@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from fastloss._options import FLAG, INDEX
 from fastloss._registry import loss
-from fastloss._spec import FLAG, INDEX, Alignment, Array
+from fastloss._spec import Alignment, Array
 
 
 @loss(

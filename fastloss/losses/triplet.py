@@ -5,19 +5,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
+from fastloss._options import FINITE, FLAG, NORM, POSITIVE, Domain
 from fastloss._registry import jitable, loss
-from fastloss._spec import (
-    FINITE,
-    FLAG,
-    NORM,
-    POSITIVE,
-    Array,
-    Distance,
-    Domain,
-    OfDistances,
-    PairMaths,
-    Pairwise,
-)
+from fastloss._spec import Array, Distance, OfDistances, PairMaths, Pairwise
 from fastloss.losses.embedding import COSINE_DISTANCE, SIMILARITY_EPSILON
 from fastloss.losses.norms import SQUARED, Norm, norm_of
 from fastloss.losses.scalars import relu, step
