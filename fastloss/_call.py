@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -53,8 +54,7 @@ from fastloss._spec import (
 # Kinds of call that are kept for one way of calling a loss; then all are forgotten.
 MOST_KINDS = 1024
 
-# Of a kind of call: how it is computed, and where its arrays stand among the arguments, () if they are the arguments
-# that have no name. None: the long way.
+# Of a kind of call: how it is computed, and where its arrays stand among the arguments. None: the long way.
 Kind = tuple[Prepared, tuple[int, ...]] | None
 _UNKNOWN: Any = object()
 
@@ -62,31 +62,44 @@ _UNKNOWN: Any = object()
 class Call:
     """A way of calling a loss: what it returns unless told otherwise, and the options that are bound.
 
-    It keeps the kinds of call that can go the short way (``_quick.py``).
+    It keeps the kinds of call that can go the short way (``_quick.py``), and the straight code (``_straight.py``) of
+    the kind that it computed last: a loss is called with arrays of the same shapes again and again.
     """
 
-    __slots__ = ("describe", "known", "record", "request", "settled")
+    __slots__ = ("describe", "known", "latest", "record", "request", "settled")
 
     def __init__(self, record: Loss, request: Request, options: dict[str, Any]) -> None:
         self.record, self.request = record, request
         self.describe = functools.partial(record.describe, **options) if options else record.describe
         self.settled = are_options(options.values())
         self.known: dict[Any, Kind] = {}
+        self.latest: Callable[..., Any] = _none
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> Any:
         """Return what the user gets.
 
         Like :meth:`Prepared.compute` it is no ``__call__``, which would cost Python twice as much.
         """
+        plain = request is self.request
+        if plain:
+            result = self.latest(args, kwargs)
+            if result is not None:
+                return result
         if self.settled and request.grad_output is None:
             result = self._short(args, kwargs, request)
             if result is not None:
                 return result
-            converted = as_numpy(args, kwargs) if request is self.request else None
+            converted = as_numpy(args, kwargs) if plain else None
             if converted is not None:
-                result = self._short(*converted, request)
+                result = self.latest(*converted)
+                if result is None:
+                    result = self._short(*converted, request)
                 if result is not None:
                     return as_tensors(result)
+        return self.long(args, kwargs, request)
+
+    def long(self, args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> Any:
+        """Return what the user gets, the long way."""
         if kwargs:
             check_options(self.record, kwargs)
         return evaluate(self.record, self.describe(*args, **kwargs), request)
@@ -105,10 +118,13 @@ class Call:
         if kind is None:
             return None
         prepared, picks = kind
-        if picks:
-            arguments = (*args, *kwargs.values())
-            args = tuple([arguments[k] for k in picks])
-        return prepared.compute(args, request)
+        given = (*args, *kwargs.values()) if kwargs else args
+        result = prepared.compute([given[k] for k in picks], request)
+        if result is not None and request is self.request:
+            if prepared.straight is None:
+                prepared.straighten(picks, args, kwargs)
+            self.latest = prepared.straight or _none
+        return result
 
     def _kind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Kind:
         """Return how a call is computed the short way, None if it is not."""
@@ -126,8 +142,11 @@ class Call:
         places = {id(a): k for k, a in enumerate((*args, *kwargs.values())) if type(a) is np.ndarray}
         if places.keys() != {id(a) for a in arrays}:
             return None  # an array is an option, whose value counts, or something was made of one
-        picks = tuple([places[id(a)] for a in arrays])
-        return prepared, () if picks == tuple(range(len(args))) else picks
+        return prepared, tuple([places[id(a)] for a in arrays])
+
+
+def _none(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Compute no kind of call."""
 
 
 def _seen(argument: Any) -> Any:

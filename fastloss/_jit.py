@@ -157,7 +157,7 @@ class Kernel:
 
     def launcher(self, units: int, work: int) -> Callable[..., Any]:
         """Return what runs over `units` that hold `work` elements, for arguments that have the same types each time."""
-        return direct(self) if is_small(work) else functools.partial(self, units, work)
+        return Direct(self) if is_small(work) else functools.partial(self, units, work)
 
     def __call__(self, units: int, work: int, *args: Any) -> Any:
         """Run over `units` that hold `work` elements in all, on this thread or on several."""
@@ -168,26 +168,29 @@ class Kernel:
         return run_shared(self.compiled, args, chunks if work >= PARALLEL_FROM else 1)
 
 
-def direct(kernel: Kernel) -> Callable[..., Any]:
-    """Return a kernel for small calls whose arguments all have the types of those of the first call.
+class Direct:
+    """A kernel for small calls whose arguments all have the types of those of the first call.
 
     The dispatcher would look at every argument of every call, and compare: a microsecond or more of six. Finding the
-    machine code that it chose takes a hundred times as long, and waits for the second call: there may be none.
+    machine code that it chose takes a hundred times as long, and waits for the second call: there may be none. It is
+    `entry` then, to be called with the arguments, a board and whether the caller leads.
     """
-    entry: Any = None
-    called = False
 
-    def call(*args: Any) -> Any:
-        nonlocal entry, called
-        board = np.zeros(SMALL_BOARD)
-        if entry is not None:
-            return entry(*args, board, True)
-        compiled: Any = kernel.compiled
-        if called:
-            types = tuple([compiled.typeof_pyval(a) for a in (*args, board, True)])
-            if types in compiled.overloads:
-                entry = compiled.overloads[types].entry_point
-        called = True
-        return compiled(*args, board, True)
+    __slots__ = ("_called", "_compiled", "entry")
 
-    return call
+    def __init__(self, kernel: Kernel) -> None:
+        self._compiled: Any = kernel.compiled
+        self._called = False
+        self.entry: Any = None
+
+    def __call__(self, *args: Any) -> Any:
+        """Run the kernel on this thread."""
+        args = (*args, np.zeros(SMALL_BOARD), True)
+        if self.entry is not None:
+            return self.entry(*args)
+        if self._called:
+            types = tuple([self._compiled.typeof_pyval(a) for a in args])
+            if types in self._compiled.overloads:
+                self.entry = self._compiled.overloads[types].entry_point
+        self._called = True
+        return self._compiled(*args)

@@ -39,6 +39,7 @@ from fastloss._spec import (
     RowMaths,
     Rowwise,
 )
+from fastloss._straight import CHECKED, GRADIENTS, OPERANDS, VALUES, Plan
 from fastloss.cpu import ctc as ctc_loop
 from fastloss.cpu import elementwise as elementwise_loop
 from fastloss.cpu import label_sets as label_sets_loop
@@ -75,26 +76,26 @@ def _elementwise(record: Loss, job: Elementwise, mode: Mode) -> Decided:
     slots = _slots(mode.wrt, job.names)
     if slots is None or not are_plain(arrays, dtype, shape):
         return None
-    # What the loss is not defined for has to be found before anything of the caller's is written. The long way looks at
-    # the operands alone, which is faster where there are many.
     restricted = job.unit_interval or job.non_negative is not None
     divisor = job.divisor(shape, size)
     kernel = elementwise_loop.contiguous_kernel(job.point, len(arrays))
-    launch, trial = kernel.launcher(size, size), kernel.launcher(size, size)
     none = (*_MISSING[len(arrays)], ABSENT, ABSENT)
-    flat = len(shape) == 1
+    trial = kernel.launcher(size, size)
 
-    def run(arrays: Sequence[Any], values: Any, grads: list[Any], given: bool) -> float | None:
-        if not flat:
-            arrays, values, grads = [a.ravel() for a in arrays], _flat(values), _all_flat(grads)
-        if given and restricted and (
-            size > SMALL_TRIAL or math.isnan(trial(*arrays, *none, *_NOTHING, params, 1.0))
-        ):
-            return None
-        total = launch(*arrays, *none, values, *grads, ABSENT, params, 1.0 / divisor) / divisor
-        return None if restricted and math.isnan(total) else total  # perhaps there is a value it is not defined for
+    def is_defined(arrays: Sequence[Any]) -> bool:
+        # The long way looks at the operands alone, which is faster where there are many.
+        flat = [a.ravel() for a in arrays]
+        return size <= SMALL_TRIAL and not math.isnan(trial(*flat, *none, *_NOTHING, params, 1.0))
 
-    return Prepared(run, mode, dtype, slots, (shape,) * len(arrays), shape if job.reduction == "none" else None), arrays
+    plan = Plan(
+        kernel.launcher(size, size),
+        (*OPERANDS[: len(arrays)], *none, VALUES, *GRADIENTS, ABSENT, params, 1.0 / divisor),
+        divisor,
+        defined=not restricted,  # else perhaps there is a value that the loss is not defined for
+    )
+    each = shape if job.reduction == "none" else None
+    known = is_defined if restricted else None
+    return Prepared(plan, mode, dtype, slots, (shape,) * len(arrays), each, known), arrays
 
 
 def _rowwise(record: Loss, job: Rowwise, mode: Mode) -> Decided:
@@ -119,21 +120,18 @@ def _rowwise(record: Loss, job: Rowwise, mode: Mode) -> Decided:
     if launch is None:
         return None
 
-    def run(arrays: Sequence[Any], values: Any, grads: list[Any], given: bool) -> float | None:
-        labels = operand = ABSENT
-        if indexed:
-            labels = arrays[1]
-        elif len(arrays) > 1:
-            operand = arrays[1].ravel()
-        strange, total = launch(
-            arrays[0].ravel(), operand, labels, ABSENT, ABSENT, values, _flat(grads[0]), ABSENT, ABSENT, ABSENT,
-            params, 1.0, divisor, count, columns, 1, ignore, settings.check_indices,
-        )  # fmt: skip
-        return None if strange >= 0 else total
-
+    operand, labels = (ABSENT, OPERANDS[1]) if indexed else (OPERANDS[1], ABSENT)
+    plan = Plan(
+        launch,
+        (
+            OPERANDS[0], operand, labels, ABSENT, ABSENT, VALUES, GRADIENTS[0], ABSENT, ABSENT, ABSENT,
+            params, 1.0, divisor, count, columns, 1, ignore, CHECKED,
+        ),
+        labelled=True,
+    )  # fmt: skip
     each = shape[:1] if job.reduction == "none" else None
     slots = (0,) if mode.wrt else ()
-    return Prepared(run, mode, _real(x), slots, (shape,), each), (x,) if y is None else (x, y)
+    return Prepared(plan, mode, _real(x), slots, (shape,), each), (x,) if y is None else (x, y)
 
 
 def _row_launcher(maths: RowMaths, count: int, columns: int, replaces: bool = False) -> Callable[..., Any] | None:
@@ -156,14 +154,15 @@ def _rowmap(record: Loss, job: RowMap, mode: Mode) -> Decided:
     if launch is None:
         return None
 
-    def run(arrays: Sequence[Any], values: Any, grads: list[Any], given: bool) -> float:
-        launch(
-            arrays[0].ravel(), ABSENT, ABSENT, ABSENT, ABSENT, ABSENT, _flat(values), _flat(grads[0]), ABSENT, ABSENT,
+    plan = Plan(
+        launch,
+        (
+            OPERANDS[0], ABSENT, ABSENT, ABSENT, ABSENT, ABSENT, VALUES, GRADIENTS[0], ABSENT, ABSENT,
             (1.0,), 1.0, 1, count, columns, 1, NO_INDEX, False,
-        )  # fmt: skip
-        return 0.0
-
-    return Prepared(run, mode, _real(x), (0,) if mode.wrt else (), (shape,), shape), (x,)
+        ),
+        labelled=True,
+    )  # fmt: skip
+    return Prepared(plan, mode, _real(x), (0,) if mode.wrt else (), (shape,), shape), (x,)
 
 
 def _pairwise(record: Loss, job: Pairwise, mode: Mode) -> Decided:
@@ -177,21 +176,19 @@ def _pairwise(record: Loss, job: Pairwise, mode: Mode) -> Decided:
     slots = _slots(mode.wrt, job.names)
     if slots is None:
         return None
-    params, operands, has_target = job.params, len(arrays), y is not None
+    operands = len(arrays)
     count, columns = shape
     divisor = count if job.reduction == "mean" else 1
-    none = _MISSING[operands]
-    launch = pairwise_loop.kernel(job.maths).launcher(count, count * columns)
-
-    def run(arrays: Sequence[Any], values: Any, grads: list[Any], given: bool) -> float:
-        total = launch(
-            *[a.ravel() for a in arrays[:operands]], *none, arrays[operands] if has_target else ABSENT, ABSENT, values,
-            *_all_flat(grads), ABSENT, params, 1.0 / divisor, count, columns,
-        )  # fmt: skip
-        return total / divisor  # type: ignore[no-any-return]
-
+    plan = Plan(
+        pairwise_loop.kernel(job.maths).launcher(count, count * columns),
+        (
+            *OPERANDS[:operands], *_MISSING[operands], OPERANDS[operands] if y is not None else ABSENT, ABSENT, VALUES,
+            *GRADIENTS, ABSENT, job.params, 1.0 / divisor, count, columns,
+        ),
+        divisor,
+    )  # fmt: skip
     each = shape[:1] if job.reduction == "none" else None
-    return Prepared(run, mode, _real(x), slots, (shape,) * operands, each), arrays if y is None else (*arrays, y)
+    return Prepared(plan, mode, _real(x), slots, (shape,) * operands, each), arrays if y is None else (*arrays, y)
 
 
 def _label_sets(record: Loss, job: LabelSets, mode: Mode) -> Decided:
@@ -200,17 +197,14 @@ def _label_sets(record: Loss, job: LabelSets, mode: Mode) -> Decided:
         return None
     count, columns = shape = x.shape
     divisor = count if job.reduction == "mean" else 1
-    launch = label_sets_loop.kernel(job.point).launcher(count, count * columns)
-
-    def run(arrays: Sequence[Any], values: Any, grads: list[Any], given: bool) -> float | None:
-        strange, total = launch(
-            arrays[0].ravel(), arrays[1].ravel(), ABSENT, values, _flat(grads[0]), 1.0 / divisor, count, columns,
-            settings.check_indices,
-        )  # fmt: skip
-        return None if strange >= 0 else total / divisor
-
+    plan = Plan(
+        label_sets_loop.kernel(job.point).launcher(count, count * columns),
+        (*OPERANDS[:2], ABSENT, VALUES, GRADIENTS[0], 1.0 / divisor, count, columns, CHECKED),
+        divisor,
+        labelled=True,
+    )
     each = shape[:1] if job.reduction == "none" else None
-    return Prepared(run, mode, _real(x), (0,) if mode.wrt else (), (shape,), each), (x, y)
+    return Prepared(plan, mode, _real(x), (0,) if mode.wrt else (), (shape,), each), (x, y)
 
 
 def _projected(record: Loss, job: Projected, mode: Mode) -> Decided:
@@ -232,7 +226,7 @@ def _projected(record: Loss, job: Projected, mode: Mode) -> Decided:
     if launch is None:
         return None
 
-    def run(arrays: Sequence[Any], values: Any, grads: list[Any], given: bool) -> float | None:
+    def run(arrays: Sequence[Any], values: Any, grads: Sequence[Any]) -> float | None:
         x, w, y = arrays
         logits = np.matmul(x, w.T)
         flat = logits.ravel()
@@ -268,7 +262,7 @@ def _alignment(record: Loss, job: Alignment, mode: Mode) -> Decided:
     starts, nothing = np.arange(0, samples * most, most), np.empty(0, dtype)
     launch = ctc_loop.kernel().launcher(samples, work)
 
-    def run(arrays: Sequence[Any], values: Any, grads: list[Any], given: bool) -> float | None:
+    def run(arrays: Sequence[Any], values: Any, grads: Sequence[Any]) -> float | None:
         x, y, steps, labels = arrays
         frames, counts = steps.tolist(), labels.tolist()
         most_steps, most_labels = max(frames), max(counts)
@@ -324,10 +318,6 @@ def _is_last(axis: Any) -> bool:
 
 def _flat(array: Any) -> Any:
     return array if array is ABSENT else array.ravel()
-
-
-def _all_flat(arrays: list[Any]) -> list[Any]:
-    return [a if a is ABSENT else a.ravel() for a in arrays]
 
 
 @functools.cache

@@ -1,7 +1,6 @@
 """The short way for plain NumPy arrays gives what the long way gives, and takes itself out where it must."""
 
 import gc
-import inspect
 import pickle
 import sys
 import types
@@ -12,8 +11,8 @@ import pytest
 from cases import PLAIN
 
 import fastloss as fl
-from fastloss import _call, _jit, _prepared
-from fastloss._outputs import VALUE
+from fastloss import _call, _jit, _prepared, _transforms
+from fastloss._outputs import VALUE, Mode, Request
 from fastloss.cpu import split
 
 FAMILIES = ("elementwise", "rowwise", "rowmap", "pairwise", "label_sets", "projected")
@@ -31,8 +30,8 @@ def long_way(monkeypatch):
 
     def compute(function):
         with monkeypatch.context() as context:
-            for name in ("signature", "as_numpy", "prepare"):
-                context.setattr(_call, name, lambda *_: None)
+            context.setattr(_call.Call, "run", _call.Call.long)
+            context.setattr(_call, "signature", lambda *_: None)  # of the parts of a loss
             return function()
 
     return compute
@@ -56,7 +55,36 @@ def test_both_ways_give_the_same_bits(case, long_way):
             lambda: case.call(arrays, **reduction),  # noqa: B023
             lambda: case.value_and_grad(arrays, **reduction),  # noqa: B023
         ):
-            assert same(compute(), long_way(compute))
+            expected = long_way(compute)
+            for _ in range(4):  # from the third on by straight code
+                assert same(compute(), expected)
+
+
+@pytest.mark.parametrize("function", TAKEN, ids=lambda function: function.__name__)
+@pytest.mark.parametrize("kind", ["value", "grad", "value_and_grad"])
+def test_straight_code_is_for_one_kind_of_call(function, kind):
+    """It computes what it was made for, whoever asks, and nothing else."""
+    case = next(case for case in CASES if case.loss == function.__name__)
+    mode = Mode() if kind == "value" else _transforms.mode_of(function.__fastloss__, kind, None)
+    request = Request(mode)
+    call = _call.Call(function.__fastloss__, request, dict(case.options))
+    arrays = list(case.make("float64", seed=3).values())
+    assert call.latest(tuple(arrays), {}) is None
+    results = [call.run(tuple(arrays), {}, request) for _ in range(4)]
+    code = call.latest
+    assert code is not _call._none
+    expected = call.long(tuple(arrays), {}, request)
+    for result in (*results, code(tuple(arrays), {}), code(tuple([a.copy() for a in arrays]), {})):
+        assert same(result, expected)
+
+    x, *rest = arrays
+    column = np.asfortranarray(x) if x.shape[0] > 1 and x.ndim > 1 else np.repeat(x, 2)[::2]
+    odd = np.frombuffer(b" " + x.tobytes(), x.dtype, offset=1).reshape(x.shape)
+    others = [x.astype("f4"), x[:1], x[None], x.tolist(), np.ma.array(x), x.astype(">f8"), column, odd, None, 1.0]
+    for other in others:
+        assert code((other, *rest), {}) is None
+    assert code((), {}) is code((x,) * 7, {}) is code(tuple(arrays), {"reduction": "sum"}) is None
+    assert code(tuple(rest), {"input": x}) is None
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -131,7 +159,8 @@ def test_nothing_is_written_where_the_loss_is_not_defined():
 
 @pytest.fixture
 def taken(monkeypatch):
-    """Return a list that notes of every prepared call whether it gave a result."""
+    """Return a list that notes of every prepared call whether it gave a result; none is written out as code."""
+    monkeypatch.setattr(_call.Call, "latest", property(lambda self: _call._none, lambda self, code: None))
     found = []
     prepared = _prepared.Prepared.compute
 
@@ -207,11 +236,53 @@ def test_parts_of_a_loss_take_the_short_way(taken):
     assert taken == [True] * 6
 
 
+def test_straight_code_tells_named_arguments_apart():
+    call = _call.Call(fl.cross_entropy.__fastloss__, VALUE, {})
+    x, y = np.arange(6.0).reshape(2, 3), np.array([0, 2])
+    named = {"target": y, "weight": None, "label_smoothing": 0.5}
+    expected = call.long((x,), dict(named), VALUE)
+    assert [call.run((x,), named, VALUE) for _ in range(4)] == [expected] * 4
+    assert call.latest((x,), named) == call.latest((x,), dict(reversed(named.items()))) == expected
+    smoothing, weight = {"label_smoothing": 0.25}, {"weight": np.ones(3)}
+    for other in (named | smoothing, named | weight, named | {"ignore_index": 0}, {"target": y}, {}):
+        assert call.latest((x,), other) is None
+    assert call.latest((x, y), named) is None
+    del named["weight"]  # what is missing is not what is None
+    assert call.latest((x,), named | {"ignore_index": 0}) is None
+
+
+def test_straight_code_leaves_to_the_long_way_what_is_wrong():
+    x, y = np.ones((2, 3)), np.array([0, 2])
+    steps = fl.value_and_grad(fl.cross_entropy), fl.value_and_grad(fl.binary_cross_entropy)
+    for _ in range(4):
+        assert float(steps[0](x, y)[0]) == pytest.approx(np.log(3))
+        assert steps[1](x, x)[0] == 0
+    with pytest.raises(IndexError, match="target 3"):
+        steps[0](x, y + 1)
+    with pytest.raises(ValueError, match="must lie in"):
+        steps[1](x + 1, x)
+    with fl.config(check_indices=False):
+        assert np.isnan(steps[0](x, y + 1)[0])
+    assert np.isnan(steps[1](x * np.nan, x)[0])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_straight_code_serves_tensors(dtype):
+    torch = pytest.importorskip("torch")
+    step = fl.value_and_grad(fl.triplet_margin_loss, ("anchor", "positive"))
+    arrays = np.random.default_rng(0).normal(size=(3, 5, 4)).astype(dtype)
+    expected = step(*arrays)
+    for _ in range(4):
+        value, gradients = step(*map(torch.from_numpy, arrays))
+        assert value.numpy() == expected[0]
+        assert [np.array_equal(a.numpy(), b) for a, b in zip(gradients, expected[1], strict=True)] == [True, True]
+
+
 def test_kinds_of_calls_are_told_apart():
     """What is kept for one must not answer for another that looks alike."""
     x, y = np.arange(6.0).reshape(2, 3), np.array([0, 2])
     rows = np.log(np.exp(x).sum(axis=1)) - x[[0, 1], y]
-    for _ in range(2):
+    for _ in range(4):
         assert fl.cross_entropy(x, y) == pytest.approx(rows.mean())
         assert fl.cross_entropy(x, y, reduction="sum") == pytest.approx(rows.sum())
         assert fl.cross_entropy(x, target=y, ignore_index=0) == pytest.approx(rows[1])
@@ -280,11 +351,11 @@ def test_arrays_that_were_pickled_are_as_good(taken):
 
 def test_the_second_call_finds_the_machine_code_of_the_first(monkeypatch):
     call = _call.Call(fl.mse_loss.__fastloss__, VALUE, {})
-    made, make = [], _jit.direct
-    monkeypatch.setattr(_jit, "direct", lambda kernel: made.append(make(kernel)) or made[-1])
+    made, make = [], _jit.Direct
+    monkeypatch.setattr(_jit, "Direct", lambda kernel: made.append(make(kernel)) or made[-1])
     x = np.arange(3.0)
     assert [call.run((x, x + 1), {}, VALUE) for _ in range(3)] == [1, 1, 1]
-    assert any(inspect.getclosurevars(one).nonlocals["entry"] is not None for one in made)
+    assert any(one.entry is not None for one in made)
 
 
 def test_options_that_torch_alone_can_read():
