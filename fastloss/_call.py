@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -63,35 +62,39 @@ class Call:
     """A way of calling a loss: what it returns unless told otherwise, and the options that are bound.
 
     It keeps the kinds of call that can go the short way (``_quick.py``), and the straight code (``_straight.py``) of
-    the kind that it computed last: a loss is called with arrays of the same shapes again and again.
+    the kinds that it computed last, into fresh arrays and into the caller's: a loss is called with arrays of the same
+    shapes again and again.
     """
 
-    __slots__ = ("describe", "known", "latest", "record", "request", "settled")
+    __slots__ = ("describe", "known", "latest", "latest_into", "record", "request", "settled")
 
     def __init__(self, record: Loss, request: Request, options: dict[str, Any]) -> None:
         self.record, self.request = record, request
         self.describe = functools.partial(record.describe, **options) if options else record.describe
         self.settled = are_options(options.values())
         self.known: dict[Any, Kind] = {}
-        self.latest: Callable[..., Any] = _none
+        self.latest = self.latest_into = _none
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> Any:
         """Return what the user gets.
 
         Like :meth:`Prepared.compute` it is no ``__call__``, which would cost Python twice as much.
         """
-        plain = request is self.request
-        if plain:
-            result = self.latest(args, kwargs)
+        if request is self.request:
+            result = self.latest(args, kwargs, None, None)
+            if result is not None:
+                return result
+        elif request.grad_output is None:
+            result = self.latest_into(args, kwargs, request.grad_out, request.out)
             if result is not None:
                 return result
         if self.settled and request.grad_output is None:
             result = self._short(args, kwargs, request)
             if result is not None:
                 return result
-            converted = as_numpy(args, kwargs) if plain else None
+            converted = as_numpy(args, kwargs) if request is self.request else None
             if converted is not None:
-                result = self.latest(*converted)
+                result = self.latest(*converted, None, None)
                 if result is None:
                     result = self._short(*converted, request)
                 if result is not None:
@@ -120,10 +123,13 @@ class Call:
         prepared, picks = kind
         given = (*args, *kwargs.values()) if kwargs else args
         result = prepared.compute([given[k] for k in picks], request)
-        if result is not None and request is self.request:
-            if prepared.straight is None:
-                prepared.straighten(picks, args, kwargs)
-            self.latest = prepared.straight or _none
+        if result is not None:
+            into = request.grad_out is not None, request.out is not None
+            code = prepared.straighten(picks, args, kwargs, into) or _none
+            if any(into):
+                self.latest_into = code
+            else:
+                self.latest = code
         return result
 
     def _kind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Kind:
@@ -145,7 +151,7 @@ class Call:
         return prepared, tuple([places[id(a)] for a in arrays])
 
 
-def _none(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _none(args: tuple[Any, ...], kwargs: dict[str, Any], grad_out: Any, out: Any) -> Any:
     """Compute no kind of call."""
 
 

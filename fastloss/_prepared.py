@@ -9,13 +9,8 @@ from typing import Any
 import numpy as np
 
 from fastloss._outputs import ABSENT, Mode, Request, several
-from fastloss._straight import Plan, Sizes, runner, straight
+from fastloss._straight import OWN, PLAIN, Plan, Sizes, runner, straight
 from fastloss.cpu.recycling import RECYCLED_FROM, empty
-
-# The bits of ``flags.num`` of an array in C order whose elements are aligned and may be written, and of one whose
-# memory is its own: it shares none with another that has its own.
-_PLAIN = 0x0001 | 0x0100 | 0x0400
-_OWN = 0x0004
 
 _ndarray, may_share_memory = np.ndarray, np.may_share_memory  # a look-up less for every argument
 
@@ -29,7 +24,7 @@ def signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] 
     for a in args:
         kind = type(a)
         if kind is _ndarray:
-            if a.flags.num & _PLAIN != _PLAIN:
+            if a.flags.num & PLAIN != PLAIN:
                 return None
             parts += a.dtype, a.shape
         elif kind in _OPTIONS:
@@ -52,7 +47,7 @@ def are_options(values: Iterable[Any]) -> bool:
 def are_plain(arrays: tuple[Any, ...], dtype: Any, shape: tuple[int, ...]) -> bool:
     """Return whether all are plain NumPy arrays of this dtype and shape."""
     for a in arrays:
-        if type(a) is not np.ndarray or a.dtype != dtype or a.shape != shape or a.flags.num & _PLAIN != _PLAIN:
+        if type(a) is not np.ndarray or a.dtype != dtype or a.shape != shape or a.flags.num & PLAIN != PLAIN:
             return False
     return True
 
@@ -82,7 +77,7 @@ class Prepared:
         largest = max([math.prod(shape) for shape in shapes]) * dtype.itemsize
         self.make = np.empty if largest < RECYCLED_FROM else empty
         self.run: Any = None
-        self.straight: Callable[..., Any] | None = None
+        self.straight: dict[tuple[bool, bool], Callable[..., Any]] = {}
 
     def compute(self, arrays: Sequence[Any], request: Request) -> Any:
         """Compute a call of this kind; None where the long way is needed."""
@@ -115,20 +110,24 @@ class Prepared:
             values = total * self.one
         return (values, result) if shapes else values
 
-    def straighten(self, picks: Iterable[int], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Write the kind out as `straight` code, after a call with these arguments, if its machine code is known.
+    def straighten(
+        self, picks: Iterable[int], args: tuple[Any, ...], kwargs: dict[str, Any], given: tuple[bool, bool]
+    ) -> Callable[..., Any] | None:
+        """Return straight code for calls like this one, which has been made; None if its machine code is not known.
 
-        `picks` are the places of the arrays among the arguments.
+        `picks` are the places of the arrays among the arguments. `given`: the caller gives gradients, and values.
         """
-        if isinstance(self.plan, Plan) and getattr(self.plan.launch, "entry", None) is None:
-            return
-        given = (*args, *kwargs.values())
-        sizes = self._sizes([given[k] for k in picks])
+        code = self.straight.get(given)
+        if code is not None or (isinstance(self.plan, Plan) and getattr(self.plan.launch, "entry", None) is None):
+            return code
+        arguments = (*args, *kwargs.values())
+        sizes = self._sizes([arguments[k] for k in picks])
         self.run = runner(self.plan, sizes)
-        self.straight = straight(
-            self.plan, sizes, picks, args, kwargs,
-            make=self.make, one=self.one, result=(self.valued, self.first is not None),
+        self.straight[given] = code = straight(
+            self.plan, sizes, picks, args, kwargs, given, make=self.make, one=self.one,
+            result=(self.valued, self.first is not None), is_defined=self.is_defined,
         )  # fmt: skip
+        return code
 
     def _sizes(self, arrays: Sequence[Any]) -> Sizes:
         return Sizes(tuple([a.shape for a in arrays]), self.shapes, self.each)
@@ -140,7 +139,7 @@ class Prepared:
         """
         dtype, each, shapes, out, given = self.dtype, self.each, self.shapes, request.out, request.grad_out
         values, grads = ABSENT, [ABSENT, ABSENT, ABSENT]
-        own = _OWN
+        own = OWN & ~PLAIN
         for a in arrays:
             own &= a.flags.num
         if out is not None:
@@ -174,7 +173,7 @@ def _flags_of_target(target: Any, dtype: Any, shape: tuple[int, ...], others: Se
     if type(target) is not _ndarray or target.dtype is not dtype or target.shape != shape:
         return 0
     flags: int = target.flags.num
-    if flags & _PLAIN != _PLAIN:
+    if flags & PLAIN != PLAIN:
         return 0
     own &= flags
     for other in others:

@@ -4,8 +4,8 @@ A call of 640 elements spends more time in the interpreter than in its kernel, a
 steps. So what is kept of a kind of call (``_prepared.py``) is written out as source and compiled, as dataclasses are,
 once it is known which machine code the kernel has. For the value and gradient of cross_entropy of float32::
 
-    def call(args, kwargs):
-        if kwargs or len(args) != 2:
+    def call(args, kwargs, grad_out, out):
+        if len(args) != 2 or kwargs:
             return None
         a0, a1 = args
         if (type(a0) is not ndarray or a0.dtype is not d0 or a0.shape != s0 or not a0.flags.carray
@@ -48,6 +48,13 @@ OPERANDS = tuple([Place(f"a{k}") for k in range(4)])
 VALUES = Place("values")
 GRADIENTS = tuple([Place(f"g{k}") for k in range(3)])
 CHECKED = Place("settings.check_indices")
+
+# The bits of ``flags.num`` of an array in C order whose elements are aligned and may be written, and of one whose
+# memory is also its own: it shares none with another that has its own.
+PLAIN = 0x0001 | 0x0100 | 0x0400
+OWN = PLAIN | 0x0004
+
+_MISSING = object()
 
 
 class Plan(NamedTuple):
@@ -136,57 +143,83 @@ def _computed(plan: Plan | Callable[..., Any], sizes: Sizes, names: list[str], c
 
 def straight(
     plan: Plan | Callable[..., Any], sizes: Sizes, picks: Iterable[int], args: tuple[Any, ...], kwargs: dict[str, Any],
-    *, make: Callable[..., Any], one: Any, result: tuple[bool, bool],
+    given: tuple[bool, bool], *, make: Callable[..., Any], one: Any, result: tuple[bool, bool],
+    is_defined: Callable[..., bool] | None,
 ) -> Callable[..., Any]:  # fmt: skip
-    """Return ``call(args, kwargs)``, which computes calls of the kind of this one, and returns None for others.
+    """Return ``call(args, kwargs, grad_out, out)``, which computes calls of the kind of this one, else returns None.
 
-    `picks` are the places of the operands among the arguments; options among those must be the same objects. `one` is 1
-    in the type of the reduced value. `result` says whether the value is returned, and whether a gradient is alone.
+    `picks` are the places of the operands among the arguments; options among those must be the same objects. `given`
+    says whether the caller gives arrays for gradients and for values. `one` is 1 in the type of the reduced value.
+    `result` says whether the value is returned, and whether a gradient is alone. See :class:`Prepared` for the rest.
     """
-    constants: dict[str, Any] = {"ndarray": np.ndarray}
+    constants: dict[str, Any] = {"ndarray": np.ndarray, "make": make, "dtype": one.dtype, "one": one, "OWN": OWN}
     count = len(args)
     names = [f"a{k}" for k in range(count + len(kwargs))]
-    lines = ["def call(args, kwargs):"]
-    if kwargs:
-        constants["missing"] = object()
-        lines.append(f"    if len(args) != {count} or len(kwargs) != {len(kwargs)}:")
-    else:
-        lines.append(f"    if kwargs or len(args) != {count}:")
-    lines.append("        return None")
+    arrays = [name for name, a in zip(names, (*args, *kwargs.values()), strict=True) if type(a) is np.ndarray]
+    gradients = [f"g{slot}" for slot, _ in sizes.gradients]
+    valued, single = result
+    lines = ["def call(args, kwargs, grad_out, out):"]
+
+    counts = f"len(args) != {count}"
+    counts += f" or len(kwargs) != {len(kwargs)}" if kwargs else " or kwargs"
+    if any(given):
+        counts += "" if given[0] else " or grad_out is not None"
+        counts += "" if given[1] else " or out is not None"
+    if given[0] and not single:
+        counts += f" or type(grad_out) is not tuple or len(grad_out) != {len(gradients)}"
+    lines += [f"    if {counts}:", "        return None"]
     if count:
         lines.append(f"    {', '.join(names[:count])}, = args")
     for name, key in zip(names[count:], kwargs, strict=True):
-        constants[f"key_{name}"] = key
+        constants[f"key_{name}"], constants["missing"] = key, _MISSING
         lines.append(f"    {name} = kwargs.get(key_{name}, missing)")
-    differs: list[str] = []
+    if given[0]:
+        lines.append(f"    {gradients[0]} = grad_out" if single else f"    {', '.join(gradients)}, = grad_out")
+
+    # What the caller wants written must be memory of its own, as all that is read.
+    plain = "{0}.flags.num & OWN != OWN" if any(given) else "not {0}.flags.carray"
+    differs = [f"{name} is not k_{name}" for name in names if name not in arrays]
     for name, argument in zip(names, (*args, *kwargs.values()), strict=True):
-        if type(argument) is not np.ndarray:
+        if name in arrays:
+            constants[f"d_{name}"], constants[f"s_{name}"] = I64 if argument.dtype == I64 else one.dtype, argument.shape
+            differs.append(_differs(name, f"d_{name}", f"s_{name}", plain))
+        else:
             constants[f"k_{name}"] = argument
-            differs.append(f"{name} is not k_{name}")
-            continue
-        constants[f"d_{name}"] = I64 if argument.dtype == I64 else one.dtype
-        constants[f"s_{name}"] = argument.shape
-        differs.append(
-            f"type({name}) is not ndarray or {name}.dtype is not d_{name} or {name}.shape != s_{name} "
-            f"or not {name}.flags.carray"
-        )
-    lines += [f"    if {' or '.join(differs)}:", "        return None"]
-    constants |= {"make": make, "dtype": one.dtype, "one": one}
+    targets = ["out"] if given[1] else []
+    for name, (slot, shape) in zip(gradients, sizes.gradients, strict=True):
+        constants[f"shape{slot}"] = shape
+        if given[0]:
+            differs.append(_differs(name, "dtype", f"shape{slot}", plain))
+            targets.append(name)
     if sizes.values is not None:
         constants["each"] = sizes.values
-        lines.append("    values = make(each, dtype)")
-    for slot, shape in sizes.gradients:
-        constants[f"shape{slot}"] = shape
-        lines.append(f"    g{slot} = make(shape{slot}, dtype)")
-    lines += _computed(plan, sizes, [names[k] for k in picks], constants)
+    if given[1]:
+        differs.append(_differs("out", "dtype", "each", plain))
+    differs += [f"{name} is {other}" for k, name in enumerate(targets) for other in (*arrays, *targets[:k])]
+    operands = [names[k] for k in picks]
+    if any(given) and is_defined is not None:
+        constants["is_defined"] = is_defined
+        differs.append(f"not is_defined(({', '.join(operands)},))")
+    lines += [f"    if {' or '.join(differs)}:", "        return None"]
 
-    valued, single = result
-    gradients = [f"g{slot}" for slot, _ in sizes.gradients]
+    if sizes.values is not None:
+        lines.append(f"    values = {'out' if given[1] else 'make(each, dtype)'}")
+    if not given[0]:
+        lines += [f"    g{slot} = make(shape{slot}, dtype)" for slot, _ in sizes.gradients]
+    lines += _computed(plan, sizes, operands, constants)
+
     returned = ["total * one" if sizes.values is None else "values"] if valued else []
     if gradients:
         returned.append(gradients[0] if single else f"({', '.join(gradients)},)")
     lines.append(f"    return {', '.join(returned)}")
     return _function(lines, constants)
+
+
+def _differs(name: str, dtype: str, shape: str, plain: str) -> str:
+    """Return the test whether the array called `name` is another one than it was."""
+    return (
+        f"type({name}) is not ndarray or {name}.dtype is not {dtype} or {name}.shape != {shape} or {plain.format(name)}"
+    )
 
 
 def _function(lines: list[str], constants: dict[str, Any]) -> Callable[..., Any]:

@@ -68,23 +68,67 @@ def test_straight_code_is_for_one_kind_of_call(function, kind):
     mode = Mode() if kind == "value" else _transforms.mode_of(function.__fastloss__, kind, None)
     request = Request(mode)
     call = _call.Call(function.__fastloss__, request, dict(case.options))
-    arrays = list(case.make("float64", seed=3).values())
-    assert call.latest(tuple(arrays), {}) is None
-    results = [call.run(tuple(arrays), {}, request) for _ in range(4)]
-    code = call.latest
-    assert code is not _call._none
-    expected = call.long(tuple(arrays), {}, request)
-    for result in (*results, code(tuple(arrays), {}), code(tuple([a.copy() for a in arrays]), {})):
+    arrays = tuple(case.make("float64", seed=3).values())
+    results = [call.run(arrays, {}, request) for _ in range(4)]
+    assert call.latest is not _call._none
+
+    def code(args, kwargs):
+        return call.latest(args, kwargs, None, None)
+
+    expected = call.long(arrays, {}, request)
+    for result in (*results, code(arrays, {}), code(tuple([a.copy() for a in arrays]), {})):
         assert same(result, expected)
 
     x, *rest = arrays
-    column = np.asfortranarray(x) if x.shape[0] > 1 and x.ndim > 1 else np.repeat(x, 2)[::2]
-    odd = np.frombuffer(b" " + x.tobytes(), x.dtype, offset=1).reshape(x.shape)
-    others = [x.astype("f4"), x[:1], x[None], x.tolist(), np.ma.array(x), x.astype(">f8"), column, odd, None, 1.0]
-    for other in others:
+    for other in (*unlike(x), x.tolist(), 1.0, x[None]):
         assert code((other, *rest), {}) is None
-    assert code((), {}) is code((x,) * 7, {}) is code(tuple(arrays), {"reduction": "sum"}) is None
+    assert code((), {}) is code((x,) * 7, {}) is code(arrays, {"reduction": "sum"}) is None
     assert code(tuple(rest), {"input": x}) is None
+
+
+def unlike(x):
+    """Return arrays that are not plain, or not like `x`."""
+    column = np.asfortranarray(x) if min(x.shape) > 1 and x.ndim > 1 else np.repeat(x, 2)[::2]
+    odd = np.frombuffer(bytearray(b" " + x.tobytes()), x.dtype, offset=1).reshape(x.shape)
+    locked = x.copy()
+    locked.flags.writeable = False
+    return [x.astype("f4"), x.astype("i8"), x[:1], np.ma.array(x), x.astype(">f8"), column, odd, locked, None]
+
+
+@pytest.mark.parametrize("function", TAKEN, ids=lambda function: function.__name__)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_straight_code_writes_only_into_arrays_of_its_kind(function, reduction):
+    case = next(case for case in CASES if case.loss == function.__name__)
+    if reduction == "none" and "reduction" not in case.record.options:
+        pytest.skip("has no reduction")
+    named = {"reduction": reduction} if "reduction" in case.record.options else {}
+    request = Request(_transforms.mode_of(case.record, "value_and_grad", None))
+    call = _call.Call(case.record, request, {**case.options, **named})
+    arrays = tuple([np.array(a) for a in case.make("float64", seed=3).values()])  # that own their memory
+    value, gradient = expected = call.long(arrays, {}, request)
+    out = np.empty_like(value) if np.ndim(value) else None
+    single = isinstance(gradient, np.ndarray)
+    grads = (np.empty_like(gradient),) if single else tuple([np.empty_like(g) for g in gradient])
+
+    def code(grads, out=out, arrays=arrays):
+        return call.latest_into(arrays, {}, grads[0] if single else grads, out)
+
+    for _ in range(4):
+        for target in (*grads, *(() if out is None else (out,))):
+            target.fill(7)
+        result = call.run(arrays, {}, Request(request.mode, None, grads[0] if single else grads, out))
+        assert same(result, expected)
+        assert out is None or result[0] is out
+        assert all(a is b for a, b in zip((result[1],) if single else result[1], grads, strict=True))
+    assert same(code(grads), expected)
+    before = [g.copy() for g in grads]
+    x, rest = arrays[0], arrays[1:]
+    for wrong in (*unlike(grads[0]), grads[0].view(), x, x[:]):
+        assert code((wrong, *grads[1:])) is None
+    assert code(grads, arrays=(x[:], *rest)) is None  # whose memory that is would have to be asked
+    assert code(grads, np.empty(3) if out is None else None) is None
+    assert len(grads) == 1 or code((grads[0],) * len(grads)) is code(list(grads)) is code(grads[:1]) is None
+    assert all(np.array_equal(a, b) for a, b in zip(before, grads, strict=True))
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -160,7 +204,8 @@ def test_nothing_is_written_where_the_loss_is_not_defined():
 @pytest.fixture
 def taken(monkeypatch):
     """Return a list that notes of every prepared call whether it gave a result; none is written out as code."""
-    monkeypatch.setattr(_call.Call, "latest", property(lambda self: _call._none, lambda self, code: None))
+    for name in ("latest", "latest_into"):
+        monkeypatch.setattr(_call.Call, name, property(lambda self: _call._none, lambda self, code: None))
     found = []
     prepared = _prepared.Prepared.compute
 
@@ -242,13 +287,17 @@ def test_straight_code_tells_named_arguments_apart():
     named = {"target": y, "weight": None, "label_smoothing": 0.5}
     expected = call.long((x,), dict(named), VALUE)
     assert [call.run((x,), named, VALUE) for _ in range(4)] == [expected] * 4
-    assert call.latest((x,), named) == call.latest((x,), dict(reversed(named.items()))) == expected
+
+    def code(args, kwargs):
+        return call.latest(args, kwargs, None, None)
+
+    assert code((x,), named) == code((x,), dict(reversed(named.items()))) == expected
     smoothing, weight = {"label_smoothing": 0.25}, {"weight": np.ones(3)}
     for other in (named | smoothing, named | weight, named | {"ignore_index": 0}, {"target": y}, {}):
-        assert call.latest((x,), other) is None
-    assert call.latest((x, y), named) is None
+        assert code((x,), other) is None
+    assert code((x, y), named) is None
     del named["weight"]  # what is missing is not what is None
-    assert call.latest((x,), named | {"ignore_index": 0}) is None
+    assert code((x,), named | {"ignore_index": 0}) is None
 
 
 def test_straight_code_leaves_to_the_long_way_what_is_wrong():
@@ -264,6 +313,12 @@ def test_straight_code_leaves_to_the_long_way_what_is_wrong():
     with fl.config(check_indices=False):
         assert np.isnan(steps[0](x, y + 1)[0])
     assert np.isnan(steps[1](x * np.nan, x)[0])
+    given = np.full_like(x, 7)
+    for _ in range(4):
+        assert steps[1](x, x, grad_out=np.empty_like(x))[0] == 0
+    with pytest.raises(ValueError, match="must lie in"):
+        steps[1](x + 1, x, grad_out=given)
+    assert (given == 7).all()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
