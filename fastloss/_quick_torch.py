@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from fastloss._dispatch import F32
-
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -46,10 +44,8 @@ def _plain_dtypes() -> frozenset[Any]:
 
 def as_tensors(result: Any) -> Any:
     """Return a result with tensors in place of NumPy's arrays and numbers."""
-    kind = type(result)
-    if kind is tuple:
+    if type(result) is tuple:
         return tuple([as_tensors(one) for one in result])
-    torch = sys.modules["torch"]
-    if kind is np.ndarray:
-        return torch.from_numpy(result)
-    return torch.scalar_tensor(result, dtype=torch.float32 if result.dtype is F32 else torch.float64)
+    # Half the time of torch.scalar_tensor, for a number.
+    array = result if type(result) is np.ndarray else np.array(result)
+    return sys.modules["torch"].from_numpy(array)
