@@ -430,7 +430,7 @@ def test_labels_that_are_no_class_do_not_count(rng):
 
 
 def test_rows_that_are_cut_into_pieces_go_the_long_way(taken, monkeypatch):
-    monkeypatch.setattr(split, "LONG_FROM", 1 << 16)
+    monkeypatch.setattr(split, "SPLIT_FROM", 1 << 16)
     call = _call.Call(fl.logsumexp.__fastloss__, VALUE, {})
     assert call.run((np.zeros((1, 1 << 16)), 1), {}, VALUE) == pytest.approx([np.log(1 << 16)])
     assert taken == []

@@ -13,8 +13,8 @@ COLUMNS = 1 << 16
 @pytest.fixture(autouse=True)
 def _shorter_rows(monkeypatch):
     """Rows are cut from two million classes on; the tests make do with fewer, and change their mind."""
-    assert split.LONG_FROM >= 16 * COLUMNS
-    monkeypatch.setattr(split, "LONG_FROM", COLUMNS)
+    assert split.SPLIT_FROM >= 16 * COLUMNS
+    monkeypatch.setattr(split, "SPLIT_FROM", COLUMNS)
     monkeypatch.setattr(_call, "signature", lambda *_: None)  # nothing is kept of the call before
 
 

@@ -28,7 +28,7 @@ from fastloss.cpu.instructions import interleaved, vector_function
 from fastloss.cpu.maxima import column_maxima
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 from fastloss.cpu.stack import LANES, lane_array, lane_arrays
-from fastloss.cpu.survey import survey
+from fastloss.cpu.survey import is_counted, survey
 from fastloss.cpu.tiles import place_of, read_rows, read_strided, write_rows, write_strided
 from fastloss.losses.scalars import exp_difference, log_sum
 
@@ -45,7 +45,7 @@ STRIDED_ENTRIES = 1 << 15
 STEP = 16
 
 # Classes whose terms are summed in the row's own precision before they go to float64 sums, which hold half the lanes.
-TERMS_BLOCK = 32
+COLUMNS_BLOCK = 32
 
 
 @kernel_part(forceinline=True)
@@ -115,9 +115,9 @@ def across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
                 skipped = np.int64(0)  # a literal 0 would change its type in this loop: one more round of inference
                 for l in range(n):
                     label = label_at(y, tile + l)
-                    strange = label < 0 or label >= columns or label == ignore
-                    skipped += indexed and strange
-                    labels[l] = 0 if strange else label
+                    known = is_counted(label, columns, ignore)
+                    skipped += indexed and not known
+                    labels[l] = label if known else 0
                     top[l] = T(0)
                     inverse[l] = T(0)
                     logsum[l] = T(0)
@@ -159,10 +159,10 @@ def across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
                     wy[l] = load_or(weight, labels[l], T(1)) if indexed else T(1)
 
                 if has_terms:
-                    for begin in range(0, columns, TERMS_BLOCK):
+                    for begin in range(0, columns, COLUMNS_BLOCK):
                         for l in range(n):
                             pack(parts, LANES, l, (T(0), T(0), T(0)))
-                        for j in range(begin, min(begin + TERMS_BLOCK, columns)):
+                        for j in range(begin, min(begin + COLUMNS_BLOCK, columns)):
                             base = j * lanes
                             w = load_or(weight, j, T(1))
                             column = np.int32(j)
@@ -203,7 +203,7 @@ def across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
                 if indexed and skipped > 0:
                     for l in range(n):
                         label = label_at(y, tile + l)
-                        if label < 0 or label >= columns or label == ignore:
+                        if not is_counted(label, columns, ignore):
                             top[l] = T(0) if label == ignore else T(np.nan)
                             for place in range(l, outs.size, lanes):
                                 store(outs, place, top[l])

@@ -13,7 +13,7 @@ from fastloss.cpu.access import as_type_of, cast, label_at, load, load_or, of_on
 from fastloss.cpu.exponentials import BLOCK, of_blocks, of_row, of_two_rows
 from fastloss.cpu.instructions import vector_function
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
-from fastloss.cpu.survey import survey
+from fastloss.cpu.survey import is_counted, survey
 from fastloss.losses.scalars import exp_difference, log_sum
 
 # Terms of a loss that are summed in the row's own precision before they go to float64 sums. A part of BLOCK, whose
@@ -25,13 +25,6 @@ TERMS_BLOCK = 512
 # classes of float32, 0.92 to 0.95 at 100, 0.9 at both of float16; 1.05 at both of float64, and from 128 on of float32
 # as much or more, since more is read at once and then more computed.
 TWO_ROWS_BYTES = 448
-
-
-@kernel_part(forceinline=True)
-def _counts(y, r, columns, ignore):
-    """Return whether the label of row `r` is a class, and not the one to ignore."""
-    label = label_at(y, r)
-    return label != ignore and label >= 0 and label < columns
 
 
 @kernel_part(forceinline=True)
@@ -94,8 +87,8 @@ def along(maths: RowMaths, long: bool, replaces: bool = False) -> Callable[..., 
                 n = min(together, last - first)
                 top = top_of_second = T(0)
                 energy = energy_of_second = T(0)
-                counts = not indexed or _counts(y, first, columns, ignore)
-                if softmax and (counts or (n == 2 and _counts(y, first + 1, columns, ignore))):
+                needed = not indexed or is_counted(label_at(y, first), columns, ignore)
+                if softmax and (needed or (n == 2 and is_counted(label_at(y, first + 1), columns, ignore))):
                     base = first * columns
                     if long:
                         at = base if in_result else 0
@@ -111,7 +104,7 @@ def along(maths: RowMaths, long: bool, replaces: bool = False) -> Callable[..., 
                     base = r * columns
                     at = base if in_result else i * columns
                     label = label_at(y, r)
-                    if indexed and not _counts(y, r, columns, ignore):
+                    if indexed and not is_counted(label, columns, ignore):
                         blank = T(0) if label == ignore else T(np.nan)
                         store(values, r, blank)
                         total += blank

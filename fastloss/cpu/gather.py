@@ -17,7 +17,7 @@ from fastloss.cpu.access import cast, label_at, load, load_or, store, store_each
 from fastloss.cpu.instructions import vector_function
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 from fastloss.cpu.stack import LANES, lane_array
-from fastloss.cpu.survey import survey
+from fastloss.cpu.survey import is_counted, survey
 from fastloss.cpu.tiles import place_of
 
 # Entries of a tile of rows that lie end to end: the cache lines that were cleared are still at hand for what is not 0.
@@ -80,15 +80,15 @@ def gather(maths: RowMaths) -> Callable[..., Any]:
                 n = min(rows, last - tile)
                 for l in range(n):
                     label = label_at(y, tile + l)
-                    known = label >= 0 and label < columns and label != ignore
-                    entries[l] = load(x, place_of(tile + l, columns, inner) + (label if known else 0) * inner)
+                    known = label if is_counted(label, columns, ignore) else 0
+                    entries[l] = load(x, place_of(tile + l, columns, inner) + known * inner)
                 _clear_rows(grads, second, tile, n, columns, inner, T(0))
                 for l in range(n):
                     r = tile + l
                     label = label_at(y, r)
                     base = place_of(r, columns, inner)
                     value = T(0)
-                    if label >= 0 and label < columns and label != ignore:
+                    if is_counted(label, columns, ignore):
                         wy = load_or(weight, label, T(1))
                         value, coefs = finish(T(0), T(0), (T(0), T(0), T(0)), entries[l], wy, numbers)
                         slopes, curvature = entry(entries[l], T(0), T(0), wy, True, coefs, numbers)

@@ -31,7 +31,7 @@ PIECE = 1 << 13
 # and in pieces: one row of 2**20 classes 1.2 and 1.6 ms, of 2**21 2.7 and 1.9, of 2**23 41 and 7.8 (its exponentials
 # lie in fresh memory); two rows of 2**21 3.1 and 3.1, three 6.0 and 5.5, four 6.0 and 7.1.
 FEW_ROWS = 4
-LONG_FROM = 1 << 21
+SPLIT_FROM = 1 << 21
 
 # Numbers of a piece: its largest entry, the sum of exponentials relative to that, the target's entry if it is here.
 GAUGED = 3
@@ -41,7 +41,7 @@ OF_A_ROW = 6
 
 def suits(maths: RowMaths, count: int, columns: int, inner: int) -> bool:
     """Return whether rows are few and long enough to be cut."""
-    return count < FEW_ROWS and columns >= LONG_FROM and inner == 1 and maths.softmax
+    return count < FEW_ROWS and columns >= SPLIT_FROM and inner == 1 and maths.softmax
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""What the loops over a class axis share: the survey of the class indices that comes before anything else."""
+"""What the loops over a class axis share: which labels count, and the survey of them that comes before all else."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ from fastloss.cpu.access import label_at, load_or, present
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 
 
+@kernel_part(forceinline=True)
+def is_counted(label, columns, ignore):
+    """Return whether a label is a class, and not the one to ignore; without a choice, for loops that vectorise."""
+    return (label >= 0) & (label < columns) & (label != ignore)
+
+
 @kernel_part()
 def survey(y, weight, columns, ignore, check, count, board):
     """Return the first row whose class does not exist (-1: none), and the summed weight of the rows that count.
@@ -25,19 +31,19 @@ def survey(y, weight, columns, ignore, check, count, board):
     k = claim(board, 0)
     while k < chunks:
         first, last = share(count, k, chunks), share(count, k + 1, chunks)
-        # Counted in integers, without a choice: a loop that vectorises.
+        # Counted in integers: a loop that vectorises.
         kept, ignored = 0, 0
         for r in range(first, last):
             label = label_at(y, r)
             ignored += ignores & (label == ignore)
-            kept += (label >= 0) & (label < columns) & (label != ignore)
+            kept += is_counted(label, columns, ignore)
         strange = kept + ignored < last - first
         total = float(kept)
         if present(weight):
             total = 0.0
             for r in range(first, last):
                 label = label_at(y, r)
-                if label >= 0 and label < columns and label != ignore:
+                if is_counted(label, columns, ignore):
                     total += load_or(weight, label, 1.0)
         put(board, 0, k, np.nan if strange and check else total)
         k = claim(board, 0)

@@ -28,7 +28,7 @@ PIECE = 32 if SIMULATED else 4096
 
 # Rows from which a block for each row occupies the device, and classes up to which nothing is gained by a cut.
 FEW_ROWS = 4 if SIMULATED else 128
-LONG_FROM = 2 * PIECE if SIMULATED else 8 * PIECE
+SPLIT_FROM = 2 * PIECE if SIMULATED else 8 * PIECE
 
 # Numbers of a row: largest entry, sum of exponentials, three sums of terms.
 OF_A_ROW = 5
@@ -36,7 +36,7 @@ OF_A_ROW = 5
 
 def suits(maths: RowMaths, count: int, columns: int, inner: int) -> bool:
     """Return whether rows are few and long enough to be cut."""
-    return count < FEW_ROWS and columns >= LONG_FROM and inner == 1 and maths.softmax
+    return count < FEW_ROWS and columns >= SPLIT_FROM and inner == 1 and maths.softmax
 
 
 @functools.cache
