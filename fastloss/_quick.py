@@ -3,11 +3,12 @@
 The calling path (``_call.py``) takes ten times as long to be right for every library, layout and option as a batch of
 640 elements takes to compute. What it decides follows from dtypes, shapes and options alone. So it is decided once for
 every kind of call, and kept (``_prepared.py``): the next call of the kind allocates, computes and returns. A kind is
-known by its signature. Whatever is not plain has none, and what turns out to be wrong returns None: both go the long
-way, which knows what to do or what to complain about. Results and errors are the same.
+known by its signature; the kind of the last call also by straight code (``_straight.py``), which computes it at once.
+Whatever is not plain has no signature, and what turns out to be wrong returns None: both go the long way, which knows
+what to do or what to complain about. Results and errors are the same.
 
-cross_entropy of 64x10, value and gradient, on an EPYC: 16 microseconds the long way, 6 this way; of torch tensors 46
-and 18.
+cross_entropy of 64x10, value and gradient, on a Xeon: 45 microseconds the long way, 12 this way, 9 by straight code; of
+torch tensors 26 to 30.
 """
 
 from __future__ import annotations

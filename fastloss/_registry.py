@@ -41,7 +41,8 @@ Decisions and their reasons
   threads, and one compiled function serves small and large calls.
 * Plain NumPy arrays (equal shapes, contiguous, one dtype) take a short way to the same kernels
   (:mod:`fastloss._quick`): what the calling path decides is kept for the next call with such dtypes, shapes and
-  options. So do torch tensors of that kind.
+  options. So do torch tensors of that kind. The last kind of call is kept as straight code (:mod:`fastloss._straight`),
+  in which Python has half as much to do.
 * Large results lie in recycled memory (``cpu/recycling.py``), because pages that the operating system has to zero cost
   as much as a loss. What is kept idle is bounded, and from 16 MiB on the system's to take.
 * A float64 sum inside a loop of float32 would halve the lanes of everything in that loop: values go to a tile on the

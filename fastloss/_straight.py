@@ -20,7 +20,8 @@ once it is known which machine code the kernel has. For the value and gradient o
 All that is specific to the kind (``d0``, ``s0``, ``c10``) is what the function closes over. So kinds share a source,
 which is compiled once, and nothing of the user's is ever a part of it. None means: another kind, or the long way.
 
-mse_loss of 640 floats, value and gradient, on a Xeon: 10.0 microseconds by way of ``Prepared.compute``, PLACEHOLDER so.
+mse_loss of 640 floats, value and gradient, on a Xeon: 11 microseconds by way of ``Prepared.compute``, 6 so. Where the
+system holds back the processor's prediction of branches (then a step of Python costs four times as much), 21 and 12.
 """
 
 from __future__ import annotations
