@@ -125,7 +125,7 @@ class Call:
         result = prepared.compute([given[k] for k in picks], request)
         if result is not None:
             into = request.grad_out is not None, request.out is not None
-            code = prepared.straighten(picks, args, kwargs, into) or _none
+            code = prepared.straight(picks, args, kwargs, into) or _none
             if any(into):
                 self.latest_into = code
             else:

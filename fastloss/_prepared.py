@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from fastloss._dispatch import F32, F64
 from fastloss._outputs import ABSENT, Mode, Request, several
-from fastloss._straight import OWN, PLAIN, Plan, Sizes, runner, straight
+from fastloss._straight import OWN, PLAIN, Outline, Plan, runner, straight
 from fastloss.cpu.recycling import RECYCLED_FROM, empty
 
 _ndarray, may_share_memory = np.ndarray, np.may_share_memory  # a look-up less for every argument
@@ -52,40 +52,45 @@ def are_plain(arrays: tuple[Any, ...], dtype: Any, shape: tuple[int, ...]) -> bo
     return True
 
 
+def real_dtype(x: Any) -> Any:
+    """Return the dtype of an array of floats as the one object that results are compared with."""
+    return F32 if x.dtype == F32 else F64
+
+
 class Prepared:
     """A kind of call, decided: how it is computed from its arrays, and which results it has.
 
-    `plan` is the call of a kernel, or a function ``run(arrays, values, grads)`` that returns the reduced value, or None
-    where the long way is needed. Values have the shape `each`, or are not wanted; `grads` holds a gradient for each of
-    the operands number `slots`, whose shapes are in `shapes`. `is_defined` says of arrays whether the loss is, before
-    anything of the caller's is written.
+    `plan` and `is_defined` are those of an :class:`Outline`. The call is to differentiate the operands number `slots`
+    of `arrays`; unreduced values have the shape `each`, None if the loss is reduced.
     """
 
-    __slots__ = ("dtype", "each", "first", "is_defined", "make", "one", "plan", "run", "shapes", "straight", "valued")
+    __slots__ = ("_straight", "dtype", "each", "first", "make", "outline", "run", "shapes")
 
     def __init__(
-        self, plan: Plan | Callable[..., Any], mode: Mode, dtype: Any, slots: tuple[int, ...],
-        shapes: tuple[tuple[int, ...], ...], each: tuple[int, ...] | None,
-        is_defined: Callable[..., bool] | None = None,
+        self, plan: Plan | Callable[..., Any], mode: Mode, arrays: Sequence[Any], slots: tuple[int, ...],
+        each: tuple[int, ...] | None, is_defined: Callable[..., bool] | None = None,
     ) -> None:  # fmt: skip
-        self.plan, self.dtype, self.valued, self.is_defined = plan, dtype, mode.value, is_defined
-        self.shapes = tuple([(slot, shapes[slot]) for slot in slots])
+        self.dtype = dtype = real_dtype(arrays[0])
+        self.shapes = tuple([(slot, arrays[slot].shape) for slot in slots])
         self.first = slots[0] if slots and mode.single else None
         self.each = each if mode.value else None
-        # A number times this is one of NumPy's, rounded once; in half the time of a call of the type.
-        self.one = dtype.type(1)
-        largest = max([math.prod(shape) for shape in shapes]) * dtype.itemsize
+        largest = max([arrays[slot].nbytes for slot in slots], default=0)
         self.make = np.empty if largest < RECYCLED_FROM else empty
-        self.run: Any = None
-        self.straight: dict[tuple[bool, bool], Callable[..., Any]] = {}
+        self.outline = Outline(
+            plan, tuple([a.shape for a in arrays]), self.shapes, self.each, mode.value, self.first is not None,
+            # A number times this is one of NumPy's, rounded once; in half the time of a call of the type.
+            dtype.type(1), self.make, is_defined,
+        )  # fmt: skip
+        self.run = runner(self.outline)
+        self._straight: dict[tuple[bool, bool], Callable[..., Any]] = {}
 
     def compute(self, arrays: Sequence[Any], request: Request) -> Any:
         """Compute a call of this kind; None where the long way is needed."""
-        shapes, each, dtype = self.shapes, self.each, self.dtype
+        shapes, each, dtype, outline = self.shapes, self.each, self.dtype, self.outline
         values: Any = ABSENT
         grads: list[Any] = [ABSENT, ABSENT, ABSENT]  # no kernel has more operands
         if request.grad_out is not None or request.out is not None:
-            if self.is_defined is not None and not self.is_defined(arrays):
+            if outline.is_defined is not None and not outline.is_defined(arrays):
                 return None
             outputs = self._given(arrays, request)
             if outputs is None:
@@ -96,41 +101,30 @@ class Prepared:
                 values = empty(each, dtype)
             for slot, shape in shapes:
                 grads[slot] = self.make(shape, dtype)
-        if self.run is None:
-            self.run = runner(self.plan, self._sizes(arrays))
         total = self.run(arrays, values, grads)
         if total is None:
             return None
         result: Any = None
         if shapes:
             result = tuple([grads[slot] for slot, _ in shapes]) if self.first is None else grads[self.first]
-            if not self.valued:
+            if not outline.valued:
                 return result
         if each is None:
-            values = total * self.one
+            values = total * outline.one
         return (values, result) if shapes else values
 
-    def straighten(
+    def straight(
         self, picks: Iterable[int], args: tuple[Any, ...], kwargs: dict[str, Any], given: tuple[bool, bool]
     ) -> Callable[..., Any] | None:
         """Return straight code for calls like this one, which has been made; None if its machine code is not known.
 
         `picks` are the places of the arrays among the arguments. `given`: the caller gives gradients, and values.
         """
-        code = self.straight.get(given)
-        if code is not None or (isinstance(self.plan, Plan) and getattr(self.plan.launch, "entry", None) is None):
-            return code
-        arguments = (*args, *kwargs.values())
-        sizes = self._sizes([arguments[k] for k in picks])
-        self.run = runner(self.plan, sizes)
-        self.straight[given] = code = straight(
-            self.plan, sizes, picks, args, kwargs, given, make=self.make, one=self.one,
-            result=(self.valued, self.first is not None), is_defined=self.is_defined,
-        )  # fmt: skip
+        code, plan = self._straight.get(given), self.outline.plan
+        if code is None and not (isinstance(plan, Plan) and getattr(plan.launch, "entry", None) is None):
+            self.run = runner(self.outline)  # which knows the machine code now, too
+            code = self._straight[given] = straight(self.outline, picks, args, kwargs, given)
         return code
-
-    def _sizes(self, arrays: Sequence[Any]) -> Sizes:
-        return Sizes(tuple([a.shape for a in arrays]), self.shapes, self.each)
 
     def _given(self, arrays: Sequence[Any], request: Request) -> tuple[Any, list[Any]] | None:
         """Return the caller's arrays for values and gradients, fresh ones where there are none of the caller's.

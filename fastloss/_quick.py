@@ -25,7 +25,7 @@ from fastloss._dispatch import F32, F64, I64
 from fastloss._jit import is_small
 from fastloss._outputs import ABSENT, Mode
 from fastloss._penalties import job_of
-from fastloss._prepared import Prepared, are_plain
+from fastloss._prepared import Prepared, are_plain, real_dtype
 from fastloss._rows import value_only
 from fastloss._spec import (
     NO_INDEX,
@@ -73,7 +73,7 @@ def _elementwise(record: Loss, job: Elementwise, mode: Mode) -> Decided:
     arrays, params = job.arrays, job.params
     if job.weight is not None or not _is_plain_float(arrays[0]):
         return None
-    dtype, shape, size = _real(arrays[0]), arrays[0].shape, arrays[0].size
+    dtype, shape, size = real_dtype(arrays[0]), arrays[0].shape, arrays[0].size
     slots = _slots(mode.wrt, job.names)
     if slots is None or not are_plain(arrays, dtype, shape):
         return None
@@ -96,7 +96,7 @@ def _elementwise(record: Loss, job: Elementwise, mode: Mode) -> Decided:
     )
     each = shape if job.reduction == "none" else None
     known = is_defined if restricted else None
-    return Prepared(plan, mode, dtype, slots, (shape,) * len(arrays), each, known), arrays
+    return Prepared(plan, mode, arrays, slots, each, known), arrays
 
 
 def _rowwise(record: Loss, job: Rowwise, mode: Mode) -> Decided:
@@ -131,8 +131,8 @@ def _rowwise(record: Loss, job: Rowwise, mode: Mode) -> Decided:
         labelled=True,
     )  # fmt: skip
     each = shape[:1] if job.reduction == "none" else None
-    slots = (0,) if mode.wrt else ()
-    return Prepared(plan, mode, _real(x), slots, (shape,), each), (x,) if y is None else (x, y)
+    arrays = (x,) if y is None else (x, y)
+    return Prepared(plan, mode, arrays, (0,) if mode.wrt else (), each), arrays
 
 
 def _row_launcher(maths: RowMaths, count: int, columns: int, replaces: bool = False) -> Callable[..., Any] | None:
@@ -163,7 +163,7 @@ def _rowmap(record: Loss, job: RowMap, mode: Mode) -> Decided:
         ),
         labelled=True,
     )  # fmt: skip
-    return Prepared(plan, mode, _real(x), (0,) if mode.wrt else (), (shape,), shape), (x,)
+    return Prepared(plan, mode, (x,), (0,) if mode.wrt else (), shape), (x,)
 
 
 def _pairwise(record: Loss, job: Pairwise, mode: Mode) -> Decided:
@@ -189,7 +189,8 @@ def _pairwise(record: Loss, job: Pairwise, mode: Mode) -> Decided:
         divisor,
     )  # fmt: skip
     each = shape[:1] if job.reduction == "none" else None
-    return Prepared(plan, mode, _real(x), slots, (shape,) * operands, each), arrays if y is None else (*arrays, y)
+    arrays = arrays if y is None else (*arrays, y)
+    return Prepared(plan, mode, arrays, slots, each), arrays
 
 
 def _label_sets(record: Loss, job: LabelSets, mode: Mode) -> Decided:
@@ -205,7 +206,7 @@ def _label_sets(record: Loss, job: LabelSets, mode: Mode) -> Decided:
         labelled=True,
     )
     each = shape[:1] if job.reduction == "none" else None
-    return Prepared(plan, mode, _real(x), (0,) if mode.wrt else (), (shape,), each), (x, y)
+    return Prepared(plan, mode, (x, y), (0,) if mode.wrt else (), each), (x, y)
 
 
 def _projected(record: Loss, job: Projected, mode: Mode) -> Decided:
@@ -214,7 +215,7 @@ def _projected(record: Loss, job: Projected, mode: Mode) -> Decided:
         return None
     if job.linear_bias is not None or rows.weight is not None or job.precision is not None:
         return None
-    count, classes, dtype, y = x.shape[0], w.shape[0], _real(x), rows.target
+    count, classes, y = x.shape[0], w.shape[0], rows.target
     if count * classes > SMALL_LOGITS or job.chunk_rows is not None or not are_plain((y,), I64, (count,)):
         return None
     slots = _slots(mode.wrt, ("input", "linear_weight"))
@@ -243,21 +244,21 @@ def _projected(record: Loss, job: Projected, mode: Mode) -> Decided:
             np.matmul(logits.T, x, out=grads[1])
         return total  # type: ignore[no-any-return]
 
-    return Prepared(run, mode, dtype, slots, (x.shape, w.shape), (count,) if each else None), (x, w, y)
+    return Prepared(run, mode, (x, w, y), slots, (count,) if each else None), (x, w, y)
 
 
 def _alignment(record: Loss, job: Alignment, mode: Mode) -> Decided:
     x, y, steps, labels = arrays = (job.log_probs, job.targets, job.input_lengths, job.target_lengths)
     if mode.wrt not in ((), ("log_probs",)) or not _is_plain_float(x) or x.ndim != 3 or getattr(y, "ndim", 0) != 2:
         return None
-    times, samples, classes = shape = x.shape
+    times, samples, classes = x.shape
     most, blank = y.shape[1], int(job.blank)
     if not are_plain((y,), I64, (samples, most)) or not are_plain((steps, labels), I64, (samples,)):
         return None
     work = ctc_loop.work_of(samples, times, most, x.size)  # at most: lengths are another call's
     if not is_small(work) or most == 0 or not 0 <= blank < classes:
         return None
-    dtype = _real(x)
+    dtype = real_dtype(x)
     by_length, zeroed = job.reduction == "mean", bool(job.zero_infinity)
     divisor = samples if by_length else 1
     starts, nothing = np.arange(0, samples * most, most), np.empty(0, dtype)
@@ -277,7 +278,7 @@ def _alignment(record: Loss, job: Alignment, mode: Mode) -> Decided:
         return None if strange >= 0 else total / divisor
 
     each = (samples,) if job.reduction == "none" else None
-    return Prepared(run, mode, dtype, (0,) if mode.wrt else (), (shape,), each), arrays
+    return Prepared(run, mode, arrays, (0,) if mode.wrt else (), each), arrays
 
 
 def _penalty(record: Loss, job: Penalty, mode: Mode) -> Decided:
@@ -301,11 +302,6 @@ def _is_plain_float(x: Any) -> bool:
     if type(x) is not np.ndarray or x.size == 0 or x.dtype not in (F32, F64):
         return False
     return are_plain((x,), x.dtype, x.shape)
-
-
-def _real(x: Any) -> Any:
-    """Return the dtype of an array of floats as the one object that results are compared with."""
-    return F32 if x.dtype == F32 else F64
 
 
 def _is_matrix(x: Any) -> bool:
