@@ -121,7 +121,7 @@ class Prepared:
         `picks` are the places of the arrays among the arguments. `given`: the caller gives gradients, and values.
         """
         code, plan = self._straight.get(given), self.outline.plan
-        if code is None and not (isinstance(plan, Plan) and getattr(plan.launch, "entry", None) is None):
+        if code is None and not (isinstance(plan, Plan) and plan.entry is None):
             self.run = runner(self.outline)  # which knows the machine code now, too
             code = self._straight[given] = straight(self.outline, picks, args, kwargs, given)
         return code

@@ -72,6 +72,11 @@ class Plan(NamedTuple):
     labelled: bool = False
     defined: bool = True
 
+    @property
+    def entry(self) -> Any:
+        """The machine code of a small kernel, once it is known; see :class:`fastloss._jit.Direct`."""
+        return getattr(self.launch, "entry", None)
+
 
 class Outline(NamedTuple):
     """What a kind of call reads, computes and returns.
@@ -233,7 +238,7 @@ def _compute(code: _Code, outline: Outline, operands: list[str]) -> None:
         code.leave_if(["total is None"])
         return
 
-    entry = getattr(plan.launch, "entry", None)
+    entry = plan.entry
     arguments: list[str] = []
     for k, one in enumerate(plan.arguments):
         if one is CHECKED:
