@@ -79,9 +79,8 @@ def _elementwise(record: Loss, job: Elementwise, mode: Mode) -> Decided:
         return None
     restricted = job.unit_interval or job.non_negative is not None
     divisor = job.divisor(shape, size)
-    kernel = elementwise_loop.contiguous_kernel(job.point, len(arrays))
     none = (*_MISSING[len(arrays)], ABSENT, ABSENT)
-    trial = kernel.launcher(size, size)
+    trial = elementwise_loop.launcher(job.point, len(arrays), size)
 
     def is_defined(arrays: Sequence[Any]) -> bool:
         # The long way looks at the operands alone, which is faster where there are many.
@@ -89,7 +88,7 @@ def _elementwise(record: Loss, job: Elementwise, mode: Mode) -> Decided:
         return size <= SMALL_TRIAL and not math.isnan(trial(*flat, *none, *_NOTHING, params, 1.0))
 
     plan = Plan(
-        kernel.launcher(size, size),
+        elementwise_loop.launcher(job.point, len(arrays), size),
         (*OPERANDS[: len(arrays)], *none, VALUES, *GRADIENTS, ABSENT, params, 1.0 / divisor),
         divisor,
         defined=not restricted,  # else perhaps there is a value that the loss is not defined for
@@ -142,8 +141,7 @@ def _row_launcher(maths: RowMaths, count: int, columns: int, replaces: bool = Fa
     """
     if split_loop.suits(maths, count, columns, 1):
         return None
-    kernel = rowwise_loop.kernel(maths, rowwise_loop.layout_of(maths, columns, 1, replaces))
-    return kernel.launcher(count, count * columns)
+    return rowwise_loop.launcher(maths, count, columns, replaces=replaces)
 
 
 def _rowmap(record: Loss, job: RowMap, mode: Mode) -> Decided:
@@ -181,7 +179,7 @@ def _pairwise(record: Loss, job: Pairwise, mode: Mode) -> Decided:
     count, columns = shape
     divisor = count if job.reduction == "mean" else 1
     plan = Plan(
-        pairwise_loop.kernel(job.maths).launcher(count, count * columns),
+        pairwise_loop.launcher(job.maths, count, columns),
         (
             *OPERANDS[:operands], *_MISSING[operands], OPERANDS[operands] if y is not None else ABSENT, ABSENT, VALUES,
             *GRADIENTS, ABSENT, job.params, 1.0 / divisor, count, columns,

@@ -56,8 +56,8 @@ Decisions and their reasons
 * The loop along a long row asks the caches for the next block and for the lines of the gradient while it computes
   exponentials. cross_entropy of 1000 classes gains a third on an EPYC with 256-bit vectors, two threads to a core,
   and a fifth on a Xeon with 512-bit vectors. Loops of elements ask for nothing: there it costs time.
-* Stores are plain ones. Non-temporal stores, which need the gradient staged and aligned, make mse_loss of 2**24 floats
-  3 % faster on the CPUs measured, where the memory controller already spares most of the reads for ownership.
+* Large results are written past the caches (``cpu/streaming.py``), by kernels of their own that are compiled when they
+  are first needed: up to a third less time on an EPYC, a few percent on a Xeon.
 * Losses that are more than one loop are job descriptions of their own with a module each on the calling path:
   ``Projected`` and ``Clustered`` (matrix products of the library that owns the arrays, our kernels on chunks in place),
   ``Alignment`` (CTC), ``LabelSets``, ``OfDistances``, ``Penalty``.

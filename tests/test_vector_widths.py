@@ -38,6 +38,7 @@ class Compiled:
         sums = [line for line in lines if re.search(r"\\tv(fn?m(add|sub)\\d+|mul|add|sub)ps", line)]
         widths = [re.search("%([xyz]mm)", line)[1] for line in sums]
         found[name] = {width: widths.count(width) for width in ("ymm", "zmm")}
+        found[name]["streamed"] = sum(bool(re.search(r"\\tvmovntp[sd]\t%zmm", line)) for line in lines)
         return (-1, 0.0) if hasattr(self.dispatcher.overloads[signature].signature.return_type, "types") else 0.0
 
 made = _jit.Kernel.__init__
@@ -57,6 +58,19 @@ for call, args in [
     (fastloss.cross_entropy, rows(100)),
     (fastloss.cross_entropy, rows(1000)),
     (fastloss.triplet_margin_loss, (rows(100)[0],) * 3),
+]:
+    fastloss.value_and_grad(call)(*args)
+
+from fastloss.cpu import elementwise, pairwise, rowwise
+
+for module in (elementwise, pairwise, rowwise):
+    module.are_streamed = lambda *args: True
+long = np.full(40_000, 0.5, np.float32), np.zeros(40_000, np.float32)
+for call, args in [
+    (fastloss.mse_loss, long),
+    (fastloss.binary_cross_entropy_with_logits, long),
+    (fastloss.cross_entropy, (np.zeros((40, 1000), np.float32), np.zeros(40, np.int64))),
+    (fastloss.triplet_margin_loss, (np.zeros((400, 112), np.float32),) * 3),
 ]:
     fastloss.value_and_grad(call)(*args)
 print(json.dumps(found))
@@ -87,11 +101,30 @@ KERNELS = [
 ]
 
 
+# Kernels that write past the caches, and how many results each has.
+STREAMED = {
+    "elementwise_streamed_mse": 1,
+    "elementwise_streamed_bce_with_logits": 1,
+    "pairwise_streamed_triplet_l2_row_triplet_l2_entry": 3,
+    "rowwise_streamed_ce_row_ce_entry": 1,
+}
+
+
 def test_every_kernel_was_compiled(counts):
-    assert set(KERNELS) < set(counts)
+    assert {*KERNELS, *STREAMED} < set(counts)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_loops_have_vectors_of_512_bits(counts, kernel):
     """What is left of a loop has narrower ones; the loops themselves must not."""
     assert counts[kernel]["zmm"] > counts[kernel]["ymm"]
+
+
+@pytest.mark.parametrize("kernel", STREAMED)
+def test_results_are_streamed_in_whole_lines(counts, kernel):
+    assert counts[kernel]["streamed"] >= STREAMED[kernel]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_other_results_go_through_the_caches(counts, kernel):
+    assert counts[kernel]["streamed"] == 0

@@ -15,12 +15,11 @@ from numba.core import cgutils
 from numba.core.errors import TypingError
 from numba.core.imputils import impl_ret_borrowed
 
+from fastloss.cpu.conversions import float_type, narrow, widen
 from fastloss.cpu.emission import emits, is_absent, pointer_to
 
-FLOAT16_BITS = types.int16
-BFLOAT16_BITS = types.uint16
-
-# Entries of a cache line of float32, the steps in which lines are fetched.
+# Bytes of a cache line, and its entries of float32, the steps in which lines are fetched.
+LINE_BYTES = 64
 LINE = 16
 
 
@@ -52,8 +51,27 @@ def store_each(arrays, i, values, factor):
     """Write ``factor * values[k]`` to element `i` of ``arrays[k]``, for as many values and arrays as there are."""
 
 
+def stream(array, i, value):
+    """Do what :func:`store` does, past the caches, in a loop whose first element lies at the start of a line.
+
+    LLVM writes vectors that way which it knows to be aligned, and learns it from what it is told of their elements.
+    """
+
+
+def stream_each(arrays, i, values, factor):
+    """Do what :func:`store_each` does in the way of :func:`stream`."""
+
+
 def stage_each(buffer, stride, i, values, factor, arrays):
     """Write ``factor * values[k]`` to ``buffer[i]`` and on by `stride`, for every k whose ``arrays[k]`` is present."""
+
+
+def clear(array, start, count):
+    """Write zeros to `count` elements from place `start` on, in the way that the C library knows to be the fastest.
+
+    On CPUs of today that reads nothing of what it writes over. 2**20 floats in the last cache, one thread of an EPYC:
+    32 microseconds, and 62 by a loop of vectors; 2**26 floats 2.8 and 7.6 ms.
+    """
 
 
 def pack(buffer, stride, i, numbers):
@@ -66,6 +84,13 @@ def unpack(buffer, stride, i, like):
 
 def part(array, start, stop):
     """Return ``array[start:stop]`` of a flat array; an absent one stays absent."""
+
+
+def borrowed(arrays):
+    """Return the arrays of a tuple without what counts references to them: somebody else keeps them.
+
+    Numba counts where a loop hands an array on, by atomic operations, which wait for all that was streamed before.
+    """
 
 
 def present(array):
@@ -84,81 +109,21 @@ def cast(params, like):
     """Return the tuple of parameters, each with the type of `like`."""
 
 
-def _float_type(kind: Any) -> Any:
-    return types.float32 if kind.dtype in (FLOAT16_BITS, BFLOAT16_BITS) else kind.dtype
-
-
-def _shaped(like: Any, element: Any) -> Any:
-    """Return the LLVM type of `element`, or of as many as the vector type `like` has."""
-    return ir.VectorType(element, like.count) if isinstance(like, ir.VectorType) else element
-
-
-def _filled(kind: Any, number: int) -> Any:
-    """Return a constant, in every lane of a vector type."""
-    return ir.Constant(kind, [number] * kind.count if isinstance(kind, ir.VectorType) else number)
-
-
-def widen(builder: Any, kind: Any, bits: Any) -> Any:
-    """Convert the bits of a half type, or a vector of them, to float32; others pass."""
-    real = _shaped(bits.type, ir.FloatType())
-    if kind == FLOAT16_BITS:
-        return builder.fpext(builder.bitcast(bits, _shaped(bits.type, ir.HalfType())), real)
-    if kind == BFLOAT16_BITS:
-        wide = _shaped(bits.type, ir.IntType(32))
-        return builder.bitcast(builder.shl(builder.zext(bits, wide), _filled(wide, 16)), real)
-    return bits
-
-
-def narrow(builder: Any, kind: Any, value: Any) -> Any:
-    """Round float32, or a vector, to the bits of a half type, to nearest, ties to even; others pass."""
-    short = _shaped(value.type, ir.IntType(16))
-    if kind == FLOAT16_BITS:
-        return builder.bitcast(builder.fptrunc(value, _shaped(value.type, ir.HalfType())), short)
-    if kind == BFLOAT16_BITS:
-        # Add half of the last kept place, less one when that place is 0. A NaN could round to infinity; it gets a
-        # quiet bit instead.
-        wide = _shaped(value.type, ir.IntType(32))
-        bits = builder.bitcast(value, wide)
-        odd = builder.and_(builder.lshr(bits, _filled(wide, 16)), _filled(wide, 1))
-        rounded = builder.add(bits, builder.add(odd, _filled(wide, 0x7FFF)))
-        quiet = builder.or_(bits, _filled(wide, 0x400000))
-        chosen = builder.select(builder.fcmp_unordered("uno", value, value), quiet, rounded)
-        return builder.trunc(builder.lshr(chosen, _filled(wide, 16)), short)
-    return value
-
-
-def as_real(builder: Any, kind: Any, bits: Any, real: Any) -> Any:
-    """Convert elements of an array of type `kind`, one or a vector, to numbers of the LLVM type `real` or a vector."""
-    goal = _shaped(bits.type, real)
-    if isinstance(kind, types.Integer) and kind not in (FLOAT16_BITS, BFLOAT16_BITS):
-        signed = kind in types.signed_domain
-        return builder.sitofp(bits, goal) if signed else builder.uitofp(bits, goal)
-    return _resized(builder, widen(builder, kind, bits), goal)
-
-
-def as_elements(context: Any, builder: Any, array: Any, value: Any) -> Any:
-    """Round real numbers, one or a vector, to elements of an array of another floating-point type."""
-    own = _shaped(value.type, context.get_data_type(_float_type(array)))
-    return narrow(builder, array.dtype, _resized(builder, value, own))
-
-
-def _resized(builder: Any, value: Any, goal: Any) -> Any:
-    """Convert real numbers, one or a vector, between float32 and float64."""
-    if value.type == goal:
-        return value
-    is_double = isinstance(getattr(goal, "element", goal), ir.DoubleType)
-    return builder.fpext(value, goal) if is_double else builder.fptrunc(value, goal)
-
-
 def _emit_load(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
     pointer = pointer_to(context, builder, kind, array, index)
     return widen(builder, kind.dtype, context.unpack_value(builder, kind.dtype, pointer))
 
 
-def _emit_store(context: Any, builder: Any, kind: Any, array: Any, index: Any, value_type: Any, value: Any) -> None:
+def _emit_store(
+    context: Any, builder: Any, kind: Any, array: Any, index: Any, value_type: Any, value: Any, past: bool = False
+) -> None:
     pointer = pointer_to(context, builder, kind, array, index)
-    value = context.cast(builder, value, value_type, _float_type(kind))
-    context.pack_value(builder, kind.dtype, narrow(builder, kind.dtype, value), pointer)
+    bits = narrow(builder, kind.dtype, context.cast(builder, value, value_type, float_type(kind)))
+    if past:
+        hint = builder.module.add_metadata([ir.IntType(32)(1)])
+        builder.store(bits, pointer, align=LINE_BYTES).set_metadata("nontemporal", hint)
+    else:
+        context.pack_value(builder, kind.dtype, bits, pointer)
 
 
 def _as_index(context: Any, builder: Any, kind: Any, value: Any) -> Any:
@@ -170,7 +135,7 @@ def _load(array, i):
     def emit(context, builder, kinds, args):
         return _emit_load(context, builder, array, args[0], _as_index(context, builder, i, args[1]))
 
-    return _float_type(array), emit
+    return float_type(array), emit
 
 
 @emits(load_or)
@@ -179,7 +144,7 @@ def _load_or(array, i, default):
         if is_absent(array):
             return args[2]
         value = _emit_load(context, builder, array, args[0], _as_index(context, builder, i, args[1]))
-        return context.cast(builder, value, _float_type(array), default)
+        return context.cast(builder, value, float_type(array), default)
 
     return default, emit
 
@@ -225,14 +190,20 @@ def _fetch_to_write(array, i):
     return _emit_fetch(array, i, 1, 2)
 
 
-@emits(store)
-def _store(array, i, value):
-    def emit(context, builder, kinds, args):
-        if not is_absent(array):
-            index = _as_index(context, builder, i, args[1])
-            _emit_store(context, builder, array, args[0], index, value, args[2])
+def _storing(past: bool) -> Any:
+    def resolve(array, i, value):
+        def emit(context, builder, kinds, args):
+            if not is_absent(array):
+                index = _as_index(context, builder, i, args[1])
+                _emit_store(context, builder, array, args[0], index, value, args[2], past)
 
-    return types.none, emit
+        return types.none, emit
+
+    return resolve
+
+
+emits(store)(_storing(False))
+emits(stream)(_storing(True))
 
 
 def _check_each(arrays: Any, values: Any) -> None:
@@ -241,18 +212,35 @@ def _check_each(arrays: Any, values: Any) -> None:
         raise TypingError(f"a gradient is asked for that the maths does not return: it returns {len(values)}")
 
 
-@emits(store_each)
-def _store_each(arrays, i, values, factor):
-    _check_each(arrays, values)
+def _storing_each(past: bool) -> Any:
+    def resolve(arrays, i, values, factor):
+        _check_each(arrays, values)
 
+        def emit(context, builder, kinds, args):
+            index = _as_index(context, builder, i, args[1])
+            pairs = zip(arrays, cgutils.unpack_tuple(builder, args[0], len(arrays)), strict=True)
+            numbers = cgutils.unpack_tuple(builder, args[2], len(values))
+            for (kind, array), value_type, number in zip(pairs, values, numbers, strict=False):
+                if not is_absent(kind):
+                    number = context.cast(builder, number, value_type, factor)
+                    _emit_store(context, builder, kind, array, index, factor, builder.fmul(args[3], number), past)
+
+        return types.none, emit
+
+    return resolve
+
+
+emits(store_each)(_storing_each(False))
+emits(stream_each)(_storing_each(True))
+
+
+@emits(clear)
+def _clear(array, start, count):
     def emit(context, builder, kinds, args):
-        index = _as_index(context, builder, i, args[1])
-        pairs = zip(arrays, cgutils.unpack_tuple(builder, args[0], len(arrays)), strict=True)
-        numbers = cgutils.unpack_tuple(builder, args[2], len(values))
-        for (kind, array), value_type, number in zip(pairs, values, numbers, strict=False):
-            if not is_absent(kind):
-                number = context.cast(builder, number, value_type, factor)
-                _emit_store(context, builder, kind, array, index, factor, builder.fmul(args[3], number))
+        if not is_absent(array):
+            place, number = (_as_index(context, builder, kinds[k], args[k]) for k in (1, 2))
+            size = builder.mul(number, number.type(array.dtype.bitwidth // 8))
+            cgutils.memset(builder, pointer_to(context, builder, array, args[0], place), size, 0)
 
     return types.none, emit
 
@@ -316,6 +304,21 @@ def _part(array, start, stop):
         return impl_ret_borrowed(context, builder, array, piece._getvalue())
 
     return array, emit
+
+
+@emits(borrowed)
+def _borrowed(arrays):
+    def emit(context, builder, kinds, args):
+        found = []
+        for kind, array in zip(arrays, cgutils.unpack_tuple(builder, args[0], len(arrays)), strict=True):
+            if not is_absent(kind):
+                lent = context.make_array(kind)(context, builder, array)
+                lent.meminfo = cgutils.get_null_value(lent.meminfo.type)
+                array = lent._getvalue()
+            found.append(array)
+        return context.make_tuple(builder, arrays, found)
+
+    return arrays, emit
 
 
 @emits(present)

@@ -9,10 +9,23 @@ import numpy as np
 
 from fastloss._jit import kernel_part
 from fastloss._spec import RowMaths
-from fastloss.cpu.access import as_type_of, cast, label_at, load, load_or, of_one_type, present, store, store_each
+from fastloss.cpu.access import (
+    LINE,
+    as_type_of,
+    borrowed,
+    cast,
+    label_at,
+    load,
+    load_or,
+    of_one_type,
+    present,
+    store,
+    store_each,
+)
 from fastloss.cpu.exponentials import BLOCK, of_blocks, of_row, of_two_rows
 from fastloss.cpu.instructions import vector_function
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
+from fastloss.cpu.streaming import beyond_line, close, drain
 from fastloss.cpu.survey import is_counted, survey
 from fastloss.losses.scalars import exp_difference, log_sum
 
@@ -42,13 +55,16 @@ def _scale_at(j, inverse, factors, relative):
     return inverse * factors[j // BLOCK] if relative else inverse
 
 
-def along(maths: RowMaths, long: bool, replaces: bool = False) -> Callable[..., Any]:
+def along(maths: RowMaths, long: bool, replaces: bool = False, streamed: bool = False) -> Callable[..., Any]:
     """Return the loop for a contiguous class axis; for `long` rows block by block.
 
     A long row's exponentials lie where its first result will, and not in a buffer beside it: what the second cache has
     to hold until they are read again is half as much. cross_entropy on two threads with AVX-512, 1 MiB of cache a core,
     share of a copy: 58 and 70 % at 128256 classes, 70 and 78 % at 32000, 70 and 72 % at 1000. They need a buffer if the
     result is of another type, or `replaces` an operand.
+
+    Long rows may be `streamed` past the caches: their first two results, which begin at a line and have the type of the
+    arithmetic. They are computed where the exponentials lie, and in a buffer of their own.
     """
     terms, has_terms = maths.terms, maths.terms is not None
     finish, entry, softmax, indexed = maths.finish, maths.entry, maths.softmax, maths.indexed
@@ -58,6 +74,7 @@ def along(maths: RowMaths, long: bool, replaces: bool = False) -> Callable[..., 
         params, scale, divisor, count, columns, inner, ignore, check, board, lead,
     ):  # fmt: skip
         vector_function()
+        x, t, d0, d1, d2 = borrowed((x, t, d0, d1, d2))
         like = load(x, 0)
         T = type(like)
         numbers = cast(params, like)
@@ -66,10 +83,14 @@ def along(maths: RowMaths, long: bool, replaces: bool = False) -> Callable[..., 
         relative = keep and long  # to what :func:`of_blocks` took for each block
         blocks = (columns + BLOCK - 1) // BLOCK if softmax and long else 0
         references, factors = np.empty(blocks, T), np.empty(blocks, T)
-        in_result = long and not replaces and of_one_type(d0, factors)
+        in_result = long and not replaces and not streamed and of_one_type(d0, factors)
         together = 2 if softmax and not long and columns * factors.itemsize <= TWO_ROWS_BYTES else 1
-        buffer = np.empty(together * columns if keep and not in_result else 0, T)
+        room = together * columns + (LINE if streamed else 0)
+        buffer = np.empty(room if streamed or (keep and not in_result) else 0, T)
+        buffer_of_second = np.empty(room if streamed and present(d1) else 0, T)
         energies = as_type_of(buffer, d0) if in_result else buffer
+        if streamed:
+            grads = (as_type_of(d0, buffer), as_type_of(d1, buffer_of_second), d2)
         step = BLOCK if long else columns
         if indexed and (check or divisor == 0.0):
             strange, counted = survey(y, weight, columns, ignore, check, count, board)
@@ -82,8 +103,9 @@ def along(maths: RowMaths, long: bool, replaces: bool = False) -> Callable[..., 
         k = claim(board, 1)
         while k < chunks:
             total = 0.0
-            last = share(count, k + 1, chunks)
-            for first in range(share(count, k, chunks), last, together):
+            start, last = share(count, k, chunks), share(count, k + 1, chunks)
+            waiting = beyond_line(d0, start * columns) if streamed else 0
+            for first in range(start, last, together):
                 n = min(together, last - first)
                 top = top_of_second = T(0)
                 energy = energy_of_second = T(0)
@@ -91,8 +113,10 @@ def along(maths: RowMaths, long: bool, replaces: bool = False) -> Callable[..., 
                 if softmax and (needed or (n == 2 and is_counted(label_at(y, first + 1), columns, ignore))):
                     base = first * columns
                     if long:
-                        at = base if in_result else 0
-                        top, energy = of_blocks(x, base, columns, keep, energies, at, references, factors, t, grads)
+                        at = base if in_result else waiting
+                        top, energy = of_blocks(
+                            x, base, columns, keep, energies, at, references, factors, t, grads, streamed
+                        )
                     elif n == 2:
                         top, energy, top_of_second, energy_of_second = of_two_rows(x, base, columns, keep, energies)
                     else:
@@ -102,14 +126,15 @@ def along(maths: RowMaths, long: bool, replaces: bool = False) -> Callable[..., 
                         top, energy = top_of_second, energy_of_second
                     r = first + i
                     base = r * columns
-                    at = base if in_result else i * columns
+                    at = base if in_result else (waiting if streamed else i * columns)
+                    into = at if streamed else base
                     label = label_at(y, r)
                     if indexed and not is_counted(label, columns, ignore):
                         blank = T(0) if label == ignore else T(np.nan)
                         store(values, r, blank)
                         total += blank
                         for j in range(columns):
-                            store_each(grads, base + j, (blank, blank, blank), T(1))
+                            store_each(grads, into + j, (blank, blank, blank), T(1))
                             store(second, base + j, blank)
                         continue
 
@@ -155,13 +180,19 @@ def along(maths: RowMaths, long: bool, replaces: bool = False) -> Callable[..., 
                             p = load(energies, at + j) * part if softmax else T(0)
                             w = load_or(weight, j, T(1))
                             slopes, curvature = entry(z, p, load_or(t, base + j, T(1)), w, False, coefs, numbers)
-                            store_each(grads, base + j, slopes, g)
+                            store_each(grads, into + j, slopes, g)
                             store(second, base + j, g * curvature)
                     if indexed:
                         # The target's entry once more: no test for it in the loop above.
                         slopes, curvature = entry(zy, py, T(0), wy, True, coefs, numbers)
-                        store_each(grads, base + label, slopes, g)
+                        store_each(grads, into + label, slopes, g)
                         store(second, base + label, g * curvature)
+                if streamed:
+                    drain(buffer_of_second, waiting, columns, d1, first * columns, first == start)
+                    waiting = drain(buffer, waiting, columns, d0, first * columns, first == start)
+            if streamed:
+                close(buffer_of_second, waiting, d1, last * columns)
+                close(buffer, waiting, d0, last * columns)
             put(board, 1, k, total)
             k = claim(board, 1)
         return -1, combined(board, 1) / divisor if lead else 0.0

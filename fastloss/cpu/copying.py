@@ -1,4 +1,7 @@
-"""The yardstick: one read of a call's inputs and one write of its gradients, by the threads that run the losses."""
+"""The yardstick: one read of a call's inputs and one write of its gradients, by the threads that run the losses.
+
+It writes past the caches where losses of elements do (``streaming.py``).
+"""
 
 from __future__ import annotations
 
@@ -9,28 +12,34 @@ from typing import Any
 import numpy as np
 
 from fastloss._jit import Kernel, kernel_part
-from fastloss.cpu.access import load_or, present, store
+from fastloss.cpu.access import LINE_BYTES, load_or, present, store, stream
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
+from fastloss.cpu.streaming import are_streamed
 
 SLOTS = 4
 
-
-@kernel_part()
-def _pass_over(source, sink, words, k, chunks):
-    """Copy chunk `k` of `source`, or read it where there is no sink; the sum keeps the reading alive."""
-    start, stop = share(words, k, chunks), share(words, k + 1, chunks)
-    total = np.uint64(0)
-    if present(sink):
-        for i in range(start, stop):
-            store(sink, i, load_or(source, i, total))
-    else:
-        for i in range(start, stop):
-            total += load_or(source, i, total)
-    return total
+# Words of a cache line. Chunks are whole lines.
+LINE = LINE_BYTES // 8
 
 
 @functools.cache
-def _kernel() -> Kernel:
+def _kernel(streamed: bool) -> Kernel:
+    write = stream if streamed else store
+
+    @kernel_part()
+    def _pass_over(source, sink, words, k, chunks):
+        """Copy chunk `k` of `source`, or read it where there is no sink; the sum keeps the reading alive."""
+        lines = (words + LINE - 1) // LINE
+        start, stop = share(lines, k, chunks) * LINE, min(share(lines, k + 1, chunks) * LINE, words)
+        total = np.uint64(0)
+        if present(sink):
+            for i in range(start, stop):
+                write(sink, i, load_or(source, i, total))
+        else:
+            for i in range(start, stop):
+                total += load_or(source, i, total)
+        return total
+
     def copy(a, b, c, d, to_a, to_b, to_c, to_d, sizes, board, lead):
         chunks = chunks_of(board)
         k = claim(board, 0)
@@ -43,7 +52,7 @@ def _kernel() -> Kernel:
             k = claim(board, 0)
         return combined(board, 0) if lead else 0.0
 
-    return Kernel("copy", copy)
+    return Kernel("copy_streamed" if streamed else "copy", copy)
 
 
 def run(sources: Sequence[Any], sinks: Sequence[Any]) -> None:
@@ -59,7 +68,7 @@ def run(sources: Sequence[Any], sinks: Sequence[Any]) -> None:
     words = [len(one) or len(other) for one, other in zip(read, written, strict=True)]
     sizes = (*words, *[0] * len(missing))
     # Kernels count work in elements of a plain loss, one float32 read: half a word.
-    _kernel()(max(sizes), 2 * sum(sizes), *read, *missing, *written, *missing, sizes)
+    _kernel(are_streamed(read, written))(max(sizes), 2 * sum(sizes), *read, *missing, *written, *missing, sizes)
 
 
 def _words(array: Any) -> Any:

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from numba.extending import overload
 
-from fastloss._jit import LEAN, Kernel, kernel_part
-from fastloss.cpu.access import cast, load, load_or, part, present, store, store_each
+from fastloss._jit import LEAN, Kernel, is_small, kernel_part
+from fastloss.cpu.access import cast, load, load_or, part, present, store, store_each, stream, stream_each
 from fastloss.cpu.emission import is_absent
 from fastloss.cpu.instructions import interleaved, separate_arrays, vector_function, wide_vectors
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 from fastloss.cpu.stack import TILE, tile_array
+from fastloss.cpu.streaming import are_streamed
 
 
 @kernel_part()
@@ -80,9 +81,10 @@ def _stage(window, layout, k, start, count, buffers):
     return gather
 
 
-def _tile_of(point: Callable[..., Any], arity: int) -> Callable[..., Any]:
+def _tile_of(point: Callable[..., Any], arity: int, streamed: bool) -> Callable[..., Any]:
     """Return the loop over `count` elements of contiguous operands; their values go to `tile` too."""
     fetch = (_one, _two, _three)[arity - 1]
+    write, write_each = (stream, stream_each) if streamed else (store, store_each)
 
     @kernel_part()
     def compute(a, b, c, weight, upstream, tile, values, grads, second, numbers, factor, first, count):
@@ -94,9 +96,9 @@ def _tile_of(point: Callable[..., Any], arity: int) -> Callable[..., Any]:
             w = load_or(weight, i, T(1))
             g = w * load_or(upstream, i, factor)
             store(tile, j, w * value)
-            store(values, i, w * value)
-            store_each(grads, i, slopes, g)
-            store(second, i, g * curvature)
+            write(values, i, w * value)
+            write_each(grads, i, slopes, g)
+            write(second, i, g * curvature)
         interleaved(4)
 
     return compute
@@ -113,7 +115,7 @@ def _are_hard(targets, first, count, like):
     return hard
 
 
-def _span_of(point: Callable[..., Any], arity: int) -> Callable[..., Any]:
+def _span_of(point: Callable[..., Any], arity: int, streamed: bool = False) -> Callable[..., Any]:
     """Return the loop over elements start ... stop of contiguous operands; it returns the sum of the values.
 
     The values of a tile go to the stack before they are summed: a float64 sum in the loop itself would halve the lanes
@@ -122,10 +124,10 @@ def _span_of(point: Callable[..., Any], arity: int) -> Callable[..., Any]:
     The caches find the streams by themselves: asking them for the next tile's operands and results, or for the place of
     the results alone, made losses of 2**24 elements on two threads 10 to 40 % slower.
     """
-    compute = _tile_of(point, arity)
+    compute = _tile_of(point, arity, streamed)
     hard = getattr(point, "hard", None)
     has_hard = hard is not None
-    compute_hard = compute if hard is None else _tile_of(hard, arity)
+    compute_hard = compute if hard is None else _tile_of(hard, arity, streamed)
 
     @kernel_part()
     def span(a, b, c, weight, upstream, values, grads, second, numbers, factor, start, stop):
@@ -146,18 +148,22 @@ def _span_of(point: Callable[..., Any], arity: int) -> Callable[..., Any]:
 
 
 @functools.cache
-def contiguous_kernel(point: Callable[..., Any], arity: int) -> Kernel:
-    """Return the kernel of a loss over contiguous arrays of one length."""
-    span = _span_of(point, arity)
+def contiguous_kernel(point: Callable[..., Any], arity: int, streamed: bool = False) -> Kernel:
+    """Return the kernel of a loss over contiguous arrays of one length.
+
+    Chunks are whole tiles, so that the tiles of results that are `streamed` begin at lines.
+    """
+    span = _span_of(point, arity, streamed)
 
     def elementwise(a, b, c, weight, upstream, values, d_a, d_b, d_c, second, params, scale, board, lead):
         like = load(a, 0)
         T = type(like)
         numbers = cast(params, like)
+        tiles = (a.size + TILE - 1) // TILE
         chunks = chunks_of(board)
         k = claim(board, 0)
         while k < chunks:
-            start, stop = share(a.size, k, chunks), share(a.size, k + 1, chunks)
+            start, stop = share(tiles, k, chunks) * TILE, min(share(tiles, k + 1, chunks) * TILE, a.size)
             total = span(
                 a, b, c, weight, upstream, values, (d_a, d_b, d_c), second, numbers, T(scale), start, stop
             )
@@ -165,7 +171,19 @@ def contiguous_kernel(point: Callable[..., Any], arity: int) -> Kernel:
             k = claim(board, 0)
         return combined(board, 0) if lead else 0.0
 
-    return Kernel(f"elementwise_{point.__name__}", elementwise)
+    return Kernel(f"elementwise_{'streamed_' if streamed else ''}{point.__name__}", elementwise)
+
+
+def launcher(point: Callable[..., Any], arity: int, size: int) -> Callable[..., Any]:
+    """Return what runs a loss over contiguous arrays of `size` elements, which have the same types each time."""
+    if is_small(size):
+        return contiguous_kernel(point, arity).launcher(size, size)
+
+    def launch(*args: Any) -> Any:
+        streamed = are_streamed(args[:5], args[5:10])
+        return contiguous_kernel(point, arity, streamed)(size, size, *args)
+
+    return launch
 
 
 @functools.cache
@@ -184,10 +202,11 @@ def staged_kernel(point: Callable[..., Any], arity: int) -> Kernel:
         T = type(like)
         numbers = cast(params, like)
         buffers = np.empty((5, TILE), T)
+        tiles = (size + TILE - 1) // TILE
         chunks = chunks_of(board)
         k = claim(board, 0)
         while k < chunks:
-            start, stop = share(size, k, chunks), share(size, k + 1, chunks)
+            start, stop = share(tiles, k, chunks) * TILE, min(share(tiles, k + 1, chunks) * TILE, size)
             total = 0.0
             for i in range(start, stop, TILE):
                 n = min(TILE, stop - i)
@@ -246,7 +265,7 @@ def run(
     if contiguous:
         if first.ndim != 1:
             inputs = tuple([a if type(a) is tuple else a.reshape(-1) for a in inputs])
-        total = contiguous_kernel(point, len(operands))(size, size, *inputs, *outputs, params, factor)
+        total = launcher(point, len(operands), size)(*inputs, *outputs, params, factor)
     else:
         windows, layout = _windows(inputs, first.shape)
         total = staged_kernel(point, len(operands))(size, size, *windows, layout, *outputs, params, factor, size)

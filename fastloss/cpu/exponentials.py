@@ -58,12 +58,12 @@ def of_two_rows(x, start, count, keep, energies):
 
 
 @kernel_part(fastmath=FASTMATH, forceinline=True)
-def of_blocks(x, start, count, keep, energies, at, references, factors, operand, results):
+def of_blocks(x, start, count, keep, energies, at, references, factors, operand, results, streamed):
     """Return what :func:`of_row` does, of a long row, whose exponentials go to `energies` from place `at` on.
 
     Exponentials are relative to the largest entry up to and with their block; what they must be multiplied by goes to
     `factors`, a number for each block, and so much room has `references`. `operand` and `results` are what is read and
-    written soon in the same places as the entries.
+    written soon in the same places as the entries; past the caches if `streamed`.
     """
     T = type(load(x, start))
     top = T(-np.inf)
@@ -80,8 +80,9 @@ def of_blocks(x, start, count, keep, energies, at, references, factors, operand,
                 fetch(x, ahead + near)
                 if count <= LONGEST_FETCHED:
                     fetch(operand, start + near)
-                    fetch_to_write(results[0], start + near)
-                    fetch_to_write(results[1], start + near)
+                    if not streamed:
+                        fetch_to_write(results[0], start + near)
+                        fetch_to_write(results[1], start + near)
             total += _sum_of(x, start, burst, until, reference, keep, energies, at)
         references[begin // BLOCK] = reference
         factors[begin // BLOCK] = total

@@ -13,7 +13,7 @@ import numpy as np
 
 from fastloss._jit import kernel_part
 from fastloss._spec import RowMaths
-from fastloss.cpu.access import cast, label_at, load, load_or, store, store_each
+from fastloss.cpu.access import cast, clear, label_at, load, load_or, present, store, store_each
 from fastloss.cpu.instructions import vector_function
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
 from fastloss.cpu.stack import LANES, lane_array
@@ -23,26 +23,31 @@ from fastloss.cpu.tiles import place_of
 # Entries of a tile of rows that lie end to end: the cache lines that were cleared are still at hand for what is not 0.
 TILE_ENTRIES = 1 << 14
 
-
-@kernel_part(forceinline=True)
-def _clear(grads, second, first, count, zero):
-    for i in range(first, first + count):
-        store_each(grads, i, (zero, zero, zero), zero)
-        store(second, i, zero)
+# Entries from which a stretch is cleared by the C library rather than by a loop. nll_loss of 2**22 entries on two
+# threads of an EPYC, time with the library beside that with a loop: 1.15 at 16 classes, which are 2**11 entries at a
+# time, 1.0 at 24, 0.85 at 48, 0.75 at 100; 0.73 at 32000.
+CLEARED_FROM = 3 << 10
 
 
 @kernel_part()
-def _clear_rows(grads, second, row, n, columns, inner, zero):
+def _clear_rows(array, row, n, columns, inner, zero):
     """Write zeros to rows row ... row + n, along the memory they lie in."""
+    if not present(array):
+        return
+    if inner == 1 and n * columns >= CLEARED_FROM:
+        clear(array, row * columns, n * columns)
+        return
     if inner == 1:
-        _clear(grads, second, row * columns, n * columns, zero)
+        for i in range(row * columns, (row + n) * columns):
+            store(array, i, zero)
         return
     done = 0
     while done < n:
         run = min(n - done, inner - (row + done) % inner)
         first = place_of(row + done, columns, inner)
         for j in range(columns):
-            _clear(grads, second, first + j * inner, run, zero)
+            for i in range(first + j * inner, first + j * inner + run):
+                store(array, i, zero)
         done += run
 
 
@@ -82,7 +87,10 @@ def gather(maths: RowMaths) -> Callable[..., Any]:
                     label = label_at(y, tile + l)
                     known = label if is_counted(label, columns, ignore) else 0
                     entries[l] = load(x, place_of(tile + l, columns, inner) + known * inner)
-                _clear_rows(grads, second, tile, n, columns, inner, T(0))
+                _clear_rows(d0, tile, n, columns, inner, T(0))
+                _clear_rows(d1, tile, n, columns, inner, T(0))
+                _clear_rows(d2, tile, n, columns, inner, T(0))
+                _clear_rows(second, tile, n, columns, inner, T(0))
                 for l in range(n):
                     r = tile + l
                     label = label_at(y, r)

@@ -15,7 +15,8 @@ from numba import types
 from numba.core import cgutils
 
 from fastloss._jit import kernel_part
-from fastloss.cpu.access import load, widen
+from fastloss.cpu.access import load
+from fastloss.cpu.conversions import widen
 from fastloss.cpu.emission import emits, pointer_to
 from fastloss.cpu.instructions import maximum
 

@@ -6,18 +6,21 @@ The second pass finds the row in the L1 cache, so memory is read once and writte
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
-from fastloss._jit import Kernel
+from fastloss._jit import Kernel, is_small
 from fastloss._spec import PairMaths
-from fastloss.cpu.access import cast, load, load_or, store, store_each
+from fastloss.cpu.access import cast, load, load_or, store, store_each, stream, stream_each
 from fastloss.cpu.instructions import maximum, vector_function
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
+from fastloss.cpu.streaming import are_streamed
 
 
 @functools.cache
-def kernel(maths: PairMaths) -> Kernel:
-    """Return the kernel of a loss of vectors."""
+def kernel(maths: PairMaths, streamed: bool = False) -> Kernel:
+    """Return the kernel of a loss of vectors; of vectors of whole lines if the derivatives are `streamed`."""
+    write, write_each = (stream, stream_each) if streamed else (store, store_each)
     peaks, has_peaks = maths.peaks, maths.peaks is not None
     terms, finish, entry = maths.terms, maths.finish, maths.entry
 
@@ -61,13 +64,25 @@ def kernel(maths: PairMaths) -> Kernel:
                 g = load_or(upstream, r, factor)
                 for j in range(base, base + columns):
                     slopes, curvature = entry(load(a, j), load_or(b, j, T(0)), load_or(c, j, T(0)), coefs, numbers)
-                    store_each(grads, j, slopes, g)
-                    store(second, j, g * curvature)
+                    write_each(grads, j, slopes, g)
+                    write(second, j, g * curvature)
             put(board, 0, k, total)
             k = claim(board, 0)
         return combined(board, 0) if lead else 0.0
 
-    return Kernel(f"pairwise_{maths.finish.__name__}_{maths.entry.__name__}", pairwise)
+    return Kernel(f"pairwise_{'streamed_' if streamed else ''}{maths.finish.__name__}_{maths.entry.__name__}", pairwise)
+
+
+def launcher(maths: PairMaths, count: int, columns: int) -> Callable[..., Any]:
+    """Return what runs a loss over `count` vectors of `columns` components, of the same types each time."""
+    work = count * columns
+    if is_small(work):
+        return kernel(maths).launcher(count, work)
+
+    def launch(*args: Any) -> Any:
+        return kernel(maths, are_streamed(args[:5], args[6:10], columns))(count, work, *args)
+
+    return launch
 
 
 def run(
@@ -90,8 +105,8 @@ def run(
     """
     count, columns = shape
     a, b, c = (*operands, (), ())[:3]
-    total = kernel(maths)(
-        count, count * columns, a, b, c, target, upstream, values, *grads, second,
+    total = launcher(maths, count, columns)(
+        a, b, c, target, upstream, values, *grads, second,
         params, scale / divisor, count, columns,
     )  # fmt: skip
     return total / divisor

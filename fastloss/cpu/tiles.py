@@ -10,7 +10,8 @@ from numba import types
 from numba.extending import overload
 
 from fastloss._jit import LEAN, kernel_part
-from fastloss.cpu.access import as_elements, as_real, load, store
+from fastloss.cpu.access import load, store
+from fastloss.cpu.conversions import as_elements, as_real
 from fastloss.cpu.emission import emits, is_absent, pointer_to
 
 # Rows and columns of the blocks that are transposed in registers. AVX2 has 16 of 8 floats, which hold 8 x 8.

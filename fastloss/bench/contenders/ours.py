@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import numpy as np
-
 from fastloss._config import config
 from fastloss._transforms import value_and_grad
 from fastloss.bench.cases import Case
@@ -36,15 +34,16 @@ def _fresh(case: Case) -> Prepared:
     return Prepared(call_of(case), outcome)
 
 
-def _values(case: Case) -> Any:
-    """Return an array for the values of a function that has no reduction, None for a loss."""
-    value, _ = call_of(case)()
-    return case.place.zeros_like(value) if value.ndim else None
+def _results(case: Case) -> tuple[Any, dict[str, Any]]:
+    """Return what a call returns: values where there is no reduction, else None, and the gradients by name."""
+    value, gradients = call_of(case)()
+    several = gradients if isinstance(gradients, tuple) else (gradients,)
+    return value if value.ndim else None, dict(zip(case.wrt, several, strict=True))
 
 
 def _reused(case: Case) -> Prepared:
-    given, values = case.gradients(), _values(case)
-    grad_out = given[0] if len(given) == 1 else tuple(given)
+    values, given = _results(case)
+    grad_out = tuple(given.values()) if len(given) > 1 else given[case.wrt[0]]
     call: Any = call_of(case)
     return Prepared(functools.partial(call, grad_out=grad_out, out=values), outcome)
 
@@ -67,8 +66,8 @@ def _copy(case: Case) -> Prepared | None:
     """One read of the inputs and one write of the gradients, and of values where there is no reduction."""
     if case.place is not HOST:
         return _copy_of_tensors(case)
-    sources, values = case.arrays(), _values(case)
-    sinks = [None if name not in case.wrt else np.zeros_like(array) for name, array in case.operands.items()]
+    values, given = _results(case)
+    sources, sinks = case.arrays(), [given.get(name) for name in case.operands]
     if values is not None:
         sources, sinks = [*sources, None], [*sinks, values]
     if len(sources) > copying.SLOTS:
@@ -80,7 +79,7 @@ def _copy_of_tensors(case: Case) -> Prepared:
     """As many bytes, half of them read and half of them written, by the library's own copy."""
     import torch
 
-    values = _values(case)
+    values, _ = _results(case)
     moved = case.moved() + (0 if values is None else values.nbytes)
     source = torch.ones(moved // 2, dtype=torch.uint8, device=case.place.device)
     return Prepared(functools.partial(torch.zeros_like(source).copy_, source))
