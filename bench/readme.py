@@ -38,8 +38,22 @@ LABELS = {
     "numpy": "NumPy",
 }
 OTHERS = ("torch", "compile", "jax", "sklearn", "numpy")
-# Pictures of bench/plot.py that are shown where they are there, and what they show.
+# Pictures of bench/plot.py that are shown where they are there, and what they show; and those that the page of details
+# shows too, of the file itself and of the growth beside it.
 FIGURES = {"speedup": "how many times longer others take, loss by loss and size by size"}
+FURTHER = {
+    "copy": "speed of every loss as a share of that of a copy of the same bytes",
+    "latency": "small calls of every loss",
+}
+GROWTH = {
+    "elements": "time against N",
+    "elements-share": "speed against N, as a share of that of a copy",
+    "elements-memory": "memory against N",
+    "classes": "time against C",
+    "classes-share": "speed against C, as a share of that of a copy",
+    "classes-memory": "memory against C",
+    "threads": "one thread against all",
+}
 
 # Forms of a small call (mode "latency"), in the order of the table.
 FORMS = {
@@ -113,7 +127,7 @@ def results_text(path: Path | None) -> str:
         summary_table(sizes),
         latency_text(rows),
         first_calls(sizes),
-        *figures_of(path, "bench/results/"),
+        *figures_of(path, FIGURES, "bench/results/"),
     ]
     return "\n\n".join(filter(None, parts))
 
@@ -130,7 +144,11 @@ def details() -> str:
         rows = [row for row in read(path) if row["mode"] == "sizes"]
         heading = f"## {rows[0]['machine']}, {rows[0]['threads']} threads"
         parts += [heading, f"{machine_of(rows[0])}; from [{path.name}]({path.name}).", losses_of(rows)]
-        parts += figures_of(path, "")
+        parts += figures_of(path, {**FIGURES, **FURTHER})
+        grown = path.with_name(f"{path.stem}-growth.csv")
+        if grown.exists():
+            parts.append(f"Growth, measured on {read(grown)[0]['date']}; from [{grown.name}]({grown.name}).")
+            parts += figures_of(grown, GROWTH)
     return "\n\n".join(parts) + "\n"
 
 
@@ -140,9 +158,9 @@ def machine_of(row: Row) -> str:
     return f"{row['machine']}, {row['threads']} threads, float32, {row['date']},\n{', '.join(versions)}"
 
 
-def figures_of(path: Path, folder: str) -> list[str]:
+def figures_of(path: Path, kinds: Mapping[str, str], folder: str = "") -> list[str]:
     """Return the pictures of a results file that are there, as links that begin with `folder`."""
-    pictures = {path.with_name(f"{path.stem}-{kind}.png"): text for kind, text in FIGURES.items()}
+    pictures = {path.with_name(f"{path.stem}-{kind}.png"): text for kind, text in kinds.items()}
     return [f"![{text}]({folder}{picture.name})" for picture, text in pictures.items() if picture.exists()]
 
 

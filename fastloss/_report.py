@@ -66,14 +66,16 @@ def _cores() -> int:
 
 
 def _processor() -> str:
-    """Return the name of the processor as the system gives it."""
+    """Return the name of the processor as the system gives it, with its family where that says nothing of its age."""
     with_name = Path("/proc/cpuinfo")
-    if with_name.exists():
-        for line in with_name.read_text(errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
+    text = with_name.read_text(errors="replace") if with_name.exists() else ""
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
+    name = facts.get("model name")
+    if name is None:
+        return platform.processor() or platform.machine()
+    if any(letter.isdigit() for letter in name) or "cpu family" not in facts:
+        return name
+    return f"{name} (family {facts['cpu family']}, model {facts.get('model', '?')})"
 
 
 def _simd() -> str:

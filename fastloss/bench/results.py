@@ -42,11 +42,25 @@ def machine() -> dict[str, str]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
+    blas = _blas()
+    if blas:
+        found["BLAS"] = blas
     compiler = os.environ.get("CXX") or shutil.which("g++")
     if compiler:
         shown = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
         found["C++ compiler"] = shown.partition("\n")[0]
     return found
+
+
+def _blas() -> str:
+    """Return the library of NumPy's matrix products, and the kind of CPU that it takes this one for."""
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        return ""
+    parts = ("internal_api", "version", "architecture")
+    found = [" ".join(str(one.get(part)) for part in parts) for one in threadpool_info() if one["user_api"] == "blas"]
+    return next(iter(found), "")
 
 
 class Results:
