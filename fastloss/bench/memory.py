@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import gc
 import os
+import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,9 @@ def _traced(call: Call) -> float:
             call()
         _, peak = tracemalloc.get_traced_memory()
     finally:
+        # A helper thread that just leaves the call allocates without the interpreter's lock, and crashes Python before
+        # 3.12.9 if the tracing ends meanwhile (python/cpython issue 128679).
+        time.sleep(HOST.settle)
         tracemalloc.stop()
     return float(peak - before)
 
