@@ -1,8 +1,7 @@
 """How kernels read and write memory: absent arrays, half types and integers alike.
 
-An absent array is ``()``. Reading it gives the neutral element, writing to it does nothing. float16 arrives as its
-int16 bits and bfloat16 as its uint16 bits (true integers of those widths never reach a kernel, see ``_dispatch.py``);
-both are computed in float32.
+An absent array is ``()``. Reading it gives the neutral element, writing to it does nothing. Half types arrive as
+integers (``conversions.py``); true integers of those widths never reach a kernel, see ``_dispatch.py``.
 """
 
 from __future__ import annotations
