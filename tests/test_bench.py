@@ -44,7 +44,7 @@ def test_the_small_case_of_a_loss_runs_and_reused_equals_fresh(name):
     case = small(name)
     function = fl.value_and_grad(case.loss.function, case.wrt)
     value, fresh = function(*case.arrays(), **case.options)
-    given = tuple(case.gradients())
+    given = tuple(np.zeros_like(case.operands[name]) for name in case.wrt)
     _, reused = function(*case.arrays(), **case.options, grad_out=given)
     assert np.isfinite(value).all()
     for new, old, returned in zip(fresh, given, reused, strict=True):

@@ -73,10 +73,6 @@ class Case(NamedTuple):
         """Return every array that the call reads."""
         return list(self.operands.values())
 
-    def gradients(self) -> list[Any]:
-        """Return an array for each gradient, touched."""
-        return [self.place.zeros_like(self.operands[name]) for name in self.wrt]
-
 
 def case_of(loss: Loss, size: str, extent: Extent | None = None, place: Host = HOST) -> Case | None:
     """Return the case of a loss at an extent (that of `size` by default); None for one that no recipe here covers."""

@@ -49,10 +49,6 @@ class Host:
         """Return a NumPy array as one of this place; floating-point numbers get its dtype."""
         return array
 
-    def zeros_like(self, array: Any) -> Any:
-        """Return zeros, in memory that has been written."""
-        return np.zeros_like(array) + array.dtype.type(0)
-
     def synchronize(self) -> None:
         """Wait until everything that was started is done."""
 
@@ -97,12 +93,6 @@ class Tensors(Host):
 
         tensor = torch.from_numpy(array)
         return tensor.to(self.device, getattr(torch, self.dtype) if tensor.is_floating_point() else tensor.dtype)
-
-    def zeros_like(self, array: Any) -> Any:
-        """Return zeros, in memory that has been written."""
-        import torch
-
-        return torch.zeros_like(array).add_(0)
 
     def synchronize(self) -> None:
         """Wait until the device is done."""
