@@ -145,8 +145,8 @@ def test_long_rows_whose_largest_entry_changes(slope, hidden, dtype, rng):
     np.testing.assert_allclose(smooth, expected.astype(float), 1e-4 if dtype is np.float32 else 1e-10, atol=tolerance)
 
 
-@pytest.mark.parametrize("classes", [64, 100, 112, 113, 300])
-@pytest.mark.parametrize("rows", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("classes", [64, 100, 113, 300])
+@pytest.mark.parametrize("rows", [1, 3, 4, 5, 11])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
 def test_neighbouring_rows_do_not_touch_each_other(rows, classes, dtype, rng):
     logits = (3 * rng.standard_normal((rows, classes))).astype(dtype)

@@ -69,6 +69,7 @@ long = np.full(40_000, 0.5, np.float32), np.zeros(40_000, np.float32)
 for call, args in [
     (fastloss.mse_loss, long),
     (fastloss.binary_cross_entropy_with_logits, long),
+    (fastloss.cross_entropy, (np.zeros((400, 100), np.float32), np.zeros(400, np.int64))),
     (fastloss.cross_entropy, (np.zeros((40, 1000), np.float32), np.zeros(40, np.int64))),
     (fastloss.triplet_margin_loss, (np.zeros((400, 112), np.float32),) * 3),
 ]:
@@ -107,6 +108,7 @@ STREAMED = {
     "elementwise_streamed_bce_with_logits": 1,
     "pairwise_streamed_triplet_l2_row_triplet_l2_entry": 3,
     "rowwise_streamed_ce_row_ce_entry": 1,
+    "rowwise_streamed_long_ce_row_ce_entry": 1,
 }
 
 

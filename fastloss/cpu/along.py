@@ -15,6 +15,7 @@ from fastloss.cpu.access import (
     borrowed,
     cast,
     fetch,
+    fetch_to_write,
     label_at,
     load,
     load_or,
@@ -23,10 +24,11 @@ from fastloss.cpu.access import (
     store,
     store_each,
 )
-from fastloss.cpu.exponentials import BLOCK, of_blocks, of_row, of_two_rows
-from fastloss.cpu.instructions import vector_function
+from fastloss.cpu.exponentials import BLOCK, TOGETHER, of_blocks, of_rows, tops_of_rows
+from fastloss.cpu.instructions import interleaved, vector_function
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
-from fastloss.cpu.streaming import beyond_line, close, drain
+from fastloss.cpu.stack import lane_array
+from fastloss.cpu.streaming import beyond_line, close, drain, from_line
 from fastloss.cpu.survey import is_counted, survey
 from fastloss.losses.scalars import exp_difference, log_sum
 
@@ -34,19 +36,18 @@ from fastloss.losses.scalars import exp_difference, log_sum
 # exponentials have one factor.
 TERMS_BLOCK = 512
 
-# Bytes of exponentials up to which those of two rows are computed in one loop: the one hides how long the other's
-# maximum and sum take. cross_entropy with AVX2, two threads, beside a row at a time: 0.87 to 0.94 of the time at 64
-# classes of float32, 0.92 to 0.95 at 100, 0.9 at both of float16; 1.05 at both of float64, and from 128 on of float32
-# as much or more, since more is read at once and then more computed.
-TWO_ROWS_BYTES = 448
+# Bytes of the numbers of a row up to which rows are computed together, as TOGETHER says. Of longer ones more is read
+# at once, and then more computed: cross_entropy of 26 MB on two threads, time beside a row at a time, 0.8 at 160
+# classes of float32, 0.85 at 200, 0.96 at 256, 1.0 at 300, 1.2 at 384; of float64 in cache 0.93 at 64, 1.05 at 128.
+TOGETHER_BYTES = 1100
 
-# Entries ahead of a short row at which the caches are asked for what is read next, and bytes of logits from which that
-# is done: a CPU's own prefetching seems to lose its way in rows. Time beside that without, two threads of an EPYC,
-# 6.5 million entries in rows of 100, 112 and 256: cross_entropy 0.9 to 1.0, 0.55 to 0.7 and 0.6 to 0.7;
-# multilabel_soft_margin_loss 0.6, 0.7 and 1.04; multi_margin_loss 0.63, 0.8 and 0.93. In the last cache 1.0 to 1.1.
-# To ask for the place in the results too gained cross_entropy nothing, and cost the one with two operands 1.3.
-FETCHED_AHEAD = 1024
+# Bytes of logits from which short rows of a softmax ask the caches for what they need soon, and how many entries ahead
+# for what they read and write: the CPU's own prefetching loses its way in rows that are read twice. Two threads of an
+# EPYC, 26 MB, time beside that without: 0.7 to 0.95 from 100 classes on, streamed or not. What fits the last cache took
+# 1.0 to 1.1 of the time, and multilabel_soft_margin_loss, which has two operands and much to compute, 1.0 to 1.2.
 FETCHED_FROM = 16 << 20
+READ_AHEAD = 2048
+WRITTEN_AHEAD = 512
 
 
 @kernel_part(forceinline=True)
@@ -72,8 +73,10 @@ def along(maths: RowMaths, long: bool, replaces: bool = False, streamed: bool = 
     share of a copy: 58 and 70 % at 128256 classes, 70 and 78 % at 32000, 70 and 72 % at 1000. They need a buffer if the
     result is of another type, or `replaces` an operand.
 
-    Long rows may be `streamed` past the caches: their first two results, which begin at a line and have the type of the
+    Rows may be `streamed` past the caches: their first two results, which begin at a line and have the type of the
     arithmetic. They are computed where the exponentials lie, and in a buffer of their own.
+
+    Of short rows several are computed together, and the largest entries of those that follow before these are finished.
     """
     terms, has_terms = maths.terms, maths.terms is not None
     finish, entry, softmax, indexed = maths.finish, maths.entry, maths.softmax, maths.indexed
@@ -93,11 +96,14 @@ def along(maths: RowMaths, long: bool, replaces: bool = False, streamed: bool = 
         blocks = (columns + BLOCK - 1) // BLOCK if softmax and long else 0
         references, factors = np.empty(blocks, T), np.empty(blocks, T)
         in_result = long and not replaces and not streamed and of_one_type(d0, factors)
-        far = not long and x.size * x.itemsize >= FETCHED_FROM
-        together = 2 if softmax and not long and columns * factors.itemsize <= TWO_ROWS_BYTES else 1
-        room = together * columns + (LINE if streamed else 0)
-        buffer = np.empty(room if streamed or (keep and not in_result) else 0, T)
-        buffer_of_second = np.empty(room if streamed and present(d1) else 0, T)
+        far = softmax and not long and x.size * x.itemsize >= FETCHED_FROM
+        together = TOGETHER if not long and columns * factors.itemsize <= TOGETHER_BYTES else 1
+        # Rows whose exponentials begin at a line are stored faster, but streamed ones have to follow each other.
+        stride = columns if streamed else (columns + LINE - 1) // LINE * LINE
+        room = together * stride + LINE
+        buffer = from_line(np.empty((room if streamed or (keep and not in_result) else 0) + LINE, T))
+        buffer_of_second = from_line(np.empty((room if streamed and present(d1) else 0) + LINE, T))
+        tops, next_tops, sums = lane_array(like), lane_array(like), lane_array(like)
         energies = as_type_of(buffer, d0) if in_result else buffer
         if streamed:
             grads = (as_type_of(d0, buffer), as_type_of(d1, buffer_of_second), d2)
@@ -114,34 +120,40 @@ def along(maths: RowMaths, long: bool, replaces: bool = False, streamed: bool = 
         while k < chunks:
             total = 0.0
             start, last = share(count, k, chunks), share(count, k + 1, chunks)
-            waiting = beyond_line(d0, start * columns) if streamed else 0
+            held = beyond_line(d0, start * columns) if streamed else 0
+            if softmax and not long:
+                tops_of_rows(x, start * columns, min(together, last - start), columns, next_tops)
             for first in range(start, last, together):
                 n = min(together, last - first)
-                top = top_of_second = T(0)
-                energy = energy_of_second = T(0)
-                needed = not indexed or is_counted(label_at(y, first), columns, ignore)
-                if far:
-                    for near in range(first * columns + FETCHED_AHEAD, (first + n) * columns + FETCHED_AHEAD, LINE):
-                        fetch(x, near)
-                        fetch(t, near)
-                if softmax and (needed or (n == 2 and is_counted(label_at(y, first + 1), columns, ignore))):
-                    base = first * columns
-                    if long:
-                        at = base if in_result else waiting
-                        top, energy = of_blocks(
-                            x, base, columns, keep, energies, at, references, factors, t, grads, streamed
-                        )
-                    elif n == 2:
-                        top, energy, top_of_second, energy_of_second = of_two_rows(x, base, columns, keep, energies)
-                    else:
-                        top, energy = of_row(x, base, columns, keep, energies)
+                base = first * columns
+                needed = not indexed
                 for i in range(n):
-                    if i > 0:
-                        top, energy = top_of_second, energy_of_second
+                    tops[i] = next_tops[i]
+                    needed |= is_counted(label_at(y, first + i), columns, ignore)
+                if softmax and long and needed:
+                    at = base if in_result else held
+                    tops[0], sums[0] = of_blocks(
+                        x, base, columns, keep, energies, at, references, factors, t, grads, streamed
+                    )
+                elif softmax and not long:
+                    if needed:
+                        of_rows(x, base, n, columns, tops, keep, energies, held, stride, sums)
+                    # Here neither their last steps nor those of the sums are waited for: 0.9 to 0.95 of the time.
+                    rest = min(together, last - first - n)
+                    tops_of_rows(x, base + n * columns, rest, columns, next_tops)
+                for i in range(n):
+                    top, energy = (tops[i], sums[i]) if softmax else (T(0), T(0))
                     r = first + i
                     base = r * columns
-                    at = base if in_result else (waiting if streamed else i * columns)
+                    at = base if in_result else held + i * stride
                     into = at if streamed else base
+                    if far:
+                        for near in range(base, base + columns, LINE):
+                            fetch(x, near + READ_AHEAD)
+                            fetch(t, near + READ_AHEAD)
+                            if softmax and not streamed:
+                                fetch_to_write(d0, near + WRITTEN_AHEAD)
+                                fetch_to_write(d1, near + WRITTEN_AHEAD)
                     label = label_at(y, r)
                     if indexed and not is_counted(label, columns, ignore):
                         blank = T(0) if label == ignore else T(np.nan)
@@ -201,12 +213,20 @@ def along(maths: RowMaths, long: bool, replaces: bool = False, streamed: bool = 
                         slopes, curvature = entry(zy, py, T(0), wy, True, coefs, numbers)
                         store_each(grads, into + label, slopes, g)
                         store(second, base + label, g * curvature)
+                # Not LLVM's four vectors at a time in the loops above, which leave up to 63 entries to narrower ones
+                # and to scalar code: with AVX-512 0.77 of the time of symmetric_cross_entropy, multi_margin_loss and
+                # multilabel_soft_margin_loss at 100 classes, 0.95 of cross_entropy, and up to 1.08 where four fit.
+                # A single one would be 0.75 of that at 80 classes, and 1.2 at 300 with AVX2.
+                if not long:
+                    interleaved(2)
                 if streamed:
-                    drain(buffer_of_second, waiting, columns, d1, first * columns, first == start)
-                    waiting = drain(buffer, waiting, columns, d0, first * columns, first == start)
+                    held += n * columns
+                    end = (first + n) * columns
+                    drain(buffer_of_second, held, d1, start * columns, end)
+                    held = drain(buffer, held, d0, start * columns, end)
             if streamed:
-                close(buffer_of_second, waiting, d1, last * columns)
-                close(buffer, waiting, d0, last * columns)
+                close(buffer_of_second, held, d1, last * columns)
+                close(buffer, held, d0, last * columns)
             put(board, 1, k, total)
             k = claim(board, 1)
         return -1, combined(board, 1) / divisor if lead else 0.0

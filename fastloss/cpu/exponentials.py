@@ -1,4 +1,4 @@
-"""The largest entry of a row and the exponentials relative to it, along the row."""
+"""The largest entries of rows and the exponentials relative to them, along the rows."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ from fastloss.losses.scalars import exp_difference, exp_nonpositive
 # halve the lanes of everything in it.
 BLOCK = 2048
 
+# Rows whose exponentials are computed in one loop: while one waits for an operation, the others have some.
+# cross_entropy in cache, time beside two rows at a time (64 and 100 classes) or one (120, 200 and 256): 0.9, 0.95, 0.8,
+# 0.9 and 0.93 with AVX-512, 0.93, 1.06, 0.8, 0.88 and 0.92 with AVX2.
+TOGETHER = 4
+
 # Reading, computing and writing in turn leaves the memory idle: while exponentials are computed, the next block or row
 # and the row's place in the results come into the cache, so many entries at a time.
 BURST = 256
@@ -26,35 +31,54 @@ LONGEST_FETCHED = 1 << 16
 def of_row(x, start, count, keep, energies):
     """Return the largest of `count` entries and the sum of their exponentials, which go to `energies` if `keep`."""
     top = row_maximum(x, start, start + count)
-    energy = 0.0
-    for begin in range(0, count, BLOCK):
-        energy += _sum_of(x, start, begin, min(begin + BLOCK, count), top, keep, energies, 0)
-    return top, type(top)(energy)
+    return top, _relative_to(top, x, start, count, keep, energies, 0)
 
 
 @kernel_part(fastmath=FASTMATH, forceinline=True)
-def of_two_rows(x, start, count, keep, energies):
-    """Return what :func:`of_row` does of each of two rows that follow each other, of BLOCK entries at most."""
+def tops_of_rows(x, start, n, count, tops):
+    """Write to `tops` the largest entry of each of `n` rows of `count` entries that follow each other."""
+    for i in range(n):
+        tops[i] = row_maximum(x, start + i * count, start + (i + 1) * count)
+
+
+@kernel_part(fastmath=FASTMATH, forceinline=True)
+def of_rows(x, start, n, count, tops, keep, energies, at, stride, sums):
+    """Write to `sums` the sum of the exponentials of each of `n` rows, TOGETHER at most, relative to its `tops`.
+
+    If `keep`, they go to `energies`, those of the first row from place `at` on, the others' `stride` further each.
+    """
+    if n == TOGETHER:
+        _of_four(x, start, count, tops, keep, energies, at, stride, sums)
+    else:
+        for i in range(n):
+            sums[i] = _relative_to(tops[i], x, start + i * count, count, keep, energies, at + i * stride)
+
+
+@kernel_part(fastmath=FASTMATH, forceinline=True)
+def _of_four(x, start, count, tops, keep, energies, at, stride, sums):
     wide_vectors()
-    other = start + count
-    T = type(load(x, start))
-    top = row_maximum(x, start, other)
-    top_of_second = row_maximum(x, other, other + count)
-    energy = T(0)
-    energy_of_second = T(0)
+    T = type(tops[0])
+    top_a, top_b, top_c, top_d = tops[0], tops[1], tops[2], tops[3]
+    sum_a = sum_b = sum_c = sum_d = T(0)
     for j in range(count):
-        first = exp_difference(load(x, start + j) - top)
-        second = exp_difference(load(x, other + j) - top_of_second)
+        a = exp_difference(load(x, start + j) - top_a)
+        b = exp_difference(load(x, start + count + j) - top_b)
+        c = exp_difference(load(x, start + 2 * count + j) - top_c)
+        d = exp_difference(load(x, start + 3 * count + j) - top_d)
         if keep:
-            store(energies, j, first)
-            store(energies, count + j, second)
-        energy += first
-        energy_of_second += second
-    # Two vectors of each row. Time beside that with LLVM's four, which leave up to 63 entries to narrower vectors and
-    # to scalar code, at 64, 80, 100 and 112 classes on two threads: 1.01, 1.01, 0.94 and 0.93 with AVX-512; 0.85, 0.85
-    # and 1.0 with AVX2 (not measured at 112).
-    interleaved(2)
-    return top, energy, top_of_second, energy_of_second
+            store(energies, at + j, a)
+            store(energies, at + stride + j, b)
+            store(energies, at + 2 * stride + j, c)
+            store(energies, at + 3 * stride + j, d)
+        sum_a += a
+        sum_b += b
+        sum_c += c
+        sum_d += d
+    interleaved(1)  # four chains are enough, and longer steps leave more to narrower vectors and to scalar code
+    sums[0] = sum_a
+    sums[1] = sum_b
+    sums[2] = sum_c
+    sums[3] = sum_d
 
 
 @kernel_part(fastmath=FASTMATH, forceinline=True)
@@ -96,6 +120,14 @@ def of_blocks(x, start, count, keep, energies, at, references, factors, operand,
         energy += factors[block] * factor
         factors[block] = factor
     return top, T(energy)
+
+
+@kernel_part(fastmath=FASTMATH, forceinline=True)
+def _relative_to(top, x, start, count, keep, energies, at):
+    energy = 0.0
+    for begin in range(0, count, BLOCK):
+        energy += _sum_of(x, start, begin, min(begin + BLOCK, count), top, keep, energies, at)
+    return type(top)(energy)
 
 
 @kernel_part(fastmath=FASTMATH, forceinline=True)

@@ -31,23 +31,24 @@ from fastloss.cpu.streaming import are_streamed
 
 # Classes from which a row fills the lanes by itself. What a loop along the row leaves to narrower vectors and to scalar
 # code costs more the more there is to compute. cross_entropy of 2**22 entries on two threads, time along beside across:
-# with AVX2 1.04 at 40 classes, 0.9 at 48, 1.1 at 55, 1.0 at 63, 0.76 at 64, 0.63 at 80; with AVX-512 1.3 at 32, 1.1 at
-# 48, 0.8 at 64, 0.6 at 80, 0.7 at 100. symmetric_cross_entropy, AVX2: 1.05 at 48, 1.3 at 55, 1.15 at 63.
-# multi_margin_loss, without exponentials, across and along in ns for an entry: 0.73 and 0.65 at 48 with AVX-512, 0.83
-# and 0.63 with AVX2.
-ALONG_FROM = 48
+# with AVX2 1.04 at 40 classes, 0.9 at 48, 1.1 at 55, 1.0 at 63, 0.84 at 64, 0.72 at 80; with AVX-512 1.4 at 32, 1.25 at
+# 48, 1.2 at 63, 0.76 at 64, 0.65 at 80, 0.68 at 100. symmetric_cross_entropy 1.05 at 48, 1.3 at 55, 1.15 at 63 with
+# AVX2, 1.6 from 32 to 63, 0.9 at 64, 0.76 at 100 with AVX-512. Without exponentials, at 20, 25, 32 and 40 classes:
+# multi_margin_loss 0.67, 0.55, 0.5 and 0.5 with AVX-512, 1.3, 0.7, 0.5 and 0.5 with AVX2; multilabel_soft_margin_loss
+# 1.3, 1.3, 0.55 and 0.7, and 0.8, 0.9, 0.55 and 0.7.
+ALONG_FROM = 32
 SOFTMAX_ALONG_FROM = 64
 
-# Classes from which the loop for long rows wins, which asks the caches for what comes next, in bursts. cross_entropy on
-# two threads, share of a copy, along against long, with AVX2: 54 and 37 % at 100 classes, 58 and 53 at 200, 63 and 59
-# at 320, 58 and 65 at 500, 57 and 72 at 1000, 59 and 72 at 32000. With AVX-512, in ns for an entry: 0.81 and 1.13 at
-# 160 classes, 0.67 and 0.80 at 256, 0.80 and 0.89 at 300, 0.71 and 0.59 at 400, 0.78 and 0.72 at 500.
-LONG_FROM = 400
+# Classes from which the loop for long rows wins, which reads a row block by block. Time beside that of short rows on
+# two threads of an EPYC, AVX-512, 26 MB: cross_entropy 1.2 at 500 classes, 1.1 at 600, 1.0 at 700, 0.88 at 1000,
+# log_softmax 1.05, 0.99, 0.87 and 0.88; in cache both 1.1 at all of them; with AVX2 cross_entropy 1.15 at 600, 0.97 at
+# 800. (Before short rows asked for what they need, they lost from 400 classes on with AVX-512, from 350 with AVX2.)
+LONG_FROM = 640
 
 # Classes of the longest rows whose results are written past the caches. A row is written when all of it has been read,
 # and the more there is to write the longer the next row waits. cross_entropy on two threads of an EPYC, time beside
-# that with ordinary stores: 0.82 at 400 classes, 0.81 at 1000, 0.91 at 4000, 1.14 at 8000, 1.11 at 16000; in shorter
-# rows 1.3 at 256 and 0.95 at 100. Where every entry has much arithmetic of its own, as in multilabel_soft_margin_loss,
+# that with ordinary stores: 1.0 at 64 and 100 classes, 0.95 at 112, 0.9 at 256, 0.81 at 1000, 0.91 at 4000, 1.14 at
+# 8000, 1.11 at 16000. Where every entry has much arithmetic of its own, as in multilabel_soft_margin_loss,
 # which has neither a softmax nor a label for the row, 1.15 at 1000.
 MOST_STREAMED = 1 << 12
 
@@ -62,15 +63,16 @@ CLEARED = 16
 def kernel(maths: RowMaths, layout: str) -> Kernel:
     """Return the kernel of a row loss.
 
-    `layout` is ``"along"``, ``"long"`` (the same for more classes), ``"replacing"`` (the same where the first result
-    replaces an operand), ``"streamed"`` (the same past the caches), ``"across"``, ``"strided"`` or ``"gather"``.
+    `layout` is ``"along"`` or ``"long"`` (for more classes), ``"streamed"`` or ``"streamed_long"`` (the same past the
+    caches), ``"replacing"`` (long, the first result replaces an operand), ``"across"``, ``"strided"`` or ``"gather"``.
     """
     if layout == "gather":
         body = gather(maths)
     elif layout in ("across", "strided"):
         body = across(maths, layout == "strided")
     else:
-        body = along(maths, layout != "along", layout == "replacing", layout == "streamed")
+        streamed = layout.startswith("streamed")
+        body = along(maths, layout not in ("along", "streamed"), layout == "replacing", streamed)
     return Kernel(f"rowwise_{layout}_{maths.finish.__name__}_{maths.entry.__name__}", body)
 
 
@@ -102,7 +104,8 @@ def launcher(maths: RowMaths, count: int, columns: int, inner: int = 1, replaces
     """
     layout, work = layout_of(maths, columns, inner, replaces), work_of(maths, count, columns, inner)
     units = count if inner == 1 else -(-count // (LANES if maths.sparse else STEP))
-    if is_small(work) or layout != "long" or columns > MOST_STREAMED or not (maths.softmax or maths.indexed):
+    past = {"along": "streamed", "long": "streamed_long"}.get(layout)
+    if is_small(work) or past is None or columns > MOST_STREAMED or not (maths.softmax or maths.indexed):
         return kernel(maths, layout).launcher(units, work)
 
     def launch(*args: Any) -> Any:
@@ -112,9 +115,10 @@ def launcher(maths: RowMaths, count: int, columns: int, inner: int = 1, replaces
             and type(d2) is type(second) is tuple
             and x.dtype == d0.dtype == (d0 if type(d1) is tuple else d1).dtype
             and x.dtype.kind == "f"  # half types travel as integers, and are no type of the arithmetic
+            and not _is_same(d0, x)  # whose lines the caches hold then
             and are_streamed((x, t, weight, upstream), (d0, d1))
         )
-        return kernel(maths, "streamed" if streamed else layout)(units, work, *args)
+        return kernel(maths, past if streamed else layout)(units, work, *args)
 
     return launch
 

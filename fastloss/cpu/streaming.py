@@ -31,7 +31,7 @@ from numba import types
 from numba.core import cgutils
 
 from fastloss._jit import kernel_part
-from fastloss.cpu.access import LINE_BYTES, load, store
+from fastloss.cpu.access import LINE_BYTES, load, part, store
 from fastloss.cpu.emission import emits, is_absent, pointer_to
 
 # Bytes that a call reads and writes from which its results are streamed. Time beside that with ordinary stores, as
@@ -57,7 +57,7 @@ def are_streamed(inputs: Iterable[Any], outputs: Iterable[Any], columns: int = L
 # -- rows that are no whole lines --------------------------------------------------------------------------------------
 #
 # They go past the caches by way of a buffer, where what a row leaves of a line waits for the row after: the buffer
-# holds `at` elements of a line that is not whole, and then those of the row.
+# holds the elements of a line that is not whole, and then those of the row, or of several.
 
 
 def per_line(array):
@@ -73,23 +73,31 @@ def _copy_lines(buffer, start, array, first, count):
 
 
 @kernel_part()
-def drain(buffer, at, count, array, first, opening):
-    """Write `count` elements of `buffer` from place `at` on to place `first` of `array`, as far as they fill lines.
+def from_line(array):
+    """Return what an array holds from its first line on."""
+    lanes = per_line(array)
+    return part(array, (lanes - beyond_line(array, 0)) % lanes, array.size)
 
-    Return how many are left, which then lie at the start of the buffer. `opening`: what the buffer holds before place
-    `at` is none of the array's, and `count` fills a line at least.
+
+@kernel_part()
+def drain(buffer, held, array, start, end):
+    """Write the first `held` elements of `buffer` to the places of `array` before `end`, as far as they fill lines.
+
+    Return how many are left, which then lie at the start of the buffer. What the buffer holds of places before `start`
+    is none of the array's, and less than the line that it belongs to.
     """
     lanes = per_line(array)
+    first = end - held
     begin = 0
-    if opening and at > 0:
-        for k in range(at, lanes):
-            store(array, first - at + k, load(buffer, k))
+    if first < start:
+        for k in range(start - first, lanes):
+            store(array, first + k, load(buffer, k))
         begin = lanes
-    end = (at + count) // lanes * lanes
-    _copy_lines(buffer, begin, array, first - at + begin, end - begin)
-    left = at + count - end
+    whole = held // lanes * lanes
+    _copy_lines(buffer, begin, array, first + begin, whole - begin)
+    left = held - whole
     for k in range(left):
-        store(buffer, k, load(buffer, end + k))
+        store(buffer, k, load(buffer, whole + k))
     return left
 
 
