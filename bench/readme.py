@@ -127,6 +127,7 @@ def results_text(path: Path | None) -> str:
         summary_table(sizes),
         latency_text(rows),
         first_calls(sizes),
+        shapes_text(path.with_name(f"{path.stem}-shapes.csv")),
         *figures_of(path, FIGURES, "bench/results/"),
     ]
     return "\n\n".join(filter(None, parts))
@@ -192,6 +193,27 @@ def first_calls(rows: Sequence[Row]) -> str:
             parts.append(f"{LABELS[name]} {statistics.median(seconds):.1f} s ({max(seconds):.1f} s)")
     text = f"First call, which compiles or loads the kernel, median (worst) of the losses:\n{', '.join(parts)}."
     return text if parts else ""
+
+
+def shapes_text(path: Path) -> str:
+    """Return the losses of a file of ``--shapes``, shape by shape; nothing without one."""
+    if not path.exists():
+        return ""
+    times: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    for row in read(path):
+        times[row["loss"], row["size"]][row["contender"]] = float(row["median_ms"])
+    others = [name for name in OTHERS if any(name in one for one in times.values())]
+    lines = [
+        f"Shape by shape, from [{path.name}](bench/results/{path.name}):",
+        "",
+        f"| float32 | shape | copy / reused | {' | '.join(f'{LABELS[name]} / fresh' for name in others)} |",
+        f"| --- | --- |{' --: |' * (len(others) + 1)}",
+    ]
+    for (loss, shape), one in times.items():
+        cells = [f"{one[name] / one['fresh']:.1f}" if name in one else "-" for name in others]
+        share = f"{100 * one['copy'] / one['reused']:.0f} %"
+        lines.append(f"| `{loss}` | {shape} | {share} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def gpu_text(path: Path | None) -> str:

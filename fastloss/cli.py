@@ -104,6 +104,12 @@ def _add_bench_arguments(parser: argparse.ArgumentParser) -> None:
         help="small,medium,large,huge (default: the first three, on a GPU small,large,huge; --quick: medium)",
     )
     parser.add_argument(
+        "--shapes",
+        type=_shapes,
+        metavar="ROWSxCOLUMNS",
+        help="instead of sizes: losses over so many rows of classes, vectors, or elements; several after commas",
+    )
+    parser.add_argument(
         "--contenders",
         type=_listed,
         help="fresh,reused,copy,torch,compile,jax,sklearn,numpy,unchecked (default: all that are installed but the "
@@ -136,6 +142,17 @@ def _listed(text: str) -> list[str]:
     if not names:
         raise argparse.ArgumentTypeError(f"expected names that commas separate, got {text!r}")
     return names
+
+
+def _shapes(text: str) -> list[tuple[int, int]]:
+    """Read pairs of whole numbers."""
+    shapes = []
+    for one in _listed(text):
+        rows, _, columns = one.partition("x")
+        if not (rows.isdecimal() and columns.isdecimal() and int(rows) and int(columns)):
+            raise argparse.ArgumentTypeError(f"expected shapes such as 65536x100, got {one!r}")
+        shapes.append((int(rows), int(columns)))
+    return shapes
 
 
 def _seconds(text: str) -> float:

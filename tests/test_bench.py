@@ -157,7 +157,14 @@ def test_torch_compile_needs_a_compiler(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "args", [["mean_loss"], ["--sizes", "vast"], ["--contenders", "fresh,tensorflow"], ["--renew"]]
+    "args",
+    [
+        ["mean_loss"],
+        ["--sizes", "vast"],
+        ["--contenders", "fresh,tensorflow"],
+        ["--renew"],
+        ["--shapes", "8x8", "--growth"],
+    ],
 )
 def test_what_is_unknown_is_refused(args, capsys):
     assert cli.main(["bench", *args]) == 2

@@ -104,6 +104,36 @@ def test_growth_writes_every_mode_with_memory(grown):
         assert 4e-6 * elements <= megabytes <= 4e-6 * elements + 0.01
 
 
+# -- shapes -----------------------------------------------------------------------------------------------------------
+
+
+def test_shapes_are_those_asked_for(tmp_path):
+    args = ["cross_entropy", "mse_loss", "ctc_loss", "--shapes", "30x7,5x100", "--seconds", "0.001", "--threads", "2"]
+    options = ["--contenders", "fresh,reused,copy", "--out", str(tmp_path), "--name", "here"]
+    assert cli.main(["bench", *args, *options]) == 0
+    rows = read(tmp_path / "here-shapes.csv")
+    assert {row["mode"] for row in rows} == {"shapes"}
+    shapes = {(row["loss"], row["shape"], row["size"]) for row in rows}
+    of_rows = {("cross_entropy", "30x7", "30x7"), ("cross_entropy", "5x100", "5x100")}
+    assert shapes == of_rows | {("mse_loss", "210", "30x7"), ("mse_loss", "500", "5x100")}
+    lines = script("readme").shapes_text(tmp_path / "here-shapes.csv").splitlines()
+    assert lines[0] == "Shape by shape, from [here-shapes.csv](bench/results/here-shapes.csv):"
+    assert [line.split(" | ")[:2] for line in lines[4:]] == [
+        ["| `cross_entropy`", "30x7"],
+        ["| `cross_entropy`", "5x100"],
+        ["| `mse_loss`", "30x7"],
+        ["| `mse_loss`", "5x100"],
+    ]
+    assert script("readme").shapes_text(tmp_path / "none.csv") == ""
+
+
+@pytest.mark.parametrize("text", ["8", "8x", "x8", "0x8", "8x8x8", "-8x8", "8x8,9", "8.0x8", ","])
+def test_what_is_no_shape_is_refused(text, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["bench", "mse_loss", "--shapes", text])
+    assert "expected" in capsys.readouterr().err
+
+
 # -- the scripts ------------------------------------------------------------------------------------------------------
 
 

@@ -39,6 +39,8 @@ def _plan(options: argparse.Namespace) -> Plan:
     for size in options.sizes or ():
         if size not in EXTENTS:
             raise ValueError(f"unknown size {size}; known: {', '.join(EXTENTS)}")
+    if options.shapes and (options.sizes or options.growth or options.guard):
+        raise ValueError("--shapes stands instead of --sizes, --growth and --guard")
     if options.renew and not options.guard:
         raise ValueError("--renew goes with --guard FILE")
     if options.device and options.guard:
@@ -79,12 +81,19 @@ def _run(options: argparse.Namespace, plan: Plan) -> int:
     print(f"{results.processor}, {plan.threads} threads; copy: the same bytes read and written")
     name = options.name or results.stem(plan.threads)
     try:
-        session.run(_growth(plan) if options.growth else _plain(plan, options.sizes))
+        session.run(_steps(options, plan))
     finally:  # what an interrupted run has found is worth keeping
         if results.rows:
-            path = results.write(Path(options.out), f"{name}-growth" if options.growth else name)
+            ending = "-growth" if options.growth else "-shapes" if options.shapes else ""
+            path = results.write(Path(options.out), name + ending)
             print(f"\nwrote {path}.csv and {path}.json")
     return 1 if session.disagreements else 0
+
+
+def _steps(options: argparse.Namespace, plan: Plan) -> list[Step]:
+    if options.shapes:
+        return growth.by_shape(plan, options.shapes)
+    return _growth(plan) if options.growth else _plain(plan, options.sizes)
 
 
 def _plain(plan: Plan, sizes: list[str] | None) -> list[Step]:

@@ -1,4 +1,7 @@
-"""Growth: time and memory against N over four decades and against C from 2 to 262144; one thread against all."""
+"""Growth: time and memory against N over four decades and against C from 2 to 262144; one thread against all.
+
+And shapes that somebody asks for.
+"""
 
 from __future__ import annotations
 
@@ -64,6 +67,18 @@ def by_classes(plan: Plan) -> list[Step]:
         for loss in _known(plan, BY_CLASSES, FAMILIES_OF_ROWS)
         for c, extent in extents.items()
         for threads in _thread_counts(plan)
+        for place in plan.places
+    ]
+
+
+def by_shape(plan: Plan, shapes: Sequence[tuple[int, int]]) -> list[Step]:
+    """Return the steps of these numbers of rows and columns, for every loss that takes them."""
+    return [
+        Step("shapes", loss, f"{rows}x{columns}", plan.contenders, plan.threads, extent, place=place)
+        for loss in plan.losses
+        if LOSSES[loss].family in FAMILIES
+        for rows, columns in shapes
+        for extent in [Extent(rows * columns, (rows, columns), (rows, columns))]
         for place in plan.places
     ]
 

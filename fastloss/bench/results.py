@@ -22,7 +22,7 @@ from fastloss.bench.measure import Timing
 from fastloss.bench.places import HOST, Host
 
 # The mode is what was run: "sizes" (every loss at small, medium and large), "latency" (small calls), "elements" and
-# "classes" (the two growths), "threads" (one thread against all).
+# "classes" (the two growths), "threads" (one thread against all), "shapes" (those asked for).
 COLUMNS = (
     "mode", "loss", "size", "shape", "elements", "device", "dtype", "contender", "threads", "rounds",
     "p20_ms", "median_ms", "p80_ms", "first_call_ms", "megabytes", "gb_per_s", "peak_extra_mb",
