@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 
 import numba
 import numpy as np
@@ -12,6 +15,8 @@ import torch
 import fastloss
 from fastloss import _registry
 from fastloss._jit import FASTMATH
+from fastloss.cpu import conversions
+from fastloss.cpu.access import load, store
 from fastloss.losses import scalars
 
 
@@ -222,3 +227,75 @@ def test_float32_maths_holds_no_double_precision(function, signature):
     # Parameters that a tuple carries, and the boxing of results for Python, are no arithmetic.
     arithmetic = [line for line in ir.splitlines() if re.search(r"= f(add|sub|mul|div|cmp|neg)\b.* double", line)]
     assert not arithmetic, arithmetic[:3]
+
+
+# -- float16 without an instruction ------------------------------------------------------------------------------------
+
+
+@numba.njit
+def every_widened(bits, target):
+    for i in range(bits.size):
+        target[i] = load(bits, i)
+
+
+@numba.njit
+def every_narrowed(numbers, target):
+    for i in range(numbers.size):
+        store(target, i, numbers[i])
+
+
+@pytest.fixture
+def _by_moving_bits(monkeypatch):
+    monkeypatch.setattr(conversions, "CONVERTS_HALF", False)
+    every_widened.recompile()
+    every_narrowed.recompile()
+
+
+HALVES = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+
+
+@pytest.mark.usefixtures("_by_moving_bits")
+def test_every_float16_is_widened():
+    found = np.empty(HALVES.size, np.float32)
+    every_widened(HALVES.view(np.int16), found)
+    np.testing.assert_array_equal(found, HALVES.astype(np.float32))
+    np.testing.assert_array_equal(np.signbit(found), np.signbit(HALVES))
+
+
+@pytest.mark.usefixtures("_by_moving_bits")
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid")
+def test_float32_is_rounded_to_float16(rng):
+    exact = HALVES.astype(np.float32)
+    finite = np.sort(exact[np.isfinite(exact)])
+    between = (finite[1:] + finite[:-1]) / 2  # ties, exact in float32
+    numbers = np.concatenate(
+        [
+            exact,
+            between,
+            *(np.nextafter(of, np.float32(to)) for of in (finite, between) for to in (-np.inf, np.inf)),
+            rng.integers(0, 1 << 32, 1 << 20, dtype=np.uint32).view(np.float32),
+            np.float32([65519.996, 65520, 65536, 1e30, 2**-25, 2**-149]),
+        ]
+    )
+    found = np.empty(numbers.size, np.int16)
+    every_narrowed(numbers, found)
+    expected = numbers.astype(np.float16)
+    np.testing.assert_array_equal(found.view(np.float16), expected)
+    known = ~np.isnan(expected)
+    np.testing.assert_array_equal(np.signbit(found.view(np.float16))[known], np.signbit(expected)[known])
+
+
+def test_a_loss_of_float16_on_any_cpu(tmp_path):
+    """Code for CPUs that lack all that is newer than their architecture."""
+    code = """
+import numpy as np, fastloss as fl
+x = np.linspace(-3, 3, 640).astype(np.float16).reshape(64, 10)
+value, gradient = fl.value_and_grad(fl.cross_entropy)(x, np.arange(64) % 10)
+exact, slopes = fl.value_and_grad(fl.cross_entropy)(x.astype(np.float32), np.arange(64) % 10)
+assert gradient.dtype == np.float16
+np.testing.assert_allclose(value, exact, 1e-3)
+np.testing.assert_allclose(gradient, slopes, 1e-3, 1e-6)
+"""
+    environment = os.environ | {"NUMBA_CPU_NAME": "generic", "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -15,7 +15,7 @@ from numba.core.errors import TypingError
 from numba.core.imputils import impl_ret_borrowed
 
 from fastloss.cpu.conversions import float_type, narrow, widen
-from fastloss.cpu.emission import emits, is_absent, pointer_to
+from fastloss.cpu.emission import emits, is_absent, pointer_to, store_past
 
 # Bytes of a cache line, and its entries of float32, the steps in which lines are fetched.
 LINE_BYTES = 64
@@ -119,8 +119,7 @@ def _emit_store(
     pointer = pointer_to(context, builder, kind, array, index)
     bits = narrow(builder, kind.dtype, context.cast(builder, value, value_type, float_type(kind)))
     if past:
-        hint = builder.module.add_metadata([ir.IntType(32)(1)])
-        builder.store(bits, pointer, align=LINE_BYTES).set_metadata("nontemporal", hint)
+        store_past(builder, bits, pointer, LINE_BYTES)
     else:
         context.pack_value(builder, kind.dtype, bits, pointer)
 

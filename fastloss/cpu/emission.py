@@ -12,6 +12,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from llvmlite import ir
 from numba import types
 from numba.extending import lower_builtin, type_callable
 
@@ -53,3 +54,9 @@ def pointer_to(context: Any, builder: Any, kind: Any, array: Any, index: Any) ->
     """Return the address of an element of a contiguous array."""
     data = context.make_array(kind)(context, builder, array).data
     return builder.gep(data, [index], inbounds=True)
+
+
+def store_past(builder: Any, value: Any, pointer: Any, align: int) -> None:
+    """Write past the caches, by a non-temporal store, where `align` makes it one of a whole vector."""
+    hint = builder.module.add_metadata([ir.IntType(32)(1)])
+    builder.store(value, pointer, align=align).set_metadata("nontemporal", hint)

@@ -8,9 +8,19 @@ from numba import config, types
 
 from fastloss.cpu.emission import emits
 
-# Whether a product and a sum round once, as they do on all but x86 CPUs older than 2013.
-_named: str | None = getattr(config, "CPU_FEATURES", None)
-FUSED = bool(binding.get_host_cpu_features().get("fma", True)) if _named is None else "+fma" in _named.split(",")
+
+def _has(feature: str) -> bool:
+    """Return whether code is compiled for CPUs with a feature of x86; of others, True."""
+    named: str | None = getattr(config, "CPU_FEATURES", None)
+    if named is None:
+        return bool(binding.get_host_cpu_features().get(feature, True))
+    return f"+{feature}" in named.split(",")
+
+
+# Whether a product and a sum round once, and float16 is converted by an instruction, as it is on all but x86 CPUs older
+# than 2013.
+FUSED = _has("fma")
+CONVERTS_HALF = _has("f16c")
 
 
 # What added to n rounds it to an integer whose biased exponent stands in the low bits: 1.5 * 2**(mantissa bits) + bias.
