@@ -11,6 +11,7 @@ from fastloss.cpu import copying, elementwise, pairwise, rowwise, streaming
 # More than a small call, several chunks, no whole tiles; rows of half a line more than whole ones; whole vectors.
 EXTENT = Extent(50_003, (61, 1000), (900, 64))
 SHORT_ROWS = Extent(50_003, (611, 100), (900, 64))
+LONG_ROWS = Extent(50_003, (7, 9001), (900, 64))
 STREAMED = [name for name, loss in LOSSES.items() if loss.family in ("elementwise", "penalty", "pairwise", "rowwise")]
 STREAMED += ["softmax", "log_softmax", "logsumexp"]
 FURTHER = ["mse_loss", "gaussian_nll_loss", "sigmoid", "triplet_margin_loss", "cross_entropy", "softmax"]
@@ -93,13 +94,14 @@ def test_the_same_bits_whether_streamed_or_not(name, streamed):
     compare(case, case.arrays(), case.options, streamed)
 
 
+@pytest.mark.parametrize("extent", [SHORT_ROWS, LONG_ROWS])
 @pytest.mark.parametrize("name", ROWS)
-def test_the_same_bits_of_short_rows(name, streamed):
-    case = case_of(LOSSES[name], "streamed", SHORT_ROWS)
+def test_the_same_bits_of_other_rows(name, extent, streamed):
+    case = case_of(LOSSES[name], "streamed", extent)
     compare(case, case.arrays(), case.options, streamed)
 
 
-@pytest.mark.parametrize("extent", [EXTENT, SHORT_ROWS])
+@pytest.mark.parametrize("extent", [EXTENT, SHORT_ROWS, LONG_ROWS])
 @pytest.mark.parametrize("name", FURTHER)
 def test_nan_and_infinity(name, extent, streamed, rng):
     case = case_of(LOSSES[name], "streamed", extent)
@@ -131,7 +133,7 @@ def test_rows_in_half_precision_are_not_streamed(streamed):
     np.testing.assert_array_equal(found[1], like[1])
 
 
-@pytest.mark.parametrize("columns", [64, 65, 100, 127, 256, 275, 276, 401, 639, 640, 641, 1000, 4093])
+@pytest.mark.parametrize("columns", [64, 65, 100, 127, 256, 275, 276, 401, 639, 640, 1000, 4093, 9001, 32000])
 def test_rows_of_any_length_of_classes_that_are_ignored_or_unknown(columns, rng, streamed):
     x = rng.standard_normal((40_000 // columns + 41, columns), dtype=np.float32)
     y = rng.integers(0, columns, len(x))
@@ -149,7 +151,7 @@ def test_rows_of_any_length_of_classes_that_are_ignored_or_unknown(columns, rng,
     np.testing.assert_array_equal(found[1], expected[1])
 
 
-@pytest.mark.parametrize("shape", [(61, 1000), (611, 100)])
+@pytest.mark.parametrize("shape", [(61, 1000), (611, 100), (7, 9001)])
 @pytest.mark.parametrize("wrt", ["input", "target", ("input", "target"), ("target", "input")])
 def test_gradients_of_class_probabilities(wrt, shape, rng, streamed):
     x = rng.standard_normal(shape)
@@ -177,7 +179,7 @@ def test_rows_that_replace_the_input_are_not_streamed(loss, shape, rng, streamed
     assert untouched(memory, [x])
 
 
-@pytest.mark.parametrize("shape", [(61, 1000), (611, 100)])
+@pytest.mark.parametrize("shape", [(61, 1000), (611, 100), (7, 9001)])
 def test_rows_that_replace_class_probabilities(shape, rng, streamed):
     """A row is written when all of it has been read, and none of the row after."""
     x = rng.standard_normal(shape)

@@ -45,13 +45,6 @@ SOFTMAX_ALONG_FROM = 64
 # 800. (Before short rows asked for what they need, they lost from 400 classes on with AVX-512, from 350 with AVX2.)
 LONG_FROM = 640
 
-# Classes of the longest rows whose results are written past the caches. A row is written when all of it has been read,
-# and the more there is to write the longer the next row waits. cross_entropy on two threads of an EPYC, time beside
-# that with ordinary stores: 1.0 at 64 and 100 classes, 0.95 at 112, 0.9 at 256, 0.81 at 1000, 0.91 at 4000, 1.14 at
-# 8000, 1.11 at 16000. Where every entry has much arithmetic of its own, as in multilabel_soft_margin_loss,
-# which has neither a softmax nor a label for the row, 1.15 at 1000.
-MOST_STREAMED = 1 << 12
-
 # What a row of a sparse loss costs, in elements of a plain loss, and how many zeros as much as one of those. nll_loss
 # of 2**20 entries in rows of 256 on one thread and on two of an EPYC: 57 and 90 microseconds, in rows of 64 86 and 75;
 # of 2**21 in rows of 1000 86 and 80.
@@ -105,7 +98,9 @@ def launcher(maths: RowMaths, count: int, columns: int, inner: int = 1, replaces
     layout, work = layout_of(maths, columns, inner, replaces), work_of(maths, count, columns, inner)
     units = count if inner == 1 else -(-count // (LANES if maths.sparse else STEP))
     past = {"along": "streamed", "long": "streamed_long"}.get(layout)
-    if is_small(work) or past is None or columns > MOST_STREAMED or not (maths.softmax or maths.indexed):
+    # Where every entry has much arithmetic of its own, as in multilabel_soft_margin_loss, which has neither a softmax
+    # nor a label for the row, streaming took 1.15 of the time at 1000 classes.
+    if is_small(work) or past is None or not (maths.softmax or maths.indexed):
         return kernel(maths, layout).launcher(units, work)
 
     def launch(*args: Any) -> Any:

@@ -80,25 +80,29 @@ def from_line(array):
 
 
 @kernel_part()
-def drain(buffer, held, array, start, end):
-    """Write the first `held` elements of `buffer` to the places of `array` before `end`, as far as they fill lines.
+def drain(buffer, written, held, array, start, end):
+    """Write elements `written` to `held` of `buffer` to the places of `array` before `end`, as far as they fill lines.
 
-    Return how many are left, which then lie at the start of the buffer. What the buffer holds of places before `start`
+    Return up to which element of the buffer all has been written then. What the buffer holds of places before `start`
     is none of the array's, and less than the line that it belongs to.
     """
     lanes = per_line(array)
-    first = end - held
-    begin = 0
-    if first < start:
+    first = end - held  # the place of the buffer's first element
+    whole = held // lanes * lanes
+    if first + written < start and whole > written:
         for k in range(start - first, lanes):
             store(array, first + k, load(buffer, k))
-        begin = lanes
-    whole = held // lanes * lanes
-    _copy_lines(buffer, begin, array, first + begin, whole - begin)
-    left = held - whole
-    for k in range(left):
-        store(buffer, k, load(buffer, whole + k))
-    return left
+        written = lanes
+    _copy_lines(buffer, written, array, first + written, whole - written)
+    return whole
+
+
+@kernel_part()
+def carry(buffer, written, held):
+    """Move the elements `written` to `held` of a buffer to its start, and return how many they are."""
+    for k in range(held - written):
+        store(buffer, k, load(buffer, written + k))
+    return held - written
 
 
 @kernel_part()
