@@ -127,7 +127,7 @@ def results_text(path: Path | None) -> str:
         summary_table(sizes),
         latency_text(rows),
         first_calls(sizes),
-        shapes_text(path.with_name(f"{path.stem}-shapes.csv")),
+        shapes_text(path.with_name(f"{path.stem}-shapes.csv"), "bench/results/", "cross_entropy"),
         *figures_of(path, FIGURES, "bench/results/"),
     ]
     return "\n\n".join(filter(None, parts))
@@ -146,11 +146,12 @@ def details() -> str:
         heading = f"## {rows[0]['machine']}, {rows[0]['threads']} threads"
         parts += [heading, f"{machine_of(rows[0])}; from [{path.name}]({path.name}).", losses_of(rows)]
         parts += figures_of(path, {**FIGURES, **FURTHER})
+        parts.append(shapes_text(path.with_name(f"{path.stem}-shapes.csv")))
         grown = path.with_name(f"{path.stem}-growth.csv")
         if grown.exists():
             parts.append(f"Growth, measured on {read(grown)[0]['date']}; from [{grown.name}]({grown.name}).")
             parts += figures_of(grown, GROWTH)
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def machine_of(row: Row) -> str:
@@ -195,16 +196,17 @@ def first_calls(rows: Sequence[Row]) -> str:
     return text if parts else ""
 
 
-def shapes_text(path: Path) -> str:
-    """Return the losses of a file of ``--shapes``, shape by shape; nothing without one."""
+def shapes_text(path: Path, folder: str = "", only: str = "") -> str:
+    """Return the losses of a file of ``--shapes``, or the `only` one, shape by shape; nothing without a file."""
     if not path.exists():
         return ""
     times: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     for row in read(path):
-        times[row["loss"], row["size"]][row["contender"]] = float(row["median_ms"])
+        if row["loss"] == (only or row["loss"]):
+            times[row["loss"], row["size"]][row["contender"]] = float(row["median_ms"])
     others = [name for name in OTHERS if any(name in one for one in times.values())]
     lines = [
-        f"Shape by shape, from [{path.name}](bench/results/{path.name}):",
+        f"Shape by shape, from [{path.name}]({folder}{path.name}):",
         "",
         f"| float32 | shape | copy / reused | {' | '.join(f'{LABELS[name]} / fresh' for name in others)} |",
         f"| --- | --- |{' --: |' * (len(others) + 1)}",

@@ -117,13 +117,16 @@ def test_shapes_are_those_asked_for(tmp_path):
     of_rows = {("cross_entropy", "30x7", "30x7"), ("cross_entropy", "5x100", "5x100")}
     assert shapes == of_rows | {("mse_loss", "210", "30x7"), ("mse_loss", "500", "5x100")}
     lines = script("readme").shapes_text(tmp_path / "here-shapes.csv").splitlines()
-    assert lines[0] == "Shape by shape, from [here-shapes.csv](bench/results/here-shapes.csv):"
+    assert lines[0] == "Shape by shape, from [here-shapes.csv](here-shapes.csv):"
     assert [line.split(" | ")[:2] for line in lines[4:]] == [
         ["| `cross_entropy`", "30x7"],
         ["| `cross_entropy`", "5x100"],
         ["| `mse_loss`", "30x7"],
         ["| `mse_loss`", "5x100"],
     ]
+    one = script("readme").shapes_text(tmp_path / "here-shapes.csv", "bench/results/", "mse_loss").splitlines()
+    assert "](bench/results/here-shapes.csv)" in one[0]
+    assert one[1:] == lines[1:4] + lines[6:]
     assert script("readme").shapes_text(tmp_path / "none.csv") == ""
 
 
