@@ -2,6 +2,7 @@
 
 import hypothesis
 import numpy as np
+import pytest
 from cases import assert_close
 from hypothesis import strategies as st
 
@@ -124,3 +125,16 @@ def test_triplets_are_their_distances(seed, n, d, swap):
     assert_close(value, expected)
     # moving all three together changes no distance
     assert_close(sum(gradients), np.zeros((n, d)))
+
+
+@pytest.mark.parametrize("loss", [fl.cross_entropy, fl.symmetric_cross_entropy, fl.multi_margin_loss])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("c", [10, 48, 64, 100, 137, 138, 275, 276, 640, 3000])
+def test_a_row_is_computed_alike_wherever_it_lies(c, dtype, loss, rng):
+    x, y = rng.normal(size=(11, c)).astype(dtype), rng.integers(c, size=11)
+    function = fl.value_and_grad(loss)
+    value, gradient = function(x, y, reduction="none")
+    for start, stop in ((0, 1), (3, 4), (4, 6), (5, 8), (7, 11), (10, 11)):
+        part, part_gradient = function(x[start:stop], y[start:stop], reduction="none")
+        np.testing.assert_array_equal(part, value[start:stop])
+        np.testing.assert_array_equal(part_gradient, gradient[start:stop])

@@ -27,8 +27,8 @@ from fastloss.cpu.access import (
 from fastloss.cpu.exponentials import BLOCK, TOGETHER, of_blocks, of_rows, tops_of_rows
 from fastloss.cpu.instructions import interleaved, vector_function
 from fastloss.cpu.sharing import chunks_of, claim, combined, put, share
-from fastloss.cpu.stack import lane_array
-from fastloss.cpu.streaming import beyond_line, carry, close, drain, from_line
+from fastloss.cpu.stack import group_array, lane_array
+from fastloss.cpu.streaming import beyond_line, carry, close, drain, from_line, keep_until_here
 from fastloss.cpu.survey import is_counted, survey
 from fastloss.losses.scalars import exp_difference, log_sum
 
@@ -109,8 +109,10 @@ def along(maths: RowMaths, long: bool, replaces: bool = False, streamed: bool = 
         # Rows whose exponentials begin at a line are stored faster, but streamed ones have to follow each other.
         stride = columns if streamed else (columns + LINE - 1) // LINE * LINE
         room = together * stride + LINE
-        buffer = from_line(np.empty((room if streamed or (keep and not in_result) else 0) + LINE, T))
-        buffer_of_second = from_line(np.empty((room if streamed and present(d1) else 0) + LINE, T))
+        first_buffer = from_line(np.empty((room if streamed or (keep and not in_result) else 0) + LINE, T))
+        second_buffer = from_line(np.empty((room if streamed and present(d1) else 0) + LINE, T))
+        buffer, buffer_of_second = borrowed((first_buffer, second_buffer))
+        spare = group_array(x[0])
         tops, next_tops, sums = lane_array(like), lane_array(like), lane_array(like)
         energies = as_type_of(buffer, d0) if in_result else buffer
         if streamed:
@@ -146,7 +148,7 @@ def along(maths: RowMaths, long: bool, replaces: bool = False, streamed: bool = 
                     )
                 elif softmax and not long:
                     if needed:
-                        of_rows(x, base, n, columns, tops, keep, energies, held, stride, sums)
+                        of_rows(x, base, n, together, columns, spare, tops, keep, energies, held, stride, sums)
                     # Here neither their last steps nor those of the sums are waited for: 0.9 to 0.95 of the time.
                     rest = min(together, last - first - n)
                     tops_of_rows(x, base + n * columns, rest, columns, next_tops)
@@ -248,6 +250,7 @@ def along(maths: RowMaths, long: bool, replaces: bool = False, streamed: bool = 
                 close(buffer, held, d0, last * columns)
             put(board, 1, k, total)
             k = claim(board, 1)
+        keep_until_here((first_buffer, second_buffer))
         return -1, combined(board, 1) / divisor if lead else 0.0
 
     return kernel

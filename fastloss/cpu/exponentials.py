@@ -42,16 +42,23 @@ def tops_of_rows(x, start, n, count, tops):
 
 
 @kernel_part(fastmath=FASTMATH, forceinline=True)
-def of_rows(x, start, n, count, tops, keep, energies, at, stride, sums):
-    """Write to `sums` the sum of the exponentials of each of `n` rows, TOGETHER at most, relative to its `tops`.
+def of_rows(x, start, n, together, count, spare, tops, keep, energies, at, stride, sums):
+    """Write to `sums` the sum of the exponentials of each of `n` rows, relative to its entry of `tops`.
 
-    If `keep`, they go to `energies`, those of the first row from place `at` on, the others' `stride` further each.
+    If `keep`, they go to `energies`, those of the first row from place `at` on, the others' `stride` further each; so
+    do numbers of no use for rows that are missing to `together`, TOGETHER or 1. `spare`, a
+    :func:`~fastloss.cpu.stack.group_array` of entries of `x`, has room for them.
     """
-    if n == TOGETHER:
+    if together == 1:
+        sums[0] = _relative_to(tops[0], x, start, count, keep, energies, at)
+    elif n == together:
         _of_four(x, start, count, tops, keep, energies, at, stride, sums)
-    else:
-        for i in range(n):
-            sums[i] = _relative_to(tops[i], x, start + i * count, count, keep, energies, at + i * stride)
+    else:  # as a whole group: every row is summed in the same order, wherever it lies
+        for j in range(n * count):
+            spare[j] = x[start + j]
+        for j in range(n * count, together * count):
+            spare[j] = 0
+        _of_four(spare, 0, count, tops, keep, energies, at, stride, sums)
 
 
 @kernel_part(fastmath=FASTMATH, forceinline=True)

@@ -17,6 +17,9 @@ LANES = 128
 # Elements that the elementwise driver handles at a time: five float64 buffers of it fit half a 48 KB L1 cache.
 TILE = 512
 
+# Elements of rows that are computed together, see ``exponentials.py``.
+GROUP = 1104
+
 
 def lane_array(like):
     """Return an uninitialised array of LANES numbers of the type of `like`, on the stack.
@@ -31,6 +34,10 @@ def lane_arrays(like):
 
 def tile_array(like):
     """Return an uninitialised array of TILE numbers, on the stack."""
+
+
+def group_array(like):
+    """Return an uninitialised array of GROUP elements of the type of `like`, on the stack."""
 
 
 def _on_stack(count: int) -> Callable[..., Any]:
@@ -61,3 +68,4 @@ def _on_stack(count: int) -> Callable[..., Any]:
 emits(lane_array)(_on_stack(LANES))
 emits(lane_arrays)(_on_stack(4 * LANES))
 emits(tile_array)(_on_stack(TILE))
+emits(group_array)(_on_stack(GROUP))

@@ -72,6 +72,10 @@ def _copy_lines(buffer, start, array, first, count):
     """Copy `count` elements, whole lines, to place `first` of `array`, which is the start of a line."""
 
 
+def keep_until_here(arrays):
+    """Do nothing: what :func:`~fastloss.cpu.access.borrowed` returned of these arrays is no longer used."""
+
+
 @kernel_part()
 def from_line(array):
     """Return what an array holds from its first line on."""
@@ -116,6 +120,11 @@ def close(buffer, left, array, end):
 def _per_line(array):
     lanes = 1 if is_absent(array) else LINE_BYTES * 8 // array.dtype.bitwidth
     return types.int64, lambda context, builder, kinds, args: ir.IntType(64)(lanes)
+
+
+@emits(keep_until_here)
+def _keep_until_here(arrays):
+    return types.none, lambda context, builder, kinds, args: None
 
 
 @emits(beyond_line)
