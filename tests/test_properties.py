@@ -7,6 +7,7 @@ from cases import assert_close
 from hypothesis import strategies as st
 
 import fastloss as fl
+from fastloss.cpu import along, exponentials, stack
 
 # Kernels are compiled by then, but the machine may be busy: no deadline.
 hypothesis.settings.register_profile("fastloss", deadline=None, max_examples=25, derandomize=True)
@@ -138,3 +139,7 @@ def test_a_row_is_computed_alike_wherever_it_lies(c, dtype, loss, rng):
         part, part_gradient = function(x[start:stop], y[start:stop], reduction="none")
         np.testing.assert_array_equal(part, value[start:stop])
         np.testing.assert_array_equal(part_gradient, gradient[start:stop])
+
+
+def test_rows_that_are_computed_together_have_room():
+    assert exponentials.TOGETHER * along.TOGETHER_BYTES // np.dtype(np.float32).itemsize <= stack.GROUP
