@@ -11,7 +11,7 @@
 #include <string.h>
 
 typedef int Result;
-enum { SUCCESS = 0, INVALID_CONTEXT = 201 };
+enum { SUCCESS = 0, INVALID_CONTEXT = 201, INVALID_HANDLE = 400 };
 
 static int device_context; /* its address stands for the context */
 static __thread void *stack[64];
@@ -111,7 +111,9 @@ static Result load_library(void **library) { return *library = malloc(8), SUCCES
 static Result get_kernel(void **kernel, void *library, const char *name) { return *kernel = strdup(name), SUCCESS; }
 static Result kernel_attribute(int *value, int attribute, void *kernel, int device) { return *value = 32, SUCCESS; }
 static Result get_function(void **function, void *kernel) { return *function = kernel, SUCCESS; }
-static Result grant(void *kernel, int attribute, int value) {
+static Result of_a_function(void *kernel, int attribute, int value) { return INVALID_HANDLE; }  /* a kernel is none */
+static Result grant(int attribute, int value, void *kernel, int device) {
+    if (device) return INVALID_HANDLE;
     fprintf(log_file(), "attribute %d is %d\n", attribute, value), fflush(log_file());
     return value <= 232448 ? SUCCESS : 1;
 }
@@ -139,7 +141,8 @@ static const struct { const char *name; void *function; } table[] = {
     {"cuStreamIsCapturing", is_capturing}, {"cuEventCreate", make_event}, {"cuEventRecord", record_event},
     {"cuStreamWaitEvent", wait_event}, {"cuLibraryLoadData", load_library}, {"cuModuleLoadDataEx", load_library},
     {"cuLibraryGetKernel", get_kernel}, {"cuKernelGetAttribute", kernel_attribute},
-    {"cuKernelGetFunction", get_function}, {"cuFuncSetAttribute", grant}, {"cuLaunchKernel", launch}, {"cuGetErrorName", error_text},
+    {"cuKernelGetFunction", get_function}, {"cuKernelSetAttribute", grant},
+    {"cuFuncSetAttribute", of_a_function}, {"cuLaunchKernel", launch}, {"cuGetErrorName", error_text},
     {"cuGetErrorString", error_text},
 };
 

@@ -73,7 +73,7 @@ class Kernel:
             if key not in self._loaded:
                 jit: Any = cuda.jit
                 compiled = jit(self.signature(real, args), cache=True, launch_bounds=self.bounds)(self.body)
-                self._loaded[key] = Loaded(compiled, self.threads, real, args)
+                self._loaded[key] = Loaded(compiled, key[1], self.threads, real, args)
             return self._loaded[key]
 
 
@@ -85,11 +85,12 @@ class Loaded:
     kernels, 420; through this, with one and two kernels, 160 and 210. The rest is the calling path.
     """
 
-    __slots__ = ("arguments", "compiled", "granted", "handle", "lock", "slots", "struct", "table", "threads")
+    __slots__ = ("arguments", "compiled", "granted", "handle", "lock", "ordinal", "slots", "struct", "table", "threads")
 
-    def __init__(self, compiled: Any, threads: int, real: Any, args: tuple[Any, ...]) -> None:
+    def __init__(self, compiled: Any, ordinal: int, threads: int, real: Any, args: tuple[Any, ...]) -> None:
         (overload_of_types,) = compiled.overloads.values()
         self.compiled, self.threads = compiled, threads  # the module lives as long as `compiled`
+        self.ordinal = ordinal
         self.handle = int(overload_of_types._codelibrary.get_cufunc().handle)
         codes = _codes(args, "f4x" if real == np.float32 else "d")
         self.struct = struct.Struct("=" + "".join(codes))  # every argument in eight bytes of its own
@@ -105,7 +106,8 @@ class Loaded:
         with self.lock:
             if shared > self.granted:
                 most = bindings.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-                checked(bindings.cuFuncSetAttribute(self.handle, most, shared))
+                # The handle is that of a kernel: the driver starts it as a function, but does not take it for one here.
+                checked(bindings.cuKernelSetAttribute(most, shared, self.handle, self.ordinal))
                 self.granted = shared
             try:
                 self.struct.pack_into(self.slots, 0, *values)
