@@ -218,6 +218,21 @@ def shapes_text(path: Path, folder: str = "", only: str = "") -> str:
     return "\n".join(lines)
 
 
+def gpu_sizes_text(path: Path | None) -> str:
+    """Return the summary of a file of ``--device cuda``, and how it was measured; nothing without one."""
+    if path is None:
+        return ""
+    rows = [row for row in read(path) if row["mode"] == "sizes"]
+    record, row = json.loads(path.with_suffix(".json").read_text()), rows[0]
+    lines = [
+        f"{row['machine']}, {row['date']}, torch {row['torch']}; from [{path.name}](bench/results/{path.name}),",
+        f"{record['seconds_per_case']} s for each case, load of the host at the start {record['load_at_start']:.1f}.",
+        "",
+        summary_table(rows),
+    ]
+    return "\n".join(lines)
+
+
 def gpu_text(path: Path | None) -> str:
     """Return cross_entropy by class count on a GPU, of a file of ``--growth --device cuda``; nothing without one."""
     if path is None:
@@ -288,7 +303,8 @@ def losses_of(rows: Sequence[Row]) -> str:
 
 def updated(text: str, results: Path | None) -> str:
     """Return the README with its generated parts as they should be."""
-    measured = "\n\n".join((results_text(results), gpu_text(newest_results("cuda", "classes")) or NO_GPU))
+    of_gpu = (gpu_text(newest_results("cuda", "classes")), gpu_sizes_text(newest_results("cuda")))
+    measured = "\n\n".join((results_text(results), *(list(filter(None, of_gpu)) or [NO_GPU])))
     for marker, table in (("losses", losses_table()), ("results", measured)):
         before, start, rest = text.partition(f"<!-- {marker} -->\n")
         _, end, after = rest.partition(f"<!-- end of {marker} -->\n")

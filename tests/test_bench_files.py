@@ -224,6 +224,15 @@ def test_the_table_of_a_gpu_shows_the_file(tmp_path):
     assert script("readme").gpu_text(None) == ""
 
 
+def test_the_summary_of_a_gpu_says_how_it_was_measured(results):
+    results.with_suffix(".json").write_text(json.dumps({"seconds_per_case": 0.5, "load_at_start": 2.34}))
+    lines = script("readme").gpu_sizes_text(results).splitlines()
+    assert lines[0] == "a machine, 2024-02-29, torch 2.13.0; from [here.csv](bench/results/here.csv),"
+    assert lines[1] == "0.5 s for each case, load of the host at the start 2.3."
+    assert lines[5].startswith("| small | 4.0 (2) |")
+    assert script("readme").gpu_sizes_text(None) == ""
+
+
 def test_the_first_files_can_be_read(tmp_path):
     path = tmp_path / "old.csv"
     path.write_text("loss,size\nmse_loss,large\n")
