@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import fastloss  # noqa: F401  (fills the registry)
-from fastloss._registry import LOSSES
 from fastloss.bench.results import Row, medians, ratios, read
+from fastloss.define.registry import LOSSES
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"

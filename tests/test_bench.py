@@ -14,7 +14,6 @@ import pytest
 
 import fastloss as fl
 from fastloss import cli
-from fastloss._registry import LOSSES
 from fastloss.bench import contenders, places, threads
 from fastloss.bench import measure as timing
 from fastloss.bench.agreement import disagreement
@@ -22,7 +21,8 @@ from fastloss.bench.cases import EXTENTS, case_of
 from fastloss.bench.contenders import ours, plain, pytorch, scikit
 from fastloss.bench.measure import measure
 from fastloss.bench.results import COLUMNS
-from fastloss.cpu import copying
+from fastloss.cpu.loops import copy as copying
+from fastloss.define.registry import LOSSES
 
 
 @pytest.fixture(autouse=True)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from fastloss import cli
-from fastloss._registry import LOSSES
 from fastloss.bench import contenders, growth, guard, memory
 from fastloss.bench.cases import Extent
 from fastloss.bench.results import COLUMNS, read
 from fastloss.bench.session import Plan
+from fastloss.define.registry import LOSSES
 
 BENCH = Path(__file__).parent.parent / "bench"
 

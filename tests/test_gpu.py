@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fastloss as fl
-from fastloss._registry import LOSSES
+from fastloss.define.registry import LOSSES
 
 NAMES = [name for name, record in LOSSES.items() if record.family in cuda_tools.FAMILIES]
 LIBRARIES = ["torch", "cupy", "numba"]

@@ -5,7 +5,7 @@ import pytest
 from cases import ACTIVE, DTYPES, PLAIN, assert_close, marked
 
 import fastloss as fl
-from fastloss._registry import LOSSES
+from fastloss.define.registry import LOSSES
 
 # Fourth-order central differences: the error is about STEP**4 times the fifth derivative, plus 1e-16 / STEP.
 STEP = 1e-4

@@ -10,7 +10,9 @@ import pytest
 from cases import assert_close
 
 import fastloss as fl
-from fastloss import _blocks, _products, _projected
+from fastloss.call import array_ops as _blocks
+from fastloss.call import chunked_matmul as _products
+from fastloss.call import linear as _projected
 
 F, C = 4, 5
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 import fastloss
-from fastloss import _registry
-from fastloss._jit import FASTMATH
-from fastloss.cpu import conversions
-from fastloss.cpu.access import load, store
-from fastloss.losses import scalars
+from fastloss.cpu.simd import half_types as conversions
+from fastloss.cpu.simd.memory import load, store
+from fastloss.define import registry as _registry
+from fastloss.define import scalars
+from fastloss.runtime.compile import FASTMATH
 
 
 @numba.njit

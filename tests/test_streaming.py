@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 import fastloss as fl
-from fastloss._registry import LOSSES
 from fastloss.bench.cases import Extent, case_of
-from fastloss.cpu import copying, elementwise, pairwise, rowwise, streaming
+from fastloss.cpu.loops import copy as copying
+from fastloss.cpu.loops import elementwise, pairwise, rowwise
+from fastloss.cpu.simd import nontemporal as streaming
+from fastloss.define.registry import LOSSES
 
 # More than a small call, several chunks, no whole tiles; rows of half a line more than whole ones; whole vectors.
 EXTENT = Extent(50_003, (61, 1000), (900, 64))

@@ -9,9 +9,9 @@ import reference
 from cases import ACTIVE, DTYPES, ELSEWHERE, KINDS, PLAIN, assert_close, natural, positional
 
 import fastloss as fl
-from fastloss import _spec
-from fastloss._registry import LOSSES
 from fastloss.bench import cases as bench_cases
+from fastloss.define import descriptions as _spec
+from fastloss.define.registry import LOSSES
 
 PRINTED = json.loads((Path(__file__).parent / "printed_examples.json").read_text())
 

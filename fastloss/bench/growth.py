@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fastloss._registry import LOSSES
 from fastloss.bench.cases import EXTENTS, Extent
 from fastloss.bench.contenders import Contender
 from fastloss.bench.session import Plan, Step
+from fastloss.define.registry import LOSSES
 
 # One or two losses of each driver.
 BY_ELEMENTS = (

@@ -13,12 +13,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fastloss._registry import LOSSES
 from fastloss.bench import threads
 from fastloss.bench.cases import case_of
 from fastloss.bench.measure import measure
 from fastloss.bench.results import machine
 from fastloss.bench.session import Plan, Progress
+from fastloss.define.registry import LOSSES
 
 RATIOS = {"reused/copy": ("reused", "copy"), "fresh/torch": ("fresh", "torch")}
 CONTENDERS = ("fresh", "reused", "copy", "torch")

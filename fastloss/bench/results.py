@@ -16,10 +16,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fastloss._report import facts
 from fastloss.bench.cases import Case
 from fastloss.bench.measure import Timing
 from fastloss.bench.places import HOST, Host
+from fastloss.runtime.report import facts
 
 # The mode is what was run: "sizes" (every loss at small, medium and large), "latency" (small calls), "elements" and
 # "classes" (the two growths), "threads" (one thread against all), "shapes" (those asked for).

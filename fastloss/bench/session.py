@@ -8,13 +8,13 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from fastloss._registry import LOSSES
 from fastloss.bench import threads
 from fastloss.bench.cases import Extent, case_of
 from fastloss.bench.contenders import Contender
 from fastloss.bench.measure import PATIENCE, Measured, measure
 from fastloss.bench.places import HOST, Host
 from fastloss.bench.results import Results
+from fastloss.define.registry import LOSSES
 
 
 class Plan(NamedTuple):

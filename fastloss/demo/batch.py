@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import fastloss as fl
-from fastloss._config import thread_count
-from fastloss.cpu import copying
+from fastloss.cpu.loops import copy as copying
 from fastloss.demo import Progress
 from fastloss.demo.digits import CLASSES, Fit
+from fastloss.runtime.settings import thread_count
 
 BLOCK = 1 << 18  # rows written at a time: 10 MB
 ROUNDS = 3

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from fastloss._config import thread_count
 from fastloss.bench.cases import Case
 from fastloss.bench.contenders import Contender, Outcome, Prepared
+from fastloss.runtime.settings import thread_count
 
 
 def _missing() -> str | None:

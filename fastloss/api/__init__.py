@@ -1,0 +1,1 @@
+"""The decorator of losses, and the transforms."""

@@ -1,0 +1,118 @@
+"""Where an array lies and which library it belongs to; nothing else in the package knows devices.
+
+A *space* is an array library together with a kind of memory. It turns a user's array into what kernels read (a *view*:
+the same memory, without a copy) and kernel outputs into the user's kind of array, and names the backend that computes
+there. Libraries are recognised through ``sys.modules``, never imported.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import array_api_compat
+import numpy as np
+
+from fastloss.cpu.arrays import NUMPY, TORCH, DlpackSpace, as_numpy, is_instance
+from fastloss.runtime.dtypes import BF16_BITS, F16_BITS
+
+_spaces: dict[Any, Any] = {}
+
+
+def space_of(arrays: tuple[Any, ...], names: tuple[str, ...]) -> Any:
+    """Return the space of the first array, and check that the others lie with it.
+
+    Raises
+    ------
+    TypeError
+        If arrays of different devices or libraries are mixed, or one is not an array.
+    """
+    for array in arrays:
+        if array is not None and type(array) is not np.ndarray:
+            return _slow_space_of(arrays, names)
+    return NUMPY
+
+
+def host_array(array: Any, name: str) -> Any:
+    """Return an array of any library, a list or a number as a NumPy array; one on a device is read, which waits."""
+    if isinstance(array, np.ndarray | np.generic | int | float | list | tuple):
+        return as_numpy(array, name)
+    if "bool" in str(getattr(array, "dtype", "")):
+        return np.zeros(0, bool)  # a view would not tell it from an integer
+    space = _space(array, name)
+    view = space.view(array, name)
+    view = view if isinstance(view, np.ndarray) else space.backend.on_host(view)
+    return view.view(np.float16) if view.dtype in (F16_BITS, BF16_BITS) else view
+
+
+def _slow_space_of(arrays: tuple[Any, ...], names: tuple[str, ...]) -> Any:
+    found = [(name, array, _space(array, name)) for name, array in zip(names, arrays, strict=True) if array is not None]
+    first_name, first, space = found[0]
+    for name, array, other in found[1:]:
+        if other.device != space.device:
+            raise TypeError(
+                f"{first_name} is {_describe(first, space)} and {name} is {_describe(array, other)}: nothing is moved "
+                f"between devices silently; {_how_to_move(first_name, first, name, array, space)}"
+            )
+    return space
+
+
+def _describe(array: Any, space: Any) -> str:
+    return f"a {space.name} array on {space.device}" if hasattr(array, "dtype") else f"{type(array).__name__!r}"
+
+
+def _how_to_move(first_name: str, first: Any, name: str, array: Any, space: Any) -> str:
+    """Say what to call to bring an array to the device of the first."""
+    if is_instance(first, "torch", "Tensor"):
+        if is_instance(array, "torch", "Tensor"):
+            return f"call {name}.to({first_name}.device)"
+        return f"call torch.as_tensor({name}, device={first_name}.device)"
+    if space.device == "the CPU":
+        return f"call {name}.cpu()" if is_instance(array, "torch", "Tensor") else f"call {name}.get()"
+    return f"call cupy.asarray({name})"
+
+
+def _space(array: Any, name: str) -> Any:
+    """Return the space of one array, the argument `name`."""
+    if isinstance(array, np.ndarray | np.generic | int | float | list | tuple):
+        return NUMPY
+    on_device = is_instance(array, "cupy", "ndarray")  # which would build its interface to be asked for it
+    if is_instance(array, "torch", "Tensor"):
+        kind = array.device.type
+        if kind == "cpu":
+            return TORCH
+        if kind != "cuda":
+            raise TypeError(f"{name}: a torch tensor on {array.device} is not supported; call .cpu() first")
+        on_device = True  # asking for its interface raises for bfloat16, and where a gradient is required
+    # __cuda_ndarray__ marks Numba's device arrays, those of its simulator too.
+    exported = on_device or hasattr(array, "__cuda_array_interface__") or hasattr(array, "__cuda_ndarray__")
+    if exported or _dlpack_device(array) in (2, 13):
+        return import_module("fastloss.cuda.libraries").space_of_device_array(array)
+    if _dlpack_device(array) == 1:
+        namespace = _namespace(array)
+        if namespace is not None:
+            return _spaces.setdefault(namespace, DlpackSpace(namespace))
+    if hasattr(array, "__array_interface__") or hasattr(array, "__array__"):
+        return NUMPY
+    if isinstance(array, Sequence) and not isinstance(array, str | bytes):
+        return NUMPY  # range, array.array, memoryview
+    raise TypeError(f"{name} must be an array, got {type(array).__name__}")
+
+
+def _dlpack_device(array: Any) -> int | None:
+    """Return the DLPack device type of an array, None if it has none."""
+    ask = getattr(array, "__dlpack_device__", None)
+    return int(ask()[0]) if ask is not None else None
+
+
+def _namespace(array: Any) -> Any:
+    """Return the module with the from_dlpack of the library that made `array`."""
+    try:
+        return array_api_compat.array_namespace(array)
+    except TypeError:
+        module = sys.modules.get(type(array).__module__.partition(".")[0])
+        return module if hasattr(module, "from_dlpack") else None
+
+

@@ -1,0 +1,210 @@
+"""Libraries whose arrays lie in host memory: what kernels read of an array, and the array for what they wrote.
+
+On the CPU a view is a NumPy array whose dtype tells kernels how to read it: float16 becomes its int16 bits and bfloat16
+its uint16 bits; true 16-bit integers are copied to int32 to keep the two apart. Libraries are recognised through
+``sys.modules``, never imported.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from fastloss.cpu import backend
+from fastloss.runtime.dtypes import BF16_BITS, F16_BITS, F32, F64
+
+# dtypes that kernels read as they are.
+_DIRECT = frozenset({F32, F64, *map(np.dtype, ("i1", "u1", "i4", "u4", "i8", "u8"))})
+
+
+class _Unlocked:
+    """A read-only array, shown as one that may be written.
+
+    Numba compiles a kernel for each of the two; no kernel writes to an operand, so one will do.
+    """
+
+    def __init__(self, array: Any) -> None:
+        interface = array.__array_interface__
+        self.array, self.__array_interface__ = array, {**interface, "data": (interface["data"][0], False)}
+
+
+class NumpySpace:
+    """NumPy arrays, lists and numbers."""
+
+    name = "NumPy"
+    device = "the CPU"
+
+    def view(self, array: Any, name: str) -> Any:
+        """Return the view that kernels read."""
+        if type(array) is not np.ndarray:
+            if is_instance(array, "torch", "Tensor"):  # beside another library's input; DLPack refuses some
+                return TORCH.view(array, name)
+            array = as_numpy(array, name)
+        view = array if array.dtype in _DIRECT and array.flags.aligned else _kernel_dtype(array, name)
+        return view if view.flags.writeable else np.asarray(_Unlocked(view))
+
+    def output(self, array: Any, name: str) -> Any:
+        """Return the view of an array that the user wants written."""
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"{name} must be a NumPy array like the input, got {type(array).__name__}")
+        if not array.flags.writeable:
+            raise ValueError(f"{name} is read-only")
+        if not (array.dtype.isnative and array.flags.aligned):  # what would be written is a copy
+            raise ValueError(f"{name} must be aligned and in the machine's byte order")
+        _refuse_masked(array, name)
+        return _kernel_dtype(array, name)
+
+    def wrap(self, view: Any, like: Any) -> Any:
+        """Return an output view as an array of this library; `like`, whose output it is, says which bfloat16."""
+        dtype = view.dtype
+        if dtype is F32 or dtype is F64:
+            return view
+        if dtype == F16_BITS:
+            return view.view(np.float16)
+        return view.view(like.dtype) if dtype == BF16_BITS else view
+
+    def scalar(self, value: float, dtype: Any) -> Any:
+        """Return a reduced value: float64 for float64 input, else float32."""
+        return np.float64(value) if dtype == F64 else np.float32(value)
+
+    def converted(self, array: Any, dtype: Any) -> Any:
+        """Return a copy in another dtype of the library."""
+        return np.asarray(array).astype(dtype)
+
+    backend = backend  # the module that allocates and computes
+
+
+class TorchSpace(NumpySpace):
+    """torch tensors in host memory."""
+
+    name = "torch"
+
+    def view(self, array: Any, name: str) -> Any:
+        torch = sys.modules["torch"]
+        if not isinstance(array, torch.Tensor):
+            return super().view(array, name)
+        if array.layout is not torch.strided:
+            raise TypeError(f"{name}: a torch tensor of layout {array.layout} is not supported; call .to_dense() first")
+        array = array.detach().resolve_neg()
+        if array.dtype == torch.bfloat16:
+            return array.view(torch.int16).numpy().view(BF16_BITS)
+        try:
+            return super().view(array.numpy(), name)
+        except (TypeError, RuntimeError):
+            what = "nested torch tensor" if array.is_nested else f"torch tensor of dtype {array.dtype}"
+            raise TypeError(f"{name}: a {what} is not supported") from None
+
+    def output(self, array: Any, name: str) -> Any:
+        if not isinstance(array, sys.modules["torch"].Tensor):
+            raise TypeError(f"{name} must be a torch tensor like the input, got {type(array).__name__}")
+        if array.is_neg():
+            raise ValueError(f"{name} is a negated view, which cannot be written")
+        return self.view(array, name)
+
+    def wrap(self, view: Any, like: Any) -> Any:
+        torch = sys.modules["torch"]
+        if view.dtype == BF16_BITS:
+            return torch.from_numpy(view.view(F16_BITS)).view(torch.bfloat16)
+        return torch.from_numpy(view.view(np.float16) if view.dtype == F16_BITS else view)
+
+    def converted(self, array: Any, dtype: Any) -> Any:
+        if not isinstance(dtype, sys.modules["torch"].dtype):
+            raise TypeError(f"dtype must be one of torch's, like the input, got {dtype!r}")
+        return array.to(dtype)
+
+    def scalar(self, value: float, dtype: Any) -> Any:
+        torch = sys.modules["torch"]
+        # By way of NumPy, which makes infinity of a number beyond float32; torch refuses it.
+        return torch.scalar_tensor(super().scalar(value, dtype), dtype=torch.float64 if dtype == F64 else torch.float32)
+
+
+class DlpackSpace(NumpySpace):
+    """Arrays of any other library that exports host memory through DLPack and imports it through from_dlpack."""
+
+    def __init__(self, module: Any) -> None:
+        self.name = module.__name__
+        self._module = module
+
+    def wrap(self, view: Any, like: Any) -> Any:
+        return self._module.from_dlpack(super().wrap(view, like))
+
+    def converted(self, array: Any, dtype: Any) -> Any:
+        array = super().converted(array, dtype)
+        if array.dtype.name == "bfloat16":  # NumPy does not export it
+            raise TypeError(f"dtype bfloat16 is not supported for arrays of {self.name}")
+        return array
+
+    def scalar(self, value: float, dtype: Any) -> Any:
+        return self._module.from_dlpack(np.asarray(super().scalar(value, dtype)))
+
+
+NUMPY = NumpySpace()
+TORCH = TorchSpace()
+
+
+def is_instance(array: Any, module: str, name: str) -> bool:
+    """Return whether `array` is an instance of a class of a library that may not be there."""
+    loaded = sys.modules.get(module)
+    kind = getattr(loaded, name, None)
+    return isinstance(kind, type) and isinstance(array, kind)
+
+
+def _refuse_masked(array: Any, name: str) -> None:
+    """Raise for a masked array: masked elements would count."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, which is not supported; fill it, or compress all arrays alike")
+
+
+def as_numpy(array: Any, name: str) -> Any:
+    """Return an array, list or number as a NumPy array."""
+    if isinstance(array, np.ndarray):
+        _refuse_masked(array, name)
+        return array.view(np.ndarray)
+    if array is None:
+        raise TypeError(f"{name} must be an array, got None")
+    if hasattr(array, "__dlpack__"):
+        try:
+            return np.from_dlpack(array)
+        except (BufferError, RuntimeError) as error:
+            what = f"{type(array).__name__} of dtype {getattr(array, 'dtype', 'unknown')}"
+            raise TypeError(f"{name}: NumPy cannot read this {what}: {error}") from None
+    was_array = hasattr(array, "dtype")
+    try:
+        array = np.asarray(array)
+    except ValueError as error:
+        raise TypeError(f"{name} is not an array: {error}") from None
+    if not was_array and array.dtype.kind in "iu" and name in _REAL_ARGUMENTS:
+        array = array.astype(np.float64)  # [1, 2] is as good as [1.0, 2.0]; an integer *array* is a mistake
+    return array
+
+
+# Arguments for which a list of Python integers means real numbers.
+_REAL_ARGUMENTS = frozenset(
+    {
+        *("input", "input1", "input2", "anchor", "positive", "negative", "log_probs", "x1", "x2", "params"),
+        "grad_output",
+    }
+)
+
+
+def _kernel_dtype(array: Any, name: str) -> Any:
+    """Return the array as kernels read it; see the module's docstring."""
+    dtype = array.dtype
+    if not dtype.isnative:
+        array = array.astype(dtype.newbyteorder("="))
+        dtype = array.dtype
+    if not array.flags.aligned:
+        array = array.copy()
+    if dtype in _DIRECT:
+        return array
+    if dtype == np.float16:
+        return array.view(F16_BITS)
+    if dtype.name == "bfloat16":
+        return array.view(BF16_BITS)
+    if dtype == np.bool_:
+        return array.view(np.uint8)
+    if dtype.kind in "iu":
+        return array.astype(np.int32)
+    raise TypeError(f"{name}: dtype {dtype} is not supported")

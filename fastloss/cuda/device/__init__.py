@@ -1,0 +1,1 @@
+"""What the loops on CUDA devices are made of."""

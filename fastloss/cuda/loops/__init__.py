@@ -1,0 +1,1 @@
+"""The loops on CUDA devices, one file a family."""

@@ -1,0 +1,48 @@
+"""The mark of scalar functions that kernels may call, and the backends that compile them.
+
+Nothing here imports numba: a backend registers the marked functions, past and future ones, when it loads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_jitables: list[Callable[..., Any]] = []
+_backends: list[Callable[[Callable[..., Any]], object]] = []
+
+
+def jitable(function: F) -> F:
+    """Record `function` as one that kernels may call, and return it unchanged."""
+    _jitables.append(function)
+    for register in _backends:
+        register(function)
+    return function
+
+
+def is_marked(function: Any) -> bool:
+    """Return whether kernels may call a function."""
+    return function in _jitables
+
+
+def hard_targets(point: Callable[..., Any]) -> Callable[[F], F]:
+    """Record a function as what elementwise maths comes to where every target, its second operand, is 0 or 1.
+
+    The CPU's loop takes it for tiles of such targets, unless the derivative with respect to them is wanted: what it
+    returns may differ in the last bits only.
+    """
+
+    def record(function: F) -> F:
+        point.hard = jitable(function)  # type: ignore[attr-defined]
+        return function
+
+    return record
+
+
+def add_backend(register: Callable[[Callable[..., Any]], object]) -> None:
+    """Have `register` called with every jitable function, those of the past and those to come."""
+    _backends.append(register)
+    for function in _jitables:
+        register(function)

@@ -1,0 +1,55 @@
+"""Functions of single elements that the calling path itself needs: copies, sums, weights, and checks of domains."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from fastloss.define.maths import jitable
+
+
+@jitable
+def itself(x):  # type: ignore[no-untyped-def]
+    """X."""
+    T = type(x)
+    return x, (T(1),), T(0)
+
+
+@jitable
+def negated(x):  # type: ignore[no-untyped-def]
+    """-x."""
+    T = type(x)
+    return -x, (T(-1),), T(0)
+
+
+@jitable
+def plus(x, y):  # type: ignore[no-untyped-def]
+    """X + y."""
+    T = type(x)
+    return x + y, (T(1), T(1)), T(0)
+
+
+@functools.cache
+def weighted(point: Any) -> Any:
+    """Return a loss with its weight as a third operand; `centre`, the last parameter, is the weighted mean or 0."""
+
+    def weighted(x, t, w, *params):  # type: ignore[no-untyped-def]
+        value, slopes, curvature = point(x, t, *params[:-1])
+        return w * value, (w * slopes[0], w * slopes[1], value - params[-1]), w * curvature
+
+    weighted.__name__ = weighted.__qualname__ = f"weighted_{point.__name__}"
+    return jitable(weighted)
+
+
+@jitable
+def outside_unit_interval(x):  # type: ignore[no-untyped-def]
+    """1 where x lies outside [0, 1]."""
+    T = type(x)
+    return (T(1) if x < T(0) or x > T(1) else T(0)), (T(0),), T(0)
+
+
+@jitable
+def is_negative(x):  # type: ignore[no-untyped-def]
+    """1 where x is negative."""
+    T = type(x)
+    return (T(1) if x < T(0) else T(0)), (T(0),), T(0)

@@ -1,0 +1,52 @@
+"""The registry of losses, and the checks of their options."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+from fastloss.define.descriptions import Loss
+from fastloss.runtime.stacklevel import stacklevel
+
+LOSSES: dict[str, Loss] = {}
+
+# torch's deprecated pair of options.
+LEGACY = frozenset(("size_average", "reduce"))
+
+
+def check_options(record: Loss, kwargs: dict[str, Any]) -> None:
+    """Check the options in `kwargs` against their domains; map size_average and reduce to reduction in place."""
+    if record.legacy and not LEGACY.isdisjoint(kwargs):
+        _map_legacy_reduction(kwargs)
+    domains = record.options
+    for name, value in kwargs.items():
+        if name in domains:
+            domains[name].check(name, value)
+
+
+def refuse_options(instance: Any, named: dict[str, Any], options: Iterable[str]) -> None:
+    """Raise if a call of an instance of a loss class names one of the `options`, which are bound."""
+    bound = named.keys() & LEGACY.union(options)
+    if bound:
+        raise TypeError(f"{type(instance).__name__} is called with arrays: {min(bound)} is an option of the class")
+
+
+def _map_legacy_reduction(kwargs: dict[str, Any]) -> None:
+    """Replace torch's deprecated pair by the reduction that it means."""
+    average = kwargs.pop("size_average", None)
+    reduce = kwargs.pop("reduce", None)
+    if average is None and reduce is None:
+        return
+    average, reduce = average is not False, reduce is not False
+    kwargs["reduction"] = ("mean" if average else "sum") if reduce else "none"
+    message = f"size_average and reduce are deprecated, use reduction={kwargs['reduction']!r}"
+    warnings.warn(message, DeprecationWarning, stacklevel=stacklevel())
+
+
+def record_of(function: Any) -> Loss:
+    """Return the registry entry of a public loss function."""
+    record = getattr(function, "__fastloss__", None)
+    if not isinstance(record, Loss):
+        raise TypeError(f"expected a loss function or a loss instance of fastloss, got {function!r}")
+    return record

@@ -1,0 +1,1 @@
+"""The loss classes, as in ``torch.nn``."""

@@ -1,0 +1,1 @@
+"""Settings, dtypes, threads, memory, compiling and caching."""
