@@ -1,77 +1,134 @@
 """Loss functions that return value and gradient in one fused pass, on CPU threads and CUDA."""
 
-# Numba takes a quarter of a second to import: better here than in the first call, which is timed.
-import fastloss.cpu.backend  # noqa: F401
-from fastloss.api.transforms import grad as grad
-from fastloss.api.transforms import grad_and_hess as grad_and_hess
-from fastloss.api.transforms import value_and_grad as value_and_grad
-from fastloss.define.linear_options import LinearCrossEntropyOptions as LinearCrossEntropyOptions
-from fastloss.losses.binary import binary_cross_entropy as binary_cross_entropy
-from fastloss.losses.binary import binary_cross_entropy_with_logits as binary_cross_entropy_with_logits
-from fastloss.losses.binary import hinge_embedding_loss as hinge_embedding_loss
-from fastloss.losses.binary import soft_margin_loss as soft_margin_loss
-from fastloss.losses.divergence import kl_div as kl_div
-from fastloss.losses.embedding import cosine_embedding_loss as cosine_embedding_loss
-from fastloss.losses.embedding import cosine_similarity as cosine_similarity
-from fastloss.losses.embedding import margin_ranking_loss as margin_ranking_loss
-from fastloss.losses.focal import binary_focal_loss as binary_focal_loss
-from fastloss.losses.focal import sigmoid_focal_loss as sigmoid_focal_loss
-from fastloss.losses.large_output import adaptive_log_softmax_with_loss as adaptive_log_softmax_with_loss
-from fastloss.losses.large_output import linear_cross_entropy as linear_cross_entropy
-from fastloss.losses.likelihood import gaussian_nll_loss as gaussian_nll_loss
-from fastloss.losses.likelihood import poisson_nll_loss as poisson_nll_loss
-from fastloss.losses.logistic import logsigmoid as logsigmoid
-from fastloss.losses.logistic import sigmoid as sigmoid
-from fastloss.losses.margin import multi_margin_loss as multi_margin_loss
-from fastloss.losses.margin import multilabel_margin_loss as multilabel_margin_loss
-from fastloss.losses.margin import multilabel_soft_margin_loss as multilabel_soft_margin_loss
-from fastloss.losses.multiclass import cross_entropy as cross_entropy
-from fastloss.losses.multiclass import nll_loss as nll_loss
-from fastloss.losses.norms import pairwise_distance as pairwise_distance
-from fastloss.losses.penalty import l1_penalty as l1_penalty
-from fastloss.losses.penalty import l2_penalty as l2_penalty
-from fastloss.losses.regression import huber_loss as huber_loss
-from fastloss.losses.regression import l1_loss as l1_loss
-from fastloss.losses.regression import mse_loss as mse_loss
-from fastloss.losses.regression import smooth_l1_loss as smooth_l1_loss
-from fastloss.losses.sequence import ctc_loss as ctc_loss
-from fastloss.losses.softmax import log_softmax as log_softmax
-from fastloss.losses.softmax import logsumexp as logsumexp
-from fastloss.losses.softmax import softmax as softmax
-from fastloss.losses.symmetric import symmetric_cross_entropy as symmetric_cross_entropy
-from fastloss.losses.triplet import triplet_margin_loss as triplet_margin_loss
-from fastloss.losses.triplet import triplet_margin_with_distance_loss as triplet_margin_with_distance_loss
-from fastloss.nn.large_modules import AdaptiveLogSoftmaxWithLoss as AdaptiveLogSoftmaxWithLoss
-from fastloss.nn.large_modules import LinearCrossEntropyLoss as LinearCrossEntropyLoss
-from fastloss.nn.modules import BCELoss as BCELoss
-from fastloss.nn.modules import BCEWithLogitsLoss as BCEWithLogitsLoss
-from fastloss.nn.modules import CosineEmbeddingLoss as CosineEmbeddingLoss
-from fastloss.nn.modules import CosineSimilarity as CosineSimilarity
-from fastloss.nn.modules import CrossEntropyLoss as CrossEntropyLoss
-from fastloss.nn.modules import CTCLoss as CTCLoss
-from fastloss.nn.modules import FocalLoss as FocalLoss
-from fastloss.nn.modules import GaussianNLLLoss as GaussianNLLLoss
-from fastloss.nn.modules import HingeEmbeddingLoss as HingeEmbeddingLoss
-from fastloss.nn.modules import HuberLoss as HuberLoss
-from fastloss.nn.modules import KLDivLoss as KLDivLoss
-from fastloss.nn.modules import L1Loss as L1Loss
-from fastloss.nn.modules import L1Penalty as L1Penalty
-from fastloss.nn.modules import L2Penalty as L2Penalty
-from fastloss.nn.modules import MarginRankingLoss as MarginRankingLoss
-from fastloss.nn.modules import MSELoss as MSELoss
-from fastloss.nn.modules import MultiLabelMarginLoss as MultiLabelMarginLoss
-from fastloss.nn.modules import MultiLabelSoftMarginLoss as MultiLabelSoftMarginLoss
-from fastloss.nn.modules import MultiMarginLoss as MultiMarginLoss
-from fastloss.nn.modules import NLLLoss as NLLLoss
-from fastloss.nn.modules import PairwiseDistance as PairwiseDistance
-from fastloss.nn.modules import PoissonNLLLoss as PoissonNLLLoss
-from fastloss.nn.modules import SCELoss as SCELoss
-from fastloss.nn.modules import SigmoidFocalLoss as SigmoidFocalLoss
-from fastloss.nn.modules import SmoothL1Loss as SmoothL1Loss
-from fastloss.nn.modules import SoftMarginLoss as SoftMarginLoss
-from fastloss.nn.modules import TripletMarginLoss as TripletMarginLoss
-from fastloss.nn.modules import TripletMarginWithDistanceLoss as TripletMarginWithDistanceLoss
-from fastloss.runtime.config import config as config
-from fastloss.runtime.report import show_config as show_config
+from fastloss.api.transforms import grad, grad_and_hess, value_and_grad
+from fastloss.define.linear_options import LinearCrossEntropyOptions
+from fastloss.losses.binary import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    hinge_embedding_loss,
+    soft_margin_loss,
+)
+from fastloss.losses.divergence import kl_div
+from fastloss.losses.embedding import cosine_embedding_loss, cosine_similarity, margin_ranking_loss
+from fastloss.losses.focal import binary_focal_loss, sigmoid_focal_loss
+from fastloss.losses.large_output import adaptive_log_softmax_with_loss, linear_cross_entropy
+from fastloss.losses.likelihood import gaussian_nll_loss, poisson_nll_loss
+from fastloss.losses.logistic import logsigmoid, sigmoid
+from fastloss.losses.margin import multi_margin_loss, multilabel_margin_loss, multilabel_soft_margin_loss
+from fastloss.losses.multiclass import cross_entropy, nll_loss
+from fastloss.losses.norms import pairwise_distance
+from fastloss.losses.penalty import l1_penalty, l2_penalty
+from fastloss.losses.regression import huber_loss, l1_loss, mse_loss, smooth_l1_loss
+from fastloss.losses.sequence import ctc_loss
+from fastloss.losses.softmax import log_softmax, logsumexp, softmax
+from fastloss.losses.symmetric import symmetric_cross_entropy
+from fastloss.losses.triplet import triplet_margin_loss, triplet_margin_with_distance_loss
+from fastloss.nn.large_modules import AdaptiveLogSoftmaxWithLoss, LinearCrossEntropyLoss
+from fastloss.nn.modules import (
+    BCELoss,
+    BCEWithLogitsLoss,
+    CosineEmbeddingLoss,
+    CosineSimilarity,
+    CrossEntropyLoss,
+    CTCLoss,
+    FocalLoss,
+    GaussianNLLLoss,
+    HingeEmbeddingLoss,
+    HuberLoss,
+    KLDivLoss,
+    L1Loss,
+    L1Penalty,
+    L2Penalty,
+    MarginRankingLoss,
+    MSELoss,
+    MultiLabelMarginLoss,
+    MultiLabelSoftMarginLoss,
+    MultiMarginLoss,
+    NLLLoss,
+    PairwiseDistance,
+    PoissonNLLLoss,
+    SCELoss,
+    SigmoidFocalLoss,
+    SmoothL1Loss,
+    SoftMarginLoss,
+    TripletMarginLoss,
+    TripletMarginWithDistanceLoss,
+)
+from fastloss.runtime.config import config
+from fastloss.runtime.report import show_config
+from fastloss.runtime.version import __version__
 
-__version__ = "0.1.0"
+__all__ = [
+    "AdaptiveLogSoftmaxWithLoss",
+    "BCELoss",
+    "BCEWithLogitsLoss",
+    "CTCLoss",
+    "CosineEmbeddingLoss",
+    "CosineSimilarity",
+    "CrossEntropyLoss",
+    "FocalLoss",
+    "GaussianNLLLoss",
+    "HingeEmbeddingLoss",
+    "HuberLoss",
+    "KLDivLoss",
+    "L1Loss",
+    "L1Penalty",
+    "L2Penalty",
+    "LinearCrossEntropyLoss",
+    "LinearCrossEntropyOptions",
+    "MSELoss",
+    "MarginRankingLoss",
+    "MultiLabelMarginLoss",
+    "MultiLabelSoftMarginLoss",
+    "MultiMarginLoss",
+    "NLLLoss",
+    "PairwiseDistance",
+    "PoissonNLLLoss",
+    "SCELoss",
+    "SigmoidFocalLoss",
+    "SmoothL1Loss",
+    "SoftMarginLoss",
+    "TripletMarginLoss",
+    "TripletMarginWithDistanceLoss",
+    "__version__",
+    "adaptive_log_softmax_with_loss",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "binary_focal_loss",
+    "config",
+    "cosine_embedding_loss",
+    "cosine_similarity",
+    "cross_entropy",
+    "ctc_loss",
+    "gaussian_nll_loss",
+    "grad",
+    "grad_and_hess",
+    "hinge_embedding_loss",
+    "huber_loss",
+    "kl_div",
+    "l1_loss",
+    "l1_penalty",
+    "l2_penalty",
+    "linear_cross_entropy",
+    "log_softmax",
+    "logsigmoid",
+    "logsumexp",
+    "margin_ranking_loss",
+    "mse_loss",
+    "multi_margin_loss",
+    "multilabel_margin_loss",
+    "multilabel_soft_margin_loss",
+    "nll_loss",
+    "pairwise_distance",
+    "poisson_nll_loss",
+    "show_config",
+    "sigmoid",
+    "sigmoid_focal_loss",
+    "smooth_l1_loss",
+    "soft_margin_loss",
+    "softmax",
+    "symmetric_cross_entropy",
+    "triplet_margin_loss",
+    "triplet_margin_with_distance_loss",
+    "value_and_grad",
+]

@@ -8,6 +8,11 @@ import sys
 from collections.abc import Sequence
 from importlib import util
 
+from fastloss import bench
+from fastloss.demo import main as demo
+from fastloss.runtime.report import show_config
+from fastloss.runtime.version import __version__
+
 # What each sub-command needs beside the package: module -> the extra of fastloss that brings it.
 _NEEDS = {
     "demo": {"sklearn": "demo", "scipy": "demo", "matplotlib": "demo"},
@@ -40,15 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     if options.command == "demo":
-        from fastloss import demo
-
         return demo.main(options)
     if options.command == "bench":
-        from fastloss import bench
-
         return bench.main(options)
-    from fastloss import show_config
-
     show_config()
     return 0
 
@@ -61,8 +60,6 @@ def _missing(command: str) -> tuple[list[str], str] | None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from fastloss import __version__
-
     parser = argparse.ArgumentParser(
         prog="fastloss", description="Loss functions that return value and gradient in one fused pass."
     )

@@ -12,7 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from fastloss.cuda.backend import Backend
+from fastloss.cuda.device.numba_cuda import cuda
 from fastloss.cuda.device_array import DeviceArray
+from fastloss.cuda.driver import device_of_address, external_stream, wait_for
 from fastloss.cuda.interface import aligned, interface_of, kernel_dtype, numpy_dtype
 from fastloss.cuda.views import F32, F64
 from fastloss.runtime.dtypes import BF16_BITS, F16_BITS
@@ -38,8 +41,6 @@ class DeviceSpace:
     @functools.cached_property
     def backend(self) -> Any:
         """The object that allocates and computes."""
-        from fastloss.cuda.backend import Backend
-
         return Backend(self)
 
     def owns(self, array: Any) -> bool:
@@ -60,9 +61,6 @@ class DeviceSpace:
 
     def allocate(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
         """Return the view of a new array of the library."""
-        from fastloss.cuda.device.numba_cuda import cuda
-        from fastloss.cuda.driver import external_stream
-
         with self.backend.activated():  # a copy to the host is to wait for the stream that computes the array
             array = cuda.device_array(shape, numpy_dtype(dtype), stream=external_stream(self.ordinal, self.stream))
         return self._described(array, shape, dtype)
@@ -88,8 +86,6 @@ class DeviceSpace:
 
     def upload(self, numbers: Any) -> DeviceArray:
         """Return the view of a copy of a NumPy array."""
-        from fastloss.cuda.device.numba_cuda import cuda
-
         with self.backend.activated():
             return self.view(cuda.to_device(numbers), "index")
 
@@ -117,8 +113,6 @@ class DeviceSpace:
 
     def _wait_for(self, stream: int | None) -> None:
         """Let work on the current stream begin when what was queued on another is done; None asks for nothing."""
-        from fastloss.cuda.driver import wait_for
-
         # 1 is the default stream too, as the interface writes it.
         here, there = (0 if address == 1 else address for address in (self.current_stream(), stream or 0))
         if stream is not None and here != there:
@@ -283,8 +277,6 @@ def space_of_device_array(array: Any) -> DeviceSpace:
     interface = interface_of(array)
     if interface is None:
         return _dlpack_space(int(array.__dlpack_device__()[1]), type(array).__name__)
-    from fastloss.cuda.driver import device_of_address
-
     # Work goes to the stream on which the array was made, if it names one.
     return _space(DeviceSpace, device_of_address(interface["data"][0]), interface.get("stream") or 0)
 

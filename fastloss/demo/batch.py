@@ -18,8 +18,8 @@ import numpy as np
 
 import fastloss as fl
 from fastloss.cpu.loops import copy as copying
-from fastloss.demo import Progress
 from fastloss.demo.digits import CLASSES, Fit
+from fastloss.demo.progress import Progress
 from fastloss.runtime.settings import thread_count
 
 BLOCK = 1 << 18  # rows written at a time: 10 MB

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastloss.runtime.settings import settings, thread_count
+from fastloss.runtime.version import __version__
 
 # Distributions whose versions matter to a report; those that are not installed are left out.
 _GUESTS = ("torch", "cupy", "cupy-cuda12x", "cupy-cuda13x", "numba-cuda", "scikit-learn", "scipy", "ml_dtypes")
@@ -31,10 +32,8 @@ def show_config() -> None:
 
 def facts() -> dict[str, str]:
     """Return what :func:`show_config` prints, name by name."""
-    import fastloss
-
     found = {
-        "fastloss": fastloss.__version__,
+        "fastloss": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
     }

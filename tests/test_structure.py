@@ -1,0 +1,95 @@
+"""The package's floors: imports run down only, and none of the package stands inside a function."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import fastloss
+
+PACKAGE = Path(fastloss.__file__).parent
+
+# From the roof down. A module may import from its own folder and from the floors below.
+FLOORS = [
+    {"__main__"},
+    {"cli"},
+    {"bench", "demo"},
+    {"__init__"},
+    {"nn"},
+    {"losses"},
+    {"api"},
+    {"call"},
+    {"cpu", "cuda"},
+    {"define"},
+    {"runtime"},
+]
+FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+
+
+def room(module):
+    """Return the folder, or the file of the top level, that a module's dotted name is in."""
+    parts = module.split(".")[1:]
+    return parts[0] if parts else "__init__"
+
+
+def floor(name):
+    found = [number for number, rooms in enumerate(FLOORS) if name in rooms]
+    assert found, f"{name} is on no floor: give it one in FLOORS"
+    return found[0]
+
+
+def imports(tree):
+    """Yield the dotted name of every module of the package that a tree imports, and the line."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names if alias.name.split(".")[0] == "fastloss")
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "fastloss":
+            for alias in node.names:
+                submodule = PACKAGE.joinpath(*node.module.split(".")[1:], alias.name)
+                is_module = submodule.is_dir() or submodule.with_suffix(".py").exists()
+                yield f"{node.module}.{alias.name}" if is_module else node.module, node.lineno
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_imports_run_down(file):
+    here = file.parts[0].removesuffix(".py")
+    for module, line in imports(ast.parse((PACKAGE / file).read_text())):
+        there = room(module)
+        assert there == here or floor(there) > floor(here), f"{file}:{line} imports {module}, which stands above it"
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_no_import_of_the_package_inside_a_function(file):
+    functions = [
+        node for node in ast.walk(ast.parse((PACKAGE / file).read_text())) if isinstance(node, ast.FunctionDef)
+    ]
+    late = [found for function in functions for found in imports(function)]
+    assert late == []
+
+
+def test_no_circle():
+    """Within a folder too."""
+    edges = {}
+    for file in FILES:
+        name = ".".join(("fastloss", *file.with_suffix("").parts)).removesuffix(".__init__")
+        edges[name] = {module for module, _ in imports(ast.parse((PACKAGE / file).read_text()))} - {name}
+    done, path = set(), []
+
+    def visit(name):
+        assert name not in path, " -> ".join([*path[path.index(name) :], name])
+        if name in done:
+            return
+        path.append(name)
+        for other in edges.get(name, ()):
+            visit(other)
+        path.pop()
+        done.add(name)
+
+    for name in edges:
+        visit(name)
+
+
+def test_public_names():
+    assert sorted(fastloss.__all__, key=lambda name: (name[0].islower(), name)) == list(fastloss.__all__)
+    assert not hasattr(fastloss, "fastloss")
+    assert all(hasattr(fastloss, name) for name in fastloss.__all__)
