@@ -9,21 +9,21 @@ from fastloss.define.maths import jitable
 
 
 @jitable
-def itself(x):  # type: ignore[no-untyped-def]
+def itself(x):
     """X."""
     T = type(x)
     return x, (T(1),), T(0)
 
 
 @jitable
-def negated(x):  # type: ignore[no-untyped-def]
+def negated(x):
     """-x."""
     T = type(x)
     return -x, (T(-1),), T(0)
 
 
 @jitable
-def plus(x, y):  # type: ignore[no-untyped-def]
+def plus(x, y):
     """X + y."""
     T = type(x)
     return x + y, (T(1), T(1)), T(0)
@@ -33,7 +33,7 @@ def plus(x, y):  # type: ignore[no-untyped-def]
 def weighted(point: Any) -> Any:
     """Return a loss with its weight as a third operand; `centre`, the last parameter, is the weighted mean or 0."""
 
-    def weighted(x, t, w, *params):  # type: ignore[no-untyped-def]
+    def weighted(x, t, w, *params):
         value, slopes, curvature = point(x, t, *params[:-1])
         return w * value, (w * slopes[0], w * slopes[1], value - params[-1]), w * curvature
 
@@ -42,14 +42,14 @@ def weighted(point: Any) -> Any:
 
 
 @jitable
-def outside_unit_interval(x):  # type: ignore[no-untyped-def]
+def outside_unit_interval(x):
     """1 where x lies outside [0, 1]."""
     T = type(x)
     return (T(1) if x < T(0) or x > T(1) else T(0)), (T(0),), T(0)
 
 
 @jitable
-def is_negative(x):  # type: ignore[no-untyped-def]
+def is_negative(x):
     """1 where x is negative."""
     T = type(x)
     return (T(1) if x < T(0) else T(0)), (T(0),), T(0)
