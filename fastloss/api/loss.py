@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec
 
 from fastloss.call.call import Call
-from fastloss.call.outputs import VALUE
+from fastloss.call.request import VALUE
 from fastloss.define.check_maths import check_maths
 from fastloss.define.descriptions import FAMILIES, KINDS, Loss
 from fastloss.define.options import REDUCTION, Domain
@@ -64,7 +66,8 @@ def loss(
 
         @functools.wraps(describe)
         def function(*args: P.args, **kwargs: P.kwargs) -> Any:
-            return call.run(args, kwargs, VALUE)
+            result = call.last(args, kwargs, VALUE)
+            return call.find(args, kwargs, VALUE) if result is None else result
 
         domain_of = {"reduction": REDUCTION} if "reduction" in (describe.__kwdefaults__ or {}) else {}
         record = Loss(
@@ -79,6 +82,7 @@ def loss(
             domains=domains or {},
             legacy=legacy,
             also=also,
+            **_parameters_of(describe),
         )
         if name in LOSSES:
             raise ValueError(f"loss {name!r} is registered twice")
@@ -88,3 +92,22 @@ def loss(
         return function
 
     return register
+
+
+# The annotations of arguments that are numbers, names and the like; what says nothing else is an array.
+_OPTION = re.compile(r"(<class ')?(int|float|bool|str|object|Sequence|Iterable|Callable)\b")
+
+
+def _parameters_of(describe: Callable[..., Any]) -> dict[str, Any]:
+    """Return which arguments of a loss may be given by position, and which are arrays."""
+    positional, operands = [], []
+    for name, parameter in inspect.signature(describe).parameters.items():
+        annotation = "" if parameter.annotation is parameter.empty else str(parameter.annotation)
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            if annotation.startswith("Array"):
+                operands.append(name)
+            continue
+        positional.append(name)
+        if not _OPTION.match(annotation):
+            operands.append(name)
+    return {"positional": tuple(positional), "operands": frozenset(operands)}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastloss.call.call import Call
-from fastloss.call.outputs import Mode, Request
+from fastloss.call.request import Mode, Request
 from fastloss.define.descriptions import Loss
 from fastloss.define.registry import record_of, refuse_options
 
@@ -115,7 +115,8 @@ class Transform:
             request = Request._make((request.mode, grad_output, grad_out, out))  # half the time of Request(...)
         if kwargs and self._bound:
             refuse_options(self._origin[0], kwargs, self._bound)
-        return self._call.run(args, kwargs, request)
+        result = self._call.last(args, kwargs, request)
+        return self._call.find(args, kwargs, request) if result is None else result
 
     @property
     def __signature__(self) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 from fastloss.call.adaptive_weights import Layers
 from fastloss.call.array_ops import NO_GRADIENTS, convert_into, in_type, map_into
 from fastloss.call.chunked_matmul import Products, chunks
-from fastloss.call.outputs import ABSENT
+from fastloss.call.planning import ABSENT
 from fastloss.call.rowwise import value_only
 from fastloss.define.descriptions import NO_INDEX, Clustered, RowMaths
 from fastloss.define.point_maths import plus
@@ -32,7 +32,7 @@ def log_probabilities(maths: RowMaths, job: Clustered) -> Any:
             wide = backend.empty(target.shape, layers.real)
             _fill(maths, layers, rows[start:stop], head, wide)
             convert_into(backend, target, wide)
-    return layers.space.wrap(result, job.input)
+    return layers.space.wrap(result, getattr(job.input, "dtype", None))
 
 
 def predictions(maths: RowMaths, job: Clustered) -> Any:
@@ -54,7 +54,7 @@ def predictions(maths: RowMaths, job: Clustered) -> Any:
             full = backend.empty((chosen.size, layers.classes), real)
             _fill(maths, layers, backend.take(part, index), backend.take(head, index), full)
             best[start + chosen] = _largest(backend, full)
-    return layers.space.wrap(backend.on_device(best).reshape(x.shape[:-1]), job.input)
+    return layers.space.wrap(backend.on_device(best).reshape(x.shape[:-1]), None)
 
 
 def _largest(backend: Any, matrix: Any) -> Any:

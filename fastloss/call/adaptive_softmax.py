@@ -1,13 +1,12 @@
-"""The calling path of losses over classes in clusters, see ``_call.py``.
+"""Plans losses over classes in clusters.
 
-The head runs over all rows, each tail over the rows whose class it holds. Logits exist chunk by chunk, as in
-``_projected.py``; beyond those a tail takes copies of its rows of the input.
+The head runs over all rows, each tail over the rows whose class it holds. Logits exist chunk by chunk, as behind a
+linear map; beyond those a tail takes copies of its rows of the input.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,9 +15,12 @@ from fastloss.call.adaptive_weights import HEAD, Layers
 from fastloss.call.array_ops import convert_into, factor_type, in_type, map_into, sum_of
 from fastloss.call.checks import Shape, check_labels
 from fastloss.call.chunked_matmul import Products, chunks, multiply_into, part
-from fastloss.call.outputs import ABSENT, Argument, Outputs, Request, given_gradients, upstream_of
+from fastloss.call.outputs import Argument, Outputs, make_all
+from fastloss.call.plan import Plan
+from fastloss.call.planning import ABSENT, Operand, Planning, several
+from fastloss.call.request import Mode, Request
 from fastloss.call.rowwise import out_of_range
-from fastloss.define.descriptions import NO_INDEX, Clustered, Loss, RowMaths
+from fastloss.define.descriptions import NO_INDEX, Clustered, RowMaths
 from fastloss.define.point_maths import negated
 from fastloss.runtime.settings import settings
 
@@ -30,43 +32,68 @@ class AdaptiveOutput(NamedTuple):
     loss: Any
 
 
-def clustered(record: Loss, job: Clustered, request: Request) -> Any:
-    """Compute a loss over classes in clusters."""
+def plan(planning: Planning, job: Clustered) -> Plan:
+    """Plan a loss over classes in clusters, of this call alone: its tails are read from sequences."""
+    planning.kept = False
     if job.target is None:
         raise TypeError("target must be an array, got None")
-    layers = Layers(job)
+    mode = planning.mode
+    layers = Layers(job._replace(**{name: _given(getattr(job, name)) for name in _OPERANDS}))
     space, real, views = layers.space, layers.real, layers.views
-    backend, x = space.backend, views[0]
-    target = space.view(job.target, "target")
+    planning.space, backend, x = space, space.backend, views[0]
+    target = job.target
+    labels_view = planning.see(target, "target")
     rows: Shape = x.shape[:-1]
-    check_labels(target, rows, (*rows, layers.classes), "log-probabilities")
+    check_labels(labels_view, rows, (*rows, layers.classes), "log-probabilities")
 
-    mode = request.mode
-    flat_request = _flattened(request, layers)
-    arguments = tuple([Argument(*three) for three in zip(layers.names, layers.arrays, views, strict=True)])
-    outputs = Outputs(record, space, flat_request, arguments, None)
+    operands = [
+        None if array is None else planning.operand(name, array)
+        for name, array in zip(layers.names, layers.arrays, strict=True)
+    ]
+    arguments = tuple(
+        [None if operand is None else Argument(operand, planning.see(operand, operand.name)) for operand in operands]
+    )
+    _flatten(planning, layers)
+    outputs = Outputs(planning, arguments, None)
     outputs.want_values(rows, mode.value)
-    scale, _ = upstream_of(space, request, True, ())
+    scale, _ = planning.upstream(True, ())
     outputs.check_read(target=target)
-    outputs.detach(views)
-
+    outputs.detach(operands)
     count = math.prod(rows)
-    labels = backend.flat(target)
-    if settings.check_indices and count:
-        strange, _ = backend.survey(labels, ABSENT, layers.classes, NO_INDEX, True, real)
-        if strange >= 0:
-            raise out_of_range(backend, labels, strange, rows, layers.classes)
-    values = backend.zeros((count,), real) if mode.value else ABSENT
-    run = _Run(job.maths, layers, outputs.grads, values, scale / count if count else 0.0, backend.host(labels))
-    run.head()
-    for k in range(layers.tails):
-        run.tail(k)
-    run.finish()
-    total: Any = math.nan
-    if mode.value and count:
-        total = sum_of(backend, values, count)
-        map_into(backend, negated, (values,), backend.flat(outputs.values))
-    return _regrouped(outputs.finish(None), space.scalar(total, x.dtype) if mode.value else None, mode, layers.tails)
+    results, arrange, flattened = outputs.plan(), outputs.order(1 + len(arguments)), planning.request
+
+    def compute(arrays: tuple[Any, ...], request: Request) -> Any:
+        made = make_all(results, arrays)
+        values, *grads = arrange((*made, ABSENT))
+        labels = backend.flat(labels_view)
+        if settings.check_indices and count:
+            bad, _ = backend.survey(labels, ABSENT, layers.classes, NO_INDEX, True, real)
+            if bad >= 0:
+                raise out_of_range(backend, labels, bad, rows, layers.classes)
+        factor = scale(arrays, request) if callable(scale) else scale
+        each = backend.zeros((count,), real) if mode.value else ABSENT
+        run = _Run(job.maths, layers, grads, each, factor / count if count else 0.0, backend.host(labels))
+        run.head()
+        for k in range(layers.tails):
+            run.tail(k)
+        run.finish()
+        total: Any = math.nan
+        if mode.value and count:
+            total = sum_of(backend, each, count)
+            map_into(backend, negated, (each,), backend.flat(values))
+        if results.finish is not None:
+            made = results.finish(made, arrays, flattened)
+        output = AdaptiveOutput(made.pop(0), space.scalar(total, x.dtype)) if mode.value else None
+        return _answer(output, made, mode, layers.tails)
+
+    return Plan(compute)
+
+
+_OPERANDS = ("input", "target", "head_weight", "head_bias")
+
+
+def _given(operand: Operand | None) -> Any:
+    return None if operand is None else operand.given
 
 
 class _Run:
@@ -158,26 +185,29 @@ class _Run:
             convert_into(self.backend, self.grads[0], self.d_input)
 
 
-def _flattened(request: Request, layers: Layers) -> Request:
-    """Return a request that names every array by itself."""
+def _flatten(planning: Planning, layers: Layers) -> None:
+    """Have every array differentiated by itself: a pair of `tail_weights` is two."""
+    request, mode = planning.request, planning.mode
     names: list[str] = []
     given: list[Any] = []
-    arrays = given_gradients(request, len(request.mode.wrt))
-    for number, name in enumerate(request.mode.wrt):
+    arrays = None
+    if request.grad_out is not None:
+        arrays = (request.grad_out,) if mode.single else several(request.grad_out, len(mode.wrt))
+    for number, name in enumerate(mode.wrt):
         nested = name == "tail_weights"
         names += layers.names[HEAD:] if nested else [name]
         if arrays is not None:
             given += [one for pair in arrays[number] for one in pair] if nested else [arrays[number]]
-    mode = request.mode._replace(wrt=tuple(names), single=False)
-    return Request(mode, request.grad_output, None if arrays is None else tuple(given), request.out)
+    planning.mode = mode._replace(wrt=tuple(names), single=False)
+    planning.request = request._replace(mode=planning.mode, grad_out=None if arrays is None else tuple(given))
+    planning.targets = [planning.operand("grad_out", array) for array in given]
 
 
-def _regrouped(results: Any, loss: Any, mode: Any, tails: int) -> Any:
-    """Return the results of a flattened request as they were asked for."""
+def _answer(output: AdaptiveOutput | None, gradients: list[Any], mode: Mode, tails: int) -> Any:
+    """Return the output and the gradients of single arrays as they were asked for."""
     if not mode.wrt:
-        return AdaptiveOutput(results, loss)
-    output, gradients = results if mode.value else (None, results)
-    left: Iterator[Any] = iter(gradients)
+        return output
+    left = iter(gradients)
     grouped = tuple(
         [
             tuple([(next(left), next(left)) for _ in range(tails)]) if name == "tail_weights" else next(left)
@@ -185,4 +215,4 @@ def _regrouped(results: Any, loss: Any, mode: Any, tails: int) -> Any:
         ]
     )
     answer = grouped[0] if mode.single else grouped
-    return (AdaptiveOutput(output, loss), answer) if mode.value else answer
+    return (output, answer) if mode.value else answer

@@ -10,7 +10,7 @@ from typing import Any
 from fastloss.call.array_ops import in_type
 from fastloss.call.checks import check_float, check_shape
 from fastloss.call.dispatch import space_of
-from fastloss.call.outputs import ABSENT
+from fastloss.call.planning import ABSENT
 from fastloss.define.descriptions import Clustered
 from fastloss.runtime.dtypes import F32, F64
 

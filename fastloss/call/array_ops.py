@@ -6,9 +6,10 @@ of another dtype are converted where they are read, and results are rounded once
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from fastloss.call.outputs import ABSENT
+from fastloss.call.planning import ABSENT
 from fastloss.define.point_maths import itself
 from fastloss.runtime.dtypes import BF16_BITS
 
@@ -55,6 +56,17 @@ def sum_of(backend: Any, view: Any, divisor: Any = 1, point: Any = itself) -> An
     if view.size == 0:
         return 0.0
     return backend.elementwise(point, (view,), ABSENT, ABSENT, (), 1.0, divisor, ABSENT, NO_GRADIENTS, ABSENT, False)
+
+
+def summing(backend: Any, view: Any) -> Callable[[Any], Any]:
+    """Return what sums arrays like `view`."""
+    if view.size == 0:
+        return lambda view: 0.0
+    kernel = backend.plan_elementwise(itself, (view, *_ABSENT[:4]), _ABSENT, (), False)
+    return lambda view: kernel.run((view, *_ABSENT[:4]), _ABSENT, 1.0, 1)[1]
+
+
+_ABSENT = (ABSENT,) * 5
 
 
 def blocks(rows: int, columns: int, itemsize: int, times: int) -> list[slice]:

@@ -1,33 +1,21 @@
-"""The one calling path: a description in, shapes checked, outputs allocated, a driver called, arrays out.
+"""A way of calling a loss: signature, plan, run.
 
-Only this module and its helpers (``_checks.py``, ``_outputs.py``; ``_rows.py``, ``_pairs.py`` and others for a family
-each) know shapes, broadcasting, weights and reductions. They work on views (``_dispatch.py``) and ask the space's
-backend for everything that touches memory.
+A call whose arrays have the types, shapes and layouts of those before is computed by the plan that was made for them: a
+function of its arrays. Everything that follows from types, shapes and options is decided once, by the planner of the
+description's family; a call that has no signature (lists, functions as options, warnings to repeat) takes the same way,
+and its plan is not kept.
 """
 
 from __future__ import annotations
 
-import functools
-import math
 from typing import Any
 
-import numpy as np
-
-from fastloss.call.adaptive_softmax import clustered
-from fastloss.call.array_ops import sum_of
-from fastloss.call.checks import aligned_variance, check_fits, check_float, check_shape, common_shape
-from fastloss.call.ctc import alignment
-from fastloss.call.dispatch import space_of
-from fastloss.call.distances import of_distances
-from fastloss.call.linear import projected
-from fastloss.call.multilabel import label_sets
-from fastloss.call.outputs import ABSENT, VALUE, Argument, Outputs, Request, upstream_of
-from fastloss.call.pairwise import pairwise
-from fastloss.call.penalties import penalty
-from fastloss.call.prepared import Prepared, are_options, signature
-from fastloss.call.quick import prepare
-from fastloss.call.quick_torch import as_numpy, as_tensors
-from fastloss.call.rowwise import rowmap, rowwise
+from fastloss.call import adaptive_softmax, composed, ctc, elementwise, linear, multilabel, pairwise, rowwise
+from fastloss.call.direct import Run, direct
+from fastloss.call.plan import Plan
+from fastloss.call.planning import Compute, Operand, Planning
+from fastloss.call.request import Request, is_number
+from fastloss.call.signature import Signature, Take, extras_of, signature, taker
 from fastloss.define.descriptions import (
     Alignment,
     Clustered,
@@ -41,252 +29,142 @@ from fastloss.define.descriptions import (
     RowMap,
     Rowwise,
 )
-from fastloss.define.point_maths import is_negative, outside_unit_interval, weighted
 from fastloss.define.registry import LEGACY, check_options
-from fastloss.runtime.settings import settings
 
-# Kinds of call that are kept for one way of calling a loss; then all are forgotten.
-MOST_KINDS = 1024
+# Plans that are kept for one way of calling a loss; then all are forgotten.
+MOST_PLANS = 1024
 
-# Of a kind of call: how it is computed, and where its arrays stand among the arguments. None: the long way.
-Kind = tuple[Prepared, tuple[int, ...]] | None
-_UNKNOWN: Any = object()
+_PLANNERS: dict[type, Any] = {
+    Elementwise: elementwise.plan,
+    Rowwise: rowwise.plan,
+    RowMap: rowwise.plan_map,
+    Pairwise: pairwise.plan,
+    LabelSets: multilabel.plan,
+    Alignment: ctc.plan,
+    Projected: linear.plan,
+    Clustered: adaptive_softmax.plan,
+}
 
 
 class Call:
-    """A way of calling a loss: what it returns unless told otherwise, and the options that are bound.
+    """What a call returns unless told otherwise, the options that are bound, and the plans of the kinds of call."""
 
-    It keeps the kinds of call that can go the short way (``_quick.py``), and the straight code (``_straight.py``) of
-    the kinds that it computed last, into fresh arrays and into the caller's: a loss is called with arrays of the same
-    shapes again and again.
-    """
-
-    __slots__ = ("describe", "known", "latest", "latest_into", "record", "request", "settled")
+    __slots__ = ("bound", "last", "options", "plans", "record", "request")
 
     def __init__(self, record: Loss, request: Request, options: dict[str, Any]) -> None:
-        self.record, self.request = record, request
-        self.describe = functools.partial(record.describe, **options) if options else record.describe
-        self.settled = are_options(options.values())
-        self.known: dict[Any, Kind] = {}
-        self.latest = self.latest_into = _none
+        self.record, self.request, self.options = record, request, options
+        self.bound = tuple([value for name, value in options.items() if name in record.operands and value is not None])
+        self.plans: dict[Any, tuple[Run, Compute]] = {}
+        self.last: Run = _no_call
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> Any:
-        """Return what the user gets.
+        """Return what the user gets: by the function that computed the last call, or else by :meth:`find`.
 
-        Like :meth:`Prepared.compute` it is no ``__call__``, which would cost Python twice as much.
+        Who counts nanoseconds writes these two lines himself.
         """
-        if request is self.request:
-            result = self.latest(args, kwargs, None, None)
-            if result is not None:
-                return result
-        elif request.grad_output is None:
-            result = self.latest_into(args, kwargs, request.grad_out, request.out)
-            if result is not None:
-                return result
-        if self.settled and request.grad_output is None:
-            result = self._short(args, kwargs, request)
-            if result is not None:
-                return result
-            converted = as_numpy(args, kwargs) if request is self.request else None
-            if converted is not None:
-                result = self.latest(*converted, None, None)
-                if result is None:
-                    result = self._short(*converted, request)
-                if result is not None:
-                    return as_tensors(result)
-        return self.long(args, kwargs, request)
+        result = self.last(args, kwargs, request)
+        return self.find(args, kwargs, request) if result is None else result
 
-    def long(self, args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> Any:
-        """Return what the user gets, the long way."""
+    def find(self, args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> Any:
+        """Compute a call by its plan, made where there is none."""
+        found = signature(args, kwargs, self.bound, request)
+        if found is None:
+            plan, arrays, _ = self._plan(args, kwargs, request, None)
+            return plan.compute(arrays, request)
+        known = self.plans.get(found.key)
+        if known is None:
+            plan, arrays, keeps = self._plan(args, kwargs, request, found)
+            if not keeps:
+                return plan.compute(arrays, request)
+            if len(self.plans) >= MOST_PLANS:
+                self.plans.clear()
+            run = direct(plan, found, args, kwargs, request, self.request)
+            if run is None:
+                run = taking(taker(found, args, kwargs, self.bound, request, self.request), plan.compute)
+            known = self.plans[found.key] = run, plan.compute
+        self.last = known[0]
+        return known[1](found.arrays, request)
+
+    def _plan(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], request: Request, found: Signature | None
+    ) -> tuple[Plan, tuple[Any, ...], bool]:
+        """Plan a call; return what computes it, its arrays, and whether the plan serves other calls too."""
+        record = self.record
+        operands = _Operands(found)
+        names = record.positional
+        arguments = [
+            operands.of(place, names[place] if place < len(names) else "", value, record)
+            for place, value in enumerate(args)
+        ]
+        count = len(args)
+        named = {name: operands.of(count + k, name, value, record) for k, (name, value) in enumerate(kwargs.items())}
         if kwargs:
-            check_options(self.record, kwargs)
-        return evaluate(self.record, self.describe(*args, **kwargs), request)
-
-    def _short(self, args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> Any:
-        """Compute a call the short way; None where the long way is needed."""
-        key = signature(args, kwargs)
-        if key is None:
-            return None
-        kind = self.known.get(key, _UNKNOWN)
-        if kind is _UNKNOWN:
-            try:
-                kind = _keep(self.known, key, self._kind(args, kwargs))
-            except Exception:  # the long way knows what to say of it
-                return None
-        if kind is None:
-            return None
-        prepared, picks = kind
-        given = (*args, *kwargs.values()) if kwargs else args
-        result = prepared.compute([given[k] for k in picks], request)
-        if result is not None:
-            into = request.grad_out is not None, request.out is not None
-            code = prepared.straight(picks, args, kwargs, into) or _none
-            if any(into):
-                self.latest_into = code
-            else:
-                self.latest = code
-        return result
-
-    def _kind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Kind:
-        """Return how a call is computed the short way, None if it is not."""
-        if not LEGACY.isdisjoint(kwargs):
-            return None  # each call has to warn
-        # Views, because one array may stand for several arguments here and for one the next time.
-        args = tuple([_seen(a) for a in args])
-        kwargs = {name: _seen(a) for name, a in kwargs.items()}
-        if kwargs:
-            check_options(self.record, kwargs)
-        decided = prepare(self.record, self.describe(*args, **kwargs), self.request.mode)
-        if decided is None:
-            return None
-        prepared, arrays = decided
-        places = {id(a): k for k, a in enumerate((*args, *kwargs.values())) if type(a) is np.ndarray}
-        if places.keys() != {id(a) for a in arrays}:
-            return None  # an array is an option, whose value counts, or something was made of one
-        return prepared, tuple([places[id(a)] for a in arrays])
+            check_options(record, named)
+        count += len(kwargs)
+        options = dict(self.options)
+        for k, name in enumerate([name for name in options if name in record.operands and options[name] is not None]):
+            options[name] = operands.of(count + k, name, options[name], record)
+        planning = Planning(record, request, operands.arrays, found is not None and LEGACY.isdisjoint(kwargs))
+        _set_extras(planning, operands, count + len(self.bound))
+        job = record.describe(*arguments, **{**options, **named})
+        planner = _PLANNERS.get(type(job))
+        if planner is None:
+            raise TypeError(f"{record.name} must return a description (fastloss.custom), got {type(job).__name__}")
+        plan = planner(planning, job)
+        return plan, tuple(planning.arrays), planning.kept and operands.kept()
 
 
-def _none(args: tuple[Any, ...], kwargs: dict[str, Any], grad_out: Any, out: Any) -> Any:
-    """Compute no kind of call."""
+def _no_call(args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> None:
+    """Take no call."""
 
 
-def _seen(argument: Any) -> Any:
-    return argument.view() if type(argument) is np.ndarray else argument
+def taking(take: Take, compute: Compute) -> Run:
+    """Return what computes calls whose arrays `take` takes."""
+
+    def run(args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> Any:
+        arrays = take(args, kwargs, request)
+        return None if arrays is None else compute(arrays, request)
+
+    return run
 
 
-def _keep(known: dict[Any, Any], key: Any, kind: Any) -> Any:
-    """Keep a kind of call, and return it."""
-    if len(known) >= MOST_KINDS:
-        known.clear()
-    known[key] = kind
-    return kind
+class _Operands:
+    """The operands of a call, made of what was given at its places."""
+
+    def __init__(self, found: Signature | None) -> None:
+        self.arrays: list[Any] = [] if found is None else list(found.arrays)
+        self._places = {} if found is None else {place: k for k, place in enumerate(found.places)}
+        self._kept = found is not None
+
+    def of(self, place: int, name: str, value: Any, record: Loss) -> Any:
+        """Return the operand for a value that was given by a name, the value itself where it is an option."""
+        return value if value is None or name not in record.operands else self.at(place, name, value)
+
+    def at(self, place: int, name: str, value: Any) -> Operand:
+        """Return the operand for an array at a place among all that was given."""
+        number = self._places.pop(place, None)
+        if number is None:  # a list, or a number
+            self._kept = False
+            number = len(self.arrays)
+            self.arrays.append(None)
+        return Operand(name, value, number)
+
+    def kept(self) -> bool:
+        """Return whether the operands are the arrays of the signature: no option is an array, whose numbers count."""
+        return self._kept and not self._places
 
 
-def evaluate(record: Loss, job: Any, request: Request) -> Any:
-    """Compute what `request` asks for of the job that a loss described, the long way."""
-    evaluator = _EVALUATORS.get(type(job))
-    if evaluator is None:
-        raise TypeError(f"{record.name} must return a description (fastloss.custom), got {type(job).__name__}")
-    return evaluator(record, job, request)
+def _set_extras(planning: Planning, operands: _Operands, place: int) -> None:
+    """Set the operands for what a transform was given beside the loss's arguments."""
+    request = planning.request
+    extras = list(extras_of(request))
+    if request.grad_output is not None and not is_number(request.grad_output):
+        planning.grad_output = operands.at(place, "grad_output", extras.pop(0))
+        place += 1
+    if request.out is not None:
+        planning.out = operands.at(place + len(extras) - 1, "out", extras.pop())
+    planning.targets = [operands.at(place + k, "grad_out", array) for k, array in enumerate(extras)]
 
 
-def _evaluate_part(record: Loss, job: Any, request: Request) -> Any:
-    """Compute a job that a loss consists of, the short way if it is one of plain single elements."""
-    if type(job) is not Elementwise or request.grad_output is not None or request.out is not None:
-        return evaluate(record, job, request)
-    arrays, back = job.arrays, None
-    if request.grad_out is None:
-        converted = as_numpy(arrays, {})
-        if converted is not None:
-            arrays, back = converted[0], as_tensors
-    shapes = signature(arrays, {})
-    if shapes is None or job.weight is not None or not are_options(job.params):
-        return evaluate(record, job, request)
-    key = job._replace(arrays=()), signature(job.params, {}), request.mode, shapes  # 0.0 equals -0.0, and 1 equals 1.0
-    prepared = _parts.get(key, _UNKNOWN)
-    if prepared is _UNKNOWN:
-        decided = prepare(record, job._replace(arrays=arrays), request.mode)
-        prepared = _keep(_parts, key, None if decided is None else decided[0])
-    result = None if prepared is None else prepared.compute(arrays, request)
-    if result is None:
-        return evaluate(record, job, request)
-    return result if back is None else back(result)
-
-
-# Kinds of such jobs, and how they are computed.
-_parts: dict[Any, Prepared | None] = {}
-
-
-# -- losses of single elements ----------------------------------------------------------------------------------------
-
-
-def _elementwise(record: Loss, job: Elementwise, request: Request) -> Any:
-    mode, names, weight, params = request.mode, job.names, job.weight, job.params
-    space = space_of(job.arrays, names) if weight is None else space_of((*job.arrays, weight), (*names, "weight"))
-    backend = space.backend
-    arguments = tuple([Argument(name, a, space.view(a, name)) for name, a in zip(names, job.arrays, strict=True)])
-    x = arguments[0].view
-    for argument in arguments[: job.reals]:
-        check_float(argument.view, argument.name)
-    operands = [argument.view for argument in arguments]
-    if job.non_negative is not None:
-        check_float(operands[-1], names[-1])
-        operands[-1] = aligned_variance(operands[-1], x, names[-1])
-        arguments = (*arguments[:-1], arguments[-1]._replace(lies=operands[-1].shape))
-    shape = x.shape
-    for view in operands:
-        if view.shape != shape:
-            shape = common_shape(job, operands)
-            break
-
-    size = x.size if shape is x.shape else math.prod(shape)
-    each = job.reduction == "none"
-    divisor: Any = job.divisor(x.shape, size)
-    point, w = job.point, ABSENT
-    if weight is not None:
-        w = space.view(weight, "weight")
-        if job.exact_weight:
-            check_shape(w, x.shape, "weight", "the input's shape")
-        check_fits(w, shape, "weight")
-        by_weight = job.reduction == "mean" and job.mean == "weights"
-        if by_weight:
-            divisor = sum_of(backend, w)
-        if "weight" in mode.wrt:
-            # The weight becomes an operand; its derivative of a weighted mean is v - mean, over the summed weight. The
-            # copies of a weight that is broadcast share the mean.
-            centre = backend.number(space.view(_elementwise(record, job, VALUE), "input")) if by_weight else 0.0
-            centre *= w.size / size if size else 1
-            arguments = (*arguments, Argument("weight", weight, w))
-            point, params, operands, w = weighted(point), (*params, centre), [*operands, w], ABSENT
-        else:
-            w = backend.broadcast(w, shape)
-
-    outputs = Outputs(record, space, request, arguments, shape)
-    outputs.want_values(shape, each and mode.value)
-    scale, upstream = upstream_of(space, request, not each, shape)
-    outputs.check_read(weight=w, grad_output=upstream)
-    second = backend.empty(shape, x.dtype) if mode.hessian else ABSENT
-    restricted = (job.unit_interval or job.non_negative is not None) and (settings.check_indices or not backend.waits)
-    if restricted and (request.grad_out is not None or request.out is not None):
-        _check_domain(backend, job, operands)  # nothing of the user's may be written before
-    if size == 0:
-        return outputs.finish(math.nan if divisor == 0 else 0.0, second)
-    total = backend.elementwise(
-        point,
-        tuple([backend.broadcast(view, shape) for view in operands]),
-        w,
-        upstream,
-        params,
-        scale,
-        divisor,
-        outputs.values,
-        outputs.grads,
-        second,
-        outputs.aliased,
-    )
-    if restricted and (total is None or math.isnan(backend.number(total))):
-        _check_domain(backend, job, operands)
-    return outputs.finish(total, second)
-
-
-def _check_domain(backend: Any, job: Elementwise, operands: Any) -> None:
-    """Raise if an operand holds a value that the loss is not defined for; NaN passes."""
-    for name, view in zip(job.names, operands, strict=False):
-        if job.unit_interval and backend.number(sum_of(backend, view, point=outside_unit_interval)) > 0:
-            raise ValueError(f"{name} must lie in [0, 1], but holds values outside")
-        if job.non_negative == name and backend.number(sum_of(backend, view, point=is_negative)) > 0:
-            raise ValueError(f"{name} must not be negative, but holds negative values")
-
-
-_EVALUATORS: dict[type, Any] = {
-    Elementwise: _elementwise,
-    Rowwise: rowwise,
-    RowMap: rowmap,
-    Pairwise: pairwise,
-    LabelSets: label_sets,
-    Alignment: alignment,
-    OfDistances: functools.partial(of_distances, _evaluate_part),
-    Penalty: functools.partial(penalty, _evaluate_part),
-    Projected: projected,
-    Clustered: clustered,
-}
+_PLANNERS[OfDistances] = composed.planner_of_distances(Call)
+_PLANNERS[Penalty] = composed.planner_of_penalties(Call)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastloss.call.array_ops import blocks, convert_into, factor_type, in_type
-from fastloss.call.outputs import ABSENT
+from fastloss.call.planning import ABSENT
 
 # Bytes of the chunk of logits. A matrix product packs its larger operand anew for every chunk, so short chunks are
 # slow. Value and gradient in float32 on two cores with AVX-512: of 2048 rows, 512 features and 32768 classes, with

@@ -1,4 +1,4 @@
-"""The calling path of losses of sequences, see ``_call.py``."""
+"""Plans losses of sequences."""
 
 from __future__ import annotations
 
@@ -8,23 +8,27 @@ from typing import Any
 import numpy as np
 
 from fastloss.call.checks import check_float, check_integer
-from fastloss.call.dispatch import host_array, space_of
-from fastloss.call.outputs import ABSENT, Argument, Outputs, Request, upstream_of
+from fastloss.call.dispatch import host_array
+from fastloss.call.outputs import Argument, Outputs
+from fastloss.call.plan import Plan, program_call
+from fastloss.call.planning import ABSENT, Operand, Planning
+from fastloss.call.request import Request
 from fastloss.call.rowwise import out_of_range
-from fastloss.define.descriptions import Alignment, Loss
+from fastloss.define.descriptions import Alignment
 from fastloss.runtime.dtypes import F64, I64
 from fastloss.runtime.settings import settings
 
 _NAMES = ("log_probs", "targets")
 
 
-def alignment(record: Loss, job: Alignment, request: Request) -> Any:
-    """Compute a loss over the alignments of labels with time steps."""
-    log_probs, given_targets, input_lengths, target_lengths, given_blank, reduction, zero_infinity = job
-    mode = request.mode
-    space = space_of((log_probs, given_targets), _NAMES)
-    backend, flat = space.backend, space.backend.flat
-    x = space.view(log_probs, "log_probs")
+def plan(planning: Planning, job: Alignment) -> Plan:
+    """Plan a loss over the alignments of labels with time steps; the lengths are numbers, and are read in each call."""
+    mode = planning.mode
+    for operand, name in zip((job.input_lengths, job.target_lengths), ("input_lengths", "target_lengths"), strict=True):
+        if operand is None:
+            raise TypeError(f"{name} must be an array, got None")
+    x, targets = planning.enter((job.log_probs, job.targets), _NAMES)
+    backend = planning.space.backend
     check_float(x, "log_probs")
     shape = x.shape
     if len(shape) == 3:
@@ -33,78 +37,114 @@ def alignment(record: Loss, job: Alignment, request: Request) -> Any:
         (times, classes), samples = shape, 1
     else:
         raise ValueError(f"log_probs must have shape (T, N, C) or (T, C), got shape {shape}")
-    blank = int(given_blank)
+    blank = int(job.blank)
     if not 0 <= blank < classes:
         raise ValueError(f"blank must be one of the {classes} classes of log_probs of shape {shape}, got {blank}")
-    steps, frames = _lengths(input_lengths, "input_lengths", samples, times, "time steps", shape)
-    targets = space.view(given_targets, "targets")
-    check_integer(targets, "targets", "labels")
-    if targets.dtype == F64:  # an empty list; the recursion is for integers
+    lengths = [
+        _Lengths(planning, job.input_lengths, "input_lengths", samples, times, "time steps", shape),
+        _target_lengths(planning, job.target_lengths, targets, samples, shape),
+    ]
+    no_labels = targets.dtype == F64  # an empty list; the recursion is for integers
+    if no_labels:
         targets = backend.zeros(targets.shape, I64)
+
+    each, by_length = job.reduction == "none", job.reduction == "mean"
+    divisor = samples if by_length else 1
+    outputs = Outputs(planning, (Argument(job.log_probs, x), Argument(job.targets, targets)), shape)
+    results = (samples,) if len(shape) == 3 else ()
+    outputs.want_values(results, each and mode.value)
+    scale, upstream = planning.upstream(not each, results)
+    outputs.check_read(grad_output=upstream)
+    read_x, read_labels, read_upstream = (
+        planning.reader(operand, backend.flat) for operand in (job.log_probs, job.targets, upstream)
+    )
+    zero_infinity = bool(job.zero_infinity)
+
+    def body(arrays: tuple[Any, ...], request: Request, values: Any, gradient: Any) -> Any:
+        (steps, frames), (labels_of, counts) = (one.of(arrays) for one in lengths)
+        if samples == 0:
+            return math.nan if divisor == 0 else 0.0
+        labels = backend.zeros(targets.shape, I64).reshape(-1) if no_labels else read_labels(arrays)
+        if len(targets.shape) == 2:
+            most = targets.shape[1]
+            starts = np.arange(0, samples * most, most) if most else np.zeros(samples, np.int64)
+        else:
+            starts = labels_of.cumsum() - labels_of
+        bad, total = backend.ctc(
+            read_x(arrays),
+            labels,
+            starts,
+            steps,
+            labels_of,
+            read_upstream(arrays),
+            (times, samples, classes),
+            (frames, counts),
+            blank,
+            by_length,
+            zero_infinity,
+            settings.check_indices,
+            scale(arrays, request) if callable(scale) else scale,
+            divisor,
+            values if values is ABSENT else backend.flat(values),
+            gradient if gradient is ABSENT else backend.flat(gradient),
+        )
+        if bad >= 0:
+            raise out_of_range(backend, labels, bad, targets.shape, classes, "targets: label")
+        return total
+
+    return program_call(planning, outputs, each, body, slots=2)
+
+
+def _target_lengths(planning: Planning, given: Operand, targets: Any, samples: int, shape: tuple[int, ...]) -> _Lengths:
+    """Return the lengths of padded rows of labels, or of labels one after the other."""
+    check_integer(targets, "targets", "labels")
     if targets.ndim == 2:
         if targets.shape[0] != samples:
             raise ValueError(f"targets must have {samples} rows, as log_probs of shape {shape}, got {targets.shape}")
         most = targets.shape[1]
-        lengths, counts = _lengths(target_lengths, "target_lengths", samples, most, "labels of a row", targets.shape)
-        starts = np.arange(0, samples * most, most) if most else np.zeros(samples, np.int64)
-    elif targets.ndim == 1:
-        lengths, counts = _lengths(target_lengths, "target_lengths", samples, None, "labels", targets.shape)
-        if sum(counts) != targets.shape[0]:
+        return _Lengths(planning, given, "target_lengths", samples, most, "labels of a row", targets.shape)
+    if targets.ndim == 1:
+        return _Lengths(planning, given, "target_lengths", samples, None, "labels", targets.shape, targets.shape[0])
+    raise ValueError(f"targets must have shape (N, S), (S,) or (sum of target_lengths,), got {targets.shape}")
+
+
+class _Lengths:
+    """Lengths, one for each sample, as a call gives them: at most `most`, or `total` in all."""
+
+    def __init__(
+        self,
+        planning: Planning,
+        operand: Operand,
+        name: str,
+        samples: int,
+        most: int | None,
+        what: str,
+        shape: tuple[int, ...],
+        total: int | None = None,
+    ) -> None:
+        self.name, self.samples, self.most, self.what, self.shape, self.total = name, samples, most, what, shape, total
+        self.place = operand.place
+        if not isinstance(planning.arrays[operand.place], np.ndarray):  # a list, or in device memory
+            planning.kept = False
+            planning.arrays[operand.place] = host_array(operand.given, name)
+        self.of(planning.arrays)
+
+    def of(self, arrays: Any) -> tuple[Any, list[int]]:
+        """Return the lengths of a call, checked, as a flat array of int64 and as a list."""
+        array, name, samples, most = arrays[self.place], self.name, self.samples, self.most
+        if array.dtype is not I64 or array.ndim != 1 or not array.flags.c_contiguous:
+            if array.dtype.kind not in "iu" and (array.size or array.dtype.kind == "b"):
+                raise TypeError(f"{name} must be integers, got dtype {array.dtype}")
+            array = np.ascontiguousarray(array.reshape(-1), np.int64)
+        counts: list[int] = array.tolist()
+        if len(counts) != samples:
+            raise ValueError(f"{name} must have one entry for each of {samples} samples, got {len(counts)}")
+        if samples and (min(counts) < 0 or (most is not None and max(counts) > most)):
+            wrong = next(n for n, count in enumerate(counts) if count < 0 or (most is not None and count > most))
+            bound = "not be negative" if counts[wrong] < 0 else f"be at most {most}, the {self.what} of shape {self.shape}"
+            raise ValueError(f"{name} must {bound}, got {counts[wrong]} at position {wrong}")
+        if self.total is not None and sum(counts) != self.total:
             raise ValueError(
-                f"targets of shape {targets.shape} must hold as many labels as target_lengths has in all, {sum(counts)}"
+                f"targets of shape {self.shape} must hold as many labels as target_lengths has in all, {sum(counts)}"
             )
-        starts = lengths.cumsum() - lengths
-    else:
-        raise ValueError(f"targets must have shape (N, S), (S,) or (sum of target_lengths,), got {targets.shape}")
-
-    each = reduction == "none"
-    divisor = samples if reduction == "mean" else 1
-    arguments = (Argument("log_probs", log_probs, x), Argument("targets", given_targets, targets))
-    outputs = Outputs(record, space, request, arguments, shape)
-    results = (samples,) if len(shape) == 3 else ()
-    outputs.want_values(results, each and mode.value)
-    scale, upstream = upstream_of(space, request, not each, results)
-    outputs.check_read(grad_output=upstream)
-    if samples == 0:
-        return outputs.finish(math.nan if divisor == 0 else 0.0)
-    labels, values, gradient = flat(targets), outputs.values, outputs.grads[0]
-    strange, total = backend.ctc(
-        flat(x),
-        labels,
-        starts,
-        steps,
-        lengths,
-        upstream if upstream is ABSENT else flat(upstream),
-        (times, samples, classes),
-        (frames, counts),
-        blank,
-        reduction == "mean",
-        bool(zero_infinity),
-        settings.check_indices,
-        scale,
-        divisor,
-        values if values is ABSENT else flat(values),
-        gradient if gradient is ABSENT else flat(gradient),
-    )
-    if strange >= 0:
-        raise out_of_range(backend, labels, strange, targets.shape, classes, "targets: label")
-    return outputs.finish(total)
-
-
-def _lengths(
-    given: Any, name: str, samples: int, most: int | None, what: str, shape: tuple[int, ...]
-) -> tuple[Any, list[int]]:
-    """Return lengths, checked, as a flat int64 array in host memory and as a list."""
-    array = given if type(given) is np.ndarray else host_array(given, name)
-    if array.dtype is not I64 or array.ndim != 1 or not array.flags.c_contiguous:
-        if array.dtype.kind not in "iu" and (array.size or array.dtype.kind == "b"):
-            raise TypeError(f"{name} must be integers, got dtype {array.dtype}")
-        array = np.ascontiguousarray(array.reshape(-1), np.int64)
-    counts = array.tolist()
-    if len(counts) != samples:
-        raise ValueError(f"{name} must have one entry for each of {samples} samples, got {len(counts)}")
-    if samples and (min(counts) < 0 or (most is not None and max(counts) > most)):
-        wrong = next(n for n, count in enumerate(counts) if count < 0 or (most is not None and count > most))
-        bound = "not be negative" if counts[wrong] < 0 else f"be at most {most}, the {what} of shape {shape}"
-        raise ValueError(f"{name} must {bound}, got {counts[wrong]} at position {wrong}")
-    return array, counts
+        return array, counts

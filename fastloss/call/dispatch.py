@@ -8,13 +8,15 @@ there. Libraries are recognised through ``sys.modules``, never imported.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
 import array_api_compat
 import numpy as np
 
+from fastloss.cpu import arrays as host
+from fastloss.cpu import backend as host_backend
 from fastloss.cpu.arrays import NUMPY, TORCH, DlpackSpace, as_numpy, is_instance
 from fastloss.runtime.dtypes import BF16_BITS, F16_BITS
 
@@ -33,6 +35,32 @@ def space_of(arrays: tuple[Any, ...], names: tuple[str, ...]) -> Any:
         if array is not None and type(array) is not np.ndarray:
             return _slow_space_of(arrays, names)
     return NUMPY
+
+
+def lowering(array: Any) -> Callable[[Any], Any] | None:
+    """Return what gives the memory of such arrays, as a NumPy array or a view of device memory; None if it is no array."""
+    lower = host.lowering(array)
+    if lower is not None or isinstance(array, np.ndarray | np.generic | int | float | list | tuple):
+        return lower
+    try:
+        space = _space(array, "array")
+    except TypeError:
+        return None
+    return None if space.backend is host_backend else space.reader  # type: ignore[no-any-return]
+
+
+APART, SAME, OVERLAPPING = range(3)
+
+
+def relation(target: Any, other: Any) -> int:
+    """Return whether an array that is written shares no memory with another, is the same, or overlaps it otherwise."""
+    if target is other:
+        return SAME
+    if type(target) is not np.ndarray or type(other) is not np.ndarray:
+        return APART if type(target) is not type(other) else target.relation(other)  # type: ignore[no-any-return]
+    if (target.flags.owndata and other.flags.owndata) or not host_backend.overlap(target, other):
+        return APART
+    return SAME if host_backend.same(target, other) else OVERLAPPING
 
 
 def host_array(array: Any, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The calling path of losses of rows behind a linear map, see ``_call.py``.
+"""Plans losses of rows behind a linear map.
 
 The logits of a chunk of rows are computed by the library's matrix product, the row loss replaces them by its gradient
 in place, and two more products carry that to the input's rows and to the weight. The full logits never exist.
@@ -12,39 +12,36 @@ from typing import Any
 from fastloss.call.array_ops import convert_into, in_type, sum_of
 from fastloss.call.checks import check_float, check_labels, check_shape, dtype_name
 from fastloss.call.chunked_matmul import Products, chunks, part
-from fastloss.call.dispatch import space_of
-from fastloss.call.outputs import ABSENT, Argument, Outputs, Request, upstream_of
+from fastloss.call.outputs import Argument, Outputs
+from fastloss.call.plan import Plan, program_call
+from fastloss.call.planning import ABSENT, Planning
+from fastloss.call.request import Request
 from fastloss.call.rowwise import out_of_range
-from fastloss.define.descriptions import NO_INDEX, Loss, Projected
+from fastloss.define.descriptions import NO_INDEX, Projected
 from fastloss.runtime.dtypes import F32, F64
+from fastloss.runtime.plans import KernelPlan
 from fastloss.runtime.settings import settings
 
 _NAMES = ("input", "linear_weight", "target", "linear_bias", "weight")
 _INPUT, _WEIGHT, _TARGET, _BIAS, _CLASS_WEIGHT = range(5)  # slots of the gradients
 
 
-def projected(record: Loss, job: Projected, request: Request) -> Any:
-    """Compute a loss of rows behind a linear map."""
-    mode, rows = request.mode, job.rows
+def plan(planning: Planning, job: Projected) -> Plan:
+    """Plan a loss of rows behind a linear map."""
+    rows = job.rows
     given = (job.input, job.linear_weight, rows.target, job.linear_bias, rows.weight)
-    for array, name in zip(given[:3], _NAMES, strict=False):
-        if array is None:
+    for operand, name in zip(given[:3], _NAMES, strict=False):
+        if operand is None:
             raise TypeError(f"{name} must be an array, got None")
-    space = space_of(given, _NAMES)
-    backend, flat = space.backend, space.backend.flat
-    views: list[Any] = [
-        ABSENT if array is None else space.view(array, name) for array, name in zip(given, _NAMES, strict=True)
-    ]
-    x, w, target, bias, class_weight = views
+    x, w, target, bias, class_weight = planning.enter(given, _NAMES)
     _check_map(x, w, bias)
     real = F64 if x.dtype == F64 else F32
     if job.precision is not None and job.precision != real.name:
         raise ValueError(f"sums of {dtype_name(x)} input are in {real.name}, not in {job.precision}")
-    classes, features, inner = w.shape[0], w.shape[-1], w.shape[1:-1]
+    classes, inner = w.shape[0], w.shape[1:-1]
     shape, results = (*x.shape[:-1], classes, *inner), (*x.shape[:-1], *inner)
-    maths, soft = rows.maths, rows.soft is not None and target.shape == shape
+    soft = rows.soft is not None and target.shape == shape
     if soft:
-        maths = rows.soft  # type: ignore[assignment]
         check_float(target, "target, which has the shape of the logits and so holds class probabilities,")
         if rows.ignore_index is not None and rows.ignore_index >= 0:
             raise ValueError(f"ignore_index does not go with class probabilities, got {rows.ignore_index}")
@@ -53,90 +50,155 @@ def projected(record: Loss, job: Projected, request: Request) -> Any:
     if class_weight is not ABSENT:
         check_shape(class_weight, (classes,), "weight", "one entry for each class, shape")
 
-    shown = views if soft else [x, w, ABSENT, bias, ABSENT]  # what can be differentiated
-    arguments = tuple([Argument(*three) for three in zip(_NAMES, given, shown, strict=True)])
-    present = tuple([name for name, view in zip(_NAMES, shown, strict=True) if view is not ABSENT])
-    if mode.also:
-        mode = mode._replace(wrt=mode.wrt + tuple([name for name in mode.also if name in present]))
-        request = request._replace(mode=mode)
+    hidden = () if soft else (_TARGET, _CLASS_WEIGHT)  # what cannot be differentiated
+    arguments = tuple(
+        [
+            None if operand is None or slot in hidden else Argument(operand, operand.view)
+            for slot, operand in enumerate(given)
+        ]
+    )
+    present = [name for name, argument in zip(_NAMES, arguments, strict=True) if argument is not None]
+    planning.differentiate(*[name for name in planning.mode.also if name in present])
     each = rows.reduction == "none"
-    outputs = Outputs(record, space, request, arguments, None)
-    outputs.want_values(results, each and mode.value)
-    scale, upstream = upstream_of(space, request, not each, results)
-    labels_read = ABSENT if soft else target
-    outputs.check_read(target=labels_read, weight=ABSENT if soft else class_weight, grad_output=upstream)
+    outputs = Outputs(planning, arguments, None)
+    outputs.want_values(results, each and planning.mode.value)
+    scale, upstream = planning.upstream(not each, results)
+    labels, class_weights = (None, None) if soft else (rows.target, rows.weight)
+    outputs.check_read(target=labels, weight=class_weights, grad_output=upstream)
     # Rows of the input and class probabilities are read no more when their gradient is written; all else is.
-    outputs.detach(views, (_INPUT, _TARGET))
+    outputs.detach(list(given), (_INPUT, _TARGET))
+    run = _Run(planning, job, soft, real, scale)
+    readers = [planning.reader(operand, planning.space.backend.flat) for operand in (*given, upstream)]
 
-    batch = x.shape[0] if x.ndim == 2 else 1
-    count = batch * math.prod(inner)
-    ignore = NO_INDEX if rows.ignore_index is None else int(rows.ignore_index)
-    divisor: Any = count if rows.reduction == "mean" else 1
-    if count == 0:
-        for gradient in outputs.grads:
-            if gradient is not ABSENT:
-                backend.fill(gradient, 0.0)
-        return outputs.finish(math.nan if rows.reduction == "mean" else 0.0)
-    labels, operand = (ABSENT, flat(target)) if soft else (flat(target), ABSENT)
-    class_weight = class_weight if class_weight is ABSENT else flat(class_weight)
-    if not soft and (settings.check_indices or (rows.reduction == "mean" and rows.mean == "weights")):
-        strange, counted = backend.survey(labels, class_weight, classes, ignore, settings.check_indices, real)
-        if strange >= 0:
-            raise out_of_range(backend, labels, strange, results, classes)
-        if rows.reduction == "mean" and rows.mean == "weights":
-            divisor = counted
-    by: Any = divisor
-    if isinstance(divisor, float | int):
-        # A driver would take 0 for "count them yourself", and see one chunk of them.
-        scale, by = scale / divisor if divisor else scale * math.inf, 1
+    def body(arrays: tuple[Any, ...], request: Request, values: Any, *grads: Any) -> Any:
+        return run.run([read(arrays) for read in readers], arrays, request, values, grads)
 
-    values: Any = ABSENT
-    if mode.value:
-        direct = outputs.values is not ABSENT and outputs.values.dtype == real
-        values = flat(outputs.values) if direct else backend.empty((count,), real)
-    doubled = outputs.grads[_CLASS_WEIGHT] is not ABSENT
-    grads = [gradient if gradient is ABSENT else flat(gradient) for gradient in outputs.grads]
-    positions = count // batch
-    wanted = job.chunk_rows(batch, features, classes) if job.chunk_rows is not None else None
-    row_bytes = classes * positions * real.itemsize * (2 if doubled else 1)
-    bounds = chunks(batch, row_bytes, backend.chunk_times, wanted)
-    x2, w2 = flat(x).reshape((batch, features)), flat(w).reshape((classes * positions, features))
-    gradients = [
-        grads[slot] if grads[slot] is ABSENT else grads[slot].reshape(matrix.shape)
-        for slot, matrix in ((_INPUT, x2), (_WEIGHT, w2))
-    ]
-    products = Products(backend, real, x2, w2, (*gradients, grads[_BIAS]), len(bounds) == 1)
-    bias = bias if bias is ABSENT else in_type(backend, flat(bias), real)
-    upstream = upstream if upstream is ABSENT else flat(upstream)
-    by_class = backend.zeros((classes,), real) if doubled else ABSENT
-    for start, stop in bounds:
-        chunk = products.logits(start, stop, bias)
-        logits, gradient = chunk.reshape(-1), products.gradient_of(chunk)
-        # Where the rows of the chunk lie in arrays of a number for each row, and in arrays like the logits.
-        places = slice(start * positions, stop * positions)
-        entries = slice(start * products.columns, stop * products.columns)
-        d_weight = backend.empty(logits.shape, real) if doubled else ABSENT
-        backend.rowwise(
-            maths, logits, part(operand, entries), part(labels, places), class_weight, part(upstream, places),
-            (*rows.params, 1.0 / classes), scale, by, (stop - start, classes, positions), ignore, False,
-            part(values, places),
-            (gradient if gradient is ABSENT else gradient.reshape(-1), part(grads[_TARGET], entries), d_weight),
-            ABSENT,
-        )  # fmt: skip
-        products.carry_back(start, stop, gradient)
+    return program_call(planning, outputs, each, body, slots=6)
+
+
+class _Run:
+    """What all calls of a kind have in common: the shapes, the chunks, and the plans of the row loss for these."""
+
+    def __init__(self, planning: Planning, job: Projected, soft: bool, real: Any, scale: Any) -> None:
+        rows = job.rows
+        x, w = job.input.view, job.linear_weight.view
+        self.backend, self.mode, self.real, self.soft, self.scale = planning.space.backend, planning.mode, real, soft, scale
+        self.maths = rows.soft if soft else rows.maths
+        self.each, self.averages = rows.reduction == "none", rows.reduction == "mean"
+        self.weighs = self.averages and rows.mean == "weights" and not soft
+        self.batch, self.features = (x.shape[0] if x.ndim == 2 else 1), x.shape[-1]
+        self.classes, inner = w.shape[0], w.shape[1:-1]
+        self.positions = math.prod(inner)
+        self.count = self.batch * self.positions
+        self.results = (*x.shape[:-1], *inner)
+        self.ignore = NO_INDEX if rows.ignore_index is None else int(rows.ignore_index)
+        self.params = (*rows.params, 1.0 / self.classes)
+        doubled = "weight" in planning.mode.wrt
+        wanted = job.chunk_rows(self.batch, self.features, self.classes) if job.chunk_rows is not None else None
+        row_bytes = self.classes * self.positions * real.itemsize * (2 if doubled else 1)
+        self.bounds = chunks(self.batch, row_bytes, self.backend.chunk_times, wanted) if self.count else []
+        self.plans: dict[int, KernelPlan] = {}
+
+    def run(self, read: list[Any], arrays: tuple[Any, ...], request: Request, values: Any, grads: tuple[Any, ...]) -> Any:
+        """Write the results and return the reduced value."""
+        backend, real, count = self.backend, self.real, self.count
+        if count == 0:
+            for gradient in grads:
+                if gradient is not ABSENT:
+                    backend.fill(gradient, 0.0)
+            return math.nan if self.averages else 0.0
+        x, w, target, bias, class_weight, upstream = read
+        labels, operand = (ABSENT, target) if self.soft else (target, ABSENT)
+        scale = self.scale(arrays, request) if callable(self.scale) else self.scale
+        whole = len(self.bounds) == 1  # the row loss counts and checks by itself then
+        divisor: Any = 0 if self.weighs else count if self.averages else 1
+        if not whole:
+            divisor = self._divisor(labels, class_weight, divisor)
+        by: Any = divisor
+        if not whole and isinstance(divisor, float | int):
+            # The row loss would take 0 for "count them yourself", and see one chunk of them.
+            scale, by = scale / divisor if divisor else scale * math.inf, 1
+
+        sums = self.mode.value and not (whole and not self.each)
+        of_rows: Any = ABSENT
+        if sums:
+            direct = values is not ABSENT and values.dtype == real
+            of_rows = backend.flat(values) if direct else backend.empty((count,), real)
+        grads = tuple([gradient if gradient is ABSENT else backend.flat(gradient) for gradient in grads])
+        shapes = (self.batch, self.features), (self.classes * self.positions, self.features)
+        matrices = [
+            gradient if gradient is ABSENT else gradient.reshape(shape)
+            for gradient, shape in zip(grads[:2], shapes, strict=True)
+        ]
+        products = Products(backend, real, x.reshape(shapes[0]), w.reshape(shapes[1]), (*matrices, grads[_BIAS]), whole)
+        bias = bias if bias is ABSENT else in_type(backend, bias, real)
+        doubled = grads[_CLASS_WEIGHT] is not ABSENT
+        by_class = backend.zeros((self.classes,), real) if doubled else ABSENT
+        total: Any = None
+        for start, stop in self.bounds:
+            chunk = products.logits(start, stop, bias)
+            gradient = products.gradient_of(chunk)
+            # Where the rows of the chunk lie in arrays of a number for each row, and in arrays like the logits.
+            places = slice(start * self.positions, stop * self.positions)
+            entries = slice(start * products.columns, stop * products.columns)
+            d_weight = backend.empty((chunk.size,), real) if doubled else ABSENT
+            total = self._rows(
+                stop - start,
+                (chunk.reshape(-1), part(operand, entries), part(labels, places), class_weight, part(upstream, places)),
+                (
+                    part(of_rows, places),
+                    gradient if gradient is ABSENT else gradient.reshape(-1),
+                    part(grads[_TARGET], entries),
+                    d_weight,
+                    ABSENT,
+                ),
+                gradient is chunk,
+                scale,
+                by,
+                whole,
+            )
+            products.carry_back(start, stop, gradient)
+            if doubled:
+                lying = d_weight.reshape((stop - start, self.classes, self.positions))
+                backend.add_to(by_class, backend.sum_to(lying, (self.classes, 1)).reshape((self.classes,)))
+        products.finish()
         if doubled:
-            lying = d_weight.reshape((stop - start, classes, positions))
-            backend.add_to(by_class, backend.sum_to(lying, (classes, 1)).reshape((classes,)))
-    products.finish()
-    if doubled:
-        convert_into(backend, grads[_CLASS_WEIGHT], by_class)
-    total = None
-    if mode.value:
-        if not each:
-            total = sum_of(backend, values, divisor)
-        elif not direct:
-            convert_into(backend, flat(outputs.values), values)
-    return outputs.finish(total)
+            convert_into(backend, grads[_CLASS_WEIGHT], by_class)
+        if not sums:
+            return total
+        if not self.each:
+            return sum_of(backend, of_rows, divisor)
+        if values is not ABSENT and not direct:
+            convert_into(backend, backend.flat(values), of_rows)
+        return None
+
+    def _divisor(self, labels: Any, class_weight: Any, divisor: Any) -> Any:
+        """Check the labels of all chunks before the first one, and return what the mean is divided by."""
+        if self.soft or not (settings.check_indices or self.weighs):
+            return divisor
+        bad, counted = self.backend.survey(
+            labels, class_weight, self.classes, self.ignore, settings.check_indices, self.real
+        )
+        self._refuse(labels, bad)
+        return counted if self.weighs else divisor
+
+    def _rows(
+        self, length: int, operands: tuple[Any, ...], results: tuple[Any, ...], replaces: bool, scale: float, by: Any, check: bool
+    ) -> Any:
+        """Compute the row loss of a chunk, and return its reduced value."""
+        kernel = self.plans.get(length)
+        if kernel is None:
+            shape = (length, self.classes, self.positions)
+            kernel = self.plans[length] = self.backend.plan_rowwise(
+                self.maths, operands, results, self.params, shape, self.ignore, replaces
+            )
+        bad, total = kernel.run(operands, results, scale, by, check and settings.check_indices)
+        self._refuse(operands[2], bad)
+        return total
+
+    def _refuse(self, labels: Any, bad: int) -> None:
+        if bad >= 0:
+            raise out_of_range(self.backend, labels, bad, self.results, self.classes)
 
 
 def _check_map(x: Any, w: Any, bias: Any) -> None:

@@ -1,103 +1,369 @@
-"""What a call is asked for, and the arrays it writes. Part of the calling path, see ``_call.py``."""
+"""Which arrays a call writes, what kernels see of them, and what becomes of them. Part of a plan."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from operator import call, itemgetter
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from fastloss.call.checks import Shape, check_float, check_shape, dtype_name
-from fastloss.define.descriptions import Loss
+from fastloss.call.planning import ABSENT, Operand, Planning
+from fastloss.call.request import Request
 
-ABSENT: Any = ()
+# What makes a result of what a kernel wrote, the arrays of the call, and its request.
+Finish = Callable[[Any, tuple[Any, ...], Request], Any]
 
 
-class Mode(NamedTuple):
-    """Which results a call returns: `wrt` names the arguments to differentiate; `single` unpacks the one gradient.
+class Argument(NamedTuple):
+    """An array that may be differentiated: `lies` is its shape along the axes of the result, where it differs."""
 
-    `also` names optional arguments to be differentiated too where they are given.
+    operand: Operand
+    view: Any
+    lies: Shape | None = None
+
+
+class _Written(NamedTuple):
+    """An array that a kernel writes: made anew, or the caller's, number `target` of the call's arrays."""
+
+    slot: int | None  # 0: the values, from 1 on the derivatives, -1 the Hessian; None: zeros that no kernel writes
+    make: Callable[[], Any]
+    flat: Callable[[Any], Any]  # what the kernel sees of it
+    sample: Any  # an empty array of the type of that
+    finish: Finish | None
+    target: Operand | None = None
+
+
+class Results(NamedTuple):
+    """How the arrays that a call writes are made, and how its results are made of them."""
+
+    make: Callable[[tuple[Any, ...]], list[Any]] | None  # None: by `makes`, which need no arrays
+    makes: tuple[Callable[[], Any], ...]
+    finish: Callable[[list[Any], tuple[Any, ...], Request], list[Any]] | None  # None: they are the results
+
+
+class Outputs:
+    """Plans the arrays that a call writes.
+
+    Kernels write the derivative with respect to argument k into slot k. A slot is the array that the user gets, or the
+    user's own, unless that has another shape or layout than what kernels write; then it is made anew, and copied.
     """
 
-    value: bool = True
-    wrt: tuple[str, ...] = ()
-    single: bool = True
-    hessian: bool = False
-    also: tuple[str, ...] = ()
+    def __init__(
+        self,
+        planning: Planning,
+        arguments: tuple[Argument | None, ...],
+        shape: Shape | None,
+        innermost: int | None = None,
+        last: int | None = None,
+        flat_hessian: bool = False,
+        shift: int = 0,
+    ) -> None:
+        """Plan the gradients: of `shape`, or where it is None each of its own argument's.
+
+        What has that shape lies in C order, or with the axis `innermost` moved behind the others. Kernels may write the
+        axis `last` behind the others; it is moved to its place then, into an array in C order. With `flat_hessian` the
+        second derivative is zero, and no kernel's. `shift` is the kernel's slot of the values: a map of rows writes its
+        entries where losses write derivatives.
+        """
+        self.planning, self.arguments, self._innermost, self._last = planning, arguments, innermost, last
+        self._shift = shift
+        self.space, self.backend = planning.space, planning.space.backend
+        self.aliased = False
+        self._read = [argument.operand for argument in arguments if argument is not None]
+        flat = self.backend.flat
+        self._flat = flat if innermost is None else lambda view: flat(self.ordered(view))
+        self._written: list[_Written] = []
+        self._out: Operand | None = None
+        self._targets: list[Operand] = []
+        self.dtype = self._argument(0).view.dtype  # that of the input, which decides that of the value
+        mode = planning.mode
+        self.slots = [_slot(planning, arguments, name) for name in mode.wrt]
+        given = planning.gradients(len(self.slots))
+        if given is not None:
+            for slot, operand in zip(self.slots, given, strict=True):
+                view = self._argument(slot).view
+                self._check(operand, view.shape, view.dtype)
+                self._targets.append(operand)
+        for number, slot in enumerate(self.slots):
+            self._plan_gradient(number, slot, shape)
+        if mode.hessian and flat_hessian:
+            argument = self._argument(0)
+            make = functools.partial(self.backend.zeros, argument.view.shape, self.dtype)
+            self._add(_Written(None, make, flat, ABSENT, self._wrapping(self.dtype, argument.operand)))
+        elif mode.hessian:
+            self._plan_hessian(shape)
+
+    # -- planning -------------------------------------------------------------------------------------------------
+
+    def ordered(self, view: Any) -> Any:
+        """Return a view with its axes in the order in which results lie in memory."""
+        return view if self._innermost is None else self.backend.moved(view, self._innermost, -1)
+
+    def maker(self, shape: Shape, dtype: Any) -> Callable[[], Any]:
+        """Return what makes a new array whose axes lie in that order."""
+        axis, backend = self._innermost, self.backend
+        if axis is None:
+            return backend.maker(shape, dtype)  # type: ignore[no-any-return]
+        make = backend.maker((*shape[:axis], *shape[axis + 1 :], shape[axis]), dtype)
+        return lambda: backend.moved(make(), -1, axis)
+
+    def want_values(self, shape: Shape, wanted: bool, entries: bool = False, dtype: Any = None) -> None:
+        """Plan the unreduced values: a number for each row, or for each of its `entries`."""
+        out = self.planning.out
+        if not wanted:
+            if out is not None:
+                what = "use it with reduction='none'" if self.planning.mode.value else "no value is asked for"
+                raise ValueError(f"out is for an unreduced value: {what}")
+            return
+        argument = self._argument(0)
+        dtype = argument.view.dtype if dtype is None else dtype
+        make = self.maker(shape, dtype) if entries else self.backend.maker(shape, dtype)
+        kernel = make, self._flat if entries else self.backend.flat, self.backend.sample(dtype)
+        if out is None:
+            self._add(_Written(self._shift, *kernel, self._wrapping(dtype, argument.operand)))
+            return
+        self._check(out, shape, dtype)
+        self._out = out
+        if (self.ordered(out.view) if entries else out.view).flags.c_contiguous:
+            self._add(_Written(self._shift, *kernel, _given_out, out))
+        else:
+            self._add(_Written(self._shift, *kernel, self._copying(out, _given_out)))
+
+    def check_read(self, **operands: Operand | None) -> None:
+        """Check what is read beside the arguments, by name, against the arrays of the user's that are written."""
+        self._read += [operand for operand in operands.values() if operand is not None]
+        for read, operand in operands.items():
+            for name, target in self._user_arrays():
+                # An element is read before the gradient is written in its place, but not before the value is.
+                if self._lies_in(target, operand) and (name == "out" or not self.backend.same(target.view, operand.view)):  # type: ignore[union-attr]
+                    raise ValueError(f"{name} overlaps {read}, which is read after a part of {name} is written")
+
+    def detach(self, operands: list[Operand | None], own: tuple[int, ...] = ()) -> None:
+        """Make gradients anew that would lie in one of the arguments, which are still read when they are written.
+
+        The slots in `own` may lie in their own argument.
+        """
+        for place, written in enumerate(self._written):
+            target, slot = written.target, (written.slot or 0) - 1  # of a loss, not a map
+            if target is None or slot < 0:
+                continue
+            if any(
+                operand is not None and not (slot == other and slot in own) and self._overlap(target, operand)
+                for other, operand in enumerate(operands)
+            ):
+                number = self.slots.index(slot)
+                self._written[place] = written._replace(
+                    target=None, finish=self._copying(target, functools.partial(_given_gradient, number))
+                )
+
+    def _plan_gradient(self, number: int, slot: int, shape: Shape | None) -> None:
+        argument = self._argument(slot)
+        view, dtype = argument.view, argument.view.dtype
+        lies = view.shape if shape is None else shape
+        kernel = self._made(lies, dtype)
+        fold = _chained(self._moving(lies, dtype), None if lies == view.shape else self._folding(argument))
+        if not self._targets:
+            wrap = self._wrapping(dtype, argument.operand)
+            self._add(_Written(slot + 1 + self._shift, *kernel, _chained(fold, wrap)))
+            return
+        target, given = self._targets[number], functools.partial(_given_gradient, number)
+        if self._last is None and target.view.shape == lies and self.ordered(target.view).flags.c_contiguous:
+            self._add(_Written(slot + 1 + self._shift, *kernel, given, target))
+        else:
+            self._add(_Written(slot + 1 + self._shift, *kernel, _chained(fold, self._copying(target, given))))
+
+    def _plan_hessian(self, shape: Shape | None) -> None:
+        argument = self._argument(0)
+        dtype = argument.view.dtype
+        lies = argument.view.shape if shape is None else shape
+        # Each element's own second derivatives add up, as its first ones do.
+        fold = _chained(self._moving(lies, dtype), None if lies == argument.view.shape else self._folding(argument))
+        self._add(_Written(-1, *self._made(lies, dtype), _chained(fold, self._wrapping(dtype, argument.operand))))
+
+    def _made(self, shape: Shape, dtype: Any) -> tuple[Callable[[], Any], Callable[[Any], Any], Any]:
+        """Return what makes a derivative for the kernel, what makes it flat, and a sample."""
+        if self._last is not None:
+            shape = (*shape[: self._last], *shape[self._last + 1 :], shape[self._last])
+        return self.maker(shape, dtype), self._flat, self.backend.sample(dtype)
+
+    def _moving(self, shape: Shape, dtype: Any) -> Finish | None:
+        """Return what moves the axis that a kernel writes behind the others to its place."""
+        if self._last is None:
+            return None
+        axis, backend, make = self._last, self.backend, self.backend.maker(shape, dtype)
+
+        def move(written: Any, arrays: tuple[Any, ...], request: Request) -> Any:
+            result = make()
+            backend.copy_into(result, backend.moved(written, len(shape) - 1, axis))
+            return result
+
+        return move
+
+    def _add(self, written: _Written) -> None:
+        if written.slot == self._shift:
+            self._written.insert(0, written)
+        else:
+            self._written.append(written)
+
+    def _argument(self, slot: int) -> Argument:
+        argument = self.arguments[slot]
+        assert argument is not None
+        return argument
+
+    def _user_arrays(self) -> list[tuple[str, Operand]]:
+        return [("grad_out", target) for target in self._targets] + ([] if self._out is None else [("out", self._out)])
+
+    def _check(self, target: Operand, shape: Shape, dtype: Any) -> None:
+        """Check an array to be written against the result, and against the arguments."""
+        name = target.name
+        check_target(self.planning, target, shape, dtype)
+        for other in self._targets:
+            if self._overlap(target, other):
+                raise ValueError(f"{name} overlaps another array that is written")
+        for argument in self.arguments:
+            if argument is not None and self._lies_in(target, argument.operand):
+                if not self.backend.same(target.view, argument.operand.view):
+                    raise ValueError(f"{name} overlaps {argument.operand.name} without being the same array")
+
+    def _overlap(self, target: Operand, other: Operand) -> bool:
+        return bool(self.backend.overlap(target.view, other.view))
+
+    def _lies_in(self, target: Operand, operand: Operand | None) -> bool:
+        """Return whether an array that is written shares memory with one that is read, and take note of it."""
+        overlaps = operand is not None and self._overlap(target, operand)
+        self.aliased = self.aliased or overlaps
+        return overlaps
+
+    # -- finishing ------------------------------------------------------------------------------------------------
+
+    def _wrapping(self, dtype: Any, operand: Operand) -> Finish | None:
+        wrap = self.space.wrapping(dtype, getattr(operand.given, "dtype", None))
+        return None if wrap is None else lambda written, arrays, request: wrap(written)
+
+    def _folding(self, argument: Argument) -> Finish:
+        """Return what adds up what was written for the repeated elements of an argument that was broadcast."""
+        backend, lies, shape = self.backend, argument.lies or argument.view.shape, argument.view.shape
+        return lambda written, arrays, request: backend.sum_to(written, lies).reshape(shape)
+
+    def _copying(self, target: Operand, given: Finish) -> Finish:
+        backend, place, read = self.backend, target.place, target.read
+
+        def copy(written: Any, arrays: tuple[Any, ...], request: Request) -> Any:
+            array = arrays[place]
+            backend.copy_into(array if read is None else read(array), written)
+            return given(written, arrays, request)
+
+        return copy
+
+    @property
+    def first_replaces(self) -> bool:
+        """Whether the kernel's first derivative lies in an array that it reads."""
+        firsts = [written.target for written in self._written if written.slot == 1]
+        return any(target is not None and self._overlap(target, read) for target in firsts for read in self._read)
+
+    def samples(self, slots: int) -> tuple[Any, ...]:
+        """Return arrays of the types of what a kernel writes to its `slots`, absent ones where it writes nothing."""
+        found: list[Any] = [ABSENT] * slots
+        for written in self._written:
+            if written.slot is not None:
+                found[written.slot] = written.sample
+        return tuple(found)
+
+    def order(self, slots: int) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
+        """Return what puts the arrays that were made, with ``()`` behind them, in the order of a kernel's slots."""
+        places = [-1] * slots
+        for place, written in enumerate(self._written):
+            if written.slot is not None:
+                places[written.slot] = place
+        return itemgetter(*places)
+
+    def slots_written(self) -> list[int | None]:
+        """Return the kernel's slot of each array that is made, None where it is not just made flat."""
+        plain = self._flat is self.backend.flat
+        return [written.slot if plain or written.slot == 0 else None for written in self._written]
+
+    def flats(self) -> tuple[Callable[[Any], Any], ...]:
+        """Return what makes of each array that is made the flat one that a kernel sees."""
+        return tuple([written.flat for written in self._written])
+
+    def plan(self) -> Results:
+        """Return the plan."""
+        makes = tuple([written.make for written in self._written])
+        finishes = tuple([written.finish for written in self._written])
+        targets = [written.target for written in self._written]
+        make: Any = None
+        if any(target is not None for target in targets):
+            sources = tuple(
+                [
+                    functools.partial(_fresh, written.make)
+                    if written.target is None
+                    else functools.partial(_taken, written.target.place, written.target.read)
+                    for written in self._written
+                ]
+            )
+
+            def make(arrays: tuple[Any, ...]) -> list[Any]:
+                return [source(arrays) for source in sources]
+
+        if not any(finishes):
+            return Results(make, makes, None)
+
+        def finish(made: list[Any], arrays: tuple[Any, ...], request: Request) -> list[Any]:
+            return [
+                written if done is None else done(written, arrays, request)
+                for written, done in zip(made, finishes, strict=True)
+            ]
+
+        return Results(make, makes, finish)
 
 
-class Request(NamedTuple):
-    """A mode, and what the caller of a transform passed beside the loss's own arguments."""
-
-    mode: Mode
-    grad_output: Any = None
-    grad_out: Any = None
-    out: Any = None
+def _fresh(make: Callable[[], Any], arrays: tuple[Any, ...]) -> Any:
+    return make()
 
 
-VALUE = Request(Mode())
+def _taken(place: int, read: Callable[[Any], Any] | None, arrays: tuple[Any, ...]) -> Any:
+    return arrays[place] if read is None else read(arrays[place])
 
 
-def upstream_of(space: Any, request: Request, reduced: bool, shape: Shape) -> tuple[float, Any]:
-    """Return the upstream gradient as (scalar factor, view of the output's shape or absent)."""
-    given = request.grad_output
-    if given is None:
-        return 1.0, ABSENT
-    if isinstance(given, int | float) or (isinstance(given, np.generic) and _is_real(given)):
-        try:
-            return float(given), ABSENT
-        except OverflowError:
-            raise ValueError("grad_output must be a number that float64 can hold") from None
-    view = space.view(given, "grad_output")
-    if reduced:
-        if view.size != 1:
-            raise ValueError(f"grad_output must be a scalar for a reduced loss, got shape {view.shape}")
-        return space.backend.number(view.reshape(())), ABSENT
-    check_float(view, "grad_output")
-    check_shape(view, shape, "grad_output", "the output's shape")
-    return 1.0, view
+def _given_out(written: Any, arrays: tuple[Any, ...], request: Request) -> Any:
+    return request.out
 
 
-def _is_real(scalar: np.generic) -> bool:
-    return scalar.dtype.kind in "biuf" or scalar.dtype.name == "bfloat16"
+def _given_gradient(number: int, written: Any, arrays: tuple[Any, ...], request: Request) -> Any:
+    return request.grad_out if request.mode.single else request.grad_out[number]
 
 
-def given_gradients(request: Request, count: int) -> tuple[Any, ...] | None:
-    """Return the `count` arrays of ``grad_out``, one for each argument to differentiate; None where none is given."""
-    given = request.grad_out
-    if given is None or request.mode.single:
-        return None if given is None else (given,)
-    return several(given, count)
+def _chained(first: Finish | None, second: Finish | None) -> Finish | None:
+    if first is None or second is None:
+        return first or second
+    return lambda written, arrays, request: second(first(written, arrays, request), arrays, request)
 
 
-def several(given: Any, count: int) -> tuple[Any, ...]:
-    """Return a part of ``grad_out`` that must be `count` arrays."""
-    if not isinstance(given, tuple | list):
-        raise TypeError(f"grad_out must be a tuple of arrays, got {type(given).__name__}")
-    if len(given) != count:
-        raise ValueError(f"grad_out must hold {count} arrays, got {len(given)}")
-    return tuple(given)
+def make_all(results: Results, arrays: tuple[Any, ...]) -> list[Any]:
+    """Return the arrays that a call writes."""
+    return [*map(call, results.makes)] if results.make is None else results.make(arrays)
 
 
-def checked_targets(space: Any, given: tuple[Any, ...], views: list[Any]) -> list[Any]:
-    """Return the views of the arrays of ``grad_out``, which must be like `views`, before anything is written."""
-    targets: list[Any] = []
-    for array, view in zip(given, views, strict=True):
-        target = checked_target(space, array, "grad_out", view.shape, view.dtype)
-        if any(space.backend.overlap(target, other) for other in targets):
-            raise ValueError("grad_out overlaps another array that is written")
-        targets.append(target)
-    return targets
+def _slot(planning: Planning, arguments: tuple[Argument | None, ...], name: str) -> int:
+    """Return the number of the argument that a gradient is asked for."""
+    for slot, argument in enumerate(arguments):
+        if argument is not None and argument.operand.name == name:
+            check_float(argument.view, name)
+            return slot
+    raise ValueError(
+        f"no gradient of {planning.record.name} with respect to {name!r}: it is not given, or holds class indices"
+    )
 
 
-def checked_target(space: Any, array: Any, name: str, shape: Shape, dtype: Any) -> Any:
-    """Return the view of an array to be written, which must have a shape and a dtype."""
-    view = space.output(array, name)
-    check_shape(view, shape, name, "shape")
+def check_target(planning: Planning, target: Operand, shape: Shape, dtype: Any) -> None:
+    """Check an array to be written, which must have a shape and a dtype."""
+    view = planning.see_target(target)
+    check_shape(view, shape, target.name, "shape")
     if view.dtype != dtype:
-        raise TypeError(f"{name} must have the dtype of its argument, got {dtype_name(view)}")
+        raise TypeError(f"{target.name} must have the dtype of its argument, got {dtype_name(view)}")
     if not view.flags.c_contiguous and _may_overlap_itself(view):
-        raise ValueError(f"{name} has elements that share memory with each other: strides {view.strides}")
-    return view
+        raise ValueError(f"{target.name} has elements that share memory with each other: strides {view.strides}")
 
 
 def _may_overlap_itself(view: Any) -> bool:
@@ -108,192 +374,3 @@ def _may_overlap_itself(view: Any) -> bool:
             return True
         span += stride * (length - 1)
     return False
-
-
-class Argument(NamedTuple):
-    """An array the loss was given: `lies` is its shape along the axes of the result, where it differs from its own."""
-
-    name: str
-    given: Any
-    view: Any
-    lies: Shape | None = None
-
-
-class Outputs:
-    """The arrays that one call writes, and what becomes of them.
-
-    Kernels write the derivative with respect to argument k into slot k of `grads`. A slot is the array that the user
-    gets, or the user's own, unless that has another shape or layout than what kernels write; then it is a temporary.
-    """
-
-    __slots__ = (
-        "_given",
-        "_innermost",
-        "_slots",
-        "_targets",
-        "aliased",
-        "arguments",
-        "backend",
-        "grads",
-        "request",
-        "space",
-        "values",
-    )
-
-    def __init__(
-        self,
-        record: Loss,
-        space: Any,
-        request: Request,
-        arguments: tuple[Argument, ...],
-        shape: Shape | None,
-        innermost: int | None = None,
-    ) -> None:
-        """Allocate the gradients: of `shape`, or where it is None each of its own argument's.
-
-        What has that shape lies in C order, or with the axis `innermost` moved behind the others.
-        """
-        self._innermost = innermost
-        self.space, self.backend, self.request, self.arguments = space, space.backend, request, arguments
-        self.aliased = False
-        self.values: Any = ABSENT
-        self.grads: list[Any] = [ABSENT] * max(3, len(arguments))
-        self._slots = [_slot(record, arguments, name) for name in request.mode.wrt]
-        self._targets: list[Any] | None = None
-        given = given_gradients(request, len(self._slots))
-        if given is not None:
-            self._take_gradients(given)
-        for number, slot in enumerate(self._slots):
-            target = None if self._targets is None else self._targets[number]
-            lies = arguments[slot].view.shape if shape is None else shape
-            if target is not None and target.shape == lies and self.ordered(target).flags.c_contiguous:
-                self.grads[slot] = target
-            else:
-                self.grads[slot] = self.allocate(lies, arguments[slot].view.dtype)
-
-    def ordered(self, view: Any) -> Any:
-        """Return a view with its axes in the order in which results lie in memory."""
-        return view if self._innermost is None else self.backend.moved(view, self._innermost, -1)
-
-    def allocate(self, shape: Shape, dtype: Any) -> Any:
-        """Return a new array whose axes lie in that order."""
-        axis, backend = self._innermost, self.backend
-        if axis is None:
-            return backend.empty(shape, dtype)
-        return backend.moved(backend.empty((*shape[:axis], *shape[axis + 1 :], shape[axis]), dtype), -1, axis)
-
-    def want_values(self, shape: Shape, wanted: bool, entries: bool = False) -> None:
-        """Allocate, or take from ``out``, the unreduced values: a number for each row, or for each of its `entries`."""
-        out = self.request.out
-        if not wanted:
-            if out is not None:
-                what = "use it with reduction='none'" if self.request.mode.value else "no value is asked for"
-                raise ValueError(f"out is for an unreduced value: {what}")
-            return
-        dtype = self.arguments[0].view.dtype
-        if out is not None:
-            view = self._checked(out, "out", shape, dtype)
-            self._given = view
-            if (self.ordered(view) if entries else view).flags.c_contiguous:
-                self.values = view
-                return
-        self.values = self.allocate(shape, dtype) if entries else self.backend.empty(shape, dtype)
-
-    def check_read(self, **views: Any) -> None:
-        """Check what is read beside the arguments, by name, against the arrays of the user's that are written."""
-        request = self.request
-        if request.grad_out is None and request.out is None:
-            return
-        written = [("grad_out", target) for target in self._targets or ()]
-        if request.out is not None:
-            written.append(("out", self._given))
-        for read, view in views.items():
-            for name, target in written:
-                # An element is read before the gradient is written in its place, but not before the value is.
-                if self._lies_in(target, view) and (name == "out" or not self.backend.same(target, view)):
-                    raise ValueError(f"{name} overlaps {read}, which is read after a part of {name} is written")
-
-    def detach(self, views: list[Any], own: tuple[int, ...] = ()) -> None:
-        """Replace gradients that lie in one of the arguments `views`, which are still read when they are written.
-
-        The slots in `own` may lie in their own argument.
-        """
-        if self.request.grad_out is None:
-            return
-        for slot, gradient in enumerate(self.grads):
-            if gradient is not ABSENT and any(
-                view is not ABSENT and not (slot == other and slot in own) and self.backend.overlap(gradient, view)
-                for other, view in enumerate(views)
-            ):
-                self.grads[slot] = self.backend.empty(gradient.shape, gradient.dtype)
-
-    def _take_gradients(self, given: tuple[Any, ...]) -> None:
-        """Check the arrays of ``grad_out``."""
-        self._targets = []
-        for slot, array in zip(self._slots, given, strict=True):
-            view = self.arguments[slot].view
-            self._targets.append(self._checked(array, "grad_out", view.shape, view.dtype))
-
-    def _checked(self, array: Any, name: str, shape: Shape, dtype: Any) -> Any:
-        """Return the view of an array to be written, checked against the result and against the arguments."""
-        view = checked_target(self.space, array, name, shape, dtype)
-        for other in self._targets or ():
-            if self.backend.overlap(view, other):
-                raise ValueError(f"{name} overlaps another array that is written")
-        for argument in self.arguments:
-            if self._lies_in(view, argument.view) and not self.backend.same(view, argument.view):
-                raise ValueError(f"{name} overlaps {argument.name} without being the same array")
-        return view
-
-    def _lies_in(self, target: Any, view: Any) -> bool:
-        """Return whether an array that is written shares memory with one that is read, and take note of it."""
-        overlaps: bool = view is not ABSENT and self.backend.overlap(target, view)
-        self.aliased = self.aliased or overlaps
-        return overlaps
-
-    def finish(self, total: Any, second: Any = ABSENT) -> Any:
-        """Turn what the kernels wrote into what the user gets."""
-        mode, arguments, wrap = self.request.mode, self.arguments, self.space.wrap
-        value = None
-        if mode.value:
-            if self.values is ABSENT:
-                value = self.space.scalar(total, arguments[0].view.dtype)
-            elif self.request.out is not None:
-                if self._given is not self.values:
-                    self.backend.copy_into(self._given, self.values)
-                value = self.request.out
-            else:
-                value = wrap(self.values, arguments[0].given)
-            if not mode.wrt:
-                return value
-        if mode.single:
-            grads = self._result(0, self._slots[0])
-        else:
-            grads = tuple([self._result(number, slot) for number, slot in enumerate(self._slots)])
-        if mode.hessian:
-            first = arguments[0]
-            if second.shape != first.view.shape:  # each element's own second derivatives add up, as its first ones do
-                second = self.backend.sum_to(second, first.lies or first.view.shape).reshape(first.view.shape)
-            return grads, wrap(second, first.given)
-        return (value, grads) if mode.value else grads
-
-    def _result(self, number: int, slot: int) -> Any:
-        """Return the user's gradient of one argument."""
-        written, (_, given, view, lies) = self.grads[slot], self.arguments[slot]
-        if written.shape != view.shape:
-            written = self.backend.sum_to(written, lies or view.shape).reshape(view.shape)
-        if self._targets is None:
-            return self.space.wrap(written, given)
-        target = self._targets[number]
-        if written is not target:
-            self.backend.copy_into(target, written)
-        return self.request.grad_out if self.request.mode.single else self.request.grad_out[number]
-
-
-def _slot(record: Loss, arguments: tuple[Argument, ...], name: str) -> int:
-    """Return the number of the argument that a gradient is asked for."""
-    for slot, argument in enumerate(arguments):
-        if argument.name == name and argument.view is not ABSENT:
-            check_float(argument.view, name)
-            return slot
-    raise ValueError(f"no gradient of {record.name} with respect to {name!r}: it is not given, or holds class indices")

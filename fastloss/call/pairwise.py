@@ -1,67 +1,70 @@
-"""The calling path of losses of vectors, see ``_call.py``."""
+"""Plans losses of pairs and triplets of vectors."""
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 from fastloss.call.checks import Shape, broadcast_shape, check_float, listed, normal_axis
-from fastloss.call.dispatch import space_of
-from fastloss.call.outputs import ABSENT, Argument, Outputs, Request, upstream_of
-from fastloss.define.descriptions import Loss, Pairwise
+from fastloss.call.outputs import Argument, Outputs
+from fastloss.call.plan import Plan, kernel_call
+from fastloss.call.planning import ABSENT, Operand, Planning, chained, reads_of
+from fastloss.define.descriptions import Pairwise
+from fastloss.runtime.plans import nothing
 
 
-def pairwise(record: Loss, job: Pairwise, request: Request) -> Any:
-    """Compute a loss of pairs or triplets of vectors."""
-    mode, names = request.mode, job.names
-    space = space_of((*job.arrays, job.target), (*names, "target"))
-    backend, flat = space.backend, space.backend.flat
-    arguments = tuple([Argument(name, a, space.view(a, name)) for name, a in zip(names, job.arrays, strict=True)])
-    views = [argument.view for argument in arguments]
-    for argument in arguments[: job.reals]:
-        check_float(argument.view, argument.name)
+def plan(planning: Planning, job: Pairwise) -> Plan:
+    """Plan a loss of pairs or triplets of vectors."""
+    mode, names = planning.mode, job.names
+    planning.enter((*job.arrays, job.target), (*names, "target"))
+    backend = planning.space.backend
+    views = [operand.view for operand in job.arrays]
+    for operand in job.arrays[: job.reals]:
+        check_float(operand.view, operand.name)
     shape = _common_shape(job, views)
     axis, last = normal_axis(job.axis, len(shape)), len(shape) - 1
     results = shape[:axis] + shape[axis + 1 :]
-    if axis != last:
-        views = [backend.moved(backend.broadcast(view, shape), axis, last) for view in views]
-        shape = (*results, shape[axis])
-    columns, count = shape[-1], math.prod(results)
-    if job.target is None and "target" in record.domains and "target" not in names:
+    if job.target is None and "target" in planning.record.domains and "target" not in names:
         raise TypeError("target must be an array, got None")
-    target: Any = ABSENT
-    if job.target is not None:
-        target = flat(_labels(backend, space.view(job.target, "target"), results))
+    moved = axis if axis != last else None
+    if moved is not None:  # vectors lie along the last axis of what the loop sees
+        _spread = functools.partial(_moved, backend, shape, axis)
+        spreads: list[Callable[[Any], Any] | None] = [_spread] * len(views)
+        lies = (*results, shape[axis])
+    else:
+        spreads = [None if view.shape == shape else functools.partial(backend.broadcast, shape=shape) for view in views]
+        lies = shape
+    columns, count = lies[-1], math.prod(results)
+    spread_label = None if job.target is None else _labels(backend, job.target.view, results)
 
     each = job.reduction == "none"
-    outputs = Outputs(record, space, request, arguments, shape)
-    if job.keepdim:
-        results = (*results[:axis], 1, *results[axis:])
-    outputs.want_values(results, each and mode.value)
-    scale, upstream = upstream_of(space, request, not each, results)
-    outputs.check_read(target=target, grad_output=upstream)
-    second = backend.empty(shape, views[0].dtype) if mode.hessian else ABSENT
+    arguments = tuple([Argument(operand, operand.view) for operand in job.arrays])
+    outputs = Outputs(planning, arguments, shape, last=moved)
+    kept_results = (*results[:axis], 1, *results[axis:]) if job.keepdim else results
+    outputs.want_values(kept_results, each and mode.value)
+    scale, upstream = planning.upstream(not each, kept_results)
+    outputs.check_read(target=job.target, grad_output=upstream)
     divisor = count if job.reduction == "mean" else 1
+    missing = (None,) * (3 - len(views))
+    operands: tuple[Operand | None, ...] = (*job.arrays, *missing, job.target, upstream)
+    spreading = (*spreads, *missing, spread_label, None)
     if count == 0:
-        total = math.nan if divisor == 0 else 0.0
+        kernel = nothing(math.nan if divisor == 0 else 0.0)
     else:
-        total = backend.pairwise(
-            job.maths,
-            tuple([flat(backend.broadcast(view, shape)) for view in views]),
-            target,
-            upstream if upstream is ABSENT else flat(upstream),
-            job.params,
-            scale,
-            divisor,
-            (count, columns),
-            outputs.values if outputs.values is ABSENT else flat(outputs.values),
-            [grad if grad is ABSENT else flat(grad) for grad in outputs.grads],
-            second if second is ABSENT else flat(second),
-        )
-    if axis != last:
-        outputs.grads = [_moved_back(backend, grad, axis) for grad in outputs.grads]
-        second = _moved_back(backend, second, axis)
-    return outputs.finish(total, second)
+        seen = [
+            ABSENT if operand is None else operand.view if spread is None else spread(operand.view)
+            for operand, spread in zip(operands, spreading, strict=True)
+        ]
+        kernel = backend.plan_pairwise(job.maths, tuple(seen), outputs.samples(5), job.params, (count, columns))
+    reads = reads_of(operands, spreading, kernel.reads)
+    return kernel_call(planning, kernel, reads, outputs, each, scale, divisor)
+
+
+def _moved(backend: Any, shape: Shape, axis: int, view: Any) -> Any:
+    """Return a view of the common shape with the vectors' axis last."""
+    return backend.moved(backend.broadcast(view, shape), axis, len(shape) - 1)
 
 
 def _common_shape(job: Pairwise, views: list[Any]) -> Shape:
@@ -78,20 +81,10 @@ def _common_shape(job: Pairwise, views: list[Any]) -> Shape:
     return shape
 
 
-def _labels(backend: Any, target: Any, rows: Shape) -> Any:
-    """Return one label for each vector."""
+def _labels(backend: Any, target: Any, rows: Shape) -> Callable[[Any], Any] | None:
+    """Return what makes one label for each vector of the target."""
     if target.shape == rows:
-        return target
+        return None
     if target.size != 1 or target.ndim > 1:
         raise ValueError(f"target must have shape {rows}, one entry for each vector, got shape {target.shape}")
-    return backend.broadcast(target.reshape(()), rows)
-
-
-def _moved_back(backend: Any, written: Any, axis: int) -> Any:
-    """Return a contiguous copy of what was written with the vectors' axis last, that axis in its place."""
-    if written is ABSENT:
-        return ABSENT
-    moved = backend.moved(written, written.ndim - 1, axis)
-    result = backend.empty(moved.shape, moved.dtype)
-    backend.copy_into(result, moved)
-    return result
+    return chained(lambda view: view.reshape(()), lambda view: backend.broadcast(view, rows))

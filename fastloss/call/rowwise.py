@@ -1,4 +1,4 @@
-"""The calling path of losses over a class axis, see ``_call.py``."""
+"""Plans losses over a class axis, and maps of rows such as softmax."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fastloss.call.array_ops import convert_into, in_type
+from fastloss.call import pairwise
+from fastloss.call.array_ops import in_type
 from fastloss.call.checks import (
     Shape,
     check_fits,
@@ -19,121 +20,100 @@ from fastloss.call.checks import (
     normal_axis,
     split_axis,
 )
-from fastloss.call.dispatch import space_of
-from fastloss.call.outputs import ABSENT, Argument, Outputs, Request, upstream_of
-from fastloss.call.pairwise import pairwise
-from fastloss.define.descriptions import NO_INDEX, Loss, Pairwise, RowMap, RowMaths, Rowwise
+from fastloss.call.outputs import Argument, Outputs
+from fastloss.call.plan import BadLabel, Plan, kernel_call
+from fastloss.call.planning import ABSENT, Operand, Planning, chained, reads_of
+from fastloss.call.request import Request
+from fastloss.define.descriptions import NO_INDEX, Pairwise, RowMap, RowMaths, Rowwise
 from fastloss.runtime.dtypes import FLOATS
-from fastloss.runtime.settings import settings
+from fastloss.runtime.plans import nothing
 
 _NAMES = ("input", "target", "weight")
 
 
-def rowwise(record: Loss, job: Rowwise, request: Request) -> Any:
-    """Compute a loss of rows."""
-    (
-        maths, input, given_target, soft, given_weight, params, ignore_index, reduction, mean, axis, keepdim, max_ndim,
-        empty, pairs,
-    ) = job  # fmt: skip
-    mode = request.mode
-    space = space_of((input, given_target, given_weight), _NAMES)
-    backend = space.backend
-    flat = backend.flat
-    x = space.view(input, "input")
+def plan(planning: Planning, job: Rowwise) -> Plan:
+    """Plan a loss of rows."""
+    mode, maths = planning.mode, job.maths
+    x, target, weight = planning.enter((job.input, job.target, job.weight), _NAMES)
+    backend = planning.space.backend
     check_float(x, "input")
     shape = x.shape
-    first, last, split = split_axis(shape, axis)
-    if max_ndim is not None and len(shape) > max_ndim:
-        raise ValueError(f"input must have at most {max_ndim} axes, got shape {shape}")
+    first, last, split = split_axis(shape, job.axis)
+    if job.max_ndim is not None and len(shape) > job.max_ndim:
+        raise ValueError(f"input must have at most {job.max_ndim} axes, got shape {shape}")
     outer, classes, inner = split
-    if classes == 0 and empty is None:
+    if classes == 0 and job.empty is None:
         raise ValueError(f"input must have at least one class, got shape {shape}")
     rows = shape[:first] + shape[last:]
-    if given_target is None and "target" in record.domains:
+    if job.target is None and "target" in planning.record.domains:
         raise TypeError("target must be an array, got None")
-    if pairs is not None and given_weight is not None:
-        spread_weight = space.view(given_weight, "weight")
-        if spread_weight.shape != (classes,):
-            check_fits(spread_weight, shape, "weight")
-            check_fits(space.view(given_target, "target"), shape, "target")
-            arrays = (input, given_target, given_weight)
-            return pairwise(
-                record, Pairwise(pairs, arrays, _NAMES, reduction=reduction, broadcast=True, reals=1), request
-            )
-    labels: Any = ABSENT
-    operand: Any = ABSENT
-    weight: Any = ABSENT
-    if given_target is not None:
-        target = space.view(given_target, "target")
+    if job.pairs is not None and job.weight is not None and weight.shape != (classes,):
+        check_fits(weight, shape, "weight")
+        check_fits(target, shape, "target")
+        arrays = (job.input, job.target, job.weight)
+        return pairwise.plan(
+            planning, Pairwise(job.pairs, arrays, _NAMES, reduction=job.reduction, broadcast=True, reals=1)
+        )
+    labels: Operand | None = None
+    operand: Operand | None = None
+    if job.target is not None:
         if not maths.indexed:
             check_fits(target, shape, "target")
-            operand = target
-        elif soft is not None and target.shape == shape:
-            maths, operand = soft, target
-            check_float(operand, "target, which has the input's shape and so holds class probabilities,")
-            if ignore_index is not None and ignore_index >= 0:
-                raise ValueError(f"ignore_index does not go with class probabilities, got {ignore_index}")
+            operand = job.target
+        elif job.soft is not None and target.shape == shape:
+            maths, operand = job.soft, job.target
+            check_float(target, "target, which has the input's shape and so holds class probabilities,")
+            if job.ignore_index is not None and job.ignore_index >= 0:
+                raise ValueError(f"ignore_index does not go with class probabilities, got {job.ignore_index}")
         else:
-            labels = target
-            check_labels(labels, rows, shape)
-            if ignore_index is None:
-                rows = labels.shape  # torch: a target of shape (1,) beside one row gives a value of shape (1,)
-    if given_weight is not None:
-        weight = space.view(given_weight, "weight")
+            labels = job.target
+            check_labels(target, rows, shape)
+            if job.ignore_index is None:
+                rows = target.shape  # torch: a target of shape (1,) beside one row gives a value of shape (1,)
+    if job.weight is not None:
         check_shape(weight, (classes,), "weight", "one entry for each class, shape")
 
-    each = reduction == "none"
-    count = outer * inner
+    each, count = job.reduction == "none", outer * inner
     divisor: float = 1
-    if reduction == "mean":
-        divisor = 0 if mean == "weights" and labels is not ABSENT else count  # 0: the driver counts
-    arguments: tuple[Argument, ...] = (Argument("input", input, x),)
-    if operand is not ABSENT:
+    if job.reduction == "mean":
+        divisor = 0 if job.mean == "weights" and labels is not None else count  # 0: the driver counts
+    arguments: tuple[Argument | None, ...] = (Argument(job.input, x),)
+    if operand is not None:
         along = (classes,) + (1,) * (len(shape) - last)
-        arguments = (
-            *arguments,
-            Argument("target", given_target, operand),
-            Argument("weight", given_weight, weight, along),
-        )
+        weighing = None if job.weight is None else Argument(job.weight, weight, along)
+        arguments = (*arguments, Argument(operand, target), weighing)
     innermost = _innermost(backend, x, first, last)
     if innermost is not None:
         split = (count, classes, 1)
-    outputs = Outputs(record, space, request, arguments, shape, innermost=innermost)
-    ordered = outputs.ordered
-    results = shape[:first] + (1,) * len(shape[first:last]) + shape[last:] if keepdim else rows
+    outputs = Outputs(planning, arguments, shape, innermost=innermost)
+    results = shape[:first] + (1,) * len(shape[first:last]) + shape[last:] if job.keepdim else rows
     outputs.want_values(results, each and mode.value)
-    scale, upstream = upstream_of(space, request, not each, results)
-    outputs.check_read(target=labels, weight=weight if operand is ABSENT else ABSENT, grad_output=upstream)
-    second = ABSENT
-    if mode.hessian:
-        second = outputs.allocate(shape, x.dtype)
+    scale, upstream = planning.upstream(not each, results)
+    outputs.check_read(target=labels, weight=job.weight if operand is None else None, grad_output=upstream)
+
+    ordering = None if innermost is None else outputs.ordered
+    spread = ordering
+    if operand is not None and target.shape != shape:
+        spread = chained(lambda view: backend.broadcast(view, shape), ordering)
+    operands = (job.input, operand, labels, job.weight, upstream)
+    spreads = (ordering, spread, None, None, None)
     if count == 0:
-        return outputs.finish(math.nan if reduction == "mean" else 0.0, second)
-    if classes == 0:
-        if outputs.values is not ABSENT:
-            backend.fill(outputs.values, empty)
-        return outputs.finish(empty, second)
-    spread = operand if operand is ABSENT else flat(ordered(backend.broadcast(operand, shape)))
-    strange, total = backend.rowwise(
-        maths,
-        flat(ordered(x)),
-        spread,
-        labels if labels is ABSENT else flat(labels),
-        weight if weight is ABSENT else flat(weight),
-        upstream if upstream is ABSENT else flat(upstream),
-        (*params, 1.0 / classes),
-        scale,
-        divisor,
-        split,
-        NO_INDEX if ignore_index is None else int(ignore_index),
-        settings.check_indices,
-        outputs.values if outputs.values is ABSENT else flat(outputs.values),
-        [grad if grad is ABSENT else flat(ordered(grad)) for grad in outputs.grads],
-        second if second is ABSENT else flat(ordered(second)),
-    )
-    if strange >= 0:
-        raise out_of_range(backend, flat(labels), strange, rows, classes)
-    return outputs.finish(total, second)
+        kernel = nothing(math.nan if job.reduction == "mean" else 0.0, labelled=True)
+    elif classes == 0:
+        kernel = nothing(job.empty, labelled=True, fill=backend.fill)  # type: ignore[arg-type]
+    else:
+        seen = [
+            ABSENT if one is None else one.view if spreading is None else spreading(one.view)
+            for one, spreading in zip(operands, spreads, strict=True)
+        ]
+        ignore = NO_INDEX if job.ignore_index is None else int(job.ignore_index)
+        params = (*job.params, 1.0 / classes)
+        kernel = backend.plan_rowwise(
+            maths, tuple(seen), outputs.samples(5), params, split, ignore, outputs.first_replaces
+        )
+    reads = reads_of(operands, spreads, kernel.reads)
+    bad_label = None if labels is None else bad_label_of(backend, labels, rows, classes)
+    return kernel_call(planning, kernel, reads, outputs, each, scale, divisor, bad_label=bad_label)
 
 
 def _innermost(backend: Any, x: Any, first: int, last: int) -> int | None:
@@ -145,6 +125,12 @@ def _innermost(backend: Any, x: Any, first: int, last: int) -> int | None:
     if not backend.follows_layout or last - first != 1 or last >= x.ndim or x.strides[first] != x.itemsize:
         return None
     return None if x.flags.c_contiguous else first
+
+
+def bad_label_of(backend: Any, operand: Operand, rows: Shape, classes: int, what: str = "target") -> BadLabel:
+    """Return what makes the error about label number k of an operand of shape `rows`."""
+    place, read = operand.place, chained(operand.read, backend.flat)
+    return lambda arrays, bad: out_of_range(backend, read(arrays[place]), bad, rows, classes, what)
 
 
 def out_of_range(
@@ -164,52 +150,75 @@ def value_only(maths: RowMaths) -> RowMaths:
     return maths._replace(terms=None)
 
 
-def rowmap(record: Loss, job: RowMap, request: Request) -> Any:
-    """Compute a function of rows that returns an array of the input's shape, or its gradient."""
-    mode = request.mode
-    space = space_of((job.input,), ("input",))
-    given = job.input if job.dtype is None else space.converted(job.input, job.dtype)
-    x = space.view(given, "input")
+def plan_map(planning: Planning, job: RowMap) -> Plan:
+    """Plan a function of rows that returns an array of the input's shape, or its gradient."""
+    mode = planning.mode
+    (x,) = planning.enter((job.input,), ("input",))
+    backend = planning.space.backend
+    if job.dtype is not None:
+        return _plan_converted(planning, job)
     check_float(x, "input")
     shape = x.shape
+    if job.axis is None:
+        planning.kept = False  # it warns
     axis = implicit_axis(len(shape)) if job.axis is None else normal_axis(job.axis, len(shape))
     split = split_axis(shape, axis)[2] if shape else (1, 1, 1)
-    backend, flat = space.backend, space.backend.flat
-    arguments: tuple[Argument, ...] = (Argument("input", given, x),)
-    own = space.view(job.input, "input") if given is not job.input and mode.wrt else x
-    converts = own.dtype != x.dtype and own.dtype in FLOATS
-    if converts:  # a value is like what was converted, a gradient like the input
-        arguments = (*((Argument("converted", given, x),) if mode.value else ()), Argument("input", job.input, own))
-    innermost = _innermost(backend, x, axis, axis + 1) if shape and not converts else None
+    innermost = _innermost(backend, x, axis, axis + 1) if shape else None
     if innermost is not None:
         split = (split[0] * split[2], split[1], 1)
-    outputs = Outputs(record, space, request, arguments, shape, innermost=innermost)
+    outputs = Outputs(planning, (Argument(job.input, x),), shape, innermost=innermost, shift=1)
     outputs.want_values(shape, mode.value, entries=True)
-    ordered, slot = outputs.ordered, len(arguments) - 1
-    gradient = backend.empty(shape, x.dtype) if converts else outputs.grads[slot]
-    scale, operand = upstream_of(space, request, False, shape)
-    outputs.check_read(grad_output=operand)
-    second = outputs.allocate(shape, x.dtype) if mode.hessian else ABSENT
+    scale, upstream = planning.upstream(False, shape)
+    outputs.check_read(grad_output=upstream)
 
-    if x.size:
-        backend.rowwise(
-            job.maths if mode.wrt else value_only(job.maths),
-            flat(ordered(x)),
-            operand if operand is ABSENT else flat(ordered(operand)),
-            ABSENT,
-            ABSENT,
-            ABSENT,
-            (scale,),
-            1.0,
-            1,
-            split,
-            NO_INDEX,
-            False,
-            ABSENT,
-            tuple([a if a is ABSENT else flat(ordered(a)) for a in (outputs.values, gradient, ABSENT)]),
-            second if second is ABSENT else flat(ordered(second)),
+    ordering = None if innermost is None else outputs.ordered
+    operands = (job.input, upstream, None, None, None)
+    spreads = (ordering, ordering, None, None, None)
+    if x.size == 0:
+        kernel = nothing(0.0, labelled=True)
+    else:
+        seen = [
+            ABSENT if one is None else one.view if ordering is None else ordering(one.view) for one in operands
+        ]
+        maths = job.maths if mode.wrt else value_only(job.maths)
+        kernel = backend.plan_rowwise(
+            maths, tuple(seen), outputs.samples(5), None, split, NO_INDEX, outputs.first_replaces
         )
-    if converts:
-        convert_into(backend, outputs.grads[slot], gradient)
-        second = second if second is ABSENT else in_type(backend, second, own.dtype)
-    return outputs.finish(None, second)
+    reads = reads_of(operands, spreads, kernel.reads)
+    return kernel_call(planning, kernel, reads, outputs, True, scale, 1, bad_label=None)
+
+
+def _plan_converted(planning: Planning, job: RowMap) -> Plan:
+    """Plan a map of the input in another dtype: a value is like what was converted, a gradient like the input.
+
+    Numbers of this call are converted, so that the plan cannot be kept.
+    """
+    planning.kept = False
+    mode, space, backend, operand = planning.mode, planning.space, planning.space.backend, job.input
+    own = operand.view
+    converted = Operand("input", space.converted(operand.given, job.dtype), len(planning.arrays))
+    planning.arrays.append(None)
+    x = planning.see(converted, "input")
+    check_float(x, "input")
+    if own.dtype == x.dtype or own.dtype not in FLOATS or not mode.wrt:
+        return plan_map(planning, job._replace(input=converted, dtype=None))
+
+    request = planning.request
+    rounded = Outputs(planning, (Argument(operand, own),), own.shape)
+    made = rounded.plan()
+    wide = Planning(planning.record, Request(mode, request.grad_output, None, request.out), planning.arrays, False)
+    wide.grad_output, wide.out = planning.grad_output, planning.out
+    compute = plan_map(wide, job._replace(input=converted, dtype=None)).compute
+
+    def run(arrays: tuple[Any, ...], request: Request) -> Any:
+        results = compute(arrays, request)
+        value, derivatives = results if mode.value else (None, results)
+        derivatives = derivatives if mode.hessian else (derivatives,)
+        targets = made.make(arrays) if made.make is not None else [make() for make in made.makes]
+        for target, derivative in zip(targets, derivatives, strict=True):
+            backend.copy_into(target, in_type(backend, space.view(derivative, "input"), own.dtype))
+        finished = targets if made.finish is None else made.finish(targets, arrays, request)
+        answer = tuple(finished) if mode.hessian else finished[0]
+        return (value, answer) if mode.value else answer
+
+    return Plan(run)

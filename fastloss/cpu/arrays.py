@@ -7,27 +7,23 @@ its uint16 bits; true 16-bit integers are copied to int32 to keep the two apart.
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable
+from operator import methodcaller
 from typing import Any
 
 import numpy as np
 
 from fastloss.cpu import backend
+from fastloss.cpu.windows import unlocked
 from fastloss.runtime.dtypes import BF16_BITS, F16_BITS, F32, F64
 
 # dtypes that kernels read as they are.
 _DIRECT = frozenset({F32, F64, *map(np.dtype, ("i1", "u1", "i4", "u4", "i8", "u8"))})
 
 
-class _Unlocked:
-    """A read-only array, shown as one that may be written.
-
-    Numba compiles a kernel for each of the two; no kernel writes to an operand, so one will do.
-    """
-
-    def __init__(self, array: Any) -> None:
-        interface = array.__array_interface__
-        self.array, self.__array_interface__ = array, {**interface, "data": (interface["data"][0], False)}
+_ONE_F32, _ONE_F64 = np.float32(1), np.float64(1)
 
 
 class NumpySpace:
@@ -35,15 +31,19 @@ class NumpySpace:
 
     name = "NumPy"
     device = "the CPU"
+    backend = backend  # the module that allocates and computes
+
+    def lower(self, array: Any, name: str) -> Any:
+        """Return the memory of an array as a NumPy array."""
+        if type(array) is np.ndarray:
+            return array
+        if is_instance(array, "torch", "Tensor"):  # beside another library's input; DLPack refuses some
+            return tensor_memory(array, name)
+        return as_numpy(array, name)
 
     def view(self, array: Any, name: str) -> Any:
         """Return the view that kernels read."""
-        if type(array) is not np.ndarray:
-            if is_instance(array, "torch", "Tensor"):  # beside another library's input; DLPack refuses some
-                return TORCH.view(array, name)
-            array = as_numpy(array, name)
-        view = array if array.dtype in _DIRECT and array.flags.aligned else _kernel_dtype(array, name)
-        return view if view.flags.writeable else np.asarray(_Unlocked(view))
+        return kernel_view(self.lower(array, name), name)
 
     def output(self, array: Any, name: str) -> Any:
         """Return the view of an array that the user wants written."""
@@ -54,16 +54,21 @@ class NumpySpace:
         if not (array.dtype.isnative and array.flags.aligned):  # what would be written is a copy
             raise ValueError(f"{name} must be aligned and in the machine's byte order")
         _refuse_masked(array, name)
-        return _kernel_dtype(array, name)
+        return kernel_view(array.view(np.ndarray), name)
 
-    def wrap(self, view: Any, like: Any) -> Any:
-        """Return an output view as an array of this library; `like`, whose output it is, says which bfloat16."""
-        dtype = view.dtype
-        if dtype is F32 or dtype is F64:
-            return view
-        if dtype == F16_BITS:
+    def one(self, dtype: Any) -> Any:
+        """Return what a sum is multiplied by to be a reduced value, in half the time of a call; None: by `scalar`."""
+        return _ONE_F64 if dtype == F64 else _ONE_F32
+
+    def wrapping(self, view_dtype: Any, dtype: Any) -> Callable[[Any], Any] | None:
+        """Return what makes arrays of this library of output views, None where they are."""
+        return None if view_dtype in (F32, F64) else functools.partial(self.wrap, dtype=dtype)
+
+    def wrap(self, view: Any, dtype: Any) -> Any:
+        """Return an output view as an array of this library; `dtype`, the user's, says which bfloat16."""
+        if view.dtype == F16_BITS:
             return view.view(np.float16)
-        return view.view(like.dtype) if dtype == BF16_BITS else view
+        return view.view(dtype) if view.dtype == BF16_BITS else view
 
     def scalar(self, value: float, dtype: Any) -> Any:
         """Return a reduced value: float64 for float64 input, else float32."""
@@ -73,28 +78,11 @@ class NumpySpace:
         """Return a copy in another dtype of the library."""
         return np.asarray(array).astype(dtype)
 
-    backend = backend  # the module that allocates and computes
-
 
 class TorchSpace(NumpySpace):
     """torch tensors in host memory."""
 
     name = "torch"
-
-    def view(self, array: Any, name: str) -> Any:
-        torch = sys.modules["torch"]
-        if not isinstance(array, torch.Tensor):
-            return super().view(array, name)
-        if array.layout is not torch.strided:
-            raise TypeError(f"{name}: a torch tensor of layout {array.layout} is not supported; call .to_dense() first")
-        array = array.detach().resolve_neg()
-        if array.dtype == torch.bfloat16:
-            return array.view(torch.int16).numpy().view(BF16_BITS)
-        try:
-            return super().view(array.numpy(), name)
-        except (TypeError, RuntimeError):
-            what = "nested torch tensor" if array.is_nested else f"torch tensor of dtype {array.dtype}"
-            raise TypeError(f"{name}: a {what} is not supported") from None
 
     def output(self, array: Any, name: str) -> Any:
         if not isinstance(array, sys.modules["torch"].Tensor):
@@ -103,7 +91,13 @@ class TorchSpace(NumpySpace):
             raise ValueError(f"{name} is a negated view, which cannot be written")
         return self.view(array, name)
 
-    def wrap(self, view: Any, like: Any) -> Any:
+    def one(self, dtype: Any) -> Any:
+        return None
+
+    def wrapping(self, view_dtype: Any, dtype: Any) -> Callable[[Any], Any] | None:
+        return functools.partial(self.wrap, dtype=dtype)
+
+    def wrap(self, view: Any, dtype: Any) -> Any:
         torch = sys.modules["torch"]
         if view.dtype == BF16_BITS:
             return torch.from_numpy(view.view(F16_BITS)).view(torch.bfloat16)
@@ -115,9 +109,9 @@ class TorchSpace(NumpySpace):
         return array.to(dtype)
 
     def scalar(self, value: float, dtype: Any) -> Any:
-        torch = sys.modules["torch"]
-        # By way of NumPy, which makes infinity of a number beyond float32; torch refuses it.
-        return torch.scalar_tensor(super().scalar(value, dtype), dtype=torch.float64 if dtype == F64 else torch.float32)
+        # By way of NumPy, which makes infinity of a number beyond float32; torch refuses it. Half the time of
+        # torch.scalar_tensor.
+        return sys.modules["torch"].from_numpy(np.array(super().scalar(value, dtype)))
 
 
 class DlpackSpace(NumpySpace):
@@ -127,8 +121,14 @@ class DlpackSpace(NumpySpace):
         self.name = module.__name__
         self._module = module
 
-    def wrap(self, view: Any, like: Any) -> Any:
-        return self._module.from_dlpack(super().wrap(view, like))
+    def one(self, dtype: Any) -> Any:
+        return None
+
+    def wrapping(self, view_dtype: Any, dtype: Any) -> Callable[[Any], Any] | None:
+        return functools.partial(self.wrap, dtype=dtype)
+
+    def wrap(self, view: Any, dtype: Any) -> Any:
+        return self._module.from_dlpack(super().wrap(view, dtype))
 
     def converted(self, array: Any, dtype: Any) -> Any:
         array = super().converted(array, dtype)
@@ -142,6 +142,51 @@ class DlpackSpace(NumpySpace):
 
 NUMPY = NumpySpace()
 TORCH = TorchSpace()
+
+
+# bfloat16 of torch as a dtype of NumPy, which has none of its own: no other array has this one.
+TENSOR_BF16 = np.dtype([("bfloat16", np.uint16)])
+
+
+def lowering(array: Any) -> Callable[[Any], Any] | None:
+    """Return what gives the memory of arrays of this kind as NumPy arrays; None for what is no array of its own.
+
+    It may fail, with an error that names no argument, for an array of another kind.
+    """
+    if is_instance(array, "torch", "Tensor"):
+        if array.device.type != "cpu":
+            return None
+        return _bfloat16_memory if array.dtype is sys.modules["torch"].bfloat16 else _plain_memory
+    if isinstance(array, np.ndarray):
+        return None if isinstance(array, np.ma.MaskedArray) else _base_array
+    return np.from_dlpack if hasattr(array, "__dlpack__") and not isinstance(array, np.generic) else None
+
+
+_base_array = methodcaller("view", np.ndarray)
+
+
+def _plain_memory(tensor: Any) -> Any:
+    return (tensor.detach() if tensor.requires_grad else tensor).numpy()
+
+
+def _bfloat16_memory(tensor: Any) -> Any:
+    torch = sys.modules["torch"]
+    if tensor.dtype is not torch.bfloat16:
+        raise TypeError("not bfloat16")
+    return tensor.detach().view(torch.int16).numpy().view(TENSOR_BF16)
+
+
+def tensor_memory(tensor: Any, name: str) -> Any:
+    """Return the memory of any torch tensor on the CPU as a NumPy array."""
+    torch = sys.modules["torch"]
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"{name}: a torch tensor of layout {tensor.layout} is not supported; call .to_dense() first")
+    tensor = tensor.detach().resolve_neg()
+    try:
+        return _bfloat16_memory(tensor) if tensor.dtype == torch.bfloat16 else tensor.numpy()
+    except (TypeError, RuntimeError):
+        what = "nested torch tensor" if tensor.is_nested else f"torch tensor of dtype {tensor.dtype}"
+        raise TypeError(f"{name}: a {what} is not supported") from None
 
 
 def is_instance(array: Any, module: str, name: str) -> bool:
@@ -189,6 +234,18 @@ _REAL_ARGUMENTS = frozenset(
 )
 
 
+def kernel_view(array: Any, name: str = "array") -> Any:
+    """Return a NumPy array as kernels read it; see the module's docstring."""
+    if array.dtype not in _DIRECT or not array.flags.aligned:
+        array = _kernel_dtype(array, name)
+    return array if array.flags.writeable else unlocked(array)
+
+
+def reading(low: Any) -> Callable[[Any], Any] | None:
+    """Return what makes of such arrays the views that kernels read; None where they are those views."""
+    return None if low.dtype in _DIRECT and low.flags.aligned and low.flags.writeable else kernel_view
+
+
 def _kernel_dtype(array: Any, name: str) -> Any:
     """Return the array as kernels read it; see the module's docstring."""
     dtype = array.dtype
@@ -201,7 +258,7 @@ def _kernel_dtype(array: Any, name: str) -> Any:
         return array
     if dtype == np.float16:
         return array.view(F16_BITS)
-    if dtype.name == "bfloat16":
+    if dtype.name == "bfloat16" or dtype is TENSOR_BF16:
         return array.view(BF16_BITS)
     if dtype == np.bool_:
         return array.view(np.uint8)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,16 +13,20 @@ import fastloss.cpu  # noqa: F401  (registers the maths)
 from fastloss.cpu.loops.add import run as add_to
 from fastloss.cpu.loops.check_labels import run as survey
 from fastloss.cpu.loops.ctc import run as ctc
+from fastloss.cpu.loops.elementwise import plan as plan_elementwise
 from fastloss.cpu.loops.elementwise import run as elementwise
-from fastloss.cpu.loops.multilabel import run as label_sets
-from fastloss.cpu.loops.pairwise import run as pairwise
+from fastloss.cpu.loops.multilabel import plan as plan_multilabel
+from fastloss.cpu.loops.pairwise import plan as plan_pairwise
+from fastloss.cpu.loops.rowwise import plan as plan_rowwise
 from fastloss.cpu.loops.rowwise import run as rowwise
-from fastloss.runtime.memory_pool import empty
+from fastloss.cpu.windows import FLAT
+from fastloss.runtime.memory_pool import RECYCLED_FROM, empty
 
 __all__ = [
     "add_rows", "add_to", "adds_products", "argmax", "broadcast", "chunk_times", "copy_into", "ctc", "elementwise",
-    "empty", "fill", "flat", "follows_layout", "host", "label_sets", "matmul", "moved", "multiplies_bfloat16", "number",
-    "on_device", "overlap", "pairwise", "rowwise", "same", "sum_to", "survey", "take", "waits", "zeros",
+    "empty", "fill", "flat", "follows_layout", "host", "maker", "matmul", "moved", "multiplies_bfloat16", "number",
+    "on_device", "overlap", "plan_elementwise", "plan_multilabel", "plan_pairwise", "plan_rowwise", "rowwise",
+    "same", "sample",     "sum_to", "survey", "take", "waits", "zeros",
 ]  # fmt: skip
 
 follows_layout = True  # whether results of rows may lie in another order than C's, as their input does
@@ -27,6 +34,7 @@ waits = False  # whether looking at a result holds the caller up
 adds_products = multiplies_bfloat16 = False  # what NumPy's matrix product does not do
 chunk_times = 1  # how many times the budget of the CPU, see fastloss/_products.py
 moved = np.moveaxis
+flat = FLAT  # reshape(-1) of strides that merge would give a strided view
 zeros = np.zeros  # pages of a fresh one that are never written cost nothing
 
 
@@ -52,9 +60,16 @@ def broadcast(view: Any, shape: tuple[int, ...]) -> Any:
     return view if view.shape == shape else np.broadcast_to(view, shape)
 
 
-def flat(view: Any) -> Any:
-    """Return the elements in C order as a flat array, copied only where they do not lie so."""
-    return view.ravel()  # reshape(-1) of strides that merge gives a strided view
+def maker(shape: tuple[int, ...], dtype: Any) -> Callable[[], Any]:
+    """Return what makes such arrays."""
+    large = math.prod(shape) * dtype.itemsize >= RECYCLED_FROM
+    return functools.partial(empty if large else np.empty, shape, dtype)
+
+
+@functools.cache
+def sample(dtype: Any) -> Any:
+    """Return an array of the type of a flat result, without elements."""
+    return np.empty(0, dtype)
 
 
 def number(view: Any) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,20 +14,12 @@ from fastloss.cuda import memory
 from fastloss.cuda.device.numba_cuda import SIMULATED, cuda
 from fastloss.cuda.device_array import DeviceArray
 from fastloss.cuda.driver import current_device, read_memory, shared_memory_of, write_memory
-from fastloss.cuda.loops import (
-    check_labels as survey,
-)
-from fastloss.cuda.loops import (
-    ctc,
-    elementwise,
-    indexing,
-    pairwise,
-    rowwise,
-)
-from fastloss.cuda.loops import (
-    multilabel as label_sets,
-)
+from fastloss.cuda.loops import check_labels as survey
+from fastloss.cuda.loops import ctc, elementwise, indexing, pairwise, rowwise
+from fastloss.cuda.loops import multilabel as label_sets
 from fastloss.cuda.views import real_of
+from fastloss.runtime.compile import Launch
+from fastloss.runtime.plans import KernelPlan, count_present
 
 _NOTHING = contextlib.nullcontext()
 
@@ -65,11 +58,83 @@ class Backend:
         """Return a context in which this device is the current one."""
         return _NOTHING if SIMULATED or current_device() == self.ordinal else cuda.gpus[self.ordinal]
 
+    # -- plans ----------------------------------------------------------------------------------------------------
+
+    def plan_elementwise(
+        self, point: Any, operands: tuple[Any, ...], results: tuple[Any, ...], params: tuple[float, ...], aliased: bool
+    ) -> KernelPlan:
+        """Plan a loss over operands of one shape, see :func:`fastloss.cpu.loops.elementwise.plan`."""
+        arity = count_present(operands[:3])
+
+        def code(a: Any, b: Any, c: Any, weight: Any, upstream: Any, *rest: Any) -> Any:
+            values, d0, d1, d2, second, scale, divisor, *_ = rest
+            return self.elementwise(
+                point, (a, b, c)[:arity], weight, upstream, params, scale, divisor, values, (d0, d1, d2), second, aliased
+            )
+
+        return _planned(code, operands, _itself)
+
+    def plan_rowwise(
+        self,
+        maths: Any,
+        operands: tuple[Any, ...],
+        results: tuple[Any, ...],
+        params: tuple[float, ...] | None,
+        shape: tuple[int, int, int],
+        ignore_index: int,
+        replaces: bool = False,
+    ) -> KernelPlan:
+        """Plan a row loss, see :func:`fastloss.cpu.loops.rowwise.plan`."""
+
+        def code(*args: Any) -> Any:
+            values, d0, d1, d2, second, scale, divisor, check, *_ = args[5:]
+            numbers = ((scale,), 1.0, 1) if params is None else (params, scale, divisor)
+            check = check and params is not None
+            return self.rowwise(
+                maths, *args[:5], *numbers, shape, ignore_index, check, values, (d0, d1, d2), second
+            )
+
+        return _planned(code, operands, self.flat, labelled=True)
+
+    def plan_pairwise(
+        self, maths: Any, operands: tuple[Any, ...], results: tuple[Any, ...], params: tuple[float, ...], shape: tuple[int, int]
+    ) -> KernelPlan:
+        """Plan a loss of vectors, see :func:`fastloss.cpu.loops.pairwise.plan`."""
+        arity = count_present(operands[:3])
+
+        def code(a: Any, b: Any, c: Any, target: Any, upstream: Any, *rest: Any) -> Any:
+            values, d0, d1, d2, second, scale, divisor, *_ = rest
+            return self.pairwise(
+                maths, (a, b, c)[:arity], target, upstream, params, scale, divisor, shape, values, (d0, d1, d2), second
+            )
+
+        return _planned(code, operands, self.flat)
+
+    def plan_multilabel(
+        self, point: Any, operands: tuple[Any, ...], results: tuple[Any, ...], shape: tuple[int, int]
+    ) -> KernelPlan:
+        """Plan a loss of listed classes, see :func:`fastloss.cpu.loops.multilabel.plan`."""
+
+        def code(x: Any, target: Any, upstream: Any, *rest: Any) -> Any:
+            values, gradient, scale, divisor, check, *_ = rest
+            return self.label_sets(point, x, target, upstream, scale, divisor, shape, check, values, gradient)
+
+        return _planned(code, operands, self.flat, labelled=True)
+
     # -- memory ---------------------------------------------------------------------------------------------------
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
         """Return an array of the user's library, uninitialised."""
         return self.space.allocate(tuple(shape), dtype)
+
+    def maker(self, shape: tuple[int, ...], dtype: Any) -> Callable[[], DeviceArray]:
+        """Return what makes such arrays."""
+        return functools.partial(self.space.allocate, tuple(shape), dtype)
+
+    @staticmethod
+    def sample(dtype: Any) -> Any:
+        """Return what stands for a result when a loop is planned: loops on devices ask when they are called."""
+        return dtype
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
         """Return an array of zeros."""
@@ -146,15 +211,12 @@ class Backend:
     @staticmethod
     def overlap(one: DeviceArray, other: DeviceArray) -> bool:
         """Return whether the stretches of memory overlap that two views span; interleaved ones count as overlapping."""
-        (first, end), (other_first, other_end) = one.bounds(), other.bounds()
-        return first < other_end and other_first < end
+        return one.relation(other) != 0
 
     @staticmethod
     def same(one: DeviceArray, other: DeviceArray) -> bool:
         """Return whether two views that overlap are the same elements in the same places."""
-        return (one.pointer, one.shape, one.dtype) == (other.pointer, other.shape, other.dtype) and (
-            one.strides == other.strides or (one.is_contiguous() and other.is_contiguous())
-        )
+        return one.relation(other) == 1
 
     def number(self, view: DeviceArray | float) -> float:
         """Return the value of a view of one element; waits for the device."""
@@ -186,3 +248,23 @@ class Backend:
     def sum_to(self, view: DeviceArray, shape: tuple[int, ...]) -> DeviceArray:
         """Return the sum over the axes along which an array of `shape` was broadcast to that of `view`."""
         return memory.sum_to(self, view, shape)
+
+
+def _planned(
+    code: Callable[..., Any], operands: tuple[Any, ...], read: Callable[[Any], Any], labelled: bool = False
+) -> KernelPlan:
+    """Return the plan of a loop that decides by itself how it is launched."""
+    reads = (read,) * count_present(operands)
+    return KernelPlan(Launch(code, _no_queue), reads, _numbers, labelled, divided=True)
+
+
+def _numbers(scale: float, divisor: Any, check: bool) -> tuple[Any, ...]:
+    return scale, divisor, check
+
+
+def _no_queue() -> None:
+    """A device shares out the work by itself."""
+
+
+def _itself(view: DeviceArray) -> DeviceArray:
+    return view

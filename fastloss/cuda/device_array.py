@@ -70,6 +70,15 @@ class DeviceArray:
         low = self.pointer + sum(r for r in reach if r < 0)
         return low, self.pointer + sum(r for r in reach if r > 0) + self.itemsize
 
+    def relation(self, other: DeviceArray) -> int:
+        """Return 0 if the stretches of memory that two views span are apart, 1 if the views are the same, else 2."""
+        (first, end), (other_first, other_end) = self.bounds(), other.bounds()
+        if first >= other_end or other_first >= end:
+            return 0
+        if (self.pointer, self.shape, self.dtype) != (other.pointer, other.shape, other.dtype):
+            return 2
+        return 1 if self.strides == other.strides or (self.is_contiguous() and other.is_contiguous()) else 2
+
     def reshape(self, shape: int | tuple[int, ...]) -> DeviceArray:
         """Return the same elements in another shape; a shape of -1 is flat. Only for contiguous arrays."""
         new = (self.size,) if isinstance(shape, int) else shape

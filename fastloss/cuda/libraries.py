@@ -37,6 +37,7 @@ class DeviceSpace:
     def __init__(self, ordinal: int, stream: int = 0) -> None:
         self.ordinal, self.stream = ordinal, stream
         self.device = f"cuda:{ordinal}"
+        self.reader = functools.partial(self.view, name="array")  # one object, by which kinds of call are told apart
 
     @functools.cached_property
     def backend(self) -> Any:
@@ -65,7 +66,14 @@ class DeviceSpace:
             array = cuda.device_array(shape, numpy_dtype(dtype), stream=external_stream(self.ordinal, self.stream))
         return self._described(array, shape, dtype)
 
-    def wrap(self, view: DeviceArray, like: Any) -> Any:
+    def one(self, dtype: Any) -> None:
+        """Return None: a reduced value is made by `scalar`."""
+
+    def wrapping(self, view_dtype: Any, dtype: Any) -> Any:
+        """Return what makes arrays of this library of output views."""
+        return functools.partial(self.wrap, dtype=dtype)
+
+    def wrap(self, view: DeviceArray, dtype: Any) -> Any:
         """Return an output view as an array of this library."""
         owner = view.owner
         return owner if tuple(owner.shape) == view.shape else owner.reshape(view.shape)

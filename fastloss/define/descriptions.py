@@ -41,7 +41,7 @@ KINDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Loss:
     """What is known of a loss before any array is seen; one entry of the registry.
 
@@ -65,6 +65,9 @@ class Loss:
         Whether ``size_average`` and ``reduce`` are accepted, as by the losses of torch that had them once.
     also
         Optional arguments that a gradient is taken of too, unless told otherwise, where they are given.
+    positional, operands
+        The arguments that may be given by position, and those of all that are arrays: a description is made of operands
+        in their place, which have shapes and dtypes but no numbers.
     """
 
     name: str
@@ -78,6 +81,8 @@ class Loss:
     domains: Mapping[str, str]
     legacy: bool
     also: tuple[str, ...] = ()
+    positional: tuple[str, ...] = ()
+    operands: frozenset[str] = frozenset()
     modules: list[type] = field(default_factory=list, compare=False)
 
 

@@ -13,7 +13,7 @@ from fastloss.api.transforms import mode_of
 from fastloss.call.adaptive_predict import log_probabilities, predictions
 from fastloss.call.adaptive_softmax import AdaptiveOutput
 from fastloss.call.adaptive_weights import checked_cutoffs
-from fastloss.call.outputs import several
+from fastloss.call.planning import several
 from fastloss.define.descriptions import Array, Clustered
 from fastloss.define.linear_options import options_of
 from fastloss.define.options import FLAG, INDEX, POSITIVE

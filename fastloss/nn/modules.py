@@ -8,7 +8,7 @@ from typing import Any, ClassVar, dataclass_transform
 
 from fastloss.api.transforms import Transform, mode_of, names_of
 from fastloss.call.call import Call
-from fastloss.call.outputs import VALUE
+from fastloss.call.request import VALUE
 from fastloss.define.descriptions import Array, Loss
 from fastloss.define.registry import check_options, record_of, refuse_options
 from fastloss.losses import (

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -142,6 +142,16 @@ def _instructions(code: CodeType) -> bytes:
     return f"{code.co_code!r} {plain} {code.co_names}".encode()
 
 
+class Launch(NamedTuple):
+    """Machine code bound to the size of a problem: ``code(*arguments, queue(), True)``."""
+
+    code: Callable[..., Any]
+    queue: Callable[[], Any]
+
+
+_small_queue = functools.partial(np.zeros, SMALL_BOARD)
+
+
 class Kernel:
     """A compiled loop, called with its arguments, a board and whether the caller leads.
 
@@ -149,48 +159,47 @@ class Kernel:
     the loss, the driver and the fingerprint of the sources, makes stale and colliding entries impossible.
     """
 
-    __slots__ = ("compiled",)
+    __slots__ = ("compiled", "found")
 
     def __init__(self, name: str, body: Callable[..., Any]) -> None:
         body.__qualname__ = body.__name__ = f"{name}_{fingerprint()}{foreign_part(body)}"
-        self.compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH, **LEAN)(body)
+        self.compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH, **LEAN)(body)
+        self.found: dict[Any, Callable[..., Any]] = {}
 
-    def launcher(self, units: int, work: int) -> Callable[..., Any]:
-        """Return what runs over `units` that hold `work` elements, for arguments that have the same types each time."""
-        return Direct(self) if is_small(work) else functools.partial(self, units, work)
+    def machine_code(self, arguments: tuple[Any, ...]) -> Callable[..., Any]:
+        """Return what runs arguments of these types, compiled where it is not yet.
+
+        Numba's dispatcher would look at every argument of every call: a microsecond or more of six for a small loss.
+        """
+        key = tuple([_type_of(a) for a in arguments])
+        code = self.found.get(key)
+        if code is None:
+            types = tuple([self.compiled.typeof_pyval(a) for a in (*arguments, _small_queue(), True)])
+            code = self.found[key] = self.compiled.compile(types)
+        return code
+
+    def launch(self, units: int, work: int, arguments: tuple[Any, ...]) -> Launch:
+        """Return what runs over `units` that hold `work` elements in all, for arguments of the types of these."""
+        return launch_of(self.machine_code(arguments), units, work)
 
     def __call__(self, units: int, work: int, *args: Any) -> Any:
         """Run over `units` that hold `work` elements in all, on this thread or on several."""
-        if is_small(work):
-            return self.compiled(*args, np.zeros(SMALL_BOARD), True)
-        chunks = chunk_count(units, work)
-        args = (*args, np.zeros(BOARD_HEAD + 2 * chunks))
-        return run_shared(self.compiled, args, chunks if work >= PARALLEL_FROM else 1)
+        launch = self.launch(units, work, args)
+        return launch.code(*args, launch.queue(), True)
 
 
-class Direct:
-    """A kernel for small calls whose arguments all have the types of those of the first call.
+def launch_of(code: Callable[..., Any], units: int, work: int) -> Launch:
+    """Return what runs machine code over `units` that hold `work` elements: here, or here and on helper threads."""
+    if is_small(work):
+        return Launch(code, _small_queue)
+    chunks = chunk_count(units, work)
+    shared = chunks if work >= PARALLEL_FROM else 1
+    return Launch(lambda *args: run_shared(code, args[:-1], shared), functools.partial(np.zeros, BOARD_HEAD + 2 * chunks))
 
-    The dispatcher would look at every argument of every call, and compare: a microsecond or more of six. Finding the
-    machine code that it chose takes a hundred times as long, and waits for the second call: there may be none. It is
-    `entry` then, to be called with the arguments, a board and whether the caller leads.
-    """
 
-    __slots__ = ("_called", "_compiled", "entry")
-
-    def __init__(self, kernel: Kernel) -> None:
-        self._compiled: Any = kernel.compiled
-        self._called = False
-        self.entry: Any = None
-
-    def __call__(self, *args: Any) -> Any:
-        """Run the kernel on this thread."""
-        args = (*args, np.zeros(SMALL_BOARD), True)
-        if self.entry is not None:
-            return self.entry(*args)
-        if self._called:
-            types = tuple([self._compiled.typeof_pyval(a) for a in args])
-            if types in self._compiled.overloads:
-                self.entry = self._compiled.overloads[types].entry_point
-        self._called = True
-        return self._compiled(*args)
+def _type_of(argument: Any) -> Any:
+    """Return what tells the types of arguments apart: kernels take flat arrays, numbers, and tuples of numbers."""
+    kind = type(argument)
+    if kind is np.ndarray:
+        return argument.dtype, argument.ndim, argument.flags.writeable
+    return tuple([type(each) for each in argument]) if kind is tuple else kind

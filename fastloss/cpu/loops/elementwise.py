@@ -13,10 +13,12 @@ from numba.extending import overload
 from fastloss.cpu.simd.emission import is_absent
 from fastloss.cpu.simd.llvm_hints import interleaved, separate_arrays, vector_function, wide_vectors
 from fastloss.cpu.simd.memory import cast, load, load_or, part, present, store, store_each, stream, stream_each
-from fastloss.cpu.simd.nontemporal import are_streamed
+from fastloss.cpu.simd.nontemporal import STREAMED_FROM, are_streamed
 from fastloss.cpu.simd.stack_arrays import TILE, tile_array
 from fastloss.cpu.simd.work_queue import chunks_of, claim, combined, put, share
-from fastloss.runtime.compile import LEAN, Kernel, is_small, kernel_part
+from fastloss.cpu.windows import FLAT, flat_window
+from fastloss.runtime.compile import LEAN, Kernel, kernel_part
+from fastloss.runtime.plans import KernelPlan, count_present
 
 
 @kernel_part()
@@ -174,18 +176,6 @@ def contiguous_kernel(point: Callable[..., Any], arity: int, streamed: bool = Fa
     return Kernel(f"elementwise_{'streamed_' if streamed else ''}{point.__name__}", elementwise)
 
 
-def launcher(point: Callable[..., Any], arity: int, size: int) -> Callable[..., Any]:
-    """Return what runs a loss over contiguous arrays of `size` elements, which have the same types each time."""
-    if is_small(size):
-        return contiguous_kernel(point, arity).launcher(size, size)
-
-    def launch(*args: Any) -> Any:
-        streamed = are_streamed(args[:5], args[5:10])
-        return contiguous_kernel(point, arity, streamed)(size, size, *args)
-
-    return launch
-
-
 @functools.cache
 def staged_kernel(point: Callable[..., Any], arity: int) -> Kernel:
     """Return the kernel for operands of any layout, given as windows and a table of strides (:func:`stage`).
@@ -196,7 +186,7 @@ def staged_kernel(point: Callable[..., Any], arity: int) -> Kernel:
     span = _span_of(point, arity)
 
     def elementwise(
-        a, b, c, weight, upstream, layout, values, d_a, d_b, d_c, second, params, scale, size, board, lead
+        a, b, c, weight, upstream, values, d_a, d_b, d_c, second, layout, params, scale, size, board, lead
     ):
         like = load(a, 0)
         T = type(like)
@@ -231,6 +221,52 @@ def staged_kernel(point: Callable[..., Any], arity: int) -> Kernel:
     return Kernel(f"elementwise_staged_{point.__name__}", elementwise)
 
 
+def plan(
+    point: Callable[..., Any], operands: tuple[Any, ...], results: tuple[Any, ...], params: tuple[float, ...], aliased: bool
+) -> KernelPlan:
+    """Plan a loss over operands of one shape.
+
+    `operands` are the arrays a, b, c, weight and grad_output, of any strides (0 where broadcast), `results` flat arrays
+    of the types of values, three derivatives and the Hessian; absent ones are ``()``. `aliased`: a result shares memory
+    with an operand.
+    """
+    arity = count_present(operands[:3])
+    first = operands[0]
+    size = first.size
+    present = [a for a in operands if type(a) is not tuple]
+    if not aliased and all(a.flags.c_contiguous for a in present):
+        flat = tuple([a if type(a) is tuple else a.reshape(-1) for a in operands])
+
+        def arguments(scale: float, divisor: float, check: bool) -> tuple[Any, ...]:
+            return params, scale / divisor if divisor else math.nan
+
+        sample = (*flat, *results, *arguments(1.0, 1.0, True))
+        launch = contiguous_kernel(point, arity).launch(size, size, sample)
+        itemsizes = [a.itemsize for a in (*present, *results) if type(a) is not tuple]
+        if size * sum(itemsizes) >= STREAMED_FROM:
+            launch = launch._replace(code=_streaming(point, arity, size, launch.code))
+        return KernelPlan(launch, (FLAT,) * len(present), arguments)
+    reads, windows, layout = staging(operands, first.shape)
+
+    def staged(scale: float, divisor: float, check: bool) -> tuple[Any, ...]:
+        return layout, params, scale / divisor if divisor else math.nan, size
+
+    sample = (*windows, *results, *staged(1.0, 1.0, True))
+    raw = _copied_window not in reads and all(whole_strides(a) for a in present)
+    return KernelPlan(staged_kernel(point, arity).launch(size, size, sample), reads, staged, raw=raw)
+
+
+def _streaming(point: Callable[..., Any], arity: int, size: int, stored: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `stored`, or the same with results past the caches where they are large and begin at cache lines."""
+
+    def code(*args: Any) -> Any:
+        if not are_streamed(args[:5], args[5:10]):
+            return stored(*args)
+        return contiguous_kernel(point, arity, True).launch(size, size, args[:-2]).code(*args)
+
+    return code
+
+
 def run(
     point: Callable[..., Any],
     operands: tuple[Any, ...],
@@ -246,40 +282,24 @@ def run(
 ) -> float:
     """Run a loss over operands of one shape and return the sum of its values over `divisor`.
 
-    `operands`, `weight` and `upstream` are arrays of one shape, of any strides (0 where broadcast); the outputs are
-    contiguous. An absent array is ``()``. `aliased`: an output shares memory with an operand. Derivatives are
-    multiplied by `scale` over `divisor`; a divisor of 0 (weights that sum to 0) gives NaN, as 0/0 does.
+    The outputs are contiguous. Derivatives are multiplied by `scale` over `divisor`; a divisor of 0 (weights that sum
+    to 0) gives NaN, as 0/0 does. The rest is as for :func:`plan`.
     """
-    factor = scale / divisor if divisor else math.nan
-    first = operands[0]
-    size = first.size
-    inputs: tuple[Any, ...] = (*operands, *((),) * (3 - len(operands)), weight, upstream)
-    outputs: tuple[Any, ...] = (values, *grads, second)
-    if first.ndim != 1:
-        outputs = tuple([a if type(a) is tuple else a.reshape(-1) for a in outputs])
-    contiguous = not aliased
-    for a in inputs:
-        if type(a) is not tuple and not a.flags.c_contiguous:
-            contiguous = False
-            break
-    if contiguous:
-        if first.ndim != 1:
-            inputs = tuple([a if type(a) is tuple else a.reshape(-1) for a in inputs])
-        total = launcher(point, len(operands), size)(*inputs, *outputs, params, factor)
-    else:
-        windows, layout = _windows(inputs, first.shape)
-        total = staged_kernel(point, len(operands))(size, size, *windows, layout, *outputs, params, factor, size)
-    return total / divisor if divisor else math.nan
+    inputs = (*operands, *((),) * (3 - len(operands)), weight, upstream)
+    results = tuple([a if type(a) is tuple else a.reshape(-1) for a in (values, *grads, second)])
+    planned = plan(point, inputs, results, params, aliased)
+    return planned.run(inputs, results, scale, divisor)[1]
 
 
-def _windows(arrays: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[list[Any], Any]:
-    """Return the memory of each array as a flat read-only window, and the layout that :func:`stage` reads.
+def staging(arrays: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[tuple[Any, ...], list[Any], Any]:
+    """Return what makes a window of each array, the windows of these, and the layout that :func:`stage` reads.
 
-    Neighbouring axes are merged as far as all arrays allow; where more than three are left the arrays are copied.
-    Every window has one type, so that one kernel serves all strides.
+    A window is the memory of an array as a flat one. Neighbouring axes are merged as far as all arrays allow; where more
+    than three are left the arrays are copied. Every window has one type, so that one kernel serves all strides.
     """
-    arrays = tuple(a if type(a) is tuple or _has_whole_strides(a) else a.copy() for a in arrays)
-    present = [a for a in arrays if type(a) is not tuple]
+    whole = tuple([type(a) is tuple or whole_strides(a) for a in arrays])
+    copied = tuple([a if is_whole else a.copy() for a, is_whole in zip(arrays, whole, strict=True)])
+    present = [a for a in copied if type(a) is not tuple]
     groups: list[list[int]] = []
     for axis in range(len(shape)):
         if shape[axis] == 1:
@@ -289,14 +309,16 @@ def _windows(arrays: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[list[Any]
         else:
             groups.append([axis])
     if len(groups) > 3:
-        flat = tuple(a if type(a) is tuple else np.ascontiguousarray(a).reshape(-1) for a in arrays)
-        return _windows(flat, (math.prod(shape),))
+        flat = tuple([a if type(a) is tuple else np.ascontiguousarray(a).reshape(-1) for a in copied])
+        _, windows, layout = staging(flat, (math.prod(shape),))
+        return tuple([_copied_window for _ in present]), windows, layout
     lengths = [math.prod(shape[axis] for axis in group) for group in groups]
     missing = [0] * (3 - len(groups))
     layout = np.zeros((len(arrays) + 1, 4), np.int64)
     layout[-1, :3] = [1] * len(missing) + lengths
+    reads: list[Any] = []
     windows: list[Any] = []
-    for k, a in enumerate(arrays):
+    for k, a in enumerate(copied):
         if type(a) is tuple:
             windows.append(a)
             continue
@@ -304,11 +326,22 @@ def _windows(arrays: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[list[Any]
         lowest = sum(s * (n - 1) for s, n in zip(strides, lengths, strict=True) if s < 0)
         extent = 1 + sum(abs(s) * (n - 1) for s, n in zip(strides, lengths, strict=True))
         layout[k] = [-lowest, *missing, *strides]
-        origin = a[tuple(slice(None, None, -1) if s < 0 else slice(None) for s in a.strides)]
-        windows.append(np.lib.stride_tricks.as_strided(origin, (extent,), (a.itemsize,), writeable=False))
-    return windows, layout
+        read = functools.partial(_window, lowest * a.itemsize, extent, whole[k])
+        reads.append(read)
+        windows.append(read(arrays[k]))
+    return tuple(reads), windows, layout
 
 
-def _has_whole_strides(array: Any) -> bool:
+def _window(offset: int, extent: int, whole: bool, array: Any) -> Any:
+    """Return `extent` elements of an array's memory, from `offset` bytes before its first element on."""
+    return flat_window(array if whole else array.copy(), offset, extent)
+
+
+def _copied_window(array: Any) -> Any:
+    flat = np.ascontiguousarray(array).reshape(-1)
+    return flat_window(flat, 0, flat.size)
+
+
+def whole_strides(array: Any) -> bool:
     """Return whether elements lie whole numbers of elements apart; fields of a record may not."""
     return array.flags.aligned and all(s % array.itemsize == 0 for s in array.strides)

@@ -14,7 +14,9 @@ import numpy as np
 from fastloss.cpu.simd.llvm_hints import vector_function
 from fastloss.cpu.simd.memory import label_at, load, load_or, present, store
 from fastloss.cpu.simd.work_queue import chunks_of, claim, combined, put, share
+from fastloss.cpu.windows import FLAT
 from fastloss.runtime.compile import Kernel, kernel_part
+from fastloss.runtime.plans import KernelPlan, count_present
 
 
 @kernel_part()
@@ -110,24 +112,17 @@ def kernel(point: Any) -> Kernel:
     return Kernel(f"label_sets_{point.__name__}", label_sets)
 
 
-def run(
-    point: Any,
-    x: Any,
-    target: Any,
-    upstream: Any,
-    scale: float,
-    divisor: float,
-    shape: tuple[int, int],
-    check: bool,
-    values: Any,
-    grad: Any,
-) -> tuple[int, float]:
-    """Run a loss over `shape` = (rows, classes); return (place of the first class that does not exist or -1, value).
+def plan(point: Any, operands: tuple[Any, ...], results: tuple[Any, ...], shape: tuple[int, int]) -> KernelPlan:
+    """Plan a loss over `shape` = (rows, classes).
 
-    All arrays are contiguous and flat, absent ones ``()``.
+    `operands` are the input, the class lists and grad_output, `results` the values and the derivative: flat arrays,
+    absent ones ``()``.
     """
     count, columns = shape
-    strange, total = kernel(point)(
-        count, count * columns, x, target, upstream, values, grad, scale / divisor, count, columns, check
-    )
-    return strange, total / divisor
+
+    def numbers(scale: float, divisor: float, check: bool) -> tuple[Any, ...]:
+        return scale / divisor, count, columns, check
+
+    flat = tuple([a if type(a) is tuple else a.ravel() for a in operands])
+    launch = kernel(point).launch(count, count * columns, (*flat, *results, *numbers(1.0, 1.0, True)))
+    return KernelPlan(launch, (FLAT,) * count_present(operands), numbers, labelled=True)

@@ -11,10 +11,12 @@ from typing import Any
 
 from fastloss.cpu.simd.llvm_hints import maximum, vector_function
 from fastloss.cpu.simd.memory import cast, load, load_or, store, store_each, stream, stream_each
-from fastloss.cpu.simd.nontemporal import are_streamed
+from fastloss.cpu.simd.nontemporal import STREAMED_FROM, are_streamed
 from fastloss.cpu.simd.work_queue import chunks_of, claim, combined, put, share
+from fastloss.cpu.windows import FLAT
 from fastloss.define.descriptions import PairMaths
-from fastloss.runtime.compile import Kernel, is_small
+from fastloss.runtime.compile import Kernel
+from fastloss.runtime.plans import KernelPlan, count_present
 
 
 @functools.cache
@@ -73,40 +75,33 @@ def kernel(maths: PairMaths, streamed: bool = False) -> Kernel:
     return Kernel(f"pairwise_{'streamed_' if streamed else ''}{maths.finish.__name__}_{maths.entry.__name__}", pairwise)
 
 
-def launcher(maths: PairMaths, count: int, columns: int) -> Callable[..., Any]:
-    """Return what runs a loss over `count` vectors of `columns` components, of the same types each time."""
-    work = count * columns
-    if is_small(work):
-        return kernel(maths).launcher(count, work)
+def plan(
+    maths: PairMaths, operands: tuple[Any, ...], results: tuple[Any, ...], params: tuple[float, ...], shape: tuple[int, int]
+) -> KernelPlan:
+    """Plan a loss over `shape` = (vectors, components).
 
-    def launch(*args: Any) -> Any:
-        return kernel(maths, are_streamed(args[:5], args[6:10], columns))(count, work, *args)
-
-    return launch
-
-
-def run(
-    maths: PairMaths,
-    operands: tuple[Any, ...],
-    target: Any,
-    upstream: Any,
-    params: tuple[float, ...],
-    scale: float,
-    divisor: float,
-    shape: tuple[int, int],
-    values: Any,
-    grads: tuple[Any, Any, Any],
-    second: Any,
-) -> float:
-    """Run a loss over `shape` = (vectors, components) and return the sum of its values over `divisor`.
-
-    All arrays are contiguous and flat, absent ones ``()``; the operands have the whole shape, `target`, `upstream` and
-    `values` one entry for a vector.
+    `operands` are a, b, c, the labels and grad_output, `results` the values, three derivatives and the Hessian: flat
+    arrays, absent ones ``()``.
     """
     count, columns = shape
-    a, b, c = (*operands, (), ())[:3]
-    total = launcher(maths, count, columns)(
-        a, b, c, target, upstream, values, *grads, second,
-        params, scale / divisor, count, columns,
-    )  # fmt: skip
-    return total / divisor
+
+    def numbers(scale: float, divisor: float, check: bool) -> tuple[Any, ...]:
+        return params, scale / divisor, count, columns
+
+    flat = tuple([a if type(a) is tuple else a.ravel() for a in operands])
+    launch = kernel(maths).launch(count, count * columns, (*flat, *results, *numbers(1.0, 1.0, True)))
+    itemsizes = [a.itemsize for a in (*operands[:3], *results) if type(a) is not tuple]
+    if count * columns * sum(itemsizes) >= STREAMED_FROM:
+        launch = launch._replace(code=_streaming(maths, count, columns, launch.code))
+    return KernelPlan(launch, (FLAT,) * count_present(operands), numbers)
+
+
+def _streaming(maths: PairMaths, count: int, columns: int, stored: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `stored`, or the same with derivatives past the caches where they are large and rows are whole lines."""
+
+    def code(*args: Any) -> Any:
+        if not are_streamed(args[:5], args[6:10], columns):
+            return stored(*args)
+        return kernel(maths, True).launch(count, count * columns, args[:-2]).code(*args)
+
+    return code

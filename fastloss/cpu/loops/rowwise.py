@@ -24,10 +24,12 @@ from fastloss.cpu.loops import rowwise_split as split
 from fastloss.cpu.loops.rowwise_contiguous import along
 from fastloss.cpu.loops.rowwise_target_only import gather
 from fastloss.cpu.loops.rowwise_transposed import STEP, across
-from fastloss.cpu.simd.nontemporal import are_streamed
+from fastloss.cpu.simd.nontemporal import STREAMED_FROM, are_streamed
 from fastloss.cpu.simd.stack_arrays import LANES
+from fastloss.cpu.windows import FLAT
 from fastloss.define.descriptions import RowMaths
-from fastloss.runtime.compile import Kernel, is_small
+from fastloss.runtime.compile import Kernel, Launch, launch_of
+from fastloss.runtime.plans import KernelPlan, count_present
 
 # Classes from which a row fills the lanes by itself. What a loop along the row leaves to narrower vectors and to scalar
 # code costs more the more there is to compute. cross_entropy of 2**22 entries on two threads, time along beside across:
@@ -90,20 +92,57 @@ def work_of(maths: RowMaths, count: int, columns: int, inner: int = 1) -> int:
     return count * (SPARSE_ROW + columns // CLEARED) if maths.sparse and inner == 1 else count * columns
 
 
-def launcher(maths: RowMaths, count: int, columns: int, inner: int = 1, replaces: bool = False) -> Callable[..., Any]:
-    """Return what runs a loss over `count` rows of `columns` classes, for arguments of the same types each time.
+def plan(
+    maths: RowMaths,
+    operands: tuple[Any, ...],
+    results: tuple[Any, ...],
+    params: tuple[float, ...] | None,
+    shape: tuple[int, int, int],
+    ignore_index: int,
+    replaces: bool = False,
+) -> KernelPlan:
+    """Plan a row loss over `shape` = (outer, classes, inner).
 
-    The classes lie `inner` apart; `replaces` says that the first result replaces an operand.
+    `operands` are x, the second operand, the class indices, the class weight and grad_output, `results` the values,
+    three derivatives and the Hessian: flat arrays, absent ones ``()``. `replaces`: the first derivative replaces an
+    operand. Without `params` it is a map of rows, whose one parameter is the factor of its derivative.
     """
-    layout, work = layout_of(maths, columns, inner, replaces), work_of(maths, count, columns, inner)
+    outer, columns, inner = shape
+    count = outer * inner
+
+    def numbers(scale: float, divisor: float, check: bool) -> tuple[Any, ...]:
+        if params is None:
+            return (scale,), 1.0, 1, count, columns, inner, ignore_index, False
+        return params, scale, divisor, count, columns, inner, ignore_index, check
+
+    layout = layout_of(maths, columns, inner, replaces and columns >= LONG_FROM)
     units = count if inner == 1 else -(-count // (LANES if maths.sparse else STEP))
+    work = work_of(maths, count, columns, inner)
+    flat = tuple([a if type(a) is tuple else a.ravel() for a in operands])
+    if split.suits(maths, count, columns, inner):
+        launch = launch_of(_split(maths, layout, units, work), units, 0)
+    else:
+        launch = _launch(maths, layout, units, work, count * columns, (*flat, *results, *numbers(1.0, 1, True)))
+    return KernelPlan(launch, (FLAT,) * count_present(operands), numbers, labelled=True, divided=True)
+
+
+def _launch(maths: RowMaths, layout: str, units: int, work: int, size: int, sample: tuple[Any, ...]) -> Launch:
+    """Return the loop of a layout for arguments of the types of `sample`, whose input has `size` elements."""
+    launch = kernel(maths, layout).launch(units, work, sample)
     past = {"along": "streamed", "long": "streamed_long"}.get(layout)
     # Where every entry has much arithmetic of its own, as in multilabel_soft_margin_loss, which has neither a softmax
     # nor a label for the row, streaming took 1.15 of the time at 1000 classes.
-    if is_small(work) or past is None or not (maths.softmax or maths.indexed):
-        return kernel(maths, layout).launcher(units, work)
+    itemsizes = [a.itemsize for a in (*sample[:2], *sample[6:10]) if type(a) is not tuple]
+    large = size * sum(itemsizes) >= STREAMED_FROM
+    if not large or past is None or not (maths.softmax or maths.indexed):
+        return launch
+    return launch._replace(code=_streaming(maths, past, units, work, launch.code))
 
-    def launch(*args: Any) -> Any:
+
+def _streaming(maths: RowMaths, past: str, units: int, work: int, stored: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `stored`, or the same with results past the caches where they are large and begin at cache lines."""
+
+    def code(*args: Any) -> Any:
         x, t, _, weight, upstream, _, d0, d1, d2, second = args[:10]
         streamed = (
             type(d0) is not tuple
@@ -113,9 +152,23 @@ def launcher(maths: RowMaths, count: int, columns: int, inner: int = 1, replaces
             and not _is_same(d0, x)  # whose lines the caches hold then
             and are_streamed((x, t, weight, upstream), (d0, d1))
         )
-        return kernel(maths, past if streamed else layout)(units, work, *args)
+        return kernel(maths, past).launch(units, work, args[:-2]).code(*args) if streamed else stored(*args)
 
-    return launch
+    return code
+
+
+def _split(maths: RowMaths, layout: str, units: int, work: int) -> Callable[..., Any]:
+    """Return the loop for a few very long rows, which leaves rows out of the ordinary to that of `layout`."""
+
+    def code(*args: Any) -> Any:
+        params, scale, divisor, count, columns, _, ignore_index, _ = args[10:18]
+        found = split.run(maths, *args[:5], params, scale, divisor, count, columns, ignore_index, args[5], args[6:9], args[9])
+        if found is None:
+            launch = _launch(maths, layout, units, work, count * columns, args[:-2])
+            found = launch.code(*args[:-2], launch.queue(), True)
+        return found
+
+    return code
 
 
 def run(
@@ -146,20 +199,10 @@ def run(
     divisor
         What value and derivatives are divided by; 0: the summed weight of the rows that count.
     """
-    outer, columns, inner = shape
-    count = outer * inner
-    if split.suits(maths, count, columns, inner):
-        done = split.run(
-            maths, x, operand, target, weight, upstream, params, scale, divisor, count, columns, ignore_index,
-            values, grads, second,
-        )  # fmt: skip
-        if done is not None:
-            return done
-    replaces = columns >= LONG_FROM and any(_is_same(grads[0], array) for array in (x, operand, weight))
-    return launcher(maths, count, columns, inner, replaces)(
-        x, operand, target, weight, upstream, values, *grads, second,
-        params, scale, divisor, count, columns, inner, ignore_index, check,
-    )  # fmt: skip
+    operands, results = (x, operand, target, weight, upstream), (values, *grads, second)
+    replaces = any(_is_same(grads[0], array) for array in (x, operand, weight))
+    planned = plan(maths, operands, results, params, shape, ignore_index, replaces)
+    return planned.run(operands, results, scale, divisor, check)
 
 
 def _is_same(result: Any, operand: Any) -> bool:

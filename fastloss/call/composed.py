@@ -1,0 +1,281 @@
+"""Plans losses of losses: penalties on several arrays, and losses of distances that are functions of their own.
+
+Their parts are calls of their own, with plans of their own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from fastloss.call import elementwise
+from fastloss.call.checks import check_float, check_shape, listed
+from fastloss.call.outputs import check_target
+from fastloss.call.plan import Plan
+from fastloss.call.planning import Operand, Planning, several
+from fastloss.call.request import VALUE, Mode, Request
+from fastloss.define.descriptions import Distance, Elementwise, Loss, OfDistances, Penalty
+from fastloss.define.point_maths import plus
+
+# What makes a way of calling a part: of its description's record, its request, and no options.
+MakeCall = Callable[[Loss, Request, dict[str, Any]], Any]
+
+
+# -- penalties ---------------------------------------------------------------------------------------------------------
+
+
+def planner_of_penalties(make_call: MakeCall) -> Callable[[Planning, Penalty], Plan]:
+    """Return the planner of penalties on one array or on many."""
+
+    @functools.cache
+    def part(record: Loss, mode: Mode) -> Any:
+        return make_call(record, Request(mode), {})
+
+    def plan(planning: Planning, job: Penalty) -> Plan:
+        if job.params is None:
+            raise TypeError("params must be an array or a sequence of arrays, got None")
+        if is_array(job.params.given):
+            one = Elementwise(job.point, (job.params,), ("params",), (float(job.coefficient),), reduction="sum", leads=1)
+            return elementwise.plan(planning, one)
+        planning.kept = False
+        return _plan_penalties(planning, job, part)
+
+    return plan
+
+
+def _plan_penalties(planning: Planning, job: Penalty, part: Callable[[Loss, Mode], Any]) -> Plan:
+    """Plan a penalty on several arrays, of this call alone."""
+    mode, request, record = planning.mode, planning.request, planning.record
+    given = tuple(job.params.given)
+    names = tuple([f"params[{k}]" for k in range(len(given))])
+    if request.out is not None:
+        raise ValueError("out is for an unreduced value, which a penalty does not have")
+    targets = None
+    if request.grad_out is not None:
+        only = request.grad_out if mode.single else several(request.grad_out, 1)[0]
+        targets = several(only, len(given))
+    if not given:
+        return Plan(lambda arrays, request: _joined(mode, np.float64(0), [], [], request))
+    arrays = tuple([planning.operand(name, array) for name, array in zip(names, given, strict=True)])
+    views = planning.enter(arrays, names)
+    backend = planning.space.backend
+    for view, name in zip(views, names, strict=True):
+        check_float(view, name)
+    if targets is not None:  # nothing of the user's is written before all has been looked at
+        _check_targets(planning, targets, arrays)
+        for k, target in enumerate(targets):
+            seen = planning.space.output(target, "grad_out")
+            if any(backend.overlap(seen, view) for n, view in enumerate(views) if n != k):
+                raise ValueError(f"grad_out[{k}] overlaps another of the arrays, which is read after it is written")
+    one = part(record, mode._replace(wrt=("params",) if mode.wrt else (), single=True))
+
+    def compute(_: tuple[Any, ...], request: Request) -> Any:
+        values, gradients, seconds = [], [], []
+        for k, array in enumerate(given):
+            each = one.request
+            if request.grad_output is not None or targets is not None:
+                each = Request(one.request.mode, request.grad_output, None if targets is None else targets[k])
+            result = one.run((array, job.coefficient), {}, each)
+            if not mode.wrt:
+                values.append(result)
+            elif mode.hessian:
+                gradients.append(result[0])
+                seconds.append(result[1])
+            elif mode.value:
+                values.append(result[0])
+                gradients.append(result[1])
+            else:
+                gradients.append(result)
+        total = None
+        if mode.value and backend.waits:
+            total = sum(values[1:], values[0])
+        elif mode.value:
+            total = planning.space.scalar(sum(map(float, values)), views[0].dtype)
+        return _joined(mode, total, gradients, seconds, request)
+
+    return Plan(compute)
+
+
+def _check_targets(planning: Planning, targets: tuple[Any, ...], like: Iterable[Operand]) -> list[Operand]:
+    """Check the arrays of ``grad_out``, which must be like the operands, before anything is written."""
+    checked: list[Operand] = []
+    for array, operand in zip(targets, like, strict=True):
+        target = planning.operand("grad_out", array)
+        check_target(planning, target, operand.view.shape, operand.view.dtype)
+        if any(planning.space.backend.overlap(target.view, other.view) for other in checked):
+            raise ValueError("grad_out overlaps another array that is written")
+        checked.append(target)
+    return checked
+
+
+def _joined(mode: Mode, total: Any, gradients: list[Any], seconds: list[Any], request: Request) -> Any:
+    """Return value and lists of derivatives as the mode asks for them."""
+    if not mode.wrt:
+        return total
+    result: Any = gradients if mode.single else (gradients,)
+    if request.grad_out is not None:
+        result = request.grad_out
+    if mode.hessian:
+        return result, seconds
+    return (total, result) if mode.value else result
+
+
+def is_array(params: Any) -> bool:
+    """Return whether `params` is one array, or what NumPy makes one of, rather than several arrays."""
+    if isinstance(params, int | float) or hasattr(params, "shape") or hasattr(params, "__dlpack__"):
+        return True
+    if not isinstance(params, Iterable):
+        raise TypeError(f"params must be an array or a sequence of arrays, got {type(params).__name__}")
+    if not isinstance(params, list | tuple) or not params:
+        return False
+    return not any(hasattr(entry, "shape") and not isinstance(entry, np.generic) for entry in params)
+
+
+# -- losses of distances -----------------------------------------------------------------------------------------------
+
+
+def planner_of_distances(make_call: MakeCall) -> Callable[[Planning, OfDistances], Plan]:
+    """Return the planner of losses of distances."""
+
+    @functools.cache
+    def part(record: Loss, describe: Callable[..., Any], names: tuple[str, ...], mode: Mode) -> Any:
+        described = dataclasses.replace(
+            record, describe=describe, positional=names, operands=frozenset(names), options={}, domains={}, legacy=False
+        )
+        return make_call(described, Request(mode), {})
+
+    def plan(planning: Planning, job: OfDistances) -> Plan:
+        return _Distances(planning, job, part).plan()
+
+    return plan
+
+
+class _Distances:
+    """A loss of distances: an elementwise loss of what other descriptions, or functions of the user's, compute."""
+
+    def __init__(self, planning: Planning, job: OfDistances, part: Callable[..., Any]) -> None:
+        self.planning, self.job, self.record, self.mode = planning, job, planning.record, planning.mode
+        views = planning.enter(job.arrays, job.names)
+        for view, name in zip(views, job.names, strict=True):
+            check_float(view, name)
+            if view.ndim != views[0].ndim or view.ndim == 0:
+                raise ValueError(f"vectors must have the same number of axes, at least one: {listed(job.names, views)}")
+        self.shapes = [view.shape for view in views]
+        self._check_derivatives()
+        self._check_outputs(views)
+        planning.kept = False  # the parts are given the user's arrays, and keep their own plans
+
+        mode = self.mode
+        self.names = tuple([f"the distance of {job.names[i]} and {job.names[k]}" for (i, k), *_ in job.distances])
+        outer = Mode(mode.value, self.names if mode.wrt else (), single=False)
+        describe = _outer_of(job.point, self.names, job.params, job.reduction)
+        self.outer = part(self.record, describe, self.names, outer)
+        self.plus = part(self.record, _sum, ("one", "other"), Mode())
+        self.parts = [
+            (distance, *[None if distance.describe is None else part(self.record, distance.describe, *each) for each in self._of(distance)])
+            for distance in job.distances
+        ]
+
+    def _of(self, distance: Distance) -> list[tuple[tuple[str, ...], Mode]]:
+        """Return the names and the modes of a distance that is a description: its value, and its derivatives."""
+        described = distance.describe(*[self.job.arrays[k] for k in distance.operands])  # type: ignore[misc]
+        names = described.names
+        derivatives = Mode(False, names[:1], hessian=True) if self.mode.hessian else Mode(False, names, single=False)
+        return [(names, Mode()), (names, derivatives)]
+
+    def _check_derivatives(self) -> None:
+        """Raise where a derivative is asked for that a function of the user's does not provide."""
+        for distance in self.job.distances if self.mode.wrt else ():
+            if distance.describe is None and self.mode.hessian:
+                raise ValueError(
+                    f"{self.record.name} has no second derivative with a distance_function of one's own"
+                )
+            if distance.describe is None and distance.vjp is None:
+                raise ValueError(
+                    "a gradient through a distance_function of one's own needs its vector-Jacobian product: pass "
+                    "distance_vjp(a, b, upstream) -> (gradient of a, gradient of b)"
+                )
+
+    def _check_outputs(self, views: list[Any]) -> None:
+        planning, request, names = self.planning, self.planning.request, self.job.names
+        backend = planning.space.backend
+        self.targets: list[Operand] | None = None
+        if request.grad_out is not None:
+            given = (request.grad_out,) if self.mode.single else several(request.grad_out, len(self.mode.wrt))
+            like = [self.job.arrays[names.index(name)] for name in self.mode.wrt]
+            self.targets = _check_targets(planning, given, like)
+        if request.out is not None:
+            out = planning.space.output(request.out, "out")
+            written = [target.view for target in self.targets or ()]
+            if any(backend.overlap(out, view) for view in (*views, *written)):
+                raise ValueError("out overlaps an argument or another array that is written")
+
+    def plan(self) -> Plan:
+        """Return what computes the call."""
+        given = tuple([operand.given for operand in self.job.arrays])
+        return Plan(lambda _, request: self._compute(given, request))
+
+    def _compute(self, given: tuple[Any, ...], request: Request) -> Any:
+        mode = self.mode
+        found = tuple([self._value(given, distance, value) for distance, value, _ in self.parts])
+        wanted = self.outer.request
+        if request.grad_output is not None or request.out is not None:
+            wanted = Request(wanted.mode, request.grad_output, None, request.out)
+        outcome = self.outer.run(found, {}, wanted)
+        if not mode.wrt:
+            return outcome
+        value, slopes = outcome if mode.value else (None, outcome)
+
+        totals: dict[str, Any] = {}
+        for (distance, _, derivatives), slope in zip(self.parts, slopes, strict=True):
+            for name, derivative in self._derivatives(given, distance, derivatives, slope):
+                if name == "hessian" or name in mode.wrt:
+                    shape = self.shapes[0 if name == "hessian" else self.job.names.index(name)]
+                    seen = self.planning.space.view(derivative, "distance_vjp")
+                    check_shape(seen, shape, f"distance_vjp's gradient of {name}", "shape")
+                    totals[name] = self.plus.run((totals[name], derivative), {}, VALUE) if name in totals else derivative
+        grads = tuple([totals[name] for name in mode.wrt])
+        space = self.planning.space
+        for target, gradient in zip(self.targets or (), grads, strict=bool(self.targets)):
+            space.backend.copy_into(target.view, space.view(gradient, "grad_out"))
+        result = (grads[0] if mode.single else grads) if self.targets is None else request.grad_out
+        if mode.hessian:
+            return result, totals["hessian"]
+        return (value, result) if mode.value else result
+
+    def _value(self, given: tuple[Any, ...], distance: Distance, part: Any) -> Any:
+        """Return one distance."""
+        a, b = (given[k] for k in distance.operands)
+        return distance.value(a, b) if part is None else part.run((a, b), {}, part.request)
+
+    def _derivatives(self, given: tuple[Any, ...], distance: Distance, part: Any, slope: Any) -> list[tuple[str, Any]]:
+        """Return the derivatives of a distance times `slope`, each with the name of its argument."""
+        a, b = (given[k] for k in distance.operands)
+        first, other = (self.job.names[k] for k in distance.operands)
+        if part is None:
+            parts = distance.vjp(a, b, slope)  # type: ignore[misc]
+            if not isinstance(parts, tuple | list) or len(parts) != 2:
+                raise TypeError(f"distance_vjp must return two gradients, got {type(parts).__name__}")
+            return [(first, parts[0]), (other, parts[1])]
+        if self.mode.hessian and distance.operands[0] != 0:
+            return []  # does not hold the argument whose second derivative is asked for
+        parts = part.run((a, b), {}, Request(part.request.mode, slope))
+        return [(first, parts[0]), ("hessian" if self.mode.hessian else other, parts[1])]
+
+
+@functools.cache
+def _outer_of(point: Any, names: tuple[str, ...], params: tuple[Any, ...], reduction: str) -> Callable[..., Elementwise]:
+    """Return the description of the elementwise loss of distances."""
+
+    def describe(*found: Any) -> Elementwise:
+        return Elementwise(point, found, names, params, reduction=reduction, broadcast="exact", leads=len(found))
+
+    return describe
+
+
+def _sum(one: Any, other: Any) -> Elementwise:
+    return Elementwise(plus, (one, other), ("one", "other"), reduction="none")

@@ -1,0 +1,143 @@
+"""Plans losses of single elements."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from fastloss.call.array_ops import sum_of, summing
+from fastloss.call.checks import aligned_variance, check_fits, check_float, check_shape, common_shape
+from fastloss.call.outputs import Argument, Outputs
+from fastloss.call.plan import Domain, Plan, kernel_call
+from fastloss.call.planning import ABSENT, Operand, Planning, reads_of
+from fastloss.call.request import VALUE
+from fastloss.define.descriptions import Elementwise
+from fastloss.define.point_maths import is_negative, outside_unit_interval, weighted
+from fastloss.runtime.plans import nothing
+from fastloss.runtime.settings import settings
+
+
+def plan(planning: Planning, job: Elementwise) -> Plan:
+    """Plan a loss of single elements."""
+    mode, names, weight, params = planning.mode, job.names, job.weight, job.params
+    planning.enter((*job.arrays, weight), (*names, "weight"))
+    backend = planning.space.backend
+    arguments = tuple([Argument(operand, operand.view) for operand in job.arrays])
+    x = arguments[0].view
+    for argument in arguments[: job.reals]:
+        check_float(argument.view, argument.operand.name)
+    views = [argument.view for argument in arguments]
+    spreads: list[Callable[[Any], Any] | None] = [None] * len(views)
+    if job.non_negative is not None:
+        check_float(views[-1], names[-1])
+        aligned = aligned_variance(views[-1], x, names[-1])
+        if aligned is not views[-1]:
+            spreads[-1] = _reshaping(aligned.shape)
+        views[-1] = aligned
+        arguments = (*arguments[:-1], arguments[-1]._replace(lies=aligned.shape))
+    shape = x.shape
+    if any(view.shape != shape for view in views):
+        shape = common_shape(job, views)
+        planning.kept = planning.kept and job.broadcast != "warn"
+
+    size, each = math.prod(shape), job.reduction == "none"
+    divisor: Any = job.divisor(x.shape, size)
+    point, w = job.point, weight
+    if weight is not None:
+        if job.exact_weight:
+            check_shape(weight.view, x.shape, "weight", "the input's shape")
+        check_fits(weight.view, shape, "weight")
+        if job.reduction == "mean" and job.mean == "weights":
+            divisor = _summing(backend, weight)
+        if "weight" in mode.wrt:
+            # The weight becomes an operand; its derivative of a weighted mean is v - mean, over the summed weight.
+            centre = _centre(planning, job, size) if callable(divisor) else 0.0
+            arguments = (*arguments, Argument(weight, weight.view))
+            point, params, w = weighted(point), (*params, centre), None
+            views.append(weight.view)
+            spreads.append(None)
+
+    outputs = Outputs(planning, arguments, shape)
+    outputs.want_values(shape, each and mode.value)
+    scale, upstream = planning.upstream(not each, shape)
+    outputs.check_read(weight=w, grad_output=upstream)
+    missing = 3 - len(views)
+    operands = (*[argument.operand for argument in arguments], *(None,) * missing, w, upstream)
+    spread_views = [backend.broadcast(view, shape) for view in views]
+    read_views = (
+        *spread_views,
+        *(ABSENT,) * missing,
+        ABSENT if w is None else backend.broadcast(w.view, shape),
+        ABSENT if upstream is None else upstream.view,
+    )
+    if size == 0:
+        kernel = nothing(math.nan if callable(divisor) or divisor == 0 else 0.0)
+    else:
+        kernel = backend.plan_elementwise(point, read_views, outputs.samples(5), params, outputs.aliased)
+    spreading = tuple(
+        [
+            chain if operand is None or kernel.raw or operand.view.shape == shape else _broadcasting(backend, chain, shape)
+            for operand, chain in zip(operands, (*spreads, *(None,) * (5 - len(spreads))), strict=True)
+        ]
+    )
+    reads = reads_of(operands, spreading, kernel.reads)
+    return kernel_call(planning, kernel, reads, outputs, each, scale, divisor, _domain(planning, job, size))
+
+
+def _reshaping(shape: tuple[int, ...]) -> Callable[[Any], Any]:
+    return lambda view: view.reshape(shape)
+
+
+def _broadcasting(backend: Any, before: Callable[[Any], Any] | None, shape: tuple[int, ...]) -> Callable[[Any], Any]:
+    if before is None:
+        return lambda view: backend.broadcast(view, shape)
+    return lambda view: backend.broadcast(before(view), shape)
+
+
+def _summing(backend: Any, weight: Operand) -> Callable[[tuple[Any, ...]], Any]:
+    """Return what sums the weights of a call."""
+    total, place, read = summing(backend, weight.view), weight.place, weight.read
+    if read is None:
+        return lambda arrays: total(arrays[place])
+    return lambda arrays: total(read(arrays[place]))
+
+
+def _centre(planning: Planning, job: Elementwise, size: int) -> float:
+    """Return the weighted mean of the call, which the derivative with respect to a weight is taken about.
+
+    It is a number of this call, so that the plan cannot be kept. The copies of a weight that is broadcast share it.
+    """
+    planning.kept = False
+    backend, weight = planning.space.backend, job.weight
+    reduced = plan(Planning(planning.record, VALUE, planning.arrays, False), job).compute(tuple(planning.arrays), VALUE)
+    mean = backend.number(planning.space.view(reduced, "input"))
+    return mean * weight.view.size / size if size else mean  # type: ignore[union-attr, no-any-return]
+
+
+def _domain(planning: Planning, job: Elementwise, size: int) -> Domain | None:
+    """Return what raises where an operand holds a value that the loss is not defined for; NaN passes."""
+    backend = planning.space.backend
+    if size == 0 or not (job.unit_interval or job.non_negative is not None):
+        return None
+    looked_at = [
+        (operand.name, operand.place, operand.read, point, message)
+        for operand in job.arrays
+        for wanted, point, message in (
+            (job.unit_interval, outside_unit_interval, "must lie in [0, 1], but holds values outside"),
+            (job.non_negative == operand.name, is_negative, "must not be negative, but holds negative values"),
+        )
+        if wanted
+    ]
+
+    def check(arrays: tuple[Any, ...], total: Any) -> None:
+        if not (settings.check_indices or not backend.waits):  # may the call wait for the device?
+            return
+        if total is not None and not math.isnan(backend.number(total)):
+            return
+        for name, place, read, point, message in looked_at:
+            view = arrays[place] if read is None else read(arrays[place])
+            if backend.number(sum_of(backend, view, point=point)) > 0:
+                raise ValueError(f"{name} {message}")
+
+    return check

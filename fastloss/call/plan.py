@@ -1,0 +1,208 @@
+"""What is kept of a kind of call whose loss is one kernel: a function of the call's arrays and its request.
+
+It reads the operands, makes the results, calls the machine code and returns. Loops over operands and results are those
+of ``map``: a batch of 640 elements spends more time in the interpreter than in its kernel.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from operator import call
+from typing import Any, NamedTuple
+
+from fastloss.call.outputs import Outputs, make_all
+from fastloss.call.planning import ABSENT, Compute, Planning, Reads, Scale
+from fastloss.call.request import Mode, Request
+from fastloss.cpu.windows import FLAT
+from fastloss.runtime.plans import KernelPlan
+from fastloss.runtime.settings import settings
+
+# Raises where a loss is not defined for the arrays of a call. Given its reduced value, it need only look where that is
+# NaN; without, before anything of the user's is written, it looks at once.
+Domain = Callable[[tuple[Any, ...], Any], None]
+
+# The error about the bad label number k of the arrays of a call.
+BadLabel = Callable[[tuple[Any, ...], int], Exception]
+
+
+class Plan(NamedTuple):
+    """What is kept of a kind of call.
+
+    `compute` serves every call of the kind. Where the arrays are plain ones of NumPy, `parts` say how the kernel is called
+    without a look-up or a call that could be done without (see ``direct.py``).
+    """
+
+    compute: Compute
+    parts: Parts | None = None
+
+
+class Parts(NamedTuple):
+    """A kernel's arguments as a list with places for arrays, and what is made of its result (see ``direct.py``)."""
+
+    code: Callable[..., Any]
+    frames: tuple[list[Any], list[Any]]  # without and with a check of labels; the queue is last but one
+    queue: Callable[[], Any]
+    operands: tuple[tuple[int, int], ...]  # (place among the call's arrays, place in the frame)
+    results: tuple[tuple[int, Callable[[], Any]], ...]  # (place in the frame, what makes the array)
+    labelled: bool
+    divisor: float
+    one: Any
+    scalar: Callable[[float], Any]
+    reduces: bool
+    answer: Answer
+    wrap: Callable[[list[Any]], list[Any]] | None
+    defined: bool  # whether a value of NaN means that the loss may not be
+
+    @property
+    def values(self) -> int:
+        """The place of the unreduced values in the frame: before the derivatives, behind the operands."""
+        return min([slot for slot, _ in self.results], default=0) if not self.reduces else -1
+
+
+def kernel_call(
+    planning: Planning,
+    kernel: KernelPlan,
+    reads: Reads,
+    outputs: Outputs,
+    each: bool,
+    scale: Scale,
+    divisor: Any,
+    domain: Domain | None = None,
+    bad_label: BadLabel | None = None,
+    slots: int = 5,
+) -> Plan:
+    """Return the plan of a call of one kernel.
+
+    `divisor` is a number, or a function of the call's arrays that gives one; `each`: the loss is not reduced.
+    """
+    code, queue = kernel.launch
+    pick, readers, order, places = reads
+    results, flats, arrange = outputs.plan(), outputs.flats(), outputs.order(slots)
+    make, makes, finish = results
+    labelled, divided, numbers_of = kernel.labelled, kernel.divided, kernel.numbers
+    writes_over = planning.request.grad_out is not None or planning.request.out is not None
+    dtype = outputs.dtype
+    one, scalar = planning.space.one(dtype), planning.space.scalar
+    reduces = planning.mode.value and not each
+    answer = answering(planning.mode, each and planning.mode.value)
+
+    def compute(arrays: tuple[Any, ...], request: Request) -> Any:
+        if writes_over and domain is not None:
+            domain(arrays, None)
+        by = divisor(arrays) if callable(divisor) else divisor
+        factor = scale(arrays, request) if callable(scale) else scale
+        made = [*map(call, makes)] if make is None else make(arrays)
+        total = code(
+            *order((*map(call, readers, pick(arrays)), ABSENT)),
+            *arrange((*map(call, flats, made), ABSENT)),
+            *numbers_of(factor, by, settings.check_indices),
+            queue(),
+            True,
+        )
+        if labelled:
+            bad, total = total
+            if bad >= 0:
+                raise bad_label(arrays, bad)  # type: ignore[misc]
+        if not divided:
+            total = total / by if by else _NAN
+        if domain is not None:
+            domain(arrays, total)
+        if finish is not None:
+            made = finish(made, arrays, request)
+        if not reduces:
+            return answer(None, made)
+        return answer(total * one if one is not None else scalar(total, dtype), made)
+
+    return Plan(compute, _parts_of(planning, kernel, reads, outputs, reduces, scale, divisor, domain, slots, answer))
+
+
+def _parts_of(
+    planning: Planning,
+    kernel: KernelPlan,
+    reads: Reads,
+    outputs: Outputs,
+    reduces: bool,
+    scale: Scale,
+    divisor: Any,
+    domain: Domain | None,
+    slots: int,
+    answer: Answer,
+) -> Parts | None:
+    """Return the parts of a plan whose arrays go to the kernel as they are, but for their shape."""
+    results, written, dtype = outputs.plan(), outputs.slots_written(), outputs.dtype
+    if callable(scale) or callable(divisor) or not (kernel.divided or divisor) or None in written:
+        return None
+    if any(reader is not FLAT for reader in reads.reads):
+        return None
+    one = planning.space.one(dtype)
+    wrap = None
+    if results.finish is not None and results.make is None:
+        if one is not None:
+            return None
+        finish, plain = results.finish, Request(planning.mode)
+
+        def wrap(made: list[Any]) -> list[Any]:
+            return finish(made, (), plain)
+
+    head = [ABSENT] * (len(reads.operands) + slots)
+    frames = [[*head, *kernel.numbers(scale, divisor, check), None, True] for check in (False, True)]
+    operands = tuple([(one.place, slot) for slot, one in enumerate(reads.operands) if one is not None])
+    made_at = [len(reads.operands) + slot % slots for slot in written]  # type: ignore[operator]
+    return Parts(
+        kernel.launch.code, (frames[0], frames[1]), kernel.launch.queue, operands,
+        tuple(zip(made_at, results.makes, strict=True)), kernel.labelled, 1 if kernel.divided else divisor, one,
+        functools.partial(planning.space.scalar, dtype=dtype), reduces, answer, wrap, domain is not None,
+    )  # fmt: skip
+
+
+_NAN = float("nan")
+
+# What computes a loss that is more than one kernel: of the call's arrays, its request, and the arrays that it writes,
+# absent ones ``()``. It returns the reduced value.
+Body = Callable[..., Any]
+
+
+def program_call(planning: Planning, outputs: Outputs, each: bool, body: Body, slots: int) -> Plan:
+    """Return what computes a call by a small program; `each`: the loss is not reduced."""
+    results, arrange = outputs.plan(), outputs.order(slots)
+    scalar, dtype = planning.space.scalar, outputs.dtype
+    answer = answering(planning.mode, each and planning.mode.value)
+    reduces = planning.mode.value and not each
+
+    def compute(arrays: tuple[Any, ...], request: Request) -> Any:
+        made = make_all(results, arrays)
+        total = body(arrays, request, *arrange((*made, ABSENT)))
+        if results.finish is not None:
+            made = results.finish(made, arrays, request)
+        return answer(scalar(total, dtype) if reduces else None, made)
+
+    return Plan(compute)
+
+
+# Makes a call's answer of the reduced value and of the results: the values if they are not reduced, the derivatives.
+Answer = Callable[[Any, list[Any]], Any]
+
+
+def value_alone(value: Any, results: list[Any]) -> Any:
+    """Return the answer of a call for a reduced value."""
+    return value
+
+
+def value_and_gradient(value: Any, results: list[Any]) -> Any:
+    """Return the answer of a call for a reduced value and its gradient."""
+    return value, results[0]
+
+
+def answering(mode: Mode, each: bool) -> Answer:
+    """Return what makes the answer of a call; `each`: the loss is not reduced."""
+    single = mode.single and not mode.hessian
+    if not mode.wrt:
+        return (lambda value, results: results[0]) if each else value_alone
+    if not mode.value:
+        return (lambda value, results: results[0]) if single else (lambda value, results: tuple(results))
+    if each and single:
+        return lambda value, results: tuple(results)
+    if each:
+        return lambda value, results: (results[0], tuple(results[1:]))
+    return value_and_gradient if single else (lambda value, results: (value, tuple(results)))

@@ -1,0 +1,228 @@
+"""A call that is being planned: its arguments as operands, its request, and the library that its arrays belong to.
+
+What a plan keeps follows from types, shapes, layouts and options alone. It may not keep an array of the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from operator import itemgetter
+from typing import Any, NamedTuple, NoReturn
+
+from fastloss.call.checks import Shape, check_float, check_shape
+from fastloss.call.dispatch import space_of
+from fastloss.call.request import Mode, Request, is_number
+from fastloss.cpu.arrays import reading
+from fastloss.define.descriptions import Loss
+
+ABSENT: Any = ()
+
+# What computes the results of a call of its arrays and its request.
+Compute = Callable[[tuple[Any, ...], Request], Any]
+
+# A factor of the derivatives, or what gives that of a call.
+Scale = float | Callable[[tuple[Any, ...], Request], float]
+
+
+class Operand:
+    """An array that a call was given, as descriptions and planners see it.
+
+    `place` is its place among the arrays of the call, `view` what kernels see of it, and `read` what makes that of the
+    array, ``None`` where it is that.
+    """
+
+    __slots__ = ("given", "name", "place", "read", "view")
+
+    def __init__(self, name: str, given: Any, place: int) -> None:
+        self.name, self.given, self.place = name, given, place
+        self.view: Any = None
+        self.read: Callable[[Any], Any] | None = None
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of the array."""
+        return tuple(self.given.shape) if hasattr(self.given, "shape") else self._seen().shape
+
+    @property
+    def ndim(self) -> int:
+        """The number of its axes."""
+        return len(self.shape)
+
+    @property
+    def dtype(self) -> Any:
+        """Its dtype, one of its own library."""
+        return self.given.dtype if hasattr(self.given, "dtype") else self._seen().dtype
+
+    def _seen(self) -> Any:
+        return space_of((self.given,), (self.name,)).view(self.given, self.name)
+
+    def _refuse(self, *_: Any) -> NoReturn:
+        raise TypeError(
+            f"a loss must return a description (fastloss.custom) of what is to be computed: it sees the shape and dtype of "
+            f"{self.name}, not its numbers"
+        )
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse
+    __pow__ = __rpow__ = __matmul__ = __rmatmul__ = __neg__ = __abs__ = __getitem__ = __iter__ = _refuse
+    __lt__ = __le__ = __gt__ = __ge__ = __float__ = __int__ = __bool__ = __len__ = __array__ = _refuse
+
+
+class Planning:
+    """What planners are given of a call, and what they find out."""
+
+    def __init__(self, record: Loss, request: Request, arrays: list[Any], kept: bool) -> None:
+        self.record, self.request, self.mode = record, request, request.mode
+        self.arrays = arrays  # of this call; a planner may look at them where the plan is not kept
+        self.kept = kept
+        self.space: Any = None
+        self.grad_output: Operand | None = None
+        self.targets: list[Operand] = []
+        self.out: Operand | None = None
+
+    def enter(self, operands: tuple[Operand | None, ...], names: tuple[str, ...]) -> list[Any]:
+        """Settle the library, set names and views of operands, and return the views, ``()`` for those not given."""
+        given = tuple([None if operand is None else operand.given for operand in operands])
+        self.space = space_of(given, names)
+        return [ABSENT if operand is None else self.see(operand, name) for operand, name in zip(operands, names, strict=True)]
+
+    def see(self, operand: Operand, name: str) -> Any:
+        """Set the name and the view of an operand, and return the view."""
+        operand.name = name
+        if operand.view is None:
+            lower = getattr(self.space, "lower", None)
+            low = self.space.view(operand.given, name) if lower is None else lower(operand.given, name)
+            operand.read = None if lower is None else reading(low)
+            operand.view = low if operand.read is None else self.space.view(operand.given, name)
+            if self.arrays[operand.place] is None:
+                self.arrays[operand.place] = low
+        return operand.view
+
+    def operand(self, name: str, array: Any) -> Operand:
+        """Return an operand for an array that is a part of an argument; the plan cannot be kept then."""
+        self.kept = False
+        self.arrays.append(None)
+        return Operand(name, array, len(self.arrays) - 1)
+
+    def reader(self, operand: Operand | None, *steps: Callable[[Any], Any]) -> Callable[[tuple[Any, ...]], Any]:
+        """Return what gives the view of an operand, taken through `steps`, of the arrays of a call; ``()`` of None."""
+        if operand is None:
+            return lambda arrays: ABSENT
+        place, read = operand.place, chained(operand.read, *(steps or (_itself,)))
+        return lambda arrays: read(arrays[place])
+
+    def differentiate(self, *names: str) -> None:
+        """Differentiate further arguments."""
+        self.mode: Mode = self.mode._replace(wrt=self.mode.wrt + names)
+
+    def gradients(self, count: int) -> list[Operand] | None:
+        """Return the caller's arrays for `count` gradients; None where there are none."""
+        given = self.request.grad_out
+        if given is None:
+            return None
+        if not self.mode.single:
+            several(given, count)
+        return self.targets
+
+    def see_target(self, operand: Operand) -> Any:
+        """Set the view of an array of the user's that is to be written, and return it."""
+        view = self.space.output(operand.given, operand.name)
+        self.see(operand, operand.name)
+        operand.view = view
+        return view
+
+    def upstream(self, reduced: bool, shape: Shape) -> tuple[Scale, Operand | None]:
+        """Return the upstream gradient as a factor, or what gives it of each call, and as an operand of `shape`."""
+        given = self.request.grad_output
+        if given is None:
+            return 1.0, None
+        if is_number(given):
+            scale_of(given)
+            return _number_given, None
+        operand = self.grad_output
+        assert operand is not None
+        view = self.see(operand, "grad_output")
+        if reduced:
+            if view.size != 1:
+                raise ValueError(f"grad_output must be a scalar for a reduced loss, got shape {view.shape}")
+            number, place, read = self.space.backend.number, operand.place, chained(operand.read, _scalar_of)
+            return lambda arrays, request: number(read(arrays[place])), None
+        check_float(view, "grad_output")
+        check_shape(view, shape, "grad_output", "the output's shape")
+        return 1.0, operand
+
+
+def _number_given(arrays: tuple[Any, ...], request: Request) -> float:
+    return scale_of(request.grad_output)
+
+
+def _itself(view: Any) -> Any:
+    return view
+
+
+def _scalar_of(view: Any) -> Any:
+    return view.reshape(())
+
+
+def scale_of(grad_output: Any) -> float:
+    """Return an upstream gradient that is a number."""
+    try:
+        return float(grad_output)
+    except OverflowError:
+        raise ValueError("grad_output must be a number that float64 can hold") from None
+
+
+def several(given: Any, count: int) -> tuple[Any, ...]:
+    """Return a part of ``grad_out`` that must be `count` arrays."""
+    if not isinstance(given, tuple | list):
+        raise TypeError(f"grad_out must be a tuple of arrays, got {type(given).__name__}")
+    if len(given) != count:
+        raise ValueError(f"grad_out must hold {count} arrays, got {len(given)}")
+    return tuple(given)
+
+
+class Reads(NamedTuple):
+    """How the operands of a kernel are made of the arrays of a call."""
+
+    pick: Callable[[tuple[Any, ...]], tuple[Any, ...]]
+    reads: tuple[Callable[[Any], Any], ...]
+    order: Callable[[tuple[Any, ...]], tuple[Any, ...]]
+    operands: tuple[Operand | None, ...]
+
+
+def reads_of(
+    operands: tuple[Operand | None, ...],
+    spreads: tuple[Callable[[Any], Any] | None, ...],
+    reads: tuple[Callable[[Any], Any], ...],
+) -> Reads:
+    """Return how a kernel's operands are read.
+
+    `spreads` bring the view of each operand to the shape that the loop wants, and `reads`, one for each operand that is
+    there, to what the kernel takes.
+    """
+    chains, places, order = [], [], []
+    left = iter(reads)
+    for operand, spread in zip(operands, spreads, strict=True):
+        if operand is None:
+            order.append(-1)
+            continue
+        order.append(len(places))
+        places.append(operand.place)
+        chains.append(chained(operand.read, spread, next(left)))
+    pick = itemgetter(*places) if len(places) > 1 else itemgetter(slice(places[0], places[0] + 1))
+    if places == [*range(len(places))]:
+        pick = itemgetter(slice(0, len(places)))
+    return Reads(pick, tuple(chains), itemgetter(*order), operands)
+
+
+def chained(*functions: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
+    """Return functions one after the other as one."""
+    present = [function for function in functions if function is not None]
+    if len(present) == 1:
+        return present[0]
+
+    def chain(array: Any) -> Any:
+        for function in present:
+            array = function(array)
+        return array
+
+    return chain

@@ -1,0 +1,184 @@
+"""How kinds of call are told apart: by types and layouts of arrays, and by the values of options.
+
+Two calls of one signature are computed by one plan. The arrays of a call are those that the caller passes, then those
+that a loss class has bound, then `grad_output` if it is an array, those of `grad_out`, and `out`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from operator import attrgetter, call, is_, itemgetter
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastloss.call.dispatch import lowering, relation
+from fastloss.call.request import Request, is_number
+
+# What decides how an array in host memory is read, and written; of an array in device memory.
+_host_layout = attrgetter("dtype", "shape", "strides", "flags.num")
+_device_layout = attrgetter("dtype", "shape", "strides")
+
+# What may be an option of a kind of call. Hashes of others say nothing of what they hold.
+_OPTIONS = frozenset((int, float, bool, str, type(None), type, np.float64, np.float32, np.int64, np.int32, np.bool_))
+
+# What a lowering raises for an array that is not of its kind.
+OTHER_KIND = (TypeError, ValueError, RuntimeError, BufferError, AttributeError)
+
+Take = Callable[[tuple[Any, ...], dict[str, Any], Request], Any]
+
+
+class Signature(NamedTuple):
+    """A kind of call, and the arrays of the call it was taken of."""
+
+    key: Any
+    arrays: tuple[Any, ...]  # as arrays of NumPy, or of device memory
+    places: tuple[int, ...]  # of the arrays among all that was given
+    given: tuple[Any, ...]
+    lowers: tuple[Callable[[Any], Any] | None, ...]
+    relations: tuple[int, ...]
+
+
+def extras_of(request: Request) -> tuple[Any, ...]:
+    """Return the arrays that a transform is given beside the loss's own arguments."""
+    _, grad_output, grad_out, out = request
+    extras: tuple[Any, ...] = () if grad_output is None or is_number(grad_output) else (grad_output,)
+    if grad_out is not None:
+        extras += tuple(grad_out) if isinstance(grad_out, tuple | list) else (grad_out,)
+    return extras if out is None else (*extras, out)
+
+
+def _form(request: Request) -> tuple[Any, ...]:
+    """Return which of them are given."""
+    _, grad_output, grad_out, out = request
+    shape = len(grad_out) if isinstance(grad_out, tuple | list) else grad_out is not None
+    return grad_output is None, is_number(grad_output), type(shape), shape, out is None
+
+
+def _pairs(count: int, written: int) -> list[tuple[int, int]]:
+    """Return each of the last `written` of `count` arrays with every array before it."""
+    return [(k, n) for k in range(count - written, count) for n in range(k)]
+
+
+def signature(
+    args: tuple[Any, ...], kwargs: dict[str, Any], bound: tuple[Any, ...], request: Request
+) -> Signature | None:
+    """Return the signature of a call, None if something in it has none, such as a list or a function."""
+    extras = extras_of(request)
+    given = (*args, *kwargs.values(), *bound, *extras)
+    parts: list[Any] = [len(args), *kwargs]
+    places, arrays, lowers = [], [], []
+    for place, a in enumerate(given):
+        kind = type(a)
+        lower = None
+        if kind in _OPTIONS:
+            parts.append((kind, a or str(a)))  # 0.0 equals -0.0
+            continue
+        if kind is not np.ndarray:
+            lower = lowering(a)
+            if lower is None:
+                return None
+            try:
+                a = lower(a)
+            except OTHER_KIND:  # planning knows what to say of it
+                return None
+        parts.append((kind, lower, _layout(a)))
+        places.append(place)
+        arrays.append(a)
+        lowers.append(lower)
+    relations: tuple[int, ...] = ()
+    if extras:
+        written = len(extras) - (request.grad_output is not None and not is_number(request.grad_output))
+        relations = tuple([relation(arrays[k], arrays[n]) for k, n in _pairs(len(arrays), written)])
+        parts.append((_form(request), relations))
+    return Signature(tuple(parts), tuple(arrays), tuple(places), given, tuple(lowers), relations)
+
+
+def _layout(array: Any) -> Any:
+    return _host_layout(array) if type(array) is np.ndarray else _device_layout(array)
+
+
+def taker(
+    found: Signature, args: tuple[Any, ...], kwargs: dict[str, Any], bound: tuple[Any, ...], request: Request, plain: Request
+) -> Take:
+    """Return ``take(args, kwargs, request)``: the arrays of a call of the signature, None for a call of another one.
+
+    `plain` is the request of calls that bring nothing beside the loss's arguments.
+    """
+    arrays = [found.given[place] for place in found.places]
+    kinds, layouts = tuple(map(type, arrays)), tuple(map(_layout, found.arrays))
+    count, names = len(args), [*kwargs]
+    rest = [place for place in range(len(found.given)) if place not in found.places]
+    pick, others = _picker(found.places), _picker(rest)
+    constants = others(found.given)
+    lowers = tuple([lower or _itself for lower in found.lowers]) if any(found.lowers) else None
+    layout = _host_layout if all(type(array) is np.ndarray for array in found.arrays) else _layout
+    more = _extras_like(request) if request is not plain else None
+    written = len(extras_of(request)) - (request.grad_output is not None and not is_number(request.grad_output))
+    pairs = _pairs(len(arrays), written)
+    firsts, seconds = _picker([k for k, _ in pairs]), _picker([n for _, n in pairs])
+    relations = found.relations
+
+    def take(args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> Any:
+        if len(args) != count or [*kwargs] != names:
+            return None
+        given = (*args, *kwargs.values(), *bound) if kwargs or bound else args
+        if more is not None:
+            extras = more(request)
+            if extras is None:
+                return None
+            given += extras
+        elif request is not plain:
+            return None
+        arrays = pick(given)
+        if tuple(map(type, arrays)) != kinds or not all(map(is_, others(given), constants)):
+            return None
+        if lowers is not None:
+            try:
+                arrays = tuple(map(call, lowers, arrays))
+            except OTHER_KIND:
+                return None
+        if tuple(map(layout, arrays)) != layouts:
+            return None
+        if relations and tuple(map(relation, firsts(arrays), seconds(arrays))) != relations:
+            return None
+        return arrays
+
+    return take
+
+
+def _extras_like(request: Request) -> Callable[[Request], Any]:
+    """Return what gives the arrays beside the loss's arguments of requests with the same of them; None for others."""
+    _, upstream, gradients, written = request
+    kind, is_array = type(upstream), not (upstream is None or is_number(upstream))
+    has_gradient, has_out = gradients is not None, written is not None
+    count = len(gradients) if isinstance(gradients, tuple | list) else None
+
+    def extras(request: Request) -> Any:
+        _, grad_output, grad_out, out = request
+        if type(grad_output) is not kind or (grad_out is not None) is not has_gradient or (out is not None) is not has_out:
+            return None
+        found = (grad_output,) if is_array else ()
+        if count is not None:
+            if not isinstance(grad_out, tuple | list) or len(grad_out) != count:
+                return None
+            found += tuple(grad_out)
+        elif has_gradient:
+            if isinstance(grad_out, tuple | list):
+                return None
+            found += (grad_out,)
+        return (*found, out) if has_out else found
+
+    return extras
+
+
+def _picker(places: Any) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
+    """Return what gives the entries at `places` as a tuple."""
+    if len(places) > 1:
+        return itemgetter(*places)
+    place = places[0] if places else 0
+    return itemgetter(slice(place, place + len(places)))
+
+
+def _itself(array: Any) -> Any:
+    return array

@@ -1,0 +1,58 @@
+"""What the plan of a loop consists of, on any device: code, how its arguments are read, and which numbers it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from operator import call
+from typing import Any, NamedTuple
+
+from fastloss.runtime.compile import Launch
+
+
+class KernelPlan(NamedTuple):
+    """How a loop is called for one kind of problem: ``code(*operands, *results, *numbers, queue(), True)``.
+
+    `reads` turn each present operand into the array that the kernel takes, and `numbers(scale, divisor, check)` gives
+    what follows the arrays: derivatives are multiplied by `scale` over `divisor`. The kernel returns a sum of values, which
+    the caller divides by the divisor if the kernel has not; where it is `labelled`, (place of the first bad label or -1,
+    sum). With `raw`, operands need not be broadcast to the shape of the problem before they are read.
+    """
+
+    launch: Launch
+    reads: tuple[Callable[[Any], Any], ...]
+    numbers: Callable[[float, float, bool], tuple[Any, ...]]
+    labelled: bool = False
+    divided: bool = False
+    raw: bool = False
+
+    def run(
+        self, operands: tuple[Any, ...], results: tuple[Any, ...], scale: float, divisor: float, check: bool = True
+    ) -> tuple[int, float]:
+        """Run once, and return (place of the first bad label or -1, reduced value)."""
+        present = iter(map(call, self.reads, [a for a in operands if type(a) is not tuple]))
+        read = [a if type(a) is tuple else next(present) for a in operands]
+        found = self.launch.code(*read, *results, *self.numbers(scale, divisor, check), self.launch.queue(), True)
+        bad, total = found if self.labelled else (-1, found)
+        if self.divided:
+            return bad, total
+        return bad, total / divisor if divisor else float("nan")
+
+
+def nothing(total: float, labelled: bool = False, fill: Callable[[Any, float], None] | None = None) -> KernelPlan:
+    """Return the plan of a problem without elements, whose value is `total`: it reads and computes nothing.
+
+    `fill` writes the value of every row, the first result of five, where there are rows without classes.
+    """
+    found = (-1, total) if labelled else total
+
+    def code(*args: Any) -> Any:
+        if fill is not None and type(args[5]) is not tuple:
+            fill(args[5], total)
+        return found
+
+    return KernelPlan(Launch(code, lambda: None), (lambda view: view,) * 5, lambda *_: (), labelled, divided=True)
+
+
+def count_present(arrays: tuple[Any, ...]) -> int:
+    """Return how many of arrays are not absent, ``()``."""
+    return sum([type(array) is not tuple for array in arrays])
