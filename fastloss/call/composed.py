@@ -175,17 +175,15 @@ class _Distances:
         describe = _outer_of(job.point, self.names, job.params, job.reduction)
         self.outer = part(self.record, describe, self.names, outer)
         self.plus = part(self.record, _sum, ("one", "other"), Mode())
-        self.parts = [
-            (distance, *[None if distance.describe is None else part(self.record, distance.describe, *each) for each in self._of(distance)])
-            for distance in job.distances
-        ]
+        self.parts = [(distance, *self._parts_of(distance, part)) for distance in job.distances]
 
-    def _of(self, distance: Distance) -> list[tuple[tuple[str, ...], Mode]]:
-        """Return the names and the modes of a distance that is a description: its value, and its derivatives."""
-        described = distance.describe(*[self.job.arrays[k] for k in distance.operands])  # type: ignore[misc]
-        names = described.names
+    def _parts_of(self, distance: Distance, part: Callable[..., Any]) -> tuple[Any, Any]:
+        """Return the calls of a distance that is a description: of its value, and of its derivatives."""
+        if distance.describe is None:
+            return None, None
+        names = distance.describe(*[self.job.arrays[k] for k in distance.operands]).names
         derivatives = Mode(False, names[:1], hessian=True) if self.mode.hessian else Mode(False, names, single=False)
-        return [(names, Mode()), (names, derivatives)]
+        return tuple([part(self.record, distance.describe, names, mode) for mode in (Mode(), derivatives)])  # type: ignore[return-value]
 
     def _check_derivatives(self) -> None:
         """Raise where a derivative is asked for that a function of the user's does not provide."""
