@@ -29,7 +29,10 @@ def map_into(backend: Any, point: Any, operands: tuple[Any, ...], target: Any, a
 
 def convert_into(backend: Any, target: Any, source: Any) -> None:
     """Write `source` to the contiguous `target` of the same shape, in the target's dtype."""
-    map_into(backend, itself, (source,), target)
+    if target.dtype == source.dtype:
+        backend.copy_into(target, source)
+    else:
+        map_into(backend, itself, (source,), target)
 
 
 def factor_type(backend: Any, real: Any, *arrays: Any) -> Any:
@@ -63,7 +66,8 @@ def summing(backend: Any, view: Any) -> Callable[[Any], Any]:
     if view.size == 0:
         return lambda view: 0.0
     kernel = backend.plan_elementwise(itself, (view, *_ABSENT[:4]), _ABSENT, (), False)
-    return lambda view: kernel.run((view, *_ABSENT[:4]), _ABSENT, 1.0, 1)[1]
+    (read,) = kernel.reads
+    return lambda view: kernel.run((read(view), *_ABSENT[:4]), _ABSENT, 1.0, 1)[1]
 
 
 _ABSENT = (ABSENT,) * 5

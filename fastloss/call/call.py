@@ -54,7 +54,7 @@ class Call:
     def __init__(self, record: Loss, request: Request, options: dict[str, Any]) -> None:
         self.record, self.request, self.options = record, request, options
         self.bound = tuple([value for name, value in options.items() if name in record.operands and value is not None])
-        self.plans: dict[Any, tuple[Run, Compute]] = {}
+        self.plans: dict[Any, list[Any]] = {}  # signature -> the plan, and what runs it
         self.last: Run = _no_call
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> Any:
@@ -72,18 +72,20 @@ class Call:
             plan, arrays, _ = self._plan(args, kwargs, request, None)
             return plan.compute(arrays, request)
         known = self.plans.get(found.key)
-        if known is None:
+        if known is None:  # the first call of its kind may be the only one
             plan, arrays, keeps = self._plan(args, kwargs, request, found)
-            if not keeps:
-                return plan.compute(arrays, request)
-            if len(self.plans) >= MOST_PLANS:
-                self.plans.clear()
-            run = direct(plan, found, args, kwargs, request, self.request)
-            if run is None:
-                run = taking(taker(found, args, kwargs, self.bound, request, self.request), plan.compute)
-            known = self.plans[found.key] = run, plan.compute
-        self.last = known[0]
-        return known[1](found.arrays, request)
+            if keeps:
+                if len(self.plans) >= MOST_PLANS:
+                    self.plans.clear()
+                self.plans[found.key] = [plan, None]
+            return plan.compute(arrays, request)
+        plan, run = known
+        if run is None:
+            run = known[1] = direct(plan, found, args, kwargs, request, self.request) or taking(
+                taker(found, args, kwargs, self.bound, request, self.request), plan.compute
+            )
+        self.last = run
+        return plan.compute(found.arrays, request)
 
     def _plan(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], request: Request, found: Signature | None

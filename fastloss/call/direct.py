@@ -38,7 +38,7 @@ def direct(
 
     `plain` is the request of calls that bring nothing beside the loss's arguments.
     """
-    parts, arrays = plan.parts, found.arrays
+    parts, arrays = plan.parts(), found.arrays
     flags = _PLAIN if request is plain else _OWN
     if parts is None or any(type(a) is not np.ndarray or a.flags.num & flags != flags for a in arrays):
         return None

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from operator import call
 from typing import Any, NamedTuple
 
-from fastloss.call.outputs import Outputs, make_all
+from fastloss.call.outputs import Outputs, Results, make_all
 from fastloss.call.planning import ABSENT, Compute, Planning, Reads, Scale
 from fastloss.call.request import Mode, Request
 from fastloss.cpu.windows import FLAT
@@ -34,7 +34,7 @@ class Plan(NamedTuple):
     """
 
     compute: Compute
-    parts: Parts | None = None
+    parts: Callable[[], Parts | None] = lambda: None
 
 
 class Parts(NamedTuple):
@@ -77,7 +77,7 @@ def kernel_call(
     `divisor` is a number, or a function of the call's arrays that gives one; `each`: the loss is not reduced.
     """
     code, queue = kernel.launch
-    pick, readers, order, places = reads
+    pick, readers, order, _ = reads
     results, flats, arrange = outputs.plan(), outputs.flats(), outputs.order(slots)
     make, makes, finish = results
     labelled, divided, numbers_of = kernel.labelled, kernel.divided, kernel.numbers
@@ -114,14 +114,21 @@ def kernel_call(
             return answer(None, made)
         return answer(total * one if one is not None else scalar(total, dtype), made)
 
-    return Plan(compute, _parts_of(planning, kernel, reads, outputs, reduces, scale, divisor, domain, slots, answer))
+    parts = functools.partial(
+        _parts_of, planning.mode, planning.space, kernel, reads, outputs.slots_written(), dtype, results, reduces, scale,
+        divisor, domain, slots, answer,
+    )  # fmt: skip
+    return Plan(compute, parts)
 
 
 def _parts_of(
-    planning: Planning,
+    mode: Mode,
+    space: Any,
     kernel: KernelPlan,
     reads: Reads,
-    outputs: Outputs,
+    written: list[int | None],
+    dtype: Any,
+    results: Results,
     reduces: bool,
     scale: Scale,
     divisor: Any,
@@ -130,29 +137,28 @@ def _parts_of(
     answer: Answer,
 ) -> Parts | None:
     """Return the parts of a plan whose arrays go to the kernel as they are, but for their shape."""
-    results, written, dtype = outputs.plan(), outputs.slots_written(), outputs.dtype
     if callable(scale) or callable(divisor) or not (kernel.divided or divisor) or None in written:
         return None
     if any(reader is not FLAT for reader in reads.reads):
         return None
-    one = planning.space.one(dtype)
+    one = space.one(dtype)
     wrap = None
     if results.finish is not None and results.make is None:
         if one is not None:
             return None
-        finish, plain = results.finish, Request(planning.mode)
+        finish, plain = results.finish, Request(mode)
 
         def wrap(made: list[Any]) -> list[Any]:
             return finish(made, (), plain)
 
-    head = [ABSENT] * (len(reads.operands) + slots)
+    head = [ABSENT] * (len(reads.places) + slots)
     frames = [[*head, *kernel.numbers(scale, divisor, check), None, True] for check in (False, True)]
-    operands = tuple([(one.place, slot) for slot, one in enumerate(reads.operands) if one is not None])
-    made_at = [len(reads.operands) + slot % slots for slot in written]  # type: ignore[operator]
+    operands = tuple([(place, slot) for slot, place in enumerate(reads.places) if place is not None])
+    made_at = [len(reads.places) + slot % slots for slot in written]  # type: ignore[operator]
     return Parts(
         kernel.launch.code, (frames[0], frames[1]), kernel.launch.queue, operands,
         tuple(zip(made_at, results.makes, strict=True)), kernel.labelled, 1 if kernel.divided else divisor, one,
-        functools.partial(planning.space.scalar, dtype=dtype), reduces, answer, wrap, domain is not None,
+        functools.partial(space.scalar, dtype=dtype), reduces, answer, wrap, domain is not None,
     )  # fmt: skip
 
 

@@ -186,7 +186,7 @@ class Reads(NamedTuple):
     pick: Callable[[tuple[Any, ...]], tuple[Any, ...]]
     reads: tuple[Callable[[Any], Any], ...]
     order: Callable[[tuple[Any, ...]], tuple[Any, ...]]
-    operands: tuple[Operand | None, ...]
+    places: tuple[int | None, ...]  # of the operands, present and absent, among the arrays
 
 
 def reads_of(
@@ -211,7 +211,9 @@ def reads_of(
     pick = itemgetter(*places) if len(places) > 1 else itemgetter(slice(places[0], places[0] + 1))
     if places == [*range(len(places))]:
         pick = itemgetter(slice(0, len(places)))
-    return Reads(pick, tuple(chains), itemgetter(*order), operands)
+    return Reads(
+        pick, tuple(chains), itemgetter(*order), tuple([None if one is None else one.place for one in operands])
+    )
 
 
 def chained(*functions: Callable[[Any], Any] | None) -> Callable[[Any], Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable
+from itertools import repeat
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, NamedTuple
@@ -166,21 +167,25 @@ class Kernel:
         self.compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH, **LEAN)(body)
         self.found: dict[Any, Callable[..., Any]] = {}
 
-    def machine_code(self, arguments: tuple[Any, ...]) -> Callable[..., Any]:
-        """Return what runs arguments of these types, compiled where it is not yet.
+    def machine_code(self, arguments: tuple[Any, ...], flat: bool = False) -> Callable[..., Any]:
+        """Return what runs arguments of these types, compiled where it is not yet; `flat`: once arrays are made flat.
 
+        Arrays are writable and in C order, and the numbers in tuples are floats, as many as the maths has parameters.
         Numba's dispatcher would look at every argument of every call: a microsecond or more of six for a small loss.
         """
-        key = tuple([_type_of(a) for a in arguments])
+        # What tells the types of arguments apart: kernels take flat arrays, numbers, and tuples of numbers.
+        key = (*map(type, arguments), *map(getattr, arguments, repeat("dtype"), repeat(None)))
         code = self.found.get(key)
         if code is None:
+            if flat:
+                arguments = tuple([a.ravel() if type(a) is np.ndarray else a for a in arguments])
             types = tuple([self.compiled.typeof_pyval(a) for a in (*arguments, _small_queue(), True)])
             code = self.found[key] = self.compiled.compile(types)
         return code
 
-    def launch(self, units: int, work: int, arguments: tuple[Any, ...]) -> Launch:
+    def launch(self, units: int, work: int, arguments: tuple[Any, ...], flat: bool = False) -> Launch:
         """Return what runs over `units` that hold `work` elements in all, for arguments of the types of these."""
-        return launch_of(self.machine_code(arguments), units, work)
+        return launch_of(self.machine_code(arguments, flat), units, work)
 
     def __call__(self, units: int, work: int, *args: Any) -> Any:
         """Run over `units` that hold `work` elements in all, on this thread or on several."""
@@ -195,11 +200,3 @@ def launch_of(code: Callable[..., Any], units: int, work: int) -> Launch:
     chunks = chunk_count(units, work)
     shared = chunks if work >= PARALLEL_FROM else 1
     return Launch(lambda *args: run_shared(code, args[:-1], shared), functools.partial(np.zeros, BOARD_HEAD + 2 * chunks))
-
-
-def _type_of(argument: Any) -> Any:
-    """Return what tells the types of arguments apart: kernels take flat arrays, numbers, and tuples of numbers."""
-    kind = type(argument)
-    if kind is np.ndarray:
-        return argument.dtype, argument.ndim, argument.flags.writeable
-    return tuple([type(each) for each in argument]) if kind is tuple else kind

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from operator import call
 from typing import Any, NamedTuple
 
 from fastloss.runtime.compile import Launch
@@ -28,10 +27,8 @@ class KernelPlan(NamedTuple):
     def run(
         self, operands: tuple[Any, ...], results: tuple[Any, ...], scale: float, divisor: float, check: bool = True
     ) -> tuple[int, float]:
-        """Run once, and return (place of the first bad label or -1, reduced value)."""
-        present = iter(map(call, self.reads, [a for a in operands if type(a) is not tuple]))
-        read = [a if type(a) is tuple else next(present) for a in operands]
-        found = self.launch.code(*read, *results, *self.numbers(scale, divisor, check), self.launch.queue(), True)
+        """Run once with operands that have been read; return (place of the first bad label or -1, reduced value)."""
+        found = self.launch.code(*operands, *results, *self.numbers(scale, divisor, check), self.launch.queue(), True)
         bad, total = found if self.labelled else (-1, found)
         if self.divided:
             return bad, total

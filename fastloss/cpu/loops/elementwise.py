@@ -13,11 +13,11 @@ from numba.extending import overload
 from fastloss.cpu.simd.emission import is_absent
 from fastloss.cpu.simd.llvm_hints import interleaved, separate_arrays, vector_function, wide_vectors
 from fastloss.cpu.simd.memory import cast, load, load_or, part, present, store, store_each, stream, stream_each
-from fastloss.cpu.simd.nontemporal import STREAMED_FROM, are_streamed
+from fastloss.cpu.simd.nontemporal import STREAMED_FROM, are_streamed, item_bytes
 from fastloss.cpu.simd.stack_arrays import TILE, tile_array
 from fastloss.cpu.simd.work_queue import chunks_of, claim, combined, put, share
 from fastloss.cpu.windows import FLAT, flat_window
-from fastloss.runtime.compile import LEAN, Kernel, kernel_part
+from fastloss.runtime.compile import LEAN, Kernel, is_small, kernel_part
 from fastloss.runtime.plans import KernelPlan, count_present
 
 
@@ -232,18 +232,16 @@ def plan(
     """
     arity = count_present(operands[:3])
     first = operands[0]
-    size = first.size
+    size, params = first.size, tuple(map(float, params))
     present = [a for a in operands if type(a) is not tuple]
     if not aliased and all(a.flags.c_contiguous for a in present):
-        flat = tuple([a if type(a) is tuple else a.reshape(-1) for a in operands])
 
         def arguments(scale: float, divisor: float, check: bool) -> tuple[Any, ...]:
             return params, scale / divisor if divisor else math.nan
 
-        sample = (*flat, *results, *arguments(1.0, 1.0, True))
-        launch = contiguous_kernel(point, arity).launch(size, size, sample)
-        itemsizes = [a.itemsize for a in (*present, *results) if type(a) is not tuple]
-        if size * sum(itemsizes) >= STREAMED_FROM:
+        sample = (*operands, *results, *arguments(1.0, 1.0, True))
+        launch = contiguous_kernel(point, arity).launch(size, size, sample, flat=True)
+        if not is_small(size) and size * item_bytes((*operands, *results)) >= STREAMED_FROM:
             launch = launch._replace(code=_streaming(point, arity, size, launch.code))
         return KernelPlan(launch, (FLAT,) * len(present), arguments)
     reads, windows, layout = staging(operands, first.shape)
@@ -288,7 +286,9 @@ def run(
     inputs = (*operands, *((),) * (3 - len(operands)), weight, upstream)
     results = tuple([a if type(a) is tuple else a.reshape(-1) for a in (values, *grads, second)])
     planned = plan(point, inputs, results, params, aliased)
-    return planned.run(inputs, results, scale, divisor)[1]
+    reads = iter(planned.reads)
+    read = tuple([a if type(a) is tuple else next(reads)(a) for a in inputs])
+    return planned.run(read, results, scale, divisor)[1]
 
 
 def staging(arrays: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[tuple[Any, ...], list[Any], Any]:

@@ -123,6 +123,5 @@ def plan(point: Any, operands: tuple[Any, ...], results: tuple[Any, ...], shape:
     def numbers(scale: float, divisor: float, check: bool) -> tuple[Any, ...]:
         return scale / divisor, count, columns, check
 
-    flat = tuple([a if type(a) is tuple else a.ravel() for a in operands])
-    launch = kernel(point).launch(count, count * columns, (*flat, *results, *numbers(1.0, 1.0, True)))
+    launch = kernel(point).launch(count, count * columns, (*operands, *results, *numbers(1.0, 1.0, True)), flat=True)
     return KernelPlan(launch, (FLAT,) * count_present(operands), numbers, labelled=True)

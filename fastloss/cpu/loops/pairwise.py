@@ -11,11 +11,11 @@ from typing import Any
 
 from fastloss.cpu.simd.llvm_hints import maximum, vector_function
 from fastloss.cpu.simd.memory import cast, load, load_or, store, store_each, stream, stream_each
-from fastloss.cpu.simd.nontemporal import STREAMED_FROM, are_streamed
+from fastloss.cpu.simd.nontemporal import STREAMED_FROM, are_streamed, item_bytes
 from fastloss.cpu.simd.work_queue import chunks_of, claim, combined, put, share
 from fastloss.cpu.windows import FLAT
 from fastloss.define.descriptions import PairMaths
-from fastloss.runtime.compile import Kernel
+from fastloss.runtime.compile import Kernel, is_small
 from fastloss.runtime.plans import KernelPlan, count_present
 
 
@@ -83,15 +83,14 @@ def plan(
     `operands` are a, b, c, the labels and grad_output, `results` the values, three derivatives and the Hessian: flat
     arrays, absent ones ``()``.
     """
-    count, columns = shape
+    (count, columns), params = shape, tuple(map(float, params))
 
     def numbers(scale: float, divisor: float, check: bool) -> tuple[Any, ...]:
         return params, scale / divisor, count, columns
 
-    flat = tuple([a if type(a) is tuple else a.ravel() for a in operands])
-    launch = kernel(maths).launch(count, count * columns, (*flat, *results, *numbers(1.0, 1.0, True)))
-    itemsizes = [a.itemsize for a in (*operands[:3], *results) if type(a) is not tuple]
-    if count * columns * sum(itemsizes) >= STREAMED_FROM:
+    work = count * columns
+    launch = kernel(maths).launch(count, work, (*operands, *results, *numbers(1.0, 1.0, True)), flat=True)
+    if not is_small(work) and work * item_bytes((*operands[:3], *results)) >= STREAMED_FROM:
         launch = launch._replace(code=_streaming(maths, count, columns, launch.code))
     return KernelPlan(launch, (FLAT,) * count_present(operands), numbers)
 

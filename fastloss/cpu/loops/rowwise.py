@@ -24,11 +24,11 @@ from fastloss.cpu.loops import rowwise_split as split
 from fastloss.cpu.loops.rowwise_contiguous import along
 from fastloss.cpu.loops.rowwise_target_only import gather
 from fastloss.cpu.loops.rowwise_transposed import STEP, across
-from fastloss.cpu.simd.nontemporal import STREAMED_FROM, are_streamed
+from fastloss.cpu.simd.nontemporal import STREAMED_FROM, are_streamed, item_bytes
 from fastloss.cpu.simd.stack_arrays import LANES
 from fastloss.cpu.windows import FLAT
 from fastloss.define.descriptions import RowMaths
-from fastloss.runtime.compile import Kernel, Launch, launch_of
+from fastloss.runtime.compile import Kernel, Launch, is_small, launch_of
 from fastloss.runtime.plans import KernelPlan, count_present
 
 # Classes from which a row fills the lanes by itself. What a loop along the row leaves to narrower vectors and to scalar
@@ -109,6 +109,7 @@ def plan(
     """
     outer, columns, inner = shape
     count = outer * inner
+    params = params if params is None else tuple(map(float, params))
 
     def numbers(scale: float, divisor: float, check: bool) -> tuple[Any, ...]:
         if params is None:
@@ -118,22 +119,20 @@ def plan(
     layout = layout_of(maths, columns, inner, replaces and columns >= LONG_FROM)
     units = count if inner == 1 else -(-count // (LANES if maths.sparse else STEP))
     work = work_of(maths, count, columns, inner)
-    flat = tuple([a if type(a) is tuple else a.ravel() for a in operands])
     if split.suits(maths, count, columns, inner):
         launch = launch_of(_split(maths, layout, units, work), units, 0)
     else:
-        launch = _launch(maths, layout, units, work, count * columns, (*flat, *results, *numbers(1.0, 1, True)))
+        launch = _launch(maths, layout, units, work, count * columns, (*operands, *results, *numbers(1.0, 1, True)))
     return KernelPlan(launch, (FLAT,) * count_present(operands), numbers, labelled=True, divided=True)
 
 
 def _launch(maths: RowMaths, layout: str, units: int, work: int, size: int, sample: tuple[Any, ...]) -> Launch:
     """Return the loop of a layout for arguments of the types of `sample`, whose input has `size` elements."""
-    launch = kernel(maths, layout).launch(units, work, sample)
+    launch = kernel(maths, layout).launch(units, work, sample, flat=True)
     past = {"along": "streamed", "long": "streamed_long"}.get(layout)
     # Where every entry has much arithmetic of its own, as in multilabel_soft_margin_loss, which has neither a softmax
     # nor a label for the row, streaming took 1.15 of the time at 1000 classes.
-    itemsizes = [a.itemsize for a in (*sample[:2], *sample[6:10]) if type(a) is not tuple]
-    large = size * sum(itemsizes) >= STREAMED_FROM
+    large = not is_small(work) and size * item_bytes((*sample[:2], *sample[6:10])) >= STREAMED_FROM
     if not large or past is None or not (maths.softmax or maths.indexed):
         return launch
     return launch._replace(code=_streaming(maths, past, units, work, launch.code))

@@ -40,6 +40,11 @@ from fastloss.runtime.compile import kernel_part
 STREAMED_FROM = 32 << 20
 
 
+def item_bytes(arrays: Iterable[Any]) -> int:
+    """Return the bytes of one element of each of arrays, absent ones ``()``."""
+    return sum([a.itemsize for a in arrays if type(a) is not tuple])
+
+
 def are_streamed(inputs: Iterable[Any], outputs: Iterable[Any], columns: int = LINE_BYTES) -> bool:
     """Return whether a call of these arrays, absent ones ``()``, writes past the caches.
 
