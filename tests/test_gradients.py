@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-from cases import ACTIVE, DTYPES, PLAIN, assert_close, marked
+from cases import ACTIVE, DTYPES, LOSSES, PLAIN, assert_close, marked, typical
 
 import fastloss as fl
-from fastloss._registry import LOSSES
 
 # Fourth-order central differences: the error is about STEP**4 times the fifth derivative, plus 1e-16 / STEP.
 STEP = 1e-4
@@ -52,8 +51,8 @@ def test_gradient_against_differences(case):
 
 NARROW = [
     pytest.param(*param.values, dtype, marks=param.marks, id=f"{param.id}-{dtype}")
-    for cases, dtypes in ((ACTIVE, ["float32"]), (PLAIN, ["float16", "bfloat16"]))
-    for param in marked(cases)
+    for params, dtypes in ((marked(ACTIVE), ["float32"]), (typical(PLAIN), ["float16", "bfloat16"]))
+    for param in params
     for dtype in dtypes
 ]
 
@@ -169,7 +168,7 @@ def test_grad_is_the_gradient_of_value_and_grad(case):
         assert_close(value, case.call(arrays, **reduction))
 
 
-@pytest.mark.parametrize("case", PLAIN, ids=str)
+@pytest.mark.parametrize("case", typical(PLAIN))
 def test_one_name_gives_an_array_and_a_tuple_a_tuple(case):
     arrays = case.make()
     name = case.record.wrt[0]
@@ -195,7 +194,7 @@ def test_grad_out_is_filled_and_returned(case):
         np.testing.assert_array_equal(target, gradient)
 
 
-@pytest.mark.parametrize("case", PLAIN, ids=str)
+@pytest.mark.parametrize("case", typical(PLAIN))
 def test_grad_out_of_any_layout(case):
     arrays = case.make()
     name = case.record.wrt[0]
@@ -209,7 +208,7 @@ def test_grad_out_of_any_layout(case):
 
 
 @pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
-@pytest.mark.parametrize("case", PLAIN, ids=str)
+@pytest.mark.parametrize("case", typical(PLAIN))
 def test_gradient_in_the_place_of_its_argument(case, strided):
     arrays = case.make()
     for name in case.wrt(arrays):
@@ -246,7 +245,7 @@ def test_gradient_in_the_place_of_the_upstream(case):
     np.testing.assert_array_equal(gradient, expected)
 
 
-@pytest.mark.parametrize("case", PLAIN, ids=str)
+@pytest.mark.parametrize("case", typical(PLAIN))
 def test_out_is_filled_and_returned(case):
     arrays = case.make()
     none = {"reduction": "none"} if "reduction" in case.record.options else {}

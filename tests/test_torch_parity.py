@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import reference
-from cases import ACTIVE, CASES, PLAIN, assert_close, marked
+from cases import ACTIVE, CASES, PLAIN, assert_close, marked, typical
 
 import fastloss as fl
 
@@ -204,8 +204,12 @@ HALF = [case for case in PLAIN if case.record.family in ("elementwise", "pairwis
 
 @pytest.mark.parametrize(
     ("case", "dtype"),
-    [(c, "float64") for c in PLAIN] + [(c, dtype) for c in HALF for dtype in ("float16", "bfloat16")],
-    ids=str,
+    [pytest.param(c, "float64", id=f"{c}-float64") for c in PLAIN]
+    + [
+        pytest.param(*param.values, dtype, marks=param.marks, id=f"{param.id}-{dtype}")
+        for param in typical(HALF)
+        for dtype in ("float16", "bfloat16")
+    ],
 )
 def test_tensors_in_tensors_out(case, dtype):
     """The numbers are those of NumPy arrays, to the bit; dtype and library are the arguments'."""
