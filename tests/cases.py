@@ -332,8 +332,8 @@ def marked(cases, quick=lambda case: case not in HEAVY):
 
 
 def typical(cases):
-    """Return the cases as parameters; all but those of one loss a family are marked as slow."""
-    return marked(cases, lambda case: case.loss in TYPICAL)
+    """Return cases, or names of losses, as parameters; all but those of one loss a family are marked as slow."""
+    return marked(cases, lambda case: getattr(case, "loss", case) in TYPICAL)
 
 
 def positional(case):

@@ -11,10 +11,10 @@ import warnings
 
 import numpy as np
 import pytest
+from cases import LOSSES, typical
 
 import fastloss as fl
 from fastloss import cli
-from fastloss._registry import LOSSES
 from fastloss.bench import contenders, places, threads
 from fastloss.bench import measure as timing
 from fastloss.bench.agreement import disagreement
@@ -53,7 +53,7 @@ def test_the_small_case_of_a_loss_runs_and_reused_equals_fresh(name):
 
 
 @pytest.mark.parametrize("who", ["fresh", "reused", "torch", "sklearn", "numpy"])
-@pytest.mark.parametrize("name", list(LOSSES))
+@pytest.mark.parametrize("name", typical(LOSSES))
 def test_a_contender_computes_the_same_loss(name, who):
     one, case = contenders.contender(who), small(name)
     if one.missing() is not None:
@@ -236,7 +236,7 @@ def test_a_case_that_settles_ends(monkeypatch):
 # -- tensors on a device ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", list(LOSSES))
+@pytest.mark.parametrize("name", typical(LOSSES))
 def test_tensors_of_a_half_type_are_what_everybody_gets(name):
     """On the CPU; a GPU differs by the name of the device, and by a wait for it."""
     torch = pytest.importorskip("torch")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import LOSSES
 
 from fastloss import cli
-from fastloss._registry import LOSSES
 from fastloss.bench import contenders, growth, guard, memory
 from fastloss.bench.cases import Extent
 from fastloss.bench.results import COLUMNS, read

@@ -1,8 +1,8 @@
 """Every CUDA kernel runs in Numba's simulator and agrees with the CPU.
 
 The simulator is a setting of the process. Without it this file holds tests that run the others in processes that have
-it: a tiny case of each family at once, all else with `slow`. Blocks have 8 threads there, a row 1, 4, 8 or 16: shapes as small as these cross all boundaries,
-those of a block's shared memory too.
+it: a tiny case of each family at once, all else with `slow`. Blocks have 8 threads there, a row 1, 4, 8 or 16: shapes
+as small as these cross all boundaries, those of a block's shared memory too.
 """
 
 import inspect

@@ -8,9 +8,9 @@ import inspect
 import cuda_tools
 import numpy as np
 import pytest
+from cases import LOSSES
 
 import fastloss as fl
-from fastloss._registry import LOSSES
 
 NAMES = [name for name, record in LOSSES.items() if record.family in cuda_tools.FAMILIES]
 LIBRARIES = ["torch", "cupy", "numba"]
