@@ -1,9 +1,9 @@
 """Hashes of what the losses compute, to see whether a change of the code changed a bit.
 
-``python bench/hashes.py NAME.json`` computes the SHA-256 of the results of every case of ``tests/cases.py`` in all dtypes, layouts,
-reductions and transforms, and of some large calls; ``python bench/hashes.py --compare OLD.json NEW.json`` lists what
-differs. Only hashes of one machine can be compared: vector widths and the libraries of BLAS differ. The checkout that
-holds this file is what is computed, unless ``--checkout`` names another one.
+``python bench/hashes.py NAME.json`` computes the SHA-256 of the results of every case of ``tests/cases.py``, the first
+case of a loss in all dtypes, layouts, reductions and transforms, and of some large calls. ``python bench/hashes.py
+--compare OLD.json NEW.json`` lists what differs. Only hashes of one machine can be compared: vector widths and the
+libraries of BLAS differ. The checkout that holds this file is what is computed, unless ``--checkout`` names another.
 """
 
 import argparse
@@ -92,11 +92,16 @@ def like(array):
     return np.zeros(array.shape, array.dtype)
 
 
-def written(transform, arrays, names, **options):
-    """Return a result whose gradients go into arrays that were given."""
-    into = tuple(like(arrays[name]) for name in names)
-    result = transform(**arrays, **options, grad_out=into[0] if len(into) == 1 else into)
-    return result, into
+def written(transform, arrays, **options):
+    """Return a result whose gradients go into arrays that were given, and these."""
+    _, gradients = transform(**arrays, **options)
+    into = tuple(map(like, gradients)) if isinstance(gradients, tuple) else like(gradients)
+    return transform(**arrays, **options, grad_out=into), into
+
+
+def replaced(transform, arrays, name, **options):
+    """Return a result whose gradient replaces the argument that it is taken of, and all arguments after it."""
+    return transform(**arrays, **options, grad_out=arrays[name]), tuple(arrays.values())
 
 
 def compute(case, dtype, layout, extent):
@@ -107,7 +112,7 @@ def compute(case, dtype, layout, extent):
     arrays = {name: laid_out(array, layout) for name, array in given.items()}
     gradient = fl.value_and_grad(case.function)
     wrt = case.wrt(given)
-    default = [name for name in case.record.wrt if name in given]
+    first = case.record.wrt[0]
     for reduction in case.reductions:
         options = {**case.options, **reduction}
         key = f"{case}|{dtype}|{layout}|{reduction.get('reduction', '-')}|"
@@ -120,7 +125,9 @@ def compute(case, dtype, layout, extent):
         yield key + "wrt all", outcome(fl.value_and_grad(case.function, wrt=wrt), **arrays, **options)
         if case.record.hessian is not None:
             yield key + "grad_and_hess", outcome(fl.grad_and_hess(case.function), **arrays, **options)
-        yield key + "grad_out", outcome(written, gradient, arrays, default, **options)
+        yield key + "grad_out", outcome(written, gradient, arrays, **options)
+        own = {name: laid_out(array, layout) for name, array in given.items()}
+        yield key + "in place", outcome(replaced, fl.value_and_grad(case.function, first), own, first, **options)
         try:
             value = np.asarray(case.call(given, **reduction))
         except Exception:  # its hash above is that of the error
@@ -138,7 +145,7 @@ def cases_of(loss):
     dtypes = tuple(cases.DTYPES)
     for layout in LAYOUTS:
         for dtype in dtypes:
-            full = layout in ("C", "transposed") and dtype != "bfloat16" or layout == "C"
+            full = layout == "C" or (layout == "transposed" and dtype != "bfloat16")
             yield own[0], dtype, layout, "all" if full else "main", 2
     yield own[0], "float32", "C", "all", 1
     for case in own[1:]:
@@ -227,7 +234,7 @@ def compare(old, new):
                 print(f"    {error}")
     for what, keys in sides.items():
         losses = collections.Counter(key.partition("-")[0].partition("|")[0] for key in keys)
-        print(f"{len(keys)} of {len(before)} {what}", *(f"{loss}: {count}" for loss, count in losses.items()), sep="\n  ")
+        print(f"{len(keys)} of {len(before)} {what}", *(f"  {loss}: {n}" for loss, n in losses.items()), sep="\n")
     return len(differing) + len(sides["missing"])
 
 
