@@ -326,6 +326,11 @@ TYPICAL = frozenset(
 )
 
 
+def light(case):
+    """Return whether a case is not heavy, or of a typical loss."""
+    return case not in HEAVY or case.loss in TYPICAL
+
+
 def marked(cases, quick=lambda case: case not in HEAVY):
     """Return the cases as parameters; those that are not quick, by default the heavy ones, are marked as slow."""
     return [pytest.param(case, marks=() if quick(case) else pytest.mark.slow, id=str(case)) for case in cases]
