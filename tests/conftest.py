@@ -12,7 +12,6 @@ import pytest
 
 import fastloss as fl
 
-
 # What dropped results leave behind, a gigabyte unless told otherwise, is memory of each worker.
 fl.config(recycled_bytes=1 << 28)
 
