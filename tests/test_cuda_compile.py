@@ -14,9 +14,9 @@ import re
 from pathlib import Path
 
 import pytest
+from cases import LOSSES
 
 import fastloss as fl
-from fastloss._registry import LOSSES
 
 if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
     pytest.skip("the simulator compiles nothing", allow_module_level=True)

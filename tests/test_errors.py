@@ -7,14 +7,14 @@ import types
 
 import numpy as np
 import pytest
-from cases import PLAIN
+from cases import LOSSES, PLAIN
 from numba.core.errors import TypingError
 
 import fastloss as fl
 from fastloss._call import evaluate
 from fastloss._dispatch import DlpackSpace
 from fastloss._outputs import Mode, Request
-from fastloss._registry import LOSSES, jitable
+from fastloss._registry import jitable
 from fastloss._spec import Elementwise
 
 NOT_POSSIBLE = {

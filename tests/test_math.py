@@ -10,9 +10,9 @@ import sys
 import numba
 import numpy as np
 import pytest
+from cases import LOSSES
 
 import fastloss
-from fastloss import _registry
 from fastloss._jit import FASTMATH
 from fastloss.cpu import conversions
 from fastloss.cpu.access import load, store
@@ -156,7 +156,7 @@ def test_loops_are_vectorised(name):
 def maths():
     """Every scalar function of losses/ with the types of its arguments in a float32 kernel."""
     f, b, t3, p = numba.float32, numba.boolean, numba.types.UniTuple(numba.float32, 3), numba.types.UniTuple
-    for record in _registry.LOSSES.values():
+    for record in LOSSES.values():
         if record.name in ELEMENTWISE:
             yield ELEMENTWISE[record.name]
     from fastloss.losses import embedding, margin, multiclass, norms, softmax, symmetric, triplet
