@@ -23,6 +23,13 @@ def pytest_collection_finish():
     gc.set_threshold(100_000, 50, 100)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _collected():
+    """Compilation leaves cycles behind, a sixth of what it adds to a process, and the collector comes too seldom."""
+    yield
+    gc.collect()
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(20240229)
