@@ -3,12 +3,13 @@
 What a small call costs is the Python around its kernel. A time says that only on a quiet machine; the number of
 bytecode instructions that the calling thread executes, in every frame below the call, is the same in every run.
 
-With the package importable, ``python tests/steps.py`` prints the counts beside those of the table, and ``--write``
-renews the table.
+With the package importable, ``python tests/steps.py`` prints the counts beside those of the table, ``--json`` prints
+them alone, and ``--write`` renews the table. A count depends on the calls before it, so it takes a process of its own.
 """
 
 import argparse
 import gc
+import importlib.util
 import itertools
 import json
 import math
@@ -162,9 +163,14 @@ def main():
     """Print the steps of each kind of call, beside the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="keep the counts, and 2 % more, as the table")
+    parser.add_argument("--json", action="store_true", help="print nothing but the counts, as JSON")
     given = parser.parse_args()
     table = json.loads(TABLE.read_text()) if TABLE.exists() else {"counts": {}}
-    counts = {kind: count(kind) for kind in BARS}
+    kinds = [kind for kind in BARS if "torch" not in kind or importlib.util.find_spec("torch")]
+    counts = {kind: count(kind) for kind in kinds}
+    if given.json:
+        print(json.dumps(counts))
+        return
     print(f"{'steps':>8} {'table':>8} {'bar':>8}  kind (Python {VERSION})")
     for kind, found in counts.items():
         print(f"{found:8} {table['counts'].get(kind, '-'):>8} {BARS[kind]:8}  {kind}")

@@ -91,6 +91,7 @@ def grown(tmp_path_factory):
     return folder / "here-growth.csv"
 
 
+@pytest.mark.slow
 def test_growth_writes_every_mode_with_memory(grown):
     rows = read(grown)
     assert {row["mode"] for row in rows} == {"elements", "classes", "threads"}

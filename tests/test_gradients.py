@@ -132,7 +132,7 @@ def test_second_derivative_of_reductions(case):
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (2, 110), (2, 4, 3)])
-@pytest.mark.parametrize("function", [fl.softmax, fl.log_softmax])
+@pytest.mark.parametrize("function", [fl.softmax, pytest.param(fl.log_softmax, marks=pytest.mark.slow)])
 def test_second_derivative_of_a_map(function, shape):
     """Of Σ g f(x): the entry itself in the first derivative, by central differences."""
     generator = np.random.default_rng(4)
@@ -152,7 +152,7 @@ def test_no_second_derivative(case):
         fl.grad_and_hess(case.function)
 
 
-@pytest.mark.parametrize("case", PLAIN, ids=str)
+@pytest.mark.parametrize("case", typical(PLAIN))
 def test_grad_is_the_gradient_of_value_and_grad(case):
     arrays = case.make()
     for reduction in case.reductions:
