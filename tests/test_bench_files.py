@@ -164,6 +164,7 @@ def results(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_plot_draws_what_the_files_hold(results, grown, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     assert script("plot").main([str(results), str(grown), "--out", str(tmp_path)]) == 0
