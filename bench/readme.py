@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import fastloss  # noqa: F401  (fills the registry)
-from fastloss._registry import LOSSES
+from fastloss.define.registry import LOSSES
 from fastloss.bench.results import Row, medians, ratios, read
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -18,7 +18,7 @@ from fastloss.bench.contenders import CATALOGUE, contender
 from fastloss.bench.contenders.ours import call_of, outcome
 
 import fastloss  # noqa: F401  isort: skip  (fills the registry)
-from fastloss._registry import LOSSES
+from fastloss.define.registry import LOSSES
 
 CALLS = {"small": 100, "medium": 5, "large": 1}  # in a round, so that it lasts a millisecond or more
 THREADS = threads.most()

@@ -15,7 +15,7 @@ import pytest
 import reference
 
 import fastloss as fl
-from fastloss._registry import LOSSES
+from fastloss.define.registry import LOSSES
 
 DTYPES = {
     "float64": np.dtype(np.float64),

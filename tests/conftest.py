@@ -38,7 +38,7 @@ def rng():
 @pytest.fixture(autouse=True)
 def _settings_survive():
     """A test that leaves the process configured would decide the outcome of the next."""
-    from fastloss._config import settings
+    from fastloss.runtime.settings import settings
 
     def values():
         return settings.num_threads, settings.check_indices, settings.recycled_bytes

@@ -81,7 +81,7 @@ _VIEWS = {"float16": "int16", "bfloat16": "uint16"}
 FAMILIES = ("elementwise", "rowwise", "rowmap", "pairwise", "label_sets", "sequence")
 
 
-_DISPATCH = "fastloss._dispatch"
+_DISPATCH = "fastloss.call.dispatch"
 
 
 class Launch(NamedTuple):
@@ -128,7 +128,7 @@ class PretendSpace:
         return view
 
     def allocate(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        from fastloss.cuda.arrays import DeviceArray
+        from fastloss.cuda.device_array import DeviceArray
 
         view = DeviceArray(self.next, shape, dtype, "pretended")
         self.next += -(-view.size * view.itemsize // 512) * 512 + 512

@@ -9,7 +9,7 @@ import pytest
 from cases import assert_close
 
 import fastloss as fl
-from fastloss import _blocks, _products
+from fastloss.call import array_ops as _blocks, chunked_matmul as _products
 
 F, CLASSES, CUTOFFS = 8, 30, [5, 12, 20]
 NAMES = ("input", "head_weight", "head_bias", "tail_weights")

@@ -22,7 +22,7 @@ from fastloss.bench.cases import EXTENTS, case_of
 from fastloss.bench.contenders import ours, plain, pytorch, scikit
 from fastloss.bench.measure import measure
 from fastloss.bench.results import COLUMNS
-from fastloss.cpu import copying
+from fastloss.cpu.loops import copy as copying
 
 
 @pytest.fixture(autouse=True)

@@ -242,7 +242,7 @@ def test_sequences(monkeypatch):
         for launch in launches:
             check(launch)
 
-    monkeypatch.setattr("fastloss.cuda.ctc.first_of", lambda device, real, firsts, grid: 1 << 40)
+    monkeypatch.setattr("fastloss.cuda.loops.ctc.first_of", lambda device, real, firsts, grid: 1 << 40)
     with cuda_tools.recorded(space) as launches, fl.config(check_indices=True):
         fl.ctc_loss(**cuda_tools.arguments(record, space, "bfloat16"))
     assert [launch.name for launch in launches] == ["ctc_survey", "ctc_value_32", "combine"]
@@ -284,9 +284,9 @@ def test_memory_kernels():
 
 def test_offsets_are_64_bit():
     """The compiler folds a constant offset beyond 2**32; the number that it arrives at is the exact one."""
-    from fastloss.cuda.access import store
-    from fastloss.cuda.elementwise import place_of
-    from fastloss.cuda.target import types
+    from fastloss.cuda.device.memory import store
+    from fastloss.cuda.loops.elementwise import place_of
+    from fastloss.cuda.device.numba_cuda import types
 
     i, axes, strides = 5_000_000_011, (70_000, 50_000), (3_500_000_123, -70_001, 3)
     expected = place_of(i, axes, strides)

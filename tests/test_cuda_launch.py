@@ -67,8 +67,8 @@ def launches(lines):
 def test_arguments_are_packed_in_order(run, real):
     """An address, an absent array, a pair of numbers, integers of either sign."""
     code = f"""
-        from fastloss.cuda.access import store
-        from fastloss.cuda.spaces import space_of_device_array
+        from fastloss.cuda.device.memory import store
+        from fastloss.cuda.libraries import space_of_device_array
         from fastloss.cuda.launch import Kernel
         def probe(out, absent, pair, first, second):
             store(out, 0, pair[0] + pair[1] + first + second)
@@ -91,8 +91,8 @@ def test_arguments_are_packed_in_order(run, real):
 def test_numbers_beyond_float32_are_infinite_there(run):
     """As on the CPU; and an integer beside one stays what it is."""
     code = """
-        from fastloss.cuda.access import store
-        from fastloss.cuda.spaces import space_of_device_array
+        from fastloss.cuda.device.memory import store
+        from fastloss.cuda.libraries import space_of_device_array
         from fastloss.cuda.launch import Kernel
         def probe(out, number, other, count):
             store(out, 0, number + other + count)

@@ -395,9 +395,9 @@ def test_host_and_device_arrays_do_not_mix():
 @in_simulator
 def test_places_beyond_32_bits():
     """A stride so large that its products overflow 32 bits: the addresses are right all the same."""
-    from fastloss.cuda.access import load_or
-    from fastloss.cuda.elementwise import place_of
-    from fastloss.cuda.target import SimulatedPointer
+    from fastloss.cuda.device.memory import load_or
+    from fastloss.cuda.loops.elementwise import place_of
+    from fastloss.cuda.device.numba_cuda import SimulatedPointer
 
     seen = []
 
@@ -415,8 +415,8 @@ def test_places_beyond_32_bits():
 def torch_in_simulator(monkeypatch):
     """The paths of CUDA tensors, on tensors in host memory, which is what the simulator has."""
     torch = pytest.importorskip("torch")
-    from fastloss import _dispatch
-    from fastloss.cuda import spaces
+    from fastloss.call import dispatch as _dispatch
+    from fastloss.cuda import libraries as spaces
 
     monkeypatch.setattr(spaces.TorchSpace, "current_stream", lambda self: 0)
     space = spaces.TorchSpace(0)
@@ -447,7 +447,7 @@ def _with_wider_result(torch, product):
 def test_linear_cross_entropy_in_chunks(torch_in_simulator, monkeypatch, inner, soft, dtype):
     """The products are torch's; chunks of two rows, blocks of two classes."""
     torch = torch_in_simulator
-    from fastloss import _blocks, _products
+    from fastloss.call import array_ops as _blocks, chunked_matmul as _products
     from fastloss.cuda.backend import Backend
 
     size = 8 if dtype == "float64" else 4
@@ -490,7 +490,7 @@ def test_linear_cross_entropy_in_chunks(torch_in_simulator, monkeypatch, inner, 
 def test_adaptive_log_softmax(torch_in_simulator, monkeypatch, dtype):
     """The products are torch's; chunks of two rows."""
     torch = torch_in_simulator
-    from fastloss import _products
+    from fastloss.call import chunked_matmul as _products
     from fastloss.cuda.backend import Backend
 
     torch.manual_seed(0)

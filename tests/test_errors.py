@@ -11,11 +11,11 @@ from cases import LOSSES, PLAIN
 from numba.core.errors import TypingError
 
 import fastloss as fl
-from fastloss._call import evaluate
-from fastloss._dispatch import DlpackSpace
-from fastloss._outputs import Mode, Request
-from fastloss._registry import jitable
-from fastloss._spec import Elementwise
+from fastloss.call.call import evaluate
+from fastloss.cpu.arrays import DlpackSpace
+from fastloss.call.outputs import Mode, Request
+from fastloss.define.maths import jitable
+from fastloss.define.descriptions import Elementwise
 
 NOT_POSSIBLE = {
     "a number > 0": (0.0, -1.0, float("nan")),

@@ -8,7 +8,7 @@ import pytest
 from cases import LOSSES, PLAIN, assert_close, typical
 
 import fastloss as fl
-from fastloss.cpu import elementwise
+from fastloss.cpu.loops import elementwise
 
 describe_mse = LOSSES["mse_loss"].describe
 

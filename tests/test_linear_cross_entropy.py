@@ -10,7 +10,7 @@ import pytest
 from cases import assert_close
 
 import fastloss as fl
-from fastloss import _blocks, _products, _projected
+from fastloss.call import array_ops as _blocks, chunked_matmul as _products, linear as _projected
 
 F, C = 4, 5
 

@@ -13,10 +13,10 @@ import pytest
 from cases import LOSSES
 
 import fastloss
-from fastloss._jit import FASTMATH
-from fastloss.cpu import conversions
-from fastloss.cpu.access import load, store
-from fastloss.losses import scalars
+from fastloss.runtime.compile import FASTMATH
+from fastloss.cpu.simd import half_types as conversions
+from fastloss.cpu.simd.memory import load, store
+from fastloss.define import scalars
 
 
 @numba.njit

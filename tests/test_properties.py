@@ -7,7 +7,8 @@ from cases import assert_close
 from hypothesis import strategies as st
 
 import fastloss as fl
-from fastloss.cpu import along, exponentials, stack
+from fastloss.cpu.loops import rowwise_contiguous as along
+from fastloss.cpu.simd import sum_exp as exponentials, stack_arrays as stack
 
 # Kernels are compiled by then, but the machine may be busy: no deadline.
 hypothesis.settings.register_profile("fastloss", deadline=None, max_examples=25, derandomize=True)

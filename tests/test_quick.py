@@ -11,9 +11,11 @@ import pytest
 from cases import PLAIN
 
 import fastloss as fl
-from fastloss import _call, _jit, _prepared, _transforms
-from fastloss._outputs import VALUE, Mode, Request
-from fastloss.cpu import split
+from fastloss.api import transforms as _transforms
+from fastloss.call import call as _call, prepared as _prepared
+from fastloss.runtime import compile as _jit
+from fastloss.call.outputs import VALUE, Mode, Request
+from fastloss.cpu.loops import rowwise_split as split
 
 FAMILIES = ("elementwise", "rowwise", "rowmap", "pairwise", "label_sets", "projected")
 CASES = [case for case in PLAIN if case.record.family in FAMILIES]

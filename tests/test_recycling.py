@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import fastloss as fl
-from fastloss._config import settings
-from fastloss.cpu import recycling
+from fastloss.runtime.settings import settings
+from fastloss.runtime import memory_pool as recycling
 
 SIZE = recycling.RECYCLED_FROM // 4  # float32 elements of the smallest recycled array
 

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 import fastloss as fl
-from fastloss._registry import LOSSES, jitable, loss
-from fastloss._spec import Elementwise, RowMaths, Rowwise
+from fastloss.api.loss import loss
+from fastloss.define.maths import jitable
+from fastloss.define.registry import LOSSES
+from fastloss.define.descriptions import Elementwise, RowMaths, Rowwise
 
 X = np.ones((2, 3))
 
@@ -49,7 +51,7 @@ def test_no_loss_takes_the_deprecated_pair_unless_it_says_so():
 
 @pytest.mark.parametrize("call", [lambda f: f(X, X), lambda f: fl.value_and_grad(f)(X, X)])
 def test_a_loss_must_describe(call):
-    with pytest.raises(TypeError, match=r"new_loss must return a description \(fastloss._spec\), got ndarray"):
+    with pytest.raises(TypeError, match=r"new_loss must return a description \(fastloss.define.descriptions\), got ndarray"):
         call(described(lambda x, t: x - t))
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import fastloss as fl
-from fastloss import _call
-from fastloss.cpu import split
+from fastloss.call import call as _call
+from fastloss.cpu.loops import rowwise_split as split
 
 COLUMNS = 1 << 16
 

@@ -6,7 +6,8 @@ from cases import LOSSES, typical
 
 import fastloss as fl
 from fastloss.bench.cases import Extent, case_of
-from fastloss.cpu import copying, elementwise, pairwise, rowwise, streaming
+from fastloss.cpu.loops import copy as copying, elementwise, pairwise, rowwise
+from fastloss.cpu.simd import nontemporal as streaming
 
 # More than a small call, several chunks, no whole tiles; rows of half a line more than whole ones; whole vectors.
 EXTENT = Extent(50_003, (61, 1000), (900, 64))

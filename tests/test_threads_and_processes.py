@@ -93,7 +93,7 @@ def test_many_python_threads_at_once():
 
 def test_one_thread_computes_alone_when_helpers_never_come(monkeypatch):
     """The caller does not wait for threads that have not started."""
-    from fastloss import _threads
+    from fastloss.runtime import threads as _threads
 
     x, y = batch(LARGE["wide"])
     step = fl.value_and_grad(fl.cross_entropy)
@@ -107,7 +107,7 @@ def test_one_thread_computes_alone_when_helpers_never_come(monkeypatch):
 
 def test_nothing_is_written_after_an_interrupt(monkeypatch):
     """Ctrl-C may come when helpers have been woken and the caller has not begun."""
-    from fastloss import _threads
+    from fastloss.runtime import threads as _threads
 
     class Tasks(queue.SimpleQueue):
         def put(self, task):
@@ -152,7 +152,7 @@ def run(code, **environment):
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="Linux only")
 def test_helpers_are_kept_from_the_core_of_the_caller(threads):
-    from fastloss import _threads
+    from fastloss.runtime import threads as _threads
 
     if _threads._current_cpu is None or len(os.sched_getaffinity(0)) < 2:
         pytest.skip("one core, or a C library that does not name it")
@@ -230,7 +230,7 @@ def peak_resident():
 def test_config_nests_and_refuses_nonsense():
     with fl.config(num_threads=2):
         with fl.config(num_threads=3, check_indices=False):
-            from fastloss._config import settings
+            from fastloss.runtime.settings import settings
 
             assert (settings.num_threads, settings.check_indices) == (3, False)
         assert (settings.num_threads, settings.check_indices) == (2, True)
@@ -248,7 +248,7 @@ def test_config_nests_and_refuses_nonsense():
 def test_a_loss_that_is_edited_is_compiled_anew(tmp_path, apart):
     """A loss in modules outside of the package: a cached kernel of an earlier text of theirs must not be used."""
     helper = (
-        "from fastloss._registry import jitable\n\n\n"
+        "from fastloss.define.registry import jitable\n\n\n"
         "def factor(x):\n"
         "    return type(x)(FACTOR)\n\n\n"
         "jitable(factor)\n\n\n"
@@ -256,8 +256,8 @@ def test_a_loss_that_is_edited_is_compiled_anew(tmp_path, apart):
     text = (
         "import numpy as np\n"
         "import fastloss as fl\n"
-        "from fastloss._registry import jitable, loss\n"
-        "from fastloss._spec import Elementwise\n\n\n"
+        "from fastloss.define.registry import jitable, loss\n"
+        "from fastloss.define.descriptions import Elementwise\n\n\n"
         "@jitable\n"
         "def scaled_error(x, t):\n"
         "    return factor(x) * (x - t), (factor(x), -factor(x)), x - x\n\n\n"

@@ -22,7 +22,7 @@ from cases import (
 )
 
 import fastloss as fl
-from fastloss import _spec
+from fastloss.define import descriptions as _spec
 from fastloss.bench import cases as bench_cases
 
 PRINTED = json.loads((Path(__file__).parent / "printed_examples.json").read_text())

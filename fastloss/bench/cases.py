@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastloss._registry import LOSSES
-from fastloss._spec import Loss
+from fastloss.define.registry import LOSSES
+from fastloss.define.descriptions import Loss
 from fastloss.bench.places import HOST, Host
 
 

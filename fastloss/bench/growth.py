@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fastloss._registry import LOSSES
+from fastloss.define.registry import LOSSES
 from fastloss.bench.cases import EXTENTS, Extent
 from fastloss.bench.contenders import Contender
 from fastloss.bench.session import Plan, Step

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fastloss._registry import LOSSES
+from fastloss.define.registry import LOSSES
 from fastloss.bench import threads
 from fastloss.bench.cases import case_of
 from fastloss.bench.measure import measure

@@ -6,7 +6,7 @@ import functools
 from importlib import import_module, util
 from typing import Any
 
-from fastloss._transforms import value_and_grad
+from fastloss.api.transforms import value_and_grad
 from fastloss.bench.cases import Case, Extent
 from fastloss.bench.contenders import Contender, Prepared, contender, ours, pytorch
 from fastloss.bench.session import Plan, Step

@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fastloss._report import facts
+from fastloss.runtime.report import facts
 from fastloss.bench.cases import Case
 from fastloss.bench.measure import Timing
 from fastloss.bench.places import HOST, Host

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from fastloss._registry import LOSSES
+from fastloss.define.registry import LOSSES
 from fastloss.bench import threads
 from fastloss.bench.cases import Extent, case_of
 from fastloss.bench.contenders import Contender

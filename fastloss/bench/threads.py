@@ -19,7 +19,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fastloss._config import config
+from fastloss.runtime.config import config
 
 
 def prepare(count: int) -> None:

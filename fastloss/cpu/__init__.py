@@ -5,9 +5,9 @@
 import numba.np.arraymath  # noqa: F401
 from numba.extending import register_jitable
 
-import fastloss.cpu.math  # noqa: F401 registers exp, log ... before anything that calls them is compiled
-from fastloss._jit import MATHS_FASTMATH, NOT_FROM_C
-from fastloss._registry import add_backend
+import fastloss.cpu.simd.polynomials  # noqa: F401 registers exp, log ... before anything that calls them is compiled
+from fastloss.runtime.compile import MATHS_FASTMATH, NOT_FROM_C
+from fastloss.define.maths import add_backend
 
 # Always inlined: a call that LLVM finds too long to inline is a loop that it cannot vectorise.
 add_backend(register_jitable(**NOT_FROM_C, fastmath=MATHS_FASTMATH, forceinline=True))

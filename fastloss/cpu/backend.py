@@ -1,4 +1,4 @@
-"""What :mod:`fastloss._call` asks of a backend, for host memory. Arrays are NumPy views, see ``_dispatch.py``."""
+"""What :mod:`fastloss.call.call` asks of a backend, for host memory. Arrays are NumPy views, see ``_dispatch.py``."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 import fastloss.cpu  # noqa: F401  (registers the maths)
-from fastloss.cpu.adding import run as add_to
-from fastloss.cpu.ctc import run as ctc
-from fastloss.cpu.elementwise import run as elementwise
-from fastloss.cpu.label_sets import run as label_sets
-from fastloss.cpu.pairwise import run as pairwise
-from fastloss.cpu.recycling import empty
-from fastloss.cpu.rowwise import run as rowwise
-from fastloss.cpu.survey import run as survey
+from fastloss.cpu.loops.add import run as add_to
+from fastloss.cpu.loops.ctc import run as ctc
+from fastloss.cpu.loops.elementwise import run as elementwise
+from fastloss.cpu.loops.multilabel import run as label_sets
+from fastloss.cpu.loops.pairwise import run as pairwise
+from fastloss.runtime.memory_pool import empty
+from fastloss.cpu.loops.rowwise import run as rowwise
+from fastloss.cpu.loops.check_labels import run as survey
 
 __all__ = [
     "add_rows", "add_to", "adds_products", "argmax", "broadcast", "chunk_times", "copy_into", "ctc", "elementwise",

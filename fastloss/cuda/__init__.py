@@ -1,15 +1,15 @@
 """Kernels for arrays in device memory. Importing it imports numba.cuda and makes the maths callable from kernels."""
 
-from fastloss._registry import add_backend
+from fastloss.define.maths import add_backend
 
 try:
-    from fastloss.cuda.target import jitable
+    from fastloss.cuda.device.numba_cuda import jitable
 except ImportError as error:
     raise ImportError(
         f"arrays in CUDA memory need numba-cuda: install fastloss[cuda13] or [cuda12] ({error})"
     ) from error
 
-import fastloss.cuda.instructions
-import fastloss.cuda.math  # noqa: F401  (register what kernels call before anything that calls it is compiled)
+import fastloss.cuda.device.instructions
+import fastloss.cuda.device.polynomials  # noqa: F401  (register what kernels call before anything that calls it is compiled)
 
 add_backend(jitable)

@@ -1,4 +1,4 @@
-"""What :mod:`fastloss._call` asks of a backend, for device memory: one object for a library on one device."""
+"""What :mod:`fastloss.call.call` asks of a backend, for device memory: one object for a library on one device."""
 
 from __future__ import annotations
 
@@ -9,10 +9,19 @@ from typing import Any
 import numpy as np
 
 import fastloss.cuda  # noqa: F401  (registers the maths)
-from fastloss.cuda import ctc, elementwise, indexing, label_sets, memory, pairwise, rowwise, survey
-from fastloss.cuda.arrays import DeviceArray
+from fastloss.cuda import memory
+from fastloss.cuda.loops import (
+    ctc,
+    elementwise,
+    indexing,
+    multilabel as label_sets,
+    pairwise,
+    rowwise,
+    check_labels as survey,
+)
+from fastloss.cuda.device_array import DeviceArray
 from fastloss.cuda.driver import current_device, read_memory, shared_memory_of, write_memory
-from fastloss.cuda.target import SIMULATED, cuda
+from fastloss.cuda.device.numba_cuda import SIMULATED, cuda
 from fastloss.cuda.views import real_of
 
 _NOTHING = contextlib.nullcontext()

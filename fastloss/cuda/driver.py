@@ -6,7 +6,7 @@ import ctypes
 import functools
 from typing import Any
 
-from fastloss.cuda.target import SIMULATED, cuda
+from fastloss.cuda.device.numba_cuda import SIMULATED, cuda
 
 try:  # numba-cuda brings it along; the simulator does without
     from cuda.bindings import driver as bindings

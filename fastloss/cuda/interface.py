@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fastloss._dispatch import BF16_BITS, F16_BITS
-from fastloss.cuda.arrays import DeviceArray
+from fastloss.runtime.dtypes import BF16_BITS, F16_BITS
+from fastloss.cuda.device_array import DeviceArray
 from fastloss.cuda.views import F32, F64
 
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from fastloss._jit import fingerprint, foreign_part
-from fastloss.cuda.arrays import DeviceArray
+from fastloss.runtime.compile import fingerprint, foreign_part
+from fastloss.cuda.device_array import DeviceArray
 from fastloss.cuda.driver import bindings, checked
-from fastloss.cuda.target import REALS, SIMULATED, SimulatedPointer, cuda, type_of, types
+from fastloss.cuda.device.numba_cuda import REALS, SIMULATED, SimulatedPointer, cuda, type_of, types
 
 # Bytes of shared memory that a block gets without asking; beyond it a kernel must be granted them.
 SHARED_MEMORY_OF_ANY_KERNEL = 48 << 10

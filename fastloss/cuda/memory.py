@@ -6,12 +6,12 @@ import functools
 import math
 from typing import Any
 
-from fastloss.cuda.access import copy_element, load, store
-from fastloss.cuda.arrays import DeviceArray
-from fastloss.cuda.elementwise import place_of, windows
-from fastloss.cuda.grid import block, blocks, thread, threads
+from fastloss.cuda.device.memory import copy_element, load, store
+from fastloss.cuda.device_array import DeviceArray
+from fastloss.cuda.loops.elementwise import place_of, windows
+from fastloss.cuda.device.block import block, blocks, thread, threads
 from fastloss.cuda.launch import Kernel
-from fastloss.cuda.reduce import THREADS, grid_of
+from fastloss.cuda.device.reduce import THREADS, grid_of
 from fastloss.cuda.views import F32, real_of
 
 # Sums along an axis run in a thread for each result: an axis is cut in pieces until about so many threads have work.

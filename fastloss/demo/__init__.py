@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fastloss._config import config, thread_count
+from fastloss.runtime.config import config
+from fastloss.runtime.settings import thread_count
 
 
 def main(options: argparse.Namespace) -> int:

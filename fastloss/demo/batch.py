@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import fastloss as fl
-from fastloss._config import thread_count
-from fastloss.cpu import copying
+from fastloss.runtime.settings import thread_count
+from fastloss.cpu.loops import copy as copying
 from fastloss.demo import Progress
 from fastloss.demo.digits import CLASSES, Fit
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
-from fastloss._options import FINITE
-from fastloss._registry import hard_targets, jitable, loss
-from fastloss._spec import Array, Elementwise
-from fastloss.losses.scalars import exp_nonpositive, log1p_unit, log_unit, relu, step
+from fastloss.define.options import FINITE
+from fastloss.api.loss import loss
+from fastloss.define.maths import hard_targets, jitable
+from fastloss.define.descriptions import Array, Elementwise
+from fastloss.define.scalars import exp_nonpositive, log1p_unit, log_unit, relu, step
 
 
 @jitable

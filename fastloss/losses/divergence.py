@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
-from fastloss._options import FLAG, KL_REDUCTION
-from fastloss._registry import jitable, loss
-from fastloss._spec import Array, Elementwise
-from fastloss.losses.scalars import exp, log, xlogy
+from fastloss.define.options import FLAG, KL_REDUCTION
+from fastloss.api.loss import loss
+from fastloss.define.maths import jitable
+from fastloss.define.descriptions import Array, Elementwise
+from fastloss.define.scalars import exp, log, xlogy
 
 
 @jitable

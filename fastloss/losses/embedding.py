@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from fastloss._options import AXIS, FINITE, NON_NEGATIVE
-from fastloss._registry import jitable, loss
-from fastloss._spec import Array, Elementwise, PairMaths, Pairwise
-from fastloss.losses.scalars import relu, sqrt, step
+from fastloss.define.options import AXIS, FINITE, NON_NEGATIVE
+from fastloss.api.loss import loss
+from fastloss.define.maths import jitable
+from fastloss.define.descriptions import Array, Elementwise, PairMaths, Pairwise
+from fastloss.define.scalars import relu, sqrt, step
 
 # torch adds this to each *squared* norm of a cosine embedding.
 _COSINE_EPSILON = 1e-12

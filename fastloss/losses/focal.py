@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import math
 
-from fastloss._options import BELOW_ONE, NON_NEGATIVE
-from fastloss._registry import hard_targets, jitable, loss
-from fastloss._spec import Array, Elementwise, MathFunction
-from fastloss.losses.scalars import exp_nonpositive, log1p_unit, log_unit, power, square
+from fastloss.define.options import BELOW_ONE, NON_NEGATIVE
+from fastloss.api.loss import loss
+from fastloss.define.maths import hard_targets, jitable
+from fastloss.define.descriptions import Array, Elementwise, MathFunction
+from fastloss.define.scalars import exp_nonpositive, log1p_unit, log_unit, power, square
 
 
 def _power_of(gamma: float) -> MathFunction:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
-from fastloss._options import FLAG, NON_NEGATIVE, POSITIVE
-from fastloss._registry import jitable, loss
-from fastloss._spec import Array, Elementwise
-from fastloss.losses.scalars import exp, log
+from fastloss.define.options import FLAG, NON_NEGATIVE, POSITIVE
+from fastloss.api.loss import loss
+from fastloss.define.maths import jitable
+from fastloss.define.descriptions import Array, Elementwise
+from fastloss.define.scalars import exp, log
 
 _HALF_LOG_TWO_PI = 0.9189385332046727
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from fastloss._registry import jitable, loss
-from fastloss._spec import Array, Elementwise
-from fastloss.losses.scalars import exp_nonpositive, log1p_unit
+from fastloss.api.loss import loss
+from fastloss.define.maths import jitable
+from fastloss.define.descriptions import Array, Elementwise
+from fastloss.define.scalars import exp_nonpositive, log1p_unit
 
 
 @jitable

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
-from fastloss._options import FINITE, ONE_OR_TWO
-from fastloss._registry import jitable, loss
-from fastloss._spec import Array, LabelSets, PairMaths, RowMaths, Rowwise
-from fastloss.losses.scalars import exp_nonpositive, log1p_unit
+from fastloss.define.options import FINITE, ONE_OR_TWO
+from fastloss.api.loss import loss
+from fastloss.define.maths import jitable
+from fastloss.define.descriptions import Array, LabelSets, PairMaths, RowMaths, Rowwise
+from fastloss.define.scalars import exp_nonpositive, log1p_unit
 
 # Notation of RowMaths: z an entry less the row's maximum, p its softmax, t the second operand's entry, w the class
 # weight, hit whether this is the target, zy and wy the target's z and w, logsum = log Σ exp z.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from fastloss._options import INTEGER, UNIT_INTERVAL
-from fastloss._registry import jitable, loss
-from fastloss._spec import Array, RowMaths, Rowwise
+from fastloss.define.options import INTEGER, UNIT_INTERVAL
+from fastloss.api.loss import loss
+from fastloss.define.maths import jitable
+from fastloss.define.descriptions import Array, RowMaths, Rowwise
 
 # Notation of RowMaths: z an entry less the row's maximum, p its softmax, t the second operand's entry, w the class
 # weight, hit whether this is the target, zy and wy the target's z and w, logsum = log Σ exp z.

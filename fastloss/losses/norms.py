@@ -6,10 +6,11 @@ import functools
 import math
 from typing import NamedTuple
 
-from fastloss._options import FINITE, FLAG, NON_NEGATIVE
-from fastloss._registry import jitable, loss
-from fastloss._spec import Array, MathFunction, PairMaths, Pairwise
-from fastloss.losses.scalars import power, sign, sqrt
+from fastloss.define.options import FINITE, FLAG, NON_NEGATIVE
+from fastloss.api.loss import loss
+from fastloss.define.maths import jitable
+from fastloss.define.descriptions import Array, MathFunction, PairMaths, Pairwise
+from fastloss.define.scalars import power, sign, sqrt
 
 
 class Norm(NamedTuple):

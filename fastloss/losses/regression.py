@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from fastloss._options import NON_NEGATIVE, POSITIVE
-from fastloss._registry import jitable, loss
-from fastloss._spec import Array, Elementwise
-from fastloss.losses.scalars import sign
+from fastloss.define.options import NON_NEGATIVE, POSITIVE
+from fastloss.api.loss import loss
+from fastloss.define.maths import jitable
+from fastloss.define.descriptions import Array, Elementwise
+from fastloss.define.scalars import sign
 
 
 @jitable

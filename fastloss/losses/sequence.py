@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fastloss._options import FLAG, INDEX
-from fastloss._registry import loss
-from fastloss._spec import Alignment, Array
+from fastloss.define.options import FLAG, INDEX
+from fastloss.api.loss import loss
+from fastloss.define.descriptions import Alignment, Array
 
 
 @loss(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from fastloss._options import INTEGER, NON_NEGATIVE
-from fastloss._registry import jitable, loss
-from fastloss._spec import Array, RowMaths, Rowwise
+from fastloss.define.options import INTEGER, NON_NEGATIVE
+from fastloss.api.loss import loss
+from fastloss.define.maths import jitable
+from fastloss.define.descriptions import Array, RowMaths, Rowwise
 
 # Label and softmax are clamped to it in the reverse cross-entropy, so that log 0 counts as its logarithm.
 _SCE_FLOOR = 1e-4

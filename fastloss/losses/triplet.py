@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from fastloss._options import FINITE, FLAG, NORM, POSITIVE, Domain
-from fastloss._registry import jitable, loss
-from fastloss._spec import Array, Distance, OfDistances, PairMaths, Pairwise
+from fastloss.define.options import FINITE, FLAG, NORM, POSITIVE, Domain
+from fastloss.api.loss import loss
+from fastloss.define.maths import jitable
+from fastloss.define.descriptions import Array, Distance, OfDistances, PairMaths, Pairwise
 from fastloss.losses.embedding import COSINE_DISTANCE, SIMILARITY_EPSILON
 from fastloss.losses.norms import SQUARED, Norm, norm_of
-from fastloss.losses.scalars import relu, step
+from fastloss.define.scalars import relu, step
 
 
 @functools.cache

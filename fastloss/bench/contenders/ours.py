@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from fastloss._config import config
-from fastloss._transforms import value_and_grad
+from fastloss.runtime.config import config
+from fastloss.api.transforms import value_and_grad
 from fastloss.bench.cases import Case
 from fastloss.bench.contenders import Call, Contender, Outcome, Prepared
 from fastloss.bench.places import HOST, to_host
-from fastloss.cpu import copying
+from fastloss.cpu.loops import copy as copying
 
 
 def call_of(case: Case) -> Call:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fastloss._config import thread_count
+from fastloss.runtime.settings import thread_count
 from fastloss.bench.cases import Case
 from fastloss.bench.contenders import Contender, Outcome, Prepared
 

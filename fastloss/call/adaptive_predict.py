@@ -1,0 +1,98 @@
+"""Log-probabilities and predictions of classes in clusters. Part of the calling path, see ``_clustered.py``."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from fastloss.call.array_ops import NO_GRADIENTS, convert_into, in_type, map_into, plus
+from fastloss.call.adaptive_weights import Layers
+from fastloss.runtime.dtypes import I64
+from fastloss.call.outputs import ABSENT
+from fastloss.call.chunked_matmul import Products, chunks
+from fastloss.call.rowwise import value_only
+from fastloss.define.descriptions import NO_INDEX, Clustered, RowMaths
+
+
+def log_probabilities(maths: RowMaths, job: Clustered) -> Any:
+    """Return the logarithm of the probability of every class; the entries of `maths` are a row's log-softmax."""
+    layers = Layers(job)
+    backend, x = layers.space.backend, layers.views[0]
+    result = backend.empty((*x.shape[:-1], layers.classes), x.dtype)
+    rows = layers.matrix(0)
+    matrix = result.reshape((rows.shape[0], layers.classes))
+    for start, stop in chunks(rows.shape[0], layers.classes * layers.real.itemsize, backend.chunk_times):
+        target, head = matrix[start:stop], _head(layers, rows[start:stop])
+        if x.dtype == layers.real:
+            _fill(maths, layers, rows[start:stop], head, target)
+        else:
+            wide = backend.empty(target.shape, layers.real)
+            _fill(maths, layers, rows[start:stop], head, wide)
+            convert_into(backend, target, wide)
+    return layers.space.wrap(result, job.input)
+
+
+def predictions(maths: RowMaths, job: Clustered) -> Any:
+    """Return the most probable class of every row.
+
+    Where the head's largest entry is a class, no class of a cluster is as probable: only the other rows need the tails.
+    """
+    layers = Layers(job)
+    backend, x, real = layers.space.backend, layers.views[0], layers.real
+    rows = layers.matrix(0)
+    best = np.empty(rows.shape[0], I64)
+    for start, stop in chunks(rows.shape[0], layers.classes * real.itemsize, backend.chunk_times):
+        part = rows[start:stop]
+        head = _head(layers, part)
+        best[start:stop] = _largest(backend, head)
+        chosen = np.flatnonzero(best[start:stop] >= layers.shortlist)
+        if chosen.size:
+            index = backend.on_device(chosen)
+            full = backend.empty((chosen.size, layers.classes), real)
+            _fill(maths, layers, backend.take(part, index), backend.take(head, index), full)
+            best[start + chosen] = _largest(backend, full)
+    return layers.space.wrap(backend.on_device(best).reshape(x.shape[:-1]), job.input)
+
+
+def _largest(backend: Any, matrix: Any) -> Any:
+    found = backend.empty(matrix.shape[:1], I64)
+    backend.argmax(matrix, found)
+    return backend.host(found)
+
+
+def _head(layers: Layers, rows: Any) -> Any:
+    """Return the head's logits of some rows."""
+    products = Products(layers.space.backend, layers.real, rows, layers.matrix(1), NO_GRADIENTS, True)
+    return products.logits(0, rows.shape[0], layers.bias())
+
+
+def _fill(maths: RowMaths, layers: Layers, rows: Any, head: Any, target: Any) -> None:
+    """Write the log-probabilities of some rows, whose logits `head` are overwritten, to a real matrix."""
+    backend, real = layers.space.backend, layers.real
+    _log_softmax(backend, maths, head)
+    first = layers.shortlist
+    backend.copy_into(target[:, :first], head[:, :first])
+    wide = in_type(backend, rows, real)
+    for k in range(layers.tails):
+        projection = in_type(backend, layers.matrix(layers.tail_slot(k)), real)
+        hidden = backend.empty((rows.shape[0], projection.shape[0]), real)
+        backend.matmul(wide, projection.T, hidden)
+        logits = Products(backend, real, hidden, layers.matrix(layers.tail_slot(k) + 1), NO_GRADIENTS, True).logits(
+            0, rows.shape[0], ABSENT
+        )
+        _log_softmax(backend, maths, logits)
+        cluster = backend.broadcast(head[:, first + k : first + k + 1], logits.shape)
+        map_into(backend, plus, (logits, cluster), logits, aliased=True)
+        backend.copy_into(target[:, layers.bounds[k] : layers.bounds[k + 1]], logits)
+
+
+def _log_softmax(backend: Any, maths: RowMaths, matrix: Any) -> None:
+    if not math.prod(matrix.shape):
+        return
+    logits = matrix.reshape(-1)
+    backend.rowwise(
+        value_only(maths), logits, ABSENT, ABSENT, ABSENT, ABSENT, (1.0,), 1.0, 1, (*matrix.shape, 1),
+        NO_INDEX, False, ABSENT, (logits, ABSENT, ABSENT), ABSENT,
+    )  # fmt: skip

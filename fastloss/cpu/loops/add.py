@@ -1,0 +1,39 @@
+"""A sum in place: what a matrix product without an accumulator needs beside it."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from fastloss.runtime.compile import Kernel
+from fastloss.cpu.simd.memory import load, store
+from fastloss.cpu.simd.llvm_hints import vector_function
+from fastloss.cpu.simd.work_queue import chunks_of, claim, combined, put, share
+
+
+@functools.cache
+def _kernel() -> Kernel:
+    def add(target, source, rows, columns, step, board, lead):
+        vector_function()
+        chunks = chunks_of(board)
+        k = claim(board, 0)
+        while k < chunks:
+            for r in range(share(rows, k, chunks), share(rows, k + 1, chunks)):
+                base = r * columns
+                other = r * step
+                for j in range(columns):
+                    store(target, base + j, load(target, base + j) + load(source, other + j))
+            put(board, 0, k, 0.0)
+            k = claim(board, 0)
+        return combined(board, 0) if lead else 0.0
+
+    return Kernel("add", add)
+
+
+def run(target: Any, source: Any) -> None:
+    """Add `source` to `target`, both contiguous and of one real dtype; one row of `source` is added to every row."""
+    rows = 1 if target.ndim < 2 else target.shape[0]
+    columns = target.size // max(rows, 1)
+    step = columns if source.size == target.size else 0
+    if target.size:
+        _kernel()(rows, target.size, target.reshape(-1), source.reshape(-1), rows, columns, step)

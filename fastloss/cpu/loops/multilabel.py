@@ -1,0 +1,133 @@
+"""The loop of losses of rows with a list of classes: each listed entry against all that are not listed.
+
+A row is copied into scratch memory that stays in the L1 cache, and visited once for each listed class, SIMD lanes along
+the classes. Its cost is classes times listed classes; sorting would win for rows that list hundreds.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from fastloss.runtime.compile import Kernel, kernel_part
+from fastloss.cpu.simd.memory import label_at, load, load_or, present, store
+from fastloss.cpu.simd.llvm_hints import vector_function
+from fastloss.cpu.simd.work_queue import chunks_of, claim, combined, put, share
+
+
+@kernel_part()
+def listed(y, base, columns):
+    """Return how many classes a row lists, and whether they and what ends the list are known."""
+    k = 0
+    while k < columns:
+        label = label_at(y, base + k)
+        if label < 0 or label >= columns:
+            return k, label == -1
+        k += 1
+    return k, True
+
+
+@kernel_part()
+def survey(y, count, columns, board):
+    """Return the place of the first entry that is neither a class nor the end of a list, -1 for none.
+
+    Every thread waits for the whole survey: nothing is computed before all classes are known to exist.
+    """
+    chunks = chunks_of(board)
+    k = claim(board, 0)
+    while k < chunks:
+        strange = 0.0
+        for r in range(share(count, k, chunks), share(count, k + 1, chunks)):
+            _, known = listed(y, r * columns, columns)
+            strange += 0.0 if known else 1.0
+        put(board, 0, k, strange)
+        k = claim(board, 0)
+    if combined(board, 0) > 0.0:
+        for r in range(count):
+            length, known = listed(y, r * columns, columns)
+            if not known:
+                return r * columns + length
+    return -1
+
+
+@functools.cache
+def kernel(point: Any) -> Kernel:
+    """Return the kernel of a loss of listed and unlisted entries."""
+
+    def label_sets(x, y, upstream, values, d0, scale, count, columns, check, board, lead):
+        vector_function()
+        T = type(load(x, 0))
+        if check:
+            strange = survey(y, count, columns, board)
+            if strange >= 0:
+                return strange, 0.0
+        scores = np.empty(columns, T)
+        outside = np.empty(columns, T)
+        slopes = np.empty(columns, T)
+        factor = T(scale)
+        part = T(1) / T(columns)
+        chunks = chunks_of(board)
+        k = claim(board, 1)
+        while k < chunks:
+            total = 0.0
+            for r in range(share(count, k, chunks), share(count, k + 1, chunks)):
+                base = r * columns
+                for i in range(columns):
+                    store(scores, i, load(x, base + i))
+                    store(outside, i, T(1))
+                    store(slopes, i, T(0))
+                length, known = listed(y, base, columns)
+                for n in range(length):
+                    store(outside, label_at(y, base + n), T(0))
+                value = 0.0
+                for n in range(length):
+                    label = label_at(y, base + n)
+                    inside = load(scores, label)
+                    gain = T(0)
+                    pull = T(0)
+                    for i in range(columns):
+                        v, (up, down), _ = point(load(scores, i), inside)
+                        counts = load(outside, i) > T(0)
+                        gain += v if counts else T(0)
+                        if present(d0):
+                            pull += down if counts else T(0)
+                            store(slopes, i, load(slopes, i) + (up if counts else T(0)))
+                    value += gain
+                    store(slopes, label, load(slopes, label) + pull)
+                blank = T(0) if known else T(np.nan)
+                result = T(value) * part + blank
+                store(values, r, result)
+                total += result
+                g = load_or(upstream, r, factor) * part
+                for i in range(columns):
+                    store(d0, base + i, g * load(slopes, i) + blank)
+            put(board, 1, k, total)
+            k = claim(board, 1)
+        return -1, combined(board, 1) if lead else 0.0
+
+    return Kernel(f"label_sets_{point.__name__}", label_sets)
+
+
+def run(
+    point: Any,
+    x: Any,
+    target: Any,
+    upstream: Any,
+    scale: float,
+    divisor: float,
+    shape: tuple[int, int],
+    check: bool,
+    values: Any,
+    grad: Any,
+) -> tuple[int, float]:
+    """Run a loss over `shape` = (rows, classes); return (place of the first class that does not exist or -1, value).
+
+    All arrays are contiguous and flat, absent ones ``()``.
+    """
+    count, columns = shape
+    strange, total = kernel(point)(
+        count, count * columns, x, target, upstream, values, grad, scale / divisor, count, columns, check
+    )
+    return strange, total / divisor

@@ -1,0 +1,112 @@
+"""The loop of losses of pairs and triplets of vectors: sums over the vectors, then the derivative of every component.
+
+The second pass finds the row in the L1 cache, so memory is read once and written once.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from fastloss.runtime.compile import Kernel, is_small
+from fastloss.define.descriptions import PairMaths
+from fastloss.cpu.simd.memory import cast, load, load_or, store, store_each, stream, stream_each
+from fastloss.cpu.simd.llvm_hints import maximum, vector_function
+from fastloss.cpu.simd.work_queue import chunks_of, claim, combined, put, share
+from fastloss.cpu.simd.nontemporal import are_streamed
+
+
+@functools.cache
+def kernel(maths: PairMaths, streamed: bool = False) -> Kernel:
+    """Return the kernel of a loss of vectors; of vectors of whole lines if the derivatives are `streamed`."""
+    write, write_each = (stream, stream_each) if streamed else (store, store_each)
+    peaks, has_peaks = maths.peaks, maths.peaks is not None
+    terms, finish, entry = maths.terms, maths.finish, maths.entry
+
+    def pairwise(
+        a, b, c, y, upstream, values, d0, d1, d2, second, params, scale, count, columns, board, lead
+    ):
+        vector_function()
+        like = load(a, 0)
+        T = type(like)
+        numbers = cast(params, like)
+        grads = (d0, d1, d2)
+        factor = T(scale)
+        chunks = chunks_of(board)
+        k = claim(board, 0)
+        while k < chunks:
+            total = 0.0
+            for r in range(share(count, k, chunks), share(count, k + 1, chunks)):
+                base = r * columns
+                top_u = T(0)
+                top_v = T(0)
+                top_w = T(0)
+                if has_peaks:
+                    for j in range(base, base + columns):
+                        u, v, w = peaks(load(a, j), load_or(b, j, T(0)), load_or(c, j, T(0)), numbers)
+                        top_u = maximum(top_u, u)
+                        top_v = maximum(top_v, v)
+                        top_w = maximum(top_w, w)
+                tops = (top_u, top_v, top_w)
+                sum_u = 0.0
+                sum_v = 0.0
+                sum_w = 0.0
+                for j in range(base, base + columns):
+                    u, v, w = terms(load(a, j), load_or(b, j, T(0)), load_or(c, j, T(0)), tops, numbers)
+                    sum_u += u
+                    sum_v += v
+                    sum_w += w
+                sums = (T(sum_u), T(sum_v), T(sum_w))
+                value, coefs = finish(sums, tops, load_or(y, r, T(0)), numbers)
+                store(values, r, value)
+                total += value
+                g = load_or(upstream, r, factor)
+                for j in range(base, base + columns):
+                    slopes, curvature = entry(load(a, j), load_or(b, j, T(0)), load_or(c, j, T(0)), coefs, numbers)
+                    write_each(grads, j, slopes, g)
+                    write(second, j, g * curvature)
+            put(board, 0, k, total)
+            k = claim(board, 0)
+        return combined(board, 0) if lead else 0.0
+
+    return Kernel(f"pairwise_{'streamed_' if streamed else ''}{maths.finish.__name__}_{maths.entry.__name__}", pairwise)
+
+
+def launcher(maths: PairMaths, count: int, columns: int) -> Callable[..., Any]:
+    """Return what runs a loss over `count` vectors of `columns` components, of the same types each time."""
+    work = count * columns
+    if is_small(work):
+        return kernel(maths).launcher(count, work)
+
+    def launch(*args: Any) -> Any:
+        return kernel(maths, are_streamed(args[:5], args[6:10], columns))(count, work, *args)
+
+    return launch
+
+
+def run(
+    maths: PairMaths,
+    operands: tuple[Any, ...],
+    target: Any,
+    upstream: Any,
+    params: tuple[float, ...],
+    scale: float,
+    divisor: float,
+    shape: tuple[int, int],
+    values: Any,
+    grads: tuple[Any, Any, Any],
+    second: Any,
+) -> float:
+    """Run a loss over `shape` = (vectors, components) and return the sum of its values over `divisor`.
+
+    All arrays are contiguous and flat, absent ones ``()``; the operands have the whole shape, `target`, `upstream` and
+    `values` one entry for a vector.
+    """
+    count, columns = shape
+    a, b, c = (*operands, (), ())[:3]
+    total = launcher(maths, count, columns)(
+        a, b, c, target, upstream, values, *grads, second,
+        params, scale / divisor, count, columns,
+    )  # fmt: skip
+    return total / divisor

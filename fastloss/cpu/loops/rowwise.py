@@ -1,0 +1,167 @@
+"""The loops of losses over a class axis.
+
+Four loops run the same maths. *Along*: one row at a time, SIMD lanes along its classes; for a contiguous class axis.
+*Across*: a tile of rows at a time, one row per lane, the tile transposed so that the classes follow each other; for few
+classes, where a row does not fill the lanes, and for a strided class axis (N, C, d1 ...), where the rows lie side by
+side already. *Gather*: for losses that look at the target's entry alone. *Split*: for a few very long rows, of which
+threads share pieces; see ``split.py``, whose kernels have arguments of their own.
+
+The others all take the same arguments. Arrays are flat, absent ones are ``()``: x the logits, t a second operand of the
+same shape, y the class indices, and the outputs. Entry (o, c, i) stands at ``(o * columns + c) * inner + i``; row
+``r = o * inner + i`` has its label, upstream factor and value at place r. They return (row of the first label that
+does not exist or -1, reduced value).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fastloss.runtime.compile import Kernel, is_small
+from fastloss.define.descriptions import RowMaths
+from fastloss.cpu.loops import rowwise_split as split
+from fastloss.cpu.loops.rowwise_transposed import STEP, across
+from fastloss.cpu.loops.rowwise_contiguous import along
+from fastloss.cpu.loops.rowwise_target_only import gather
+from fastloss.cpu.simd.stack_arrays import LANES
+from fastloss.cpu.simd.nontemporal import are_streamed
+
+# Classes from which a row fills the lanes by itself. What a loop along the row leaves to narrower vectors and to scalar
+# code costs more the more there is to compute. cross_entropy of 2**22 entries on two threads, time along beside across:
+# with AVX2 1.04 at 40 classes, 0.9 at 48, 1.1 at 55, 1.0 at 63, 0.84 at 64, 0.72 at 80; with AVX-512 1.4 at 32, 1.25 at
+# 48, 1.2 at 63, 0.76 at 64, 0.65 at 80, 0.68 at 100. symmetric_cross_entropy 1.05 at 48, 1.3 at 55, 1.15 at 63 with
+# AVX2, 1.6 from 32 to 63, 0.9 at 64, 0.76 at 100 with AVX-512. Without exponentials, at 20, 25, 32 and 40 classes:
+# multi_margin_loss 0.67, 0.55, 0.5 and 0.5 with AVX-512, 1.3, 0.7, 0.5 and 0.5 with AVX2; multilabel_soft_margin_loss
+# 1.3, 1.3, 0.55 and 0.7, and 0.8, 0.9, 0.55 and 0.7.
+ALONG_FROM = 32
+SOFTMAX_ALONG_FROM = 64
+
+# Classes from which the loop for long rows wins, which reads a row block by block. Time beside that of short rows on
+# two threads of an EPYC, AVX-512, 26 MB: cross_entropy 1.2 at 500 classes, 1.1 at 600, 1.0 at 700, 0.88 at 1000,
+# log_softmax 1.05, 0.99, 0.87 and 0.88; in cache both 1.1 at all of them; with AVX2 cross_entropy 1.15 at 600, 0.97 at
+# 800. (Before short rows asked for what they need, they lost from 400 classes on with AVX-512, from 350 with AVX2.)
+LONG_FROM = 640
+
+# What a row of a sparse loss costs, in elements of a plain loss, and how many zeros as much as one of those. nll_loss
+# of 2**20 entries in rows of 256 on one thread and on two of an EPYC: 57 and 90 microseconds, in rows of 64 86 and 75;
+# of 2**21 in rows of 1000 86 and 80.
+SPARSE_ROW = 8
+CLEARED = 16
+
+
+@functools.cache
+def kernel(maths: RowMaths, layout: str) -> Kernel:
+    """Return the kernel of a row loss.
+
+    `layout` is ``"along"`` or ``"long"`` (for more classes), ``"streamed"`` or ``"streamed_long"`` (the same past the
+    caches), ``"replacing"`` (long, the first result replaces an operand), ``"across"``, ``"strided"`` or ``"gather"``.
+    """
+    if layout == "gather":
+        body = gather(maths)
+    elif layout in ("across", "strided"):
+        body = across(maths, layout == "strided")
+    else:
+        streamed = layout.startswith("streamed")
+        body = along(maths, layout not in ("along", "streamed"), layout == "replacing", streamed)
+    return Kernel(f"rowwise_{layout}_{maths.finish.__name__}_{maths.entry.__name__}", body)
+
+
+def layout_of(maths: RowMaths, columns: int, inner: int, replaces: bool = False) -> str:
+    """Return the loop for rows of `columns` classes that lie `inner` apart.
+
+    `replaces` says that the first result replaces an operand.
+    """
+    if maths.sparse:
+        return "gather"
+    if inner > 1:
+        return "strided"
+    if columns < (SOFTMAX_ALONG_FROM if maths.softmax else ALONG_FROM):
+        return "across"
+    if columns < LONG_FROM:
+        return "along"
+    return "replacing" if replaces and maths.softmax else "long"
+
+
+def work_of(maths: RowMaths, count: int, columns: int, inner: int = 1) -> int:
+    """Return the work of `count` rows, in elements of a plain loss."""
+    return count * (SPARSE_ROW + columns // CLEARED) if maths.sparse and inner == 1 else count * columns
+
+
+def launcher(maths: RowMaths, count: int, columns: int, inner: int = 1, replaces: bool = False) -> Callable[..., Any]:
+    """Return what runs a loss over `count` rows of `columns` classes, for arguments of the same types each time.
+
+    The classes lie `inner` apart; `replaces` says that the first result replaces an operand.
+    """
+    layout, work = layout_of(maths, columns, inner, replaces), work_of(maths, count, columns, inner)
+    units = count if inner == 1 else -(-count // (LANES if maths.sparse else STEP))
+    past = {"along": "streamed", "long": "streamed_long"}.get(layout)
+    # Where every entry has much arithmetic of its own, as in multilabel_soft_margin_loss, which has neither a softmax
+    # nor a label for the row, streaming took 1.15 of the time at 1000 classes.
+    if is_small(work) or past is None or not (maths.softmax or maths.indexed):
+        return kernel(maths, layout).launcher(units, work)
+
+    def launch(*args: Any) -> Any:
+        x, t, _, weight, upstream, _, d0, d1, d2, second = args[:10]
+        streamed = (
+            type(d0) is not tuple
+            and type(d2) is type(second) is tuple
+            and x.dtype == d0.dtype == (d0 if type(d1) is tuple else d1).dtype
+            and x.dtype.kind == "f"  # half types travel as integers, and are no type of the arithmetic
+            and not _is_same(d0, x)  # whose lines the caches hold then
+            and are_streamed((x, t, weight, upstream), (d0, d1))
+        )
+        return kernel(maths, past if streamed else layout)(units, work, *args)
+
+    return launch
+
+
+def run(
+    maths: RowMaths,
+    x: Any,
+    operand: Any,
+    target: Any,
+    weight: Any,
+    upstream: Any,
+    params: tuple[float, ...],
+    scale: float,
+    divisor: float,
+    shape: tuple[int, int, int],
+    ignore_index: int,
+    check: bool,
+    values: Any,
+    grads: tuple[Any, Any, Any],
+    second: Any,
+) -> tuple[int, float]:
+    """Run a row loss and return (row of the first class index that does not exist or -1, reduced value).
+
+    Parameters
+    ----------
+    x, operand, target, weight, upstream
+        Contiguous flat arrays, absent ones ``()``.
+    shape
+        (outer, classes, inner).
+    divisor
+        What value and derivatives are divided by; 0: the summed weight of the rows that count.
+    """
+    outer, columns, inner = shape
+    count = outer * inner
+    if split.suits(maths, count, columns, inner):
+        done = split.run(
+            maths, x, operand, target, weight, upstream, params, scale, divisor, count, columns, ignore_index,
+            values, grads, second,
+        )  # fmt: skip
+        if done is not None:
+            return done
+    replaces = columns >= LONG_FROM and any(_is_same(grads[0], array) for array in (x, operand, weight))
+    return launcher(maths, count, columns, inner, replaces)(
+        x, operand, target, weight, upstream, values, *grads, second,
+        params, scale, divisor, count, columns, inner, ignore_index, check,
+    )  # fmt: skip
+
+
+def _is_same(result: Any, operand: Any) -> bool:
+    """Return whether a result replaces an operand: the two overlap in no other way."""
+    return type(result) is not tuple and type(operand) is not tuple and np.may_share_memory(result, operand)

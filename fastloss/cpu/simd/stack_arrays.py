@@ -1,0 +1,71 @@
+"""Small arrays on the stack of the thread that runs a kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import types
+from numba.core import cgutils
+from numba.np.arrayobj import populate_array
+
+from fastloss.cpu.simd.emission import emits
+
+# Rows that a tile of the rowwise driver holds at most.
+LANES = 128
+
+# Elements that the elementwise driver handles at a time: five float64 buffers of it fit half a 48 KB L1 cache.
+TILE = 512
+
+# Elements of rows that are computed together, see ``exponentials.py``.
+GROUP = 1104
+
+
+def lane_array(like):
+    """Return an uninitialised array of LANES numbers of the type of `like`, on the stack.
+
+    Compiles in no time, costs nothing, and LLVM knows that nothing else points to it.
+    """
+
+
+def lane_arrays(like):
+    """Return an uninitialised array of four times LANES numbers, on the stack."""
+
+
+def tile_array(like):
+    """Return an uninitialised array of TILE numbers, on the stack."""
+
+
+def group_array(like):
+    """Return an uninitialised array of GROUP elements of the type of `like`, on the stack."""
+
+
+def _on_stack(count: int) -> Callable[..., Any]:
+    def resolve(like):
+        array = types.Array(like, 1, "C")
+
+        def emit(context, builder, kinds, args):
+            element = context.get_data_type(like)
+            result = context.make_array(array)(context, builder)
+            size = context.get_constant(types.intp, context.get_abi_sizeof(element))
+            data = cgutils.alloca_once(builder, element, size=count)
+            data.align = 64  # a vector across two cache lines is stored at half the speed
+            populate_array(
+                result,
+                data=data,
+                shape=[context.get_constant(types.intp, count)],
+                strides=[size],
+                itemsize=size,
+                meminfo=None,
+            )
+            return result._getvalue()
+
+        return array, emit
+
+    return resolve
+
+
+emits(lane_array)(_on_stack(LANES))
+emits(lane_arrays)(_on_stack(4 * LANES))
+emits(tile_array)(_on_stack(TILE))
+emits(group_array)(_on_stack(GROUP))

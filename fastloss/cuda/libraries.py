@@ -1,0 +1,308 @@
+"""Libraries whose arrays lie in CUDA memory, and how each says where its arrays lie and on which stream it works.
+
+Libraries are recognised through ``sys.modules``, never imported. Strides, dtypes and half types follow the convention
+of :mod:`fastloss.call.dispatch`.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any
+
+import numpy as np
+
+from fastloss.runtime.dtypes import BF16_BITS, F16_BITS
+from fastloss.cuda.device_array import DeviceArray
+from fastloss.cuda.interface import aligned, interface_of, kernel_dtype, numpy_dtype
+from fastloss.cuda.views import F32, F64
+
+_TORCH_DTYPES = {F32: "float32", F64: "float64", F16_BITS: "float16", BF16_BITS: "bfloat16"}
+_CUPY_VIEWS = {F32: F32, F64: F64, np.dtype(np.float16): F16_BITS, np.dtype(np.int64): np.dtype(np.int64)}
+_TORCH_VIEWS: dict[str, Any] = {
+    "float32": F32, "float64": F64, "float16": F16_BITS, "bfloat16": BF16_BITS, "bool": np.dtype(np.uint8),
+    **{name: np.dtype(name) for name in ("int8", "uint8", "int32", "uint32", "int64", "uint64")},
+}  # fmt: skip
+
+
+class DeviceSpace:
+    """Arrays with ``__cuda_array_interface__``; results are Numba device arrays unless a library does better."""
+
+    name = "CUDA"
+    adds_products = multiplies_bfloat16 = False  # what the library's matrix product does
+
+    def __init__(self, ordinal: int, stream: int = 0) -> None:
+        self.ordinal, self.stream = ordinal, stream
+        self.device = f"cuda:{ordinal}"
+
+    @functools.cached_property
+    def backend(self) -> Any:
+        """The object that allocates and computes."""
+        from fastloss.cuda.backend import Backend
+
+        return Backend(self)
+
+    def owns(self, array: Any) -> bool:
+        """Return whether the library made the array."""
+        return hasattr(array, "__cuda_ndarray__")
+
+    def view(self, array: Any, name: str) -> DeviceArray:
+        """Return the view that kernels read."""
+        if type(array) is DeviceArray:
+            return array
+        return self._interface_view(array, name, False)
+
+    def output(self, array: Any, name: str) -> DeviceArray:
+        """Return the view of an array that the user wants written."""
+        if not self.owns(array):
+            raise TypeError(f"{name} must be a {self.name} array like the input, got {type(array).__name__}")
+        return self._interface_view(array, name, True)
+
+    def allocate(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
+        """Return the view of a new array of the library."""
+        from fastloss.cuda.driver import external_stream
+        from fastloss.cuda.device.numba_cuda import cuda
+
+        with self.backend.activated():  # a copy to the host is to wait for the stream that computes the array
+            array = cuda.device_array(shape, numpy_dtype(dtype), stream=external_stream(self.ordinal, self.stream))
+        return self._described(array, shape, dtype)
+
+    def wrap(self, view: DeviceArray, like: Any) -> Any:
+        """Return an output view as an array of this library."""
+        owner = view.owner
+        return owner if tuple(owner.shape) == view.shape else owner.reshape(view.shape)
+
+    def scalar(self, value: Any, dtype: Any) -> Any:
+        """Return a reduced value: float64 for float64 input, else float32."""
+        if type(value) is not DeviceArray:
+            number = value
+            value = self.backend.scalar(dtype)
+            self.backend.fill(value, number)
+        return value.owner
+
+    def converted(self, array: Any, dtype: Any) -> Any:
+        """Return a copy in another dtype of the library."""
+        if hasattr(array, "astype"):
+            return array.astype(dtype)
+        raise TypeError(f"a {self.name} array cannot be converted to {dtype}; convert it first")
+
+    def upload(self, numbers: Any) -> DeviceArray:
+        """Return the view of a copy of a NumPy array."""
+        from fastloss.cuda.device.numba_cuda import cuda
+
+        with self.backend.activated():
+            return self.view(cuda.to_device(numbers), "index")
+
+    def matmul(self, a: DeviceArray, b: DeviceArray, out: DeviceArray, add: bool = False) -> None:
+        """Write the matrix product into `out`, or add it where the library `adds_products`.
+
+        Factors of bfloat16 give float32 or bfloat16 where it `multiplies_bfloat16`.
+        """
+        raise TypeError(
+            "matrix products need the library of the arrays, and Numba has none: pass torch tensors "
+            "(torch.as_tensor(array, device='cuda')) or CuPy arrays (cupy.asarray(array))"
+        )
+
+    def argmax(self, view: DeviceArray, out: DeviceArray) -> None:
+        """Write to `out` the place of the largest entry of every row."""
+        raise TypeError("argmax needs the library of the arrays, and Numba has none: pass torch tensors or CuPy arrays")
+
+    def current_stream(self) -> int:
+        """Return the address of the stream that the library's caller works on, 0 for the default one."""
+        return self.stream
+
+    def in_order(self, array: Any) -> bool:
+        """Return whether an array that names a stream is used on the library's current one as the library does."""
+        return False
+
+    def _wait_for(self, stream: int | None) -> None:
+        """Let work on the current stream begin when what was queued on another is done; None asks for nothing."""
+        from fastloss.cuda.driver import wait_for
+
+        # 1 is the default stream too, as the interface writes it.
+        here, there = (0 if address == 1 else address for address in (self.current_stream(), stream or 0))
+        if stream is not None and here != there:
+            wait_for(self.backend, there)
+
+    def _described(self, array: Any, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
+        """Return the view of a new contiguous array."""
+        interface = interface_of(array)
+        return DeviceArray(interface["data"][0], shape, dtype, array)
+
+    def _interface_view(self, array: Any, name: str, written: bool) -> DeviceArray:
+        interface = interface_of(array)
+        if interface is None:
+            return self._imported(array, name, written)
+        dtype = kernel_dtype(interface["typestr"], getattr(array, "dtype", None))
+        if dtype is None:
+            raise TypeError(f"{name}: dtype {getattr(array, 'dtype', interface['typestr'])} is not supported")
+        if dtype.kind in "iu" and dtype.itemsize == 2 and np.dtype(interface["typestr"]).kind in "iu":
+            if not (hasattr(array, "astype") and not written):
+                raise TypeError(f"{name}: 16-bit integers are not supported here; convert to 32 bits first")
+            return self._interface_view(array.astype(np.int32), name, written)
+        pointer, read_only = interface["data"]
+        if written and read_only:
+            raise ValueError(f"{name} is read-only")
+        if not self.in_order(array):
+            self._wait_for(interface.get("stream"))
+        shape, strides = tuple(interface["shape"]), interface.get("strides")
+        return aligned(DeviceArray(pointer or 0, shape, dtype, array, strides and tuple(strides)), name)
+
+    def _imported(self, array: Any, name: str, written: bool) -> DeviceArray:
+        """Return the view of an array that has nothing but DLPack, through the library of this space."""
+        module = None if type(self) is DeviceSpace else sys.modules.get(self.name.lower())
+        if written or module is None or not hasattr(array, "__dlpack__"):
+            raise TypeError(f"{name} must be a {self.name} array, got {type(array).__name__}")
+        return self.view(module.from_dlpack(array), name)
+
+
+class CupySpace(DeviceSpace):
+    """CuPy arrays."""
+
+    name = "CuPy"
+
+    def owns(self, array: Any) -> bool:  # noqa: D102
+        return isinstance(array, sys.modules["cupy"].ndarray)
+
+    def view(self, array: Any, name: str) -> DeviceArray:  # noqa: D102
+        dtype = _CUPY_VIEWS.get(array.dtype) if self.owns(array) else None
+        if dtype is None:
+            return super().view(array, name)
+        return aligned(DeviceArray(array.data.ptr, array.shape, dtype, array, array.strides), name)
+
+    def allocate(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:  # noqa: D102
+        cupy = sys.modules["cupy"]
+        kind = {F16_BITS: np.float16, BF16_BITS: "bfloat16"}.get(dtype, dtype)
+        with cupy.cuda.Device(self.ordinal):
+            array = cupy.empty(shape, kind)
+        return DeviceArray(array.data.ptr, shape, dtype, array)
+
+    def upload(self, numbers: Any) -> DeviceArray:  # noqa: D102
+        cupy = sys.modules["cupy"]
+        with cupy.cuda.Device(self.ordinal):
+            return self.view(cupy.asarray(numbers), "index")
+
+    def in_order(self, array: Any) -> bool:  # noqa: D102
+        return self.owns(array)  # CuPy names its current stream, whatever the array was made on
+
+    def matmul(self, a: DeviceArray, b: DeviceArray, out: DeviceArray, add: bool = False) -> None:  # noqa: D102
+        cupy = sys.modules["cupy"]
+        with cupy.cuda.Device(self.ordinal):
+            cupy.matmul(self._window(a), self._window(b), out=self._window(out))
+
+    def argmax(self, view: DeviceArray, out: DeviceArray) -> None:  # noqa: D102
+        with sys.modules["cupy"].cuda.Device(self.ordinal):
+            self._window(out)[...] = self._window(view).argmax(1)
+
+    def _window(self, view: DeviceArray) -> Any:
+        """Return the CuPy array of a view."""
+        cupy = sys.modules["cupy"]
+        owner = view.owner if self.owns(view.owner) else cupy.asarray(view.owner)
+        start = owner.data + (view.pointer - owner.data.ptr)
+        return cupy.ndarray(view.shape, view.dtype, start, view.strides)
+
+    def current_stream(self) -> int:  # noqa: D102
+        return int(sys.modules["cupy"].cuda.get_current_stream(self.ordinal).ptr)
+
+
+class TorchSpace(DeviceSpace):
+    """torch tensors in CUDA memory."""
+
+    name = "torch"
+    adds_products = True
+
+    @property
+    def multiplies_bfloat16(self) -> bool:  # type: ignore[override]
+        """Whether this release of torch gives float32 products of bfloat16."""
+        return "dtype_out" in sys.modules["torch"].ops.aten.addmm.overloads()
+
+    def owns(self, array: Any) -> bool:  # noqa: D102
+        return isinstance(array, sys.modules["torch"].Tensor)
+
+    def view(self, array: Any, name: str) -> DeviceArray:  # noqa: D102
+        if not isinstance(array, sys.modules["torch"].Tensor):
+            return super().view(array, name)
+        kind = str(array.dtype).removeprefix("torch.")
+        if kind in ("int16", "uint16"):
+            return self.view(array.to(sys.modules["torch"].int32), name)
+        dtype = _TORCH_VIEWS.get(kind)
+        if dtype is None:
+            raise TypeError(f"{name}: a torch tensor of dtype {array.dtype} is not supported")
+        size = dtype.itemsize
+        strides = tuple([step * size for step in array.stride()])
+        return DeviceArray(array.data_ptr(), tuple(array.shape), dtype, array, strides)
+
+    def output(self, array: Any, name: str) -> DeviceArray:  # noqa: D102
+        if not self.owns(array):
+            raise TypeError(f"{name} must be a torch tensor like the input, got {type(array).__name__}")
+        return self.view(array, name)
+
+    def allocate(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:  # noqa: D102
+        torch = sys.modules["torch"]
+        kind = getattr(torch, _TORCH_DTYPES.get(dtype) or dtype.name)
+        tensor = torch.empty(shape, dtype=kind, device=self.device)
+        return DeviceArray(tensor.data_ptr(), shape, dtype, tensor)
+
+    def upload(self, numbers: Any) -> DeviceArray:  # noqa: D102
+        return self.view(sys.modules["torch"].as_tensor(numbers, device=self.device), "index")
+
+    def matmul(self, a: DeviceArray, b: DeviceArray, out: DeviceArray, add: bool = False) -> None:  # noqa: D102
+        torch = sys.modules["torch"]
+        factors, target = (self._window(a), self._window(b)), self._window(out)
+        # Tensor cores sum products of bfloat16 in float32; only this option lets the sums out unrounded.
+        wider = {} if a.dtype == out.dtype else {"out_dtype": target.dtype}
+        with torch.no_grad():
+            if add:
+                torch.addmm(target, *factors, **wider, out=target)
+            else:
+                torch.mm(*factors, **wider, out=target)
+
+    def argmax(self, view: DeviceArray, out: DeviceArray) -> None:  # noqa: D102
+        sys.modules["torch"].argmax(self._window(view), 1, out=self._window(out))
+
+    def _window(self, view: DeviceArray) -> Any:
+        """Return the tensor of a view."""
+        torch = sys.modules["torch"]
+        owner = view.owner.detach() if self.owns(view.owner) else torch.as_tensor(view.owner, device=self.device)
+        offset = owner.storage_offset() + (view.pointer - owner.data_ptr()) // view.itemsize
+        return owner.as_strided(view.shape, [step // view.itemsize for step in view.strides], offset)
+
+    def converted(self, array: Any, dtype: Any) -> Any:  # noqa: D102
+        return array.to(dtype)
+
+    def current_stream(self) -> int:  # noqa: D102
+        return int(sys.modules["torch"].cuda.current_stream(self.ordinal).cuda_stream)
+
+
+def space_of_device_array(array: Any) -> DeviceSpace:
+    """Return the space of an array in CUDA memory."""
+    if _is_instance(array, "torch", "Tensor"):
+        return _space(TorchSpace, array.device.index)
+    if _is_instance(array, "cupy", "ndarray"):
+        return _space(CupySpace, array.device.id)
+    interface = interface_of(array)
+    if interface is None:
+        return _dlpack_space(int(array.__dlpack_device__()[1]), type(array).__name__)
+    from fastloss.cuda.driver import device_of_address
+
+    # Work goes to the stream on which the array was made, if it names one.
+    return _space(DeviceSpace, device_of_address(interface["data"][0]), interface.get("stream") or 0)
+
+
+def _dlpack_space(ordinal: int, name: str) -> DeviceSpace:
+    """Return the space of a library that is loaded and can import an array through DLPack."""
+    if "cupy" in sys.modules:
+        return _space(CupySpace, ordinal)
+    if "torch" in sys.modules:
+        return _space(TorchSpace, ordinal)
+    raise TypeError(f"a {name} is read through DLPack, which needs CuPy or torch imported")
+
+
+@functools.cache
+def _space(kind: type[DeviceSpace], ordinal: int, stream: int = 0) -> DeviceSpace:
+    return kind(ordinal, stream)
+
+
+def _is_instance(array: Any, module: str, name: str) -> bool:
+    kind = getattr(sys.modules.get(module), name, None)
+    return isinstance(kind, type) and isinstance(array, kind)

@@ -1,0 +1,86 @@
+"""A look at all class indices before a row loss runs: whether they exist, and what the rows that count weigh."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from fastloss.define.descriptions import NO_INDEX
+from fastloss.cuda.device.memory import label_at, load, load_or, store
+from fastloss.cuda.device_array import DeviceArray
+from fastloss.cuda.driver import read_memory
+from fastloss.cuda.device.block import added, block, blocks, minimum, over, thread, threads
+from fastloss.cuda.launch import Kernel
+from fastloss.cuda.device.reduce import THREADS, Total, deliver, grid_of
+
+I64 = np.dtype(np.int64)
+
+
+@functools.cache
+def _kernel() -> Kernel:
+    weight_over, first_over = over(added, THREADS), over(minimum, THREADS)
+
+    def survey(y, weight, one, count, columns, ignore, firsts, partials, counted, divisor):
+        T = type(one)
+        total = T(0)
+        first = count
+        for r in range(block() * threads() + thread(), count, threads() * blocks()):
+            label = label_at(y, r)
+            known = label >= 0 and label < columns
+            if known and label != ignore:
+                total += load_or(weight, label, one)
+            if not known and (label != ignore or ignore == NO_INDEX):
+                first = minimum(first, r)
+        total = weight_over(total)
+        first = first_over(first)
+        deliver(partials, total, counted, divisor)
+        if thread() == 0:
+            store(firsts, block(), first)
+
+    return Kernel("survey", survey, THREADS)
+
+
+@functools.cache
+def _first_kernel() -> Kernel:
+    first_over = over(minimum, THREADS)
+    step = THREADS
+
+    def smallest(firsts, result, size):
+        first = load(firsts, 0)
+        for k in range(thread(), size, step):
+            first = minimum(first, load(firsts, k))
+        first = first_over(first)
+        if thread() == 0:
+            store(result, 0, first)
+
+    return Kernel("first", smallest, THREADS)
+
+
+def survey(
+    device: Any, real: Any, target: DeviceArray, weight: Any, columns: int, ignore: int, check: bool
+) -> tuple[int, DeviceArray]:
+    """Return (first row whose class does not exist or -1, summed weight of the rows that count as a device scalar).
+
+    With `check` the call waits for the device; without it the first number is -1.
+    """
+    count = target.size
+    grid = grid_of(count, THREADS)
+    total = Total(device, grid, real, True, 1.0)
+    firsts: Any = device.scratch(grid, I64) if check else ()
+    _kernel().launch(device, grid, real, target, weight, 1.0, count, columns, ignore, firsts, *total.arguments)
+    counted = total.result()
+    if not check:
+        return -1, counted
+    first = first_of(device, real, firsts, grid)
+    return (first if first < count else -1), counted
+
+
+def first_of(device: Any, real: Any, firsts: DeviceArray, size: int) -> int:
+    """Return the smallest of the integers that blocks have found; waits for the device."""
+    result = firsts
+    if size > 1:
+        result = device.scratch(1, I64)
+        _first_kernel().launch(device, 1, real, firsts, result, size)
+    return int.from_bytes(read_memory(device, result.pointer, 8), "little")

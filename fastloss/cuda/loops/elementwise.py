@@ -1,0 +1,230 @@
+"""The loop of losses of single elements: one pass that reads the operands and writes value and derivatives.
+
+Contiguous operands are read and written 128 bits at a time; operands of any other layout element by element, from
+strides along three axes that travel as launch arguments.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+from fastloss.cuda.device.memory import WIDEST, load_or, load_pack, store_derivatives, store_values
+from fastloss.cuda.device_array import DeviceArray
+from fastloss.cuda.device.block import added, block, blocks, over, thread, threads
+from fastloss.cuda.device.packs import filled, spread, total_of
+from fastloss.cuda.launch import Kernel
+from fastloss.cuda.device.reduce import THREADS, Total, deliver, divided, grid_of
+from fastloss.cuda.device.numba_cuda import jitable
+from fastloss.cuda.views import real_of
+
+
+def _element_of(point: Callable[..., Any], arity: int) -> Callable[..., Any]:
+    """Return the loss of one element: (weighted value, slopes, curvature, their factor)."""
+    if arity == 1:
+
+        @jitable
+        def element(x, b, c, w, u, i, rest):
+            heads = (x,)
+            value, slopes, curvature = point(*(heads + rest))
+            return w * value, slopes, curvature, w * u
+
+    elif arity == 2:
+
+        @jitable
+        def element(x, b, c, w, u, i, rest):
+            heads = x, b
+            value, slopes, curvature = point(*(heads + rest))
+            return w * value, slopes, curvature, w * u
+
+    else:
+
+        @jitable
+        def element(x, b, c, w, u, i, rest):
+            heads = x, b, c
+            value, slopes, curvature = point(*(heads + rest))
+            return w * value, slopes, curvature, w * u
+
+    return element
+
+
+@functools.cache
+def contiguous_kernel(point: Callable[..., Any], arity: int, width: int) -> Kernel:
+    """Return the kernel of a loss over contiguous arrays of one length, in packs of `width` elements."""
+    one = _element_of(point, arity)
+    each, last = spread(one, width), spread(one, 1)
+    sum_of, fill, fill_one = total_of(0, width), filled(width), filled(1)
+    over_block = over(added, THREADS)
+
+    def elementwise(
+        a, b, c, weight, upstream, values, d_a, d_b, d_c, second, params, scale, size, partials, counted, divisor,
+    ):  # fmt: skip
+        T = type(scale)
+        factor = divided(scale, counted)
+        zeros, ones, factors = fill(T(0)), fill(T(1)), fill(factor)
+        grads = (d_a, d_b, d_c)
+        total = T(0)
+        me = block() * threads() + thread()
+        whole = size // width * width
+        for i in range(me * width, whole, threads() * blocks() * width):
+            outcomes = each(
+                load_pack(a, i, zeros),
+                load_pack(b, i, zeros),
+                load_pack(c, i, zeros),
+                load_pack(weight, i, ones),
+                load_pack(upstream, i, factors),
+                i,
+                params,
+            )
+            store_values(values, i, outcomes)
+            store_derivatives(grads, second, i, outcomes)
+            total += sum_of(outcomes)
+        i = whole + me
+        if i < size:
+            zero, unit = fill_one(T(0)), fill_one(T(1))
+            rest = last(
+                load_pack(a, i, zero),
+                load_pack(b, i, zero),
+                load_pack(c, i, zero),
+                load_pack(weight, i, unit),
+                load_pack(upstream, i, fill_one(factor)),
+                i,
+                params,
+            )
+            store_values(values, i, rest)
+            store_derivatives(grads, second, i, rest)
+            total += rest[0][0]
+        total = over_block(total)
+        deliver(partials, total, counted, divisor)
+
+    return Kernel(f"elementwise_{point.__name__}_{width}", elementwise, THREADS)
+
+
+@jitable
+def place_of(i, axes, strides):
+    """Return where element `i` lies, in elements, of the lengths of the last two axes and three strides."""
+    outer = i // (axes[0] * axes[1])
+    rest = i - outer * (axes[0] * axes[1])
+    middle = rest // axes[1]
+    return outer * strides[0] + middle * strides[1] + (rest - middle * axes[1]) * strides[2]
+
+
+@functools.cache
+def strided_kernel(point: Callable[..., Any], arity: int) -> Kernel:
+    """Return the kernel for operands of any layout."""
+    one = _element_of(point, arity)
+    over_block = over(added, THREADS)
+
+    def elementwise(
+        a, b, c, weight, upstream, axes, on_a, on_b, on_c, on_weight, on_upstream,
+        values, d_a, d_b, d_c, second, params, scale, size, partials, counted, divisor,
+    ):  # fmt: skip
+        T = type(scale)
+        factor = divided(scale, counted)
+        grads = (d_a, d_b, d_c)
+        total = T(0)
+        for i in range(block() * threads() + thread(), size, threads() * blocks()):
+            outcomes = (
+                one(
+                    load_or(a, place_of(i, axes, on_a), T(0)),
+                    load_or(b, place_of(i, axes, on_b), T(0)),
+                    load_or(c, place_of(i, axes, on_c), T(0)),
+                    load_or(weight, place_of(i, axes, on_weight), T(1)),
+                    load_or(upstream, place_of(i, axes, on_upstream), factor),
+                    i,
+                    params,
+                ),
+            )
+            store_values(values, i, outcomes)
+            store_derivatives(grads, second, i, outcomes)
+            total += outcomes[0][0]
+        total = over_block(total)
+        deliver(partials, total, counted, divisor)
+
+    return Kernel(f"elementwise_strided_{point.__name__}", elementwise, THREADS)
+
+
+def run(
+    device: Any,
+    point: Callable[..., Any],
+    operands: tuple[Any, ...],
+    weight: Any,
+    upstream: Any,
+    params: tuple[float, ...],
+    scale: float,
+    divisor: Any,
+    values: Any,
+    grads: tuple[Any, Any, Any],
+    second: Any,
+    aliased: bool,
+) -> DeviceArray:
+    """Run a loss over operands of one shape and return the sum of its values over `divisor`, a device scalar.
+
+    `divisor` is a number or a device scalar. The rest is as in :func:`fastloss.cpu.loops.elementwise.run`. An output may be
+    the same array as an operand: a thread reads its elements before it writes them.
+    """
+    first = operands[0]
+    real = real_of(first.dtype)
+    size = first.size
+    inputs = [*operands, *((),) * (3 - len(operands)), weight, upstream]
+    outputs = (values, *grads, second)
+    factor = scale if type(divisor) is DeviceArray else scale / divisor if divisor else math.nan
+    numbers = tuple([float(p) for p in params])
+    present = [a for a in inputs if type(a) is DeviceArray]
+    if all(a.is_contiguous() for a in present):
+        width = pack_width(first.itemsize, [*present, *[a for a in outputs if type(a) is DeviceArray]])
+        grid = grid_of(-(-size // width), THREADS)
+        total = Total(device, grid, real, values == (), divisor)
+        contiguous_kernel(point, len(operands), width).launch(
+            device, grid, real, *inputs, *outputs, numbers, factor, size, *total.arguments
+        )
+    else:
+        views, axes, strides = windows(device, inputs, first.shape)
+        grid = grid_of(size, THREADS)
+        total = Total(device, grid, real, values == (), divisor)
+        strided_kernel(point, len(operands)).launch(
+            device, grid, real, *views, axes, *strides, *outputs, numbers, factor, size, *total.arguments
+        )
+    return total.result()
+
+
+def pack_width(itemsize: int, arrays: list[DeviceArray], row: int = 0) -> int:
+    """Return how many elements a thread handles at once: 16 bytes of the input, or one where addresses forbid it.
+
+    `row`: the elements of a row, when packs must not cross from one to the next.
+    """
+    width = WIDEST // itemsize
+    if row % width:
+        return 1
+    for a in arrays:
+        if a.pointer % min(WIDEST, width * a.itemsize):
+            return 1
+    return width
+
+
+def windows(device: Any, arrays: list[Any], shape: tuple[int, ...]) -> tuple[list[Any], Any, list[Any]]:
+    """Return the arrays, the lengths of the last two of three axes, and three strides for each, in elements.
+
+    Neighbouring axes are merged as far as all arrays allow; where more than three are left the arrays are copied.
+    """
+    present = [a for a in arrays if type(a) is DeviceArray]
+    groups: list[list[int]] = []
+    for axis in range(len(shape)):
+        if shape[axis] == 1:
+            continue
+        if groups and all(a.strides[groups[-1][-1]] == a.strides[axis] * shape[axis] for a in present):
+            groups[-1].append(axis)
+        else:
+            groups.append([axis])
+    if len(groups) > 3:
+        flat = [device.flat(a) if type(a) is DeviceArray else a for a in arrays]
+        return windows(device, flat, (math.prod(shape),))
+    missing = [0] * (3 - len(groups))
+    lengths = [1] * len(missing) + [math.prod([shape[axis] for axis in group]) for group in groups]
+    strides = [
+        (*missing, *[a.strides[group[-1]] // a.itemsize for group in groups]) if type(a) is DeviceArray else (0, 0, 0)
+        for a in arrays
+    ]
+    return arrays, (lengths[1], lengths[2]), strides

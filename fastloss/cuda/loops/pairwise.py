@@ -1,0 +1,174 @@
+"""The loop of losses of pairs and triplets of vectors: sums over the vectors, then the derivative of every component.
+
+A warp or a block has a pair, by the length of the vectors; its second and third visit find them in the cache.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from fastloss.define.descriptions import PairMaths
+from fastloss.cuda.device.memory import load_or, load_pack, store, store_derivatives
+from fastloss.cuda.device_array import DeviceArray
+from fastloss.cuda.loops.elementwise import pack_width
+from fastloss.cuda.device.block import added, block, blocks, maximum, meet, over, thread, threads
+from fastloss.cuda.device.packs import filled, spread, total_of
+from fastloss.cuda.launch import Kernel
+from fastloss.cuda.device.reduce import THREADS, Total, deliver, grid_of
+from fastloss.cuda.loops.rowwise import group_of
+from fastloss.cuda.device.numba_cuda import jitable
+from fastloss.cuda.views import real_of
+
+
+@jitable
+def _no_peaks(a, b, c, params):
+    T = type(a)
+    return T(0), T(0), T(0)
+
+
+@functools.cache
+def _largest(place: int, width: int) -> Any:
+    """Return the function that gives the largest entry `place` of the outcomes of a pack."""
+    if width == 1:
+
+        @jitable
+        def single(outcomes):
+            return outcomes[0][place]
+
+        return single
+
+    half = width // 2
+    part = _largest(place, half)
+
+    @jitable
+    def both(outcomes):
+        return maximum(part(outcomes[:half]), part(outcomes[half:]))
+
+    return both
+
+
+@functools.cache
+def kernel(maths: PairMaths, lanes: int, width: int) -> Kernel:
+    """Return the kernel with `lanes` threads for each pair, which handle packs of `width` components."""
+    peaks, has_peaks = maths.peaks or _no_peaks, maths.peaks is not None
+    terms, finish, entry = maths.terms, maths.finish, maths.entry
+
+    @jitable
+    def peaks_of(a, b, c, w, u, j, rest):
+        return peaks(a, b, c, rest[0])
+
+    @jitable
+    def terms_of(a, b, c, w, u, j, rest):
+        return terms(a, b, c, rest[0], rest[1])
+
+    @jitable
+    def entry_of(a, b, c, w, u, j, rest):
+        coefs, g, params = rest
+        slopes, curvature = entry(a, b, c, coefs, params)
+        return a, slopes, curvature, g
+
+    maxima, sums, entries = spread(peaks_of, width), spread(terms_of, width), spread(entry_of, width)
+    fill = filled(width)
+    top_u, top_v, top_w = (_largest(k, width) for k in range(3))
+    sum_u, sum_v, sum_w = (total_of(k, width) for k in range(3))
+    top_over, sum_over, total_over = over(maximum, lanes), over(added, lanes), over(added, THREADS)
+    settle = meet(lanes)
+
+    def pairwise(
+        a, b, c, y, upstream, values, d0, d1, d2, second, params, factor, count, columns, partials, counted, divisor,
+    ):  # fmt: skip
+        T = type(factor)
+        zeros, ones = fill(T(0)), fill(T(1))
+        grads = (d0, d1, d2)
+        lane = thread() % lanes
+        groups = threads() // lanes
+        total = T(0)
+        # Every thread takes as many turns, those past the last pair with the last pair once more, unwritten.
+        for first in range(block() * groups, count, blocks() * groups):
+            r = first + thread() // lanes
+            here = r < count
+            r = r if here else count - 1
+            base = r * columns
+            u = T(0)
+            v = T(0)
+            w = T(0)
+            if has_peaks:
+                for j in range(base + lane * width, base + columns, lanes * width):
+                    parts = maxima(
+                        load_pack(a, j, zeros), load_pack(b, j, zeros), load_pack(c, j, zeros), ones, ones, j, (params,)
+                    )
+                    u = maximum(u, top_u(parts))
+                    v = maximum(v, top_v(parts))
+                    w = maximum(w, top_w(parts))
+                u = top_over(u)
+                v = top_over(v)
+                w = top_over(w)
+            tops = (u, v, w)
+            u = T(0)
+            v = T(0)
+            w = T(0)
+            rest = tops, params
+            for j in range(base + lane * width, base + columns, lanes * width):
+                parts = sums(
+                    load_pack(a, j, zeros), load_pack(b, j, zeros), load_pack(c, j, zeros), ones, ones, j, rest
+                )
+                u += sum_u(parts)
+                v += sum_v(parts)
+                w += sum_w(parts)
+            u = sum_over(u)
+            v = sum_over(v)
+            w = sum_over(w)
+            value, coefs = finish((u, v, w), tops, load_or(y, r, T(0)), params)
+            value = T(value)
+            if here and lane == 0:
+                store(values, r, value)
+                total += value
+            tail = (coefs, load_or(upstream, r, factor), params)
+            settle()  # a gradient may replace a vector
+            if here:
+                for j in range(base + lane * width, base + columns, lanes * width):
+                    outcomes = entries(
+                        load_pack(a, j, zeros), load_pack(b, j, zeros), load_pack(c, j, zeros), ones, ones, j, tail
+                    )
+                    store_derivatives(grads, second, j, outcomes)
+        total = total_over(total)
+        deliver(partials, total, counted, divisor)
+
+    name = f"pairwise_{lanes}x{width}_{maths.finish.__name__}_{maths.entry.__name__}"
+    return Kernel(name, pairwise, THREADS)
+
+
+def run(
+    device: Any,
+    maths: PairMaths,
+    operands: tuple[Any, ...],
+    target: Any,
+    upstream: Any,
+    params: tuple[float, ...],
+    scale: float,
+    divisor: float,
+    shape: tuple[int, int],
+    values: Any,
+    grads: tuple[Any, Any, Any],
+    second: Any,
+) -> DeviceArray:
+    """Run a loss over `shape` = (vectors, components) and return the sum of its values over `divisor` on the device.
+
+    The parameters are those of :func:`fastloss.cpu.loops.pairwise.run`.
+    """
+    count, columns = shape
+    first = operands[0]
+    real = real_of(first.dtype)
+    vectors = [*operands, *((),) * (3 - len(operands))]
+    packed = [a for a in (*operands, *grads, second) if type(a) is DeviceArray]
+    width = pack_width(first.itemsize, packed, columns)
+    lanes = min(group_of(columns // width), THREADS)
+    grid = grid_of(count * lanes, THREADS, -(-columns // (width * lanes)))
+    total = Total(device, grid, real, values == (), divisor)
+    numbers = tuple([float(p) for p in params])
+    kernel(maths, lanes, width).launch(
+        device, grid, real, *vectors, target, upstream, values, *grads, second, numbers, scale / divisor, count,
+        columns, *total.arguments,
+    )  # fmt: skip
+    return total.result()

@@ -1,0 +1,77 @@
+"""Early errors about the maths of a loss: of a mistake in it the compiler says a page, and not where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+from fastloss.define.descriptions import Elementwise, Loss, Pairwise, RowMap, Rowwise
+
+# What stands for every entry: it lies in the domain of all losses.
+NUMBER = 0.5
+
+# What a function that cannot be run with plain numbers returned.
+UNKNOWN = object()
+
+
+def check_maths(record: Loss, job: Any, jitables: Collection[Callable[..., Any]]) -> None:
+    """Raise if the maths of a description is not among `jitables`, or returns something of another form.
+
+    Each function is called once with plain numbers. What cannot be run like that is left to the compiler.
+    """
+    if type(job) is Elementwise:
+        _check_marked(record, job.point, jitables)
+        _check_point(record, job)
+    elif isinstance(job, Rowwise | RowMap | Pairwise):
+        for function in filter(callable, job.maths):
+            _check_marked(record, function, jitables)
+        if type(job) is Rowwise:
+            _check_row(record, job)
+
+
+def _check_marked(record: Loss, function: Any, jitables: Collection[Callable[..., Any]]) -> None:
+    if function not in jitables:
+        raise TypeError(f"{record.name}: {function.__name__} must be marked @jitable (fastloss.define.registry)")
+
+
+def _check_point(record: Loss, job: Elementwise) -> None:
+    wanted = [k for k, name in enumerate(job.names) if name in record.differentiable]
+    slopes = 1 + max(wanted, default=-1)
+    found = _called(job.point, *[NUMBER] * len(job.arrays), *job.params)
+    if found is not UNKNOWN and not (_has(found, 3) and isinstance(found[1], tuple) and len(found[1]) >= slopes):
+        raise TypeError(
+            f"{record.name}: {job.point.__name__} must return (value, first derivatives, second derivative), with a "
+            f"tuple of first derivatives for {', '.join(job.names[:slopes])}; got {found!r}"
+        )
+
+
+def _check_row(record: Loss, job: Rowwise) -> None:
+    maths, params = job.maths, (*job.params, NUMBER)
+    zero_to_one = (NUMBER,) * 4  # z, p, t, w
+    if maths.terms is not None:
+        found = _called(maths.terms, *zero_to_one, True, NUMBER, NUMBER, params)
+        if found is not UNKNOWN and not _has(found, 3):
+            raise TypeError(f"{record.name}: {maths.terms.__name__} must return three sums, got {found!r}")
+    found = _called(maths.finish, NUMBER, NUMBER, (NUMBER,) * 3, NUMBER, NUMBER, params)
+    if found is UNKNOWN:
+        return
+    if not (_has(found, 2) and isinstance(found[1], tuple)):
+        raise TypeError(f"{record.name}: {maths.finish.__name__} must return (value, (coefs, ...)), got {found!r}")
+    found = _called(maths.entry, *zero_to_one, True, found[1], params)
+    if found is not UNKNOWN and not (_has(found, 2) and isinstance(found[0], tuple)):
+        raise TypeError(
+            f"{record.name}: {maths.entry.__name__} must return ((first derivatives, ...), second derivative), "
+            f"got {found!r}"
+        )
+
+
+def _has(found: Any, length: int) -> bool:
+    return isinstance(found, tuple) and len(found) == length
+
+
+def _called(function: Callable[..., Any], *args: Any) -> Any:
+    """Return what a function of the maths gives for plain numbers; UNKNOWN where it cannot be run so."""
+    try:
+        return function(*args)
+    except Exception:
+        return UNKNOWN

@@ -1,0 +1,325 @@
+"""The vocabulary in which a loss says what is to be computed. Data only: nothing here runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from fastloss.define.options import Domain
+
+Array = Any
+Scalar = Any
+MathFunction = Callable[..., Any]
+
+NO_INDEX = -(2**63)  # an ignore_index that ignores nothing
+
+# The families, each of which is a driver (or a module of the calling path), and the description that it runs.
+FAMILIES = {
+    "elementwise": "Elementwise",
+    "rowwise": "Rowwise",
+    "rowmap": "RowMap",
+    "pairwise": "Pairwise, or OfDistances",
+    "label_sets": "LabelSets",
+    "penalty": "Penalty",
+    "sequence": "Alignment",
+    "projected": "Projected",
+    "clustered": "Clustered",
+}
+
+# The values an array argument may hold. Whoever makes arrays (the tests, the benchmark) has a generator for each.
+KINDS = {
+    "real": "any number; what an argument takes that says nothing else",
+    "positive": "numbers > 0",
+    "count": "numbers >= 0, as a Poisson variable takes",
+    "probability": "numbers in [0, 1]",
+    "log_probability": "logarithms of probabilities",
+    "sign": "-1 or 1",
+    "binary": "0 or 1",
+    "class": "the class index of each row",
+    "class_list": "class indices of each row, ended by -1",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What is known of a loss before any array is seen; one entry of the registry.
+
+    Attributes
+    ----------
+    name, family
+        The public name, and the driver that runs it, a key of ``FAMILIES``.
+    function, describe
+        The public function, and the undecorated one that turns arguments into a description.
+    wrt, differentiable
+        The arguments a gradient is taken of unless told otherwise, and all that may be named in ``wrt=``: for each
+        of these the maths must return a derivative.
+    hessian
+        ``"exact"``, ``"zero"`` (zero almost everywhere) or ``None`` (not defined).
+    options
+        The domain of every keyword-only option that has one.
+    domains
+        For each array argument the kind of values it takes, a key of ``KINDS``, ``"real"`` where it is not named.
+        Tests and benchmarks make such values. ``"class"`` also says that the target must be given.
+    legacy
+        Whether ``size_average`` and ``reduce`` are accepted, as by the losses of torch that had them once.
+    also
+        Optional arguments that a gradient is taken of too, unless told otherwise, where they are given.
+    """
+
+    name: str
+    family: str
+    function: Callable[..., Any]
+    describe: Callable[..., Any]
+    wrt: tuple[str, ...]
+    differentiable: tuple[str, ...]
+    hessian: str | None
+    options: Mapping[str, Domain]
+    domains: Mapping[str, str]
+    legacy: bool
+    also: tuple[str, ...] = ()
+    modules: list[type] = field(default_factory=list, compare=False)
+
+
+class Elementwise(NamedTuple):
+    """A loss of single elements: ``point(*elements, *params) -> value, (d_first, d_second, ...), d2_first``.
+
+    There is a derivative for each array that the loss calls differentiable; the second derivative is that in the first.
+
+    The first `leads` arrays combine by `broadcast`: ``"exact"`` (equal shapes), ``"warn"`` (torch's warning when they
+    differ), ``"silent"`` or ``"same_ndim"`` (equal numbers of axes); later ones, and the weight, broadcast *to* the
+    result, or with `exact_weight` must have the input's shape. `mean` is the divisor of the mean: ``"elements"`` or
+    ``"weights"``.
+
+    The first `reals` arrays must be floating point. With `unit_interval` values outside [0, 1] are an error, and
+    so are negative ones of the argument `non_negative` (a variance, which may lack the last axis); the point function
+    answers both with NaN.
+    """
+
+    point: MathFunction
+    arrays: tuple[Array, ...]
+    names: tuple[str, ...] = ("input", "target")
+    params: tuple[Scalar, ...] = ()
+    weight: Array | None = None
+    reduction: str = "mean"
+    mean: str = "elements"
+    broadcast: str = "silent"
+    leads: int = 2
+    exact_weight: bool = False
+    reals: int = 1
+    unit_interval: bool = False
+    non_negative: str | None = None
+
+    def divisor(self, shape: tuple[int, ...], size: int) -> int:
+        """Return what the sum of `size` values is divided by, weights left aside; `shape` is the first array's."""
+        if self.reduction == "mean":
+            return size
+        return shape[0] if self.reduction == "batchmean" and shape else 1
+
+
+class RowMaths(NamedTuple):
+    """The three scalar functions of a loss over a class axis; the drivers own the loops.
+
+    Notation: z is an entry of the row: less the row's maximum `top` when `softmax` is set, else the raw entry, and
+    `top` is 0; p its softmax (0 without `softmax`); t the entry of the second operand, 1 where there is none; w the
+    class weight, 1 where there is none; `hit` whether this is the target class; zy and wy the target's z and weight
+    (0 and 1 without class indices); params the loss's options, then 1 / number of classes.
+
+    terms(z, p, t, w, hit, zy, wy, params) -> (a, b, c)
+        Summed over the row, pieces of it in the row's own precision, these in float64. ``None``: no sums.
+    finish(top, logsum, sums, zy, wy, params) -> (value, coefs)
+        The row's value, and whatever the entries need, a tuple of numbers of the row's type; logsum = log sum exp z,
+        0 without `softmax`.
+    entry(z, p, t, w, hit, coefs, params) -> ((d_first, d_second, d_weight), d2_first)
+        One entry of each derivative of the row's value. Those that no argument is differentiable in may be missing at
+        the end. Loops along a row call it for every entry with ``hit=False``, the target's too, and once more for the
+        target's with ``hit=True`` and ``t=0``, which replaces the first result; so it must not fail where it is
+        superfluous, and t means nothing where there are class indices.
+
+    `indexed`: there are class indices. `sparse`: all but the target's entry are 0, and unread.
+    """
+
+    finish: MathFunction
+    entry: MathFunction
+    terms: MathFunction | None = None
+    softmax: bool = False
+    indexed: bool = False
+    sparse: bool = False
+
+
+class Rowwise(NamedTuple):
+    """A loss of rows along a class axis: axis 0 of a one-dimensional input, else axis 1, unless `axis` says otherwise.
+
+    `target` holds class indices; or, where `soft` is given and the shapes of target and input are equal, class
+    probabilities, and then `soft` is the maths. `mean` is the divisor of the mean over class indices: ``"rows"`` or
+    ``"weights"`` (the summed weight of the rows that count). `keepdim` leaves the
+    axis in the result with length 1; `max_ndim` bounds the number of axes of the input. `empty` is the value of a row
+    without classes; ``None`` refuses such an input.
+
+    `pairs` is the maths of a loss of input, target and weight whose weight may have any shape that broadcasts to the
+    input's; it is used where that is not one number for each class.
+    """
+
+    maths: RowMaths
+    input: Array
+    target: Array | None = None
+    soft: RowMaths | None = None
+    weight: Array | None = None
+    params: tuple[Scalar, ...] = ()
+    ignore_index: int | None = None
+    reduction: str = "mean"
+    mean: str = "rows"
+    axis: int | tuple[int, ...] | None = None
+    keepdim: bool = False
+    max_ndim: int | None = None
+    empty: float | None = None
+    pairs: PairMaths | None = None
+
+
+class Projected(NamedTuple):
+    """A loss of rows whose logits are ``input @ linear_weight.T + linear_bias``, used up in chunks of rows.
+
+    `rows` describes the loss, its `input` left open. The weight is (C, F) or (C, d1, ..., F). `chunk_rows` maps
+    (rows, features, classes) to the rows of a chunk, or to None where the budget decides; `precision` is the dtype the
+    caller expects sums to have.
+    """
+
+    rows: Rowwise
+    input: Array
+    linear_weight: Array
+    linear_bias: Array | None = None
+    chunk_rows: Callable[[int, int, int], int | None] | None = None
+    precision: str | None = None
+
+
+class Clustered(NamedTuple):
+    """A loss of rows over classes in clusters: a head of the first classes and one more for each cluster, and tails.
+
+    The value of a row is that of `maths` at the head, plus that at the tail which holds its class. A tail is a pair of
+    weights, (hidden, F) and (classes, hidden); `cutoffs` holds the first class of every cluster.
+    """
+
+    maths: RowMaths
+    input: Array
+    target: Array
+    head_weight: Array
+    head_bias: Array | None
+    tail_weights: tuple[tuple[Array, Array], ...]
+    cutoffs: tuple[int, ...]
+
+
+class RowMap(NamedTuple):
+    """A function of rows that returns an array of the input's shape, such as softmax.
+
+    An entry of `maths` is (result, gradient), its operand the upstream gradient, its one parameter a factor of that.
+    Only the gradient may use the sums.
+    """
+
+    maths: RowMaths
+    input: Array
+    axis: int | None
+    dtype: Any = None
+
+
+class LabelSets(NamedTuple):
+    """A loss of rows of classes, some of them listed: a sum over pairs of entries, divided by the number of classes.
+
+    ``point(outside, inside) -> value, (d_outside, d_inside), d2_outside``, a function of an unlisted and a listed
+    entry. A row of `target` lists classes from its start to the first -1; what follows is not read. A class listed
+    twice counts twice.
+    """
+
+    point: MathFunction
+    input: Array
+    target: Array
+    reduction: str = "mean"
+
+
+class PairMaths(NamedTuple):
+    """The scalar functions of a loss over vectors a, b (and c) of equal length.
+
+    peaks(a, b, c, params) -> (u, v, w)
+        Running maxima over the vector, for the infinity norm; ``None``: no maxima.
+    terms(a, b, c, peaks, params) -> (u, v, w)
+        Summed over the vector in float64.
+    finish(sums, peaks, y, params) -> (value, coefs)
+        The row's value from its sums; y is the label.
+    entry(a, b, c, coefs, params) -> ((d_a, d_b, d_c), d2_a)
+        One component of each derivative.
+    """
+
+    terms: MathFunction
+    finish: MathFunction
+    entry: MathFunction
+    peaks: MathFunction | None = None
+
+
+class Pairwise(NamedTuple):
+    """A loss of pairs or triplets of vectors, which lie along `axis`; `target` holds one label for each.
+
+    The arrays must have the same number of axes unless `broadcast` is set. `keepdim` leaves the axis in the result with
+    length 1. The first `reals` arrays must be floating point, all of them where it is ``None``.
+    """
+
+    maths: PairMaths
+    arrays: tuple[Array, ...]
+    names: tuple[str, ...]
+    target: Array | None = None
+    params: tuple[Scalar, ...] = ()
+    reduction: str = "mean"
+    axis: int = -1
+    broadcast: bool = False
+    keepdim: bool = False
+    reals: int | None = None
+
+
+class Distance(NamedTuple):
+    """A distance of two of a loss's arguments, whose numbers are `operands`.
+
+    Either `describe` (a, b) returns the ``Pairwise`` job that computes it, or `value` (a, b) is a function of the
+    user's, and `vjp` (a, b, upstream) -> (d_a, d_b) its vector-Jacobian product, ``None`` where there is none.
+    """
+
+    operands: tuple[int, int]
+    describe: Callable[[Array, Array], Pairwise] | None = None
+    value: Any = None
+    vjp: Callable[[Array, Array, Array], tuple[Array, Array]] | None = None
+
+
+class OfDistances(NamedTuple):
+    """An elementwise loss of distances, ``point(*distances, *params)``, linear almost everywhere."""
+
+    point: MathFunction
+    distances: tuple[Distance, ...]
+    arrays: tuple[Array, ...]
+    names: tuple[str, ...]
+    params: tuple[Scalar, ...]
+    reduction: str = "mean"
+
+
+class Penalty(NamedTuple):
+    """The sum of ``point(p, coefficient) -> value, (slope,), curvature`` over all elements of all arrays.
+
+    `params` is one array or an iterable of arrays, such as the parameters of a model; derivatives come as one array or
+    as a list.
+    """
+
+    point: MathFunction
+    params: Array
+    coefficient: Scalar
+
+
+class Alignment(NamedTuple):
+    """The negative log-likelihood of label sequences, summed over their alignments with the time steps.
+
+    `log_probs` has axes (time, sample, class), or no sample axis; `targets` has a padded row for each sample, or all
+    labels one after the other. The mean is over samples, each divided by its number of labels first.
+    """
+
+    log_probs: Array
+    targets: Array
+    input_lengths: Array
+    target_lengths: Array
+    blank: int = 0
+    reduction: str = "mean"
+    zero_infinity: bool = False

@@ -1,0 +1,124 @@
+"""Scalar helpers shared by all losses.
+
+Everything here is plain Python on one number and keeps the number's type, so that a float32 kernel stays in
+float32. ``exp``, ``exp_nonpositive``, ``exp_difference``, ``log``, ``log_sum``, ``log_unit``, ``log1p_unit``,
+``sqrt`` and ``power`` are the leaves: in plain Python they call :mod:`math` with IEEE results instead of exceptions;
+each backend replaces them (polynomials that vectorise on the CPU, libdevice on CUDA).
+"""
+
+import math
+
+from fastloss.define.maths import jitable
+
+
+def exp(x):
+    """Return e**x; overflow gives infinity."""
+    try:
+        return math.exp(x)
+    except OverflowError:
+        return math.inf
+
+
+def exp_nonpositive(x):
+    """Return e**x for x <= 0; a result below the smallest normal number may be returned as 0."""
+    return math.exp(x)
+
+
+def exp_difference(x):
+    """Return e**x for x <= 0, a rounded difference: the error may be a part of what half an ulp of x makes."""
+    return math.exp(x)
+
+
+def log(x):
+    """Return the natural logarithm; log 0 is -inf and the log of a negative number is NaN."""
+    if x > 0:
+        return math.log(x)
+    return -math.inf if x == 0 else math.nan
+
+
+def log_sum(x):
+    """Return log x for a sum of exponentials, from 1 to 1e30; NaN of NaN."""
+    return math.log(x)
+
+
+def log_unit(x, whole):
+    """Return log x if `whole`, else log(1 - x), for x in [0, 1]; of 0 less than -100, of what lies outside anything."""
+    y = x if whole else -x
+    return (math.log(x) if whole else math.log1p(y)) if y + (not whole) > 0 else -math.inf
+
+
+def log1p_unit(x):
+    """Return log(1 + x) for x in [0, 1]: one division and a short polynomial."""
+    return math.log1p(x)
+
+
+def sqrt(x):
+    """Return the square root; NaN for a negative number."""
+    return math.sqrt(x) if x >= 0 else math.nan
+
+
+def power(x, p):
+    """Return x**p for x >= 0."""
+    try:
+        return math.pow(x, p)
+    except OverflowError:
+        return math.inf
+    except ValueError:  # 0 to a negative power
+        return math.inf
+
+
+@jitable
+def sigmoid(x):
+    """Return 1 / (1 + exp(-x)) without overflow."""
+    T = type(x)
+    e = exp_nonpositive(-abs(x))
+    return (T(1) if x >= T(0) else e) / (T(1) + e)
+
+
+@jitable
+def softplus(x):
+    """Return log(1 + exp(x)) = max(x, 0) + log1p(exp(-|x|))."""
+    T = type(x)
+    return (x if x > T(0) else T(0)) + log1p_unit(exp_nonpositive(-abs(x)))
+
+
+@jitable
+def log_sigmoid(x):
+    """Return log(sigmoid(x)) = min(x, 0) - log1p(exp(-|x|))."""
+    T = type(x)
+    return (x if x < T(0) else T(0)) - log1p_unit(exp_nonpositive(-abs(x)))
+
+
+@jitable
+def square(x, p):
+    """Return x**p for p = 2."""
+    return x * x
+
+
+@jitable
+def xlogy(x, y):
+    """Return x * log(y), and 0 where x is 0 whatever y is (NaN excepted)."""
+    T = type(x)
+    product = x * log(y)  # before the choice: a logarithm inside a branch would keep the loop from vectorising
+    return T(0) if x == T(0) and y == y else product
+
+
+@jitable
+def relu(x):
+    """Return max(0, x); NaN stays NaN."""
+    T = type(x)
+    return T(0) if x < T(0) else x
+
+
+@jitable
+def step(x):
+    """Return the derivative of max(0, x), 1 at 0; that of NaN is 0, as in torch."""
+    T = type(x)
+    return T(1) if x >= T(0) else T(0)
+
+
+@jitable
+def sign(x):
+    """Return -1, 0 or 1."""
+    T = type(x)
+    return T(1) if x > T(0) else (T(-1) if x < T(0) else T(0))

@@ -1,0 +1,300 @@
+"""The loss classes: torch.nn's names and constructor arguments around the functions of this package."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar, dataclass_transform
+
+from fastloss.call.call import Call
+from fastloss.call.outputs import VALUE
+from fastloss.define.registry import check_options, record_of, refuse_options
+from fastloss.define.descriptions import Array, Loss
+from fastloss.api.transforms import Transform, mode_of, names_of
+from fastloss.losses import (
+    binary,
+    divergence,
+    embedding,
+    focal,
+    likelihood,
+    margin,
+    multiclass,
+    norms,
+    penalty,
+    regression,
+    sequence,
+    symmetric,
+    triplet,
+)
+
+
+@dataclass_transform(frozen_default=True, eq_default=False)
+class LossModule:
+    """Options of a loss, bound. A subclass names its function and lists its options as fields.
+
+    An instance is called with the arrays and returns the value; `grad`, `value_and_grad` and `grad_and_hess` do what
+    the functions of those names return, with the options bound. Instances are immutable, compare by value, and pickle.
+    """
+
+    _record: ClassVar[Loss]
+    _options: dict[str, Any]
+
+    def __init_subclass__(cls, function: Callable[..., Any] | None = None) -> None:
+        dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+        if function is None:
+            return
+        cls._record = record_of(function)
+        cls._record.modules.append(cls)
+        summary, formula, _ = _parts_of(function.__doc__ or "")
+        cls.__doc__ = (
+            f"{summary}\n\n{formula}\n\nThe options of :func:`fastloss.{cls._record.name}`, bound; see there for the "
+            "arrays\nan instance is called with, the shapes, errors and notes.\n"
+        )
+
+    def __post_init__(self, **legacy: Any) -> None:
+        names = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
+        options = {name: getattr(self, name) for name in names}
+        given = {name: value for name, value in legacy.items() if value is not None}
+        check_options(self._record, checked := {**options, **given})
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "_options", checked)
+
+    def __call__(self, *arrays: Array, **named: Array) -> Any:
+        """Return the value of the loss."""
+        if named:
+            refuse_options(self, named, self._options)
+        call = self.__dict__.get("_call")
+        if call is None:
+            call = self.__dict__.setdefault("_call", Call(self._record, VALUE, self._options))
+        return call.run(arrays, named, VALUE)
+
+    def bound(self, kind: str, wrt: Any = None) -> Callable[..., Any]:
+        """Return a transform of the loss with the options bound; cached."""
+        wrt = wrt if wrt is None else names_of(wrt)
+        cache = self.__dict__.setdefault("_bound", {})
+        if (kind, wrt) not in cache:
+            mode = mode_of(self._record, kind, wrt)
+            cache[kind, wrt] = Transform(self._record, mode, self._options, (self, kind, wrt))
+        return cache[kind, wrt]  # type: ignore[no-any-return]
+
+    def grad(self, *arrays: Array, wrt: Any = None, **named: Any) -> Any:
+        """Return the gradient; see :func:`fastloss.grad`."""
+        return self.bound("grad", wrt)(*arrays, **named)
+
+    def value_and_grad(self, *arrays: Array, wrt: Any = None, **named: Any) -> Any:
+        """Return value and gradient; see :func:`fastloss.value_and_grad`."""
+        return self.bound("value_and_grad", wrt)(*arrays, **named)
+
+    def grad_and_hess(self, *arrays: Array, **named: Any) -> Any:
+        """Return the gradient and the diagonal of the Hessian; see :func:`fastloss.grad_and_hess`."""
+        return self.bound("grad_and_hess")(*arrays, **named)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self._options.items())})"
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        theirs = other._options
+        return all(equal(value, theirs[name]) for name, value in self._options.items())
+
+    def __hash__(self) -> int:
+        return hash((type(self), *(value for value in self._options.values() if isinstance(value, _HASHED))))
+
+    def __reduce__(self) -> Any:
+        return _made, (type(self), self._options)
+
+
+def _made(cls: type[LossModule], options: dict[str, Any]) -> LossModule:
+    """Build an instance from what it is pickled as; plain arguments, because copy.deepcopy copies no function."""
+    return cls(**options)
+
+
+def _parts_of(docstring: str) -> tuple[str, str, str]:
+    """Split a docstring into its summary, what stands before the parameters, and the rest."""
+    import inspect
+
+    head, _, rest = inspect.cleandoc(docstring).partition("\nParameters\n")
+    summary, _, formula = head.partition("\n")
+    return summary, formula.strip(), rest
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Return whether two options are equal, arrays by value."""
+    if not hasattr(a, "shape") and not hasattr(b, "shape"):
+        return bool(a == b)
+    if a is b:
+        return True
+    if type(a) is not type(b) or a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return bool((a == b).all())
+
+
+# Options that enter a hash; arrays, and lists in their place, do not.
+_HASHED = (str, int, float, tuple, type(None))
+
+
+class LegacyModule(LossModule):
+    """A class that accepts torch's deprecated pair, which becomes a reduction."""
+
+    size_average: dataclasses.InitVar[bool | None] = dataclasses.field(default=None, kw_only=True)
+    reduce: dataclasses.InitVar[bool | None] = dataclasses.field(default=None, kw_only=True)
+
+    def __post_init__(self, size_average: bool | None, reduce: bool | None) -> None:
+        super().__post_init__(size_average=size_average, reduce=reduce)
+
+
+class MSELoss(LegacyModule, function=regression.mse_loss):
+    reduction: str = "mean"
+
+
+class L1Loss(LegacyModule, function=regression.l1_loss):
+    reduction: str = "mean"
+
+
+class SmoothL1Loss(LegacyModule, function=regression.smooth_l1_loss):
+    reduction: str = "mean"
+    beta: float = 1.0
+
+
+class PoissonNLLLoss(LegacyModule, function=likelihood.poisson_nll_loss):
+    log_input: bool = True
+    full: bool = False
+    eps: float = 1e-8
+    reduction: str = "mean"
+
+
+class GaussianNLLLoss(LossModule, function=likelihood.gaussian_nll_loss):
+    full: bool = dataclasses.field(default=False, kw_only=True)
+    eps: float = dataclasses.field(default=1e-6, kw_only=True)
+    reduction: str = dataclasses.field(default="mean", kw_only=True)
+
+
+class BCELoss(LegacyModule, function=binary.binary_cross_entropy):
+    weight: Array | None = None
+    reduction: str = "mean"
+
+
+class SoftMarginLoss(LegacyModule, function=binary.soft_margin_loss):
+    reduction: str = "mean"
+
+
+class HingeEmbeddingLoss(LegacyModule, function=binary.hinge_embedding_loss):
+    margin: float = 1.0
+    reduction: str = "mean"
+
+
+class FocalLoss(LossModule, function=focal.binary_focal_loss):
+    gamma: float = 2.0
+    alpha: float = 0.75
+    reduction: str = "mean"
+
+
+class SigmoidFocalLoss(LossModule, function=focal.sigmoid_focal_loss):
+    alpha: float = 0.25
+    gamma: float = 2.0
+    reduction: str = "mean"
+
+
+class SCELoss(LossModule, function=symmetric.symmetric_cross_entropy):
+    a: float = 1.0
+    b: float = 1.0
+    ignore_index: int = -100
+    reduction: str = "mean"
+
+
+class MultiLabelMarginLoss(LegacyModule, function=margin.multilabel_margin_loss):
+    reduction: str = "mean"
+
+
+class MultiLabelSoftMarginLoss(LegacyModule, function=margin.multilabel_soft_margin_loss):
+    weight: Array | None = None
+    reduction: str = "mean"
+
+
+class MarginRankingLoss(LegacyModule, function=embedding.margin_ranking_loss):
+    margin: float = 0.0
+    reduction: str = "mean"
+
+
+class HuberLoss(LossModule, function=regression.huber_loss):
+    reduction: str = "mean"
+    delta: float = 1.0
+
+
+class BCEWithLogitsLoss(LegacyModule, function=binary.binary_cross_entropy_with_logits):
+    weight: Array | None = None
+    reduction: str = "mean"
+    pos_weight: Array | None = None
+
+
+class KLDivLoss(LegacyModule, function=divergence.kl_div):
+    reduction: str = "mean"
+    log_target: bool = False
+
+
+class NLLLoss(LegacyModule, function=multiclass.nll_loss):
+    weight: Array | None = None
+    ignore_index: int = -100
+    reduction: str = "mean"
+
+
+class CrossEntropyLoss(LegacyModule, function=multiclass.cross_entropy):
+    weight: Array | None = None
+    ignore_index: int = -100
+    reduction: str = "mean"
+    label_smoothing: float = 0.0
+
+
+class MultiMarginLoss(LegacyModule, function=margin.multi_margin_loss):
+    p: int = 1
+    margin: float = 1.0
+    weight: Array | None = None
+    reduction: str = "mean"
+
+
+class CosineEmbeddingLoss(LegacyModule, function=embedding.cosine_embedding_loss):
+    margin: float = 0.0
+    reduction: str = "mean"
+
+
+class TripletMarginLoss(LegacyModule, function=triplet.triplet_margin_loss):
+    margin: float = 1.0
+    p: float = 2.0
+    eps: float = 1e-6
+    swap: bool = False
+    reduction: str = "mean"
+
+
+class TripletMarginWithDistanceLoss(LossModule, function=triplet.triplet_margin_with_distance_loss):
+    distance_function: Callable[[Array, Array], Array] | str | None = dataclasses.field(default=None, kw_only=True)
+    margin: float = dataclasses.field(default=1.0, kw_only=True)
+    swap: bool = dataclasses.field(default=False, kw_only=True)
+    reduction: str = dataclasses.field(default="mean", kw_only=True)
+    distance_vjp: Callable[..., tuple[Array, Array]] | None = dataclasses.field(default=None, kw_only=True)
+
+
+class CosineSimilarity(LossModule, function=embedding.cosine_similarity):
+    dim: int = 1
+    eps: float = 1e-8
+
+
+class PairwiseDistance(LossModule, function=norms.pairwise_distance):
+    p: float = 2.0
+    eps: float = 1e-6
+    keepdim: bool = False
+
+
+class L1Penalty(LossModule, function=penalty.l1_penalty):
+    coefficient: float
+
+
+class L2Penalty(LossModule, function=penalty.l2_penalty):
+    coefficient: float
+
+
+class CTCLoss(LossModule, function=sequence.ctc_loss):
+    blank: int = 0
+    reduction: str = "mean"
+    zero_infinity: bool = False

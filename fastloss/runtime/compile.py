@@ -1,0 +1,196 @@
+"""How CPU kernels are compiled, named, cached and called."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+import numba
+import numpy as np
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.typed_passes import NopythonRewrites
+from numba.core.untyped_passes import InlineClosureLikes
+from numba.extending import register_jitable
+
+from fastloss.runtime.threads import run_shared
+
+# No nnan or ninf: NaN and infinity in the data must come out as IEEE arithmetic has them.
+FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
+
+# The maths of a loss keeps its order of operations: two loops that compute the same difference must get the same bits.
+# Only the drivers' sums are reassociated, which is what lets them vectorise.
+MATHS_FASTMATH = {"contract", "nsz", "arcp"}
+
+
+class LeanCompiler(CompilerBase):
+    """Numba's compiler less two passes over a function that find nothing in our loops, and take a tenth of the time.
+
+    There are no closures to inline in them, and no expressions of whole arrays. In the maths of a loss, which may be a
+    user's, there might be.
+    """
+
+    def define_pipelines(self) -> list[Any]:
+        """Return the passes that a function goes through."""
+        pipeline: Any = DefaultPassBuilder.define_nopython_pipeline(self.state)  # type: ignore[no-untyped-call]
+        pipeline.passes = [each for each in pipeline.passes if each[0] not in (InlineClosureLikes, NopythonRewrites)]
+        pipeline.finalize()
+        return [pipeline]
+
+
+# Nothing calls a kernel from C, nor what it is made of. The function for that, which Numba adds to each of them unless
+# told otherwise, took a tenth of the time to compile: it is optimised again with every caller.
+NOT_FROM_C: Any = {"no_cfunc_wrapper": True}
+
+# Options of kernels and of the loops that they are made of.
+LEAN: Any = {**NOT_FROM_C, "pipeline_class": LeanCompiler}
+
+
+def kernel_part(**options: Any) -> Callable[..., Any]:
+    """Return the decorator of functions that kernels are made of; in Python they stay what they are."""
+    return register_jitable(**LEAN, **options)
+
+
+# Work (elements of a plain loss) from which a call is shared between threads.
+PARALLEL_FROM = 1 << 17
+
+# Work of the smallest chunk, and the most chunks of a call: enough to balance the load of any desktop or server socket,
+# few enough that claiming them costs nothing.
+CHUNK = 1 << 14
+MAX_CHUNKS = 256
+
+# Counters at the head of a board; two slots for every chunk follow, see cpu/sharing.py.
+BOARD_HEAD = 4
+SMALL_BOARD = BOARD_HEAD + 2
+
+
+def chunk_count(units: int, work: int) -> int:
+    """Return into how many chunks `units` rows or elements that hold `work` elements in all are cut.
+
+    A function of the problem alone, never of the number of threads: results must not depend on it.
+    """
+    return max(1, min(units, work // CHUNK, MAX_CHUNKS))
+
+
+def is_small(work: int) -> bool:
+    """Return whether so much work is a single chunk, whatever it consists of."""
+    return work < 2 * CHUNK
+
+
+# What a kernel is made of, beside the functions it closes over.
+_SOURCES = ("_jit.py", "_call.py", "_blocks.py", "cpu/*.py", "losses/*.py")
+
+
+@functools.cache
+def fingerprint(*more: str) -> str:
+    """Return a hash of the sources of kernels, `more` of them, and of what else decides the machine code.
+
+    Numba looks only at the file that holds a kernel when it asks whether a cached kernel is stale; a kernel is made of
+    functions of many files.
+    """
+    root = Path(__file__).parent
+    digest = hashlib.sha256(f"{numba.__version__} {np.__version__}".encode())
+    for path in sorted(path for pattern in (*_SOURCES, *more) for path in root.glob(pattern)):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def foreign_part(body: Callable[..., Any]) -> str:
+    """Return a hash of the maths that a kernel closes over and that is not this package's, as a part of its name."""
+    parts: list[bytes] = []
+    _collect(body, parts, set())
+    return f"_{hashlib.sha256(b''.join(parts)).hexdigest()[:12]}" if parts else ""
+
+
+def _collect(function: Callable[..., Any], parts: list[bytes], seen: set[Any]) -> None:
+    """Collect what tells whether anything has changed that a function needs and that is not this package's.
+
+    A function of this package needs what it closes over, for the rest is in the fingerprint; another what it names too.
+    """
+    ours = _is_ours(function)
+    needed = [cell.cell_contents for cell in function.__closure__ or ()]
+    if not ours:
+        parts.append(_contents(function.__code__.co_filename) or _instructions(function.__code__))
+        needed += [function.__globals__[name] for name in function.__code__.co_names if name in function.__globals__]
+    for one in needed:
+        one = getattr(one, "py_func", one)  # of a function that is compiled already
+        if isinstance(one, ModuleType):
+            parts.append(_contents(getattr(one, "__file__", None)))
+        elif isinstance(one, int | float | str | tuple):
+            parts += () if ours else (repr(one).encode(),)
+        elif hasattr(one, "__code__") and one not in seen:
+            seen.add(one)
+            _collect(one, parts, seen)
+
+
+def _is_ours(function: Callable[..., Any]) -> bool:
+    return function.__module__.startswith("fastloss.")
+
+
+def _contents(path: str | None) -> bytes:
+    try:
+        return b"" if path is None else Path(path).read_bytes()
+    except OSError:  # typed in at a prompt
+        return b""
+
+
+def _instructions(code: CodeType) -> bytes:
+    plain = [constant for constant in code.co_consts if isinstance(constant, int | float | str)]
+    return f"{code.co_code!r} {plain} {code.co_names}".encode()
+
+
+class Kernel:
+    """A compiled loop, called with its arguments, a board and whether the caller leads.
+
+    Numba's cache key holds neither the options of the compiler nor what a closure calls in other files: the name, with
+    the loss, the driver and the fingerprint of the sources, makes stale and colliding entries impossible.
+    """
+
+    __slots__ = ("compiled",)
+
+    def __init__(self, name: str, body: Callable[..., Any]) -> None:
+        body.__qualname__ = body.__name__ = f"{name}_{fingerprint()}{foreign_part(body)}"
+        self.compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH, **LEAN)(body)
+
+    def launcher(self, units: int, work: int) -> Callable[..., Any]:
+        """Return what runs over `units` that hold `work` elements, for arguments that have the same types each time."""
+        return Direct(self) if is_small(work) else functools.partial(self, units, work)
+
+    def __call__(self, units: int, work: int, *args: Any) -> Any:
+        """Run over `units` that hold `work` elements in all, on this thread or on several."""
+        if is_small(work):
+            return self.compiled(*args, np.zeros(SMALL_BOARD), True)
+        chunks = chunk_count(units, work)
+        args = (*args, np.zeros(BOARD_HEAD + 2 * chunks))
+        return run_shared(self.compiled, args, chunks if work >= PARALLEL_FROM else 1)
+
+
+class Direct:
+    """A kernel for small calls whose arguments all have the types of those of the first call.
+
+    The dispatcher would look at every argument of every call, and compare: a microsecond or more of six. Finding the
+    machine code that it chose takes a hundred times as long, and waits for the second call: there may be none. It is
+    `entry` then, to be called with the arguments, a board and whether the caller leads.
+    """
+
+    __slots__ = ("_called", "_compiled", "entry")
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._compiled: Any = kernel.compiled
+        self._called = False
+        self.entry: Any = None
+
+    def __call__(self, *args: Any) -> Any:
+        """Run the kernel on this thread."""
+        args = (*args, np.zeros(SMALL_BOARD), True)
+        if self.entry is not None:
+            return self.entry(*args)
+        if self._called:
+            types = tuple([self._compiled.typeof_pyval(a) for a in args])
+            if types in self._compiled.overloads:
+                self.entry = self._compiled.overloads[types].entry_point
+        self._called = True
+        return self._compiled(*args)

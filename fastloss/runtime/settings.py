@@ -1,0 +1,129 @@
+"""Settings of the process: number of threads, index checks, memory kept for the next results."""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+import os
+from types import TracebackType
+from typing import Any, SupportsIndex
+
+
+def _default_recycled() -> int:
+    """Return a gigabyte, or an eighth of the machine's memory where that is less."""
+    with contextlib.suppress(AttributeError, ValueError, OSError):
+        return min(1 << 30, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8)
+    return 1 << 28
+
+
+class _Settings:
+    """The values in force."""
+
+    num_threads: int | None = None
+    check_indices: bool = True
+    recycled_bytes: int = _default_recycled()
+
+
+settings = _Settings()
+
+
+def _default_threads() -> int:
+    """Return NUMBA_NUM_THREADS if it is set, else the number of cores this process may use."""
+    given = os.environ.get("NUMBA_NUM_THREADS")
+    if given:
+        return max(1, int(given))
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0)) or 1
+    return os.cpu_count() or 1
+
+
+DEFAULT_THREADS = _default_threads()
+
+
+def thread_count() -> int:
+    """Return how many threads a large call uses."""
+    return settings.num_threads or DEFAULT_THREADS
+
+
+class config:  # noqa: N801 (it reads as a function, and is one that can be undone)
+    """Set options for the process, or for a ``with`` block.
+
+    Parameters
+    ----------
+    num_threads : int, optional
+        Threads that a large call on the CPU uses, the calling one included. The default is ``NUMBA_NUM_THREADS`` or
+        the number of cores available. Results do not depend on it.
+    check_indices : bool, optional
+        Whether class indices and labels are checked before anything is computed (the default). Without the check an
+        index out of range makes its row's value and gradient NaN, and is never used to read or write; a CUDA call
+        then does not wait for the device and, once it has been made before, can be captured in a graph. (It still
+        waits where the host needs a number: lengths or `grad_output` in device memory, and a gradient with respect
+        to the weights of a weighted mean.)
+    recycled_bytes : int, optional
+        Bytes of memory that results of 4 MiB or more on the CPU leave behind, when they are dropped, for the next
+        ones; 0 turns this off. The default is 1 GiB, or an eighth of the machine's memory where that is less. The
+        operating system may take large arrays of what is kept whenever it needs memory.
+
+    Raises
+    ------
+    ValueError
+        If `num_threads` is not positive, or `recycled_bytes` negative.
+    TypeError
+        If an option has the wrong type.
+
+    Notes
+    -----
+    The settings belong to the process, not to the thread: a ``with`` block in one thread is seen by all.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> with fl.config(num_threads=1):
+    ...     value = fl.mse_loss([0.0, 1.0], [1.0, 1.0])
+    """
+
+    def __init__(
+        self,
+        *,
+        num_threads: int | None = None,
+        check_indices: bool | None = None,
+        recycled_bytes: int | None = None,
+    ) -> None:
+        new: dict[str, Any] = {}
+        if num_threads is not None:
+            new["num_threads"] = _whole("num_threads", num_threads, 1)
+        if check_indices is not None:
+            if not isinstance(check_indices, bool):
+                raise TypeError(f"check_indices must be True or False, got {check_indices!r}")
+            new["check_indices"] = check_indices
+        if recycled_bytes is not None:
+            new["recycled_bytes"] = _whole("recycled_bytes", recycled_bytes, 0)
+        self._before = {name: getattr(settings, name) for name in new}
+        _put_in_force(new)
+
+    def __enter__(self) -> config:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _put_in_force(self._before)
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    """Return an option that must be an integer, checked."""
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    number = operator.index(value)
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
+    return number
+
+
+def _put_in_force(values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        setattr(settings, name, value)
+    if "recycled_bytes" in values:
+        from fastloss.runtime.memory_pool import trim
+
+        trim()
