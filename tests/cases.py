@@ -311,9 +311,34 @@ PLAIN = list({case.loss: case for case in reversed(ACTIVE)}.values())[::-1]
 HEAVY = [case for case in ACTIVE if case.record.family in ("rowwise", "rowmap") and case not in PLAIN]
 
 
-def marked(cases):
-    """Return the cases as parameters, the heavy ones marked as slow."""
-    return [pytest.param(case, marks=pytest.mark.slow if case in HEAVY else (), id=str(case)) for case in cases]
+# One loss of each family, for tests that compile a kernel for every dtype, layout or choice of arguments: the minutes
+# that this takes for all the others are left to `slow`.
+TYPICAL = frozenset(
+    {
+        "mse_loss",
+        "cross_entropy",
+        "softmax",
+        "triplet_margin_loss",
+        "multilabel_margin_loss",
+        "ctc_loss",
+        "linear_cross_entropy",
+    }
+)
+
+
+def light(case):
+    """Return whether a case is not heavy, or of a typical loss."""
+    return case not in HEAVY or case.loss in TYPICAL
+
+
+def marked(cases, quick=lambda case: case not in HEAVY):
+    """Return the cases as parameters; those that are not quick, by default the heavy ones, are marked as slow."""
+    return [pytest.param(case, marks=() if quick(case) else pytest.mark.slow, id=str(case)) for case in cases]
+
+
+def typical(cases):
+    """Return cases, or names of losses, as parameters; all but those of one loss a family are marked as slow."""
+    return marked(cases, lambda case: getattr(case, "loss", case) in TYPICAL)
 
 
 def positional(case):

@@ -11,6 +11,7 @@ import warnings
 
 import numpy as np
 import pytest
+from cases import LOSSES, typical
 
 import fastloss as fl
 from fastloss import cli
@@ -23,6 +24,7 @@ from fastloss.bench.measure import measure
 from fastloss.bench.results import COLUMNS
 from fastloss.cpu.loops import copy as copying
 from fastloss.define.registry import LOSSES
+from fastloss.runtime.settings import thread_count
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +55,7 @@ def test_the_small_case_of_a_loss_runs_and_reused_equals_fresh(name):
 
 
 @pytest.mark.parametrize("who", ["fresh", "reused", "torch", "sklearn", "numpy"])
-@pytest.mark.parametrize("name", list(LOSSES))
+@pytest.mark.parametrize("name", typical(LOSSES))
 def test_a_contender_computes_the_same_loss(name, who):
     one, case = contenders.contender(who), small(name)
     if one.missing() is not None:
@@ -177,7 +179,7 @@ def test_threads_are_those_asked_for_and_put_back():
     before = torch.get_num_threads()
     with threads.limited(3, ["torch"]):
         assert torch.get_num_threads() == 3
-        assert fl._config.thread_count() == 3
+        assert thread_count() == 3
     assert torch.get_num_threads() == before
 
 
@@ -236,7 +238,7 @@ def test_a_case_that_settles_ends(monkeypatch):
 # -- tensors on a device ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", list(LOSSES))
+@pytest.mark.parametrize("name", typical(LOSSES))
 def test_tensors_of_a_half_type_are_what_everybody_gets(name):
     """On the CPU; a GPU differs by the name of the device, and by a wait for it."""
     torch = pytest.importorskip("torch")

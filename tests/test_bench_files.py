@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import LOSSES
 
 from fastloss import cli
 from fastloss.bench import contenders, growth, guard, memory
@@ -91,6 +92,7 @@ def grown(tmp_path_factory):
     return folder / "here-growth.csv"
 
 
+@pytest.mark.slow
 def test_growth_writes_every_mode_with_memory(grown):
     rows = read(grown)
     assert {row["mode"] for row in rows} == {"elements", "classes", "threads"}
@@ -163,6 +165,7 @@ def results(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_plot_draws_what_the_files_hold(results, grown, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     assert script("plot").main([str(results), str(grown), "--out", str(tmp_path)]) == 0

@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 
 import pytest
+from cases import LOSSES
 
 import fastloss as fl
 from fastloss.define.registry import LOSSES

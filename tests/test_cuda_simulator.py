@@ -1,8 +1,8 @@
 """Every CUDA kernel runs in Numba's simulator and agrees with the CPU.
 
-The simulator is a setting of the process. Without it this file holds one test, which runs the others in a process
-that has it. Blocks have 8 threads there, a row 1, 4, 8 or 16: shapes as small as these cross all boundaries,
-those of a block's shared memory too.
+The simulator is a setting of the process. Without it this file holds tests that run the others in processes that have
+it: a tiny case of each family at once, all else with `slow`. Blocks have 8 threads there, a row 1, 4, 8 or 16: shapes
+as small as these cross all boundaries, those of a block's shared memory too.
 """
 
 import inspect
@@ -14,18 +14,24 @@ import zlib
 import cuda_tools
 import numpy as np
 import pytest
+from cases import LOSSES, TYPICAL
 
 import fastloss as fl
 from fastloss.define.registry import LOSSES
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:shapes differ")]
+pytestmark = pytest.mark.filterwarnings("ignore:shapes differ")
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 NAMES = [name for name, record in LOSSES.items() if record.family in cuda_tools.FAMILIES]
 if SIMULATED:
     # The simulator polls its threads from another one, which holds the interpreter for 5 ms at a time otherwise: that
     # takes 12 times as long.
     sys.setswitchinterval(1e-4)
-in_simulator = pytest.mark.skipif(not SIMULATED, reason="run by test_in_the_simulator in a process of its own")
+quick_in_simulator = pytest.mark.skipif(not SIMULATED, reason="run by another test in a process of its own")
+
+
+def in_simulator(test):
+    """Mark a test for a process that has the simulator, and as slow."""
+    return pytest.mark.slow(quick_in_simulator(test))
 
 
 # The processes that share the tests, so that as many cores have work.
@@ -39,19 +45,30 @@ def _part(request):
         pytest.skip("run by another process")
 
 
-@pytest.mark.skipif(SIMULATED, reason="the others are running")
-@pytest.mark.parametrize("part", range(PARTS))
-def test_in_the_simulator(part):
+def simulate(marked, part=""):
+    """Run the tests of this file that are marked so in a process that has the simulator."""
     pytest.importorskip("numba.cuda.extending", reason="numba-cuda is not installed")
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__],
-        env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1", "FASTLOSS_TEST_PART": str(part)},
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", marked, __file__],
+        env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1", "FASTLOSS_TEST_PART": part},
         capture_output=True,
         text=True,
         check=False,
     )
     assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
     assert " passed" in run.stdout
+
+
+@pytest.mark.skipif(SIMULATED, reason="the others are running")
+def test_each_family_in_the_simulator():
+    simulate("not slow")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(SIMULATED, reason="the others are running")
+@pytest.mark.parametrize("part", range(PARTS))
+def test_in_the_simulator(part):
+    simulate("slow", str(part))
 
 
 def device(array):
@@ -75,6 +92,19 @@ def compare(function, given, dtype, **options):
     found = function(**{k: device(v) for k, v in given.items()}, **{k: device(v) for k, v in options.items()})
     cuda_tools.assert_like(cuda_tools.mapped(host, found), expected, dtype)
     return found
+
+
+@quick_in_simulator
+@pytest.mark.parametrize("name", [name for name in NAMES if name in TYPICAL])
+def test_each_family(name):
+    compare(fl.value_and_grad(LOSSES[name].function), cuda_tools.sample(LOSSES[name], "float64", (2, 3)), "float64")
+
+
+@quick_in_simulator
+@pytest.mark.parametrize("shape", [(2, 3, 2), (1, 18), (1, 64)], ids=["strided", "long", "pieces"])
+def test_each_way_of_rows(shape):
+    given = cuda_tools.sample(LOSSES["cross_entropy"], "float64", shape)
+    compare(fl.value_and_grad(fl.cross_entropy), given, "float64")
 
 
 @in_simulator

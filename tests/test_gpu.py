@@ -8,6 +8,7 @@ import inspect
 import cuda_tools
 import numpy as np
 import pytest
+from cases import LOSSES
 
 import fastloss as fl
 from fastloss.define.registry import LOSSES

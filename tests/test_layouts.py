@@ -5,7 +5,7 @@ import functools
 import ml_dtypes
 import numpy as np
 import pytest
-from cases import LOSSES, PLAIN, assert_close
+from cases import LOSSES, PLAIN, assert_close, typical
 
 import fastloss as fl
 from fastloss.cpu.loops import elementwise
@@ -88,7 +88,7 @@ def follows(one, like):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-@pytest.mark.parametrize("case", PLAIN, ids=str)
+@pytest.mark.parametrize("case", typical(PLAIN))
 def test_layout(case, layout):
     arrays = case.make()
     names = case.wrt(arrays)
@@ -118,7 +118,7 @@ def test_read_only_arrays_need_no_kernel_of_their_own(size, rng):
 
 
 @pytest.mark.parametrize("layout", [_columns, _apart], ids=["columns", "apart"])
-@pytest.mark.parametrize("case", [c for c in PLAIN if c.record.family in ("elementwise", "pairwise")], ids=str)
+@pytest.mark.parametrize("case", typical([c for c in PLAIN if c.record.family in ("elementwise", "pairwise")]))
 def test_layout_of_half_types(case, layout):
     for dtype in ("float16", "bfloat16"):
         arrays = case.make(dtype)
@@ -196,7 +196,7 @@ def test_layout_of_the_upstream(rng):
             np.testing.assert_array_equal(gradient, expected)
 
 
-@pytest.mark.parametrize("case", [c for c in PLAIN if c.record.family == "elementwise"], ids=str)
+@pytest.mark.parametrize("case", typical([c for c in PLAIN if c.record.family == "elementwise"]))
 def test_axes_that_do_not_merge(case):
     """Five axes, transposed and cut so that no two of them are one run of memory."""
     small = case.make()
@@ -213,7 +213,7 @@ def test_axes_that_do_not_merge(case):
         assert_close(one, other)
 
 
-@pytest.mark.parametrize("case", [c for c in PLAIN if c.record.family == "elementwise"], ids=str)
+@pytest.mark.parametrize("case", typical([c for c in PLAIN if c.record.family == "elementwise"]))
 def test_broadcast_views(case):
     """Arrays with strides of 0 are read in place."""
     arrays = {name: np.broadcast_to(a[:1], (50, *a.shape[1:])) for name, a in case.make().items()}
@@ -306,7 +306,7 @@ def test_class_indices_use_their_whole_range(dtype, rng):
 
 @pytest.mark.parametrize("dtype", INTEGERS, ids=lambda t: t.__name__)
 @pytest.mark.parametrize(
-    "case", [c for c in PLAIN if "target" in c.arrays and c.record.family == "elementwise"], ids=str
+    "case", typical([c for c in PLAIN if "target" in c.arrays and c.record.family == "elementwise"])
 )
 def test_integer_targets_of_elementwise_losses(case, dtype):
     """Targets may be integers where torch takes them; KL's may not."""
@@ -346,7 +346,7 @@ def test_weights_and_targets_of_another_float_type(dtype, rng):
     assert_close(gradients[0], exact[0])
 
 
-@pytest.mark.parametrize("case", PLAIN, ids=str)
+@pytest.mark.parametrize("case", typical(PLAIN))
 def test_arrays_that_offer_dlpack_alone(case):
     arrays = case.make()
     wrapped = {name: Dlpack(array) for name, array in arrays.items()}

@@ -137,7 +137,10 @@ def test_bits_do_not_depend_on_threads(threads):
 
 @pytest.mark.usefixtures("budget")
 @pytest.mark.parametrize("soft", [False, True])
-@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=["float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "dtype",
+    [pytest.param(np.float16, marks=pytest.mark.slow, id="float16"), pytest.param(ml_dtypes.bfloat16, id="bfloat16")],
+)
 def test_half_types_are_rounded_once(dtype, soft):
     arrays = arrays_of((9,), (2,), bias=True, weight=True, soft=soft)
     narrow = {k: a.astype(dtype) if a.dtype.kind == "f" else a for k, a in arrays.items()}

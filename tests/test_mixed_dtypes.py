@@ -52,7 +52,7 @@ def test_grad_output_of_softmax(own, other, dim):
     assert_near(found, fl.grad(fl.softmax)(wide(x), dim, grad_output=wide(upstream)), own)
 
 
-@pytest.mark.parametrize("own", [FLOAT, DOUBLE, HALF])
+@pytest.mark.parametrize("own", [FLOAT, *(pytest.param(own, marks=pytest.mark.slow) for own in (DOUBLE, HALF))])
 @pytest.mark.parametrize("labels", [np.bool_, np.int8, np.uint8, np.int16, np.int32, np.int64, np.uint64])
 def test_labels_of_integers(own, labels):
     x, t = rows(own, 5, 4), rows(FLOAT, 5, 5) > 0
@@ -70,7 +70,9 @@ def test_target_that_is_differentiated(own, other):
         assert_near(found, expected, own, other)
 
 
-@pytest.mark.parametrize(("own", "other"), PAIRS)
+@pytest.mark.parametrize(
+    ("own", "other"), PAIRS[:2] + [pytest.param(*pair, marks=pytest.mark.slow) for pair in PAIRS[2:]]
+)
 def test_gradient_through_a_converted_input(own, other):
     """The value and its upstream gradient have the dtype converted to, derivatives the input's own."""
     x, upstream = rows(own, 7, 8), rows(other, 7, 9)

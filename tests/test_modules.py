@@ -6,7 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
-from cases import ACTIVE, PLAIN
+from cases import ACTIVE, HEAVY, PLAIN
 from test_errors import NOT_POSSIBLE
 
 import fastloss as fl
@@ -38,7 +38,13 @@ COMPLETE = [
 ]
 
 
-@pytest.mark.parametrize(("case", "module"), COMPLETE, ids=[f"{module.__name__}-{case}" for case, module in COMPLETE])
+@pytest.mark.parametrize(
+    ("case", "module"),
+    [
+        pytest.param(*both, marks=pytest.mark.slow if both[0] in HEAVY else (), id=f"{both[1].__name__}-{both[0]}")
+        for both in COMPLETE
+    ],
+)
 def test_an_instance_computes_what_the_function_does(case, module):
     instance, arrays = split(case, module)
     np.testing.assert_array_equal(instance(**arrays), case.call(case.make()))

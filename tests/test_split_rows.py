@@ -55,7 +55,7 @@ def compare(found, expected, dtype):
     np.testing.assert_allclose(found.astype(np.float64), expected.astype(np.float64), tolerance, tolerance * scale)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow), "float16"])
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize(
     "options",

@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import reference
-from cases import ACTIVE, CASES, PLAIN, assert_close, marked
+from cases import ACTIVE, CASES, PLAIN, assert_close, light, marked, typical
 
 import fastloss as fl
 
@@ -49,7 +49,7 @@ def upstream_for(case, arrays, reduction):
     return np.asarray(np.random.default_rng(8).normal(size=shape))
 
 
-@pytest.mark.parametrize("case", PARITY, ids=str)
+@pytest.mark.parametrize("case", marked(PARITY, light))
 def test_parity_in_float64(case):
     arrays = case.make(seed=1)
     for reduction in case.reductions:
@@ -152,7 +152,7 @@ def test_softmax_along_an_axis_that_is_not_named(loss, shape):
         assert_close(value, getattr(F, loss)(torch.from_numpy(np.array(x))).numpy(), factor=10)
 
 
-@pytest.mark.parametrize("case", marked(PARITY))
+@pytest.mark.parametrize("case", marked(PARITY, PLAIN.__contains__))
 def test_float32_is_as_exact_as_torch(case):
     """The error against float64 is at most a small multiple of torch's, or a few roundings of the largest entry."""
     arrays = case.make("float32", seed=2)
@@ -204,8 +204,12 @@ HALF = [case for case in PLAIN if case.record.family in ("elementwise", "pairwis
 
 @pytest.mark.parametrize(
     ("case", "dtype"),
-    [(c, "float64") for c in PLAIN] + [(c, dtype) for c in HALF for dtype in ("float16", "bfloat16")],
-    ids=str,
+    [pytest.param(c, "float64", id=f"{c}-float64") for c in PLAIN]
+    + [
+        pytest.param(*param.values, dtype, marks=param.marks, id=f"{param.id}-{dtype}")
+        for param in typical(HALF)
+        for dtype in ("float16", "bfloat16")
+    ],
 )
 def test_tensors_in_tensors_out(case, dtype):
     """The numbers are those of NumPy arrays, to the bit; dtype and library are the arguments'."""

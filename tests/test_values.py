@@ -6,7 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import reference
-from cases import ACTIVE, DTYPES, ELSEWHERE, KINDS, PLAIN, assert_close, natural, positional
+from cases import (
+    ACTIVE,
+    DTYPES,
+    ELSEWHERE,
+    KINDS,
+    LOSSES,
+    PLAIN,
+    assert_close,
+    light,
+    marked,
+    natural,
+    positional,
+    typical,
+)
 
 import fastloss as fl
 from fastloss.bench import cases as bench_cases
@@ -39,7 +52,7 @@ def test_a_loss_without_cases_gets_some(name):
         assert_close(case.call(arrays), case.expected(arrays))
 
 
-@pytest.mark.parametrize("case", ACTIVE, ids=str)
+@pytest.mark.parametrize("case", marked(ACTIVE, light))
 def test_value(case):
     arrays = case.make()
     for reduction in case.reductions:
@@ -48,7 +61,7 @@ def test_value(case):
         assert value.dtype == np.float64
 
 
-@pytest.mark.parametrize("case", PLAIN, ids=str)
+@pytest.mark.parametrize("case", typical(PLAIN))
 def test_value_in_float32(case):
     """The other cases run in float32 with their gradients, in test_gradients.py."""
     arrays = case.make("float32")
@@ -60,7 +73,7 @@ def test_value_in_float32(case):
 
 # Rounded log-probabilities are not normalised, as the reference of ctc_loss has them.
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("case", [case for case in PLAIN if case.loss != "ctc_loss"], ids=str)
+@pytest.mark.parametrize("case", typical([case for case in PLAIN if case.loss != "ctc_loss"]))
 def test_value_of_half_types(case, dtype):
     arrays = case.make(dtype)
     for reduction in case.reductions:
@@ -161,7 +174,7 @@ def test_divisors_by_hand():
     np.testing.assert_allclose(fl.cross_entropy(even, np.array([0, 1]), weight), np.log(2), rtol=1e-15)
 
 
-@pytest.mark.parametrize("case", [c for c in WITH_REDUCTION if c.record.family == "elementwise"], ids=str)
+@pytest.mark.parametrize("case", typical([c for c in WITH_REDUCTION if c.record.family == "elementwise"]))
 def test_sum_of_half_types_is_accumulated_wider(case):
     """70000 equal values: float16 cannot hold their sum, nor count them."""
     small = case.make("float16")
