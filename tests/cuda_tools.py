@@ -137,9 +137,18 @@ class PretendSpace:
     def view(self, array: Any, name: str) -> Any:
         return array
 
-    output = view
+    output = lower = view
 
-    def wrap(self, view: Any, like: Any) -> Any:
+    def reading(self, view: Any) -> None:
+        return None
+
+    def one(self, dtype: Any) -> None:
+        return None
+
+    def wrapping(self, view_dtype: Any, dtype: Any) -> None:
+        return None
+
+    def wrap(self, view: Any, dtype: Any) -> Any:
         return view
 
     def scalar(self, value: Any, dtype: Any) -> Any:

@@ -23,7 +23,6 @@ from fastloss.bench.contenders import ours, plain, pytorch, scikit
 from fastloss.bench.measure import measure
 from fastloss.bench.results import COLUMNS
 from fastloss.cpu.loops import copy as copying
-from fastloss.define.registry import LOSSES
 from fastloss.runtime.settings import thread_count
 
 

@@ -14,7 +14,6 @@ from fastloss.bench import contenders, growth, guard, memory
 from fastloss.bench.cases import Extent
 from fastloss.bench.results import COLUMNS, read
 from fastloss.bench.session import Plan
-from fastloss.define.registry import LOSSES
 
 BENCH = Path(__file__).parent.parent / "bench"
 

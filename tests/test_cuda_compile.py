@@ -17,7 +17,6 @@ import pytest
 from cases import LOSSES
 
 import fastloss as fl
-from fastloss.define.registry import LOSSES
 
 if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
     pytest.skip("the simulator compiles nothing", allow_module_level=True)

@@ -17,7 +17,6 @@ import pytest
 from cases import LOSSES, TYPICAL
 
 import fastloss as fl
-from fastloss.define.registry import LOSSES
 
 pytestmark = pytest.mark.filterwarnings("ignore:shapes differ")
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"

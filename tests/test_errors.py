@@ -17,7 +17,6 @@ from fastloss.call.outputs import Mode, Request
 from fastloss.cpu.arrays import DlpackSpace
 from fastloss.define.descriptions import Elementwise
 from fastloss.define.maths import jitable
-from fastloss.define.registry import LOSSES
 
 NOT_POSSIBLE = {
     "a number > 0": (0.0, -1.0, float("nan")),

@@ -11,7 +11,6 @@ import pytest
 from cases import LOSSES
 
 import fastloss as fl
-from fastloss.define.registry import LOSSES
 
 NAMES = [name for name, record in LOSSES.items() if record.family in cuda_tools.FAMILIES]
 LIBRARIES = ["torch", "cupy", "numba"]

@@ -5,7 +5,6 @@ import pytest
 from cases import ACTIVE, DTYPES, LOSSES, PLAIN, assert_close, light, marked, typical
 
 import fastloss as fl
-from fastloss.define.registry import LOSSES
 
 # Fourth-order central differences: the error is about STEP**4 times the fifth derivative, plus 1e-16 / STEP.
 STEP = 1e-4

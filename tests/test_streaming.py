@@ -9,7 +9,6 @@ from fastloss.bench.cases import Extent, case_of
 from fastloss.cpu.loops import copy as copying
 from fastloss.cpu.loops import elementwise, pairwise, rowwise
 from fastloss.cpu.simd import nontemporal as streaming
-from fastloss.define.registry import LOSSES
 
 # More than a small call, several chunks, no whole tiles; rows of half a line more than whole ones; whole vectors.
 EXTENT = Extent(50_003, (61, 1000), (900, 64))

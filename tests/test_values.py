@@ -24,7 +24,6 @@ from cases import (
 import fastloss as fl
 from fastloss.bench import cases as bench_cases
 from fastloss.define import descriptions as _spec
-from fastloss.define.registry import LOSSES
 
 PRINTED = json.loads((Path(__file__).parent / "printed_examples.json").read_text())
 

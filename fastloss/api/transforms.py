@@ -13,6 +13,8 @@ from fastloss.define.registry import record_of, refuse_options
 
 Wrt = str | tuple[str, ...] | None
 
+_new = tuple.__new__
+
 
 def value_and_grad(loss: Callable[..., Any], wrt: Wrt = None) -> Callable[..., Any]:
     """Return a function that computes a loss and its gradient in one fused pass.
@@ -112,7 +114,7 @@ class Transform:
         """Return what the transform is of."""
         request = self._plain
         if grad_output is not None or grad_out is not None or out is not None:
-            request = Request._make((request.mode, grad_output, grad_out, out))  # half the time of Request(...)
+            request = _new(Request, (request.mode, grad_output, grad_out, out))  # a third of the time of Request(...)
         if kwargs and self._bound:
             refuse_options(self._origin[0], kwargs, self._bound)
         result = self._call.last(args, kwargs, request)

@@ -60,11 +60,11 @@ def plan(planning: Planning, job: Clustered) -> Plan:
     outputs.check_read(target=target)
     outputs.detach(operands)
     count = math.prod(rows)
-    results, arrange, flattened = outputs.plan(), outputs.order(1 + len(arguments)), planning.request
+    results, flattened = outputs.plan(1 + len(arguments)), planning.request
 
     def compute(arrays: tuple[Any, ...], request: Request) -> Any:
         made = make_all(results, arrays)
-        values, *grads = arrange((*made, ABSENT))
+        values, *grads = results.order((*made, ABSENT))
         labels = backend.flat(labels_view)
         if settings.check_indices and count:
             bad, _ = backend.survey(labels, ABSENT, layers.classes, NO_INDEX, True, real)

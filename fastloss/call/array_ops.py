@@ -66,7 +66,7 @@ def summing(backend: Any, view: Any) -> Callable[[Any], Any]:
     if view.size == 0:
         return lambda view: 0.0
     kernel = backend.plan_elementwise(itself, (view, *_ABSENT[:4]), _ABSENT, (), False)
-    (read,) = kernel.reads
+    read = kernel.reads[0]
     return lambda view: kernel.run((read(view), *_ABSENT[:4]), _ABSENT, 1.0, 1)[1]
 
 

@@ -95,9 +95,9 @@ class Call:
         operands = _Operands(found)
         names = record.positional
         arguments = [
-            operands.of(place, names[place] if place < len(names) else "", value, record)
-            for place, value in enumerate(args)
+            operands.of(place, name, value, record) for place, (name, value) in enumerate(zip(names, args, strict=False))
         ]
+        arguments += args[len(names) :]  # too many, of which Python will complain
         count = len(args)
         named = {name: operands.of(count + k, name, value, record) for k, (name, value) in enumerate(kwargs.items())}
         if kwargs:
@@ -107,7 +107,8 @@ class Call:
         for k, name in enumerate([name for name in options if name in record.operands and options[name] is not None]):
             options[name] = operands.of(count + k, name, options[name], record)
         planning = Planning(record, request, operands.arrays, found is not None and LEGACY.isdisjoint(kwargs))
-        _set_extras(planning, operands, count + len(self.bound))
+        if request is not self.request:
+            _set_extras(planning, operands, count + len(self.bound))
         job = record.describe(*arguments, **{**options, **named})
         planner = _PLANNERS.get(type(job))
         if planner is None:

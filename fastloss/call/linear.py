@@ -80,29 +80,33 @@ class _Run:
     """What all calls of a kind have in common: the shapes, the chunks, and the plans of the row loss for these."""
 
     def __init__(self, planning: Planning, job: Projected, soft: bool, real: Any, scale: Any) -> None:
-        rows = job.rows
+        rows, mode = job.rows, planning.mode
         x, w = job.input.view, job.linear_weight.view
-        self.backend, self.mode, self.real, self.soft, self.scale = planning.space.backend, planning.mode, real, soft, scale
+        self.backend, self.real, self.soft, self.scale, self.valued = planning.space.backend, real, soft, scale, mode.value
         self.maths = rows.soft if soft else rows.maths
         self.each, self.averages = rows.reduction == "none", rows.reduction == "mean"
         self.weighs = self.averages and rows.mean == "weights" and not soft
         self.batch, self.features = (x.shape[0] if x.ndim == 2 else 1), x.shape[-1]
         self.classes, inner = w.shape[0], w.shape[1:-1]
         self.positions = math.prod(inner)
+        self.columns = self.classes * self.positions
         self.count = self.batch * self.positions
         self.results = (*x.shape[:-1], *inner)
         self.ignore = NO_INDEX if rows.ignore_index is None else int(rows.ignore_index)
         self.params = (*rows.params, 1.0 / self.classes)
-        doubled = "weight" in planning.mode.wrt
+        doubled = "weight" in mode.wrt
         wanted = job.chunk_rows(self.batch, self.features, self.classes) if job.chunk_rows is not None else None
-        row_bytes = self.classes * self.positions * real.itemsize * (2 if doubled else 1)
+        row_bytes = self.columns * real.itemsize * (2 if doubled else 1)
         self.bounds = chunks(self.batch, row_bytes, self.backend.chunk_times, wanted) if self.count else []
+        self.wanted = bool(mode.wrt)
+        self.at_once = len(self.bounds) == 1 and x.dtype == w.dtype == real and not doubled
+        self.ones: Any = None
         self.plans: dict[int, KernelPlan] = {}
 
     def run(self, read: list[Any], arrays: tuple[Any, ...], request: Request, values: Any, grads: tuple[Any, ...]) -> Any:
         """Write the results and return the reduced value."""
-        backend, real, count = self.backend, self.real, self.count
-        if count == 0:
+        backend = self.backend
+        if self.count == 0:
             for gradient in grads:
                 if gradient is not ABSENT:
                     backend.fill(gradient, 0.0)
@@ -110,53 +114,73 @@ class _Run:
         x, w, target, bias, class_weight, upstream = read
         labels, operand = (ABSENT, target) if self.soft else (target, ABSENT)
         scale = self.scale(arrays, request) if callable(self.scale) else self.scale
-        whole = len(self.bounds) == 1  # the row loss counts and checks by itself then
-        divisor: Any = 0 if self.weighs else count if self.averages else 1
-        if not whole:
-            divisor = self._divisor(labels, class_weight, divisor)
+        bias = bias if bias is ABSENT else in_type(backend, bias, self.real)
+        of_rows = (operand, labels, class_weight, upstream)
+        run = self._at_once if self.at_once else self._by_chunks
+        return run(x.reshape((self.batch, self.features)), w.reshape((self.columns, self.features)), bias, of_rows, scale, values, grads)
+
+    def _at_once(
+        self, x: Any, w: Any, bias: Any, of_rows: tuple[Any, ...], scale: float, values: Any, grads: tuple[Any, ...]
+    ) -> Any:
+        """Compute all rows as one chunk, whose row loss counts and checks the labels by itself."""
+        backend, real = self.backend, self.real
+        logits = backend.empty((self.batch, self.columns), real)
+        backend.matmul(x, w.T, logits)
+        if bias is not ABSENT:
+            backend.add_to(logits, bias)
+        flat = logits.reshape(-1)
+        gradient = flat if self.wanted else ABSENT
+        by = 0 if self.weighs else self.count if self.averages else 1
+        d_target = grads[_TARGET] if grads[_TARGET] is ABSENT else backend.flat(grads[_TARGET])
+        values = values if values is ABSENT else backend.flat(values)
+        results = (values, gradient, d_target, ABSENT, ABSENT)
+        total = self._rows(self.batch, (flat, *of_rows), results, self.wanted, scale, by, settings.check_indices)
+        if grads[_WEIGHT] is not ABSENT:
+            backend.matmul(logits.T, x, grads[_WEIGHT].reshape(w.shape))
+        if grads[_BIAS] is not ABSENT:
+            if self.ones is None:
+                self.ones = backend.empty((1, self.batch), real)
+                backend.fill(self.ones, 1.0)
+            backend.matmul(self.ones, logits, grads[_BIAS].reshape((1, self.columns)))
+        if grads[_INPUT] is not ABSENT:  # last: it may lie in the input
+            backend.matmul(logits, w, grads[_INPUT].reshape(x.shape))
+        return total
+
+    def _by_chunks(
+        self, x: Any, w: Any, bias: Any, of_rows: tuple[Any, ...], scale: float, values: Any, grads: tuple[Any, ...]
+    ) -> Any:
+        """Compute chunk by chunk, when all labels have been checked and counted."""
+        backend, real, count = self.backend, self.real, self.count
+        operand, labels, class_weight, upstream = of_rows
+        divisor = self._divisor(labels, class_weight)
         by: Any = divisor
-        if not whole and isinstance(divisor, float | int):
+        if isinstance(divisor, float | int):
             # The row loss would take 0 for "count them yourself", and see one chunk of them.
             scale, by = scale / divisor if divisor else scale * math.inf, 1
 
-        sums = self.mode.value and not (whole and not self.each)
-        of_rows: Any = ABSENT
-        if sums:
-            direct = values is not ABSENT and values.dtype == real
-            of_rows = backend.flat(values) if direct else backend.empty((count,), real)
+        each: Any = ABSENT
+        direct = values is not ABSENT and values.dtype == real
+        if self.valued:
+            each = backend.flat(values) if direct else backend.empty((count,), real)
         grads = tuple([gradient if gradient is ABSENT else backend.flat(gradient) for gradient in grads])
-        shapes = (self.batch, self.features), (self.classes * self.positions, self.features)
         matrices = [
-            gradient if gradient is ABSENT else gradient.reshape(shape)
-            for gradient, shape in zip(grads[:2], shapes, strict=True)
+            gradient if gradient is ABSENT else gradient.reshape(matrix.shape)
+            for gradient, matrix in zip(grads[:2], (x, w), strict=True)
         ]
-        products = Products(backend, real, x.reshape(shapes[0]), w.reshape(shapes[1]), (*matrices, grads[_BIAS]), whole)
-        bias = bias if bias is ABSENT else in_type(backend, bias, real)
+        products = Products(backend, real, x, w, (*matrices, grads[_BIAS]), len(self.bounds) == 1)
         doubled = grads[_CLASS_WEIGHT] is not ABSENT
         by_class = backend.zeros((self.classes,), real) if doubled else ABSENT
-        total: Any = None
         for start, stop in self.bounds:
             chunk = products.logits(start, stop, bias)
             gradient = products.gradient_of(chunk)
             # Where the rows of the chunk lie in arrays of a number for each row, and in arrays like the logits.
             places = slice(start * self.positions, stop * self.positions)
-            entries = slice(start * products.columns, stop * products.columns)
+            entries = slice(start * self.columns, stop * self.columns)
             d_weight = backend.empty((chunk.size,), real) if doubled else ABSENT
-            total = self._rows(
-                stop - start,
-                (chunk.reshape(-1), part(operand, entries), part(labels, places), class_weight, part(upstream, places)),
-                (
-                    part(of_rows, places),
-                    gradient if gradient is ABSENT else gradient.reshape(-1),
-                    part(grads[_TARGET], entries),
-                    d_weight,
-                    ABSENT,
-                ),
-                gradient is chunk,
-                scale,
-                by,
-                whole,
-            )
+            operands = (part(operand, entries), part(labels, places), class_weight, part(upstream, places))
+            flat = gradient if gradient is ABSENT else gradient.reshape(-1)
+            results = (part(each, places), flat, part(grads[_TARGET], entries), d_weight, ABSENT)
+            self._rows(stop - start, (chunk.reshape(-1), *operands), results, gradient is chunk, scale, by, False)
             products.carry_back(start, stop, gradient)
             if doubled:
                 lying = d_weight.reshape((stop - start, self.classes, self.positions))
@@ -164,16 +188,15 @@ class _Run:
         products.finish()
         if doubled:
             convert_into(backend, grads[_CLASS_WEIGHT], by_class)
-        if not sums:
-            return total
-        if not self.each:
-            return sum_of(backend, of_rows, divisor)
-        if values is not ABSENT and not direct:
-            convert_into(backend, backend.flat(values), of_rows)
+        if self.valued and not self.each:
+            return sum_of(backend, each, divisor)
+        if self.valued and not direct:
+            convert_into(backend, backend.flat(values), each)
         return None
 
-    def _divisor(self, labels: Any, class_weight: Any, divisor: Any) -> Any:
-        """Check the labels of all chunks before the first one, and return what the mean is divided by."""
+    def _divisor(self, labels: Any, class_weight: Any) -> Any:
+        """Check the labels of all chunks before the first one, and return what the sum is divided by."""
+        divisor = self.count if self.averages else 1
         if self.soft or not (settings.check_indices or self.weighs):
             return divisor
         bad, counted = self.backend.survey(
@@ -192,7 +215,7 @@ class _Run:
             kernel = self.plans[length] = self.backend.plan_rowwise(
                 self.maths, operands, results, self.params, shape, self.ignore, replaces
             )
-        bad, total = kernel.run(operands, results, scale, by, check and settings.check_indices)
+        bad, total = kernel.run(operands, results, scale, by, check)
         self._refuse(operands[2], bad)
         return total
 

@@ -40,6 +40,9 @@ class Results(NamedTuple):
     make: Callable[[tuple[Any, ...]], list[Any]] | None  # None: by `makes`, which need no arrays
     makes: tuple[Callable[[], Any], ...]
     finish: Callable[[list[Any], tuple[Any, ...], Request], list[Any]] | None  # None: they are the results
+    flats: tuple[Callable[[Any], Any], ...]  # what a kernel sees of each
+    order: Callable[[tuple[Any, ...]], tuple[Any, ...]]  # of those and ``()``, that of the kernel's slots
+    slots: list[int | None]  # the kernel's slot of each, None where it is not just made flat
 
 
 class Outputs:
@@ -70,7 +73,7 @@ class Outputs:
         self._shift = shift
         self.space, self.backend = planning.space, planning.space.backend
         self.aliased = False
-        self._read = [argument.operand for argument in arguments if argument is not None]
+        self._read: list[Operand] = []
         flat = self.backend.flat
         self._flat = flat if innermost is None else lambda view: flat(self.ordered(view))
         self._written: list[_Written] = []
@@ -132,6 +135,9 @@ class Outputs:
 
     def check_read(self, **operands: Operand | None) -> None:
         """Check what is read beside the arguments, by name, against the arrays of the user's that are written."""
+        if not self._targets and self._out is None:
+            return
+        self._read = [argument.operand for argument in self.arguments if argument is not None]
         self._read += [operand for operand in operands.values() if operand is not None]
         for read, operand in operands.items():
             for name, target in self._user_arrays():
@@ -259,6 +265,8 @@ class Outputs:
     @property
     def first_replaces(self) -> bool:
         """Whether the kernel's first derivative lies in an array that it reads."""
+        if not self._targets and self._out is None:
+            return False
         firsts = [written.target for written in self._written if written.slot == 1]
         return any(target is not None and self._overlap(target, read) for target in firsts for read in self._read)
 
@@ -270,52 +278,56 @@ class Outputs:
                 found[written.slot] = written.sample
         return tuple(found)
 
-    def order(self, slots: int) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
-        """Return what puts the arrays that were made, with ``()`` behind them, in the order of a kernel's slots."""
-        places = [-1] * slots
-        for place, written in enumerate(self._written):
-            if written.slot is not None:
-                places[written.slot] = place
-        return itemgetter(*places)
-
-    def slots_written(self) -> list[int | None]:
-        """Return the kernel's slot of each array that is made, None where it is not just made flat."""
+    def plan(self, slots: int) -> Results:
+        """Return the plan, for a kernel that writes to `slots`."""
+        written = self._written
+        places = [-1] * slots  # behind the arrays that are made stands ``()``
+        for place, each in enumerate(written):
+            if each.slot is not None:
+                places[each.slot] = place
+        makes, flats, finishes = [], [], []
+        given = ends = False
+        for each in written:
+            makes.append(each.make)
+            flats.append(each.flat)
+            finishes.append(each.finish)
+            given = given or each.target is not None
+            ends = ends or each.finish is not None
+        make = self._maker() if given else None
         plain = self._flat is self.backend.flat
-        return [written.slot if plain or written.slot == 0 else None for written in self._written]
+        slots_written = [each.slot if plain or each.slot == 0 else None for each in written]
+        return Results(
+            make, tuple(makes), _finisher(finishes) if ends else None, tuple(flats), itemgetter(*places), slots_written
+        )
 
-    def flats(self) -> tuple[Callable[[Any], Any], ...]:
-        """Return what makes of each array that is made the flat one that a kernel sees."""
-        return tuple([written.flat for written in self._written])
+    def _maker(self) -> Callable[[tuple[Any, ...]], list[Any]]:
+        """Return what makes the arrays of which some are the caller's."""
+        if len(self._written) == 1 and self._written[0].target is not None and self._written[0].target.read is None:
+            place = self._written[0].target.place
+            return lambda arrays: [arrays[place]]
+        sources = [
+            functools.partial(_fresh, each.make)
+            if each.target is None
+            else functools.partial(_taken, each.target.place, each.target.read)
+            for each in self._written
+        ]
+        return lambda arrays: [source(arrays) for source in sources]
 
-    def plan(self) -> Results:
-        """Return the plan."""
-        makes = tuple([written.make for written in self._written])
-        finishes = tuple([written.finish for written in self._written])
-        targets = [written.target for written in self._written]
-        make: Any = None
-        if any(target is not None for target in targets):
-            sources = tuple(
-                [
-                    functools.partial(_fresh, written.make)
-                    if written.target is None
-                    else functools.partial(_taken, written.target.place, written.target.read)
-                    for written in self._written
-                ]
-            )
 
-            def make(arrays: tuple[Any, ...]) -> list[Any]:
-                return [source(arrays) for source in sources]
+def _finisher(finishes: list[Finish | None]) -> Callable[[list[Any], tuple[Any, ...], Request], list[Any]]:
+    """Return what makes the results of the arrays that were written."""
 
-        if not any(finishes):
-            return Results(make, makes, None)
+    if len(finishes) == 1:
+        (only,) = finishes
+        return lambda made, arrays, request: [only(made[0], arrays, request)]  # type: ignore[misc]
 
-        def finish(made: list[Any], arrays: tuple[Any, ...], request: Request) -> list[Any]:
-            return [
-                written if done is None else done(written, arrays, request)
-                for written, done in zip(made, finishes, strict=True)
-            ]
+    def finish(made: list[Any], arrays: tuple[Any, ...], request: Request) -> list[Any]:
+        return [
+            written if done is None else done(written, arrays, request)
+            for written, done in zip(made, finishes, strict=True)
+        ]
 
-        return Results(make, makes, finish)
+    return finish
 
 
 def _fresh(make: Callable[[], Any], arrays: tuple[Any, ...]) -> Any:

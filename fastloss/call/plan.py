@@ -78,25 +78,32 @@ def kernel_call(
     """
     code, queue = kernel.launch
     pick, readers, order, _ = reads
-    results, flats, arrange = outputs.plan(), outputs.flats(), outputs.order(slots)
-    make, makes, finish = results
+    results = outputs.plan(slots)
+    make, makes, finish, flats, arrange, _ = results
     labelled, divided, numbers_of = kernel.labelled, kernel.divided, kernel.numbers
     writes_over = planning.request.grad_out is not None or planning.request.out is not None
+    look_before = domain if writes_over else None  # nothing of the user's is written where the loss is not defined
+    dynamic = callable(scale) or callable(divisor)
+    fixed = () if dynamic else (numbers_of(scale, divisor, False), numbers_of(scale, divisor, True))  # type: ignore[arg-type]
     dtype = outputs.dtype
     one, scalar = planning.space.one(dtype), planning.space.scalar
     reduces = planning.mode.value and not each
     answer = answering(planning.mode, each and planning.mode.value)
 
     def compute(arrays: tuple[Any, ...], request: Request) -> Any:
-        if writes_over and domain is not None:
-            domain(arrays, None)
-        by = divisor(arrays) if callable(divisor) else divisor
-        factor = scale(arrays, request) if callable(scale) else scale
+        if look_before is not None:
+            look_before(arrays, None)
+        by = divisor
+        if dynamic:
+            by = divisor(arrays) if callable(divisor) else divisor
+            numbers = numbers_of(scale(arrays, request) if callable(scale) else scale, by, settings.check_indices)
+        else:
+            numbers = fixed[settings.check_indices]
         made = [*map(call, makes)] if make is None else make(arrays)
         total = code(
             *order((*map(call, readers, pick(arrays)), ABSENT)),
             *arrange((*map(call, flats, made), ABSENT)),
-            *numbers_of(factor, by, settings.check_indices),
+            *numbers,
             queue(),
             True,
         )
@@ -115,7 +122,7 @@ def kernel_call(
         return answer(total * one if one is not None else scalar(total, dtype), made)
 
     parts = functools.partial(
-        _parts_of, planning.mode, planning.space, kernel, reads, outputs.slots_written(), dtype, results, reduces, scale,
+        _parts_of, planning.mode, planning.space, kernel, reads, dtype, results, reduces, scale,
         divisor, domain, slots, answer,
     )  # fmt: skip
     return Plan(compute, parts)
@@ -126,7 +133,6 @@ def _parts_of(
     space: Any,
     kernel: KernelPlan,
     reads: Reads,
-    written: list[int | None],
     dtype: Any,
     results: Results,
     reduces: bool,
@@ -137,7 +143,7 @@ def _parts_of(
     answer: Answer,
 ) -> Parts | None:
     """Return the parts of a plan whose arrays go to the kernel as they are, but for their shape."""
-    if callable(scale) or callable(divisor) or not (kernel.divided or divisor) or None in written:
+    if callable(scale) or callable(divisor) or not (kernel.divided or divisor) or None in results.slots:
         return None
     if any(reader is not FLAT for reader in reads.reads):
         return None
@@ -154,7 +160,7 @@ def _parts_of(
     head = [ABSENT] * (len(reads.places) + slots)
     frames = [[*head, *kernel.numbers(scale, divisor, check), None, True] for check in (False, True)]
     operands = tuple([(place, slot) for slot, place in enumerate(reads.places) if place is not None])
-    made_at = [len(reads.places) + slot % slots for slot in written]  # type: ignore[operator]
+    made_at = [len(reads.places) + slot % slots for slot in results.slots]  # type: ignore[operator]
     return Parts(
         kernel.launch.code, (frames[0], frames[1]), kernel.launch.queue, operands,
         tuple(zip(made_at, results.makes, strict=True)), kernel.labelled, 1 if kernel.divided else divisor, one,
@@ -171,14 +177,14 @@ Body = Callable[..., Any]
 
 def program_call(planning: Planning, outputs: Outputs, each: bool, body: Body, slots: int) -> Plan:
     """Return what computes a call by a small program; `each`: the loss is not reduced."""
-    results, arrange = outputs.plan(), outputs.order(slots)
+    results = outputs.plan(slots)
     scalar, dtype = planning.space.scalar, outputs.dtype
     answer = answering(planning.mode, each and planning.mode.value)
     reduces = planning.mode.value and not each
 
     def compute(arrays: tuple[Any, ...], request: Request) -> Any:
         made = make_all(results, arrays)
-        total = body(arrays, request, *arrange((*made, ABSENT)))
+        total = body(arrays, request, *results.order((*made, ABSENT)))
         if results.finish is not None:
             made = results.finish(made, arrays, request)
         return answer(scalar(total, dtype) if reduces else None, made)

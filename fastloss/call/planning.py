@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, NoReturn
 from fastloss.call.checks import Shape, check_float, check_shape
 from fastloss.call.dispatch import space_of
 from fastloss.call.request import Mode, Request, is_number
-from fastloss.cpu.arrays import reading
 from fastloss.define.descriptions import Loss
 
 ABSENT: Any = ()
@@ -89,12 +88,11 @@ class Planning:
         """Set the name and the view of an operand, and return the view."""
         operand.name = name
         if operand.view is None:
-            lower = getattr(self.space, "lower", None)
-            low = self.space.view(operand.given, name) if lower is None else lower(operand.given, name)
-            operand.read = None if lower is None else reading(low)
-            operand.view = low if operand.read is None else self.space.view(operand.given, name)
-            if self.arrays[operand.place] is None:
-                self.arrays[operand.place] = low
+            low = self.arrays[operand.place]
+            if low is None:
+                low = self.arrays[operand.place] = self.space.lower(operand.given, name)
+            operand.read = self.space.reading(low)
+            operand.view = low if operand.read is None else operand.read(low, name)
         return operand.view
 
     def operand(self, name: str, array: Any) -> Operand:
@@ -199,21 +197,26 @@ def reads_of(
     `spreads` bring the view of each operand to the shape that the loop wants, and `reads`, one for each operand that is
     there, to what the kernel takes.
     """
-    chains, places, order = [], [], []
+    chains: list[Callable[[Any], Any]] = []
+    places: list[int | None] = []
+    order: list[int] = []
     left = iter(reads)
     for operand, spread in zip(operands, spreads, strict=True):
         if operand is None:
+            places.append(None)
             order.append(-1)
             continue
-        order.append(len(places))
         places.append(operand.place)
-        chains.append(chained(operand.read, spread, next(left)))
-    pick = itemgetter(*places) if len(places) > 1 else itemgetter(slice(places[0], places[0] + 1))
-    if places == [*range(len(places))]:
-        pick = itemgetter(slice(0, len(places)))
-    return Reads(
-        pick, tuple(chains), itemgetter(*order), tuple([None if one is None else one.place for one in operands])
-    )
+        order.append(len(chains))
+        read = next(left)
+        chains.append(read if operand.read is spread is None else chained(operand.read, spread, read))
+    present = [place for place in places if place is not None]
+    first = present[0]
+    if present == [*range(first, first + len(present))]:
+        pick = itemgetter(slice(first, first + len(present)))
+    else:
+        pick = itemgetter(*present)
+    return Reads(pick, tuple(chains), itemgetter(*order), tuple(places))
 
 
 def chained(*functions: Callable[[Any], Any] | None) -> Callable[[Any], Any]:

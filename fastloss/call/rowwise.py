@@ -205,7 +205,7 @@ def _plan_converted(planning: Planning, job: RowMap) -> Plan:
 
     request = planning.request
     rounded = Outputs(planning, (Argument(operand, own),), own.shape)
-    made = rounded.plan()
+    made = rounded.plan(5)
     wide = Planning(planning.record, Request(mode, request.grad_output, None, request.out), planning.arrays, False)
     wide.grad_output, wide.out = planning.grad_output, planning.out
     compute = plan_map(wide, job._replace(input=converted, dtype=None)).compute

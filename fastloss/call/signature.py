@@ -42,6 +42,8 @@ class Signature(NamedTuple):
 def extras_of(request: Request) -> tuple[Any, ...]:
     """Return the arrays that a transform is given beside the loss's own arguments."""
     _, grad_output, grad_out, out = request
+    if grad_output is grad_out is out is None:
+        return ()
     extras: tuple[Any, ...] = () if grad_output is None or is_number(grad_output) else (grad_output,)
     if grad_out is not None:
         extras += tuple(grad_out) if isinstance(grad_out, tuple | list) else (grad_out,)
@@ -70,11 +72,12 @@ def signature(
     places, arrays, lowers = [], [], []
     for place, a in enumerate(given):
         kind = type(a)
-        lower = None
-        if kind in _OPTIONS:
+        if kind is np.ndarray:
+            lower, layout = None, _host_layout(a)
+        elif kind in _OPTIONS:
             parts.append((kind, a or str(a)))  # 0.0 equals -0.0
             continue
-        if kind is not np.ndarray:
+        else:
             lower = lowering(a)
             if lower is None:
                 return None
@@ -82,12 +85,13 @@ def signature(
                 a = lower(a)
             except OTHER_KIND:  # planning knows what to say of it
                 return None
-        parts.append((kind, lower, _layout(a)))
+            layout = _layout(a)
+        parts.append((kind, lower, layout))
         places.append(place)
         arrays.append(a)
         lowers.append(lower)
     relations: tuple[int, ...] = ()
-    if extras:
+    if extras or request.grad_output is not None:
         written = len(extras) - (request.grad_output is not None and not is_number(request.grad_output))
         relations = tuple([relation(arrays[k], arrays[n]) for k, n in _pairs(len(arrays), written)])
         parts.append((_form(request), relations))

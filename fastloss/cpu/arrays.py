@@ -45,6 +45,11 @@ class NumpySpace:
         """Return the view that kernels read."""
         return kernel_view(self.lower(array, name), name)
 
+    @staticmethod
+    def reading(low: Any) -> Callable[..., Any] | None:
+        """Return what makes of such arrays the views that kernels read; None where they are those views."""
+        return None if low.dtype in _DIRECT and low.flags.aligned and low.flags.writeable else kernel_view
+
     def output(self, array: Any, name: str) -> Any:
         """Return the view of an array that the user wants written."""
         if not isinstance(array, np.ndarray):
@@ -142,6 +147,103 @@ class DlpackSpace(NumpySpace):
 
 NUMPY = NumpySpace()
 TORCH = TorchSpace()
+
+
+# bfloat16 of torch as a dtype of NumPy, which has none of its own: no other array has this one.
+TENSOR_BF16 = np.dtype([("bfloat16", np.uint16)])
+
+
+def lowering(array: Any) -> Callable[[Any], Any] | None:
+    """Return what gives the memory of arrays of this kind as NumPy arrays; None for what is no array of its own.
+
+    It may fail, with an error that names no argument, for an array of another kind.
+    """
+    if is_instance(array, "torch", "Tensor"):
+        if array.device.type != "cpu":
+            return None
+        return _bfloat16_memory if array.dtype is sys.modules["torch"].bfloat16 else _plain_memory
+    if isinstance(array, np.ndarray):
+        return None if isinstance(array, np.ma.MaskedArray) else _base_array
+    return np.from_dlpack if hasattr(array, "__dlpack__") and not isinstance(array, np.generic) else None
+
+
+_base_array = methodcaller("view", np.ndarray)
+
+
+def _plain_memory(tensor: Any) -> Any:
+    return (tensor.detach() if tensor.requires_grad else tensor).numpy()
+
+
+def _bfloat16_memory(tensor: Any) -> Any:
+    torch = sys.modules["torch"]
+    if tensor.dtype is not torch.bfloat16:
+        raise TypeError("not bfloat16")
+    return tensor.detach().view(torch.int16).numpy().view(TENSOR_BF16)
+
+
+def tensor_memory(tensor: Any, name: str) -> Any:
+    """Return the memory of any torch tensor on the CPU as a NumPy array."""
+    torch = sys.modules["torch"]
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"{name}: a torch tensor of layout {tensor.layout} is not supported; call .to_dense() first")
+    tensor = tensor.detach().resolve_neg()
+    try:
+        return _bfloat16_memory(tensor) if tensor.dtype == torch.bfloat16 else tensor.numpy()
+    except (TypeError, RuntimeError):
+        what = "nested torch tensor" if tensor.is_nested else f"torch tensor of dtype {tensor.dtype}"
+        raise TypeError(f"{name}: a {what} is not supported") from None
+
+
+def is_instance(array: Any, module: str, name: str) -> bool:
+    """Return whether `array` is an instance of a class of a library that may not be there."""
+    loaded = sys.modules.get(module)
+    kind = getattr(loaded, name, None)
+    return isinstance(kind, type) and isinstance(array, kind)
+
+
+def _refuse_masked(array: Any, name: str) -> None:
+    """Raise for a masked array: masked elements would count."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, which is not supported; fill it, or compress all arrays alike")
+
+
+def as_numpy(array: Any, name: str) -> Any:
+    """Return an array, list or number as a NumPy array."""
+    if isinstance(array, np.ndarray):
+        _refuse_masked(array, name)
+        return array.view(np.ndarray)
+    if array is None:
+        raise TypeError(f"{name} must be an array, got None")
+    if hasattr(array, "__dlpack__"):
+        try:
+            return np.from_dlpack(array)
+        except (BufferError, RuntimeError) as error:
+            what = f"{type(array).__name__} of dtype {getattr(array, 'dtype', 'unknown')}"
+            raise TypeError(f"{name}: NumPy cannot read this {what}: {error}") from None
+    was_array = hasattr(array, "dtype")
+    try:
+        array = np.asarray(array)
+    except ValueError as error:
+        raise TypeError(f"{name} is not an array: {error}") from None
+    if not was_array and array.dtype.kind in "iu" and name in _REAL_ARGUMENTS:
+        array = array.astype(np.float64)  # [1, 2] is as good as [1.0, 2.0]; an integer *array* is a mistake
+    return array
+
+
+# Arguments for which a list of Python integers means real numbers.
+_REAL_ARGUMENTS = frozenset(
+    {
+        *("input", "input1", "input2", "anchor", "positive", "negative", "log_probs", "x1", "x2", "params"),
+        "grad_output",
+    }
+)
+
+
+def kernel_view(array: Any, name: str = "array") -> Any:
+    """Return a NumPy array as kernels read it; see the module's docstring."""
+    if array.dtype not in _DIRECT or not array.flags.aligned:
+        array = _kernel_dtype(array, name)
+    return array if array.flags.writeable else unlocked(array)
 
 
 # bfloat16 of torch as a dtype of NumPy, which has none of its own: no other array has this one.

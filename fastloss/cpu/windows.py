@@ -10,6 +10,9 @@ import numpy as np
 # The elements of an array in C order as a flat one, copied only where they do not lie so.
 FLAT = methodcaller("ravel")
 
+# The same for each of the operands of a kernel, as many as there are at most.
+ALL_FLAT = (FLAT,) * 5
+
 
 class _Window:
     """An array interface of a stretch of memory; `base` keeps it alive."""

@@ -54,6 +54,14 @@ class DeviceSpace:
             return array
         return self._interface_view(array, name, False)
 
+    def lower(self, array: Any, name: str) -> DeviceArray:
+        """Return the view of an array's memory, which is what kernels read."""
+        return self.view(array, name)
+
+    @staticmethod
+    def reading(view: DeviceArray) -> None:
+        """Return None: kernels read the views of arrays as they are."""
+
     def output(self, array: Any, name: str) -> DeviceArray:
         """Return the view of an array that the user wants written."""
         if not self.owns(array):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import numpy as np
+
 from fastloss.cpu.simd.llvm_hints import vector_function
 from fastloss.cpu.simd.memory import load, store
 from fastloss.cpu.simd.work_queue import chunks_of, claim, combined, put, share
-from fastloss.runtime.compile import Kernel
+from fastloss.runtime.compile import Kernel, is_small
 
 
 @functools.cache
@@ -32,8 +34,10 @@ def _kernel() -> Kernel:
 
 def run(target: Any, source: Any) -> None:
     """Add `source` to `target`, both contiguous and of one real dtype; one row of `source` is added to every row."""
+    if is_small(target.size):
+        np.add(target, source.reshape(target.shape) if source.size == target.size else source, out=target)
+        return
     rows = 1 if target.ndim < 2 else target.shape[0]
     columns = target.size // max(rows, 1)
     step = columns if source.size == target.size else 0
-    if target.size:
-        _kernel()(rows, target.size, target.reshape(-1), source.reshape(-1), rows, columns, step)
+    _kernel()(rows, target.size, target.reshape(-1), source.reshape(-1), rows, columns, step)

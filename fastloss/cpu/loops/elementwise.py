@@ -16,7 +16,7 @@ from fastloss.cpu.simd.memory import cast, load, load_or, part, present, store, 
 from fastloss.cpu.simd.nontemporal import STREAMED_FROM, are_streamed, item_bytes
 from fastloss.cpu.simd.stack_arrays import TILE, tile_array
 from fastloss.cpu.simd.work_queue import chunks_of, claim, combined, put, share
-from fastloss.cpu.windows import FLAT, flat_window
+from fastloss.cpu.windows import ALL_FLAT, FLAT, flat_window
 from fastloss.runtime.compile import LEAN, Kernel, is_small, kernel_part
 from fastloss.runtime.plans import KernelPlan, count_present
 
@@ -243,7 +243,7 @@ def plan(
         launch = contiguous_kernel(point, arity).launch(size, size, sample, flat=True)
         if not is_small(size) and size * item_bytes((*operands, *results)) >= STREAMED_FROM:
             launch = launch._replace(code=_streaming(point, arity, size, launch.code))
-        return KernelPlan(launch, (FLAT,) * len(present), arguments)
+        return KernelPlan(launch, ALL_FLAT, arguments)
     reads, windows, layout = staging(operands, first.shape)
 
     def staged(scale: float, divisor: float, check: bool) -> tuple[Any, ...]:
@@ -326,7 +326,7 @@ def staging(arrays: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[tuple[Any,
         lowest = sum(s * (n - 1) for s, n in zip(strides, lengths, strict=True) if s < 0)
         extent = 1 + sum(abs(s) * (n - 1) for s, n in zip(strides, lengths, strict=True))
         layout[k] = [-lowest, *missing, *strides]
-        read = functools.partial(_window, lowest * a.itemsize, extent, whole[k])
+        read: Any = FLAT if a.flags.c_contiguous else functools.partial(_window, lowest * a.itemsize, extent, whole[k])
         reads.append(read)
         windows.append(read(arrays[k]))
     return tuple(reads), windows, layout

@@ -14,9 +14,9 @@ import numpy as np
 from fastloss.cpu.simd.llvm_hints import vector_function
 from fastloss.cpu.simd.memory import label_at, load, load_or, present, store
 from fastloss.cpu.simd.work_queue import chunks_of, claim, combined, put, share
-from fastloss.cpu.windows import FLAT
+from fastloss.cpu.windows import ALL_FLAT
 from fastloss.runtime.compile import Kernel, kernel_part
-from fastloss.runtime.plans import KernelPlan, count_present
+from fastloss.runtime.plans import KernelPlan
 
 
 @kernel_part()
@@ -124,4 +124,4 @@ def plan(point: Any, operands: tuple[Any, ...], results: tuple[Any, ...], shape:
         return scale / divisor, count, columns, check
 
     launch = kernel(point).launch(count, count * columns, (*operands, *results, *numbers(1.0, 1.0, True)), flat=True)
-    return KernelPlan(launch, (FLAT,) * count_present(operands), numbers, labelled=True)
+    return KernelPlan(launch, ALL_FLAT, numbers, labelled=True)

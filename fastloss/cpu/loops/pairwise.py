@@ -13,10 +13,10 @@ from fastloss.cpu.simd.llvm_hints import maximum, vector_function
 from fastloss.cpu.simd.memory import cast, load, load_or, store, store_each, stream, stream_each
 from fastloss.cpu.simd.nontemporal import STREAMED_FROM, are_streamed, item_bytes
 from fastloss.cpu.simd.work_queue import chunks_of, claim, combined, put, share
-from fastloss.cpu.windows import FLAT
+from fastloss.cpu.windows import ALL_FLAT
 from fastloss.define.descriptions import PairMaths
 from fastloss.runtime.compile import Kernel, is_small
-from fastloss.runtime.plans import KernelPlan, count_present
+from fastloss.runtime.plans import KernelPlan
 
 
 @functools.cache
@@ -92,7 +92,7 @@ def plan(
     launch = kernel(maths).launch(count, work, (*operands, *results, *numbers(1.0, 1.0, True)), flat=True)
     if not is_small(work) and work * item_bytes((*operands[:3], *results)) >= STREAMED_FROM:
         launch = launch._replace(code=_streaming(maths, count, columns, launch.code))
-    return KernelPlan(launch, (FLAT,) * count_present(operands), numbers)
+    return KernelPlan(launch, ALL_FLAT, numbers)
 
 
 def _streaming(maths: PairMaths, count: int, columns: int, stored: Callable[..., Any]) -> Callable[..., Any]:

@@ -26,10 +26,10 @@ from fastloss.cpu.loops.rowwise_target_only import gather
 from fastloss.cpu.loops.rowwise_transposed import STEP, across
 from fastloss.cpu.simd.nontemporal import STREAMED_FROM, are_streamed, item_bytes
 from fastloss.cpu.simd.stack_arrays import LANES
-from fastloss.cpu.windows import FLAT
+from fastloss.cpu.windows import ALL_FLAT
 from fastloss.define.descriptions import RowMaths
 from fastloss.runtime.compile import Kernel, Launch, is_small, launch_of
-from fastloss.runtime.plans import KernelPlan, count_present
+from fastloss.runtime.plans import KernelPlan
 
 # Classes from which a row fills the lanes by itself. What a loop along the row leaves to narrower vectors and to scalar
 # code costs more the more there is to compute. cross_entropy of 2**22 entries on two threads, time along beside across:
@@ -123,7 +123,7 @@ def plan(
         launch = launch_of(_split(maths, layout, units, work), units, 0)
     else:
         launch = _launch(maths, layout, units, work, count * columns, (*operands, *results, *numbers(1.0, 1, True)))
-    return KernelPlan(launch, (FLAT,) * count_present(operands), numbers, labelled=True, divided=True)
+    return KernelPlan(launch, ALL_FLAT, numbers, labelled=True, divided=True)
 
 
 def _launch(maths: RowMaths, layout: str, units: int, work: int, size: int, sample: tuple[Any, ...]) -> Launch:
