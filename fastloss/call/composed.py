@@ -183,7 +183,7 @@ class _Distances:
             return None, None
         names = distance.describe(*[self.job.arrays[k] for k in distance.operands]).names
         derivatives = Mode(False, names[:1], hessian=True) if self.mode.hessian else Mode(False, names, single=False)
-        return tuple([part(self.record, distance.describe, names, mode) for mode in (Mode(), derivatives)])  # type: ignore[return-value]
+        return tuple([part(self.record, distance.describe, names, mode) for mode in (Mode(), derivatives)])
 
     def _check_derivatives(self) -> None:
         """Raise where a derivative is asked for that a function of the user's does not provide."""

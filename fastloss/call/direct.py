@@ -58,7 +58,7 @@ def direct(
         return None if request.grad_output is not None or any(found.lowers) else _into(parts, operands, constants, count, names, request)
     finish = _finish(parts)
     if any(found.lowers):
-        kinds = tuple([(type(found.given[place]), lower) for place, lower in zip(found.places, found.lowers, strict=True)])
+        kinds: Any = tuple([(type(found.given[place]), lower) for place, lower in zip(found.places, found.lowers, strict=True)])
         return None if None in found.lowers else _lowered(finish, frames, operands, kinds, constants, count, names, plain)
     if not names and not constants and [place for place, *_ in operands] == [0, 1]:
         return _two(finish, frames, operands, plain)

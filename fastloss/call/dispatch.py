@@ -46,7 +46,7 @@ def lowering(array: Any) -> Callable[[Any], Any] | None:
         space = _space(array, "array")
     except TypeError:
         return None
-    return None if space.backend is host_backend else space.reader  # type: ignore[no-any-return]
+    return None if space.backend is host_backend else space.reader
 
 
 APART, SAME, OVERLAPPING = range(3)
@@ -57,7 +57,7 @@ def relation(target: Any, other: Any) -> int:
     if target is other:
         return SAME
     if type(target) is not np.ndarray or type(other) is not np.ndarray:
-        return APART if type(target) is not type(other) else target.relation(other)  # type: ignore[no-any-return]
+        return APART if type(target) is not type(other) else target.relation(other)
     if (target.flags.owndata and other.flags.owndata) or not host_backend.overlap(target, other):
         return APART
     return SAME if host_backend.same(target, other) else OVERLAPPING

@@ -316,7 +316,6 @@ class Outputs:
 
 def _finisher(finishes: list[Finish | None]) -> Callable[[list[Any], tuple[Any, ...], Request], list[Any]]:
     """Return what makes the results of the arrays that were written."""
-
     if len(finishes) == 1:
         (only,) = finishes
         return lambda made, arrays, request: [only(made[0], arrays, request)]  # type: ignore[misc]

@@ -35,7 +35,7 @@ class Operand:
     def __init__(self, name: str, given: Any, place: int) -> None:
         self.name, self.given, self.place = name, given, place
         self.view: Any = None
-        self.read: Callable[[Any], Any] | None = None
+        self.read: Callable[..., Any] | None = None
 
     @property
     def shape(self) -> Shape:
@@ -70,7 +70,8 @@ class Planning:
     """What planners are given of a call, and what they find out."""
 
     def __init__(self, record: Loss, request: Request, arrays: list[Any], kept: bool) -> None:
-        self.record, self.request, self.mode = record, request, request.mode
+        self.record, self.request = record, request
+        self.mode: Mode = request.mode
         self.arrays = arrays  # of this call; a planner may look at them where the plan is not kept
         self.kept = kept
         self.space: Any = None
@@ -110,7 +111,7 @@ class Planning:
 
     def differentiate(self, *names: str) -> None:
         """Differentiate further arguments."""
-        self.mode: Mode = self.mode._replace(wrt=self.mode.wrt + names)
+        self.mode = self.mode._replace(wrt=self.mode.wrt + names)
 
     def gradients(self, count: int) -> list[Operand] | None:
         """Return the caller's arrays for `count` gradients; None where there are none."""
@@ -213,7 +214,7 @@ def reads_of(
     present = [place for place in places if place is not None]
     first = present[0]
     if present == [*range(first, first + len(present))]:
-        pick = itemgetter(slice(first, first + len(present)))
+        pick: Any = itemgetter(slice(first, first + len(present)))
     else:
         pick = itemgetter(*present)
     return Reads(pick, tuple(chains), itemgetter(*order), tuple(places))

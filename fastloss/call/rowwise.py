@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -92,7 +93,7 @@ def plan(planning: Planning, job: Rowwise) -> Plan:
     outputs.check_read(target=labels, weight=job.weight if operand is None else None, grad_output=upstream)
 
     ordering = None if innermost is None else outputs.ordered
-    spread = ordering
+    spread: Callable[[Any], Any] | None = ordering
     if operand is not None and target.shape != shape:
         spread = chained(lambda view: backend.broadcast(view, shape), ordering)
     operands = (job.input, operand, labels, job.weight, upstream)

@@ -91,7 +91,7 @@ class Backend:
             numbers = ((scale,), 1.0, 1) if params is None else (params, scale, divisor)
             check = check and params is not None
             return self.rowwise(
-                maths, *args[:5], *numbers, shape, ignore_index, check, values, (d0, d1, d2), second
+                maths, *args[:5], *numbers, shape, ignore_index, check, values, (d0, d1, d2), second  # type: ignore[call-arg]
             )
 
         return _planned(code, operands, self.flat, labelled=True)

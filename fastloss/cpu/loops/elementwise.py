@@ -317,7 +317,7 @@ def staging(arrays: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[tuple[Any,
     layout = np.zeros((len(arrays) + 1, 4), np.int64)
     layout[-1, :3] = [1] * len(missing) + lengths
     reads: list[Any] = []
-    windows: list[Any] = []
+    windows = []
     for k, a in enumerate(copied):
         if type(a) is tuple:
             windows.append(a)

@@ -161,7 +161,8 @@ def _split(maths: RowMaths, layout: str, units: int, work: int) -> Callable[...,
 
     def code(*args: Any) -> Any:
         params, scale, divisor, count, columns, _, ignore_index, _ = args[10:18]
-        found = split.run(maths, *args[:5], params, scale, divisor, count, columns, ignore_index, args[5], args[6:9], args[9])
+        numbers = (params, scale, divisor, count, columns, ignore_index)
+        found = split.run(maths, *args[:5], *numbers, args[5], args[6:9], args[9])  # type: ignore[call-arg]
         if found is None:
             launch = _launch(maths, layout, units, work, count * columns, args[:-2])
             found = launch.code(*args[:-2], launch.queue(), True)
