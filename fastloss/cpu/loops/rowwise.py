@@ -21,11 +21,14 @@ from typing import Any
 import numpy as np
 
 from fastloss.cpu.loops import rowwise_split as split
+from fastloss.cpu.loops.check_labels import survey
 from fastloss.cpu.loops.rowwise_contiguous import along
 from fastloss.cpu.loops.rowwise_target_only import gather
 from fastloss.cpu.loops.rowwise_transposed import STEP, across
+from fastloss.cpu.simd.memory import cast, load
 from fastloss.cpu.simd.nontemporal import are_streamed
 from fastloss.cpu.simd.stack_arrays import LANES
+from fastloss.cpu.simd.work_queue import shared
 from fastloss.define.descriptions import RowMaths
 from fastloss.runtime.compile import Kernel, is_small
 
@@ -60,13 +63,36 @@ def kernel(maths: RowMaths, layout: str) -> Kernel:
     caches), ``"replacing"`` (long, the first result replaces an operand), ``"across"``, ``"strided"`` or ``"gather"``.
     """
     if layout == "gather":
-        body = gather(maths)
+        body = _over_rows(maths, gather(maths), 1, LANES)
     elif layout in ("across", "strided"):
-        body = across(maths, layout == "strided")
+        body = _over_rows(maths, across(maths, layout == "strided"), STEP, STEP)
     else:
         streamed = layout.startswith("streamed")
-        body = along(maths, layout not in ("along", "streamed"), layout == "replacing", streamed)
+        rows = along(maths, layout not in ("along", "streamed"), layout == "replacing", streamed)
+        body = _over_rows(maths, rows, 1, 1)
     return Kernel(f"rowwise_{layout}_{maths.finish.__name__}_{maths.entry.__name__}", body)
+
+
+def _over_rows(maths: RowMaths, rows: Callable[..., Any], step: int, strided_step: int) -> Callable[..., Any]:
+    """Return the kernel that computes `rows`, chunks of which begin at multiples of a step."""
+    indexed = maths.indexed
+    share_rows = shared(rows)
+
+    def rowwise(
+        x, t, y, weight, grad_output, values, d0, d1, d2, hess,
+        params, scale, divisor, count, columns, inner, ignore, check, queue, lead,
+    ):  # fmt: skip
+        if indexed and (check or divisor == 0.0):
+            bad, counted = survey(y, weight, columns, ignore, check, count, queue)
+            if bad >= 0:
+                return bad, 0.0
+            divisor = counted if divisor == 0.0 else divisor
+        like = load(x, 0)
+        numbers, factor = cast(params, like), type(like)(scale / divisor)
+        args = (x, t, y, weight, grad_output, values, (d0, d1, d2), hess, numbers, factor, columns, inner, ignore)
+        return -1, share_rows(queue, 1, count, strided_step if inner > 1 else step, lead, args) / divisor
+
+    return rowwise
 
 
 def layout_of(maths: RowMaths, columns: int, inner: int, replaces: bool = False) -> str:

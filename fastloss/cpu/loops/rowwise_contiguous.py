@@ -1,19 +1,22 @@
-"""The loop over a class axis, row by row, SIMD lanes along its classes. Arguments: see ``rowwise.py``."""
+"""The loop over a class axis, row by row, SIMD lanes along its classes. Arguments: see ``rowwise.py``.
+
+A row takes four stages: its maximum and exponentials, its terms (sums that a loss needs beside the one of
+exponentials), its value, and its derivatives.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastloss.cpu.loops.check_labels import is_counted, survey
-from fastloss.cpu.simd.llvm_hints import interleaved, vector_function
+from fastloss.cpu.loops.check_labels import is_counted
+from fastloss.cpu.simd.llvm_hints import interleaved, vector_function, wide_vectors
 from fastloss.cpu.simd.memory import (
     LINE,
     as_type_of,
     borrowed,
-    cast,
     fetch,
     fetch_to_write,
     label_at,
@@ -24,10 +27,10 @@ from fastloss.cpu.simd.memory import (
     store,
     store_each,
 )
-from fastloss.cpu.simd.nontemporal import beyond_line, carry, close, drain, from_line, keep_until_here
+from fastloss.cpu.simd.nontemporal import beyond_line, drain_rest, drain_rows, drain_whole_lines, from_line
+from fastloss.cpu.simd.nontemporal import keep_until_here
 from fastloss.cpu.simd.stack_arrays import group_array, lane_array
-from fastloss.cpu.simd.sum_exp import BLOCK, TOGETHER, of_blocks, of_rows, tops_of_rows
-from fastloss.cpu.simd.work_queue import chunks_of, claim, combined, put, share
+from fastloss.cpu.simd.sum_exp import BLOCK, TOGETHER, of_blocks, of_rows, row_maxima
 from fastloss.define.descriptions import RowMaths
 from fastloss.define.scalars import exp_difference, log_sum
 from fastloss.runtime.compile import kernel_part
@@ -66,14 +69,117 @@ def place_in(label, begin, end):
     return np.int32(label - begin) if begin <= label < end else np.int32(-1)
 
 
+class Operands(NamedTuple):
+    """What the stages of a row read and write; `grads` and `exps` may be buffers that are written out later."""
+
+    x: Any
+    t: Any
+    weight: Any
+    exps: Any
+    grads: Any
+    hess: Any
+
+
+class Row(NamedTuple):
+    """A row: where it lies, and what is known of it and of its target's entry.
+
+    Its entries begin at `base`, its exponentials at `at`, its gradients at `into`. `top` is its maximum; `z`, `w` and
+    `p` are the target's logit less `top`, its weight and its probability.
+    """
+
+    base: Any
+    at: Any
+    into: Any
+    label: Any
+    top: Any
+    z: Any
+    w: Any
+    p: Any
+
+
 @kernel_part(forceinline=True)
 def _scale_at(j, inverse, scales, relative):
     """Return what the exponential that is kept of class `j` is to be multiplied by for its probability."""
     return scales[j // BLOCK] if relative else inverse
 
 
+@kernel_part(forceinline=True)
+def _fetch_ahead(x, t, grads, base, columns, writes):
+    """Ask the caches for entries that are read soon, and for those that are written soon if it `writes` through them."""
+    for near in range(base, base + columns, LINE):
+        fetch(x, near + READ_AHEAD)
+        fetch(t, near + READ_AHEAD)
+        if writes:
+            fetch_to_write(grads[0], near + WRITTEN_AHEAD)
+            fetch_to_write(grads[1], near + WRITTEN_AHEAD)
+
+
+@kernel_part(forceinline=True)
+def _fill_row(grads, into, hess, base, columns, number):
+    """Write the same number to all derivatives of a row."""
+    for j in range(columns):
+        store_each(grads, into + j, (number, number, number), type(number)(1))
+        store(hess, base + j, number)
+
+
+def _terms_of(maths: RowMaths, unrolled: int) -> Callable[..., Any]:
+    """Return the stage that sums a row's terms: in its own precision within blocks, and in float64 over them."""
+    terms, has_terms, softmax = maths.terms, maths.terms is not None, maths.softmax
+
+    @kernel_part(forceinline=True)
+    def terms_of(arrays, row, begin, end, keep, scale, numbers):
+        wide_vectors()
+        T = type(scale)
+        a = T(0)
+        b = T(0)
+        c = T(0)
+        if has_terms:
+            target = place_in(row.label, begin, end)
+            for place in range(end - begin):
+                j = begin + place
+                z = load(arrays.x, row.base + j) - row.top
+                p = (load(arrays.exps, row.at + j) if keep else exp_difference(z)) * scale if softmax else T(0)
+                w = load_or(arrays.weight, j, T(1))
+                hit = np.int32(place) == target
+                u, v, q = terms(z, p, load_or(arrays.t, row.base + j, T(1)), w, hit, row.z, row.w, numbers)
+                a += u
+                b += v
+                c += q
+            if unrolled:
+                interleaved(unrolled)
+        return a, b, c
+
+    return terms_of
+
+
+def _derivatives_of(maths: RowMaths, unrolled: int) -> Callable[..., Any]:
+    """Return the stage that writes the derivatives of a row's entries `begin` ... `end`."""
+    entry, softmax, indexed = maths.entry, maths.softmax, maths.indexed
+
+    @kernel_part(forceinline=True)
+    def derivatives(arrays, row, begin, end, scale, coefs, numbers, g):
+        wide_vectors()
+        T = type(scale)
+        for j in range(begin, end):
+            z = load(arrays.x, row.base + j) - row.top
+            p = load(arrays.exps, row.at + j) * scale if softmax else T(0)
+            w = load_or(arrays.weight, j, T(1))
+            slopes, curvature = entry(z, p, load_or(arrays.t, row.base + j, T(1)), w, False, coefs, numbers)
+            store_each(arrays.grads, row.into + j, slopes, g)
+            store(arrays.hess, row.base + j, g * curvature)
+        if unrolled:
+            interleaved(unrolled)
+        if indexed and begin <= row.label < end:
+            # The target's entry once more: no test for it in the loop above.
+            slopes, curvature = entry(row.z, row.p, T(0), row.w, True, coefs, numbers)
+            store_each(arrays.grads, row.into + row.label, slopes, g)
+            store(arrays.hess, row.base + row.label, g * curvature)
+
+    return derivatives
+
+
 def along(maths: RowMaths, long: bool, replaces: bool = False, streamed: bool = False) -> Callable[..., Any]:
-    """Return the loop for a contiguous class axis; for `long` rows block by block.
+    """Return the loop over rows `start` ... `last` for a contiguous class axis; for `long` rows block by block.
 
     A long row's exponentials lie where its first result will, and not in a buffer beside it: what the second cache has
     to hold until they are read again is half as much. cross_entropy on two threads with AVX-512, 1 MiB of cache a core,
@@ -84,22 +190,25 @@ def along(maths: RowMaths, long: bool, replaces: bool = False, streamed: bool = 
     arithmetic. They are computed where the exponentials lie, and in a buffer of their own. ``written`` and ``held`` are
     the elements of these buffers up to which all has been written, and all is known.
 
-    Of short rows several are computed together, and the largest entries of those that follow before these are finished.
+    Of short rows several are computed together, and the maxima of those that follow before these are finished.
     """
-    terms, has_terms = maths.terms, maths.terms is not None
-    finish, entry, softmax, indexed = maths.finish, maths.entry, maths.softmax, maths.indexed
+    finish, has_terms, softmax, indexed = maths.finish, maths.terms is not None, maths.softmax, maths.indexed
+    # Not LLVM's four vectors at a time in the loops over short rows, which leave up to 63 entries to narrower ones and
+    # to scalar code: with AVX-512 0.77 of the time of symmetric_cross_entropy, multi_margin_loss and
+    # multilabel_soft_margin_loss at 100 classes, 0.95 of cross_entropy, and up to 1.08 where four fit. A single one
+    # would be 0.75 of that at 80 classes, and 1.2 at 300 with AVX2.
+    unrolled = 0 if long else 2
+    terms_of, derivatives = _terms_of(maths, unrolled), _derivatives_of(maths, unrolled)
 
-    def kernel(
-        x, t, y, weight, upstream, values, d0, d1, d2, second,
-        params, scale, divisor, count, columns, inner, ignore, check, board, lead,
-    ):  # fmt: skip
+    @kernel_part()
+    def rows(
+        start, last, x, t, y, weight, grad_output, values, results, hess, numbers, factor, columns, inner, ignore
+    ):
         vector_function()
-        x, t, d0, d1, d2 = borrowed((x, t, d0, d1, d2))
-        like = load(x, 0)
-        T = type(like)
-        numbers = cast(params, like)
-        grads = (d0, d1, d2)
-        keep = softmax and (present(d0) or present(d1) or present(d2) or present(second))
+        T = type(factor)
+        d0, d1, d2 = results
+        grads = results
+        keep = softmax and (present(d0) or present(d1) or present(d2) or present(hess))
         relative = keep and long  # to what :func:`of_blocks` took for each block
         blocks = (columns + BLOCK - 1) // BLOCK if softmax and long else 0
         references, factors = np.empty(blocks, T), np.empty(blocks, T)
@@ -111,146 +220,89 @@ def along(maths: RowMaths, long: bool, replaces: bool = False, streamed: bool = 
         room = together * stride + LINE
         first_buffer = from_line(np.empty((room if streamed or (keep and not in_result) else 0) + LINE, T))
         second_buffer = from_line(np.empty((room if streamed and present(d1) else 0) + LINE, T))
-        buffer, buffer_of_second = borrowed((first_buffer, second_buffer))
-        spare = group_array(x[0])
-        tops, next_tops, sums = lane_array(like), lane_array(like), lane_array(like)
-        energies = as_type_of(buffer, d0) if in_result else buffer
+        buffers = borrowed((first_buffer, second_buffer))
+        padding = group_array(x[0])
+        maxima, next_maxima, sums = lane_array(factor), lane_array(factor), lane_array(factor)
+        exps = as_type_of(buffers[0], d0) if in_result else buffers[0]
         if streamed:
-            grads = (as_type_of(d0, buffer), as_type_of(d1, buffer_of_second), d2)
+            grads = (as_type_of(d0, buffers[0]), as_type_of(d1, buffers[1]), d2)
+        arrays = Operands(x, t, weight, exps, grads, hess)
         step = BLOCK if long else columns
-        if indexed and (check or divisor == 0.0):
-            strange, counted = survey(y, weight, columns, ignore, check, count, board)
-            if strange >= 0:
-                return strange, 0.0
-            divisor = counted if divisor == 0.0 else divisor
-        factor = T(scale / divisor)
+        held = beyond_line(d0, start * columns) if streamed else 0
+        written = 0
+        total = 0.0
+        if softmax and not long:
+            row_maxima(x, start * columns, min(together, last - start), columns, next_maxima)
+        for first in range(start, last, together):
+            n = min(together, last - first)
+            base = first * columns
+            needed = not indexed
+            for i in range(n):
+                maxima[i] = next_maxima[i]
+                needed |= is_counted(label_at(y, first + i), columns, ignore)
+            if softmax and long and needed:
+                at = base if in_result else held
+                maxima[0], sums[0] = of_blocks(
+                    x, base, columns, keep, exps, at, references, factors, t, grads, streamed
+                )
+            elif softmax and not long:
+                if needed:
+                    of_rows(x, base, n, together, columns, padding, maxima, keep, exps, held, stride, sums)
+                # Here neither their last steps nor those of the sums are waited for: 0.9 to 0.95 of the time.
+                rest = min(together, last - first - n)
+                row_maxima(x, base + n * columns, rest, columns, next_maxima)
+            for i in range(n):
+                top, exp_sum = (maxima[i], sums[i]) if softmax else (T(0), T(0))
+                r = first + i
+                base = r * columns
+                at = base if in_result else held + i * stride
+                into = at if streamed else base
+                if far:
+                    _fetch_ahead(x, t, grads, base, columns, not streamed)
+                label = label_at(y, r)
+                if indexed and not is_counted(label, columns, ignore):
+                    blank = T(0) if label == ignore else T(np.nan)
+                    store(values, r, blank)
+                    total += blank
+                    _fill_row(grads, into, hess, base, columns, blank)
+                    continue
 
-        chunks = chunks_of(board)
-        k = claim(board, 1)
-        while k < chunks:
-            total = 0.0
-            start, last = share(count, k, chunks), share(count, k + 1, chunks)
-            held = beyond_line(d0, start * columns) if streamed else 0
-            written = 0
-            if softmax and not long:
-                tops_of_rows(x, start * columns, min(together, last - start), columns, next_tops)
-            for first in range(start, last, together):
-                n = min(together, last - first)
-                base = first * columns
-                needed = not indexed
-                for i in range(n):
-                    tops[i] = next_tops[i]
-                    needed |= is_counted(label_at(y, first + i), columns, ignore)
-                if softmax and long and needed:
-                    at = base if in_result else held
-                    tops[0], sums[0] = of_blocks(
-                        x, base, columns, keep, energies, at, references, factors, t, grads, streamed
-                    )
-                elif softmax and not long:
-                    if needed:
-                        of_rows(x, base, n, together, columns, spare, tops, keep, energies, held, stride, sums)
-                    # Here neither their last steps nor those of the sums are waited for: 0.9 to 0.95 of the time.
-                    rest = min(together, last - first - n)
-                    tops_of_rows(x, base + n * columns, rest, columns, next_tops)
-                for i in range(n):
-                    top, energy = (tops[i], sums[i]) if softmax else (T(0), T(0))
-                    r = first + i
-                    base = r * columns
-                    at = base if in_result else held + i * stride
-                    into = at if streamed else base
-                    if far:
-                        for near in range(base, base + columns, LINE):
-                            fetch(x, near + READ_AHEAD)
-                            fetch(t, near + READ_AHEAD)
-                            if softmax and not streamed:
-                                fetch_to_write(d0, near + WRITTEN_AHEAD)
-                                fetch_to_write(d1, near + WRITTEN_AHEAD)
-                    label = label_at(y, r)
-                    if indexed and not is_counted(label, columns, ignore):
-                        blank = T(0) if label == ignore else T(np.nan)
-                        store(values, r, blank)
-                        total += blank
-                        for j in range(columns):
-                            store_each(grads, into + j, (blank, blank, blank), T(1))
-                            store(second, base + j, blank)
-                        continue
-
-                    inverse = T(1) / energy if softmax else T(0)
-                    if relative:  # once for the row, for LLVM multiplies in an order that differs from loop to loop
-                        for block in range(blocks):
-                            factors[block] *= inverse
-                    logsum = log_sum(energy) if softmax else T(0)
-                    zy = load(x, base + label) - top if indexed else T(0)
-                    wy = load_or(weight, label, T(1)) if indexed else T(1)
-                    py = load(energies, at + label) * _scale_at(label, inverse, factors, relative) if keep else T(0)
-
-                    a = 0.0
-                    b = 0.0
-                    c = 0.0
-                    if has_terms:
-                        for begin in range(0, columns, TERMS_BLOCK):
-                            end = min(begin + TERMS_BLOCK, columns)
-                            of_a = T(0)
-                            of_b = T(0)
-                            of_c = T(0)
-                            part = _scale_at(begin, inverse, factors, relative)
-                            target = place_in(label, begin, end)
-                            for place in range(end - begin):
-                                j = begin + place
-                                z = load(x, base + j) - top
-                                p = (load(energies, at + j) if keep else exp_difference(z)) * part if softmax else T(0)
-                                w = load_or(weight, j, T(1))
-                                hit = np.int32(place) == target
-                                u, v, q = terms(z, p, load_or(t, base + j, T(1)), w, hit, zy, wy, numbers)
-                                of_a += u
-                                of_b += v
-                                of_c += q
-                            a += of_a
-                            b += of_b
-                            c += of_c
-
-                    value, coefs = finish(top, logsum, (T(a), T(b), T(c)), zy, wy, numbers)
-                    store(values, r, value)
-                    total += value
-                    g = load_or(upstream, r, factor)
-                    for begin in range(0, columns, step):
-                        end = min(begin + step, columns)
-                        part = _scale_at(begin, inverse, factors, relative)
-                        for j in range(begin, end):
-                            z = load(x, base + j) - top
-                            p = load(energies, at + j) * part if softmax else T(0)
-                            w = load_or(weight, j, T(1))
-                            slopes, curvature = entry(z, p, load_or(t, base + j, T(1)), w, False, coefs, numbers)
-                            store_each(grads, into + j, slopes, g)
-                            store(second, base + j, g * curvature)
-                        if indexed and begin <= label < end:
-                            # The target's entry once more: no test for it in the loop above.
-                            slopes, curvature = entry(zy, py, T(0), wy, True, coefs, numbers)
-                            store_each(grads, into + label, slopes, g)
-                            store(second, base + label, g * curvature)
-                        if streamed and long and columns > DRAINED_ROW:
-                            drain(buffer_of_second, written, held + end, d1, start * columns, base + end)
-                            written = drain(buffer, written, held + end, d0, start * columns, base + end)
-                # Not LLVM's four vectors at a time in the loops above, which leave up to 63 entries to narrower ones
-                # and to scalar code: with AVX-512 0.77 of the time of symmetric_cross_entropy, multi_margin_loss and
-                # multilabel_soft_margin_loss at 100 classes, 0.95 of cross_entropy, and up to 1.08 where four fit.
-                # A single one would be 0.75 of that at 80 classes, and 1.2 at 300 with AVX2.
-                if not long:
-                    interleaved(2)
-                if streamed:
-                    held += n * columns
-                    end = (first + n) * columns
-                    drain(buffer_of_second, written, held, d1, start * columns, end)
-                    written = drain(buffer, written, held, d0, start * columns, end)
-                    carry(buffer_of_second, written, held)
-                    held = carry(buffer, written, held)
-                    written = 0
+                inverse = T(1) / exp_sum if softmax else T(0)
+                if relative:  # once for the row, for LLVM multiplies in an order that differs from loop to loop
+                    for block in range(blocks):
+                        factors[block] *= inverse
+                z = load(x, base + label) - top if indexed else T(0)
+                w = load_or(weight, label, T(1)) if indexed else T(1)
+                p = load(exps, at + label) * _scale_at(label, inverse, factors, relative) if keep else T(0)
+                row = Row(base, at, into, label, top, z, w, p)
+                a = 0.0
+                b = 0.0
+                c = 0.0
+                if has_terms:
+                    for begin in range(0, columns, TERMS_BLOCK):
+                        end = min(begin + TERMS_BLOCK, columns)
+                        scale = _scale_at(begin, inverse, factors, relative)
+                        u, v, q = terms_of(arrays, row, begin, end, keep, scale, numbers)
+                        a += u
+                        b += v
+                        c += q
+                value, coefs = finish(top, log_sum(exp_sum) if softmax else T(0), (T(a), T(b), T(c)), z, w, numbers)
+                store(values, r, value)
+                total += value
+                g = load_or(grad_output, r, factor)
+                for begin in range(0, columns, step):
+                    end = min(begin + step, columns)
+                    scale = _scale_at(begin, inverse, factors, relative)
+                    derivatives(arrays, row, begin, end, scale, coefs, numbers, g)
+                    if streamed and long and columns > DRAINED_ROW:
+                        written = drain_rows(buffers, results, written, held + end, start * columns, base + end)
             if streamed:
-                close(buffer_of_second, held, d1, last * columns)
-                close(buffer, held, d0, last * columns)
-            put(board, 1, k, total)
-            k = claim(board, 1)
+                held += n * columns
+                held = drain_whole_lines(buffers, results, written, held, start * columns, (first + n) * columns)
+                written = 0
+        if streamed:
+            drain_rest(buffers, results, held, last * columns)
         keep_until_here((first_buffer, second_buffer))
-        return -1, combined(board, 1) / divisor if lead else 0.0
+        return total
 
-    return kernel
+    return rows

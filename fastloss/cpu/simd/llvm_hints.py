@@ -27,8 +27,8 @@ CONVERTS_HALF = _has("f16c")
 ONE_F32 = np.float32(12582912 + 127)
 ONE_F64 = 6755399441055744.0 + 1023
 
-# What arrays hold: numbers, or the bits of half types.
-ELEMENTS = (ir.FloatType(), ir.DoubleType(), ir.IntType(16))
+# What arrays hold: numbers, the bits of half types, or the labels of a tile.
+ELEMENTS = (ir.FloatType(), ir.DoubleType(), ir.IntType(16), ir.IntType(32))
 
 
 def vector_function() -> None:

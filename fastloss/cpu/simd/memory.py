@@ -85,10 +85,11 @@ def part(array, start, stop):
     """Return ``array[start:stop]`` of a flat array; an absent one stays absent."""
 
 
-def borrowed(arrays):
-    """Return the arrays of a tuple without what counts references to them: somebody else keeps them.
+def borrowed(args):
+    """Return a tuple whose arrays, those of tuples in it too, count no references: somebody else keeps them.
 
-    Numba counts where a loop hands an array on, by atomic operations, which wait for all that was streamed before.
+    Numba counts references where a loop hands an array on, by atomic operations, which wait for all that was streamed
+    before.
     """
 
 
@@ -304,19 +305,21 @@ def _part(array, start, stop):
     return array, emit
 
 
-@emits(borrowed)
-def _borrowed(arrays):
-    def emit(context, builder, kinds, args):
-        found = []
-        for kind, array in zip(arrays, cgutils.unpack_tuple(builder, args[0], len(arrays)), strict=True):
-            if not is_absent(kind):
-                lent = context.make_array(kind)(context, builder, array)
-                lent.meminfo = cgutils.get_null_value(lent.meminfo.type)
-                array = lent._getvalue()
-            found.append(array)
-        return context.make_tuple(builder, arrays, found)
+def _lent(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+    if isinstance(kind, types.BaseTuple):
+        parts = cgutils.unpack_tuple(builder, value, len(kind))
+        lent = [_lent(context, builder, *each) for each in zip(kind, parts, strict=True)]
+        return context.make_tuple(builder, kind, lent)
+    if isinstance(kind, types.Array):
+        array = context.make_array(kind)(context, builder, value)
+        array.meminfo = cgutils.get_null_value(array.meminfo.type)
+        return array._getvalue()
+    return value
 
-    return arrays, emit
+
+@emits(borrowed)
+def _borrowed(args):
+    return args, lambda context, builder, kinds, values: _lent(context, builder, kinds[0], values[0])
 
 
 @emits(present)

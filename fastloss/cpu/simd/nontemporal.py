@@ -31,7 +31,7 @@ from numba import types
 from numba.core import cgutils
 
 from fastloss.cpu.simd.emission import emits, is_absent, pointer_to, store_past
-from fastloss.cpu.simd.memory import LINE_BYTES, load, part, store
+from fastloss.cpu.simd.memory import LINE_BYTES, load, part, present, store
 from fastloss.runtime.compile import kernel_part
 
 # Bytes that a call reads and writes from which its results are streamed. Time beside that with ordinary stores, as
@@ -102,18 +102,29 @@ def drain(buffer, written, held, array, start, end):
 
 
 @kernel_part()
-def carry(buffer, written, held):
-    """Move the elements `written` to `held` of a buffer to its start, and return how many they are."""
+def drain_rows(buffers, arrays, written, held, start, end):
+    """Do what :func:`drain` does, of two buffers to the first two of `arrays`."""
+    drain(buffers[1], written, held, arrays[1], start, end)
+    return drain(buffers[0], written, held, arrays[0], start, end)
+
+
+@kernel_part()
+def drain_whole_lines(buffers, arrays, written, held, start, end):
+    """Do the same, move what is left in the buffers to their start, and return how many elements of each that is."""
+    written = drain_rows(buffers, arrays, written, held, start, end)
     for k in range(held - written):
-        store(buffer, k, load(buffer, written + k))
+        store(buffers[0], k, load(buffers[0], written + k))
+        if present(arrays[1]):
+            store(buffers[1], k, load(buffers[1], written + k))
     return held - written
 
 
 @kernel_part()
-def close(buffer, left, array, end):
-    """Write the elements that are left, which end before place `end` of `array`."""
+def drain_rest(buffers, arrays, left, end):
+    """Write the elements that are left in the buffers, which end before place `end` of the arrays."""
     for k in range(left):
-        store(array, end - left + k, load(buffer, k))
+        store(arrays[0], end - left + k, load(buffers[0], k))
+        store(arrays[1], end - left + k, load(buffers[1], k))
 
 
 @emits(per_line)

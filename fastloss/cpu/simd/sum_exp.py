@@ -35,7 +35,7 @@ def of_row(x, start, count, keep, energies):
 
 
 @kernel_part(fastmath=FASTMATH, forceinline=True)
-def tops_of_rows(x, start, n, count, tops):
+def row_maxima(x, start, n, count, tops):
     """Write to `tops` the largest entry of each of `n` rows of `count` entries that follow each other."""
     for i in range(n):
         tops[i] = row_maximum(x, start + i * count, start + (i + 1) * count)
