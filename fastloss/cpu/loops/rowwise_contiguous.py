@@ -69,32 +69,20 @@ def place_in(label, begin, end):
     return np.int32(label - begin) if begin <= label < end else np.int32(-1)
 
 
-class Operands(NamedTuple):
-    """What the stages of a row read and write; `grads` and `exps` may be buffers that are written out later."""
-
-    x: Any
-    t: Any
-    weight: Any
-    exps: Any
-    grads: Any
-    hess: Any
-
-
 class Row(NamedTuple):
     """A row: where it lies, and what is known of it and of its target's entry.
 
-    Its entries begin at `base`, its exponentials at `at`, its gradients at `into`. `top` is its maximum; `z`, `w` and
-    `p` are the target's logit less `top`, its weight and its probability.
+    Its entries begin at `base` of the operands, its exponentials at `at` of `exps`. `top` is its maximum, `inverse` one
+    over the sum of its exponentials, as far as `factors`, numbers for its blocks, do not hold that.
     """
 
     base: Any
     at: Any
-    into: Any
     label: Any
     top: Any
-    z: Any
-    w: Any
-    p: Any
+    inverse: Any
+    exps: Any
+    factors: Any
 
 
 @kernel_part(forceinline=True)
@@ -122,60 +110,51 @@ def _fill_row(grads, into, hess, base, columns, number):
         store(hess, base + j, number)
 
 
-def _terms_of(maths: RowMaths, unrolled: int) -> Callable[..., Any]:
-    """Return the stage that sums a row's terms: in its own precision within blocks, and in float64 over them."""
-    terms, has_terms, softmax = maths.terms, maths.terms is not None, maths.softmax
+def _value_of(maths: RowMaths, softmax: bool, long: bool, unrolled: int) -> Callable[..., Any]:
+    """Return the stage that computes a row's value, what its derivatives need of it, and its target's entry.
+
+    Terms are summed in the row's own precision within blocks, and in float64 over them.
+    """
+    terms, has_terms, finish, indexed = maths.terms, maths.terms is not None, maths.finish, maths.indexed
 
     @kernel_part(forceinline=True)
-    def terms_of(arrays, row, begin, end, keep, scale, numbers):
+    def value_of(row, exp_sum, x, t, weight, columns, keep, numbers):
         wide_vectors()
-        T = type(scale)
-        a = T(0)
-        b = T(0)
-        c = T(0)
+        T = type(row.top)
+        relative = keep and long
+        z = load(x, row.base + row.label) - row.top if indexed else T(0)
+        w = load_or(weight, row.label, T(1)) if indexed else T(1)
+        a = 0.0
+        b = 0.0
+        c = 0.0
         if has_terms:
-            target = place_in(row.label, begin, end)
-            for place in range(end - begin):
-                j = begin + place
-                z = load(arrays.x, row.base + j) - row.top
-                p = (load(arrays.exps, row.at + j) if keep else exp_difference(z)) * scale if softmax else T(0)
-                w = load_or(arrays.weight, j, T(1))
-                hit = np.int32(place) == target
-                u, v, q = terms(z, p, load_or(arrays.t, row.base + j, T(1)), w, hit, row.z, row.w, numbers)
-                a += u
-                b += v
-                c += q
+            for begin in range(0, columns, TERMS_BLOCK):
+                end = min(begin + TERMS_BLOCK, columns)
+                of_a = T(0)
+                of_b = T(0)
+                of_c = T(0)
+                scale = _scale_at(begin, row.inverse, row.factors, relative)
+                target = place_in(row.label, begin, end)
+                for place in range(end - begin):
+                    j = begin + place
+                    d = load(x, row.base + j) - row.top
+                    p = (load(row.exps, row.at + j) if keep else exp_difference(d)) * scale if softmax else T(0)
+                    own = load_or(weight, j, T(1))
+                    hit = np.int32(place) == target
+                    u, v, q = terms(d, p, load_or(t, row.base + j, T(1)), own, hit, z, w, numbers)
+                    of_a += u
+                    of_b += v
+                    of_c += q
+                a += of_a
+                b += of_b
+                c += of_c
             if unrolled:
                 interleaved(unrolled)
-        return a, b, c
+        logarithm = log_sum(exp_sum) if softmax else T(0)
+        value, coefs = finish(row.top, logarithm, (T(a), T(b), T(c)), z, w, numbers)
+        return value, coefs, z, w
 
-    return terms_of
-
-
-def _derivatives_of(maths: RowMaths, unrolled: int) -> Callable[..., Any]:
-    """Return the stage that writes the derivatives of a row's entries `begin` ... `end`."""
-    entry, softmax, indexed = maths.entry, maths.softmax, maths.indexed
-
-    @kernel_part(forceinline=True)
-    def derivatives(arrays, row, begin, end, scale, coefs, numbers, g):
-        wide_vectors()
-        T = type(scale)
-        for j in range(begin, end):
-            z = load(arrays.x, row.base + j) - row.top
-            p = load(arrays.exps, row.at + j) * scale if softmax else T(0)
-            w = load_or(arrays.weight, j, T(1))
-            slopes, curvature = entry(z, p, load_or(arrays.t, row.base + j, T(1)), w, False, coefs, numbers)
-            store_each(arrays.grads, row.into + j, slopes, g)
-            store(arrays.hess, row.base + j, g * curvature)
-        if unrolled:
-            interleaved(unrolled)
-        if indexed and begin <= row.label < end:
-            # The target's entry once more: no test for it in the loop above.
-            slopes, curvature = entry(row.z, row.p, T(0), row.w, True, coefs, numbers)
-            store_each(arrays.grads, row.into + row.label, slopes, g)
-            store(arrays.hess, row.base + row.label, g * curvature)
-
-    return derivatives
+    return value_of
 
 
 def along(maths: RowMaths, long: bool, replaces: bool = False, streamed: bool = False) -> Callable[..., Any]:
@@ -192,13 +171,13 @@ def along(maths: RowMaths, long: bool, replaces: bool = False, streamed: bool = 
 
     Of short rows several are computed together, and the maxima of those that follow before these are finished.
     """
-    finish, has_terms, softmax, indexed = maths.finish, maths.terms is not None, maths.softmax, maths.indexed
+    entry, softmax, indexed = maths.entry, maths.softmax, maths.indexed
     # Not LLVM's four vectors at a time in the loops over short rows, which leave up to 63 entries to narrower ones and
     # to scalar code: with AVX-512 0.77 of the time of symmetric_cross_entropy, multi_margin_loss and
     # multilabel_soft_margin_loss at 100 classes, 0.95 of cross_entropy, and up to 1.08 where four fit. A single one
     # would be 0.75 of that at 80 classes, and 1.2 at 300 with AVX2.
     unrolled = 0 if long else 2
-    terms_of, derivatives = _terms_of(maths, unrolled), _derivatives_of(maths, unrolled)
+    value_of = _value_of(maths, softmax, long, unrolled)
 
     @kernel_part()
     def rows(
@@ -206,8 +185,7 @@ def along(maths: RowMaths, long: bool, replaces: bool = False, streamed: bool = 
     ):
         vector_function()
         T = type(factor)
-        d0, d1, d2 = results
-        grads = results
+        d0, d1, d2 = grads = results
         keep = softmax and (present(d0) or present(d1) or present(d2) or present(hess))
         relative = keep and long  # to what :func:`of_blocks` took for each block
         blocks = (columns + BLOCK - 1) // BLOCK if softmax and long else 0
@@ -226,7 +204,6 @@ def along(maths: RowMaths, long: bool, replaces: bool = False, streamed: bool = 
         exps = as_type_of(buffers[0], d0) if in_result else buffers[0]
         if streamed:
             grads = (as_type_of(d0, buffers[0]), as_type_of(d1, buffers[1]), d2)
-        arrays = Operands(x, t, weight, exps, grads, hess)
         step = BLOCK if long else columns
         held = beyond_line(d0, start * columns) if streamed else 0
         written = 0
@@ -252,7 +229,6 @@ def along(maths: RowMaths, long: bool, replaces: bool = False, streamed: bool = 
                 rest = min(together, last - first - n)
                 row_maxima(x, base + n * columns, rest, columns, next_maxima)
             for i in range(n):
-                top, exp_sum = (maxima[i], sums[i]) if softmax else (T(0), T(0))
                 r = first + i
                 base = r * columns
                 at = base if in_result else held + i * stride
@@ -266,36 +242,36 @@ def along(maths: RowMaths, long: bool, replaces: bool = False, streamed: bool = 
                     total += blank
                     _fill_row(grads, into, hess, base, columns, blank)
                     continue
-
+                top, exp_sum = (maxima[i], sums[i]) if softmax else (T(0), T(0))
                 inverse = T(1) / exp_sum if softmax else T(0)
                 if relative:  # once for the row, for LLVM multiplies in an order that differs from loop to loop
                     for block in range(blocks):
                         factors[block] *= inverse
-                z = load(x, base + label) - top if indexed else T(0)
-                w = load_or(weight, label, T(1)) if indexed else T(1)
-                p = load(exps, at + label) * _scale_at(label, inverse, factors, relative) if keep else T(0)
-                row = Row(base, at, into, label, top, z, w, p)
-                a = 0.0
-                b = 0.0
-                c = 0.0
-                if has_terms:
-                    for begin in range(0, columns, TERMS_BLOCK):
-                        end = min(begin + TERMS_BLOCK, columns)
-                        scale = _scale_at(begin, inverse, factors, relative)
-                        u, v, q = terms_of(arrays, row, begin, end, keep, scale, numbers)
-                        a += u
-                        b += v
-                        c += q
-                value, coefs = finish(top, log_sum(exp_sum) if softmax else T(0), (T(a), T(b), T(c)), z, w, numbers)
+                row = Row(base, at, label, top, inverse, exps, factors)
+                value, coefs, zy, wy = value_of(row, exp_sum, x, t, weight, columns, keep, numbers)
+                py = load(exps, at + label) * _scale_at(label, inverse, factors, relative) if keep else T(0)
                 store(values, r, value)
                 total += value
                 g = load_or(grad_output, r, factor)
                 for begin in range(0, columns, step):
                     end = min(begin + step, columns)
                     scale = _scale_at(begin, inverse, factors, relative)
-                    derivatives(arrays, row, begin, end, scale, coefs, numbers, g)
+                    for j in range(begin, end):
+                        z = load(x, base + j) - top
+                        p = load(exps, at + j) * scale if softmax else T(0)
+                        w = load_or(weight, j, T(1))
+                        slopes, curvature = entry(z, p, load_or(t, base + j, T(1)), w, False, coefs, numbers)
+                        store_each(grads, into + j, slopes, g)
+                        store(hess, base + j, g * curvature)
+                    if indexed and begin <= label < end:
+                        # The target's entry once more: no test for it in the loop above.
+                        slopes, curvature = entry(zy, py, T(0), wy, True, coefs, numbers)
+                        store_each(grads, into + label, slopes, g)
+                        store(hess, base + label, g * curvature)
                     if streamed and long and columns > DRAINED_ROW:
                         written = drain_rows(buffers, results, written, held + end, start * columns, base + end)
+            if unrolled:
+                interleaved(unrolled)
             if streamed:
                 held += n * columns
                 held = drain_whole_lines(buffers, results, written, held, start * columns, (first + n) * columns)

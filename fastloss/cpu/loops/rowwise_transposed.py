@@ -179,36 +179,12 @@ def _terms_of(maths: RowMaths) -> Callable[..., Any]:
     return terms_of
 
 
-def _derivatives_of(maths: RowMaths) -> Callable[..., Any]:
-    """Return the stage that computes derivatives from the numbers that are `kept` of each row, and its factor `g`."""
-    entry, softmax, indexed = maths.entry, maths.softmax, maths.indexed
-
-    @kernel_part(forceinline=True)
-    def derivatives(tile, rows, n, columns, t, weight, kept, coefs, g, grads, hess, numbers):
-        separate_arrays()
-        T = type(rows.top[0])
-        after = (present(grads[0]) + present(grads[1]) + present(grads[2])) * tile.size
-        for j in range(columns):
-            base = j * tile.lanes
-            w = load_or(weight, j, T(1))
-            column = np.int32(j)
-            for l in range(n):
-                p = load(tile.exps, base + l) * rows.inverse[l] if softmax else T(0)
-                s = load(tile.operand, base + l) if present(t) else T(1)
-                hit = indexed and rows.labels[l] == column
-                own = unpack(kept, LANES, l, coefs)
-                slopes, curvature = entry(load(tile.z, base + l), p, s, w, hit, own, numbers)
-                stage_each(tile.outs, tile.size, base + l, slopes, g[l], grads)
-                stage_each(tile.outs, tile.size, after + base + l, (curvature,), g[l], (hess,))
-
-    return derivatives
-
-
 def across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
     """Return the loop over rows `start` ... `last` for few classes, or for a strided class axis."""
-    has_terms, finish, has_softmax, indexed = maths.terms is not None, maths.finish, maths.softmax, maths.indexed
+    has_terms, has_softmax, indexed = maths.terms is not None, maths.softmax, maths.indexed
+    finish, entry = maths.finish, maths.entry
     read_tile, write_tile = (read_strided, write_strided) if strided else (read_rows, write_rows)
-    softmax, terms_of, derivatives = _softmax(strided), _terms_of(maths), _derivatives_of(maths)
+    softmax, terms_of = _softmax(strided), _terms_of(maths)
 
     @kernel_part()
     def rows_of_tiles(
@@ -225,6 +201,9 @@ def across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
         tile = Tile(z, part(buffers, size, 2 * size), part(buffers, 2 * size, 3 * size), outs, lanes, size)
         labels, top, inverse = lane_array(np.int32(0)), lane_array(factor), lane_array(factor)
         rows = Rows(labels, top, inverse, lane_array(factor), lane_array(factor), lane_array(factor))
+        after_d0 = present(d0) * size
+        after_d1 = after_d0 + present(d1) * size
+        after_d2 = after_d1 + present(d2) * size
         g, kept = lane_array(factor), lane_arrays(factor)
         sums, parts = lane_arrays(0.0), lane_arrays(factor)
         total = 0.0
@@ -254,16 +233,24 @@ def across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
                 pack(kept, LANES, l, coefs)
                 top[l] = value
                 g[l] = load_or(grad_output, first + l, factor)
-            derivatives(tile, rows, n, columns, t, weight, kept, coefs, g, grads, hess, numbers)
+            for j in range(columns):
+                base = j * lanes
+                w = load_or(weight, j, T(1))
+                column = np.int32(j)
+                for l in range(n):
+                    p = load(tile.exps, base + l) * inverse[l] if has_softmax else T(0)
+                    s = load(tile.operand, base + l) if present(t) else T(1)
+                    hit = indexed and labels[l] == column
+                    own = unpack(kept, LANES, l, coefs)
+                    slopes, curvature = entry(load(z, base + l), p, s, w, hit, own, numbers)
+                    stage_each(outs, size, base + l, slopes, g[l], grads)
+                    stage_each(outs, size, after_d2 + base + l, (curvature,), g[l], (hess,))
             if indexed and skipped > 0:
                 _skip_rows(tile, rows, y, first, n, columns, ignore)
             for l in range(n):
                 store(values, first + l, top[l])
                 total += top[l]
             # z has been used: the last rows of the tile go by way of it.
-            after_d0 = present(d0) * size
-            after_d1 = after_d0 + present(d1) * size
-            after_d2 = after_d1 + present(d2) * size
             write_tile(outs, 0, d0, first, n, columns, inner, lanes, z)
             write_tile(outs, after_d0, d1, first, n, columns, inner, lanes, z)
             write_tile(outs, after_d1, d2, first, n, columns, inner, lanes, z)
