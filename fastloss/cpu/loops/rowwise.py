@@ -63,18 +63,23 @@ def kernel(maths: RowMaths, layout: str) -> Kernel:
     caches), ``"replacing"`` (long, the first result replaces an operand), ``"across"``, ``"strided"`` or ``"gather"``.
     """
     if layout == "gather":
-        body = _over_rows(maths, gather(maths), 1, LANES)
+        body = _over_rows(maths, *gather(maths), 1, LANES)
     elif layout in ("across", "strided"):
-        body = _over_rows(maths, across(maths, layout == "strided"), STEP, STEP)
+        body = _over_rows(maths, *across(maths, layout == "strided"), STEP, STEP)
     else:
         streamed = layout.startswith("streamed")
-        rows = along(maths, layout not in ("along", "streamed"), layout == "replacing", streamed)
-        body = _over_rows(maths, rows, 1, 1)
+        loop = along(maths, layout not in ("along", "streamed"), layout == "replacing", streamed)
+        body = _over_rows(maths, *loop, 1, 1)
     return Kernel(f"rowwise_{layout}_{maths.finish.__name__}_{maths.entry.__name__}", body)
 
 
-def _over_rows(maths: RowMaths, rows: Callable[..., Any], step: int, strided_step: int) -> Callable[..., Any]:
-    """Return the kernel that computes `rows`, chunks of which begin at multiples of a step."""
+def _over_rows(
+    maths: RowMaths, rows: Callable[..., Any], buffers_for: Callable[..., Any], step: int, strided_step: int
+) -> Callable[..., Any]:
+    """Return the kernel of a loop over `rows`, chunks of which begin at multiples of a step.
+
+    Each thread has one set of what `buffers_for` returns.
+    """
     indexed = maths.indexed
     share_rows = shared(rows)
 
@@ -88,8 +93,11 @@ def _over_rows(maths: RowMaths, rows: Callable[..., Any], step: int, strided_ste
                 return bad, 0.0
             divisor = counted if divisor == 0.0 else divisor
         like = load(x, 0)
-        numbers, factor = cast(params, like), type(like)(scale / divisor)
-        args = (x, t, y, weight, grad_output, values, (d0, d1, d2), hess, numbers, factor, columns, inner, ignore)
+        numbers, factor, grads = cast(params, like), type(like)(scale / divisor), (d0, d1, d2)
+        buffers = buffers_for(x, grads, hess, factor, columns)
+        args = (
+            x, t, y, weight, grad_output, values, grads, hess, numbers, factor, columns, inner, ignore, buffers
+        )  # fmt: skip
         return -1, share_rows(queue, 1, count, strided_step if inner > 1 else step, lead, args) / divisor
 
     return rowwise

@@ -16,7 +16,6 @@ from fastloss.cpu.simd.llvm_hints import interleaved, vector_function, wide_vect
 from fastloss.cpu.simd.memory import (
     LINE,
     as_type_of,
-    borrowed,
     fetch,
     fetch_to_write,
     label_at,
@@ -28,7 +27,6 @@ from fastloss.cpu.simd.memory import (
     store_each,
 )
 from fastloss.cpu.simd.nontemporal import beyond_line, drain_rest, drain_rows, drain_whole_lines, from_line
-from fastloss.cpu.simd.nontemporal import keep_until_here
 from fastloss.cpu.simd.stack_arrays import group_array, lane_array
 from fastloss.cpu.simd.sum_exp import BLOCK, TOGETHER, of_blocks, of_rows, row_maxima
 from fastloss.define.descriptions import RowMaths
@@ -157,8 +155,12 @@ def _value_of(maths: RowMaths, softmax: bool, long: bool, unrolled: int) -> Call
     return value_of
 
 
-def along(maths: RowMaths, long: bool, replaces: bool = False, streamed: bool = False) -> Callable[..., Any]:
-    """Return the loop over rows `start` ... `last` for a contiguous class axis; for `long` rows block by block.
+def along(
+    maths: RowMaths, long: bool, replaces: bool = False, streamed: bool = False
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return the loop over rows `start` ... `last` for a contiguous class axis, and its buffers.
+
+    `long` rows are computed block by block.
 
     A long row's exponentials lie where its first result will, and not in a buffer beside it: what the second cache has
     to hold until they are read again is half as much. cross_entropy on two threads with AVX-512, 1 MiB of cache a core,
@@ -179,31 +181,56 @@ def along(maths: RowMaths, long: bool, replaces: bool = False, streamed: bool = 
     unrolled = 0 if long else 2
     value_of = _value_of(maths, softmax, long, unrolled)
 
+    @kernel_part(forceinline=True)
+    def keeps(grads, hess):
+        """Return whether exponentials are kept for derivatives; a constant to the optimiser."""
+        return softmax and (present(grads[0]) or present(grads[1]) or present(grads[2]) or present(hess))
+
+    @kernel_part(forceinline=True)
+    def are_in_result(result, buffer):
+        """Return whether exponentials lie where the first result will; a constant to the optimiser."""
+        return long and not replaces and not streamed and of_one_type(result, buffer)
+
+    @kernel_part(forceinline=True)
+    def layout_of(columns, like):
+        """Return how many rows are computed together, and how far apart their exponentials lie in a buffer.
+
+        Rows whose exponentials begin at a line are stored faster, but streamed ones have to follow each other.
+        """
+        together = TOGETHER if not long and columns * like.itemsize <= TOGETHER_BYTES else 1
+        return together, columns if streamed else (columns + LINE - 1) // LINE * LINE
+
+    @kernel_part()
+    def buffers_for(x, grads, hess, factor, columns):
+        T = type(factor)
+        blocks = (columns + BLOCK - 1) // BLOCK if softmax and long else 0
+        references, factors = np.empty(blocks, T), np.empty(blocks, T)
+        together, stride = layout_of(columns, factors)
+        room = together * stride + LINE
+        kept = streamed or (keeps(grads, hess) and not are_in_result(grads[0], factors))
+        first = from_line(np.empty((room if kept else 0) + LINE, T))
+        second = from_line(np.empty((room if streamed and present(grads[1]) else 0) + LINE, T))
+        return references, factors, first, second
+
     @kernel_part()
     def rows(
-        start, last, x, t, y, weight, grad_output, values, results, hess, numbers, factor, columns, inner, ignore
+        start, last, x, t, y, weight, grad_output, values, results, hess, numbers, factor, columns, inner, ignore, kept
     ):
         vector_function()
         T = type(factor)
         d0, d1, d2 = grads = results
-        keep = softmax and (present(d0) or present(d1) or present(d2) or present(hess))
+        references, factors, first_buffer, second_buffer = kept
+        buffers = (first_buffer, second_buffer)
+        keep = keeps(results, hess)
         relative = keep and long  # to what :func:`of_blocks` took for each block
-        blocks = (columns + BLOCK - 1) // BLOCK if softmax and long else 0
-        references, factors = np.empty(blocks, T), np.empty(blocks, T)
-        in_result = long and not replaces and not streamed and of_one_type(d0, factors)
+        in_result = are_in_result(d0, factors)
         far = softmax and not long and x.size * x.itemsize >= FETCHED_FROM
-        together = TOGETHER if not long and columns * factors.itemsize <= TOGETHER_BYTES else 1
-        # Rows whose exponentials begin at a line are stored faster, but streamed ones have to follow each other.
-        stride = columns if streamed else (columns + LINE - 1) // LINE * LINE
-        room = together * stride + LINE
-        first_buffer = from_line(np.empty((room if streamed or (keep and not in_result) else 0) + LINE, T))
-        second_buffer = from_line(np.empty((room if streamed and present(d1) else 0) + LINE, T))
-        buffers = borrowed((first_buffer, second_buffer))
+        together, stride = layout_of(columns, factors)
         padding = group_array(x[0])
         maxima, next_maxima, sums = lane_array(factor), lane_array(factor), lane_array(factor)
-        exps = as_type_of(buffers[0], d0) if in_result else buffers[0]
+        exps = as_type_of(first_buffer, d0) if in_result else first_buffer
         if streamed:
-            grads = (as_type_of(d0, buffers[0]), as_type_of(d1, buffers[1]), d2)
+            grads = (as_type_of(d0, first_buffer), as_type_of(d1, second_buffer), d2)
         step = BLOCK if long else columns
         held = beyond_line(d0, start * columns) if streamed else 0
         written = 0
@@ -245,7 +272,7 @@ def along(maths: RowMaths, long: bool, replaces: bool = False, streamed: bool = 
                 top, exp_sum = (maxima[i], sums[i]) if softmax else (T(0), T(0))
                 inverse = T(1) / exp_sum if softmax else T(0)
                 if relative:  # once for the row, for LLVM multiplies in an order that differs from loop to loop
-                    for block in range(blocks):
+                    for block in range(factors.size):
                         factors[block] *= inverse
                 row = Row(base, at, label, top, inverse, exps, factors)
                 value, coefs, zy, wy = value_of(row, exp_sum, x, t, weight, columns, keep, numbers)
@@ -278,7 +305,6 @@ def along(maths: RowMaths, long: bool, replaces: bool = False, streamed: bool = 
                 written = 0
         if streamed:
             drain_rest(buffers, results, held, last * columns)
-        keep_until_here((first_buffer, second_buffer))
         return total
 
-    return rows
+    return rows, buffers_for

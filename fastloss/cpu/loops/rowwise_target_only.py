@@ -50,13 +50,13 @@ def _clear_rows(array, row, n, columns, inner, zero):
         done += run
 
 
-def gather(maths: RowMaths) -> Callable[..., Any]:
-    """Return the loop over rows `start` ... `last` of a sparse loss."""
+def gather(maths: RowMaths) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return the loop over rows `start` ... `last` of a sparse loss, and its buffers, which it has none of."""
     finish, entry = maths.finish, maths.entry
 
     @kernel_part()
     def rows(
-        start, last, x, t, y, weight, grad_output, values, grads, hess, numbers, factor, columns, inner, ignore
+        start, last, x, t, y, weight, grad_output, values, grads, hess, numbers, factor, columns, inner, ignore, buffers
     ):
         vector_function()
         T = type(factor)
@@ -94,4 +94,8 @@ def gather(maths: RowMaths) -> Callable[..., Any]:
                 total += value
         return total
 
-    return rows
+    @kernel_part()
+    def buffers_for(x, grads, hess, factor, columns):
+        return ()
+
+    return rows, buffers_for

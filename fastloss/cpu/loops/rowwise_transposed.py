@@ -179,24 +179,37 @@ def _terms_of(maths: RowMaths) -> Callable[..., Any]:
     return terms_of
 
 
-def across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
-    """Return the loop over rows `start` ... `last` for few classes, or for a strided class axis."""
+def across(maths: RowMaths, strided: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return the loop over rows `start` ... `last` for few classes, or for a strided class axis, and its buffers."""
     has_terms, has_softmax, indexed = maths.terms is not None, maths.softmax, maths.indexed
     finish, entry = maths.finish, maths.entry
     read_tile, write_tile = (read_strided, write_strided) if strided else (read_rows, write_rows)
     softmax, terms_of = _softmax(strided), _terms_of(maths)
 
+    @kernel_part(forceinline=True)
+    def lanes_of(columns):
+        """Return the rows of a tile."""
+        lanes = (STRIDED_ENTRIES if strided else TILE_ENTRIES) // columns // STEP * STEP
+        return STEP if lanes < STEP else (LANES if lanes > LANES else lanes)
+
+    @kernel_part(forceinline=True)
+    def size_of(columns):
+        """Return the entries of a tile, with room for whole blocks of classes."""
+        return (columns + STEP - 1) // STEP * STEP * lanes_of(columns)
+
+    @kernel_part()
+    def buffers_for(x, grads, hess, factor, columns):
+        kinds = 3 + present(grads[0]) + present(grads[1]) + present(grads[2]) + present(hess)
+        return np.empty(kinds * size_of(columns), type(factor))
+
     @kernel_part()
     def rows_of_tiles(
-        start, last, x, t, y, weight, grad_output, values, grads, hess, numbers, factor, columns, inner, ignore
+        start, last, x, t, y, weight, grad_output, values, grads, hess, numbers, factor, columns, inner, ignore, buffers
     ):
         vector_function()
         T = type(factor)
-        lanes = (STRIDED_ENTRIES if strided else TILE_ENTRIES) // columns // STEP * STEP
-        lanes = STEP if lanes < STEP else (LANES if lanes > LANES else lanes)
-        size = (columns + STEP - 1) // STEP * STEP * lanes
+        lanes, size = lanes_of(columns), size_of(columns)
         d0, d1, d2 = grads
-        buffers = np.empty((3 + present(d0) + present(d1) + present(d2) + present(hess)) * size, T)
         z, outs = part(buffers, 0, size), part(buffers, 3 * size, buffers.size)
         tile = Tile(z, part(buffers, size, 2 * size), part(buffers, 2 * size, 3 * size), outs, lanes, size)
         labels, top, inverse = lane_array(np.int32(0)), lane_array(factor), lane_array(factor)
@@ -219,7 +232,28 @@ def across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
                 pack(sums, LANES, l, (0.0, 0.0, 0.0))
             if has_softmax:
                 here, ahead = place_of(first, columns, inner), place_of(first + lanes, columns, inner)
-                softmax(tile, rows, n, columns, x, d0, here, ahead, inner)
+                column_maxima(z, lanes, n, columns, top)
+                half = columns // 2 * lanes
+                for j in range(0, half, lanes):
+                    if strided:
+                        for near in range(0, lanes, LINE):
+                            for column in (2 * j // lanes, 2 * j // lanes + 1):
+                                fetch(x, ahead + column * inner + near)
+                                fetch_to_write(d0, here + column * inner + near)
+                    else:
+                        for near in range(2 * j, 2 * (j + lanes), LINE):
+                            fetch(x, ahead + near)
+                            fetch_to_write(d0, here + near)
+                    for l in range(n):
+                        one = _exp_of(z, j + l, top[l], tile.exps)
+                        inverse[l] += one + _exp_of(z, half + j + l, top[l], tile.exps)
+                interleaved(4)
+                for j in range(2 * half, columns * lanes, lanes):
+                    for l in range(n):
+                        inverse[l] += _exp_of(z, j + l, top[l], tile.exps)
+                for l in range(n):
+                    rows.log_sum[l] = log_sum(inverse[l])
+                    inverse[l] = T(1) / inverse[l]
             for l in range(n):
                 rows.z[l] = load(z, labels[l] * lanes + l) if indexed else T(0)
                 rows.w[l] = load_or(weight, labels[l], T(1)) if indexed else T(1)
@@ -257,4 +291,4 @@ def across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
             write_tile(outs, after_d2, hess, first, n, columns, inner, lanes, z)
         return total
 
-    return rows_of_tiles
+    return rows_of_tiles, buffers_for
