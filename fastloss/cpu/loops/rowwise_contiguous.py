@@ -108,20 +108,14 @@ def _fill_row(grads, into, hess, base, columns, number):
         store(hess, base + j, number)
 
 
-def _value_of(maths: RowMaths, softmax: bool, long: bool, unrolled: int) -> Callable[..., Any]:
-    """Return the stage that computes a row's value, what its derivatives need of it, and its target's entry.
-
-    Terms are summed in the row's own precision within blocks, and in float64 over them.
-    """
-    terms, has_terms, finish, indexed = maths.terms, maths.terms is not None, maths.finish, maths.indexed
+def _terms_of(maths: RowMaths, long: bool, unrolled: int) -> Callable[..., Any]:
+    """Return the stage that sums a row's terms: in the row's own precision within blocks, and in float64 over them."""
+    terms, has_terms, softmax = maths.terms, maths.terms is not None, maths.softmax
 
     @kernel_part(forceinline=True)
-    def value_of(row, exp_sum, x, t, weight, columns, keep, numbers):
+    def terms_of(row, x, t, weight, columns, keep, zy, wy, numbers):
         wide_vectors()
         T = type(row.top)
-        relative = keep and long
-        z = load(x, row.base + row.label) - row.top if indexed else T(0)
-        w = load_or(weight, row.label, T(1)) if indexed else T(1)
         a = 0.0
         b = 0.0
         c = 0.0
@@ -131,15 +125,15 @@ def _value_of(maths: RowMaths, softmax: bool, long: bool, unrolled: int) -> Call
                 of_a = T(0)
                 of_b = T(0)
                 of_c = T(0)
-                scale = _scale_at(begin, row.inverse, row.factors, relative)
+                scale = _scale_at(begin, row.inverse, row.factors, keep and long)
                 target = place_in(row.label, begin, end)
                 for place in range(end - begin):
                     j = begin + place
-                    d = load(x, row.base + j) - row.top
-                    p = (load(row.exps, row.at + j) if keep else exp_difference(d)) * scale if softmax else T(0)
-                    own = load_or(weight, j, T(1))
+                    z = load(x, row.base + j) - row.top
+                    p = (load(row.exps, row.at + j) if keep else exp_difference(z)) * scale if softmax else T(0)
+                    w = load_or(weight, j, T(1))
                     hit = np.int32(place) == target
-                    u, v, q = terms(d, p, load_or(t, row.base + j, T(1)), own, hit, z, w, numbers)
+                    u, v, q = terms(z, p, load_or(t, row.base + j, T(1)), w, hit, zy, wy, numbers)
                     of_a += u
                     of_b += v
                     of_c += q
@@ -148,11 +142,9 @@ def _value_of(maths: RowMaths, softmax: bool, long: bool, unrolled: int) -> Call
                 c += of_c
             if unrolled:
                 interleaved(unrolled)
-        logarithm = log_sum(exp_sum) if softmax else T(0)
-        value, coefs = finish(row.top, logarithm, (T(a), T(b), T(c)), z, w, numbers)
-        return value, coefs, z, w
+        return T(a), T(b), T(c)
 
-    return value_of
+    return terms_of
 
 
 def along(
@@ -173,13 +165,13 @@ def along(
 
     Of short rows several are computed together, and the maxima of those that follow before these are finished.
     """
-    entry, softmax, indexed = maths.entry, maths.softmax, maths.indexed
+    finish, entry, softmax, indexed = maths.finish, maths.entry, maths.softmax, maths.indexed
     # Not LLVM's four vectors at a time in the loops over short rows, which leave up to 63 entries to narrower ones and
     # to scalar code: with AVX-512 0.77 of the time of symmetric_cross_entropy, multi_margin_loss and
     # multilabel_soft_margin_loss at 100 classes, 0.95 of cross_entropy, and up to 1.08 where four fit. A single one
     # would be 0.75 of that at 80 classes, and 1.2 at 300 with AVX2.
     unrolled = 0 if long else 2
-    value_of = _value_of(maths, softmax, long, unrolled)
+    terms_of = _terms_of(maths, long, unrolled)
 
     @kernel_part(forceinline=True)
     def keeps(grads, hess):
@@ -274,8 +266,11 @@ def along(
                 if relative:  # once for the row, for LLVM multiplies in an order that differs from loop to loop
                     for block in range(factors.size):
                         factors[block] *= inverse
+                zy = load(x, base + label) - top if indexed else T(0)
+                wy = load_or(weight, label, T(1)) if indexed else T(1)
                 row = Row(base, at, label, top, inverse, exps, factors)
-                value, coefs, zy, wy = value_of(row, exp_sum, x, t, weight, columns, keep, numbers)
+                terms = terms_of(row, x, t, weight, columns, keep, zy, wy, numbers)
+                value, coefs = finish(top, log_sum(exp_sum) if softmax else T(0), terms, zy, wy, numbers)
                 py = load(exps, at + label) * _scale_at(label, inverse, factors, relative) if keep else T(0)
                 store(values, r, value)
                 total += value
