@@ -98,7 +98,8 @@ def _over_rows(
         args = (
             x, t, y, weight, grad_output, values, grads, hess, numbers, factor, columns, inner, ignore, buffers
         )  # fmt: skip
-        return -1, share_rows(queue, 1, count, strided_step if inner > 1 else step, lead, args) / divisor
+        total = share_rows(queue, 1, count, strided_step if inner > 1 else step, lead, args)
+        return -1, total / divisor if lead else 0.0
 
     return rowwise
 

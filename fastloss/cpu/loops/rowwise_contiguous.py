@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastloss.cpu.loops.check_labels import is_counted
-from fastloss.cpu.simd.llvm_hints import interleaved, vector_function, wide_vectors
+from fastloss.cpu.simd.llvm_hints import interleaved, vector_function
 from fastloss.cpu.simd.memory import (
     LINE,
     as_type_of,
@@ -67,20 +67,26 @@ def place_in(label, begin, end):
     return np.int32(label - begin) if begin <= label < end else np.int32(-1)
 
 
-class Row(NamedTuple):
-    """A row: where it lies, and what is known of it and of its target's entry.
+class Softmax(NamedTuple):
+    """What is found of the softmax of rows that are computed together.
 
-    Its entries begin at `base` of the operands, its exponentials at `at` of `exps`. `top` is its maximum, `inverse` one
-    over the sum of its exponentials, as far as `factors`, numbers for its blocks, do not hold that.
+    `exps` holds their exponentials, `padding` rows of zeros that make the last group a whole one. A long row's
+    exponentials are relative to the `references` of its blocks, and `factors` is what they are to be multiplied by.
     """
 
-    base: Any
-    at: Any
-    label: Any
-    top: Any
-    inverse: Any
+    maxima: Any
+    next_maxima: Any
+    sums: Any
     exps: Any
+    padding: Any
+    references: Any
     factors: Any
+
+
+@kernel_part(forceinline=True)
+def plus(sums, others):
+    """Return the sums of two triples, one by one."""
+    return sums[0] + others[0], sums[1] + others[1], sums[2] + others[2]
 
 
 @kernel_part(forceinline=True)
@@ -108,43 +114,36 @@ def _fill_row(grads, into, hess, base, columns, number):
         store(hess, base + j, number)
 
 
-def _terms_of(maths: RowMaths, long: bool, unrolled: int) -> Callable[..., Any]:
-    """Return the stage that sums a row's terms: in the row's own precision within blocks, and in float64 over them."""
-    terms, has_terms, softmax = maths.terms, maths.terms is not None, maths.softmax
+@kernel_part(forceinline=True)
+def _any_counts(y, first, n, columns, ignore):
+    """Return whether any label of a group of rows counts."""
+    found = False
+    for r in range(first, first + n):
+        found |= is_counted(label_at(y, r), columns, ignore)
+    return found
+
+
+def _exponentials_of(softmax: bool, long: bool, streamed: bool) -> Callable[..., Any]:
+    """Return the stage that finds the exponentials of a group of rows, and their sums."""
 
     @kernel_part(forceinline=True)
-    def terms_of(row, x, t, weight, columns, keep, zy, wy, numbers):
-        wide_vectors()
-        T = type(row.top)
-        a = 0.0
-        b = 0.0
-        c = 0.0
-        if has_terms:
-            for begin in range(0, columns, TERMS_BLOCK):
-                end = min(begin + TERMS_BLOCK, columns)
-                of_a = T(0)
-                of_b = T(0)
-                of_c = T(0)
-                scale = _scale_at(begin, row.inverse, row.factors, keep and long)
-                target = place_in(row.label, begin, end)
-                for place in range(end - begin):
-                    j = begin + place
-                    z = load(x, row.base + j) - row.top
-                    p = (load(row.exps, row.at + j) if keep else exp_difference(z)) * scale if softmax else T(0)
-                    w = load_or(weight, j, T(1))
-                    hit = np.int32(place) == target
-                    u, v, q = terms(z, p, load_or(t, row.base + j, T(1)), w, hit, zy, wy, numbers)
-                    of_a += u
-                    of_b += v
-                    of_c += q
-                a += of_a
-                b += of_b
-                c += of_c
-            if unrolled:
-                interleaved(unrolled)
-        return T(a), T(b), T(c)
+    def exponentials(found, x, t, grads, base, n, rest, columns, together, stride, keep, at, needed):
+        if softmax and long and needed:
+            found.maxima[0], found.sums[0] = of_blocks(
+                x, base, columns, keep, found.exps, at, found.references, found.factors, t, grads, streamed
+            )
+        elif softmax and not long:
+            for i in range(n):
+                found.maxima[i] = found.next_maxima[i]
+            if needed:
+                of_rows(
+                    x, base, n, together, columns, found.padding, found.maxima, keep, found.exps, at, stride, found.sums
+                )
+            # The maxima of the group that follows: here neither their last steps nor those of the sums are waited for,
+            # 0.9 to 0.95 of the time.
+            row_maxima(x, base + n * columns, rest, columns, found.next_maxima)
 
-    return terms_of
+    return exponentials
 
 
 def along(
@@ -165,13 +164,9 @@ def along(
 
     Of short rows several are computed together, and the maxima of those that follow before these are finished.
     """
-    finish, entry, softmax, indexed = maths.finish, maths.entry, maths.softmax, maths.indexed
-    # Not LLVM's four vectors at a time in the loops over short rows, which leave up to 63 entries to narrower ones and
-    # to scalar code: with AVX-512 0.77 of the time of symmetric_cross_entropy, multi_margin_loss and
-    # multilabel_soft_margin_loss at 100 classes, 0.95 of cross_entropy, and up to 1.08 where four fit. A single one
-    # would be 0.75 of that at 80 classes, and 1.2 at 300 with AVX2.
-    unrolled = 0 if long else 2
-    terms_of = _terms_of(maths, long, unrolled)
+    terms, has_terms, finish, entry = maths.terms, maths.terms is not None, maths.finish, maths.entry
+    softmax, indexed = maths.softmax, maths.indexed
+    exponentials = _exponentials_of(softmax, long, streamed)
 
     @kernel_part(forceinline=True)
     def keeps(grads, hess):
@@ -202,7 +197,7 @@ def along(
         kept = streamed or (keeps(grads, hess) and not are_in_result(grads[0], factors))
         first = from_line(np.empty((room if kept else 0) + LINE, T))
         second = from_line(np.empty((room if streamed and present(grads[1]) else 0) + LINE, T))
-        return references, factors, first, second
+        return references, factors, (first, second)
 
     @kernel_part()
     def rows(
@@ -211,18 +206,16 @@ def along(
         vector_function()
         T = type(factor)
         d0, d1, d2 = grads = results
-        references, factors, first_buffer, second_buffer = kept
-        buffers = (first_buffer, second_buffer)
-        keep = keeps(results, hess)
+        references, factors, buffers = kept
+        keep, in_result = keeps(results, hess), are_in_result(d0, factors)
         relative = keep and long  # to what :func:`of_blocks` took for each block
-        in_result = are_in_result(d0, factors)
         far = softmax and not long and x.size * x.itemsize >= FETCHED_FROM
         together, stride = layout_of(columns, factors)
-        padding = group_array(x[0])
         maxima, next_maxima, sums = lane_array(factor), lane_array(factor), lane_array(factor)
-        exps = as_type_of(first_buffer, d0) if in_result else first_buffer
+        exps = as_type_of(buffers[0], d0) if in_result else buffers[0]
         if streamed:
-            grads = (as_type_of(d0, first_buffer), as_type_of(d1, second_buffer), d2)
+            grads = (as_type_of(d0, buffers[0]), as_type_of(d1, buffers[1]), d2)
+        found = Softmax(maxima, next_maxima, sums, exps, group_array(x[0]), references, factors)
         step = BLOCK if long else columns
         held = beyond_line(d0, start * columns) if streamed else 0
         written = 0
@@ -232,21 +225,9 @@ def along(
         for first in range(start, last, together):
             n = min(together, last - first)
             base = first * columns
-            needed = not indexed
-            for i in range(n):
-                maxima[i] = next_maxima[i]
-                needed |= is_counted(label_at(y, first + i), columns, ignore)
-            if softmax and long and needed:
-                at = base if in_result else held
-                maxima[0], sums[0] = of_blocks(
-                    x, base, columns, keep, exps, at, references, factors, t, grads, streamed
-                )
-            elif softmax and not long:
-                if needed:
-                    of_rows(x, base, n, together, columns, padding, maxima, keep, exps, held, stride, sums)
-                # Here neither their last steps nor those of the sums are waited for: 0.9 to 0.95 of the time.
-                rest = min(together, last - first - n)
-                row_maxima(x, base + n * columns, rest, columns, next_maxima)
+            rest, at = min(together, last - first - n), base if in_result else held
+            needed = not indexed or _any_counts(y, first, n, columns, ignore)
+            exponentials(found, x, t, grads, base, n, rest, columns, together, stride, keep, at, needed)
             for i in range(n):
                 r = first + i
                 base = r * columns
@@ -268,10 +249,22 @@ def along(
                         factors[block] *= inverse
                 zy = load(x, base + label) - top if indexed else T(0)
                 wy = load_or(weight, label, T(1)) if indexed else T(1)
-                row = Row(base, at, label, top, inverse, exps, factors)
-                terms = terms_of(row, x, t, weight, columns, keep, zy, wy, numbers)
-                value, coefs = finish(top, log_sum(exp_sum) if softmax else T(0), terms, zy, wy, numbers)
                 py = load(exps, at + label) * _scale_at(label, inverse, factors, relative) if keep else T(0)
+                abc = (0.0, 0.0, 0.0)
+                if has_terms:
+                    for begin in range(0, columns, TERMS_BLOCK):
+                        end = min(begin + TERMS_BLOCK, columns)
+                        scale, target = _scale_at(begin, inverse, factors, relative), place_in(label, begin, end)
+                        of_block = (T(0), T(0), T(0))
+                        for place in range(end - begin):
+                            j = begin + place
+                            z = load(x, base + j) - top
+                            p = (load(exps, at + j) if keep else exp_difference(z)) * scale if softmax else T(0)
+                            s, w = load_or(t, base + j, T(1)), load_or(weight, j, T(1))
+                            of_block = plus(of_block, terms(z, p, s, w, np.int32(place) == target, zy, wy, numbers))
+                        abc = plus(abc, of_block)
+                abc = (T(abc[0]), T(abc[1]), T(abc[2]))
+                value, coefs = finish(top, log_sum(exp_sum) if softmax else T(0), abc, zy, wy, numbers)
                 store(values, r, value)
                 total += value
                 g = load_or(grad_output, r, factor)
@@ -281,8 +274,8 @@ def along(
                     for j in range(begin, end):
                         z = load(x, base + j) - top
                         p = load(exps, at + j) * scale if softmax else T(0)
-                        w = load_or(weight, j, T(1))
-                        slopes, curvature = entry(z, p, load_or(t, base + j, T(1)), w, False, coefs, numbers)
+                        s, w = load_or(t, base + j, T(1)), load_or(weight, j, T(1))
+                        slopes, curvature = entry(z, p, s, w, False, coefs, numbers)
                         store_each(grads, into + j, slopes, g)
                         store(hess, base + j, g * curvature)
                     if indexed and begin <= label < end:
@@ -292,8 +285,12 @@ def along(
                         store(hess, base + label, g * curvature)
                     if streamed and long and columns > DRAINED_ROW:
                         written = drain_rows(buffers, results, written, held + end, start * columns, base + end)
-            if unrolled:
-                interleaved(unrolled)
+            # Not LLVM's four vectors at a time in the loops above, which leave up to 63 entries to narrower ones and to
+            # scalar code: with AVX-512 0.77 of the time of symmetric_cross_entropy, multi_margin_loss and
+            # multilabel_soft_margin_loss at 100 classes, 0.95 of cross_entropy, and up to 1.08 where four fit. A single one
+            # would be 0.75 of that at 80 classes, and 1.2 at 300 with AVX2.
+            if not long:
+                interleaved(2)
             if streamed:
                 held += n * columns
                 held = drain_whole_lines(buffers, results, written, held, start * columns, (first + n) * columns)

@@ -232,28 +232,7 @@ def across(maths: RowMaths, strided: bool) -> tuple[Callable[..., Any], Callable
                 pack(sums, LANES, l, (0.0, 0.0, 0.0))
             if has_softmax:
                 here, ahead = place_of(first, columns, inner), place_of(first + lanes, columns, inner)
-                column_maxima(z, lanes, n, columns, top)
-                half = columns // 2 * lanes
-                for j in range(0, half, lanes):
-                    if strided:
-                        for near in range(0, lanes, LINE):
-                            for column in (2 * j // lanes, 2 * j // lanes + 1):
-                                fetch(x, ahead + column * inner + near)
-                                fetch_to_write(d0, here + column * inner + near)
-                    else:
-                        for near in range(2 * j, 2 * (j + lanes), LINE):
-                            fetch(x, ahead + near)
-                            fetch_to_write(d0, here + near)
-                    for l in range(n):
-                        one = _exp_of(z, j + l, top[l], tile.exps)
-                        inverse[l] += one + _exp_of(z, half + j + l, top[l], tile.exps)
-                interleaved(4)
-                for j in range(2 * half, columns * lanes, lanes):
-                    for l in range(n):
-                        inverse[l] += _exp_of(z, j + l, top[l], tile.exps)
-                for l in range(n):
-                    rows.log_sum[l] = log_sum(inverse[l])
-                    inverse[l] = T(1) / inverse[l]
+                softmax(tile, rows, n, columns, x, d0, here, ahead, inner)
             for l in range(n):
                 rows.z[l] = load(z, labels[l] * lanes + l) if indexed else T(0)
                 rows.w[l] = load_or(weight, labels[l], T(1)) if indexed else T(1)
