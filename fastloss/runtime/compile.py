@@ -11,9 +11,6 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba.core.compiler import CompilerBase, DefaultPassBuilder
-from numba.core.typed_passes import NopythonRewrites
-from numba.core.untyped_passes import InlineClosureLikes
 from numba.extending import register_jitable
 
 from fastloss.runtime.threads import run_shared
@@ -26,32 +23,14 @@ FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 MATHS_FASTMATH = {"contract", "nsz", "arcp"}
 
 
-class LeanCompiler(CompilerBase):
-    """Numba's compiler less two passes over a function that find nothing in our loops, and take a tenth of the time.
-
-    There are no closures to inline in them, and no expressions of whole arrays. In the maths of a loss, which may be a
-    user's, there might be.
-    """
-
-    def define_pipelines(self) -> list[Any]:
-        """Return the passes that a function goes through."""
-        pipeline: Any = DefaultPassBuilder.define_nopython_pipeline(self.state)  # type: ignore[no-untyped-call]
-        pipeline.passes = [each for each in pipeline.passes if each[0] not in (InlineClosureLikes, NopythonRewrites)]
-        pipeline.finalize()
-        return [pipeline]
-
-
 # Nothing calls a kernel from C, nor what it is made of. The function for that, which Numba adds to each of them unless
 # told otherwise, took a tenth of the time to compile: it is optimised again with every caller.
 NOT_FROM_C: Any = {"no_cfunc_wrapper": True}
 
-# Options of kernels and of the loops that they are made of.
-LEAN: Any = {**NOT_FROM_C, "pipeline_class": LeanCompiler}
-
 
 def kernel_part(**options: Any) -> Callable[..., Any]:
     """Return the decorator of functions that kernels are made of; in Python they stay what they are."""
-    return register_jitable(**LEAN, **options)
+    return register_jitable(**NOT_FROM_C, **options)
 
 
 # Work (elements of a plain loss) from which a call is shared between threads.
@@ -153,7 +132,7 @@ class Kernel:
 
     def __init__(self, name: str, body: Callable[..., Any]) -> None:
         body.__qualname__ = body.__name__ = f"{name}_{fingerprint()}{foreign_part(body)}"
-        self.compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH, **LEAN)(body)
+        self.compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH, **NOT_FROM_C)(body)
 
     def launcher(self, units: int, work: int) -> Callable[..., Any]:
         """Return what runs over `units` that hold `work` elements, for arguments that have the same types each time."""

@@ -16,7 +16,7 @@ from fastloss.cpu.simd.memory import cast, load, load_or, part, present, store, 
 from fastloss.cpu.simd.nontemporal import are_streamed
 from fastloss.cpu.simd.stack_arrays import TILE, tile_array
 from fastloss.cpu.simd.work_queue import shared
-from fastloss.runtime.compile import LEAN, Kernel, is_small, kernel_part
+from fastloss.runtime.compile import NOT_FROM_C, Kernel, is_small, kernel_part
 
 
 @kernel_part()
@@ -44,7 +44,7 @@ def stage(window, layout, k, start, count, buffers):
     """
 
 
-@overload(stage, jit_options=LEAN)
+@overload(stage, jit_options=NOT_FROM_C)
 def _stage(window, layout, k, start, count, buffers):
     if is_absent(window):
         return lambda window, layout, k, start, count, buffers: ()

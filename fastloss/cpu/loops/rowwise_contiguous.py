@@ -58,6 +58,13 @@ READ_AHEAD = 2048
 WRITTEN_AHEAD = 512
 
 
+# Vectors at a time in the loops over short rows. LLVM's four leave up to 63 entries to narrower ones and to scalar code:
+# two take, with AVX-512, 0.77 of the time of four for symmetric_cross_entropy, multi_margin_loss and
+# multilabel_soft_margin_loss at 100 classes, 0.95 for cross_entropy, and up to 1.08 where four fit. A single one takes
+# 0.75 of that at 80 classes, and 1.2 at 300 with AVX2.
+VECTORS = 2
+
+
 @kernel_part(forceinline=True)
 def place_in(label, begin, end):
     """Return where in a block of classes a label lies, -1 where it does not.
@@ -107,11 +114,25 @@ def _fetch_ahead(x, t, grads, base, columns, writes):
 
 
 @kernel_part(forceinline=True)
-def _fill_row(grads, into, hess, base, columns, number):
-    """Write the same number to all derivatives of a row."""
+def _skip_row(ignored, r, base, into, columns, values, grads, hess, like):
+    """Write the value and the derivatives of a row that does not count, and return the value.
+
+    It is 0 for a row that is `ignored`, NaN for one whose class does not exist.
+    """
+    T = type(like)
+    number = T(0) if ignored else T(np.nan)
+    store(values, r, number)
     for j in range(columns):
-        store_each(grads, into + j, (number, number, number), type(number)(1))
+        store_each(grads, into + j, (number, number, number), T(1))
         store(hess, base + j, number)
+    return number
+
+
+@kernel_part(forceinline=True)
+def _scale_all(factors, number):
+    """Multiply the factors of a row's blocks, once: LLVM multiplies in an order that differs from loop to loop."""
+    for block in range(factors.size):
+        factors[block] *= number
 
 
 @kernel_part(forceinline=True)
@@ -123,11 +144,14 @@ def _any_counts(y, first, n, columns, ignore):
     return found
 
 
-def _exponentials_of(softmax: bool, long: bool, streamed: bool) -> Callable[..., Any]:
-    """Return the stage that finds the exponentials of a group of rows, and their sums."""
+def _exponentials_of(maths: RowMaths, long: bool, streamed: bool) -> Callable[..., Any]:
+    """Return the stage that finds the exponentials of a group of `n` rows from row `first` on, and their sums."""
+    softmax, indexed = maths.softmax, maths.indexed
 
     @kernel_part(forceinline=True)
-    def exponentials(found, x, t, grads, base, n, rest, columns, together, stride, keep, at, needed):
+    def exponentials(found, x, t, y, grads, first, n, last, columns, ignore, together, stride, keep, at):
+        base = first * columns
+        needed = not indexed or _any_counts(y, first, n, columns, ignore)
         if softmax and long and needed:
             found.maxima[0], found.sums[0] = of_blocks(
                 x, base, columns, keep, found.exps, at, found.references, found.factors, t, grads, streamed
@@ -141,9 +165,21 @@ def _exponentials_of(softmax: bool, long: bool, streamed: bool) -> Callable[...,
                 )
             # The maxima of the group that follows: here neither their last steps nor those of the sums are waited for,
             # 0.9 to 0.95 of the time.
-            row_maxima(x, base + n * columns, rest, columns, found.next_maxima)
+            row_maxima(x, base + n * columns, min(together, last - first - n), columns, found.next_maxima)
 
     return exponentials
+
+
+def _writer_of(entry: Any) -> Callable[..., Any]:
+    """Return what writes the derivatives of one entry: `i` is its place in `hess`, `into` that in the gradients."""
+
+    @kernel_part(forceinline=True)
+    def write(z, p, s, w, hit, coefs, numbers, g, grads, into, hess, i):
+        slopes, curvature = entry(z, p, s, w, hit, coefs, numbers)
+        store_each(grads, into, slopes, g)
+        store(hess, i, g * curvature)
+
+    return write
 
 
 def along(
@@ -164,9 +200,9 @@ def along(
 
     Of short rows several are computed together, and the maxima of those that follow before these are finished.
     """
-    terms, has_terms, finish, entry = maths.terms, maths.terms is not None, maths.finish, maths.entry
+    terms, has_terms, finish = maths.terms, maths.terms is not None, maths.finish
     softmax, indexed = maths.softmax, maths.indexed
-    exponentials = _exponentials_of(softmax, long, streamed)
+    exponentials, write = _exponentials_of(maths, long, streamed), _writer_of(maths.entry)
 
     @kernel_part(forceinline=True)
     def keeps(grads, hess):
@@ -205,7 +241,7 @@ def along(
     ):
         vector_function()
         T = type(factor)
-        d0, d1, d2 = grads = results
+        d0, d1, d2 = results
         references, factors, buffers = kept
         keep, in_result = keeps(results, hess), are_in_result(d0, factors)
         relative = keep and long  # to what :func:`of_blocks` took for each block
@@ -213,40 +249,31 @@ def along(
         together, stride = layout_of(columns, factors)
         maxima, next_maxima, sums = lane_array(factor), lane_array(factor), lane_array(factor)
         exps = as_type_of(buffers[0], d0) if in_result else buffers[0]
-        if streamed:
-            grads = (as_type_of(d0, buffers[0]), as_type_of(d1, buffers[1]), d2)
+        grads = (as_type_of(d0, buffers[0]), as_type_of(d1, buffers[1]), d2) if streamed else results
         found = Softmax(maxima, next_maxima, sums, exps, group_array(x[0]), references, factors)
         step = BLOCK if long else columns
         held = beyond_line(d0, start * columns) if streamed else 0
-        written = 0
-        total = 0.0
+        written, total = 0, 0.0
         if softmax and not long:
             row_maxima(x, start * columns, min(together, last - start), columns, next_maxima)
         for first in range(start, last, together):
             n = min(together, last - first)
-            base = first * columns
-            rest, at = min(together, last - first - n), base if in_result else held
-            needed = not indexed or _any_counts(y, first, n, columns, ignore)
-            exponentials(found, x, t, grads, base, n, rest, columns, together, stride, keep, at, needed)
+            at = first * columns if in_result else held
+            exponentials(found, x, t, y, grads, first, n, last, columns, ignore, together, stride, keep, at)
             for i in range(n):
-                r = first + i
-                base = r * columns
+                r, base = first + i, (first + i) * columns
                 at = base if in_result else held + i * stride
                 into = at if streamed else base
                 if far:
                     _fetch_ahead(x, t, grads, base, columns, not streamed)
                 label = label_at(y, r)
                 if indexed and not is_counted(label, columns, ignore):
-                    blank = T(0) if label == ignore else T(np.nan)
-                    store(values, r, blank)
-                    total += blank
-                    _fill_row(grads, into, hess, base, columns, blank)
+                    total += _skip_row(label == ignore, r, base, into, columns, values, grads, hess, factor)
                     continue
                 top, exp_sum = (maxima[i], sums[i]) if softmax else (T(0), T(0))
                 inverse = T(1) / exp_sum if softmax else T(0)
-                if relative:  # once for the row, for LLVM multiplies in an order that differs from loop to loop
-                    for block in range(factors.size):
-                        factors[block] *= inverse
+                if relative:
+                    _scale_all(factors, inverse)
                 zy = load(x, base + label) - top if indexed else T(0)
                 wy = load_or(weight, label, T(1)) if indexed else T(1)
                 py = load(exps, at + label) * _scale_at(label, inverse, factors, relative) if keep else T(0)
@@ -275,25 +302,16 @@ def along(
                         z = load(x, base + j) - top
                         p = load(exps, at + j) * scale if softmax else T(0)
                         s, w = load_or(t, base + j, T(1)), load_or(weight, j, T(1))
-                        slopes, curvature = entry(z, p, s, w, False, coefs, numbers)
-                        store_each(grads, into + j, slopes, g)
-                        store(hess, base + j, g * curvature)
-                    if indexed and begin <= label < end:
-                        # The target's entry once more: no test for it in the loop above.
-                        slopes, curvature = entry(zy, py, T(0), wy, True, coefs, numbers)
-                        store_each(grads, into + label, slopes, g)
-                        store(hess, base + label, g * curvature)
+                        write(z, p, s, w, False, coefs, numbers, g, grads, into + j, hess, base + j)
+                    if indexed and begin <= label < end:  # once more: no test for it in the loop above
+                        write(zy, py, T(0), wy, True, coefs, numbers, g, grads, into + label, hess, base + label)
                     if streamed and long and columns > DRAINED_ROW:
                         written = drain_rows(buffers, results, written, held + end, start * columns, base + end)
-            # Not LLVM's four vectors at a time in the loops above, which leave up to 63 entries to narrower ones and to
-            # scalar code: with AVX-512 0.77 of the time of symmetric_cross_entropy, multi_margin_loss and
-            # multilabel_soft_margin_loss at 100 classes, 0.95 of cross_entropy, and up to 1.08 where four fit. A single one
-            # would be 0.75 of that at 80 classes, and 1.2 at 300 with AVX2.
             if not long:
-                interleaved(2)
+                interleaved(VECTORS)
             if streamed:
-                held += n * columns
-                held = drain_whole_lines(buffers, results, written, held, start * columns, (first + n) * columns)
+                end = (first + n) * columns
+                held = drain_whole_lines(buffers, results, written, held + n * columns, start * columns, end)
                 written = 0
         if streamed:
             drain_rest(buffers, results, held, last * columns)
