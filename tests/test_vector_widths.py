@@ -19,7 +19,7 @@ COMPILE = """
 import json, re
 import numpy as np
 import fastloss
-from fastloss import _jit
+from fastloss.runtime import compile as _jit
 
 found = {}
 

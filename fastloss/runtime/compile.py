@@ -22,7 +22,6 @@ FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 # Only the drivers' sums are reassociated, which is what lets them vectorise.
 MATHS_FASTMATH = {"contract", "nsz", "arcp"}
 
-
 # Nothing calls a kernel from C, nor what it is made of. The function for that, which Numba adds to each of them unless
 # told otherwise, took a tenth of the time to compile: it is optimised again with every caller.
 NOT_FROM_C: Any = {"no_cfunc_wrapper": True}
@@ -41,7 +40,7 @@ PARALLEL_FROM = 1 << 17
 CHUNK = 1 << 14
 MAX_CHUNKS = 256
 
-# Counters at the head of a board; two slots for every chunk follow, see cpu/sharing.py.
+# Counters at the head of a work queue; two slots for every chunk follow, see cpu/simd/work_queue.py.
 BOARD_HEAD = 4
 SMALL_BOARD = BOARD_HEAD + 2
 

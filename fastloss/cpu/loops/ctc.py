@@ -1,4 +1,4 @@
-"""The loop of connectionist temporal classification over the sequences of a batch; see ``lattice.py`` for one of them.
+"""The loop of connectionist temporal classification over the sequences of a batch; see ``ctc_recursion.py`` for one.
 
 Memory is one lattice for each thread, for values alone two of its rows.
 """
@@ -187,8 +187,8 @@ def run(
     values = np.empty(samples, x.dtype) if type(values) is tuple else values
     upstream = np.empty(0, x.dtype) if type(upstream) is tuple else upstream
     work = work_of(samples, most_steps, most_labels, x.size)
-    strange, total = kernel()(
+    bad, total = kernel()(
         samples, work, x, labels, starts, steps, lengths, upstream, values, gradient,
         blank, by_length, zero_infinity, check, scale / divisor, samples, classes, most_steps, most_labels,
     )  # fmt: skip
-    return strange, total / divisor
+    return bad, total / divisor

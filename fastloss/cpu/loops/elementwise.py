@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numba.extending import overload
 
-from fastloss.cpu.simd.emission import is_absent
-from fastloss.cpu.simd.llvm_hints import interleaved, separate_arrays, vector_function, wide_vectors
+from fastloss.cpu.simd.llvm_hints import interleaved, is_absent, separate_arrays, vector_function, wide_vectors
 from fastloss.cpu.simd.memory import cast, load, load_or, part, present, store, store_each, stream, stream_each
 from fastloss.cpu.simd.nontemporal import are_streamed
 from fastloss.cpu.simd.stack_arrays import TILE, tile_array
 from fastloss.cpu.simd.work_queue import shared
 from fastloss.runtime.compile import NOT_FROM_C, Kernel, is_small, kernel_part
+from fastloss.runtime.strides import merged_axes
 
 
 @kernel_part()
@@ -269,19 +269,11 @@ def _windows(arrays: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[list[Any]
     """
     arrays = tuple(a if type(a) is tuple or _has_whole_strides(a) else a.copy() for a in arrays)
     present = [a for a in arrays if type(a) is not tuple]
-    groups: list[list[int]] = []
-    for axis in range(len(shape)):
-        if shape[axis] == 1:
-            continue
-        if groups and all(a.strides[groups[-1][-1]] == a.strides[axis] * shape[axis] for a in present):
-            groups[-1].append(axis)
-        else:
-            groups.append([axis])
-    if len(groups) > 3:
+    lengths, axes = merged_axes(present, shape)
+    if len(axes) > 3:
         flat = tuple(a if type(a) is tuple else np.ascontiguousarray(a).reshape(-1) for a in arrays)
         return _windows(flat, (math.prod(shape),))
-    lengths = [math.prod(shape[axis] for axis in group) for group in groups]
-    missing = [0] * (3 - len(groups))
+    missing = [0] * (3 - len(axes))
     layout = np.zeros((len(arrays) + 1, 4), np.int64)
     layout[-1, :3] = [1] * len(missing) + lengths
     windows: list[Any] = []
@@ -289,7 +281,7 @@ def _windows(arrays: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[list[Any]
         if type(a) is tuple:
             windows.append(a)
             continue
-        strides = [a.strides[group[-1]] // a.itemsize for group in groups]
+        strides = [a.strides[axis] // a.itemsize for axis in axes]
         lowest = sum(s * (n - 1) for s, n in zip(strides, lengths, strict=True) if s < 0)
         extent = 1 + sum(abs(s) * (n - 1) for s, n in zip(strides, lengths, strict=True))
         layout[k] = [-lowest, *missing, *strides]

@@ -130,7 +130,7 @@ def run(
     All arrays are contiguous and flat, absent ones ``()``.
     """
     count, columns = shape
-    strange, total = kernel(point)(
+    bad, total = kernel(point)(
         count, count * columns, x, target, upstream, values, grad, scale / divisor, count, columns, check
     )
-    return strange, total / divisor
+    return bad, total / divisor

@@ -62,9 +62,7 @@ def kernel(maths: PairMaths, streamed: bool = False) -> Kernel:
 
     share_vectors = shared(vectors)
 
-    def pairwise(
-        a, b, c, y, grad_output, values, d0, d1, d2, hess, params, scale, count, columns, queue, lead
-    ):
+    def pairwise(a, b, c, y, grad_output, values, d0, d1, d2, hess, params, scale, count, columns, queue, lead):
         like = load(a, 0)
         numbers, factor = cast(params, like), type(like)(scale)
         args = (a, b, c, y, grad_output, values, (d0, d1, d2), hess, numbers, factor, columns)

@@ -1,14 +1,15 @@
 """The loops of losses over a class axis.
 
-Four loops run the same maths. *Along*: one row at a time, SIMD lanes along its classes; for a contiguous class axis.
-*Across*: a tile of rows at a time, one row per lane, the tile transposed so that the classes follow each other; for few
-classes, where a row does not fill the lanes, and for a strided class axis (N, C, d1 ...), where the rows lie side by
-side already. *Gather*: for losses that look at the target's entry alone. *Split*: for a few very long rows, of which
-threads share pieces; see ``split.py``, whose kernels have arguments of their own.
+Four loops run the same maths. *Along* (``rowwise_contiguous.py``): one row at a time, SIMD lanes along its classes; for
+a contiguous class axis. *Across* (``rowwise_transposed.py``): a tile of rows at a time, one row per lane, the tile
+transposed so that the classes follow each other; for few classes, where a row does not fill the lanes, and for a
+strided class axis (N, C, d1 ...), where the rows lie side by side already. *Gather* (``rowwise_target_only.py``): for
+losses that look at the target's entry alone. *Split* (``rowwise_split.py``): for a few very long rows, of which threads
+share pieces; its kernels have arguments of their own.
 
 The others all take the same arguments. Arrays are flat, absent ones are ``()``: x the logits, t a second operand of the
 same shape, y the class indices, and the outputs. Entry (o, c, i) stands at ``(o * columns + c) * inner + i``; row
-``r = o * inner + i`` has its label, upstream factor and value at place r. They return (row of the first label that
+``r = o * inner + i`` has its label, entry of `grad_output` and value at place r. They return (row of the first label that
 does not exist or -1, reduced value).
 """
 

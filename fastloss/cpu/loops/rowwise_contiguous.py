@@ -58,8 +58,8 @@ READ_AHEAD = 2048
 WRITTEN_AHEAD = 512
 
 
-# Vectors at a time in the loops over short rows. LLVM's four leave up to 63 entries to narrower ones and to scalar code:
-# two take, with AVX-512, 0.77 of the time of four for symmetric_cross_entropy, multi_margin_loss and
+# Vectors at a time in the loops over short rows. LLVM's four leave up to 63 entries to narrower vectors and to scalar
+# code: two take, with AVX-512, 0.77 of the time of four for symmetric_cross_entropy, multi_margin_loss and
 # multilabel_soft_margin_loss at 100 classes, 0.95 for cross_entropy, and up to 1.08 where four fit. A single one takes
 # 0.75 of that at 80 classes, and 1.2 at 300 with AVX2.
 VECTORS = 2
@@ -104,7 +104,7 @@ def _scale_at(j, inverse, scales, relative):
 
 @kernel_part(forceinline=True)
 def _fetch_ahead(x, t, grads, base, columns, writes):
-    """Ask the caches for entries that are read soon, and for those that are written soon if it `writes` through them."""
+    """Ask the caches for entries that are read soon; and those that are written soon, if `writes` go through them."""
     for near in range(base, base + columns, LINE):
         fetch(x, near + READ_AHEAD)
         fetch(t, near + READ_AHEAD)

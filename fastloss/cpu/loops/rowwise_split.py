@@ -129,9 +129,7 @@ def finish(maths: RowMaths) -> Kernel:
     close, entry, indexed = maths.finish, maths.entry, maths.indexed
 
     @kernel_part()
-    def write(
-        start, stop, x, t, y, weight, grad_output, rows, values, grads, hess, numbers, factor, columns, pieces
-    ):
+    def write(start, stop, x, t, y, weight, grad_output, rows, values, grads, hess, numbers, factor, columns, pieces):
         vector_function()
         T = type(load(x, 0))
         total = 0.0

@@ -17,7 +17,8 @@ import numpy as np
 from numba import types
 from numba.extending import overload, register_jitable
 
-from fastloss.cpu.simd.llvm_hints import FUSED, ONE_F32, ONE_F64, exponent_and_scale, power_of_two, split_exponent
+from fastloss.cpu.simd.float_bits import ONE_F32, ONE_F64, exponent_and_scale, power_of_two, split_exponent
+from fastloss.cpu.simd.llvm_hints import FUSED
 from fastloss.define import scalars
 from fastloss.runtime.compile import NOT_FROM_C
 

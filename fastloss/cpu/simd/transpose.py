@@ -9,8 +9,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import overload
 
-from fastloss.cpu.simd.emission import emits, is_absent, pointer_to
 from fastloss.cpu.simd.half_types import as_elements, as_real
+from fastloss.cpu.simd.llvm_hints import emits, is_absent, pointer_to
 from fastloss.cpu.simd.memory import load, store
 from fastloss.runtime.compile import NOT_FROM_C, kernel_part
 

@@ -13,7 +13,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from fastloss.cpu.simd.emission import emits, pointer_to
+from fastloss.cpu.simd.llvm_hints import emits, pointer_to
 from fastloss.cpu.simd.memory import borrowed, load
 from fastloss.runtime.compile import BOARD_HEAD, kernel_part
 
