@@ -1,4 +1,4 @@
-"""What :mod:`fastloss.call.call` asks of a backend, for host memory. Arrays are NumPy views, see ``_dispatch.py``."""
+"""What :mod:`fastloss.call.call` asks of a backend, for host memory. Arrays are NumPy views, see ``call/dispatch.py``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 follows_layout = True  # whether results of rows may lie in another order than C's, as their input does
 waits = False  # whether looking at a result holds the caller up
 adds_products = multiplies_bfloat16 = False  # what NumPy's matrix product does not do
-chunk_times = 1  # how many times the budget of the CPU, see fastloss/_products.py
+chunk_times = 1  # how many times the budget of the CPU, see ``call/chunked_matmul.py``
 moved = np.moveaxis
 flat = FLAT  # reshape(-1) of strides that merge would give a strided view
 zeros = np.zeros  # pages of a fresh one that are never written cost nothing

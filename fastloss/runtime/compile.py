@@ -12,9 +12,6 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-from numba.core.compiler import CompilerBase, DefaultPassBuilder
-from numba.core.typed_passes import NopythonRewrites
-from numba.core.untyped_passes import InlineClosureLikes
 from numba.extending import register_jitable
 
 from fastloss.runtime.threads import run_shared
@@ -26,33 +23,14 @@ FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 # Only the drivers' sums are reassociated, which is what lets them vectorise.
 MATHS_FASTMATH = {"contract", "nsz", "arcp"}
 
-
-class LeanCompiler(CompilerBase):
-    """Numba's compiler less two passes over a function that find nothing in our loops, and take a tenth of the time.
-
-    There are no closures to inline in them, and no expressions of whole arrays. In the maths of a loss, which may be a
-    user's, there might be.
-    """
-
-    def define_pipelines(self) -> list[Any]:
-        """Return the passes that a function goes through."""
-        pipeline: Any = DefaultPassBuilder.define_nopython_pipeline(self.state)  # type: ignore[no-untyped-call]
-        pipeline.passes = [each for each in pipeline.passes if each[0] not in (InlineClosureLikes, NopythonRewrites)]
-        pipeline.finalize()
-        return [pipeline]
-
-
 # Nothing calls a kernel from C, nor what it is made of. The function for that, which Numba adds to each of them unless
 # told otherwise, took a tenth of the time to compile: it is optimised again with every caller.
 NOT_FROM_C: Any = {"no_cfunc_wrapper": True}
 
-# Options of kernels and of the loops that they are made of.
-LEAN: Any = {**NOT_FROM_C, "pipeline_class": LeanCompiler}
-
 
 def kernel_part(**options: Any) -> Callable[..., Any]:
     """Return the decorator of functions that kernels are made of; in Python they stay what they are."""
-    return register_jitable(**LEAN, **options)
+    return register_jitable(**NOT_FROM_C, **options)
 
 
 # Work (elements of a plain loss) from which a call is shared between threads.
@@ -63,7 +41,7 @@ PARALLEL_FROM = 1 << 17
 CHUNK = 1 << 14
 MAX_CHUNKS = 256
 
-# Counters at the head of a board; two slots for every chunk follow, see cpu/sharing.py.
+# Counters at the head of a work queue; two slots for every chunk follow, see cpu/simd/work_queue.py.
 BOARD_HEAD = 4
 SMALL_BOARD = BOARD_HEAD + 2
 
@@ -164,7 +142,7 @@ class Kernel:
 
     def __init__(self, name: str, body: Callable[..., Any]) -> None:
         body.__qualname__ = body.__name__ = f"{name}_{fingerprint()}{foreign_part(body)}"
-        self.compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH, **LEAN)(body)
+        self.compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH, **NOT_FROM_C)(body)
         self.found: dict[Any, Callable[..., Any]] = {}
 
     def machine_code(self, arguments: tuple[Any, ...], flat: bool = False) -> Callable[..., Any]:

@@ -9,25 +9,26 @@ import numpy as np
 
 from fastloss.cpu.simd.llvm_hints import vector_function
 from fastloss.cpu.simd.memory import load, store
-from fastloss.cpu.simd.work_queue import chunks_of, claim, combined, put, share
-from fastloss.runtime.compile import Kernel, is_small
+from fastloss.cpu.simd.work_queue import shared
+from fastloss.runtime.compile import Kernel, is_small, kernel_part
 
 
 @functools.cache
 def _kernel() -> Kernel:
-    def add(target, source, rows, columns, step, board, lead):
+    @kernel_part()
+    def add_rows(start, stop, target, source, columns, step):
         vector_function()
-        chunks = chunks_of(board)
-        k = claim(board, 0)
-        while k < chunks:
-            for r in range(share(rows, k, chunks), share(rows, k + 1, chunks)):
-                base = r * columns
-                other = r * step
-                for j in range(columns):
-                    store(target, base + j, load(target, base + j) + load(source, other + j))
-            put(board, 0, k, 0.0)
-            k = claim(board, 0)
-        return combined(board, 0) if lead else 0.0
+        for r in range(start, stop):
+            base = r * columns
+            other = r * step
+            for j in range(columns):
+                store(target, base + j, load(target, base + j) + load(source, other + j))
+        return 0.0
+
+    share_rows = shared(add_rows)
+
+    def add(target, source, rows, columns, step, queue, lead):
+        return share_rows(queue, 0, rows, 1, lead, (target, source, columns, step))
 
     return Kernel("add", add)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastloss.cpu.simd.memory import label_at, load_or, present
-from fastloss.cpu.simd.work_queue import chunks_of, claim, combined, put, share
+from fastloss.cpu.simd.work_queue import shared
 from fastloss.define.descriptions import NO_INDEX
 from fastloss.runtime.compile import Kernel, kernel_part
 
@@ -20,35 +20,39 @@ def is_counted(label, columns, ignore):
 
 
 @kernel_part()
-def survey(y, weight, columns, ignore, check, count, board):
+def _survey_chunk(first, last, y, weight, columns, ignore, check):
+    """Return the summed weight of the rows that count, NaN where a class does not exist and is to be checked."""
+    ignores = ignore != NO_INDEX
+    # Counted in integers: a loop that vectorises.
+    kept, ignored = 0, 0
+    for r in range(first, last):
+        label = label_at(y, r)
+        ignored += ignores & (label == ignore)
+        kept += is_counted(label, columns, ignore)
+    bad = kept + ignored < last - first
+    total = float(kept)
+    if present(weight):
+        total = 0.0
+        for r in range(first, last):
+            label = label_at(y, r)
+            if is_counted(label, columns, ignore):
+                total += load_or(weight, label, 1.0)
+    return np.nan if bad and check else total
+
+
+_survey_chunks = shared(_survey_chunk)
+
+
+@kernel_part()
+def survey(y, weight, columns, ignore, check, count, queue):
     """Return the first row whose class does not exist (-1: none), and the summed weight of the rows that count.
 
     A sum of 0 is returned as NaN: it is a divisor, and the mean over nothing is NaN whatever is divided.
     Every thread waits for the whole survey: nothing is computed before all classes are known to exist.
     """
-    ignores = ignore != NO_INDEX
-    chunks = chunks_of(board)
-    k = claim(board, 0)
-    while k < chunks:
-        first, last = share(count, k, chunks), share(count, k + 1, chunks)
-        # Counted in integers: a loop that vectorises.
-        kept, ignored = 0, 0
-        for r in range(first, last):
-            label = label_at(y, r)
-            ignored += ignores & (label == ignore)
-            kept += is_counted(label, columns, ignore)
-        strange = kept + ignored < last - first
-        total = float(kept)
-        if present(weight):
-            total = 0.0
-            for r in range(first, last):
-                label = label_at(y, r)
-                if is_counted(label, columns, ignore):
-                    total += load_or(weight, label, 1.0)
-        put(board, 0, k, np.nan if strange and check else total)
-        k = claim(board, 0)
-    total = combined(board, 0)
+    total = _survey_chunks(queue, 0, count, 1, True, (y, weight, columns, ignore, check))
     if check and total != total:
+        ignores = ignore != NO_INDEX
         for r in range(count):
             label = label_at(y, r)
             if not (ignores and label == ignore) and (label < 0 or label >= columns):
@@ -58,8 +62,8 @@ def survey(y, weight, columns, ignore, check, count, board):
 
 @functools.cache
 def _kernel() -> Kernel:
-    def survey_alone(y, weight, columns, ignore, check, count, board, lead):
-        return survey(y, weight, columns, ignore, check, count, board)
+    def survey_alone(y, weight, columns, ignore, check, count, queue, lead):
+        return survey(y, weight, columns, ignore, check, count, queue)
 
     return Kernel("survey", survey_alone)
 

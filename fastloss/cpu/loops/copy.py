@@ -1,6 +1,6 @@
 """The yardstick: one read of a call's inputs and one write of its gradients, by the threads that run the losses.
 
-It writes past the caches where losses of elements do (``streaming.py``).
+It writes past the caches where losses of elements do (``nontemporal.py``).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from fastloss.cpu.simd.memory import LINE_BYTES, load_or, present, store, stream
 from fastloss.cpu.simd.nontemporal import are_streamed
-from fastloss.cpu.simd.work_queue import chunks_of, claim, combined, put, share
+from fastloss.cpu.simd.work_queue import chunks_of, share, shared
 from fastloss.runtime.compile import Kernel, kernel_part
 
 SLOTS = 4
@@ -27,8 +27,8 @@ def _kernel(streamed: bool) -> Kernel:
     write = stream if streamed else store
 
     @kernel_part()
-    def _pass_over(source, sink, words, k, chunks):
-        """Copy chunk `k` of `source`, or read it where there is no sink; the sum keeps the reading alive."""
+    def pass_over(source, sink, words, k, chunks):
+        """Copy part `k` of `source`, or read it where there is no sink; the sum keeps the reading alive."""
         lines = (words + LINE - 1) // LINE
         start, stop = share(lines, k, chunks) * LINE, min(share(lines, k + 1, chunks) * LINE, words)
         total = np.uint64(0)
@@ -40,17 +40,21 @@ def _kernel(streamed: bool) -> Kernel:
                 total += load_or(source, i, total)
         return total
 
-    def copy(a, b, c, d, to_a, to_b, to_c, to_d, sizes, board, lead):
-        chunks = chunks_of(board)
-        k = claim(board, 0)
-        while k < chunks:
-            total = _pass_over(a, to_a, sizes[0], k, chunks)
-            total += _pass_over(b, to_b, sizes[1], k, chunks)
-            total += _pass_over(c, to_c, sizes[2], k, chunks)
-            total += _pass_over(d, to_d, sizes[3], k, chunks)
-            put(board, 0, k, np.float64(total))
-            k = claim(board, 0)
-        return combined(board, 0) if lead else 0.0
+    @kernel_part()
+    def parts(start, stop, a, b, c, d, to_a, to_b, to_c, to_d, sizes, chunks):
+        total = np.uint64(0)
+        for k in range(start, stop):
+            total += pass_over(a, to_a, sizes[0], k, chunks)
+            total += pass_over(b, to_b, sizes[1], k, chunks)
+            total += pass_over(c, to_c, sizes[2], k, chunks)
+            total += pass_over(d, to_d, sizes[3], k, chunks)
+        return np.float64(total)
+
+    share_parts = shared(parts)
+
+    def copy(a, b, c, d, to_a, to_b, to_c, to_d, sizes, queue, lead):
+        chunks = chunks_of(queue)  # each a part of every array
+        return share_parts(queue, 0, chunks, 1, lead, (a, b, c, d, to_a, to_b, to_c, to_d, sizes, chunks))
 
     return Kernel("copy_streamed" if streamed else "copy", copy)
 

@@ -1,4 +1,4 @@
-"""The loop of connectionist temporal classification over the sequences of a batch; see ``lattice.py`` for one of them.
+"""The loop of connectionist temporal classification over the sequences of a batch; see ``ctc_recursion.py`` for one.
 
 Memory is one lattice for each thread, for values alone two of its rows.
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 from fastloss.cpu.loops.ctc_recursion import BLOCK, MARGIN, backward_pass, forward_pass
 from fastloss.cpu.simd.memory import load, part, present, store
-from fastloss.cpu.simd.work_queue import chunks_of, claim, combined, put, share
+from fastloss.cpu.simd.work_queue import shared
 from fastloss.define.scalars import log
 from fastloss.runtime.compile import Kernel, kernel_part
 
@@ -23,7 +23,7 @@ STEP, LABEL = 256, 6
 
 
 @kernel_part()
-def _strange(y, first, count, classes):
+def _bad_label(y, first, count, classes):
     """Return the first place at which a label is no class, -1 if there is none."""
     wrong = False
     for k in range(first, first + count):
@@ -35,84 +35,106 @@ def _strange(y, first, count, classes):
     return -1
 
 
+@kernel_part()
+def _survey_chunk(start, stop, y, starts, lengths, classes):
+    """Return how many samples have a label that is no class."""
+    bad = 0.0
+    for n in range(start, stop):
+        bad += 1.0 if _bad_label(y, load(starts, n), load(lengths, n), classes) >= 0 else 0.0
+    return bad
+
+
+_survey_chunks = shared(_survey_chunk)
+
+
+@kernel_part()
+def _read_path(y, first, labels, known, section, path, skip, inputs, like):
+    """Write the labels of a sample to `path`, and to `skip` where the blank before one may be left out.
+
+    Return how many labels repeat the one before.
+    """
+    T = type(like)
+    repeats = 0
+    for s in range(section):
+        same = True
+        if s < labels:
+            path[s] = load(y, first + s) if known else 0
+            same = s > 0 and path[s] == path[s - 1]
+            repeats += 1 if same else 0
+        store(skip, s, T(-np.inf) if same else T(0))
+        store(inputs, s, T(-np.inf))
+    return repeats
+
+
+@kernel_part()
+def _samples(
+    start, stop, x, y, starts, steps, lengths, grad_output, values, gradient,
+    blank, by_length, zero_infinity, scale, samples, classes, most_steps, most_labels,
+):  # fmt: skip
+    """Compute samples `start` ... `stop` and return the sum of their values."""
+    like = load(x, 0)
+    T = type(like)
+    keep = present(gradient)
+    section = (most_labels // BLOCK + 1) * BLOCK + 2 * MARGIN
+    row = 4 * section
+    stride = samples * classes
+    path = np.zeros(section, np.int64)
+    skip, inputs = np.empty(section, T), np.empty(section, T)
+    lattice = np.empty((most_steps + 1 if keep else 2) * row, T)
+    rows, shares = np.empty(2 * row if keep else 0, T), np.empty(section if keep else 0, T)
+    probs = np.zeros(classes + BLOCK if keep else 0, T)
+    total = 0.0
+    for n in range(start, stop):
+        frames, labels, first = load(steps, n), load(lengths, n), load(starts, n)
+        known = _bad_label(y, first, labels, classes) < 0
+        repeats = _read_path(y, first, labels, known, section, path, skip, inputs, like)
+        loss = np.inf if known else np.nan
+        m, e = T(1), T(0)
+        own = part(x, n * classes, x.size)
+        if known and labels + repeats <= frames:
+            m, e = forward_pass(own, path, skip, lattice, inputs, frames, labels, stride, blank, section, keep, like)
+            loss = -(log(np.float64(m)) + np.float64(e) * LN2)
+        finite = abs(loss) < np.inf
+        zeroed = zero_infinity and loss == np.inf
+        loss = 0.0 if zeroed else loss
+        weight = 1.0 / max(labels, 1) if by_length else 1.0
+        store(values, n, T(loss))
+        total += loss * weight
+        if keep:
+            if finite:
+                factor = T((load(grad_output, n) if grad_output.size else scale) * weight)
+                backward_pass(
+                    own, path, skip, lattice, inputs, frames, labels, stride, blank, section, m, e,
+                    rows, shares, probs, part(gradient, n * classes, x.size), factor, classes,
+                )  # fmt: skip
+            filler = T(0) if zeroed else T(np.nan)
+            for t in range(frames if finite else 0, x.size // stride):
+                for c in range(classes):
+                    store(gradient, t * stride + n * classes + c, filler if t < frames else T(0))
+    return total
+
+
+_share_samples = shared(_samples)
+
+
 @functools.cache
 def kernel() -> Kernel:
     """Return the kernel."""
 
     def ctc(
-        x, y, starts, steps, lengths, upstream, values, gradient,
-        blank, by_length, zero_infinity, check, scale, samples, classes, most_steps, most_labels, board, lead,
+        x, y, starts, steps, lengths, grad_output, values, gradient,
+        blank, by_length, zero_infinity, check, scale, samples, classes, most_steps, most_labels, queue, lead,
     ):  # fmt: skip
-        like = load(x, 0)
-        T = type(like)
-        keep = present(gradient)
-        section = (most_labels // BLOCK + 1) * BLOCK + 2 * MARGIN
-        row = 4 * section
-        stride = samples * classes
-        path = np.zeros(section, np.int64)
-        skip, inputs = np.empty(section, T), np.empty(section, T)
-        lattice = np.empty((most_steps + 1 if keep else 2) * row, T)
-        rows, shares = np.empty(2 * row if keep else 0, T), np.empty(section if keep else 0, T)
-        probs = np.zeros(classes + BLOCK if keep else 0, T)
-
-        chunks = chunks_of(board)
-        if check:
-            k = claim(board, 0)
-            while k < chunks:
-                found = 0.0
-                for n in range(share(samples, k, chunks), share(samples, k + 1, chunks)):
-                    found += 1.0 if _strange(y, load(starts, n), load(lengths, n), classes) >= 0 else 0.0
-                put(board, 0, k, found)
-                k = claim(board, 0)
-            if combined(board, 0) > 0.0:
-                for n in range(samples):
-                    place = _strange(y, load(starts, n), load(lengths, n), classes)
-                    if place >= 0:
-                        return place, 0.0
-
-        k = claim(board, 1)
-        while k < chunks:
-            total = 0.0
-            for n in range(share(samples, k, chunks), share(samples, k + 1, chunks)):
-                frames, labels, first = load(steps, n), load(lengths, n), load(starts, n)
-                known = _strange(y, first, labels, classes) < 0
-                repeats = 0
-                for s in range(section):
-                    same = True
-                    if s < labels:
-                        path[s] = load(y, first + s) if known else 0
-                        same = s > 0 and path[s] == path[s - 1]
-                        repeats += 1 if same else 0
-                    store(skip, s, T(-np.inf) if same else T(0))
-                    store(inputs, s, T(-np.inf))
-                loss = np.inf if known else np.nan
-                m, e = T(1), T(0)
-                own = part(x, n * classes, x.size)
-                if known and labels + repeats <= frames:
-                    m, e = forward_pass(
-                        own, path, skip, lattice, inputs, frames, labels, stride, blank, section, keep, like
-                    )
-                    loss = -(log(np.float64(m)) + np.float64(e) * LN2)
-                finite = abs(loss) < np.inf
-                zeroed = zero_infinity and loss == np.inf
-                loss = 0.0 if zeroed else loss
-                weight = 1.0 / max(labels, 1) if by_length else 1.0
-                store(values, n, T(loss))
-                total += loss * weight
-                if keep:
-                    if finite:
-                        factor = T((load(upstream, n) if upstream.size else scale) * weight)
-                        backward_pass(
-                            own, path, skip, lattice, inputs, frames, labels, stride, blank, section, m, e,
-                            rows, shares, probs, part(gradient, n * classes, x.size), factor, classes,
-                        )  # fmt: skip
-                    filler = T(0) if zeroed else T(np.nan)
-                    for t in range(frames if finite else 0, x.size // stride):
-                        for c in range(classes):
-                            store(gradient, t * stride + n * classes + c, filler if t < frames else T(0))
-            put(board, 1, k, total)
-            k = claim(board, 1)
-        return -1, combined(board, 1) if lead else 0.0
+        if check and _survey_chunks(queue, 0, samples, 1, True, (y, starts, lengths, classes)) > 0.0:
+            for n in range(samples):
+                place = _bad_label(y, load(starts, n), load(lengths, n), classes)
+                if place >= 0:
+                    return place, 0.0
+        args = (
+            x, y, starts, steps, lengths, grad_output, values, gradient,
+            blank, by_length, zero_infinity, scale, samples, classes, most_steps, most_labels,
+        )  # fmt: skip
+        return -1, _share_samples(queue, 1, samples, 1, lead, args)
 
     return Kernel("ctc", ctc)
 
@@ -165,8 +187,8 @@ def run(
     values = np.empty(samples, x.dtype) if type(values) is tuple else values
     upstream = np.empty(0, x.dtype) if type(upstream) is tuple else upstream
     work = work_of(samples, most_steps, most_labels, x.size)
-    strange, total = kernel()(
+    bad, total = kernel()(
         samples, work, x, labels, starts, steps, lengths, upstream, values, gradient,
         blank, by_length, zero_infinity, check, scale / divisor, samples, classes, most_steps, most_labels,
     )  # fmt: skip
-    return strange, total / divisor
+    return bad, total / divisor

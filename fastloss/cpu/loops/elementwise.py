@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from numba.extending import overload
 
-from fastloss.cpu.simd.emission import is_absent
-from fastloss.cpu.simd.llvm_hints import interleaved, separate_arrays, vector_function, wide_vectors
+from fastloss.cpu.simd.llvm_hints import interleaved, is_absent, separate_arrays, vector_function, wide_vectors
 from fastloss.cpu.simd.memory import cast, load, load_or, part, present, store, store_each, stream, stream_each
 from fastloss.cpu.simd.nontemporal import STREAMED_FROM, are_streamed, item_bytes
 from fastloss.cpu.simd.stack_arrays import TILE, tile_array
-from fastloss.cpu.simd.work_queue import chunks_of, claim, combined, put, share
+from fastloss.cpu.simd.work_queue import shared
 from fastloss.cpu.windows import ALL_FLAT, FLAT, flat_window
-from fastloss.runtime.compile import LEAN, Kernel, is_small, kernel_part
+from fastloss.runtime.compile import NOT_FROM_C, Kernel, is_small, kernel_part
 from fastloss.runtime.plans import KernelPlan, count_present
+from fastloss.runtime.strides import merged_axes
 
 
 @kernel_part()
@@ -46,7 +46,7 @@ def stage(window, layout, k, start, count, buffers):
     """
 
 
-@overload(stage, jit_options=LEAN)
+@overload(stage, jit_options=NOT_FROM_C)
 def _stage(window, layout, k, start, count, buffers):
     if is_absent(window):
         return lambda window, layout, k, start, count, buffers: ()
@@ -89,18 +89,18 @@ def _tile_of(point: Callable[..., Any], arity: int, streamed: bool) -> Callable[
     write, write_each = (stream, stream_each) if streamed else (store, store_each)
 
     @kernel_part()
-    def compute(a, b, c, weight, upstream, tile, values, grads, second, numbers, factor, first, count):
+    def compute(a, b, c, weight, grad_output, tile, values, grads, hess, numbers, factor, first, count):
         separate_arrays()
         T = type(factor)
         for j in range(count):
             i = first + j
             value, slopes, curvature = point(*(fetch(a, b, c, i) + numbers))
             w = load_or(weight, i, T(1))
-            g = w * load_or(upstream, i, factor)
+            g = w * load_or(grad_output, i, factor)
             store(tile, j, w * value)
             write(values, i, w * value)
             write_each(grads, i, slopes, g)
-            write(second, i, g * curvature)
+            write(hess, i, g * curvature)
         interleaved(4)
 
     return compute
@@ -132,16 +132,16 @@ def _span_of(point: Callable[..., Any], arity: int, streamed: bool = False) -> C
     compute_hard = compute if hard is None else _tile_of(hard, arity, streamed)
 
     @kernel_part()
-    def span(a, b, c, weight, upstream, values, grads, second, numbers, factor, start, stop):
+    def span(start, stop, a, b, c, weight, grad_output, values, grads, hess, numbers, factor):
         vector_function()
         total = 0.0
         tile = tile_array(factor)
         for first in range(start, stop, TILE):
             count = min(TILE, stop - first)
             if has_hard and not present(grads[1]) and _are_hard(b, first, count, factor):
-                compute_hard(a, b, c, weight, upstream, tile, values, grads, second, numbers, factor, first, count)
+                compute_hard(a, b, c, weight, grad_output, tile, values, grads, hess, numbers, factor, first, count)
             else:
-                compute(a, b, c, weight, upstream, tile, values, grads, second, numbers, factor, first, count)
+                compute(a, b, c, weight, grad_output, tile, values, grads, hess, numbers, factor, first, count)
             for j in range(count):
                 total += load(tile, j)
         return total
@@ -155,23 +155,13 @@ def contiguous_kernel(point: Callable[..., Any], arity: int, streamed: bool = Fa
 
     Chunks are whole tiles, so that the tiles of results that are `streamed` begin at lines.
     """
-    span = _span_of(point, arity, streamed)
+    share_elements = shared(_span_of(point, arity, streamed))
 
-    def elementwise(a, b, c, weight, upstream, values, d_a, d_b, d_c, second, params, scale, board, lead):
+    def elementwise(a, b, c, weight, grad_output, values, d_a, d_b, d_c, hess, params, scale, queue, lead):
         like = load(a, 0)
-        T = type(like)
-        numbers = cast(params, like)
-        tiles = (a.size + TILE - 1) // TILE
-        chunks = chunks_of(board)
-        k = claim(board, 0)
-        while k < chunks:
-            start, stop = share(tiles, k, chunks) * TILE, min(share(tiles, k + 1, chunks) * TILE, a.size)
-            total = span(
-                a, b, c, weight, upstream, values, (d_a, d_b, d_c), second, numbers, T(scale), start, stop
-            )
-            put(board, 0, k, total)
-            k = claim(board, 0)
-        return combined(board, 0) if lead else 0.0
+        grads, numbers, factor = (d_a, d_b, d_c), cast(params, like), type(like)(scale)
+        args = (a, b, c, weight, grad_output, values, grads, hess, numbers, factor)
+        return share_elements(queue, 0, a.size, TILE, lead, args)
 
     return Kernel(f"elementwise_{'streamed_' if streamed else ''}{point.__name__}", elementwise)
 
@@ -185,38 +175,37 @@ def staged_kernel(point: Callable[..., Any], arity: int) -> Kernel:
     """
     span = _span_of(point, arity)
 
+    @kernel_part()
+    def gathered(start, stop, a, b, c, weight, grad_output, layout, values, grads, hess, numbers, factor):
+        buffers = np.empty((5, TILE), type(factor))
+        total = 0.0
+        for i in range(start, stop, TILE):
+            n = min(TILE, stop - i)
+            total += span(
+                0,
+                n,
+                stage(a, layout, 0, i, n, buffers),
+                stage(b, layout, 1, i, n, buffers),
+                stage(c, layout, 2, i, n, buffers),
+                stage(weight, layout, 3, i, n, buffers),
+                stage(grad_output, layout, 4, i, n, buffers),
+                part(values, i, i + n),
+                (part(grads[0], i, i + n), part(grads[1], i, i + n), part(grads[2], i, i + n)),
+                part(hess, i, i + n),
+                numbers,
+                factor,
+            )
+        return total
+
+    share_elements = shared(gathered)
+
     def elementwise(
-        a, b, c, weight, upstream, values, d_a, d_b, d_c, second, layout, params, scale, size, board, lead
+        a, b, c, weight, grad_output, values, d_a, d_b, d_c, hess, layout, params, scale, size, queue, lead
     ):
         like = load(a, 0)
-        T = type(like)
-        numbers = cast(params, like)
-        buffers = np.empty((5, TILE), T)
-        tiles = (size + TILE - 1) // TILE
-        chunks = chunks_of(board)
-        k = claim(board, 0)
-        while k < chunks:
-            start, stop = share(tiles, k, chunks) * TILE, min(share(tiles, k + 1, chunks) * TILE, size)
-            total = 0.0
-            for i in range(start, stop, TILE):
-                n = min(TILE, stop - i)
-                total += span(
-                    stage(a, layout, 0, i, n, buffers),
-                    stage(b, layout, 1, i, n, buffers),
-                    stage(c, layout, 2, i, n, buffers),
-                    stage(weight, layout, 3, i, n, buffers),
-                    stage(upstream, layout, 4, i, n, buffers),
-                    part(values, i, i + n),
-                    (part(d_a, i, i + n), part(d_b, i, i + n), part(d_c, i, i + n)),
-                    part(second, i, i + n),
-                    numbers,
-                    T(scale),
-                    0,
-                    n,
-                )
-            put(board, 0, k, total)
-            k = claim(board, 0)
-        return combined(board, 0) if lead else 0.0
+        grads, numbers, factor = (d_a, d_b, d_c), cast(params, like), type(like)(scale)
+        args = (a, b, c, weight, grad_output, layout, values, grads, hess, numbers, factor)
+        return share_elements(queue, 0, size, TILE, lead, args)
 
     return Kernel(f"elementwise_staged_{point.__name__}", elementwise)
 
@@ -300,20 +289,12 @@ def staging(arrays: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[tuple[Any,
     whole = tuple([type(a) is tuple or whole_strides(a) for a in arrays])
     copied = tuple([a if is_whole else a.copy() for a, is_whole in zip(arrays, whole, strict=True)])
     present = [a for a in copied if type(a) is not tuple]
-    groups: list[list[int]] = []
-    for axis in range(len(shape)):
-        if shape[axis] == 1:
-            continue
-        if groups and all(a.strides[groups[-1][-1]] == a.strides[axis] * shape[axis] for a in present):
-            groups[-1].append(axis)
-        else:
-            groups.append([axis])
-    if len(groups) > 3:
+    lengths, axes = merged_axes(present, shape)
+    if len(axes) > 3:
         flat = tuple([a if type(a) is tuple else np.ascontiguousarray(a).reshape(-1) for a in copied])
         _, windows, layout = staging(flat, (math.prod(shape),))
         return tuple([_copied_window for _ in present]), windows, layout
-    lengths = [math.prod(shape[axis] for axis in group) for group in groups]
-    missing = [0] * (3 - len(groups))
+    missing = [0] * (3 - len(axes))
     layout = np.zeros((len(arrays) + 1, 4), np.int64)
     layout[-1, :3] = [1] * len(missing) + lengths
     reads: list[Any] = []
@@ -322,7 +303,7 @@ def staging(arrays: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[tuple[Any,
         if type(a) is tuple:
             windows.append(a)
             continue
-        strides = [a.strides[group[-1]] // a.itemsize for group in groups]
+        strides = [a.strides[axis] // a.itemsize for axis in axes]
         lowest = sum(s * (n - 1) for s, n in zip(strides, lengths, strict=True) if s < 0)
         extent = 1 + sum(abs(s) * (n - 1) for s, n in zip(strides, lengths, strict=True))
         layout[k] = [-lowest, *missing, *strides]

@@ -13,7 +13,7 @@ import numpy as np
 
 from fastloss.cpu.simd.llvm_hints import vector_function
 from fastloss.cpu.simd.memory import label_at, load, load_or, present, store
-from fastloss.cpu.simd.work_queue import chunks_of, claim, combined, put, share
+from fastloss.cpu.simd.work_queue import shared
 from fastloss.cpu.windows import ALL_FLAT
 from fastloss.runtime.compile import Kernel, kernel_part
 from fastloss.runtime.plans import KernelPlan
@@ -32,21 +32,25 @@ def listed(y, base, columns):
 
 
 @kernel_part()
-def survey(y, count, columns, board):
+def _survey_chunk(start, stop, y, columns):
+    """Return how many rows list what is neither a class nor the end of a list."""
+    bad = 0.0
+    for r in range(start, stop):
+        _, known = listed(y, r * columns, columns)
+        bad += 0.0 if known else 1.0
+    return bad
+
+
+_survey_chunks = shared(_survey_chunk)
+
+
+@kernel_part()
+def survey(y, count, columns, queue):
     """Return the place of the first entry that is neither a class nor the end of a list, -1 for none.
 
     Every thread waits for the whole survey: nothing is computed before all classes are known to exist.
     """
-    chunks = chunks_of(board)
-    k = claim(board, 0)
-    while k < chunks:
-        strange = 0.0
-        for r in range(share(count, k, chunks), share(count, k + 1, chunks)):
-            _, known = listed(y, r * columns, columns)
-            strange += 0.0 if known else 1.0
-        put(board, 0, k, strange)
-        k = claim(board, 0)
-    if combined(board, 0) > 0.0:
+    if _survey_chunks(queue, 0, count, 1, True, (y, columns)) > 0.0:
         for r in range(count):
             length, known = listed(y, r * columns, columns)
             if not known:
@@ -58,58 +62,57 @@ def survey(y, count, columns, board):
 def kernel(point: Any) -> Kernel:
     """Return the kernel of a loss of listed and unlisted entries."""
 
-    def label_sets(x, y, upstream, values, d0, scale, count, columns, check, board, lead):
+    @kernel_part()
+    def rows(start, stop, x, y, grad_output, values, d0, factor, columns):
         vector_function()
-        T = type(load(x, 0))
-        if check:
-            strange = survey(y, count, columns, board)
-            if strange >= 0:
-                return strange, 0.0
-        scores = np.empty(columns, T)
-        outside = np.empty(columns, T)
-        slopes = np.empty(columns, T)
-        factor = T(scale)
+        T = type(factor)
+        scores, outside, slopes = np.empty(columns, T), np.empty(columns, T), np.empty(columns, T)
         part = T(1) / T(columns)
-        chunks = chunks_of(board)
-        k = claim(board, 1)
-        while k < chunks:
-            total = 0.0
-            for r in range(share(count, k, chunks), share(count, k + 1, chunks)):
-                base = r * columns
+        total = 0.0
+        for r in range(start, stop):
+            base = r * columns
+            for i in range(columns):
+                store(scores, i, load(x, base + i))
+                store(outside, i, T(1))
+                store(slopes, i, T(0))
+            length, known = listed(y, base, columns)
+            for n in range(length):
+                store(outside, label_at(y, base + n), T(0))
+            value = 0.0
+            for n in range(length):
+                label = label_at(y, base + n)
+                inside = load(scores, label)
+                gain = T(0)
+                pull = T(0)
                 for i in range(columns):
-                    store(scores, i, load(x, base + i))
-                    store(outside, i, T(1))
-                    store(slopes, i, T(0))
-                length, known = listed(y, base, columns)
-                for n in range(length):
-                    store(outside, label_at(y, base + n), T(0))
-                value = 0.0
-                for n in range(length):
-                    label = label_at(y, base + n)
-                    inside = load(scores, label)
-                    gain = T(0)
-                    pull = T(0)
-                    for i in range(columns):
-                        v, (up, down), _ = point(load(scores, i), inside)
-                        counts = load(outside, i) > T(0)
-                        gain += v if counts else T(0)
-                        if present(d0):
-                            pull += down if counts else T(0)
-                            store(slopes, i, load(slopes, i) + (up if counts else T(0)))
-                    value += gain
-                    store(slopes, label, load(slopes, label) + pull)
-                blank = T(0) if known else T(np.nan)
-                result = T(value) * part + blank
-                store(values, r, result)
-                total += result
-                g = load_or(upstream, r, factor) * part
-                for i in range(columns):
-                    store(d0, base + i, g * load(slopes, i) + blank)
-            put(board, 1, k, total)
-            k = claim(board, 1)
-        return -1, combined(board, 1) if lead else 0.0
+                    v, (up, down), _ = point(load(scores, i), inside)
+                    counts = load(outside, i) > T(0)
+                    gain += v if counts else T(0)
+                    if present(d0):
+                        pull += down if counts else T(0)
+                        store(slopes, i, load(slopes, i) + (up if counts else T(0)))
+                value += gain
+                store(slopes, label, load(slopes, label) + pull)
+            blank = T(0) if known else T(np.nan)
+            result = T(value) * part + blank
+            store(values, r, result)
+            total += result
+            g = load_or(grad_output, r, factor) * part
+            for i in range(columns):
+                store(d0, base + i, g * load(slopes, i) + blank)
+        return total
 
-    return Kernel(f"label_sets_{point.__name__}", label_sets)
+    share_rows = shared(rows)
+
+    def multilabel(x, y, grad_output, values, d0, scale, count, columns, check, queue, lead):
+        if check:
+            bad = survey(y, count, columns, queue)
+            if bad >= 0:
+                return bad, 0.0
+        args = (x, y, grad_output, values, d0, type(load(x, 0))(scale), columns)
+        return -1, share_rows(queue, 1, count, 1, lead, args)
+
+    return Kernel(f"multilabel_{point.__name__}", multilabel)
 
 
 def plan(point: Any, operands: tuple[Any, ...], results: tuple[Any, ...], shape: tuple[int, int]) -> KernelPlan:

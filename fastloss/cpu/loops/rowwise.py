@@ -1,14 +1,15 @@
 """The loops of losses over a class axis.
 
-Four loops run the same maths. *Along*: one row at a time, SIMD lanes along its classes; for a contiguous class axis.
-*Across*: a tile of rows at a time, one row per lane, the tile transposed so that the classes follow each other; for few
-classes, where a row does not fill the lanes, and for a strided class axis (N, C, d1 ...), where the rows lie side by
-side already. *Gather*: for losses that look at the target's entry alone. *Split*: for a few very long rows, of which
-threads share pieces; see ``split.py``, whose kernels have arguments of their own.
+Four loops run the same maths. *Along* (``rowwise_contiguous.py``): one row at a time, SIMD lanes along its classes; for
+a contiguous class axis. *Across* (``rowwise_transposed.py``): a tile of rows at a time, one row per lane, the tile
+transposed so that the classes follow each other; for few classes, where a row does not fill the lanes, and for a
+strided class axis (N, C, d1 ...), where the rows lie side by side already. *Gather* (``rowwise_target_only.py``): for
+losses that look at the target's entry alone. *Split* (``rowwise_split.py``): for a few very long rows, of which threads
+share pieces; its kernels have arguments of their own.
 
 The others all take the same arguments. Arrays are flat, absent ones are ``()``: x the logits, t a second operand of the
 same shape, y the class indices, and the outputs. Entry (o, c, i) stands at ``(o * columns + c) * inner + i``; row
-``r = o * inner + i`` has its label, upstream factor and value at place r. They return (row of the first label that
+``r = o * inner + i`` has its label, entry of `grad_output` and value at place r. They return (row of the first label that
 does not exist or -1, reduced value).
 """
 
@@ -21,11 +22,14 @@ from typing import Any
 import numpy as np
 
 from fastloss.cpu.loops import rowwise_split as split
+from fastloss.cpu.loops.check_labels import survey
 from fastloss.cpu.loops.rowwise_contiguous import along
 from fastloss.cpu.loops.rowwise_target_only import gather
 from fastloss.cpu.loops.rowwise_transposed import STEP, across
+from fastloss.cpu.simd.memory import cast, load
 from fastloss.cpu.simd.nontemporal import STREAMED_FROM, are_streamed, item_bytes
 from fastloss.cpu.simd.stack_arrays import LANES
+from fastloss.cpu.simd.work_queue import shared
 from fastloss.cpu.windows import ALL_FLAT
 from fastloss.define.descriptions import RowMaths
 from fastloss.runtime.compile import Kernel, Launch, is_small, launch_of
@@ -62,13 +66,45 @@ def kernel(maths: RowMaths, layout: str) -> Kernel:
     caches), ``"replacing"`` (long, the first result replaces an operand), ``"across"``, ``"strided"`` or ``"gather"``.
     """
     if layout == "gather":
-        body = gather(maths)
+        body = _over_rows(maths, *gather(maths), 1, LANES)
     elif layout in ("across", "strided"):
-        body = across(maths, layout == "strided")
+        body = _over_rows(maths, *across(maths, layout == "strided"), STEP, STEP)
     else:
         streamed = layout.startswith("streamed")
-        body = along(maths, layout not in ("along", "streamed"), layout == "replacing", streamed)
+        loop = along(maths, layout not in ("along", "streamed"), layout == "replacing", streamed)
+        body = _over_rows(maths, *loop, 1, 1)
     return Kernel(f"rowwise_{layout}_{maths.finish.__name__}_{maths.entry.__name__}", body)
+
+
+def _over_rows(
+    maths: RowMaths, rows: Callable[..., Any], buffers_for: Callable[..., Any], step: int, strided_step: int
+) -> Callable[..., Any]:
+    """Return the kernel of a loop over `rows`, chunks of which begin at multiples of a step.
+
+    Each thread has one set of what `buffers_for` returns.
+    """
+    indexed = maths.indexed
+    share_rows = shared(rows)
+
+    def rowwise(
+        x, t, y, weight, grad_output, values, d0, d1, d2, hess,
+        params, scale, divisor, count, columns, inner, ignore, check, queue, lead,
+    ):  # fmt: skip
+        if indexed and (check or divisor == 0.0):
+            bad, counted = survey(y, weight, columns, ignore, check, count, queue)
+            if bad >= 0:
+                return bad, 0.0
+            divisor = counted if divisor == 0.0 else divisor
+        like = load(x, 0)
+        numbers, factor, grads = cast(params, like), type(like)(scale / divisor), (d0, d1, d2)
+        buffers = buffers_for(x, grads, hess, factor, columns)
+        args = (
+            x, t, y, weight, grad_output, values, grads, hess, numbers, factor, columns, inner, ignore, buffers
+        )  # fmt: skip
+        total = share_rows(queue, 1, count, strided_step if inner > 1 else step, lead, args)
+        return -1, total / divisor if lead else 0.0
+
+    return rowwise
 
 
 def layout_of(maths: RowMaths, columns: int, inner: int, replaces: bool = False) -> str:

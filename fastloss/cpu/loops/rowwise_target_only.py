@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from fastloss.cpu.loops.check_labels import is_counted, survey
+from fastloss.cpu.loops.check_labels import is_counted
 from fastloss.cpu.simd.llvm_hints import vector_function
-from fastloss.cpu.simd.memory import cast, clear, label_at, load, load_or, present, store, store_each
+from fastloss.cpu.simd.memory import clear, label_at, load, load_or, present, store, store_each
 from fastloss.cpu.simd.stack_arrays import LANES, lane_array
 from fastloss.cpu.simd.transpose import place_of
-from fastloss.cpu.simd.work_queue import chunks_of, claim, combined, put, share
 from fastloss.define.descriptions import RowMaths
 from fastloss.runtime.compile import kernel_part
 
@@ -51,67 +50,52 @@ def _clear_rows(array, row, n, columns, inner, zero):
         done += run
 
 
-def gather(maths: RowMaths) -> Callable[..., Any]:
-    """Return the loop of a sparse loss."""
+def gather(maths: RowMaths) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return the loop over rows `start` ... `last` of a sparse loss, and its buffers, which it has none of."""
     finish, entry = maths.finish, maths.entry
 
-    def kernel(
-        x, t, y, weight, upstream, values, d0, d1, d2, second,
-        params, scale, divisor, count, columns, inner, ignore, check, board, lead,
-    ):  # fmt: skip
+    @kernel_part()
+    def rows(
+        start, last, x, t, y, weight, grad_output, values, grads, hess, numbers, factor, columns, inner, ignore, buffers
+    ):
         vector_function()
-        like = load(x, 0)
-        T = type(like)
-        numbers = cast(params, like)
-        grads = (d0, d1, d2)
-        entries = lane_array(like)
-        if check or divisor == 0.0:
-            strange, counted = survey(y, weight, columns, ignore, check, count, board)
-            if strange >= 0:
-                return strange, 0.0
-            divisor = counted if divisor == 0.0 else divisor
-        factor = T(scale / divisor)
-        rows = LANES if inner > 1 else max(1, min(LANES, TILE_ENTRIES // columns))
-        # Chunks of strided rows are whole tiles: the shorter the stretches of memory that are cleared, the slower.
-        step = LANES if inner > 1 else 1
-        steps = (count + step - 1) // step
+        T = type(factor)
+        entries = lane_array(factor)
+        step = LANES if inner > 1 else max(1, min(LANES, TILE_ENTRIES // columns))
+        total = 0.0
+        for tile in range(start, last, step):
+            n = min(step, last - tile)
+            for l in range(n):
+                label = label_at(y, tile + l)
+                known = label if is_counted(label, columns, ignore) else 0
+                entries[l] = load(x, place_of(tile + l, columns, inner) + known * inner)
+            _clear_rows(grads[0], tile, n, columns, inner, T(0))
+            _clear_rows(grads[1], tile, n, columns, inner, T(0))
+            _clear_rows(grads[2], tile, n, columns, inner, T(0))
+            _clear_rows(hess, tile, n, columns, inner, T(0))
+            for l in range(n):
+                r = tile + l
+                label = label_at(y, r)
+                base = place_of(r, columns, inner)
+                value = T(0)
+                if is_counted(label, columns, ignore):
+                    w = load_or(weight, label, T(1))
+                    value, coefs = finish(T(0), T(0), (T(0), T(0), T(0)), entries[l], w, numbers)
+                    slopes, curvature = entry(entries[l], T(0), T(0), w, True, coefs, numbers)
+                    g = load_or(grad_output, r, factor)
+                    store_each(grads, base + label * inner, slopes, g)
+                    store(hess, base + label * inner, g * curvature)
+                elif label != ignore:  # nobody was to check it
+                    value = T(np.nan)
+                    for j in range(columns):
+                        store_each(grads, base + j * inner, (value, value, value), T(1))
+                        store(hess, base + j * inner, value)
+                store(values, r, value)
+                total += value
+        return total
 
-        chunks = chunks_of(board)
-        k = claim(board, 1)
-        while k < chunks:
-            total = 0.0
-            last = min(share(steps, k + 1, chunks) * step, count)
-            for tile in range(share(steps, k, chunks) * step, last, rows):
-                n = min(rows, last - tile)
-                for l in range(n):
-                    label = label_at(y, tile + l)
-                    known = label if is_counted(label, columns, ignore) else 0
-                    entries[l] = load(x, place_of(tile + l, columns, inner) + known * inner)
-                _clear_rows(d0, tile, n, columns, inner, T(0))
-                _clear_rows(d1, tile, n, columns, inner, T(0))
-                _clear_rows(d2, tile, n, columns, inner, T(0))
-                _clear_rows(second, tile, n, columns, inner, T(0))
-                for l in range(n):
-                    r = tile + l
-                    label = label_at(y, r)
-                    base = place_of(r, columns, inner)
-                    value = T(0)
-                    if is_counted(label, columns, ignore):
-                        wy = load_or(weight, label, T(1))
-                        value, coefs = finish(T(0), T(0), (T(0), T(0), T(0)), entries[l], wy, numbers)
-                        slopes, curvature = entry(entries[l], T(0), T(0), wy, True, coefs, numbers)
-                        g = load_or(upstream, r, factor)
-                        store_each(grads, base + label * inner, slopes, g)
-                        store(second, base + label * inner, g * curvature)
-                    elif label != ignore:  # nobody was to check it
-                        value = T(np.nan)
-                        for j in range(columns):
-                            store_each(grads, base + j * inner, (value, value, value), T(1))
-                            store(second, base + j * inner, value)
-                    store(values, r, value)
-                    total += value
-            put(board, 1, k, total)
-            k = claim(board, 1)
-        return -1, combined(board, 1) / divisor if lead else 0.0
+    @kernel_part()
+    def buffers_for(x, grads, hess, factor, columns):
+        return ()
 
-    return kernel
+    return rows, buffers_for

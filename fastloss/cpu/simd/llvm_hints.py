@@ -1,12 +1,129 @@
-"""What a CPU kernel says to LLVM beyond Python: vector widths, and operations on the bits of floats."""
+"""What kernels say to LLVM beyond Python: functions that expand to its instructions, and hints to its optimiser.
+
+All private interfaces of Numba and llvmlite that kernels need are used in this file; the other files of this folder go
+through its functions. A test imports each of them.
+
+Two reasons to emit instructions where a jitted function would do. A kernel calls the same few functions with dozens of
+type combinations, and a function of its own costs Numba 20 ms of compilation per combination: the first call of a loss
+would take seconds. And Numba's own indexing tests for negative indices, which turns vector loads into gathers wherever
+LLVM cannot see the sign.
+"""
 
 from __future__ import annotations
 
-import numpy as np
+import inspect
+from collections.abc import Callable
+from typing import Any
+
 from llvmlite import binding, ir
 from numba import config, types
+from numba.core import cgutils
+from numba.core.imputils import impl_ret_borrowed
+from numba.extending import lower_builtin, type_callable
+from numba.np.arrayobj import populate_array
 
-from fastloss.cpu.simd.emission import emits
+Emitter = Callable[..., Any]
+
+
+def emits(stub: Callable[..., Any]) -> Callable[[Callable[..., Any]], None]:
+    """Make calls of `stub` in kernels expand to instructions.
+
+    The decorated function gets the argument types and returns (result type, emitter); the emitter gets
+    (context, builder, argument types, arguments) and returns the result.
+
+    Not :func:`numba.extending.intrinsic`: the object that it makes is pickled anew in every process, so a kernel that
+    holds one in a closure, as those do that choose between ``store`` and ``stream``, is not found in the disk cache.
+    """
+
+    def register(resolve: Callable[..., Any]) -> None:
+        def typer(*args: Any) -> Any:
+            return resolve(*args)[0]
+
+        typer.__signature__ = inspect.signature(stub)  # type: ignore[attr-defined]
+
+        @type_callable(stub)
+        def typing(context: Any) -> Any:
+            return typer
+
+        @lower_builtin(stub, types.VarArg(types.Any))  # type: ignore[untyped-decorator]
+        def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            result = resolve(*signature.args)[1](context, builder, signature.args, args)
+            return context.get_dummy_value() if result is None else result
+
+    return register
+
+
+def is_absent(kind: Any) -> bool:
+    """Return whether a Numba type is that of ``()``."""
+    return isinstance(kind, types.BaseTuple) and len(kind) == 0
+
+
+def pointer_to(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
+    """Return the address of an element of a contiguous array."""
+    data = context.make_array(kind)(context, builder, array).data
+    return builder.gep(data, [index], inbounds=True)
+
+
+def store_past(builder: Any, value: Any, pointer: Any, align: int) -> None:
+    """Write past the caches, by a non-temporal store, where `align` makes it one of a whole vector."""
+    hint = builder.module.add_metadata([ir.IntType(32)(1)])
+    builder.store(value, pointer, align=align).set_metadata("nontemporal", hint)
+
+
+def unpacked(builder: Any, value: Any, count: int) -> Any:
+    """Return the entries of a tuple."""
+    return cgutils.unpack_tuple(builder, value, count)
+
+
+def stepping(builder: Any, start: Any, stop: Any, step: Any) -> Any:
+    """Return the context of a loop's body, which gives (counter, number of steps)."""
+    return cgutils.for_range_slice(builder, start, stop, step, start.type)
+
+
+def stack_slot(builder: Any, kind: Any) -> Any:
+    """Return the address of room on the stack, the same each time the code comes by."""
+    return cgutils.alloca_once(builder, kind)
+
+
+def write_zeros(builder: Any, pointer: Any, size: Any) -> None:
+    """Write zeros to `size` bytes by the C library."""
+    cgutils.memset(builder, pointer, size, 0)
+
+
+def stack_array(context: Any, builder: Any, kind: Any, count: int, align: int) -> Any:
+    """Return an uninitialised array of `count` numbers on the stack."""
+    element = context.get_data_type(kind.dtype)
+    array = context.make_array(kind)(context, builder)
+    size = context.get_constant(types.intp, context.get_abi_sizeof(element))
+    data = cgutils.alloca_once(builder, element, size=count)
+    data.align = align
+    shape = [context.get_constant(types.intp, count)]
+    populate_array(array, data=data, shape=shape, strides=[size], itemsize=size, meminfo=None)
+    return array._getvalue()
+
+
+def array_part(context: Any, builder: Any, kind: Any, array: Any, start: Any, stop: Any) -> Any:
+    """Return a part of a flat array, which shares its memory."""
+    whole = context.make_array(kind)(context, builder, array)
+    piece = context.make_array(kind)(context, builder)
+    length = builder.sub(stop, start)
+    cgutils.copy_struct(piece, whole)
+    piece.data = builder.gep(whole.data, [start])
+    piece.nitems = length
+    piece.shape = cgutils.pack_array(builder, [length])
+    return counted(context, builder, kind, piece._getvalue())
+
+
+def uncounted(context: Any, builder: Any, kind: Any, array: Any) -> Any:
+    """Return an array without what counts references to it."""
+    lent = context.make_array(kind)(context, builder, array)
+    lent.meminfo = cgutils.get_null_value(lent.meminfo.type)
+    return lent._getvalue()
+
+
+def counted(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+    """Return a value that somebody else holds, and count one reference more."""
+    return impl_ret_borrowed(context, builder, kind, value)
 
 
 def _has(feature: str) -> bool:
@@ -22,13 +139,8 @@ def _has(feature: str) -> bool:
 FUSED = _has("fma")
 CONVERTS_HALF = _has("f16c")
 
-
-# What added to n rounds it to an integer whose biased exponent stands in the low bits: 1.5 * 2**(mantissa bits) + bias.
-ONE_F32 = np.float32(12582912 + 127)
-ONE_F64 = 6755399441055744.0 + 1023
-
-# What arrays hold: numbers, or the bits of half types.
-ELEMENTS = (ir.FloatType(), ir.DoubleType(), ir.IntType(16))
+# What arrays hold: numbers, the bits of half types, or the labels of a tile.
+ELEMENTS = (ir.FloatType(), ir.DoubleType(), ir.IntType(16), ir.IntType(32))
 
 
 def vector_function() -> None:
@@ -67,18 +179,6 @@ def separate_arrays() -> None:
 
 def maximum(a, b):
     """Return the larger, NaN if either is. ``max`` keeps LLVM from vectorising a running maximum; this does not."""
-
-
-def power_of_two(t):
-    """Return 2**n for t = n + ONE_F32 or n + ONE_F64, n no less than -127 or -1023, where the result is 0."""
-
-
-def split_exponent(x):
-    """Return (k, m) with x = 2**k * m and m in [sqrt(1/2), sqrt(2)), k as a float, for normal x > 0."""
-
-
-def exponent_and_scale(x):
-    """Return (k, 2**-k) for the k of :func:`split_exponent`, of x in [0, 1e30]; of 0 that k is -127 or -1023."""
 
 
 def _widen_vectors(function):
@@ -139,60 +239,3 @@ def _maximum(a, b):
         return builder.call(function, args)
 
     return a, emit
-
-
-@emits(power_of_two)
-def _emit_power_of_two(t):
-    mantissa, bits = (23, 32) if t == types.float32 else (52, 64)
-
-    def emit(context, builder, kinds, args):
-        integer = ir.IntType(bits)
-        n = builder.shl(builder.bitcast(args[0], integer), integer(mantissa))
-        return builder.bitcast(n, args[0].type)
-
-    return t, emit
-
-
-def _exponent(builder, kind, x):
-    """Return bits less those of sqrt(1/2), whose exponent field is k where it steps where the mantissa crosses it."""
-    bits = 32 if kind == types.float32 else 64
-    integer = ir.IntType(bits)
-    return builder.sub(builder.bitcast(x, integer), integer(0x3F3504F3 if bits == 32 else 0x3FE6A09E667F3BCD))
-
-
-def _as_float(builder, kind, k):
-    """Return a small integer as a float by placing it in the low bits of one.
-
-    int64 -> float64 has no vector form before AVX-512.
-    """
-    real = ir.FloatType() if kind == types.float32 else ir.DoubleType()
-    magic, value = (0x4B400000, 12582912.0) if kind == types.float32 else (0x4338000000000000, 6755399441055744.0)
-    return builder.fsub(builder.bitcast(builder.add(k, k.type(magic)), real), ir.Constant(real, value))
-
-
-@emits(split_exponent)
-def _emit_split_exponent(x):
-    mantissa = 23 if x == types.float32 else 52
-
-    def emit(context, builder, kinds, args):
-        above = _exponent(builder, x, args[0])
-        k = builder.ashr(above, above.type(mantissa))
-        bits = builder.sub(builder.bitcast(args[0], above.type), builder.shl(k, above.type(mantissa)))
-        parts = [_as_float(builder, x, k), builder.bitcast(bits, args[0].type)]
-        return context.make_tuple(builder, types.UniTuple(x, 2), parts)
-
-    return types.UniTuple(x, 2), emit
-
-
-@emits(exponent_and_scale)
-def _emit_exponent_and_scale(x):
-    mantissa, one = (23, 0x3F800000) if x == types.float32 else (52, 0x3FF0000000000000)
-
-    def emit(context, builder, kinds, args):
-        above = _exponent(builder, x, args[0])
-        field = builder.and_(above, above.type(-(1 << mantissa)))
-        scale = builder.bitcast(builder.sub(above.type(one), field), args[0].type)
-        k = builder.ashr(above, above.type(mantissa))
-        return context.make_tuple(builder, types.UniTuple(x, 2), [_as_float(builder, x, k), scale])
-
-    return types.UniTuple(x, 2), emit

@@ -1,7 +1,7 @@
 """How kernels read and write memory: absent arrays, half types and integers alike.
 
 An absent array is ``()``. Reading it gives the neutral element, writing to it does nothing. Half types arrive as
-integers (``conversions.py``); true integers of those widths never reach a kernel, see ``_dispatch.py``.
+integers (``half_types.py``); true integers of those widths never reach a kernel, see ``call/dispatch.py``.
 """
 
 from __future__ import annotations
@@ -9,13 +9,20 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.core.errors import TypingError
-from numba.core.imputils import impl_ret_borrowed
+from numba import TypingError, types
 
-from fastloss.cpu.simd.emission import emits, is_absent, pointer_to, store_past
 from fastloss.cpu.simd.half_types import float_type, narrow, widen
+from fastloss.cpu.simd.llvm_hints import (
+    array_part,
+    counted,
+    emits,
+    is_absent,
+    pointer_to,
+    store_past,
+    uncounted,
+    unpacked,
+    write_zeros,
+)
 
 # Bytes of a cache line, and its entries of float32, the steps in which lines are fetched.
 LINE_BYTES = 64
@@ -85,10 +92,11 @@ def part(array, start, stop):
     """Return ``array[start:stop]`` of a flat array; an absent one stays absent."""
 
 
-def borrowed(arrays):
-    """Return the arrays of a tuple without what counts references to them: somebody else keeps them.
+def borrowed(args):
+    """Return a tuple whose arrays, those of tuples in it too, count no references: somebody else keeps them.
 
-    Numba counts where a loop hands an array on, by atomic operations, which wait for all that was streamed before.
+    Numba counts references where a loop hands an array on, by atomic operations, which wait for all that was streamed
+    before.
     """
 
 
@@ -216,8 +224,8 @@ def _storing_each(past: bool) -> Any:
 
         def emit(context, builder, kinds, args):
             index = _as_index(context, builder, i, args[1])
-            pairs = zip(arrays, cgutils.unpack_tuple(builder, args[0], len(arrays)), strict=True)
-            numbers = cgutils.unpack_tuple(builder, args[2], len(values))
+            pairs = zip(arrays, unpacked(builder, args[0], len(arrays)), strict=True)
+            numbers = unpacked(builder, args[2], len(values))
             for (kind, array), value_type, number in zip(pairs, values, numbers, strict=False):
                 if not is_absent(kind):
                     number = context.cast(builder, number, value_type, factor)
@@ -238,7 +246,7 @@ def _clear(array, start, count):
         if not is_absent(array):
             place, number = (_as_index(context, builder, kinds[k], args[k]) for k in (1, 2))
             size = builder.mul(number, number.type(array.dtype.bitwidth // 8))
-            cgutils.memset(builder, pointer_to(context, builder, array, args[0], place), size, 0)
+            write_zeros(builder, pointer_to(context, builder, array, args[0], place), size)
 
     return types.none, emit
 
@@ -249,7 +257,7 @@ def _stage_each(buffer, stride, i, values, factor, arrays):
 
     def emit(context, builder, kinds, args):
         step, index = (_as_index(context, builder, kind, arg) for kind, arg in ((stride, args[1]), (i, args[2])))
-        numbers = cgutils.unpack_tuple(builder, args[3], len(values))
+        numbers = unpacked(builder, args[3], len(values))
         for kind, value_type, number in zip(arrays, values, numbers, strict=False):
             if not is_absent(kind):
                 number = context.cast(builder, number, value_type, factor)
@@ -263,7 +271,7 @@ def _stage_each(buffer, stride, i, values, factor, arrays):
 def _pack(buffer, stride, i, numbers):
     def emit(context, builder, kinds, args):
         step, index = (_as_index(context, builder, kind, arg) for kind, arg in ((stride, args[1]), (i, args[2])))
-        for kind, number in zip(numbers, cgutils.unpack_tuple(builder, args[3], len(numbers)), strict=True):
+        for kind, number in zip(numbers, unpacked(builder, args[3], len(numbers)), strict=True):
             _emit_store(context, builder, buffer, args[0], index, kind, number)
             index = builder.add(index, step)
 
@@ -292,31 +300,24 @@ def _part(array, start, stop):
 
     def emit(context, builder, kinds, args):
         first, last = (_as_index(context, builder, kind, arg) for kind, arg in ((start, args[1]), (stop, args[2])))
-        whole = context.make_array(array)(context, builder, args[0])
-        piece = context.make_array(array)(context, builder)
-        length = builder.sub(last, first)
-        cgutils.copy_struct(piece, whole)
-        piece.data = builder.gep(whole.data, [first])
-        piece.nitems = length
-        piece.shape = cgutils.pack_array(builder, [length])
-        return impl_ret_borrowed(context, builder, array, piece._getvalue())
+        return array_part(context, builder, array, args[0], first, last)
 
     return array, emit
 
 
-@emits(borrowed)
-def _borrowed(arrays):
-    def emit(context, builder, kinds, args):
-        found = []
-        for kind, array in zip(arrays, cgutils.unpack_tuple(builder, args[0], len(arrays)), strict=True):
-            if not is_absent(kind):
-                lent = context.make_array(kind)(context, builder, array)
-                lent.meminfo = cgutils.get_null_value(lent.meminfo.type)
-                array = lent._getvalue()
-            found.append(array)
-        return context.make_tuple(builder, arrays, found)
+def _lent(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+    if isinstance(kind, types.BaseTuple):
+        parts = unpacked(builder, value, len(kind))
+        lent = [_lent(context, builder, *each) for each in zip(kind, parts, strict=True)]
+        return context.make_tuple(builder, kind, lent)
+    if isinstance(kind, types.Array):
+        return uncounted(context, builder, kind, value)
+    return value
 
-    return arrays, emit
+
+@emits(borrowed)
+def _borrowed(args):
+    return args, lambda context, builder, kinds, values: _lent(context, builder, kinds[0], values[0])
 
 
 @emits(present)
@@ -332,7 +333,7 @@ def _of_one_type(array, other):
 @emits(as_type_of)
 def _as_type_of(array, other):
     def emit(context, builder, kinds, args):
-        return impl_ret_borrowed(context, builder, array, args[array == other])
+        return counted(context, builder, array, args[array == other])
 
     return array, emit
 
@@ -342,7 +343,7 @@ def _cast(params, like):
     result = types.UniTuple(like, len(params)) if len(params) else types.Tuple(())
 
     def emit(context, builder, kinds, args):
-        numbers = cgutils.unpack_tuple(builder, args[0], len(params))
+        numbers = unpacked(builder, args[0], len(params))
         converted = [context.cast(builder, n, kind, like) for kind, n in zip(params, numbers, strict=True)]
         return context.make_tuple(builder, result, converted)
 

@@ -4,7 +4,7 @@ An ordinary store into memory that no cache holds first reads the line that it i
 a loss of two operands and one gradient moves. A non-temporal store of a whole line does not, but neither does the
 result lie in a cache for whoever reads it next. So it is for calls that the caches would not hold anyway, and for
 results that begin at a line, whose vectors are whole lines then. Large fresh results do: they lie in mappings of their
-own (``recycling.py``).
+own (``runtime/memory_pool.py``).
 
 Value and gradient on two threads of an EPYC with AVX-512 and 32 MiB of last-level cache, time beside that with ordinary
 stores. 2**24 float32: l2_penalty 0.75, losses of pairs of vectors 0.75, huber_loss, mse_loss, logsigmoid and
@@ -16,9 +16,9 @@ The results of single elements are streamed from the loop that computes them. To
 there was slower where there is much arithmetic, sigmoid_focal_loss 1.3 times: stores are drained in their order, and
 those of the next tile's intermediate numbers waited behind the copy.
 
-A thread that sees by the board (``sharing.py``) that a chunk is completed sees what was streamed: on x86 the board's
-counters change by locked instructions, which wait for non-temporal stores. For the same reason a loop that streams
-counts no references to arrays (``borrowed`` in ``access.py``).
+A thread that sees in the work queue that a chunk is finished sees what was streamed: on x86 the queue's counters change
+by locked instructions, which wait for non-temporal stores. For the same reason a loop that streams
+counts no references to arrays (``borrowed`` in ``memory.py``).
 """
 
 from __future__ import annotations
@@ -28,10 +28,9 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 
-from fastloss.cpu.simd.emission import emits, is_absent, pointer_to, store_past
-from fastloss.cpu.simd.memory import LINE_BYTES, load, part, store
+from fastloss.cpu.simd.llvm_hints import emits, is_absent, pointer_to, stepping, store_past
+from fastloss.cpu.simd.memory import LINE_BYTES, load, part, present, store
 from fastloss.runtime.compile import kernel_part
 
 # Bytes that a call reads and writes from which its results are streamed. Time beside that with ordinary stores, as
@@ -107,18 +106,29 @@ def drain(buffer, written, held, array, start, end):
 
 
 @kernel_part()
-def carry(buffer, written, held):
-    """Move the elements `written` to `held` of a buffer to its start, and return how many they are."""
+def drain_rows(buffers, arrays, written, held, start, end):
+    """Do what :func:`drain` does, of two buffers to the first two of `arrays`."""
+    drain(buffers[1], written, held, arrays[1], start, end)
+    return drain(buffers[0], written, held, arrays[0], start, end)
+
+
+@kernel_part()
+def drain_whole_lines(buffers, arrays, written, held, start, end):
+    """Do the same, move what is left in the buffers to their start, and return how many elements of each that is."""
+    written = drain_rows(buffers, arrays, written, held, start, end)
     for k in range(held - written):
-        store(buffer, k, load(buffer, written + k))
+        store(buffers[0], k, load(buffers[0], written + k))
+        if present(arrays[1]):
+            store(buffers[1], k, load(buffers[1], written + k))
     return held - written
 
 
 @kernel_part()
-def close(buffer, left, array, end):
-    """Write the elements that are left, which end before place `end` of `array`."""
+def drain_rest(buffers, arrays, left, end):
+    """Write the elements that are left in the buffers, which end before place `end` of the arrays."""
     for k in range(left):
-        store(array, end - left + k, load(buffer, k))
+        store(arrays[0], end - left + k, load(buffers[0], k))
+        store(arrays[1], end - left + k, load(buffers[1], k))
 
 
 @emits(per_line)
@@ -154,7 +164,7 @@ def _emit_copy_lines(buffer, start, array, first, count):
         size = array.dtype.bitwidth // 8
         line = ir.VectorType(context.get_data_type(array.dtype), LINE_BYTES // size)
         zero, step = number.type(0), number.type(line.count)
-        with cgutils.for_range_slice(builder, zero, number, step, number.type) as (k, _):
+        with stepping(builder, zero, number, step) as (k, _):
             pointer = builder.bitcast(builder.gep(source, [k]), line.as_pointer())
             entries = builder.load(pointer, align=size)
             pointer = builder.bitcast(builder.gep(target, [k]), line.as_pointer())

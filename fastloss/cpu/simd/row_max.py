@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 
-from fastloss.cpu.simd.emission import emits, pointer_to
 from fastloss.cpu.simd.half_types import widen
-from fastloss.cpu.simd.llvm_hints import maximum
+from fastloss.cpu.simd.llvm_hints import emits, maximum, pointer_to, stack_slot, stepping
 from fastloss.cpu.simd.memory import load
 from fastloss.runtime.compile import kernel_part
 
@@ -58,7 +56,7 @@ def _emit_fold(array, start, stop, like):
 
         kept = []
         for entries in block(first):
-            kept.append(cgutils.alloca_once(builder, entries.type))
+            kept.append(stack_slot(builder, entries.type))
             builder.store(entries, kept[-1])
 
         def take(place):
@@ -67,13 +65,13 @@ def _emit_fold(array, start, stop, like):
 
         # The last block ends where the row does, and overlaps the one before.
         ahead, final = builder.add(first, first.type(BLOCK)), builder.sub(last, last.type(BLOCK))
-        with cgutils.for_range_slice(builder, ahead, final, first.type(BLOCK), first.type) as (place, _):
+        with stepping(builder, ahead, final, first.type(BLOCK)) as (place, _):
             take(place)
         take(final)
-        tops = [builder.load(slot) for slot in kept]
-        while len(tops) > 1:
-            tops = [_larger(builder, a, b) for a, b in zip(tops[::2], tops[1::2], strict=True)]
-        top, lane = tops[0], ir.IntType(32)
+        maxima = [builder.load(slot) for slot in kept]
+        while len(maxima) > 1:
+            maxima = [_larger(builder, a, b) for a, b in zip(maxima[::2], maxima[1::2], strict=True)]
+        top, lane = maxima[0], ir.IntType(32)
         for width in (WIDTH // 2**k for k in range(1, WIDTH.bit_length())):
             places = [(l + width) % WIDTH for l in range(WIDTH)]
             turned = builder.shuffle_vector(top, top, ir.Constant(ir.VectorType(lane, WIDTH), places))
@@ -91,11 +89,11 @@ def _emit_fold_columns(tile, lanes, columns, target):
         zero = word(0)
         origin, goal = (pointer_to(context, builder, kinds[k], args[k], zero) for k in (0, 3))
         end = builder.mul(args[1], args[2])
-        with cgutils.for_range_slice(builder, zero, args[1], word(WIDTH), word) as (l, _):
-            kept = cgutils.alloca_once(builder, vector)
+        with stepping(builder, zero, args[1], word(WIDTH)) as (l, _):
+            kept = stack_slot(builder, vector)
             builder.store(builder.load(_vector_at(builder, origin, l, vector), align=size), kept)
             start = builder.add(l, args[1])
-            with cgutils.for_range_slice(builder, start, end, args[1], word) as (place, _):
+            with stepping(builder, start, end, args[1]) as (place, _):
                 entry = builder.load(_vector_at(builder, origin, place, vector), align=size)
                 builder.store(_larger(builder, entry, builder.load(kept)), kept)
             builder.store(builder.load(kept), _vector_at(builder, goal, l, vector), align=size)

@@ -14,7 +14,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload, register_jitable
 
-from fastloss.cpu.simd.llvm_hints import ONE_F32, ONE_F64, power_of_two, split_exponent
+from fastloss.cpu.simd.float_bits import ONE_F32, ONE_F64, power_of_two, split_exponent
 from fastloss.cpu.simd.polynomials import CONTRACT, exp_remainder_f32, exp_remainder_f64
 
 f32 = np.float32

@@ -6,10 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from numba import types
-from numba.core import cgutils
-from numba.np.arrayobj import populate_array
 
-from fastloss.cpu.simd.emission import emits
+from fastloss.cpu.simd.llvm_hints import emits, stack_array
 
 # Rows that a tile of the rowwise driver holds at most.
 LANES = 128
@@ -17,7 +15,7 @@ LANES = 128
 # Elements that the elementwise driver handles at a time: five float64 buffers of it fit half a 48 KB L1 cache.
 TILE = 512
 
-# Elements of rows that are computed together, see ``exponentials.py``.
+# Elements of rows that are computed together, see ``sum_exp.py``.
 GROUP = 1104
 
 
@@ -45,20 +43,8 @@ def _on_stack(count: int) -> Callable[..., Any]:
         array = types.Array(like, 1, "C")
 
         def emit(context, builder, kinds, args):
-            element = context.get_data_type(like)
-            result = context.make_array(array)(context, builder)
-            size = context.get_constant(types.intp, context.get_abi_sizeof(element))
-            data = cgutils.alloca_once(builder, element, size=count)
-            data.align = 64  # a vector across two cache lines is stored at half the speed
-            populate_array(
-                result,
-                data=data,
-                shape=[context.get_constant(types.intp, count)],
-                strides=[size],
-                itemsize=size,
-                meminfo=None,
-            )
-            return result._getvalue()
+            # A vector across two cache lines is stored at half the speed.
+            return stack_array(context, builder, array, count, 64)
 
         return array, emit
 

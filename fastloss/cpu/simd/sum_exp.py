@@ -28,44 +28,45 @@ LONGEST_FETCHED = 1 << 16
 
 
 @kernel_part(fastmath=FASTMATH, forceinline=True)
-def of_row(x, start, count, keep, energies):
-    """Return the largest of `count` entries and the sum of their exponentials, which go to `energies` if `keep`."""
+def of_row(x, start, count, keep, exps):
+    """Return the largest of `count` entries and the sum of their exponentials, which go to `exps` if `keep`."""
     top = row_maximum(x, start, start + count)
-    return top, _relative_to(top, x, start, count, keep, energies, 0)
+    return top, _relative_to(top, x, start, count, keep, exps, 0)
 
 
 @kernel_part(fastmath=FASTMATH, forceinline=True)
-def tops_of_rows(x, start, n, count, tops):
-    """Write to `tops` the largest entry of each of `n` rows of `count` entries that follow each other."""
+def row_maxima(x, start, n, count, maxima):
+    """Write to `maxima` the largest entry of each of `n` rows of `count` entries that follow each other."""
     for i in range(n):
-        tops[i] = row_maximum(x, start + i * count, start + (i + 1) * count)
+        maxima[i] = row_maximum(x, start + i * count, start + (i + 1) * count)
 
 
 @kernel_part(fastmath=FASTMATH, forceinline=True)
-def of_rows(x, start, n, together, count, spare, tops, keep, energies, at, stride, sums):
-    """Write to `sums` the sum of the exponentials of each of `n` rows, relative to its entry of `tops`.
+def of_rows(x, start, n, together, count, padding, maxima, keep, exps, at, stride, sums):
+    """Write to `sums` the sum of the exponentials of each of `n` rows, relative to its entry of `maxima`.
 
-    If `keep`, they go to `energies`, those of the first row from place `at` on, the others' `stride` further each; so
-    do numbers of no use for rows that are missing to `together`, TOGETHER or 1. `spare`, a
-    :func:`~fastloss.cpu.simd.stack_arrays.group_array` of entries of `x`, has room for them.
+    If `keep`, they go to `exps`, those of the first row from place `at` on, the others' `stride` further each. A group
+    of fewer than `together` rows, TOGETHER or 1, is padded with zeros in `padding`, a
+    :func:`~fastloss.cpu.simd.stack_arrays.group_array` of entries of `x`, so that a row is rounded alike wherever it
+    stands; the exponentials of the padding are stored too.
     """
     if together == 1:
-        sums[0] = _relative_to(tops[0], x, start, count, keep, energies, at)
+        sums[0] = _relative_to(maxima[0], x, start, count, keep, exps, at)
     elif n == together:
-        _of_four(x, start, count, tops, keep, energies, at, stride, sums)
-    else:  # as a whole group: every row is summed in the same order, wherever it lies
+        _of_four(x, start, count, maxima, keep, exps, at, stride, sums)
+    else:
         for j in range(n * count):
-            spare[j] = x[start + j]
+            padding[j] = x[start + j]
         for j in range(n * count, together * count):
-            spare[j] = 0
-        _of_four(spare, 0, count, tops, keep, energies, at, stride, sums)
+            padding[j] = 0
+        _of_four(padding, 0, count, maxima, keep, exps, at, stride, sums)
 
 
 @kernel_part(fastmath=FASTMATH, forceinline=True)
-def _of_four(x, start, count, tops, keep, energies, at, stride, sums):
+def _of_four(x, start, count, maxima, keep, exps, at, stride, sums):
     wide_vectors()
-    T = type(tops[0])
-    top_a, top_b, top_c, top_d = tops[0], tops[1], tops[2], tops[3]
+    T = type(maxima[0])
+    top_a, top_b, top_c, top_d = maxima[0], maxima[1], maxima[2], maxima[3]
     sum_a = sum_b = sum_c = sum_d = T(0)
     for j in range(count):
         a = exp_difference(load(x, start + j) - top_a)
@@ -73,10 +74,10 @@ def _of_four(x, start, count, tops, keep, energies, at, stride, sums):
         c = exp_difference(load(x, start + 2 * count + j) - top_c)
         d = exp_difference(load(x, start + 3 * count + j) - top_d)
         if keep:
-            store(energies, at + j, a)
-            store(energies, at + stride + j, b)
-            store(energies, at + 2 * stride + j, c)
-            store(energies, at + 3 * stride + j, d)
+            store(exps, at + j, a)
+            store(exps, at + stride + j, b)
+            store(exps, at + 2 * stride + j, c)
+            store(exps, at + 3 * stride + j, d)
         sum_a += a
         sum_b += b
         sum_c += c
@@ -89,8 +90,8 @@ def _of_four(x, start, count, tops, keep, energies, at, stride, sums):
 
 
 @kernel_part(fastmath=FASTMATH, forceinline=True)
-def of_blocks(x, start, count, keep, energies, at, references, factors, operand, results, streamed):
-    """Return what :func:`of_row` does, of a long row, whose exponentials go to `energies` from place `at` on.
+def of_blocks(x, start, count, keep, exps, at, references, factors, operand, results, streamed):
+    """Return what :func:`of_row` does, of a long row, whose exponentials go to `exps` from place `at` on.
 
     Exponentials are relative to the largest entry up to and with their block; what they must be multiplied by goes to
     `factors`, a number for each block, and so much room has `references`. `operand` and `results` are what is read and
@@ -114,36 +115,36 @@ def of_blocks(x, start, count, keep, energies, at, references, factors, operand,
                     if not streamed:
                         fetch_to_write(results[0], start + near)
                         fetch_to_write(results[1], start + near)
-            total += _sum_of(x, start, burst, until, reference, keep, energies, at)
+            total += _sum_of(x, start, burst, until, reference, keep, exps, at)
         references[begin // BLOCK] = reference
         factors[begin // BLOCK] = total
-    energy = 0.0
+    exp_sum = 0.0
     if abs(top) == T(np.inf):
         top = row_maximum(x, start, start + count)
-        energy = np.nan
+        exp_sum = np.nan
     for block in range((count + BLOCK - 1) // BLOCK):
         below = references[block] - top
         factor = exp_nonpositive(T(0) if below > T(0) else below)
-        energy += factors[block] * factor
+        exp_sum += factors[block] * factor
         factors[block] = factor
-    return top, T(energy)
+    return top, T(exp_sum)
 
 
 @kernel_part(fastmath=FASTMATH, forceinline=True)
-def _relative_to(top, x, start, count, keep, energies, at):
-    energy = 0.0
+def _relative_to(top, x, start, count, keep, exps, at):
+    exp_sum = 0.0
     for begin in range(0, count, BLOCK):
-        energy += _sum_of(x, start, begin, min(begin + BLOCK, count), top, keep, energies, at)
-    return type(top)(energy)
+        exp_sum += _sum_of(x, start, begin, min(begin + BLOCK, count), top, keep, exps, at)
+    return type(top)(exp_sum)
 
 
 @kernel_part(fastmath=FASTMATH, forceinline=True)
-def _sum_of(x, start, begin, end, reference, keep, energies, at):
+def _sum_of(x, start, begin, end, reference, keep, exps, at):
     wide_vectors()
     total = type(reference)(0)
     for j in range(begin, end):
         e = exp_difference(load(x, start + j) - reference)
         if keep:
-            store(energies, at + j, e)
+            store(exps, at + j, e)
         total += e
     return total

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core.errors import TypingError
+from numba import TypingError
 
 from fastloss.cuda.device.memory import (
     WIDEST,

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np  # The widest load and store of a thread, in bytes.
+import numpy as np
 
+# The widest load and store of a thread, in bytes.
 WIDEST = 16
 
 

@@ -19,6 +19,7 @@ from fastloss.cuda.device.reduce import THREADS, Total, deliver, divided, grid_o
 from fastloss.cuda.device_array import DeviceArray
 from fastloss.cuda.launch import Kernel
 from fastloss.cuda.views import real_of
+from fastloss.runtime.strides import merged_axes
 
 
 def _element_of(point: Callable[..., Any], arity: int) -> Callable[..., Any]:
@@ -210,21 +211,14 @@ def windows(device: Any, arrays: list[Any], shape: tuple[int, ...]) -> tuple[lis
     Neighbouring axes are merged as far as all arrays allow; where more than three are left the arrays are copied.
     """
     present = [a for a in arrays if type(a) is DeviceArray]
-    groups: list[list[int]] = []
-    for axis in range(len(shape)):
-        if shape[axis] == 1:
-            continue
-        if groups and all(a.strides[groups[-1][-1]] == a.strides[axis] * shape[axis] for a in present):
-            groups[-1].append(axis)
-        else:
-            groups.append([axis])
-    if len(groups) > 3:
+    lengths, merged = merged_axes(present, shape)
+    if len(merged) > 3:
         flat = [device.flat(a) if type(a) is DeviceArray else a for a in arrays]
         return windows(device, flat, (math.prod(shape),))
-    missing = [0] * (3 - len(groups))
-    lengths = [1] * len(missing) + [math.prod([shape[axis] for axis in group]) for group in groups]
+    missing = [0] * (3 - len(merged))
+    lengths = [1] * len(missing) + lengths
     strides = [
-        (*missing, *[a.strides[group[-1]] // a.itemsize for group in groups]) if type(a) is DeviceArray else (0, 0, 0)
+        (*missing, *[a.strides[axis] // a.itemsize for axis in merged]) if type(a) is DeviceArray else (0, 0, 0)
         for a in arrays
     ]
     return arrays, (lengths[1], lengths[2]), strides
