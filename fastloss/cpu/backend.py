@@ -1,4 +1,4 @@
-"""What :mod:`fastloss.call.call` asks of a backend, for host memory. Arrays are NumPy views, see ``call/dispatch.py``."""
+"""What :mod:`fastloss.call.call` asks of a backend, for host memory: arrays are NumPy views."""
 
 from __future__ import annotations
 

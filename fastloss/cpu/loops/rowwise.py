@@ -9,8 +9,8 @@ share pieces; its kernels have arguments of their own.
 
 The others all take the same arguments. Arrays are flat, absent ones are ``()``: x the logits, t a second operand of the
 same shape, y the class indices, and the outputs. Entry (o, c, i) stands at ``(o * columns + c) * inner + i``; row
-``r = o * inner + i`` has its label, entry of `grad_output` and value at place r. They return (row of the first label that
-does not exist or -1, reduced value).
+``r = o * inner + i`` has its label, entry of `grad_output` and value at place r. They return (row of the first label
+that does not exist or -1, reduced value).
 """
 
 from __future__ import annotations

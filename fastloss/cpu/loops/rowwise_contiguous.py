@@ -91,12 +91,6 @@ class Softmax(NamedTuple):
 
 
 @kernel_part(forceinline=True)
-def plus(sums, others):
-    """Return the sums of two triples, one by one."""
-    return sums[0] + others[0], sums[1] + others[1], sums[2] + others[2]
-
-
-@kernel_part(forceinline=True)
 def _scale_at(j, inverse, scales, relative):
     """Return what the exponential that is kept of class `j` is to be multiplied by for its probability."""
     return scales[j // BLOCK] if relative else inverse
@@ -277,21 +271,21 @@ def along(
                 zy = load(x, base + label) - top if indexed else T(0)
                 wy = load_or(weight, label, T(1)) if indexed else T(1)
                 py = load(exps, at + label) * _scale_at(label, inverse, factors, relative) if keep else T(0)
-                abc = (0.0, 0.0, 0.0)
+                a = b = c = 0.0
                 if has_terms:
                     for begin in range(0, columns, TERMS_BLOCK):
                         end = min(begin + TERMS_BLOCK, columns)
                         scale, target = _scale_at(begin, inverse, factors, relative), place_in(label, begin, end)
-                        of_block = (T(0), T(0), T(0))
+                        of_a = of_b = of_c = T(0)
                         for place in range(end - begin):
                             j = begin + place
                             z = load(x, base + j) - top
                             p = (load(exps, at + j) if keep else exp_difference(z)) * scale if softmax else T(0)
                             s, w = load_or(t, base + j, T(1)), load_or(weight, j, T(1))
-                            of_block = plus(of_block, terms(z, p, s, w, np.int32(place) == target, zy, wy, numbers))
-                        abc = plus(abc, of_block)
-                abc = (T(abc[0]), T(abc[1]), T(abc[2]))
-                value, coefs = finish(top, log_sum(exp_sum) if softmax else T(0), abc, zy, wy, numbers)
+                            u, v, q = terms(z, p, s, w, np.int32(place) == target, zy, wy, numbers)
+                            of_a, of_b, of_c = of_a + u, of_b + v, of_c + q
+                        a, b, c = a + of_a, b + of_b, c + of_c
+                value, coefs = finish(top, log_sum(exp_sum) if softmax else T(0), (T(a), T(b), T(c)), zy, wy, numbers)
                 store(values, r, value)
                 total += value
                 g = load_or(grad_output, r, factor)

@@ -307,8 +307,9 @@ def _part(array, start, stop):
 
 def _lent(context: Any, builder: Any, kind: Any, value: Any) -> Any:
     if isinstance(kind, types.BaseTuple):
-        parts = unpacked(builder, value, len(kind))
-        lent = [_lent(context, builder, *each) for each in zip(kind, parts, strict=True)]
+        members: Any = kind
+        pairs = zip(members, unpacked(builder, value, len(members)), strict=True)
+        lent = [_lent(context, builder, *pair) for pair in pairs]
         return context.make_tuple(builder, kind, lent)
     if isinstance(kind, types.Array):
         return uncounted(context, builder, kind, value)
