@@ -26,7 +26,7 @@ def plan(planning: Planning, job: Alignment) -> Plan:
     mode = planning.mode
     for operand, name in zip((job.input_lengths, job.target_lengths), ("input_lengths", "target_lengths"), strict=True):
         if operand is None:
-            raise TypeError(f"{name} must be an array, got None")
+            raise TypeError(f"{name} must be an array, got NoneType")
     x, targets = planning.enter((job.log_probs, job.targets), _NAMES)
     backend = planning.space.backend
     check_float(x, "log_probs")

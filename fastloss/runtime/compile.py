@@ -145,14 +145,14 @@ class Kernel:
         self.compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH, **NOT_FROM_C)(body)
         self.found: dict[Any, Callable[..., Any]] = {}
 
-    def machine_code(self, arguments: tuple[Any, ...], flat: bool = False) -> Callable[..., Any]:
+    def machine_code(self, arguments: tuple[Any, ...], flat: bool, params: int) -> Callable[..., Any]:
         """Return what runs arguments of these types, compiled where it is not yet; `flat`: once arrays are made flat.
 
-        Arrays are writable and in C order, and the numbers in tuples are floats, as many as the maths has parameters.
+        Arrays are writable and in C order, and tuples hold `params` floats in all.
         Numba's dispatcher would look at every argument of every call: a microsecond or more of six for a small loss.
         """
         # What tells the types of arguments apart: kernels take flat arrays, numbers, and tuples of numbers.
-        key = (*map(type, arguments), *map(getattr, arguments, repeat("dtype"), repeat(None)))
+        key = (params, *map(type, arguments), *map(getattr, arguments, repeat("dtype"), repeat(None)))
         code = self.found.get(key)
         if code is None:
             if flat:
@@ -161,9 +161,13 @@ class Kernel:
             code = self.found[key] = self.compiled.compile(types)
         return code
 
-    def launch(self, units: int, work: int, arguments: tuple[Any, ...], flat: bool = False) -> Launch:
+    def launch(
+        self, units: int, work: int, arguments: tuple[Any, ...], flat: bool = False, params: int | None = None
+    ) -> Launch:
         """Return what runs over `units` that hold `work` elements in all, for arguments of the types of these."""
-        return launch_of(self.machine_code(arguments, flat), units, work)
+        if params is None:
+            params = sum([len(a) for a in arguments if type(a) is tuple])
+        return launch_of(self.machine_code(arguments, flat, params), units, work)
 
     def __call__(self, units: int, work: int, *args: Any) -> Any:
         """Run over `units` that hold `work` elements in all, on this thread or on several."""

@@ -12,7 +12,7 @@ from numba.extending import overload
 
 from fastloss.cpu.simd.llvm_hints import interleaved, is_absent, separate_arrays, vector_function, wide_vectors
 from fastloss.cpu.simd.memory import cast, load, load_or, part, present, store, store_each, stream, stream_each
-from fastloss.cpu.simd.nontemporal import STREAMED_FROM, are_streamed, item_bytes
+from fastloss.cpu.simd.nontemporal import are_streamed, moves_enough
 from fastloss.cpu.simd.stack_arrays import TILE, tile_array
 from fastloss.cpu.simd.work_queue import shared
 from fastloss.cpu.windows import ALL_FLAT, FLAT, flat_window
@@ -229,8 +229,8 @@ def plan(
             return params, scale / divisor if divisor else math.nan
 
         sample = (*operands, *results, *arguments(1.0, 1.0, True))
-        launch = contiguous_kernel(point, arity).launch(size, size, sample, flat=True)
-        if not is_small(size) and size * item_bytes((*operands, *results)) >= STREAMED_FROM:
+        launch = contiguous_kernel(point, arity).launch(size, size, sample, flat=True, params=len(params))
+        if not is_small(size) and moves_enough(size, (*operands, *results)):
             launch = launch._replace(code=_streaming(point, arity, size, launch.code))
         return KernelPlan(launch, ALL_FLAT, arguments)
     reads, windows, layout = staging(operands, first.shape)
@@ -240,7 +240,7 @@ def plan(
 
     sample = (*windows, *results, *staged(1.0, 1.0, True))
     raw = _copied_window not in reads and all(whole_strides(a) for a in present)
-    return KernelPlan(staged_kernel(point, arity).launch(size, size, sample), reads, staged, raw=raw)
+    return KernelPlan(staged_kernel(point, arity).launch(size, size, sample, params=len(params)), reads, staged, raw=raw)
 
 
 def _streaming(point: Callable[..., Any], arity: int, size: int, stored: Callable[..., Any]) -> Callable[..., Any]:

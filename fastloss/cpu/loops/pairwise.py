@@ -11,7 +11,7 @@ from typing import Any
 
 from fastloss.cpu.simd.llvm_hints import maximum, vector_function
 from fastloss.cpu.simd.memory import cast, load, load_or, store, store_each, stream, stream_each
-from fastloss.cpu.simd.nontemporal import STREAMED_FROM, are_streamed, item_bytes
+from fastloss.cpu.simd.nontemporal import are_streamed, moves_enough
 from fastloss.cpu.simd.work_queue import shared
 from fastloss.cpu.windows import ALL_FLAT
 from fastloss.define.descriptions import PairMaths
@@ -87,8 +87,8 @@ def plan(
         return params, scale / divisor, count, columns
 
     work = count * columns
-    launch = kernel(maths).launch(count, work, (*operands, *results, *numbers(1.0, 1.0, True)), flat=True)
-    if not is_small(work) and work * item_bytes((*operands[:3], *results)) >= STREAMED_FROM:
+    launch = kernel(maths).launch(count, work, (*operands, *results, *numbers(1.0, 1.0, True)), flat=True, params=len(params))
+    if not is_small(work) and moves_enough(work, (*operands[:3], *results)):
         launch = launch._replace(code=_streaming(maths, count, columns, launch.code))
     return KernelPlan(launch, ALL_FLAT, numbers)
 

@@ -27,7 +27,7 @@ from fastloss.cpu.loops.rowwise_contiguous import along
 from fastloss.cpu.loops.rowwise_target_only import gather
 from fastloss.cpu.loops.rowwise_transposed import STEP, across
 from fastloss.cpu.simd.memory import cast, load
-from fastloss.cpu.simd.nontemporal import STREAMED_FROM, are_streamed, item_bytes
+from fastloss.cpu.simd.nontemporal import are_streamed, moves_enough
 from fastloss.cpu.simd.stack_arrays import LANES
 from fastloss.cpu.simd.work_queue import shared
 from fastloss.cpu.windows import ALL_FLAT
@@ -164,11 +164,11 @@ def plan(
 
 def _launch(maths: RowMaths, layout: str, units: int, work: int, size: int, sample: tuple[Any, ...]) -> Launch:
     """Return the loop of a layout for arguments of the types of `sample`, whose input has `size` elements."""
-    launch = kernel(maths, layout).launch(units, work, sample, flat=True)
+    launch = kernel(maths, layout).launch(units, work, sample, flat=True, params=len(sample[10]))
     past = {"along": "streamed", "long": "streamed_long"}.get(layout)
     # Where every entry has much arithmetic of its own, as in multilabel_soft_margin_loss, which has neither a softmax
     # nor a label for the row, streaming took 1.15 of the time at 1000 classes.
-    large = not is_small(work) and size * item_bytes((*sample[:2], *sample[6:10])) >= STREAMED_FROM
+    large = not is_small(work) and moves_enough(size, (*sample[:2], *sample[6:10]))
     if not large or past is None or not (maths.softmax or maths.indexed):
         return launch
     return launch._replace(code=_streaming(maths, past, units, work, launch.code))

@@ -39,9 +39,9 @@ from fastloss.runtime.compile import kernel_part
 STREAMED_FROM = 32 << 20
 
 
-def item_bytes(arrays: Iterable[Any]) -> int:
-    """Return the bytes of one element of each of arrays, absent ones ``()``."""
-    return sum([a.itemsize for a in arrays if type(a) is not tuple])
+def moves_enough(size: int, arrays: Iterable[Any]) -> bool:
+    """Return whether arrays of `size` elements and of the types of these, absent ones ``()``, may be streamed at all."""
+    return size * sum([a.itemsize for a in arrays if type(a) is not tuple]) >= STREAMED_FROM
 
 
 def are_streamed(inputs: Iterable[Any], outputs: Iterable[Any], columns: int = LINE_BYTES) -> bool:
