@@ -139,8 +139,11 @@ class PretendSpace:
 
     output = view
 
-    def wrap(self, view: Any, like: Any) -> Any:
-        return view
+    def wrapping(self, view_dtype: Any, dtype: Any) -> None:
+        """Return None: results are the views."""
+
+    def one(self, dtype: Any) -> None:
+        """Return None: a reduced value is what the kernel gives."""
 
     def scalar(self, value: Any, dtype: Any) -> Any:
         return value

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 
@@ -120,6 +122,20 @@ class DeviceArray:
         return DeviceArray(pointer, tuple(shape), self.dtype, self.owner, self.strides)
 
 
+_address = attrgetter("pointer")
+
+
+def addresses(arrays: tuple[Any, ...]) -> tuple[int, ...]:
+    """Return where the arrays lie that are not absent, ``()``."""
+    return tuple(map(_address, filter(None, arrays)))
+
+
+def like(dtype: Any) -> DeviceArray:
+    """Return what stands for an array of a dtype where only its type counts."""
+    return DeviceArray(0, (0,), dtype, None)
+
+
+@functools.lru_cache(1024)
 def contiguous_strides(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
     """Return the strides, in bytes, of a C-contiguous array."""
     strides = []

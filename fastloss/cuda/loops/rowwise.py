@@ -16,33 +16,39 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from fastloss.cuda.device.block import added, block, blocks, maximum, meet, over, thread, threads
-from fastloss.cuda.device.memory import label_at, load, load_or, load_pack, store, store_derivatives, store_pack
+from fastloss.cuda.device.memory import WIDEST, label_at, load, load_or, load_pack, store, store_derivatives, store_pack
 from fastloss.cuda.device.numba_cuda import SIMULATED
 from fastloss.cuda.device.online_softmax import gauge
 from fastloss.cuda.device.packs import filled, total_of
-from fastloss.cuda.device.reduce import THREADS, Total, deliver, divided, grid_of
+from fastloss.cuda.device.reduce import THREADS, deliver, divided, grid_of
 from fastloss.cuda.device.shared_rows import put_on_shelf, reader, room, shelf_is_full, shelf_like
-from fastloss.cuda.device_array import DeviceArray
+from fastloss.cuda.device_array import DeviceArray, addresses
 from fastloss.cuda.launch import Kernel
-from fastloss.cuda.loops.check_labels import survey
-from fastloss.cuda.loops.elementwise import pack_width
+from fastloss.cuda.loops import check_labels
 from fastloss.cuda.loops.row_maths import packed
 from fastloss.cuda.loops.rowwise_split import run_split, suits
 from fastloss.cuda.loops.rowwise_target_only import gather_kernel
+from fastloss.cuda.planned import Form, itself, looping, no_queue, numbers_of, unaligned
 from fastloss.cuda.views import real_of
 from fastloss.define.descriptions import RowMaths
 from fastloss.define.scalars import exp_nonpositive, log
+from fastloss.runtime.compile import Launch
+from fastloss.runtime.plans import KernelPlan, count_present
 
 # Threads of a group, and the packs of a row up to which a group is that small. Registers let a multiprocessor have 1024
 # threads, and its 228 KB are to hold what they keep: the warps of a block of 256 keep 32 KB at most, four blocks
 # 128 KB; a row of 64 KB leaves room for three blocks. Of longer rows two or one fit, and a block has more threads.
 GROUPS = ((1, 2), (4, 6), (8, 24)) if SIMULATED else ((1, 4), (8, 32), (32, 256), (256, 4096))
 LARGEST_GROUP = 16 if SIMULATED else 512
+
+# Which of the operands and results are read and written in packs: not labels, upstream factors and values.
+IN_PACKS = frozenset((0, 1, 3, 6, 7, 8, 9))
 
 # Groups from this size on keep their row.
 KEEPING = 4 if SIMULATED else 32
@@ -198,6 +204,82 @@ def kept_of(space: int, lanes: int, width: int, columns: int) -> int:
     return columns if columns <= share else share // (lanes * width) * lanes * width
 
 
+def plan(
+    device: Any,
+    maths: RowMaths,
+    operands: tuple[Any, ...],
+    results: tuple[Any, ...],
+    params: tuple[float, ...] | None,
+    shape: tuple[int, int, int],
+    ignore_index: int,
+) -> KernelPlan:
+    """Plan a row loss, see :func:`fastloss.cpu.loops.rowwise.plan`.
+
+    The reduced value is a device scalar. Only the check of the class indices waits for the device.
+    """
+    outer, columns, inner = shape
+    x, labels, arrays = operands[0], operands[2], (*operands, *results)
+    real, numbers = real_of(x.dtype), None if params is None else tuple([float(p) for p in params])
+    launch = _launching(device, maths, real, arrays, numbers, shape, ignore_index)
+    survey = check_labels.plan(device, real, labels, operands[3], columns, ignore_index) if maths.indexed else None
+    fills = [k for k in range(6, 10) if maths.sparse and type(arrays[k]) is not tuple]
+
+    def code(*args: Any) -> Any:
+        scale, by, check = args[10:13]
+        given = numbers
+        if given is None:  # a map of rows, whose parameter is the factor
+            given, scale, by = (scale,), 1.0, 1
+        elif survey is not None and (check or by == 0):
+            strange, counted = survey(args[2], args[3], check)
+            if strange >= 0:
+                return strange, None
+            by = by or counted
+        if fills and args[0].pointer not in [args[k].pointer for k in fills]:
+            for k in fills:  # else an entry is read before the kernel writes zeros in its place
+                device.fill(args[k], 0.0)
+        return -1, launch(args[:10], given, scale if type(by) is DeviceArray else scale / by, by)
+
+    reads = tuple([itself if a.is_contiguous() else device.flat for a in operands if type(a) is not tuple])
+    return KernelPlan(Launch(code, no_queue), reads, numbers_of, labelled=True, divided=True)
+
+
+def _launching(
+    device: Any, maths: RowMaths, real: Any, arrays: tuple[Any, ...], params: Any, shape: tuple[int, int, int], ignore: int
+) -> Callable[..., Any]:
+    """Return what launches a row loss over `arrays` like these, with parameters, factor and divisor, and returns the value."""
+    outer, columns, inner = shape
+    count, x = outer * inner, arrays[0]
+    widest = 1 if inner > 1 or columns % (WIDEST // x.itemsize) else WIDEST // x.itemsize
+    packed = [arrays[k].itemsize if k in IN_PACKS and widest > 1 else 0 for k in range(10) if type(arrays[k]) is not tuple]
+    misaligned = unaligned(widest, packed)
+    if suits(maths, count, columns, inner) and not maths.sparse:
+
+        def split(given: tuple[Any, ...], *numbers: Any) -> Any:
+            width = 1 if misaligned(addresses(given)) else widest
+            return run_split(device, maths, width, real, given, *numbers, count, columns, ignore).result()
+
+        return split
+    visits = maths.softmax + (maths.terms is not None) + any(type(a) is not tuple for a in arrays[6:])
+
+    def gather(replaces: bool) -> Form:
+        sizes = (count, columns, inner, ignore, int(replaces))
+        return Form(gather_kernel(maths), grid_of(count, THREADS), sizes)
+
+    def group(single: bool) -> Form:
+        width = 1 if single else widest
+        lanes = 1 if inner > 1 else group_of(columns // width)
+        kept = kept_of(room(device) // x.itemsize, lanes, width, columns) if lanes >= KEEPING and visits > 1 else 0
+        shared = kept * x.itemsize * (block_of(lanes) // lanes)
+        grid = grid_of(count * lanes, block_of(lanes), -(-columns // (width * lanes)))
+        kernel = group_kernel(maths, lanes, width, inner > 1, kept > 0)
+        return Form(kernel, grid, (count, columns, inner, kept, ignore), shared=shared)
+
+    first = count_present(arrays[:6])
+    look = (lambda pointers: pointers[0] in pointers[first:]) if maths.sparse else misaligned
+    run = looping(device, real, arrays, 1 if params is None else len(params), look, gather if maths.sparse else group)
+    return lambda given, *numbers: run(addresses(given), *numbers)
+
+
 def run(
     device: Any,
     maths: RowMaths,
@@ -218,47 +300,8 @@ def run(
 ) -> tuple[int, Any]:
     """Run a row loss and return (row of the first class index that does not exist or -1, reduced value).
 
-    The parameters are those of :func:`fastloss.cpu.loops.rowwise.run`; the reduced value is a device scalar. Only the
-    check of the class indices waits for the device.
+    The parameters are those of :func:`fastloss.cpu.loops.rowwise.run`; the reduced value is a device scalar.
     """
-    outer, columns, inner = shape
-    count = outer * inner
-    real = real_of(x.dtype)
-    by: Any = divisor
-    if maths.indexed and (check or divisor == 0):
-        strange, counted = survey(device, real, target, weight, columns, ignore_index, check)
-        if strange >= 0:
-            return strange, None
-        by = divisor or counted
-    factor = scale if type(by) is DeviceArray else scale / by
-    numbers = tuple([float(p) for p in params])
-    arrays = (x, operand, target, weight, upstream, values, *grads, second)
-    if maths.sparse:
-        results = [result for result in (*grads, second) if type(result) is DeviceArray]
-        replaces = any(result.pointer == x.pointer for result in results)
-        if not replaces:  # else an entry is read before the kernel writes zeros in its place
-            for result in results:
-                device.fill(result, 0.0)
-        grid = grid_of(count, THREADS)
-        total = Total(device, grid, real, values == (), by)
-        gather_kernel(maths).launch(
-            device, grid, real, *arrays, numbers, factor, count, columns, inner, ignore_index, int(replaces),
-            *total.arguments,
-        )  # fmt: skip
-        return -1, total.result()
-    in_packs = [a for a in (x, operand, weight, *grads, second) if type(a) is DeviceArray]
-    width = 1 if inner > 1 else pack_width(x.itemsize, in_packs, columns)
-    if suits(maths, count, columns, inner):
-        total = run_split(device, maths, width, real, arrays, numbers, factor, by, count, columns, ignore_index)
-    else:
-        lanes = 1 if inner > 1 else group_of(columns // width)
-        visits = maths.softmax + (maths.terms is not None) + any(a != () for a in (*grads, second))
-        kept = kept_of(room(device) // x.itemsize, lanes, width, columns) if lanes >= KEEPING and visits > 1 else 0
-        shared = kept * x.itemsize * (block_of(lanes) // lanes)
-        grid = grid_of(count * lanes, block_of(lanes), -(-columns // (width * lanes)))
-        total = Total(device, grid, real, values == (), by)
-        group_kernel(maths, lanes, width, inner > 1, kept > 0).launch(
-            device, grid, real, *arrays, numbers, factor, count, columns, inner, kept, ignore_index, *total.arguments,
-            shared=shared,
-        )  # fmt: skip
-    return -1, total.result()
+    operands, results = (x, operand, target, weight, upstream), (values, *grads, second)
+    planned = plan(device, maths, operands, results, params, shape, ignore_index)
+    return planned.run(operands, results, scale, divisor, check)
