@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import sys
 import warnings
@@ -133,6 +134,9 @@ class PretendSpace:
         view = DeviceArray(self.next, shape, dtype, "pretended")
         self.next += -(-view.size * view.itemsize // 512) * 512 + 512
         return view
+
+    def maker(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        return functools.partial(self.allocate, shape, dtype)
 
     def view(self, array: Any, name: str) -> Any:
         return array

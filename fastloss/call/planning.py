@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple, NoReturn
 
 from fastloss.call.checks import Shape, check_float, check_shape
-from fastloss.call.dispatch import space_of
+from fastloss.call.dispatch import lowering, space_of
 from fastloss.call.request import Mode, Request, is_number
 from fastloss.cpu.arrays import reading
 from fastloss.define.descriptions import Loss
@@ -90,6 +90,8 @@ class Planning:
         operand.name = name
         if operand.view is None:
             lower = getattr(self.space, "lower", None)
+            if lower is None and lowering(operand.given) != self.space.reader:
+                self.kept = False  # of another library or stream, which every call waits for
             low = self.space.view(operand.given, name) if lower is None else lower(operand.given, name)
             operand.read = None if lower is None else reading(low)
             operand.view = low if operand.read is None else self.space.view(operand.given, name)

@@ -159,7 +159,8 @@ def lowering(array: Any) -> Callable[[Any], Any] | None:
         return _bfloat16_memory if array.dtype is sys.modules["torch"].bfloat16 else _plain_memory
     if isinstance(array, np.ndarray):
         return None if isinstance(array, np.ma.MaskedArray) else _base_array
-    return np.from_dlpack if hasattr(array, "__dlpack__") and not isinstance(array, np.generic) else None
+    exports = hasattr(array, "__dlpack__") and not isinstance(array, np.generic)
+    return np.from_dlpack if exports and array.__dlpack_device__()[0] == 1 else None  # 1: memory of the host
 
 
 _base_array = methodcaller("view", np.ndarray)

@@ -54,13 +54,9 @@ class Backend:
         """The bytes of shared memory that rows may be kept in, for a block."""
         return shared_memory_of(self.ordinal)
 
-    def is_current(self) -> bool:
-        """Return whether this device is the current one."""
-        return SIMULATED or current_device() == self.ordinal
-
     def activated(self) -> Any:
         """Return a context in which this device is the current one."""
-        return _NOTHING if self.is_current() else cuda.gpus[self.ordinal]
+        return _NOTHING if SIMULATED or current_device() == self.ordinal else cuda.gpus[self.ordinal]
 
     # -- plans ----------------------------------------------------------------------------------------------------
 
@@ -116,7 +112,7 @@ class Backend:
 
     def maker(self, shape: tuple[int, ...], dtype: Any) -> Callable[[], DeviceArray]:
         """Return what makes such arrays."""
-        return functools.partial(self.space.allocate, tuple(shape), dtype)
+        return self.space.maker(tuple(shape), dtype)  # type: ignore[no-any-return]
 
     @staticmethod
     def sample(dtype: Any) -> DeviceArray:

@@ -53,8 +53,8 @@ class DeviceArray:
     def is_contiguous(self) -> bool:
         """Return whether the elements lie in C order without gaps; strides of axes of length 1 do not matter."""
         step = self.dtype.itemsize
-        if len(self.shape) == 1:
-            return self.strides[0] == step or self.shape[0] <= 1
+        if self.strides == contiguous_strides(self.shape, step):
+            return True
         for length, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
             if length == 0:
                 return True

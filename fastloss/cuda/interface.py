@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastloss.cuda.device.numba_cuda import SIMULATED
 from fastloss.cuda.device_array import DeviceArray
 from fastloss.cuda.views import F32, F64
 from fastloss.runtime.dtypes import BF16_BITS, F16_BITS
@@ -18,6 +19,13 @@ def interface_of(array: Any) -> Any:
     if interface is None and hasattr(array, "__cuda_ndarray__"):
         interface = getattr(array, "__array_interface__", None)
     return interface
+
+
+def address_of(array: Any) -> int:
+    """Return where an array of Numba's lies."""
+    if SIMULATED:
+        return int(interface_of(array)["data"][0])
+    return array.device_ctypes_pointer.value or 0  # its interface costs more than a launch
 
 
 def kernel_dtype(typestr: str, dtype: Any) -> Any:
