@@ -278,6 +278,12 @@ class Outputs:
                 places[written.slot] = place
         return itemgetter(*places)
 
+    def arranged(self) -> Callable[[list[Any]], Any]:
+        """Return what puts those of the arrays made that a kernel writes in the order of its five slots."""
+        written = [(one.slot % 5, place) for place, one in enumerate(self._written) if one.slot is not None]
+        places = [place for _, place in sorted(written)]
+        return tuple if places == [*range(len(self._written))] else lambda made: [made[place] for place in places]
+
     def slots_written(self) -> list[int | None]:
         """Return the kernel's slot of each array that is made, None where it is not just made flat."""
         plain = self._flat is self.backend.flat

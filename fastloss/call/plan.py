@@ -30,11 +30,29 @@ class Plan(NamedTuple):
     """What is kept of a kind of call.
 
     `compute` serves every call of the kind. Where the arrays are plain ones of NumPy, `parts` say how the kernel is called
-    without a look-up or a call that could be done without (see ``direct.py``).
+    without a look-up or a call that could be done without (see ``direct.py``); on a device `addressed` does.
     """
 
     compute: Compute
     parts: Parts | None = None
+    addressed: Addressed | None = None
+
+
+class Addressed(NamedTuple):
+    """A kernel that is handed addresses, and what is made of its result (see ``by_address.py``)."""
+
+    space: Any
+    at: Callable[..., Any]
+    pick: Callable[[tuple[Any, ...]], tuple[Any, ...]]  # operands of a call's arrays
+    makes: tuple[Callable[[], Any], ...]
+    arrange: Callable[[list[Any]], Any]  # the kernel's results, in its order, of what was made
+    scale: float
+    divisor: float
+    labelled: bool
+    dtype: Any
+    finish: Any
+    answer: Answer
+    reduces: bool
 
 
 class Parts(NamedTuple):
@@ -86,6 +104,12 @@ def kernel_call(
     one, scalar = planning.space.one(dtype), planning.space.scalar
     reduces = planning.mode.value and not each
     answer = answering(planning.mode, each and planning.mode.value)
+    addressed = None
+    if kernel.at is not None and domain is None and make is None and not (callable(scale) or callable(divisor)):
+        addressed = Addressed(
+            planning.space, kernel.at, pick, makes, outputs.arranged(), scale, divisor, labelled, dtype, finish, answer,
+            reduces,
+        )  # fmt: skip
 
     def compute(arrays: tuple[Any, ...], request: Request) -> Any:
         if writes_over and domain is not None:
@@ -114,7 +138,7 @@ def kernel_call(
             return answer(None, made)
         return answer(total * one if one is not None else scalar(total, dtype), made)
 
-    return Plan(compute, _parts_of(planning, kernel, reads, outputs, reduces, scale, divisor, domain, slots, answer))
+    return Plan(compute, _parts_of(planning, kernel, reads, outputs, reduces, scale, divisor, domain, slots, answer), addressed)
 
 
 def _parts_of(

@@ -12,7 +12,7 @@ import numpy as np
 import fastloss.cuda  # noqa: F401  (registers the maths)
 from fastloss.cuda import memory
 from fastloss.cuda.device.numba_cuda import SIMULATED, cuda
-from fastloss.cuda.device_array import DeviceArray, like
+from fastloss.cuda.device_array import DeviceArray, addresses, like
 from fastloss.cuda.driver import current_device, read_memory, shared_memory_of, write_memory
 from fastloss.cuda.loops import check_labels, ctc, elementwise, indexing, pairwise, rowwise
 from fastloss.cuda.loops import multilabel as label_sets
@@ -133,6 +133,10 @@ class Backend:
         """Return a zero-dimensional array for a reduced value."""
         return self.empty((), real_of(dtype))
 
+    def filling(self, size: int, dtype: Any) -> Callable[[tuple[Any, ...]], None]:
+        """Return what writes a value to contiguous memory, given (address, value, size)."""
+        return memory.filling(self, size, dtype)
+
     def fill(self, view: DeviceArray, value: float) -> None:
         """Write `value` to every element of a contiguous view."""
         memory.fill(self, view, value)
@@ -145,7 +149,7 @@ class Backend:
         self, target: DeviceArray, weight: Any, columns: int, ignore: int, check: bool, real: Any
     ) -> tuple[int, DeviceArray]:
         """Return (first row whose class does not exist or -1, summed weight of the rows that count, a scalar)."""
-        return check_labels.plan(self, real, target, weight, columns, ignore)(target, weight, check)
+        return check_labels.plan(self, real, target, weight, columns, ignore)(addresses((target, weight)), check)
 
     def add_to(self, target: DeviceArray, source: DeviceArray) -> None:
         """Add `source` to `target`, contiguous and of one real dtype; one row of `source` is added to every row."""

@@ -144,29 +144,29 @@ def prepared(
     The first one loads the kernel, and looks at the type of every argument; those after it do not. Of the arrays in
     `args` nothing but their dtypes is kept.
     """
-    like, launch, ordinal = _filled(args, repeat(0)), None, device.ordinal
+    like, launch, ordinal = with_values(args, repeat(0)), None, device.ordinal
 
     def start(values: Sequence[Any]) -> None:
         nonlocal launch
         if launch is None:
-            loaded = kernel.launch(device, blocks, real, *_filled(like, iter(values)), shared=shared)
+            loaded = kernel.launch(device, blocks, real, *with_values(like, iter(values)), shared=shared)
             launch = None if loaded is None else loaded.starter(blocks, shared)
         elif current_device() == ordinal:
-            launch(device.stream, values)
+            launch(device.space.current_stream(), values)
         else:
             with device.activated():
-                launch(device.stream, values)
+                launch(device.space.current_stream(), values)
 
     return start
 
 
-def _filled(args: tuple[Any, ...], values: Iterator[Any]) -> tuple[Any, ...]:
+def with_values(args: tuple[Any, ...], values: Iterator[Any]) -> tuple[Any, ...]:
     """Return launch arguments of the types of others: each array and number is the next of `values`."""
     filled: list[Any] = []
     for argument in args:
         kind = type(argument)
         if kind is tuple:
-            filled.append(_filled(argument, values))
+            filled.append(with_values(argument, values))
         else:
             value = next(values)
             filled.append(DeviceArray(value, (0,), argument.dtype, None) if kind is DeviceArray else kind(value))

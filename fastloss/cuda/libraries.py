@@ -10,7 +10,7 @@ import functools
 import sys
 from collections.abc import Callable
 from itertools import repeat
-from operator import and_
+from operator import and_, attrgetter, methodcaller
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,16 @@ class DeviceSpace:
         self.ordinal, self.stream = ordinal, stream
         self.device = f"cuda:{ordinal}"
         self.reader = self.read  # one object, by which kinds of call are told apart
+
+    @property
+    def layout(self) -> Callable[[Any], Any] | None:
+        """What gives all that decides how one of the library's arrays is read, but its address; None: nothing does."""
+        return attrgetter("dtype", "shape", "strides", "stream") if _NUMBA_ARRAY is not None and _single_device() else None
+
+    @property
+    def address(self) -> Callable[[Any], int]:
+        """What gives the address of one of the library's arrays that is not empty."""
+        return attrgetter("device_ctypes_pointer.value")
 
     @functools.cached_property
     def backend(self) -> Any:
@@ -190,6 +200,8 @@ class CupySpace(DeviceSpace):
     """CuPy arrays."""
 
     name = "CuPy"
+    layout = attrgetter("dtype", "shape", "strides", "device.id")
+    address = attrgetter("data.ptr")
 
     def owns(self, array: Any) -> bool:
         return isinstance(array, sys.modules["cupy"].ndarray)
@@ -243,6 +255,12 @@ class TorchSpace(DeviceSpace):
     """torch tensors in CUDA memory."""
 
     name = "torch"
+    address = methodcaller("data_ptr")
+
+    @staticmethod
+    def layout(tensor: Any) -> Any:
+        return tensor.dtype, tensor.shape, tensor.stride(), tensor.device
+
     adds_products = True
 
     @property

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 from fastloss.cuda.device.block import block, blocks, thread, threads
 from fastloss.cuda.device.memory import copy_element, load, store
 from fastloss.cuda.device.reduce import THREADS, grid_of
-from fastloss.cuda.device_array import DeviceArray
-from fastloss.cuda.launch import Kernel
+from fastloss.cuda.device_array import DeviceArray, like
+from fastloss.cuda.launch import Kernel, prepared
 from fastloss.cuda.loops.elementwise import merged, place_of
 from fastloss.cuda.views import F32, real_of
 
@@ -57,11 +58,15 @@ def _fill_kernel() -> Kernel:
     return Kernel("fill", fill, THREADS)
 
 
+def filling(device: Any, size: int, dtype: Any) -> Callable[[tuple[Any, ...]], None]:
+    """Return what writes a value to contiguous memory, given (address, value, size)."""
+    return prepared(_fill_kernel(), device, grid_of(size, THREADS), real_of(dtype), (like(dtype), 0.0, size))
+
+
 def fill(device: Any, target: DeviceArray, value: float) -> None:
     """Write `value` to every element of a contiguous array."""
     if target.size:
-        grid = grid_of(target.size, THREADS)
-        _fill_kernel().launch(device, grid, real_of(target.dtype), target, float(value), target.size)
+        filling(device, target.size, target.dtype)((target.pointer, float(value), target.size))
 
 
 @functools.cache

@@ -8,9 +8,13 @@ from typing import Any, NamedTuple
 
 from fastloss.cuda.device.memory import WIDEST
 from fastloss.cuda.device.reduce import Combine, combining
-from fastloss.cuda.device_array import DeviceArray, like
+from fastloss.cuda.device_array import DeviceArray, addresses, like
 from fastloss.cuda.launch import Kernel, prepared
-from fastloss.runtime.plans import count_present
+from fastloss.runtime.compile import Launch
+from fastloss.runtime.plans import KernelPlan, count_present
+
+# Runs a loop given the addresses of its arrays, the scale of the derivatives, a divisor, and whether to check labels.
+At = Callable[[tuple[int, ...], float, Any, bool], Any]
 
 # Says of the addresses of a loop's arrays which of two forms its launch has.
 Look = Callable[[tuple[int, ...]], bool]
@@ -51,8 +55,8 @@ def looping(
 ) -> Run:
     """Return what runs a loop over arrays like these, five operands and five results, and returns the reduced value.
 
-    That is a device scalar, or None where values are a result. Alignment is no part of a kind of call, so that `look` is
-    asked at every call: a new array of the library may lie anywhere, and so may the next chunk of one that is worked
+    That is a device scalar, or None where values are a result. Alignment is no part of a kind of call, so that `look`
+    is asked at every call: a new array of the library may lie anywhere, and so may the next chunk of one that is worked
     through.
     """
     reduces, read = type(arrays[5]) is tuple, count_present(arrays[:5])
@@ -84,7 +88,7 @@ def looping(
 
 
 def unaligned(width: int, itemsizes: list[int]) -> Look:
-    """Return what says whether one of the addresses forbids packs of `width` elements; an item of 0 bytes lies anywhere."""
+    """Return what says whether an address forbids packs of `width` elements; items of 0 bytes may lie anywhere."""
     masks = [min(WIDEST, width * size) - 1 if size else 0 for size in itemsizes]
     return lambda pointers: any(map(and_, pointers, masks))
 
@@ -94,13 +98,30 @@ def never(pointers: tuple[int, ...]) -> bool:
     return False
 
 
+def planned(at: At, reads: tuple[Any, ...], **rest: bool) -> KernelPlan:
+    """Return the plan of a loop of five operands and five results; `reads` may copy operands."""
+
+    def code(*args: Any) -> Any:
+        return at(addresses(args[:10]), *args[10:13])
+
+    as_they_lie = all(read is itself for read in reads)
+    return KernelPlan(Launch(code, no_queue), reads, numbers_of, divided=True, at=at if as_they_lie else None, **rest)
+
+
+def run_once(plan: KernelPlan, operands: tuple[Any, ...], results: tuple[Any, ...], *numbers: Any) -> Any:
+    """Run a plan with operands that are to be read."""
+    reads = iter(plan.reads)
+    read = [a if type(a) is tuple else next(reads)(a) for a in operands]
+    return plan.launch.code(*read, *results, *numbers)
+
+
 def numbers_of(scale: float, divisor: Any, check: bool) -> tuple[Any, ...]:
     """Return what follows the arrays of a loop on a device."""
     return scale, divisor, check
 
 
 def no_queue() -> None:
-    """A device shares out the work by itself."""
+    """Return no queue: a device shares out the work by itself."""
 
 
 def itself(view: DeviceArray) -> DeviceArray:

@@ -60,8 +60,8 @@ def _first_kernel() -> Kernel:
     return Kernel("first", smallest, THREADS)
 
 
-# Looks at labels and class weights; whether to check the labels.
-Survey = Callable[[DeviceArray, Any, bool], tuple[int, DeviceArray]]
+# Looks at labels, given their address and that of the class weights if there are some, and whether to check them.
+Survey = Callable[[tuple[int, ...], bool], tuple[int, DeviceArray]]
 
 
 def plan(device: Any, real: Any, target: DeviceArray, weight: Any, columns: int, ignore: int) -> Survey:
@@ -80,9 +80,9 @@ def plan(device: Any, real: Any, target: DeviceArray, weight: Any, columns: int,
         for firsts in (absent, like(I64))
     ]
 
-    def look(target: DeviceArray, weight: Any, check: bool) -> tuple[int, DeviceArray]:
+    def look(pointers: tuple[int, ...], check: bool) -> tuple[int, DeviceArray]:
         partials, firsts = make(), make_firsts() if check else absent
-        starts[check]((*addresses((target, weight)), *numbers, *addresses((firsts, partials)), 1.0))
+        starts[check]((*pointers, *numbers, *addresses((firsts, partials)), 1.0))
         counted = partials if combine is None else combine(partials, (1.0,))
         if not check:
             return -1, counted

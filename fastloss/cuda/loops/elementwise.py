@@ -18,9 +18,8 @@ from fastloss.cuda.device.packs import filled, spread, total_of
 from fastloss.cuda.device.reduce import THREADS, deliver, divided, grid_of
 from fastloss.cuda.device_array import DeviceArray, addresses
 from fastloss.cuda.launch import Kernel
-from fastloss.cuda.planned import Form, itself, looping, never, no_queue, numbers_of, unaligned
+from fastloss.cuda.planned import Form, itself, looping, never, planned, run_once, unaligned
 from fastloss.cuda.views import real_of
-from fastloss.runtime.compile import Launch
 from fastloss.runtime.plans import KernelPlan, count_present
 
 
@@ -150,7 +149,11 @@ def strided_kernel(point: Callable[..., Any], arity: int) -> Kernel:
 
 
 def plan(
-    device: Any, point: Callable[..., Any], operands: tuple[Any, ...], results: tuple[Any, ...], params: tuple[float, ...]
+    device: Any,
+    point: Callable[..., Any],
+    operands: tuple[Any, ...],
+    results: tuple[Any, ...],
+    params: tuple[float, ...],
 ) -> KernelPlan:
     """Plan a loss over operands of one shape, see :func:`fastloss.cpu.loops.elementwise.plan`.
 
@@ -179,13 +182,11 @@ def plan(
     numbers = tuple([float(p) for p in params])
     launch = looping(device, real, arrays, len(numbers), look, form)
 
-    def code(*args: Any) -> Any:
-        scale, divisor = args[10:12]
+    def at(pointers: tuple[int, ...], scale: float, divisor: Any, check: bool) -> Any:
         factor = scale if type(divisor) is DeviceArray else scale / divisor if divisor else math.nan
-        return launch(addresses(args[:10]), numbers, factor, divisor)
+        return launch(pointers, numbers, factor, divisor)
 
-    read = device.flat if copies else itself
-    return KernelPlan(Launch(code, no_queue), (read,) * count_present(operands), numbers_of, divided=True, raw=not copies)
+    return planned(at, (device.flat if copies else itself,) * count_present(operands), raw=not copies)
 
 
 def run(
@@ -207,7 +208,7 @@ def run(
     As :func:`fastloss.cpu.loops.elementwise.run`.
     """
     inputs, results = (*operands, *((),) * (3 - len(operands)), weight, upstream), (values, *grads, second)
-    return plan(device, point, inputs, results, params).run(inputs, results, scale, divisor)[1]  # type: ignore[return-value]
+    return run_once(plan(device, point, inputs, results, params), inputs, results, scale, divisor)
 
 
 def pack_width(itemsize: int, arrays: list[DeviceArray], row: int = 0) -> int:

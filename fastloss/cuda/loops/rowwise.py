@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,17 +27,16 @@ from fastloss.cuda.device.online_softmax import gauge
 from fastloss.cuda.device.packs import filled, total_of
 from fastloss.cuda.device.reduce import THREADS, deliver, divided, grid_of
 from fastloss.cuda.device.shared_rows import put_on_shelf, reader, room, shelf_is_full, shelf_like
-from fastloss.cuda.device_array import DeviceArray, addresses
-from fastloss.cuda.launch import Kernel
+from fastloss.cuda.device_array import DeviceArray, like
+from fastloss.cuda.launch import Kernel, with_values
 from fastloss.cuda.loops import check_labels
 from fastloss.cuda.loops.row_maths import packed
 from fastloss.cuda.loops.rowwise_split import run_split, suits
 from fastloss.cuda.loops.rowwise_target_only import gather_kernel
-from fastloss.cuda.planned import Form, itself, looping, no_queue, numbers_of, unaligned
+from fastloss.cuda.planned import Form, Run, itself, looping, never, planned, run_once, unaligned
 from fastloss.cuda.views import real_of
 from fastloss.define.descriptions import RowMaths
 from fastloss.define.scalars import exp_nonpositive, log
-from fastloss.runtime.compile import Launch
 from fastloss.runtime.plans import KernelPlan, count_present
 
 # Threads of a group, and the packs of a row up to which a group is that small. Registers let a multiprocessor have 1024
@@ -217,45 +215,47 @@ def plan(
 
     The reduced value is a device scalar. Only the check of the class indices waits for the device.
     """
-    outer, columns, inner = shape
-    x, labels, arrays = operands[0], operands[2], (*operands, *results)
+    x, arrays, columns = operands[0], (*operands, *results), shape[1]
     real, numbers = real_of(x.dtype), None if params is None else tuple([float(p) for p in params])
     launch = _launching(device, maths, real, arrays, numbers, shape, ignore_index)
-    survey = check_labels.plan(device, real, labels, operands[3], columns, ignore_index) if maths.indexed else None
-    fills = [k for k in range(6, 10) if maths.sparse and type(arrays[k]) is not tuple]
+    survey = check_labels.plan(device, real, *operands[2:4], columns, ignore_index) if maths.indexed else None
+    labels = slice(count_present(operands[:2]), count_present(operands[:4]))  # and the weights of classes
 
-    def code(*args: Any) -> Any:
-        scale, by, check = args[10:13]
+    def at(pointers: tuple[int, ...], scale: float, by: Any, check: bool) -> tuple[int, Any]:
         given = numbers
         if given is None:  # a map of rows, whose parameter is the factor
             given, scale, by = (scale,), 1.0, 1
         elif survey is not None and (check or by == 0):
-            strange, counted = survey(args[2], args[3], check)
+            strange, counted = survey(pointers[labels], check)
             if strange >= 0:
                 return strange, None
             by = by or counted
-        if fills and args[0].pointer not in [args[k].pointer for k in fills]:
-            for k in fills:  # else an entry is read before the kernel writes zeros in its place
-                device.fill(args[k], 0.0)
-        return -1, launch(args[:10], given, scale if type(by) is DeviceArray else scale / by, by)
+        return -1, launch(pointers, given, scale if type(by) is DeviceArray else scale / by, by)
 
     reads = tuple([itself if a.is_contiguous() else device.flat for a in operands if type(a) is not tuple])
-    return KernelPlan(Launch(code, no_queue), reads, numbers_of, labelled=True, divided=True)
+    return planned(at, reads, labelled=True)
 
 
 def _launching(
-    device: Any, maths: RowMaths, real: Any, arrays: tuple[Any, ...], params: Any, shape: tuple[int, int, int], ignore: int
-) -> Callable[..., Any]:
-    """Return what launches a row loss over `arrays` like these, with parameters, factor and divisor, and returns the value."""
-    outer, columns, inner = shape
-    count, x = outer * inner, arrays[0]
-    widest = 1 if inner > 1 or columns % (WIDEST // x.itemsize) else WIDEST // x.itemsize
-    packed = [arrays[k].itemsize if k in IN_PACKS and widest > 1 else 0 for k in range(10) if type(arrays[k]) is not tuple]
-    misaligned = unaligned(widest, packed)
+    device: Any,
+    maths: RowMaths,
+    real: Any,
+    arrays: tuple[Any, ...],
+    params: Any,
+    shape: tuple[int, int, int],
+    ignore: int,
+) -> Run:
+    """Return what launches a row loss over `arrays` like these, and returns the reduced value."""
+    (outer, columns, inner), itemsize = shape, arrays[0].itemsize
+    count, first = outer * inner, count_present(arrays[:6])
+    widest = 1 if inner > 1 or columns % (WIDEST // itemsize) else WIDEST // itemsize
+    packed = [a.itemsize if k in IN_PACKS else 0 for k, a in enumerate(arrays) if type(a) is not tuple]
+    misaligned = unaligned(widest, packed) if widest > 1 else never
     if suits(maths, count, columns, inner) and not maths.sparse:
+        typed = tuple([a if type(a) is tuple else like(a.dtype) for a in arrays])
 
-        def split(given: tuple[Any, ...], *numbers: Any) -> Any:
-            width = 1 if misaligned(addresses(given)) else widest
+        def split(pointers: tuple[int, ...], *numbers: Any) -> Any:
+            width, given = 1 if misaligned(pointers) else widest, with_values(typed, iter(pointers))
             return run_split(device, maths, width, real, given, *numbers, count, columns, ignore).result()
 
         return split
@@ -268,16 +268,25 @@ def _launching(
     def group(single: bool) -> Form:
         width = 1 if single else widest
         lanes = 1 if inner > 1 else group_of(columns // width)
-        kept = kept_of(room(device) // x.itemsize, lanes, width, columns) if lanes >= KEEPING and visits > 1 else 0
-        shared = kept * x.itemsize * (block_of(lanes) // lanes)
+        kept = kept_of(room(device) // itemsize, lanes, width, columns) if lanes >= KEEPING and visits > 1 else 0
+        shared = kept * itemsize * (block_of(lanes) // lanes)
         grid = grid_of(count * lanes, block_of(lanes), -(-columns // (width * lanes)))
         kernel = group_kernel(maths, lanes, width, inner > 1, kept > 0)
         return Form(kernel, grid, (count, columns, inner, kept, ignore), shared=shared)
 
-    first = count_present(arrays[:6])
-    look = (lambda pointers: pointers[0] in pointers[first:]) if maths.sparse else misaligned
-    run = looping(device, real, arrays, 1 if params is None else len(params), look, gather if maths.sparse else group)
-    return lambda given, *numbers: run(addresses(given), *numbers)
+    if not maths.sparse:
+        return looping(device, real, arrays, 1 if params is None else len(params), misaligned, group)
+    # Zeros first, but where the gradient lies over the input: there an entry is read before zeros take its place.
+    zeros = [device.filling(math.prod(shape), a.dtype) for a in arrays[6:] if type(a) is not tuple]
+    gathered = looping(device, real, arrays, len(params), lambda pointers: pointers[0] in pointers[first:], gather)
+
+    def fill_and_gather(pointers: tuple[int, ...], *numbers: Any) -> Any:
+        if pointers[0] not in pointers[first:]:
+            for fill, pointer in zip(zeros, pointers[first:], strict=True):
+                fill((pointer, 0.0, math.prod(shape)))
+        return gathered(pointers, *numbers)
+
+    return fill_and_gather
 
 
 def run(
@@ -304,4 +313,4 @@ def run(
     """
     operands, results = (x, operand, target, weight, upstream), (values, *grads, second)
     planned = plan(device, maths, operands, results, params, shape, ignore_index)
-    return planned.run(operands, results, scale, divisor, check)
+    return run_once(planned, operands, results, scale, divisor, check)
