@@ -8,44 +8,46 @@ of any plan.
 from __future__ import annotations
 
 from collections.abc import Callable
-from operator import and_, attrgetter
+from operator import and_, attrgetter, call
 from typing import Any
 
 from fastloss.call.plan import Addressed
 from fastloss.call.request import Request
-from fastloss.call.signature import Signature
+from fastloss.call.signature import OTHER_KIND, Signature
 from fastloss.runtime.settings import settings
 
-_pointer = attrgetter("pointer")
+_pointer, _owner = attrgetter("pointer"), attrgetter("owner")
 
 
 def by_address(
     plan: Addressed, found: Signature, args: tuple[Any, ...], plain: Request
 ) -> Callable[[tuple[Any, ...], dict[str, Any], Request], Any] | None:
     """Return what computes calls of arrays by position and nothing else; None where the arrays must be looked at."""
-    space, at, pick, makes, arrange, scale, divisor, labelled, dtype, finish, answer, reduces = plan
+    space, at, pick, makes, arrange, scale, divisor, labelled, answer, reduces = plan
     layout, address, places = space.layout, space.address, tuple(range(len(args)))
     if layout is None or found.places != places or len(found.given) != len(args) or len(pick(places)) != len(args):
         return None
     if not all(map(space.owns, args)) or [*map(address, args)] != [*map(_pointer, found.arrays)]:
         return None  # another library's, or copied
-    kinds, layouts = tuple(map(type, args)), tuple(map(layout, args))
-    masks = [array.itemsize - 1 for array in found.arrays]
+    layouts, masks = tuple(map(layout, args)), [array.itemsize - 1 for array in found.arrays]
 
     def run(args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> Any:
-        if request is not plain or kwargs or tuple(map(type, args)) != kinds or tuple(map(layout, args)) != layouts:
+        if request is not plain or kwargs:
+            return None
+        try:
+            if tuple(map(layout, args)) != layouts:
+                return None
+        except OTHER_KIND:
             return None
         addresses = tuple(map(address, args))
         if any(map(and_, addresses, masks)):
             return None  # they do not lie at multiples of their size
-        made = [make() for make in makes]
+        made = [*map(call, makes)]
         total = at((*pick(addresses), *arrange([*map(_pointer, made)])), scale, divisor, settings.check_indices)
         if labelled:
             bad, total = total
             if bad >= 0:
                 return None
-        if finish is not None:
-            made = finish(made, (), request)
-        return answer(space.scalar(total, dtype) if reduces else None, made)
+        return answer(total.owner if reduces else None, [*map(_owner, made)])
 
     return run

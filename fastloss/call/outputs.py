@@ -74,6 +74,7 @@ class Outputs:
         flat = self.backend.flat
         self._flat = flat if innermost is None else lambda view: flat(self.ordered(view))
         self._written: list[_Written] = []
+        self._wraps: list[Finish] = []
         self._out: Operand | None = None
         self._targets: list[Operand] = []
         self.dtype = self._argument(0).view.dtype  # that of the input, which decides that of the value
@@ -239,7 +240,10 @@ class Outputs:
 
     def _wrapping(self, dtype: Any, operand: Operand) -> Finish | None:
         wrap = self.space.wrapping(dtype, getattr(operand.given, "dtype", None))
-        return None if wrap is None else lambda written, arrays, request: wrap(written)
+        if wrap is None:
+            return None
+        self._wraps.append(lambda written, arrays, request: wrap(written))
+        return self._wraps[-1]
 
     def _folding(self, argument: Argument) -> Finish:
         """Return what adds up what was written for the repeated elements of an argument that was broadcast."""
@@ -283,6 +287,10 @@ class Outputs:
         written = [(one.slot % 5, place) for place, one in enumerate(self._written) if one.slot is not None]
         places = [place for _, place in sorted(written)]
         return tuple if places == [*range(len(self._written))] else lambda made: [made[place] for place in places]
+
+    def are_as_made(self) -> bool:
+        """Return whether every result is what was made for it, as an array of the user's library."""
+        return all(written.finish in self._wraps for written in self._written)
 
     def slots_written(self) -> list[int | None]:
         """Return the kernel's slot of each array that is made, None where it is not just made flat."""

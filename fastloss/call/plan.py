@@ -49,8 +49,6 @@ class Addressed(NamedTuple):
     scale: float
     divisor: float
     labelled: bool
-    dtype: Any
-    finish: Any
     answer: Answer
     reduces: bool
 
@@ -105,11 +103,10 @@ def kernel_call(
     reduces = planning.mode.value and not each
     answer = answering(planning.mode, each and planning.mode.value)
     addressed = None
-    if kernel.at is not None and domain is None and make is None and not (callable(scale) or callable(divisor)):
-        addressed = Addressed(
-            planning.space, kernel.at, pick, makes, outputs.arranged(), scale, divisor, labelled, dtype, finish, answer,
-            reduces,
-        )  # fmt: skip
+    plain = domain is None and not (callable(scale) or callable(divisor))
+    if kernel.at is not None and plain and outputs.are_as_made():
+        arranged = outputs.arranged()
+        addressed = Addressed(planning.space, kernel.at, pick, makes, arranged, scale, divisor, labelled, answer, reduces)
 
     def compute(arrays: tuple[Any, ...], request: Request) -> Any:
         if writes_over and domain is not None:

@@ -27,7 +27,10 @@ class DeviceArray:
     def __init__(
         self, pointer: int, shape: tuple[int, ...], dtype: Any, owner: Any, strides: tuple[int, ...] | None = None
     ) -> None:
-        self.pointer, self.shape, self.dtype, self.owner = pointer, shape, dtype, owner
+        self.pointer = pointer
+        self.shape = shape
+        self.dtype = dtype
+        self.owner = owner
         self.strides = contiguous_strides(shape, dtype.itemsize) if strides is None else strides
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,12 @@ def interface_of(array: Any) -> Any:
     return interface
 
 
-def address_of(array: Any) -> int:
-    """Return where an array of Numba's lies."""
-    if SIMULATED:
-        return int(interface_of(array)["data"][0])
-    return array.device_ctypes_pointer.value or 0  # its interface costs more than a launch
+def _address_of_simulated(array: Any) -> int:
+    return int(interface_of(array)["data"][0])
+
+
+# Gives where an array of Numba's lies, None of an empty one; its interface costs more than a launch.
+address_of = _address_of_simulated if SIMULATED else attrgetter("device_ctypes_pointer.value")
 
 
 def kernel_dtype(typestr: str, dtype: Any) -> Any:

@@ -8,6 +8,7 @@ does on the CPU; an absent array is ``()``.
 from __future__ import annotations
 
 import ctypes
+import functools
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -63,7 +64,7 @@ class Kernel:
             loaded = self._loaded.get(key)
             if loaded is None:
                 loaded = self._load(key, real, args)
-            loaded.start(blocks, device.stream, values, shared)
+            loaded.start(device, blocks, values, shared)
         return loaded
 
     def signature(self, real: Any, args: tuple[Any, ...]) -> Any:
@@ -104,24 +105,29 @@ class Loaded:
         self.lock = threading.Lock()
         self.granted = SHARED_MEMORY_OF_ANY_KERNEL
 
-    def start(self, blocks: int, stream: int, values: Sequence[Any], shared: int) -> None:
-        """Queue the kernel on a stream of the device, which is current; the driver copies the arguments."""
-        self.starter(blocks, shared)(stream, values)
+    def start(self, device: Any, blocks: int, values: Sequence[Any], shared: int) -> None:
+        """Queue the kernel on the stream of the device; the driver copies the arguments."""
+        self.starter(device, blocks, shared)(values)
 
-    def starter(self, blocks: int, shared: int) -> Callable[[int, Sequence[Any]], None]:
-        """Return what does so for a grid, given the stream and the arguments."""
+    def starter(self, device: Any, blocks: int, shared: int) -> Callable[[Sequence[Any]], None]:
+        """Return what does so for a grid, given the arguments."""
         if shared > self.granted:
             self._grant(shared)
-        launch, pack, lock = bindings.cuLaunchKernel, self.struct.pack_into, self.lock
-        handle, threads, slots, arguments = self.handle, self.threads, self.slots, self.arguments
+        grid = (blocks, 1, 1, self.threads, 1, 1, shared)
+        launch = functools.partial(bindings.cuLaunchKernel, self.handle, *grid)
+        pack, arguments, lock = functools.partial(self.struct.pack_into, self.slots, 0), self.arguments, self.lock
+        ordinal, stream = self.ordinal, device.space.current_stream
 
-        def start(stream: int, values: Sequence[Any]) -> None:
+        def start(values: Sequence[Any]) -> None:
+            if current_device() != ordinal:
+                with device.activated():
+                    return start(values)
             with lock:
                 try:
-                    pack(slots, 0, *values)
+                    pack(*values)
                 except OverflowError:  # a number beyond the largest float32, which is infinite there
-                    pack(slots, 0, *map(_float32_or_int, values))
-                (error,) = launch(handle, blocks, 1, 1, threads, 1, 1, shared, stream, arguments, 0)
+                    pack(*map(_float32_or_int, values))
+                (error,) = launch(stream(), arguments, 0)
             if error:
                 checked((error,))
 
@@ -144,18 +150,14 @@ def prepared(
     The first one loads the kernel, and looks at the type of every argument; those after it do not. Of the arrays in
     `args` nothing but their dtypes is kept.
     """
-    like, launch, ordinal = with_values(args, repeat(0)), None, device.ordinal
+    like, launch = with_values(args, repeat(0)), None
 
     def start(values: Sequence[Any]) -> None:
         nonlocal launch
-        if launch is None:
-            loaded = kernel.launch(device, blocks, real, *with_values(like, iter(values)), shared=shared)
-            launch = None if loaded is None else loaded.starter(blocks, shared)
-        elif current_device() == ordinal:
-            launch(device.space.current_stream(), values)
-        else:
-            with device.activated():
-                launch(device.space.current_stream(), values)
+        if launch is not None:
+            return launch(values)
+        loaded = kernel.launch(device, blocks, real, *with_values(like, iter(values)), shared=shared)
+        launch = None if loaded is None else loaded.starter(device, blocks, shared)
 
     return start
 

@@ -52,12 +52,12 @@ class DeviceSpace:
     @property
     def layout(self) -> Callable[[Any], Any] | None:
         """What gives all that decides how one of the library's arrays is read, but its address; None: nothing does."""
-        return attrgetter("dtype", "shape", "strides", "stream") if _NUMBA_ARRAY is not None and _single_device() else None
+        return attrgetter("__class__", "dtype", "shape", "strides", "stream") if _NUMBA_ARRAY is not None and _single_device() else None
 
     @property
     def address(self) -> Callable[[Any], int]:
         """What gives the address of one of the library's arrays that is not empty."""
-        return attrgetter("device_ctypes_pointer.value")
+        return address_of
 
     @functools.cached_property
     def backend(self) -> Any:
@@ -77,7 +77,7 @@ class DeviceSpace:
     def read(self, array: Any) -> DeviceArray:
         """Return the view of an array of a call that is repeated; ValueError for one of another device or stream."""
         if type(array) is _NUMBA_ARRAY and not self.stream and not array.stream and _single_device():
-            dtype, pointer, strides = array.dtype, address_of(array), array.strides
+            dtype, pointer, strides = array.dtype, address_of(array) or 0, array.strides
             if dtype in _AS_THEY_ARE and not any(map(and_, (pointer, *strides), repeat(dtype.itemsize - 1))):
                 return DeviceArray(pointer, array.shape, dtype, array, strides)
         if space_of_device_array(array) is not self:
@@ -96,18 +96,19 @@ class DeviceSpace:
 
     def maker(self, shape: tuple[int, ...], dtype: Any) -> Callable[[], DeviceArray]:
         """Return what makes such views."""
-        strides, make = contiguous_strides(shape, dtype.itemsize), cuda.device_array
-        kind, stream = numpy_dtype(dtype), external_stream(self.ordinal, self.stream)
+        strides, stream = contiguous_strides(shape, dtype.itemsize), external_stream(self.ordinal, self.stream)
+        # A copy to the host waits for the stream that computes the array.
+        make = functools.partial(cuda.device_array, shape, numpy_dtype(dtype), stream=stream)
 
         def allocate() -> DeviceArray:
-            if _single_device():
-                array = make(shape, kind, stream=stream)  # a copy to the host waits for the stream that computes it
-            else:
-                with self.backend.activated():
-                    array = make(shape, kind, stream=stream)
-            return DeviceArray(address_of(array), shape, dtype, array, strides)
+            array = make()
+            return DeviceArray(address_of(array) or 0, shape, dtype, array, strides)
 
-        return allocate
+        def activate_and_allocate() -> DeviceArray:
+            with self.backend.activated():
+                return allocate()
+
+        return allocate if _single_device() else activate_and_allocate
 
     def one(self, dtype: Any) -> None:
         """Return None: a reduced value is made by `scalar`."""
@@ -200,7 +201,7 @@ class CupySpace(DeviceSpace):
     """CuPy arrays."""
 
     name = "CuPy"
-    layout = attrgetter("dtype", "shape", "strides", "device.id")
+    layout = attrgetter("__class__", "dtype", "shape", "strides", "device.id")
     address = attrgetter("data.ptr")
 
     def owns(self, array: Any) -> bool:
@@ -259,7 +260,7 @@ class TorchSpace(DeviceSpace):
 
     @staticmethod
     def layout(tensor: Any) -> Any:
-        return tensor.dtype, tensor.shape, tensor.stride(), tensor.device
+        return tensor.__class__, tensor.dtype, tensor.shape, tensor.stride(), tensor.device
 
     adds_products = True
 

@@ -68,23 +68,32 @@ def looping(
         end = ending(device, grid, real, reduces, counted)
         args = (*arrays[:5], *layout, *arrays[5:], (1.0,) * params, 1.0, *sizes, *end.arguments)
         start = prepared(kernel, device, grid, real, args, shared)
-        return start, tuple([number for numbers in layout for number in numbers]), sizes, end.make, end.combine
+        if layout:
+            start = _spliced(start, read, tuple([number for numbers in layout for number in numbers]))
+        return start, sizes, end.make if reduces else None, end.combine
 
     def run(pointers: tuple[int, ...], params: tuple[float, ...], factor: float, divisor: Any) -> Any:
-        key = look(pointers), divisor.dtype if type(divisor) is DeviceArray else None
+        if type(divisor) is DeviceArray:
+            key, by = (look(pointers), divisor.dtype), (divisor.pointer, 1.0)
+        else:
+            key, by = (look(pointers), None), (float(divisor),)
         launch = launches.get(key)
         if launch is None:
             launch = launches[key] = prepare(*key)
-        start, layout, sizes, make, combine = launch
-        by = (float(divisor),) if key[1] is None else (divisor.pointer, 1.0)
-        if not reduces:
-            start((*pointers[:read], *layout, *pointers[read:], *params, factor, *sizes, *by))
+        start, sizes, make, combine = launch
+        if make is None:
+            start((*pointers, *params, factor, *sizes, *by))
             return None
         partials = make()
-        start((*pointers[:read], *layout, *pointers[read:], *params, factor, *sizes, partials.pointer, *by))
+        start((*pointers, *params, factor, *sizes, partials.pointer, *by))
         return partials if combine is None else combine(partials, by)
 
     return run
+
+
+def _spliced(start: Any, place: int, numbers: tuple[int, ...]) -> Callable[[tuple[Any, ...]], None]:
+    """Return what launches with `numbers` at a place among the values that it is given."""
+    return lambda values: start((*values[:place], *numbers, *values[place:]))
 
 
 def unaligned(width: int, itemsizes: list[int]) -> Look:

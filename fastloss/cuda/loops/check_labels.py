@@ -11,7 +11,7 @@ import numpy as np
 from fastloss.cuda.device.block import added, block, blocks, minimum, over, thread, threads
 from fastloss.cuda.device.memory import label_at, load, load_or, store
 from fastloss.cuda.device.reduce import THREADS, deliver, grid_of
-from fastloss.cuda.device_array import DeviceArray, addresses, like
+from fastloss.cuda.device_array import DeviceArray, like
 from fastloss.cuda.driver import read_memory
 from fastloss.cuda.launch import Kernel, prepared
 from fastloss.cuda.planned import ending
@@ -74,18 +74,20 @@ def plan(device: Any, real: Any, target: DeviceArray, weight: Any, columns: int,
     weight = weight if type(weight) is tuple else like(weight.dtype)
     numbers = (1.0, count, columns, ignore)
     arguments, make, combine = ending(device, grid, real)
-    make_firsts, absent = device.maker((grid,), I64), ()
+    make_firsts = device.maker((grid,), I64)
     starts = [
         prepared(_kernel(), device, grid, real, (like(target.dtype), weight, *numbers, firsts, *arguments))
-        for firsts in (absent, like(I64))
+        for firsts in ((), like(I64))
     ]
 
     def look(pointers: tuple[int, ...], check: bool) -> tuple[int, DeviceArray]:
-        partials, firsts = make(), make_firsts() if check else absent
-        starts[check]((*pointers, *numbers, *addresses((firsts, partials)), 1.0))
-        counted = partials if combine is None else combine(partials, (1.0,))
+        partials = make()
         if not check:
-            return -1, counted
+            starts[0]((*pointers, *numbers, partials.pointer, 1.0))
+            return -1, partials if combine is None else combine(partials, (1.0,))
+        firsts = make_firsts()
+        starts[1]((*pointers, *numbers, firsts.pointer, partials.pointer, 1.0))
+        counted = partials if combine is None else combine(partials, (1.0,))
         first = first_of(device, real, firsts, grid)
         return (first if first < count else -1), counted
 

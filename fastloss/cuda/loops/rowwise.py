@@ -218,22 +218,25 @@ def plan(
     x, arrays, columns = operands[0], (*operands, *results), shape[1]
     real, numbers = real_of(x.dtype), None if params is None else tuple([float(p) for p in params])
     launch = _launching(device, maths, real, arrays, numbers, shape, ignore_index)
-    survey = check_labels.plan(device, real, *operands[2:4], columns, ignore_index) if maths.indexed else None
+    survey: Any = check_labels.plan(device, real, *operands[2:4], columns, ignore_index) if maths.indexed else None
     labels = slice(count_present(operands[:2]), count_present(operands[:4]))  # and the weights of classes
 
     def at(pointers: tuple[int, ...], scale: float, by: Any, check: bool) -> tuple[int, Any]:
-        given = numbers
-        if given is None:  # a map of rows, whose parameter is the factor
-            given, scale, by = (scale,), 1.0, 1
-        elif survey is not None and (check or by == 0):
+        if check or by == 0:
             strange, counted = survey(pointers[labels], check)
             if strange >= 0:
                 return strange, None
-            by = by or counted
-        return -1, launch(pointers, given, scale if type(by) is DeviceArray else scale / by, by)
+            if by == 0:
+                return -1, launch(pointers, numbers, scale, counted)
+        return -1, launch(pointers, numbers, scale if type(by) is DeviceArray else scale / by, by)
+
+    def without_labels(pointers: tuple[int, ...], scale: float, by: Any, check: bool) -> tuple[int, Any]:
+        if numbers is None:  # a map of rows, whose parameter is the factor
+            return -1, launch(pointers, (scale,), 1.0, 1)
+        return -1, launch(pointers, numbers, scale if type(by) is DeviceArray else scale / by, by)
 
     reads = tuple([itself if a.is_contiguous() else device.flat for a in operands if type(a) is not tuple])
-    return planned(at, reads, labelled=True)
+    return planned(at if maths.indexed else without_labels, reads, labelled=True)
 
 
 def _launching(
