@@ -8,7 +8,7 @@ of any plan.
 from __future__ import annotations
 
 from collections.abc import Callable
-from operator import and_, attrgetter, call
+from operator import and_, attrgetter, call, itemgetter
 from typing import Any
 
 from fastloss.call.plan import Addressed
@@ -23,12 +23,14 @@ def by_address(
     plan: Addressed, found: Signature, args: tuple[Any, ...], plain: Request
 ) -> Callable[[tuple[Any, ...], dict[str, Any], Request], Any] | None:
     """Return what computes calls of arrays by position and nothing else; None where the arrays must be looked at."""
-    space, at, pick, makes, arrange, scale, divisor, labelled, answer, reduces = plan
+    space, at, pick, makes, written, scale, divisor, labelled, answer, reduces = plan
     layout, address, places = space.layout, space.address, tuple(range(len(args)))
     if layout is None or found.places != places or len(found.given) != len(args) or len(pick(places)) != len(args):
         return None
     if not all(map(space.owns, args)) or [*map(address, args)] != [*map(_pointer, found.arrays)]:
         return None  # another library's, or copied
+    order = [*pick(places), *[len(args) + place for place in written]]
+    arrange = itemgetter(*order) if len(order) > 1 else tuple
     layouts, masks = tuple(map(layout, args)), [array.itemsize - 1 for array in found.arrays]
 
     def run(args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> Any:
@@ -43,7 +45,7 @@ def by_address(
         if any(map(and_, addresses, masks)):
             return None  # they do not lie at multiples of their size
         made = [*map(call, makes)]
-        total = at((*pick(addresses), *arrange([*map(_pointer, made)])), scale, divisor, settings.check_indices)
+        total = at(arrange((*addresses, *map(_pointer, made))), scale, divisor, settings.check_indices)
         if labelled:
             bad, total = total
             if bad >= 0:

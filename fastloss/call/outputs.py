@@ -282,11 +282,10 @@ class Outputs:
                 places[written.slot] = place
         return itemgetter(*places)
 
-    def arranged(self) -> Callable[[list[Any]], Any]:
-        """Return what puts those of the arrays made that a kernel writes in the order of its five slots."""
+    def written_places(self) -> list[int]:
+        """Return the places, among the arrays made, of those that a kernel of five results writes, in its order."""
         written = [(one.slot % 5, place) for place, one in enumerate(self._written) if one.slot is not None]
-        places = [place for _, place in sorted(written)]
-        return tuple if places == [*range(len(self._written))] else lambda made: [made[place] for place in places]
+        return [place for _, place in sorted(written)]
 
     def are_as_made(self) -> bool:
         """Return whether every result is what was made for it, as an array of the user's library."""

@@ -42,10 +42,10 @@ class Addressed(NamedTuple):
     """A kernel that is handed addresses, and what is made of its result (see ``by_address.py``)."""
 
     space: Any
-    at: Callable[..., Any]
+    at: Any
     pick: Callable[[tuple[Any, ...]], tuple[Any, ...]]  # operands of a call's arrays
     makes: tuple[Callable[[], Any], ...]
-    arrange: Callable[[list[Any]], Any]  # the kernel's results, in its order, of what was made
+    places: list[int]  # of the kernel's results, in its order, among what was made
     scale: float
     divisor: float
     labelled: bool
@@ -103,10 +103,11 @@ def kernel_call(
     reduces = planning.mode.value and not each
     answer = answering(planning.mode, each and planning.mode.value)
     addressed = None
-    plain = domain is None and not (callable(scale) or callable(divisor))
-    if kernel.at is not None and plain and outputs.are_as_made():
-        arranged = outputs.arranged()
-        addressed = Addressed(planning.space, kernel.at, pick, makes, arranged, scale, divisor, labelled, answer, reduces)
+    plain = kernel.at is not None and domain is None and outputs.are_as_made()
+    if plain and not callable(scale) and not callable(divisor):
+        addressed = Addressed(
+            planning.space, kernel.at, pick, makes, outputs.written_places(), scale, divisor, labelled, answer, reduces
+        )
 
     def compute(arrays: tuple[Any, ...], request: Request) -> Any:
         if writes_over and domain is not None:

@@ -112,7 +112,7 @@ class Backend:
 
     def maker(self, shape: tuple[int, ...], dtype: Any) -> Callable[[], DeviceArray]:
         """Return what makes such arrays."""
-        return self.space.maker(tuple(shape), dtype)  # type: ignore[no-any-return]
+        return self.space.maker(tuple(shape), dtype)
 
     @staticmethod
     def sample(dtype: Any) -> DeviceArray:

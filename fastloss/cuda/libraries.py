@@ -32,7 +32,7 @@ _TORCH_VIEWS: dict[str, Any] = {
 
 
 # The class of Numba's arrays. The simulator's have another one, and no address but in their interface.
-_NUMBA_ARRAY = None if SIMULATED else cuda.devicearray.DeviceNDArray
+_NUMBA_ARRAY = None if SIMULATED else getattr(cuda, "devicearray").DeviceNDArray  # noqa: B009 (a type checker sees none)
 
 # Dtypes of Numba's arrays whose views have the same.
 _AS_THEY_ARE = frozenset(map(np.dtype, ("f4", "f8", "i4", "u4", "i8", "u8")))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import and_
 from typing import Any, NamedTuple
 
@@ -73,6 +73,7 @@ def looping(
         return start, sizes, end.make if reduces else None, end.combine
 
     def run(pointers: tuple[int, ...], params: tuple[float, ...], factor: float, divisor: Any) -> Any:
+        by: tuple[Any, ...]
         if type(divisor) is DeviceArray:
             key, by = (look(pointers), divisor.dtype), (divisor.pointer, 1.0)
         else:
@@ -91,7 +92,7 @@ def looping(
     return run
 
 
-def _spliced(start: Any, place: int, numbers: tuple[int, ...]) -> Callable[[tuple[Any, ...]], None]:
+def _spliced(start: Any, place: int, numbers: tuple[int, ...]) -> Callable[[Sequence[Any]], None]:
     """Return what launches with `numbers` at a place among the values that it is given."""
     return lambda values: start((*values[:place], *numbers, *values[place:]))
 
@@ -107,7 +108,7 @@ def never(pointers: tuple[int, ...]) -> bool:
     return False
 
 
-def planned(at: At, reads: tuple[Any, ...], **rest: bool) -> KernelPlan:
+def plan_of(at: At, reads: tuple[Any, ...], **rest: bool) -> KernelPlan:
     """Return the plan of a loop of five operands and five results; `reads` may copy operands."""
 
     def code(*args: Any) -> Any:

@@ -99,7 +99,7 @@ Combine = Callable[[DeviceArray, tuple[Any, ...]], DeviceArray]
 
 
 def combining(device: Any, size: int, real: Any, counted: Any) -> Combine:
-    """Return what launches the kernel that combines `size` sums; `counted` is like a divisor on the device, or absent."""
+    """Return what launches the kernel that combines `size` sums; `counted`: like a divisor on the device."""
     make = device.maker((), real)
     start = prepared(_kernel(), device, 1, F64, (like(real), counted, 1.0, like(real), size))
 

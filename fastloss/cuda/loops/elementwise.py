@@ -18,7 +18,7 @@ from fastloss.cuda.device.packs import filled, spread, total_of
 from fastloss.cuda.device.reduce import THREADS, deliver, divided, grid_of
 from fastloss.cuda.device_array import DeviceArray, addresses
 from fastloss.cuda.launch import Kernel
-from fastloss.cuda.planned import Form, itself, looping, never, planned, run_once, unaligned
+from fastloss.cuda.planned import Form, itself, looping, never, plan_of, run_once, unaligned
 from fastloss.cuda.views import real_of
 from fastloss.runtime.plans import KernelPlan, count_present
 
@@ -186,7 +186,7 @@ def plan(
         factor = scale if type(divisor) is DeviceArray else scale / divisor if divisor else math.nan
         return launch(pointers, numbers, factor, divisor)
 
-    return planned(at, (device.flat if copies else itself,) * count_present(operands), raw=not copies)
+    return plan_of(at, (device.flat if copies else itself,) * count_present(operands), raw=not copies)
 
 
 def run(
@@ -208,7 +208,8 @@ def run(
     As :func:`fastloss.cpu.loops.elementwise.run`.
     """
     inputs, results = (*operands, *((),) * (3 - len(operands)), weight, upstream), (values, *grads, second)
-    return run_once(plan(device, point, inputs, results, params), inputs, results, scale, divisor)
+    planned = plan(device, point, inputs, results, params)
+    return run_once(planned, inputs, results, scale, divisor, False)  # type: ignore[no-any-return]
 
 
 def pack_width(itemsize: int, arrays: list[DeviceArray], row: int = 0) -> int:

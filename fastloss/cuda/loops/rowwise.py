@@ -33,7 +33,7 @@ from fastloss.cuda.loops import check_labels
 from fastloss.cuda.loops.row_maths import packed
 from fastloss.cuda.loops.rowwise_split import run_split, suits
 from fastloss.cuda.loops.rowwise_target_only import gather_kernel
-from fastloss.cuda.planned import Form, Run, itself, looping, never, planned, run_once, unaligned
+from fastloss.cuda.planned import Form, Run, itself, looping, never, plan_of, run_once, unaligned
 from fastloss.cuda.views import real_of
 from fastloss.define.descriptions import RowMaths
 from fastloss.define.scalars import exp_nonpositive, log
@@ -216,9 +216,9 @@ def plan(
     The reduced value is a device scalar. Only the check of the class indices waits for the device.
     """
     x, arrays, columns = operands[0], (*operands, *results), shape[1]
-    real, numbers = real_of(x.dtype), None if params is None else tuple([float(p) for p in params])
-    launch = _launching(device, maths, real, arrays, numbers, shape, ignore_index)
-    survey: Any = check_labels.plan(device, real, *operands[2:4], columns, ignore_index) if maths.indexed else None
+    real, numbers = real_of(x.dtype), () if params is None else tuple([float(p) for p in params])
+    launch = _launching(device, maths, real, arrays, 1 if params is None else len(params), shape, ignore_index)
+    survey: Any = check_labels.plan(device, real, operands[2], operands[3], columns, ignore_index) if maths.indexed else None
     labels = slice(count_present(operands[:2]), count_present(operands[:4]))  # and the weights of classes
 
     def at(pointers: tuple[int, ...], scale: float, by: Any, check: bool) -> tuple[int, Any]:
@@ -231,12 +231,12 @@ def plan(
         return -1, launch(pointers, numbers, scale if type(by) is DeviceArray else scale / by, by)
 
     def without_labels(pointers: tuple[int, ...], scale: float, by: Any, check: bool) -> tuple[int, Any]:
-        if numbers is None:  # a map of rows, whose parameter is the factor
+        if params is None:  # a map of rows, whose parameter is the factor
             return -1, launch(pointers, (scale,), 1.0, 1)
         return -1, launch(pointers, numbers, scale if type(by) is DeviceArray else scale / by, by)
 
     reads = tuple([itself if a.is_contiguous() else device.flat for a in operands if type(a) is not tuple])
-    return planned(at if maths.indexed else without_labels, reads, labelled=True)
+    return plan_of(at if maths.indexed else without_labels, reads, labelled=True)
 
 
 def _launching(
@@ -244,7 +244,7 @@ def _launching(
     maths: RowMaths,
     real: Any,
     arrays: tuple[Any, ...],
-    params: Any,
+    params: int,
     shape: tuple[int, int, int],
     ignore: int,
 ) -> Run:
@@ -257,9 +257,9 @@ def _launching(
     if suits(maths, count, columns, inner) and not maths.sparse:
         typed = tuple([a if type(a) is tuple else like(a.dtype) for a in arrays])
 
-        def split(pointers: tuple[int, ...], *numbers: Any) -> Any:
+        def split(pointers: tuple[int, ...], numbers: tuple[float, ...], factor: float, by: Any) -> Any:
             width, given = 1 if misaligned(pointers) else widest, with_values(typed, iter(pointers))
-            return run_split(device, maths, width, real, given, *numbers, count, columns, ignore).result()
+            return run_split(device, maths, width, real, given, numbers, factor, by, count, columns, ignore).result()
 
         return split
     visits = maths.softmax + (maths.terms is not None) + any(type(a) is not tuple for a in arrays[6:])
@@ -278,16 +278,16 @@ def _launching(
         return Form(kernel, grid, (count, columns, inner, kept, ignore), shared=shared)
 
     if not maths.sparse:
-        return looping(device, real, arrays, 1 if params is None else len(params), misaligned, group)
+        return looping(device, real, arrays, params, misaligned, group)
     # Zeros first, but where the gradient lies over the input: there an entry is read before zeros take its place.
     zeros = [device.filling(math.prod(shape), a.dtype) for a in arrays[6:] if type(a) is not tuple]
-    gathered = looping(device, real, arrays, len(params), lambda pointers: pointers[0] in pointers[first:], gather)
+    gathered = looping(device, real, arrays, params, lambda pointers: pointers[0] in pointers[first:], gather)
 
-    def fill_and_gather(pointers: tuple[int, ...], *numbers: Any) -> Any:
+    def fill_and_gather(pointers: tuple[int, ...], numbers: tuple[float, ...], factor: float, by: Any) -> Any:
         if pointers[0] not in pointers[first:]:
             for fill, pointer in zip(zeros, pointers[first:], strict=True):
                 fill((pointer, 0.0, math.prod(shape)))
-        return gathered(pointers, *numbers)
+        return gathered(pointers, numbers, factor, by)
 
     return fill_and_gather
 
