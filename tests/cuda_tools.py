@@ -111,6 +111,7 @@ class PretendSpace:
     ordinal = 0
     stream = 0
     adds_products = multiplies_bfloat16 = True
+    reader = None  # no library knows such arrays: every call is planned anew
 
     def __init__(self) -> None:
         from fastloss.cuda.backend import Backend

@@ -31,17 +31,17 @@ def by_address(
         return None  # another library's, or copied
     order = [*pick(places), *[len(args) + place for place in written]]
     arrange = itemgetter(*order) if len(order) > 1 else tuple
-    layouts, masks = tuple(map(layout, args)), [array.itemsize - 1 for array in found.arrays]
+    layouts, masks = [*map(layout, args)], [array.itemsize - 1 for array in found.arrays]
 
     def run(args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> Any:
         if request is not plain or kwargs:
             return None
         try:
-            if tuple(map(layout, args)) != layouts:
+            if [*map(layout, args)] != layouts:
                 return None
         except OTHER_KIND:
             return None
-        addresses = tuple(map(address, args))
+        addresses = [*map(address, args)]
         if any(map(and_, addresses, masks)):
             return None  # they do not lie at multiples of their size
         made = [*map(call, makes)]

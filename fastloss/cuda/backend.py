@@ -80,7 +80,12 @@ class Backend:
         return rowwise.plan(self, maths, operands, results, params, shape, ignore_index)
 
     def plan_pairwise(
-        self, maths: Any, operands: tuple[Any, ...], results: tuple[Any, ...], params: tuple[float, ...], shape: tuple[int, int]
+        self,
+        maths: Any,
+        operands: tuple[Any, ...],
+        results: tuple[Any, ...],
+        params: tuple[float, ...],
+        shape: tuple[int, int],
     ) -> KernelPlan:
         """Plan a loss of vectors, see :func:`fastloss.cpu.loops.pairwise.plan`."""
         arity = count_present(operands[:3])

@@ -121,7 +121,8 @@ class Loaded:
         def start(values: Sequence[Any]) -> None:
             if current_device() != ordinal:
                 with device.activated():
-                    return start(values)
+                    start(values)
+                return
             with lock:
                 try:
                     pack(*values)
@@ -155,9 +156,10 @@ def prepared(
     def start(values: Sequence[Any]) -> None:
         nonlocal launch
         if launch is not None:
-            return launch(values)
-        loaded = kernel.launch(device, blocks, real, *with_values(like, iter(values)), shared=shared)
-        launch = None if loaded is None else loaded.starter(device, blocks, shared)
+            launch(values)
+        else:
+            loaded = kernel.launch(device, blocks, real, *with_values(like, iter(values)), shared=shared)
+            launch = None if loaded is None else loaded.starter(device, blocks, shared)
 
     return start
 

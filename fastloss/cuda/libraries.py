@@ -51,8 +51,9 @@ class DeviceSpace:
 
     @property
     def layout(self) -> Callable[[Any], Any] | None:
-        """What gives all that decides how one of the library's arrays is read, but its address; None: nothing does."""
-        return attrgetter("__class__", "dtype", "shape", "strides", "stream") if _NUMBA_ARRAY is not None and _single_device() else None
+        """What gives all that decides how an array of the library is read, but its address; None: nothing does."""
+        settled = not SIMULATED and _single_device()
+        return attrgetter("__class__", "dtype", "shape", "strides", "stream") if settled else None
 
     @property
     def address(self) -> Callable[[Any], int]:
@@ -100,9 +101,12 @@ class DeviceSpace:
         # A copy to the host waits for the stream that computes the array.
         make = functools.partial(cuda.device_array, shape, numpy_dtype(dtype), stream=stream)
 
+        if 0 in shape:
+            return lambda: DeviceArray(0, shape, dtype, make(), strides)
+
         def allocate() -> DeviceArray:
             array = make()
-            return DeviceArray(address_of(array) or 0, shape, dtype, array, strides)
+            return DeviceArray(address_of(array), shape, dtype, array, strides)
 
         def activate_and_allocate() -> DeviceArray:
             with self.backend.activated():

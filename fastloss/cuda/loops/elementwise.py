@@ -209,7 +209,7 @@ def run(
     """
     inputs, results = (*operands, *((),) * (3 - len(operands)), weight, upstream), (values, *grads, second)
     planned = plan(device, point, inputs, results, params)
-    return run_once(planned, inputs, results, scale, divisor, False)  # type: ignore[no-any-return]
+    return run_once(planned, inputs, results, scale, divisor, False)
 
 
 def pack_width(itemsize: int, arrays: list[DeviceArray], row: int = 0) -> int:

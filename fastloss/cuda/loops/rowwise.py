@@ -218,7 +218,9 @@ def plan(
     x, arrays, columns = operands[0], (*operands, *results), shape[1]
     real, numbers = real_of(x.dtype), () if params is None else tuple([float(p) for p in params])
     launch = _launching(device, maths, real, arrays, 1 if params is None else len(params), shape, ignore_index)
-    survey: Any = check_labels.plan(device, real, operands[2], operands[3], columns, ignore_index) if maths.indexed else None
+    survey: Any = None
+    if maths.indexed:
+        survey = check_labels.plan(device, real, operands[2], operands[3], columns, ignore_index)
     labels = slice(count_present(operands[:2]), count_present(operands[:4]))  # and the weights of classes
 
     def at(pointers: tuple[int, ...], scale: float, by: Any, check: bool) -> tuple[int, Any]:
