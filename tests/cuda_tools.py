@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import sys
 import warnings
@@ -110,6 +111,7 @@ class PretendSpace:
     ordinal = 0
     stream = 0
     adds_products = multiplies_bfloat16 = True
+    reader = None  # no library knows such arrays: every call is planned anew
 
     def __init__(self) -> None:
         from fastloss.cuda.backend import Backend
@@ -133,6 +135,9 @@ class PretendSpace:
         view = DeviceArray(self.next, shape, dtype, "pretended")
         self.next += -(-view.size * view.itemsize // 512) * 512 + 512
         return view
+
+    def maker(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        return functools.partial(self.allocate, shape, dtype)
 
     def view(self, array: Any, name: str) -> Any:
         return array

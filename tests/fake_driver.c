@@ -3,7 +3,7 @@
    It lets tests run everything up to the launch itself, without a device: contexts, streams, the way arguments are
    packed. What a kernel would have written stays as it was. FAKE_DRIVER_LOG names the file; FAKE_DRIVER_ARGUMENTS says
    how many eight-byte arguments of a launch to show, FAKE_DRIVER_CAPABILITY the device's compute capability, 90 for
-   9.0. */
+   9.0, FAKE_DRIVER_FILL what every byte of new memory is: with 255 no class index is found to be a bad one. */
 #define _GNU_SOURCE
 #include <stdint.h>
 #include <stdio.h>
@@ -69,7 +69,7 @@ static Result memory_left(size_t *left, size_t *total) { return *left = *total =
 static Result allocate(uintptr_t *pointer, size_t size) {
     if (!current()) return INVALID_CONTEXT;
     *pointer = (uintptr_t)aligned_alloc(512, (size + 511) / 512 * 512);
-    memset((void *)*pointer, 0, size);
+    memset((void *)*pointer, getenv("FAKE_DRIVER_FILL") ? atoi(getenv("FAKE_DRIVER_FILL")) : 0, size);
     return SUCCESS;
 }
 static Result release(uintptr_t pointer) { return free((void *)pointer), SUCCESS; }

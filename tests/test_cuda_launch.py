@@ -207,3 +207,54 @@ def test_what_a_capture_cannot_do_is_said(run):
     found, lines = run(code, FAKE_DRIVER_CAPTURES="1")
     assert found == ["True"]
     assert not [line for line in lines if line.startswith(("wait", "copy"))]
+
+
+# Prints the interpreter's instructions in repeated calls of 64 rows of 10, less those of Numba's own code, which makes
+# the arrays and knows their addresses. Some calls free the arrays of those before: the least of several counts.
+STEPS = """
+    import sys
+    sys.path.insert(0, {tests!r})
+    from steps import steps
+    def least(function, *args):
+        return min([steps(function, *args) for _ in range(8)])
+    def of_numba(count, arguments):
+        for k in range(count):
+            arguments += (cuda.device_array((64, 10) if k == 0 else (), np.float32),)
+        for array in arguments:
+            array.device_ctypes_pointer.value
+    def counted(loss, arguments, made):
+        return least(fl.value_and_grad(loss), *arguments) - least(of_numba, made, arguments)
+    x, t, y = array((64, 10)), array((64, 10)), array(64, np.int64)
+    print(counted(fl.mse_loss, (x, t), 2), counted(fl.cross_entropy, (x, y), 4))
+    with fl.config(check_indices=False):
+        print(counted(fl.cross_entropy, (x, y), 3))
+"""
+
+
+def test_a_repeated_call_takes_few_steps(run):
+    """Kernels, grids and the types of arguments are settled; what is left is addresses, results and launches."""
+    tests = os.path.dirname(os.path.abspath(__file__))
+    if not os.path.exists(os.path.join(tests, "steps.py")):
+        pytest.skip("tests/steps.py is not there")
+    found, _ = run(STEPS.format(tests=tests), FAKE_DRIVER_FILL="255")
+    mse, checked, cross_entropy = map(int, found)
+    assert mse <= 500, found
+    assert cross_entropy <= 500, found
+    assert checked <= 800, found
+
+
+def test_repeated_calls_know_streams(run):
+    """Arrays of another stream are another kind of call, and are waited for each time where they lie beside others."""
+    code = """
+        loss = fl.value_and_grad(fl.mse_loss)
+        for _ in range(3):
+            for first, second in ((0, 0), (4660, 4660), (4660, 4661)):
+                value, gradient = loss(array((50, 50), stream=first), array((50, 50), stream=second))
+                print(int(value.stream), int(gradient.stream))
+    """
+    found, lines = run(code)
+    assert found == ["0", "0", "4660", "4660", "4660", "4660"] * 3
+    seen = [int(re.search(r"stream (\d+)", line)[1]) for line in launches(lines) if "combine" not in line]
+    assert seen == [0, 4660, 4660] * 3
+    assert lines.count("stream 4660 waits") == 3
+    assert lines.count("event of stream 4661") == 3

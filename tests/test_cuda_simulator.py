@@ -5,6 +5,7 @@ it: a tiny case of each family at once, all else with `slow`. Blocks have 8 thre
 as small as these cross all boundaries, those of a block's shared memory too.
 """
 
+import functools
 import inspect
 import os
 import subprocess
@@ -421,7 +422,9 @@ def torch_in_simulator(monkeypatch):
     monkeypatch.setattr(spaces.TorchSpace, "current_stream", lambda self: 0)
     space = spaces.TorchSpace(0)
     space.device = "cpu"
+    space.reader = functools.partial(space.view, name="array")  # not of a CUDA device, as `read` would have it
     monkeypatch.setattr(_dispatch, "_space", lambda array, name: space)
+    monkeypatch.setattr(_dispatch.host, "lowering", lambda array: None)
     for product in ("mm", "addmm"):
         monkeypatch.setattr(torch, product, _with_wider_result(torch, getattr(torch, product)))
     return torch

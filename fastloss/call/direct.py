@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from fastloss.call.by_address import by_address
 from fastloss.call.dispatch import APART
 from fastloss.call.plan import Parts, Plan, value_alone, value_and_gradient
 from fastloss.call.request import Request
@@ -41,7 +42,8 @@ def direct(
     parts, arrays = plan.parts(), found.arrays
     flags = _PLAIN if request is plain else _OWN
     if parts is None or any(type(a) is not np.ndarray or a.flags.num & flags != flags for a in arrays):
-        return None
+        addressed = plan.addressed if request is plain and not kwargs else None
+        return None if addressed is None else by_address(addressed, found, args, plain)
     if found.relations.count(APART) < len(found.relations):
         return None
     count, names = len(args), [*kwargs]

@@ -77,6 +77,7 @@ class Outputs:
         flat = self.backend.flat
         self._flat = flat if innermost is None else lambda view: flat(self.ordered(view))
         self._written: list[_Written] = []
+        self._wraps: list[Finish] = []
         self._out: Operand | None = None
         self._targets: list[Operand] = []
         self.dtype = self._argument(0).view.dtype  # that of the input, which decides that of the value
@@ -245,7 +246,10 @@ class Outputs:
 
     def _wrapping(self, dtype: Any, operand: Operand) -> Finish | None:
         wrap = self.space.wrapping(dtype, getattr(operand.given, "dtype", None))
-        return None if wrap is None else lambda written, arrays, request: wrap(written)
+        if wrap is None:
+            return None
+        self._wraps.append(lambda written, arrays, request: wrap(written))
+        return self._wraps[-1]
 
     def _folding(self, argument: Argument) -> Finish:
         """Return what adds up what was written for the repeated elements of an argument that was broadcast."""
@@ -277,6 +281,15 @@ class Outputs:
             if written.slot is not None:
                 found[written.slot] = written.sample
         return tuple(found)
+
+    def written_places(self) -> list[int]:
+        """Return the places, among the arrays made, of those that a kernel of five results writes, in its order."""
+        written = [(one.slot % 5, place) for place, one in enumerate(self._written) if one.slot is not None]
+        return [place for _, place in sorted(written)]
+
+    def are_as_made(self) -> bool:
+        """Return whether every result is what was made for it, as an array of the user's library."""
+        return all(written.finish in self._wraps for written in self._written)
 
     def plan(self, slots: int) -> Results:
         """Return the plan, for a kernel that writes to `slots`."""

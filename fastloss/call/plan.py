@@ -30,11 +30,27 @@ class Plan(NamedTuple):
     """What is kept of a kind of call.
 
     `compute` serves every call of the kind. Where the arrays are plain ones of NumPy, `parts` say how the kernel is called
-    without a look-up or a call that could be done without (see ``direct.py``).
+    without a look-up or a call that could be done without (see ``direct.py``); on a device `addressed` does.
     """
 
     compute: Compute
     parts: Callable[[], Parts | None] = lambda: None
+    addressed: Addressed | None = None
+
+
+class Addressed(NamedTuple):
+    """A kernel that is handed addresses, and what is made of its result (see ``by_address.py``)."""
+
+    space: Any
+    at: Any
+    pick: Callable[[tuple[Any, ...]], tuple[Any, ...]]  # operands of a call's arrays
+    makes: tuple[Callable[[], Any], ...]
+    places: list[int]  # of the kernel's results, in its order, among what was made
+    scale: float
+    divisor: float
+    labelled: bool
+    answer: Answer
+    reduces: bool
 
 
 class Parts(NamedTuple):
@@ -89,6 +105,12 @@ def kernel_call(
     one, scalar = planning.space.one(dtype), planning.space.scalar
     reduces = planning.mode.value and not each
     answer = answering(planning.mode, each and planning.mode.value)
+    addressed = None
+    plain = kernel.at is not None and domain is None and outputs.are_as_made()
+    if plain and not callable(scale) and not callable(divisor):
+        addressed = Addressed(
+            planning.space, kernel.at, pick, makes, outputs.written_places(), scale, divisor, labelled, answer, reduces
+        )
 
     def compute(arrays: tuple[Any, ...], request: Request) -> Any:
         if look_before is not None:
@@ -125,7 +147,7 @@ def kernel_call(
         _parts_of, planning.mode, planning.space, kernel, reads, dtype, results, reduces, scale,
         divisor, domain, slots, answer,
     )  # fmt: skip
-    return Plan(compute, parts)
+    return Plan(compute, parts, addressed)
 
 
 def _parts_of(

@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple, NoReturn
 
 from fastloss.call.checks import Shape, check_float, check_shape
-from fastloss.call.dispatch import space_of
+from fastloss.call.dispatch import lowering, space_of
 from fastloss.call.request import Mode, Request, is_number
 from fastloss.define.descriptions import Loss
 
@@ -90,6 +90,9 @@ class Planning:
         operand.name = name
         if operand.view is None:
             low = self.arrays[operand.place]
+            reader = getattr(self.space, "reader", None)
+            if reader is not None and lowering(operand.given) != reader:
+                self.kept, low = False, None  # of another library or stream, which every call waits for
             if low is None:
                 low = self.arrays[operand.place] = self.space.lower(operand.given, name)
             operand.read = self.space.reading(low)

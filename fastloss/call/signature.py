@@ -116,7 +116,8 @@ def taker(
     pick, others = _picker(found.places), _picker(rest)
     constants = others(found.given)
     lowers = tuple([lower or _itself for lower in found.lowers]) if any(found.lowers) else None
-    layout = _host_layout if all(type(array) is np.ndarray for array in found.arrays) else _layout
+    on_host = {type(array) is np.ndarray for array in found.arrays}
+    layout = _layout if len(on_host) > 1 else _host_layout if True in on_host else _device_layout
     more = _extras_like(request) if request is not plain else None
     written = len(extras_of(request)) - (request.grad_output is not None and not is_number(request.grad_output))
     pairs = _pairs(len(arrays), written)

@@ -164,7 +164,9 @@ def lowering(array: Any) -> Callable[[Any], Any] | None:
         return _bfloat16_memory if array.dtype is sys.modules["torch"].bfloat16 else _plain_memory
     if isinstance(array, np.ndarray):
         return None if isinstance(array, np.ma.MaskedArray) else _base_array
-    return np.from_dlpack if hasattr(array, "__dlpack__") and not isinstance(array, np.generic) else None
+    if not hasattr(array, "__dlpack__") or isinstance(array, np.generic) or hasattr(array, "__cuda_ndarray__"):
+        return None  # the arrays of Numba's simulator say that they lie on the host
+    return np.from_dlpack if array.__dlpack_device__()[0] == 1 else None
 
 
 _base_array = methodcaller("view", np.ndarray)

@@ -12,11 +12,11 @@ import numpy as np
 import fastloss.cuda  # noqa: F401  (registers the maths)
 from fastloss.cuda import memory
 from fastloss.cuda.device.numba_cuda import SIMULATED, cuda
-from fastloss.cuda.device_array import DeviceArray
+from fastloss.cuda.device_array import DeviceArray, addresses, like
 from fastloss.cuda.driver import current_device, read_memory, shared_memory_of, write_memory
-from fastloss.cuda.loops import check_labels as survey
-from fastloss.cuda.loops import ctc, elementwise, indexing, pairwise, rowwise
+from fastloss.cuda.loops import check_labels, ctc, elementwise, indexing, pairwise, rowwise
 from fastloss.cuda.loops import multilabel as label_sets
+from fastloss.cuda.planned import no_queue, numbers_of
 from fastloss.cuda.views import real_of
 from fastloss.runtime.compile import Launch
 from fastloss.runtime.plans import KernelPlan, count_present
@@ -64,15 +64,7 @@ class Backend:
         self, point: Any, operands: tuple[Any, ...], results: tuple[Any, ...], params: tuple[float, ...], aliased: bool
     ) -> KernelPlan:
         """Plan a loss over operands of one shape, see :func:`fastloss.cpu.loops.elementwise.plan`."""
-        arity = count_present(operands[:3])
-
-        def code(a: Any, b: Any, c: Any, weight: Any, upstream: Any, *rest: Any) -> Any:
-            values, d0, d1, d2, second, scale, divisor, *_ = rest
-            return self.elementwise(
-                point, (a, b, c)[:arity], weight, upstream, params, scale, divisor, values, (d0, d1, d2), second, aliased
-            )
-
-        return _planned(code, operands, _itself)
+        return elementwise.plan(self, point, operands, results, params)
 
     def plan_rowwise(
         self,
@@ -85,19 +77,15 @@ class Backend:
         replaces: bool = False,
     ) -> KernelPlan:
         """Plan a row loss, see :func:`fastloss.cpu.loops.rowwise.plan`."""
-
-        def code(*args: Any) -> Any:
-            values, d0, d1, d2, second, scale, divisor, check, *_ = args[5:]
-            numbers = ((scale,), 1.0, 1) if params is None else (params, scale, divisor)
-            check = check and params is not None
-            return self.rowwise(
-                maths, *args[:5], *numbers, shape, ignore_index, check, values, (d0, d1, d2), second  # type: ignore[call-arg]
-            )
-
-        return _planned(code, operands, self.flat, labelled=True)
+        return rowwise.plan(self, maths, operands, results, params, shape, ignore_index)
 
     def plan_pairwise(
-        self, maths: Any, operands: tuple[Any, ...], results: tuple[Any, ...], params: tuple[float, ...], shape: tuple[int, int]
+        self,
+        maths: Any,
+        operands: tuple[Any, ...],
+        results: tuple[Any, ...],
+        params: tuple[float, ...],
+        shape: tuple[int, int],
     ) -> KernelPlan:
         """Plan a loss of vectors, see :func:`fastloss.cpu.loops.pairwise.plan`."""
         arity = count_present(operands[:3])
@@ -129,12 +117,12 @@ class Backend:
 
     def maker(self, shape: tuple[int, ...], dtype: Any) -> Callable[[], DeviceArray]:
         """Return what makes such arrays."""
-        return functools.partial(self.space.allocate, tuple(shape), dtype)
+        return self.space.maker(tuple(shape), dtype)
 
     @staticmethod
-    def sample(dtype: Any) -> Any:
-        """Return what stands for a result when a loop is planned: loops on devices ask when they are called."""
-        return dtype
+    def sample(dtype: Any) -> DeviceArray:
+        """Return what stands for a result when a loop is planned."""
+        return like(dtype)
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
         """Return an array of zeros."""
@@ -150,6 +138,10 @@ class Backend:
         """Return a zero-dimensional array for a reduced value."""
         return self.empty((), real_of(dtype))
 
+    def filling(self, size: int, dtype: Any) -> Callable[[tuple[Any, ...]], None]:
+        """Return what writes a value to contiguous memory, given (address, value, size)."""
+        return memory.filling(self, size, dtype)
+
     def fill(self, view: DeviceArray, value: float) -> None:
         """Write `value` to every element of a contiguous view."""
         memory.fill(self, view, value)
@@ -162,7 +154,7 @@ class Backend:
         self, target: DeviceArray, weight: Any, columns: int, ignore: int, check: bool, real: Any
     ) -> tuple[int, DeviceArray]:
         """Return (first row whose class does not exist or -1, summed weight of the rows that count, a scalar)."""
-        return survey.survey(self, real, target, weight, columns, ignore, check)
+        return check_labels.plan(self, real, target, weight, columns, ignore)(addresses((target, weight)), check)
 
     def add_to(self, target: DeviceArray, source: DeviceArray) -> None:
         """Add `source` to `target`, contiguous and of one real dtype; one row of `source` is added to every row."""
@@ -255,16 +247,4 @@ def _planned(
 ) -> KernelPlan:
     """Return the plan of a loop that decides by itself how it is launched."""
     reads = (read,) * count_present(operands)
-    return KernelPlan(Launch(code, _no_queue), reads, _numbers, labelled, divided=True)
-
-
-def _numbers(scale: float, divisor: Any, check: bool) -> tuple[Any, ...]:
-    return scale, divisor, check
-
-
-def _no_queue() -> None:
-    """A device shares out the work by itself."""
-
-
-def _itself(view: DeviceArray) -> DeviceArray:
-    return view
+    return KernelPlan(Launch(code, no_queue), reads, numbers_of, labelled, divided=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 
@@ -25,7 +27,10 @@ class DeviceArray:
     def __init__(
         self, pointer: int, shape: tuple[int, ...], dtype: Any, owner: Any, strides: tuple[int, ...] | None = None
     ) -> None:
-        self.pointer, self.shape, self.dtype, self.owner = pointer, shape, dtype, owner
+        self.pointer = pointer
+        self.shape = shape
+        self.dtype = dtype
+        self.owner = owner
         self.strides = contiguous_strides(shape, dtype.itemsize) if strides is None else strides
 
     @property
@@ -51,8 +56,8 @@ class DeviceArray:
     def is_contiguous(self) -> bool:
         """Return whether the elements lie in C order without gaps; strides of axes of length 1 do not matter."""
         step = self.dtype.itemsize
-        if len(self.shape) == 1:
-            return self.strides[0] == step or self.shape[0] <= 1
+        if self.strides == contiguous_strides(self.shape, step):
+            return True
         for length, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
             if length == 0:
                 return True
@@ -120,6 +125,20 @@ class DeviceArray:
         return DeviceArray(pointer, tuple(shape), self.dtype, self.owner, self.strides)
 
 
+_address = attrgetter("pointer")
+
+
+def addresses(arrays: tuple[Any, ...]) -> tuple[int, ...]:
+    """Return where the arrays lie that are not absent, ``()``."""
+    return tuple(map(_address, filter(None, arrays)))
+
+
+def like(dtype: Any) -> DeviceArray:
+    """Return what stands for an array of a dtype where only its type counts."""
+    return DeviceArray(0, (0,), dtype, None)
+
+
+@functools.lru_cache(1024)
 def contiguous_strides(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
     """Return the strides, in bytes, of a C-contiguous array."""
     strides = []

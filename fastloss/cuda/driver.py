@@ -86,9 +86,8 @@ def _reads_pageable_memory(ordinal: int) -> bool:
 
 def checked(answer: Any) -> Any:
     """Return the result of a call of the driver; raise if it failed."""
-    error = answer[0]
-    if error != bindings.CUresult.CUDA_SUCCESS:
-        raise RuntimeError(f"the CUDA driver reports {error.name}")
+    if answer[0]:
+        raise RuntimeError(f"the CUDA driver reports {answer[0].name}")
     return answer[1] if len(answer) > 1 else None
 
 

@@ -8,16 +8,18 @@ does on the CPU; an absent array is ``()``.
 from __future__ import annotations
 
 import ctypes
+import functools
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 
 from fastloss.cuda.device.numba_cuda import REALS, SIMULATED, SimulatedPointer, cuda, type_of, types
 from fastloss.cuda.device_array import DeviceArray
-from fastloss.cuda.driver import bindings, checked
+from fastloss.cuda.driver import bindings, checked, current_device
 from fastloss.runtime.compile import fingerprint, foreign_part
 
 # Bytes of shared memory that a block gets without asking; beyond it a kernel must be granted them.
@@ -43,16 +45,17 @@ class Kernel:
         self._simulated: Any = None
         self._loaded: dict[Any, Loaded] = {}
 
-    def launch(self, device: Any, blocks: int, real: Any, *args: Any, shared: int = 0) -> None:
-        """Launch on the stream of `device`. Numbers in `args` are converted to the dtype `real`.
+    def launch(self, device: Any, blocks: int, real: Any, *args: Any, shared: int = 0) -> Loaded | None:
+        """Launch on the stream of `device`, and return the loaded kernel; the simulator has none.
 
-        `shared`: the bytes of shared memory that a block gets beside what the kernel has of its own.
+        Numbers in `args` are converted to the dtype `real`. `shared`: the bytes of shared memory that a block gets
+        beside what the kernel has of its own.
         """
         if SIMULATED:
             if self._simulated is None:
                 self._simulated = cuda.jit(_quiet(self.body))
             self._simulated[blocks, self.threads](*[_simulated(argument, real.type) for argument in args])
-            return
+            return None
         kinds: list[Any] = [real, device.ordinal]
         values: list[Any] = []
         _flatten(args, kinds, values)
@@ -61,7 +64,8 @@ class Kernel:
             loaded = self._loaded.get(key)
             if loaded is None:
                 loaded = self._load(key, real, args)
-            loaded.start(blocks, device.stream, values, shared)
+            loaded.start(device, blocks, values, shared)
+        return loaded
 
     def signature(self, real: Any, args: tuple[Any, ...]) -> Any:
         """Return the signature of the kernel for launch arguments."""
@@ -101,23 +105,76 @@ class Loaded:
         self.lock = threading.Lock()
         self.granted = SHARED_MEMORY_OF_ANY_KERNEL
 
-    def start(self, blocks: int, stream: int, values: list[Any], shared: int) -> None:
-        """Queue the kernel on a stream of the device, which is current; the driver copies the arguments."""
+    def start(self, device: Any, blocks: int, values: Sequence[Any], shared: int) -> None:
+        """Queue the kernel on the stream of the device; the driver copies the arguments."""
+        self.starter(device, blocks, shared)(values)
+
+    def starter(self, device: Any, blocks: int, shared: int) -> Callable[[Sequence[Any]], None]:
+        """Return what does so for a grid, given the arguments."""
+        if shared > self.granted:
+            self._grant(shared)
+        grid = (blocks, 1, 1, self.threads, 1, 1, shared)
+        launch = functools.partial(bindings.cuLaunchKernel, self.handle, *grid)
+        pack, arguments, lock = functools.partial(self.struct.pack_into, self.slots, 0), self.arguments, self.lock
+        ordinal, stream = self.ordinal, device.space.current_stream
+
+        def start(values: Sequence[Any]) -> None:
+            if current_device() != ordinal:
+                with device.activated():
+                    start(values)
+                return
+            with lock:
+                try:
+                    pack(*values)
+                except OverflowError:  # a number beyond the largest float32, which is infinite there
+                    pack(*map(_float32_or_int, values))
+                (error,) = launch(stream(), arguments, 0)
+            if error:
+                checked((error,))
+
+        return start
+
+    def _grant(self, shared: int) -> None:
+        """Let blocks have more shared memory than they get without asking."""
+        most = bindings.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         with self.lock:
-            if shared > self.granted:
-                most = bindings.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-                # The handle is that of a kernel: the driver starts it as a function, but does not take it for one here.
-                checked(bindings.cuKernelSetAttribute(most, shared, self.handle, self.ordinal))
-                self.granted = shared
-            try:
-                self.struct.pack_into(self.slots, 0, *values)
-            except OverflowError:  # a number beyond the largest float32, which is infinite there
-                self.struct.pack_into(self.slots, 0, *map(_float32_or_int, values))
-            (error,) = bindings.cuLaunchKernel(
-                self.handle, blocks, 1, 1, self.threads, 1, 1, shared, stream, self.arguments, 0
-            )
-        if error:
-            checked((error,))
+            # The handle is that of a kernel: the driver starts it as a function, but does not take it for one here.
+            checked(bindings.cuKernelSetAttribute(most, shared, self.handle, self.ordinal))
+            self.granted = max(shared, self.granted)
+
+
+def prepared(
+    kernel: Kernel, device: Any, blocks: int, real: Any, args: tuple[Any, ...], shared: int = 0
+) -> Callable[[Sequence[Any]], None]:
+    """Return what repeats a launch with other addresses and numbers, which it is given without the tuples around them.
+
+    The first one loads the kernel, and looks at the type of every argument; those after it do not. Of the arrays in
+    `args` nothing but their dtypes is kept.
+    """
+    like, launch = with_values(args, repeat(0)), None
+
+    def start(values: Sequence[Any]) -> None:
+        nonlocal launch
+        if launch is not None:
+            launch(values)
+        else:
+            loaded = kernel.launch(device, blocks, real, *with_values(like, iter(values)), shared=shared)
+            launch = None if loaded is None else loaded.starter(device, blocks, shared)
+
+    return start
+
+
+def with_values(args: tuple[Any, ...], values: Iterator[Any]) -> tuple[Any, ...]:
+    """Return launch arguments of the types of others: each array and number is the next of `values`."""
+    filled: list[Any] = []
+    for argument in args:
+        kind = type(argument)
+        if kind is tuple:
+            filled.append(with_values(argument, values))
+        else:
+            value = next(values)
+            filled.append(DeviceArray(value, (0,), argument.dtype, None) if kind is DeviceArray else kind(value))
+    return tuple(filled)
 
 
 def _float32_or_int(number: Any) -> Any:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Callable
+from itertools import repeat
+from operator import and_, attrgetter, methodcaller
 from typing import Any
 
 import numpy as np
 
 from fastloss.cuda.backend import Backend
-from fastloss.cuda.device.numba_cuda import cuda
-from fastloss.cuda.device_array import DeviceArray
+from fastloss.cuda.device.numba_cuda import SIMULATED, cuda
+from fastloss.cuda.device_array import DeviceArray, contiguous_strides
 from fastloss.cuda.driver import device_of_address, external_stream, wait_for
-from fastloss.cuda.interface import aligned, interface_of, kernel_dtype, numpy_dtype
+from fastloss.cuda.interface import address_of, aligned, interface_of, kernel_dtype, numpy_dtype
 from fastloss.cuda.views import F32, F64
 from fastloss.runtime.dtypes import BF16_BITS, F16_BITS
 
@@ -28,6 +31,13 @@ _TORCH_VIEWS: dict[str, Any] = {
 }  # fmt: skip
 
 
+# The class of Numba's arrays. The simulator's have another one, and no address but in their interface.
+_NUMBA_ARRAY = None if SIMULATED else getattr(cuda, "devicearray").DeviceNDArray  # noqa: B009 (a type checker sees none)
+
+# Dtypes of Numba's arrays whose views have the same.
+_AS_THEY_ARE = frozenset(map(np.dtype, ("f4", "f8", "i4", "u4", "i8", "u8")))
+
+
 class DeviceSpace:
     """Arrays with ``__cuda_array_interface__``; results are Numba device arrays unless a library does better."""
 
@@ -37,7 +47,18 @@ class DeviceSpace:
     def __init__(self, ordinal: int, stream: int = 0) -> None:
         self.ordinal, self.stream = ordinal, stream
         self.device = f"cuda:{ordinal}"
-        self.reader = functools.partial(self.view, name="array")  # one object, by which kinds of call are told apart
+        self.reader = self.read  # one object, by which kinds of call are told apart
+
+    @property
+    def layout(self) -> Callable[[Any], Any] | None:
+        """What gives all that decides how an array of the library is read, but its address; None: nothing does."""
+        settled = not SIMULATED and _single_device()
+        return attrgetter("__class__", "dtype", "shape", "strides", "stream") if settled else None
+
+    @property
+    def address(self) -> Callable[[Any], int]:
+        """What gives the address of one of the library's arrays that is not empty."""
+        return address_of
 
     @functools.cached_property
     def backend(self) -> Any:
@@ -62,6 +83,16 @@ class DeviceSpace:
     def reading(view: DeviceArray) -> None:
         """Return None: kernels read the views of arrays as they are."""
 
+    def read(self, array: Any) -> DeviceArray:
+        """Return the view of an array of a call that is repeated; ValueError for one of another device or stream."""
+        if type(array) is _NUMBA_ARRAY and not self.stream and not array.stream and _single_device():
+            dtype, pointer, strides = array.dtype, address_of(array) or 0, array.strides
+            if dtype in _AS_THEY_ARE and not any(map(and_, (pointer, *strides), repeat(dtype.itemsize - 1))):
+                return DeviceArray(pointer, array.shape, dtype, array, strides)
+        if space_of_device_array(array) is not self:
+            raise ValueError
+        return self.view(array, "array")
+
     def output(self, array: Any, name: str) -> DeviceArray:
         """Return the view of an array that the user wants written."""
         if not self.owns(array):
@@ -70,9 +101,26 @@ class DeviceSpace:
 
     def allocate(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
         """Return the view of a new array of the library."""
-        with self.backend.activated():  # a copy to the host is to wait for the stream that computes the array
-            array = cuda.device_array(shape, numpy_dtype(dtype), stream=external_stream(self.ordinal, self.stream))
-        return self._described(array, shape, dtype)
+        return self.maker(shape, dtype)()
+
+    def maker(self, shape: tuple[int, ...], dtype: Any) -> Callable[[], DeviceArray]:
+        """Return what makes such views."""
+        strides, stream = contiguous_strides(shape, dtype.itemsize), external_stream(self.ordinal, self.stream)
+        # A copy to the host waits for the stream that computes the array.
+        make = functools.partial(cuda.device_array, shape, numpy_dtype(dtype), stream=stream)
+
+        if 0 in shape:
+            return lambda: DeviceArray(0, shape, dtype, make(), strides)
+
+        def allocate() -> DeviceArray:
+            array = make()
+            return DeviceArray(address_of(array), shape, dtype, array, strides)
+
+        def activate_and_allocate() -> DeviceArray:
+            with self.backend.activated():
+                return allocate()
+
+        return allocate if _single_device() else activate_and_allocate
 
     def one(self, dtype: Any) -> None:
         """Return None: a reduced value is made by `scalar`."""
@@ -134,11 +182,6 @@ class DeviceSpace:
         if stream is not None and here != there:
             wait_for(self.backend, there)
 
-    def _described(self, array: Any, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
-        """Return the view of a new contiguous array."""
-        interface = interface_of(array)
-        return DeviceArray(interface["data"][0], shape, dtype, array)
-
     def _interface_view(self, array: Any, name: str, written: bool) -> DeviceArray:
         interface = interface_of(array)
         if interface is None:
@@ -170,6 +213,8 @@ class CupySpace(DeviceSpace):
     """CuPy arrays."""
 
     name = "CuPy"
+    layout = attrgetter("__class__", "dtype", "shape", "strides", "device.id")
+    address = attrgetter("data.ptr")
 
     def owns(self, array: Any) -> bool:
         return isinstance(array, sys.modules["cupy"].ndarray)
@@ -180,12 +225,16 @@ class CupySpace(DeviceSpace):
             return super().view(array, name)
         return aligned(DeviceArray(array.data.ptr, array.shape, dtype, array, array.strides), name)
 
-    def allocate(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
-        cupy = sys.modules["cupy"]
+    def maker(self, shape: tuple[int, ...], dtype: Any) -> Callable[[], DeviceArray]:
+        cupy, strides = sys.modules["cupy"], contiguous_strides(shape, dtype.itemsize)
         kind = {F16_BITS: np.float16, BF16_BITS: "bfloat16"}.get(dtype, dtype)
-        with cupy.cuda.Device(self.ordinal):
-            array = cupy.empty(shape, kind)
-        return DeviceArray(array.data.ptr, shape, dtype, array)
+
+        def allocate() -> DeviceArray:
+            with cupy.cuda.Device(self.ordinal):
+                array = cupy.empty(shape, kind)
+            return DeviceArray(array.data.ptr, shape, dtype, array, strides)
+
+        return allocate
 
     def upload(self, numbers: Any) -> DeviceArray:
         cupy = sys.modules["cupy"]
@@ -219,6 +268,12 @@ class TorchSpace(DeviceSpace):
     """torch tensors in CUDA memory."""
 
     name = "torch"
+    address = methodcaller("data_ptr")
+
+    @staticmethod
+    def layout(tensor: Any) -> Any:
+        return tensor.__class__, tensor.dtype, tensor.shape, tensor.stride(), tensor.device
+
     adds_products = True
 
     @property
@@ -247,11 +302,16 @@ class TorchSpace(DeviceSpace):
             raise TypeError(f"{name} must be a torch tensor like the input, got {type(array).__name__}")
         return self.view(array, name)
 
-    def allocate(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
-        torch = sys.modules["torch"]
+    def maker(self, shape: tuple[int, ...], dtype: Any) -> Callable[[], DeviceArray]:
+        torch, strides = sys.modules["torch"], contiguous_strides(shape, dtype.itemsize)
         kind = getattr(torch, _TORCH_DTYPES.get(dtype) or dtype.name)
-        tensor = torch.empty(shape, dtype=kind, device=self.device)
-        return DeviceArray(tensor.data_ptr(), shape, dtype, tensor)
+        make = functools.partial(torch.empty, shape, dtype=kind, device=self.device)
+
+        def allocate() -> DeviceArray:
+            tensor = make()
+            return DeviceArray(tensor.data_ptr(), shape, dtype, tensor, strides)
+
+        return allocate
 
     def upload(self, numbers: Any) -> DeviceArray:
         return self.view(sys.modules["torch"].as_tensor(numbers, device=self.device), "index")
@@ -295,6 +355,12 @@ def space_of_device_array(array: Any) -> DeviceSpace:
         return _dlpack_space(int(array.__dlpack_device__()[1]), type(array).__name__)
     # Work goes to the stream on which the array was made, if it names one.
     return _space(DeviceSpace, device_of_address(interface["data"][0]), interface.get("stream") or 0)
+
+
+@functools.cache
+def _single_device() -> bool:
+    """Return whether there is but one device, so that every array lies on it."""
+    return SIMULATED or len(cuda.gpus) == 1
 
 
 def _dlpack_space(ordinal: int, name: str) -> DeviceSpace:

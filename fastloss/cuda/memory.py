@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 from fastloss.cuda.device.block import block, blocks, thread, threads
 from fastloss.cuda.device.memory import copy_element, load, store
 from fastloss.cuda.device.reduce import THREADS, grid_of
-from fastloss.cuda.device_array import DeviceArray
-from fastloss.cuda.launch import Kernel
-from fastloss.cuda.loops.elementwise import place_of, windows
+from fastloss.cuda.device_array import DeviceArray, like
+from fastloss.cuda.launch import Kernel, prepared
+from fastloss.cuda.loops.elementwise import merged, place_of
 from fastloss.cuda.views import F32, real_of
 
 # Sums along an axis run in a thread for each result: an axis is cut in pieces until about so many threads have work.
@@ -36,34 +37,12 @@ def copy(device: Any, target: DeviceArray, source: DeviceArray) -> None:
     size = target.size
     if size == 0:
         return
-    groups = _merged(target, source)
-    if groups is None:
+    axes, strides = merged((target, source), target.shape)
+    if axes is None:
         for k in range(target.shape[0]):
             copy(device, _slice(target, k), _slice(source, k))
         return
-    axes, on_target, on_source = groups
-    _copy_kernel().launch(device, grid_of(size, THREADS), F32, target, source, axes, on_target, on_source, size)
-
-
-def _merged(target: DeviceArray, source: DeviceArray) -> Any:
-    """Return the lengths of two axes and three strides for each array; None where more axes are left."""
-    unmerged = _Unmerged()
-    try:
-        _, axes, (on_target, on_source) = windows(unmerged, [target, source], target.shape)
-    except _TooManyAxes:
-        return None
-    return axes, on_target, on_source
-
-
-class _TooManyAxes(Exception):  # noqa: N818 (a signal, caught where it is raised)
-    """More than three axes are left."""
-
-
-class _Unmerged:
-    """Stands in for a device where nothing may be copied."""
-
-    def flat(self, view: DeviceArray) -> DeviceArray:
-        raise _TooManyAxes
+    _copy_kernel().launch(device, grid_of(size, THREADS), F32, target, source, axes, *strides, size)
 
 
 def _slice(view: DeviceArray, k: int) -> DeviceArray:
@@ -79,11 +58,15 @@ def _fill_kernel() -> Kernel:
     return Kernel("fill", fill, THREADS)
 
 
+def filling(device: Any, size: int, dtype: Any) -> Callable[[tuple[Any, ...]], None]:
+    """Return what writes a value to contiguous memory, given (address, value, size)."""
+    return prepared(_fill_kernel(), device, grid_of(size, THREADS), real_of(dtype), (like(dtype), 0.0, size))
+
+
 def fill(device: Any, target: DeviceArray, value: float) -> None:
     """Write `value` to every element of a contiguous array."""
     if target.size:
-        grid = grid_of(target.size, THREADS)
-        _fill_kernel().launch(device, grid, real_of(target.dtype), target, float(value), target.size)
+        filling(device, target.size, target.dtype)((target.pointer, float(value), target.size))
 
 
 @functools.cache

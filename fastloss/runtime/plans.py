@@ -23,6 +23,7 @@ class KernelPlan(NamedTuple):
     labelled: bool = False
     divided: bool = False
     raw: bool = False
+    at: Callable[..., Any] | None = None
 
     def run(
         self, operands: tuple[Any, ...], results: tuple[Any, ...], scale: float, divisor: float, check: bool = True

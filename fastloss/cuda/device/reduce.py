@@ -6,6 +6,7 @@ The combining kernel alone computes in float64: at most a few thousand numbers w
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ import numpy as np
 from fastloss.cuda.device.block import added, block, blocks, over, thread
 from fastloss.cuda.device.memory import load, load_or, store
 from fastloss.cuda.device.numba_cuda import SIMULATED, jitable
-from fastloss.cuda.device_array import DeviceArray
-from fastloss.cuda.launch import Kernel
+from fastloss.cuda.device_array import DeviceArray, addresses, like
+from fastloss.cuda.launch import Kernel, prepared
 
 # Threads of a block. The simulator runs a Python thread for each.
 THREADS = 8 if SIMULATED else 256
@@ -93,11 +94,26 @@ class Total:
         return partials if self._grid == 1 else combine(self._device, partials, counted, number, self._real)
 
 
+# Makes the reduced value of the sums of blocks, and of the address and number that a divisor consists of.
+Combine = Callable[[DeviceArray, tuple[Any, ...]], DeviceArray]
+
+
+def combining(device: Any, size: int, real: Any, counted: Any) -> Combine:
+    """Return what launches the kernel that combines `size` sums; `counted`: like a divisor on the device."""
+    make = device.maker((), real)
+    start = prepared(_kernel(), device, 1, F64, (like(real), counted, 1.0, like(real), size))
+
+    def combine(partials: DeviceArray, divisor: tuple[Any, ...]) -> DeviceArray:
+        result: DeviceArray = make()
+        start((partials.pointer, *divisor, result.pointer, size))
+        return result
+
+    return combine
+
+
 def combine(device: Any, partials: DeviceArray, counted: Any, divisor: float, real: Any) -> DeviceArray:
     """Return the sum of `partials` over the number at `counted`, over `divisor` where that is absent."""
-    result: DeviceArray = device.scalar(real)
-    _kernel().launch(device, 1, F64, partials, counted, divisor, result, partials.size)
-    return result
+    return combining(device, partials.size, real, counted)(partials, (*addresses((counted,)), divisor))
 
 
 def grid_of(work: int, threads: int, each: int = 1) -> int:

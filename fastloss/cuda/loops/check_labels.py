@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from fastloss.cuda.device.block import added, block, blocks, minimum, over, thread, threads
 from fastloss.cuda.device.memory import label_at, load, load_or, store
-from fastloss.cuda.device.reduce import THREADS, Total, deliver, grid_of
-from fastloss.cuda.device_array import DeviceArray
+from fastloss.cuda.device.reduce import THREADS, deliver, grid_of
+from fastloss.cuda.device_array import DeviceArray, like
 from fastloss.cuda.driver import read_memory
-from fastloss.cuda.launch import Kernel
+from fastloss.cuda.launch import Kernel, prepared
+from fastloss.cuda.planned import ending
 from fastloss.define.descriptions import NO_INDEX
 
 I64 = np.dtype(np.int64)
@@ -58,23 +60,38 @@ def _first_kernel() -> Kernel:
     return Kernel("first", smallest, THREADS)
 
 
-def survey(
-    device: Any, real: Any, target: DeviceArray, weight: Any, columns: int, ignore: int, check: bool
-) -> tuple[int, DeviceArray]:
-    """Return (first row whose class does not exist or -1, summed weight of the rows that count as a device scalar).
+# Looks at labels, given their address and that of the class weights if there are some, and whether to check them.
+Survey = Callable[[tuple[int, ...], bool], tuple[int, DeviceArray]]
 
-    With `check` the call waits for the device; without it the first number is -1.
+
+def plan(device: Any, real: Any, target: DeviceArray, weight: Any, columns: int, ignore: int) -> Survey:
+    """Return what looks at labels like these.
+
+    It returns (first row whose class does not exist or -1, summed weight of the rows that count as a device scalar). To
+    check the labels it waits for the device; where it does not, the first number is -1.
     """
-    count = target.size
-    grid = grid_of(count, THREADS)
-    total = Total(device, grid, real, True, 1.0)
-    firsts: Any = device.scratch(grid, I64) if check else ()
-    _kernel().launch(device, grid, real, target, weight, 1.0, count, columns, ignore, firsts, *total.arguments)
-    counted = total.result()
-    if not check:
-        return -1, counted
-    first = first_of(device, real, firsts, grid)
-    return (first if first < count else -1), counted
+    count, grid = target.size, grid_of(target.size, THREADS)
+    weight = weight if type(weight) is tuple else like(weight.dtype)
+    numbers = (1.0, count, columns, ignore)
+    arguments, make, combine = ending(device, grid, real)
+    make_firsts = device.maker((grid,), I64)
+    starts = [
+        prepared(_kernel(), device, grid, real, (like(target.dtype), weight, *numbers, firsts, *arguments))
+        for firsts in ((), like(I64))
+    ]
+
+    def look(pointers: tuple[int, ...], check: bool) -> tuple[int, DeviceArray]:
+        partials = make()
+        if not check:
+            starts[0]((*pointers, *numbers, partials.pointer, 1.0))
+            return -1, partials if combine is None else combine(partials, (1.0,))
+        firsts = make_firsts()
+        starts[1]((*pointers, *numbers, firsts.pointer, partials.pointer, 1.0))
+        counted = partials if combine is None else combine(partials, (1.0,))
+        first = first_of(device, real, firsts, grid)
+        return (first if first < count else -1), counted
+
+    return look
 
 
 def first_of(device: Any, real: Any, firsts: DeviceArray, size: int) -> int:

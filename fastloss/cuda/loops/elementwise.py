@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastloss.cuda.device.block import added, block, blocks, over, thread, threads
 from fastloss.cuda.device.memory import WIDEST, load_or, load_pack, store_derivatives, store_values
 from fastloss.cuda.device.numba_cuda import jitable
 from fastloss.cuda.device.packs import filled, spread, total_of
-from fastloss.cuda.device.reduce import THREADS, Total, deliver, divided, grid_of
-from fastloss.cuda.device_array import DeviceArray
+from fastloss.cuda.device.reduce import THREADS, deliver, divided, grid_of
+from fastloss.cuda.device_array import DeviceArray, addresses
 from fastloss.cuda.launch import Kernel
+from fastloss.cuda.planned import Form, itself, looping, never, plan_of, run_once, unaligned
 from fastloss.cuda.views import real_of
+from fastloss.runtime.plans import KernelPlan, count_present
 from fastloss.runtime.strides import merged_axes
 
 
@@ -147,6 +149,47 @@ def strided_kernel(point: Callable[..., Any], arity: int) -> Kernel:
     return Kernel(f"elementwise_strided_{point.__name__}", elementwise, THREADS)
 
 
+def plan(
+    device: Any,
+    point: Callable[..., Any],
+    operands: tuple[Any, ...],
+    results: tuple[Any, ...],
+    params: tuple[float, ...],
+) -> KernelPlan:
+    """Plan a loss over operands of one shape, see :func:`fastloss.cpu.loops.elementwise.plan`.
+
+    The reduced value is a device scalar, the divisor a number or one too. A result may be the same array as an operand:
+    a thread reads its elements before it writes them.
+    """
+    first, arrays = operands[0], (*operands, *results)
+    arity, size, real = count_present(operands[:3]), first.size, real_of(first.dtype)
+    present = [a for a in arrays if type(a) is DeviceArray]
+    packs, layout = all(a.is_contiguous() for a in present), ()
+    wide, copies = WIDEST // first.itemsize if packs else 1, False
+    if not packs:
+        axes, strides = merged(operands, first.shape)
+        copies = axes is None
+        if copies:  # too many axes
+            flat = [a if type(a) is tuple else DeviceArray(0, (size,), a.dtype, None) for a in operands]
+            axes, strides = merged(flat, (size,))
+        layout = (axes, *strides)
+
+    def form(single: bool) -> Form:
+        width = 1 if single else wide
+        kernel = contiguous_kernel(point, arity, width) if packs else strided_kernel(point, arity)
+        return Form(kernel, grid_of(-(-size // width), THREADS), (size,), layout)
+
+    look = unaligned(wide, [a.itemsize for a in present]) if packs else never
+    numbers = tuple([float(p) for p in params])
+    launch = looping(device, real, arrays, len(numbers), look, form)
+
+    def at(pointers: tuple[int, ...], scale: float, divisor: Any, check: bool) -> Any:
+        factor = scale if type(divisor) is DeviceArray else scale / divisor if divisor else math.nan
+        return launch(pointers, numbers, factor, divisor)
+
+    return plan_of(at, (device.flat if copies else itself,) * count_present(operands), raw=not copies)
+
+
 def run(
     device: Any,
     point: Callable[..., Any],
@@ -163,32 +206,11 @@ def run(
 ) -> DeviceArray:
     """Run a loss over operands of one shape and return the sum of its values over `divisor`, a device scalar.
 
-    `divisor` is a number or a device scalar. Else as :func:`fastloss.cpu.loops.elementwise.run`. An output may
-    be the same array as an operand: a thread reads its elements before it writes them.
+    As :func:`fastloss.cpu.loops.elementwise.run`.
     """
-    first = operands[0]
-    real = real_of(first.dtype)
-    size = first.size
-    inputs = [*operands, *((),) * (3 - len(operands)), weight, upstream]
-    outputs = (values, *grads, second)
-    factor = scale if type(divisor) is DeviceArray else scale / divisor if divisor else math.nan
-    numbers = tuple([float(p) for p in params])
-    present = [a for a in inputs if type(a) is DeviceArray]
-    if all(a.is_contiguous() for a in present):
-        width = pack_width(first.itemsize, [*present, *[a for a in outputs if type(a) is DeviceArray]])
-        grid = grid_of(-(-size // width), THREADS)
-        total = Total(device, grid, real, values == (), divisor)
-        contiguous_kernel(point, len(operands), width).launch(
-            device, grid, real, *inputs, *outputs, numbers, factor, size, *total.arguments
-        )
-    else:
-        views, axes, strides = windows(device, inputs, first.shape)
-        grid = grid_of(size, THREADS)
-        total = Total(device, grid, real, values == (), divisor)
-        strided_kernel(point, len(operands)).launch(
-            device, grid, real, *views, axes, *strides, *outputs, numbers, factor, size, *total.arguments
-        )
-    return total.result()
+    inputs, results = (*operands, *((),) * (3 - len(operands)), weight, upstream), (values, *grads, second)
+    planned = plan(device, point, inputs, results, params)
+    return run_once(planned, inputs, results, scale, divisor, False)
 
 
 def pack_width(itemsize: int, arrays: list[DeviceArray], row: int = 0) -> int:
@@ -197,28 +219,23 @@ def pack_width(itemsize: int, arrays: list[DeviceArray], row: int = 0) -> int:
     `row`: the elements of a row, when packs must not cross from one to the next.
     """
     width = WIDEST // itemsize
-    if row % width:
-        return 1
-    for a in arrays:
-        if a.pointer % min(WIDEST, width * a.itemsize):
-            return 1
-    return width
+    misaligned = unaligned(width, [a.itemsize for a in arrays])
+    return 1 if row % width or misaligned(addresses(tuple(arrays))) else width
 
 
-def windows(device: Any, arrays: list[Any], shape: tuple[int, ...]) -> tuple[list[Any], Any, list[Any]]:
-    """Return the arrays, the lengths of the last two of three axes, and three strides for each, in elements.
+def merged(arrays: Sequence[Any], shape: tuple[int, ...]) -> tuple[Any, list[Any]]:
+    """Return the lengths of the last two of three axes, and three strides for each array, in elements.
 
-    Neighbouring axes are merged as far as all arrays allow; where more than three are left the arrays are copied.
+    Neighbouring axes are merged as far as all arrays allow; where more than three are left there are no lengths.
     """
     present = [a for a in arrays if type(a) is DeviceArray]
-    lengths, merged = merged_axes(present, shape)
-    if len(merged) > 3:
-        flat = [device.flat(a) if type(a) is DeviceArray else a for a in arrays]
-        return windows(device, flat, (math.prod(shape),))
-    missing = [0] * (3 - len(merged))
+    lengths, axes = merged_axes(present, shape)
+    if len(axes) > 3:
+        return None, []
+    missing = [0] * (3 - len(axes))
     lengths = [1] * len(missing) + lengths
     strides = [
-        (*missing, *[a.strides[axis] // a.itemsize for axis in merged]) if type(a) is DeviceArray else (0, 0, 0)
+        (*missing, *[a.strides[axis] // a.itemsize for axis in axes]) if type(a) is DeviceArray else (0, 0, 0)
         for a in arrays
     ]
-    return arrays, (lengths[1], lengths[2]), strides
+    return (lengths[1], lengths[2]), strides

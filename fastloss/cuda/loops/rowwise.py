@@ -21,28 +21,32 @@ from typing import Any
 import numpy as np
 
 from fastloss.cuda.device.block import added, block, blocks, maximum, meet, over, thread, threads
-from fastloss.cuda.device.memory import label_at, load, load_or, load_pack, store, store_derivatives, store_pack
+from fastloss.cuda.device.memory import WIDEST, label_at, load, load_or, load_pack, store, store_derivatives, store_pack
 from fastloss.cuda.device.numba_cuda import SIMULATED
 from fastloss.cuda.device.online_softmax import gauge
 from fastloss.cuda.device.packs import filled, total_of
-from fastloss.cuda.device.reduce import THREADS, Total, deliver, divided, grid_of
+from fastloss.cuda.device.reduce import THREADS, deliver, divided, grid_of
 from fastloss.cuda.device.shared_rows import put_on_shelf, reader, room, shelf_is_full, shelf_like
-from fastloss.cuda.device_array import DeviceArray
-from fastloss.cuda.launch import Kernel
-from fastloss.cuda.loops.check_labels import survey
-from fastloss.cuda.loops.elementwise import pack_width
+from fastloss.cuda.device_array import DeviceArray, like
+from fastloss.cuda.launch import Kernel, with_values
+from fastloss.cuda.loops import check_labels
 from fastloss.cuda.loops.row_maths import packed
 from fastloss.cuda.loops.rowwise_split import run_split, suits
 from fastloss.cuda.loops.rowwise_target_only import gather_kernel
+from fastloss.cuda.planned import Form, Run, itself, looping, never, plan_of, run_once, unaligned
 from fastloss.cuda.views import real_of
 from fastloss.define.descriptions import RowMaths
 from fastloss.define.scalars import exp_nonpositive, log
+from fastloss.runtime.plans import KernelPlan, count_present
 
 # Threads of a group, and the packs of a row up to which a group is that small. Registers let a multiprocessor have 1024
 # threads, and its 228 KB are to hold what they keep: the warps of a block of 256 keep 32 KB at most, four blocks
 # 128 KB; a row of 64 KB leaves room for three blocks. Of longer rows two or one fit, and a block has more threads.
 GROUPS = ((1, 2), (4, 6), (8, 24)) if SIMULATED else ((1, 4), (8, 32), (32, 256), (256, 4096))
 LARGEST_GROUP = 16 if SIMULATED else 512
+
+# Which of the operands and results are read and written in packs: not labels, upstream factors and values.
+IN_PACKS = frozenset((0, 1, 3, 6, 7, 8, 9))
 
 # Groups from this size on keep their row.
 KEEPING = 4 if SIMULATED else 32
@@ -198,6 +202,98 @@ def kept_of(space: int, lanes: int, width: int, columns: int) -> int:
     return columns if columns <= share else share // (lanes * width) * lanes * width
 
 
+def plan(
+    device: Any,
+    maths: RowMaths,
+    operands: tuple[Any, ...],
+    results: tuple[Any, ...],
+    params: tuple[float, ...] | None,
+    shape: tuple[int, int, int],
+    ignore_index: int,
+) -> KernelPlan:
+    """Plan a row loss, see :func:`fastloss.cpu.loops.rowwise.plan`.
+
+    The reduced value is a device scalar. Only the check of the class indices waits for the device.
+    """
+    x, arrays, columns = operands[0], (*operands, *results), shape[1]
+    real, numbers = real_of(x.dtype), () if params is None else tuple([float(p) for p in params])
+    launch = _launching(device, maths, real, arrays, 1 if params is None else len(params), shape, ignore_index)
+    survey: Any = None
+    if maths.indexed:
+        survey = check_labels.plan(device, real, operands[2], operands[3], columns, ignore_index)
+    labels = slice(count_present(operands[:2]), count_present(operands[:4]))  # and the weights of classes
+
+    def at(pointers: tuple[int, ...], scale: float, by: Any, check: bool) -> tuple[int, Any]:
+        if check or by == 0:
+            strange, counted = survey(pointers[labels], check)
+            if strange >= 0:
+                return strange, None
+            if by == 0:
+                return -1, launch(pointers, numbers, scale, counted)
+        return -1, launch(pointers, numbers, scale if type(by) is DeviceArray else scale / by, by)
+
+    def without_labels(pointers: tuple[int, ...], scale: float, by: Any, check: bool) -> tuple[int, Any]:
+        if params is None:  # a map of rows, whose parameter is the factor
+            return -1, launch(pointers, (scale,), 1.0, 1)
+        return -1, launch(pointers, numbers, scale if type(by) is DeviceArray else scale / by, by)
+
+    reads = tuple([itself if a.is_contiguous() else device.flat for a in operands if type(a) is not tuple])
+    return plan_of(at if maths.indexed else without_labels, reads, labelled=True)
+
+
+def _launching(
+    device: Any,
+    maths: RowMaths,
+    real: Any,
+    arrays: tuple[Any, ...],
+    params: int,
+    shape: tuple[int, int, int],
+    ignore: int,
+) -> Run:
+    """Return what launches a row loss over `arrays` like these, and returns the reduced value."""
+    (outer, columns, inner), itemsize = shape, arrays[0].itemsize
+    count, first = outer * inner, count_present(arrays[:6])
+    widest = 1 if inner > 1 or columns % (WIDEST // itemsize) else WIDEST // itemsize
+    packed = [a.itemsize if k in IN_PACKS else 0 for k, a in enumerate(arrays) if type(a) is not tuple]
+    misaligned = unaligned(widest, packed) if widest > 1 else never
+    if suits(maths, count, columns, inner) and not maths.sparse:
+        typed = tuple([a if type(a) is tuple else like(a.dtype) for a in arrays])
+
+        def split(pointers: tuple[int, ...], numbers: tuple[float, ...], factor: float, by: Any) -> Any:
+            width, given = 1 if misaligned(pointers) else widest, with_values(typed, iter(pointers))
+            return run_split(device, maths, width, real, given, numbers, factor, by, count, columns, ignore).result()
+
+        return split
+    visits = maths.softmax + (maths.terms is not None) + any(type(a) is not tuple for a in arrays[6:])
+
+    def gather(replaces: bool) -> Form:
+        sizes = (count, columns, inner, ignore, int(replaces))
+        return Form(gather_kernel(maths), grid_of(count, THREADS), sizes)
+
+    def group(single: bool) -> Form:
+        width = 1 if single else widest
+        lanes = 1 if inner > 1 else group_of(columns // width)
+        kept = kept_of(room(device) // itemsize, lanes, width, columns) if lanes >= KEEPING and visits > 1 else 0
+        shared = kept * itemsize * (block_of(lanes) // lanes)
+        grid = grid_of(count * lanes, block_of(lanes), -(-columns // (width * lanes)))
+        kernel = group_kernel(maths, lanes, width, inner > 1, kept > 0)
+        return Form(kernel, grid, (count, columns, inner, kept, ignore), shared=shared)
+
+    if not maths.sparse:
+        return looping(device, real, arrays, params, misaligned, group)
+    # Zeros first, but where the gradient lies over the input: there an entry is read before zeros take its place.
+    zeros = [device.filling(math.prod(shape), a.dtype) for a in arrays[6:] if type(a) is not tuple]
+    gathered = looping(device, real, arrays, params, lambda pointers: pointers[0] in pointers[first:], gather)
+
+    def fill_and_gather(pointers: tuple[int, ...], numbers: tuple[float, ...], factor: float, by: Any) -> Any:
+        if pointers[0] not in pointers[first:]:
+            for fill, pointer in zip(zeros, pointers[first:], strict=True):
+                fill((pointer, 0.0, math.prod(shape)))
+        return gathered(pointers, numbers, factor, by)
+
+    return fill_and_gather
+
+
 def run(
     device: Any,
     maths: RowMaths,
@@ -218,47 +314,8 @@ def run(
 ) -> tuple[int, Any]:
     """Run a row loss and return (row of the first class index that does not exist or -1, reduced value).
 
-    The parameters are those of :func:`fastloss.cpu.loops.rowwise.run`; the reduced value is a device scalar. Only the
-    check of the class indices waits for the device.
+    The parameters are those of :func:`fastloss.cpu.loops.rowwise.run`; the reduced value is a device scalar.
     """
-    outer, columns, inner = shape
-    count = outer * inner
-    real = real_of(x.dtype)
-    by: Any = divisor
-    if maths.indexed and (check or divisor == 0):
-        strange, counted = survey(device, real, target, weight, columns, ignore_index, check)
-        if strange >= 0:
-            return strange, None
-        by = divisor or counted
-    factor = scale if type(by) is DeviceArray else scale / by
-    numbers = tuple([float(p) for p in params])
-    arrays = (x, operand, target, weight, upstream, values, *grads, second)
-    if maths.sparse:
-        results = [result for result in (*grads, second) if type(result) is DeviceArray]
-        replaces = any(result.pointer == x.pointer for result in results)
-        if not replaces:  # else an entry is read before the kernel writes zeros in its place
-            for result in results:
-                device.fill(result, 0.0)
-        grid = grid_of(count, THREADS)
-        total = Total(device, grid, real, values == (), by)
-        gather_kernel(maths).launch(
-            device, grid, real, *arrays, numbers, factor, count, columns, inner, ignore_index, int(replaces),
-            *total.arguments,
-        )  # fmt: skip
-        return -1, total.result()
-    in_packs = [a for a in (x, operand, weight, *grads, second) if type(a) is DeviceArray]
-    width = 1 if inner > 1 else pack_width(x.itemsize, in_packs, columns)
-    if suits(maths, count, columns, inner):
-        total = run_split(device, maths, width, real, arrays, numbers, factor, by, count, columns, ignore_index)
-    else:
-        lanes = 1 if inner > 1 else group_of(columns // width)
-        visits = maths.softmax + (maths.terms is not None) + any(a != () for a in (*grads, second))
-        kept = kept_of(room(device) // x.itemsize, lanes, width, columns) if lanes >= KEEPING and visits > 1 else 0
-        shared = kept * x.itemsize * (block_of(lanes) // lanes)
-        grid = grid_of(count * lanes, block_of(lanes), -(-columns // (width * lanes)))
-        total = Total(device, grid, real, values == (), by)
-        group_kernel(maths, lanes, width, inner > 1, kept > 0).launch(
-            device, grid, real, *arrays, numbers, factor, count, columns, inner, kept, ignore_index, *total.arguments,
-            shared=shared,
-        )  # fmt: skip
-    return -1, total.result()
+    operands, results = (x, operand, target, weight, upstream), (values, *grads, second)
+    planned = plan(device, maths, operands, results, params, shape, ignore_index)
+    return run_once(planned, operands, results, scale, divisor, check)

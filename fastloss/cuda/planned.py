@@ -1,0 +1,139 @@
+"""Launches of which all but addresses and numbers is settled when a kind of call is planned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from operator import and_
+from typing import Any, NamedTuple
+
+from fastloss.cuda.device.memory import WIDEST
+from fastloss.cuda.device.reduce import Combine, combining
+from fastloss.cuda.device_array import DeviceArray, addresses, like
+from fastloss.cuda.launch import Kernel, prepared
+from fastloss.runtime.compile import Launch
+from fastloss.runtime.plans import KernelPlan, count_present
+
+# Runs a loop given the addresses of its arrays, the scale of the derivatives, a divisor, and whether to check labels.
+At = Callable[[tuple[int, ...], float, Any, bool], Any]
+
+# Says of the addresses of a loop's arrays which of two forms its launch has.
+Look = Callable[[tuple[int, ...]], bool]
+
+
+class Form(NamedTuple):
+    """What a launch consists of, beside arrays, factors and the divisor."""
+
+    kernel: Kernel
+    grid: int
+    sizes: tuple[int, ...]  # what stands behind the factor of the derivatives
+    layout: tuple[tuple[int, ...], ...] = ()  # what stands between operands and results
+    shared: int = 0
+
+
+class Ending(NamedTuple):
+    """Where the blocks of a planned launch leave their sums, and what becomes of these."""
+
+    arguments: tuple[Any, ...]  # like what a kernel hands to `deliver`
+    make: Callable[[], DeviceArray]  # memory for the sums
+    combine: Combine | None  # None: a lone block makes the reduced value
+
+
+def ending(device: Any, grid: int, real: Any, wanted: bool = True, counted: Any = None) -> Ending:
+    """Plan the end of a launch; `counted` is the dtype of a divisor that lies on the device."""
+    by: Any = () if counted is None else like(counted)
+    if grid == 1 or not wanted:
+        return Ending((like(real) if wanted else (), by, 1.0), device.maker((), real), None)
+    return Ending((like(real), by, 1.0), device.maker((grid,), real), combining(device, grid, real, by))
+
+
+# Runs a launch with the addresses of its arrays, its parameters, the factor of the derivatives, and a divisor.
+Run = Callable[[tuple[int, ...], tuple[float, ...], float, Any], Any]
+
+
+def looping(
+    device: Any, real: Any, arrays: tuple[Any, ...], params: int, look: Look, form_of: Callable[[bool], Form]
+) -> Run:
+    """Return what runs a loop over arrays like these, five operands and five results, and returns the reduced value.
+
+    That is a device scalar, or None where values are a result. Alignment is no part of a kind of call, so that `look`
+    is asked at every call: a new array of the library may lie anywhere, and so may the next chunk of one that is worked
+    through.
+    """
+    reduces, read = type(arrays[5]) is tuple, count_present(arrays[:5])
+    arrays = tuple([a if type(a) is tuple else like(a.dtype) for a in arrays])
+    launches: dict[Any, Any] = {}
+
+    def prepare(second: bool, counted: Any) -> tuple[Any, ...]:
+        kernel, grid, sizes, layout, shared = form_of(second)
+        end = ending(device, grid, real, reduces, counted)
+        args = (*arrays[:5], *layout, *arrays[5:], (1.0,) * params, 1.0, *sizes, *end.arguments)
+        start = prepared(kernel, device, grid, real, args, shared)
+        if layout:
+            start = _spliced(start, read, tuple([number for numbers in layout for number in numbers]))
+        return start, sizes, end.make if reduces else None, end.combine
+
+    def run(pointers: tuple[int, ...], params: tuple[float, ...], factor: float, divisor: Any) -> Any:
+        by: tuple[Any, ...]
+        if type(divisor) is DeviceArray:
+            key, by = (look(pointers), divisor.dtype), (divisor.pointer, 1.0)
+        else:
+            key, by = (look(pointers), None), (float(divisor),)
+        launch = launches.get(key)
+        if launch is None:
+            launch = launches[key] = prepare(*key)
+        start, sizes, make, combine = launch
+        if make is None:
+            start((*pointers, *params, factor, *sizes, *by))
+            return None
+        partials = make()
+        start((*pointers, *params, factor, *sizes, partials.pointer, *by))
+        return partials if combine is None else combine(partials, by)
+
+    return run
+
+
+def _spliced(start: Any, place: int, numbers: tuple[int, ...]) -> Callable[[Sequence[Any]], None]:
+    """Return what launches with `numbers` at a place among the values that it is given."""
+    return lambda values: start((*values[:place], *numbers, *values[place:]))
+
+
+def unaligned(width: int, itemsizes: list[int]) -> Look:
+    """Return what says whether an address forbids packs of `width` elements; items of 0 bytes may lie anywhere."""
+    masks = [min(WIDEST, width * size) - 1 if size else 0 for size in itemsizes]
+    return lambda pointers: any(map(and_, pointers, masks))
+
+
+def never(pointers: tuple[int, ...]) -> bool:
+    """Return False: the launch has one form."""
+    return False
+
+
+def plan_of(at: At, reads: tuple[Any, ...], **rest: bool) -> KernelPlan:
+    """Return the plan of a loop of five operands and five results; `reads` may copy operands."""
+
+    def code(*args: Any) -> Any:
+        return at(addresses(args[:10]), *args[10:13])
+
+    as_they_lie = all(read is itself for read in reads)
+    return KernelPlan(Launch(code, no_queue), reads, numbers_of, divided=True, at=at if as_they_lie else None, **rest)
+
+
+def run_once(plan: KernelPlan, operands: tuple[Any, ...], results: tuple[Any, ...], *numbers: Any) -> Any:
+    """Run a plan with operands that are to be read."""
+    reads = iter(plan.reads)
+    read = [a if type(a) is tuple else next(reads)(a) for a in operands]
+    return plan.launch.code(*read, *results, *numbers)
+
+
+def numbers_of(scale: float, divisor: Any, check: bool) -> tuple[Any, ...]:
+    """Return what follows the arrays of a loop on a device."""
+    return scale, divisor, check
+
+
+def no_queue() -> None:
+    """Return no queue: a device shares out the work by itself."""
+
+
+def itself(view: DeviceArray) -> DeviceArray:
+    """Return a view that is read as it lies."""
+    return view
