@@ -17,7 +17,7 @@ from fastloss.call.call import Call
 from fastloss.call.outputs import Mode, Request
 from fastloss.cpu.arrays import DlpackSpace
 from fastloss.define.descriptions import Elementwise
-from fastloss.define.maths import jitable
+from fastloss.define.maths import maths
 from fastloss.define.registry import LOSSES
 
 NOT_POSSIBLE = {
@@ -566,7 +566,7 @@ def test_device_array_beside_a_host_array(case):
 def test_a_gradient_that_the_maths_does_not_return():
     """It would be memory that nobody has written."""
 
-    @jitable
+    @maths
     def error(x, t):
         return x - t, (type(x)(1),), type(x)(0)
 
