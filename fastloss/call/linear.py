@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from fastloss.call.array_ops import convert_into, in_type, sum_of
 from fastloss.call.checks import check_float, check_labels, check_shape, dtype_name
 from fastloss.call.chunked_matmul import Products, chunks, part
@@ -17,24 +19,26 @@ from fastloss.call.plan import Plan, program_call
 from fastloss.call.planning import ABSENT, Planning
 from fastloss.call.request import Request
 from fastloss.call.rowwise import out_of_range
-from fastloss.define.descriptions import NO_INDEX, Projected
+from fastloss.define.descriptions import NO_INDEX, Projected, RowIndex
 from fastloss.runtime.dtypes import F32, F64
 from fastloss.runtime.plans import KernelPlan
 from fastloss.runtime.settings import settings
 
-_NAMES = ("input", "linear_weight", "target", "linear_bias", "weight")
 _INPUT, _WEIGHT, _TARGET, _BIAS, _CLASS_WEIGHT = range(5)  # slots of the gradients
 
 
 def plan(planning: Planning, job: Projected) -> Plan:
     """Plan a loss of rows behind a linear map."""
-    rows = job.rows
-    given = (job.input, job.linear_weight, rows.target, job.linear_bias, rows.weight)
-    for operand, name in zip(given[:3], _NAMES, strict=False):
+    rows, names = job.rows, (*job.names, "target", "linear_bias", "weight")
+    numbered = rows.target if isinstance(rows.target, RowIndex) else None
+    given = (job.input, job.linear_weight, None if numbered is not None else rows.target, job.linear_bias, rows.weight)
+    for operand, name in zip(given[: 3 if numbered is None else 2], names, strict=False):
         if operand is None:
             raise TypeError(f"{name} must be an array, got None")
-    x, w, target, bias, class_weight = planning.enter(given, _NAMES)
-    _check_map(x, w, bias)
+    x, w, target, bias, class_weight = planning.enter(given, names)
+    _check_map(x, w, bias, job.names)
+    if numbered is not None:
+        target = _row_index(planning, numbered, x, w, job.names)
     real = F64 if x.dtype == F64 else F32
     if job.precision is not None and job.precision != real.name:
         raise ValueError(f"sums of {dtype_name(x)} input are in {real.name}, not in {job.precision}")
@@ -57,18 +61,20 @@ def plan(planning: Planning, job: Projected) -> Plan:
             for slot, operand in enumerate(given)
         ]
     )
-    present = [name for name, argument in zip(_NAMES, arguments, strict=True) if argument is not None]
+    present = [name for name, argument in zip(names, arguments, strict=True) if argument is not None]
     planning.differentiate(*[name for name in planning.mode.also if name in present])
     each = rows.reduction == "none"
     outputs = Outputs(planning, arguments, None)
     outputs.want_values(results, each and planning.mode.value)
     scale, upstream = planning.upstream(not each, results)
-    labels, class_weights = (None, None) if soft else (rows.target, rows.weight)
+    labels, class_weights = (None, None) if soft else (given[_TARGET], rows.weight)
     outputs.check_read(target=labels, weight=class_weights, grad_output=upstream)
     # Rows of the input and class probabilities are read no more when their gradient is written; all else is.
     outputs.detach(list(given), (_INPUT, _TARGET))
     run = _Run(planning, job, soft, real, scale)
     readers = [planning.reader(operand, planning.space.backend.flat) for operand in (*given, upstream)]
+    if numbered is not None:
+        readers[_TARGET] = lambda arrays: target
 
     def body(arrays: tuple[Any, ...], request: Request, values: Any, *grads: Any) -> Any:
         return run.run([read(arrays) for read in readers], arrays, request, values, grads)
@@ -83,7 +89,7 @@ class _Run:
         rows = job.rows
         x, w = job.input.view, job.linear_weight.view
         self.backend, self.mode, self.real, self.soft, self.scale = planning.space.backend, planning.mode, real, soft, scale
-        self.maths = rows.soft if soft else rows.maths
+        self.maths, self.logit_scale = (rows.soft if soft else rows.maths), job.logit_scale
         self.each, self.averages = rows.reduction == "none", rows.reduction == "mean"
         self.weighs = self.averages and rows.mean == "weights" and not soft
         self.batch, self.features = (x.shape[0] if x.ndim == 2 else 1), x.shape[-1]
@@ -130,7 +136,8 @@ class _Run:
             gradient if gradient is ABSENT else gradient.reshape(shape)
             for gradient, shape in zip(grads[:2], shapes, strict=True)
         ]
-        products = Products(backend, real, x.reshape(shapes[0]), w.reshape(shapes[1]), (*matrices, grads[_BIAS]), whole)
+        x, w = x.reshape(shapes[0]), w.reshape(shapes[1])
+        products = Products(backend, real, x, w, (*matrices, grads[_BIAS]), whole, self.logit_scale)
         bias = bias if bias is ABSENT else in_type(backend, bias, real)
         doubled = grads[_CLASS_WEIGHT] is not ABSENT
         by_class = backend.zeros((self.classes,), real) if doubled else ABSENT
@@ -201,20 +208,32 @@ class _Run:
             raise out_of_range(self.backend, labels, bad, self.results, self.classes)
 
 
-def _check_map(x: Any, w: Any, bias: Any) -> None:
+def _row_index(planning: Planning, numbered: RowIndex, x: Any, w: Any, names: tuple[str, str]) -> Any:
+    """Return class indices that are the numbers of the rows."""
+    if x.ndim != 2 or w.ndim != 2:
+        raise ValueError(f"{names[0]} and {names[1]} must have shapes (N, F) and (M, F), got {x.shape} and {w.shape}")
+    if numbered.offset < 0 or x.shape[0] + numbered.offset > w.shape[0]:
+        raise ValueError(
+            f"row n of {names[0]} {x.shape} belongs to row n + {numbered.offset} of {names[1]}, which has shape {w.shape}"
+        )
+    return planning.space.backend.on_device(np.arange(x.shape[0], dtype=np.int64) + numbered.offset)
+
+
+def _check_map(x: Any, w: Any, bias: Any, names: tuple[str, str]) -> None:
     """Check the shapes and dtypes of the linear map."""
-    check_float(x, "input")
-    check_float(w, "linear_weight")
+    first, second = names
+    check_float(x, first)
+    check_float(w, second)
     if x.ndim not in (1, 2):
-        raise ValueError(f"input must have shape (F,) or (N, F), got shape {x.shape}")
+        raise ValueError(f"{first} must have shape (F,) or (N, F), got shape {x.shape}")
     if w.ndim < 2:
-        raise ValueError(f"linear_weight must have shape (C, F) or (C, d1, ..., dK, F), got shape {w.shape}")
+        raise ValueError(f"{second} must have shape (C, F) or (C, d1, ..., dK, F), got shape {w.shape}")
     if x.shape[-1] != w.shape[-1]:
-        raise ValueError(f"input {x.shape} and linear_weight {w.shape} must agree in their last axis, the features")
+        raise ValueError(f"{first} {x.shape} and {second} {w.shape} must agree in their last axis, the features")
     if x.ndim == 1 and w.ndim > 2:
-        raise ValueError(f"linear_weight of shape {w.shape} needs an input of shape (N, F), got shape {x.shape}")
+        raise ValueError(f"{second} of shape {w.shape} needs an {first} of shape (N, F), got shape {x.shape}")
     if w.shape[0] == 0:
-        raise ValueError(f"linear_weight must have at least one class, got shape {w.shape}")
+        raise ValueError(f"{second} must have at least one class, got shape {w.shape}")
     if bias is not ABSENT:
         check_float(bias, "linear_bias")
         check_shape(bias, w.shape[:-1], "linear_bias", "the shape of linear_weight without its last axis,")

@@ -29,6 +29,20 @@ def plus(x, y):
     return x + y, (T(1), T(1)), T(0)
 
 
+@maths
+def times(x, factor):
+    """X times a factor."""
+    T = type(x)
+    return factor * x, (factor,), T(0)
+
+
+@maths
+def plus_times(x, y, factor):
+    """X plus a factor times y."""
+    T = type(x)
+    return x + factor * y, (T(1), factor), T(0)
+
+
 @functools.cache
 def weighted(point: Any) -> Any:
     """Return a loss with its weight as a third operand; `centre`, the last parameter, is the weighted mean or 0."""
