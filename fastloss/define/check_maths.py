@@ -32,7 +32,7 @@ def check_maths(record: Loss, job: Any) -> None:
 
 def _check_marked(record: Loss, function: Any) -> None:
     if not is_marked(function):
-        raise TypeError(f"{record.name}: {function.__name__} must be marked @maths (fastloss.define.maths)")
+        raise TypeError(f"{record.name}: {function.__name__} must be marked @maths (fastloss.custom)")
 
 
 def _check_point(record: Loss, job: Elementwise) -> None:
