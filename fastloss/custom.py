@@ -27,8 +27,9 @@ of their own goes through ``T = type(x)``, and they may call each other and the 
 
 from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array
-from fastloss.define.drafts import Elementwise, Linear, RowMaths, Rowwise, SumMaths, Sums, row_index
+from fastloss.define.drafts import Elementwise, Linear, Rowwise, Sums, row_index
 from fastloss.define.maths import maths
+from fastloss.define.named_arguments import RowMaths, SumMaths
 from fastloss.define.options import (
     FINITE,
     FLAG,

@@ -6,16 +6,14 @@ those of the signature, in order, its reduction is the argument of that name.
 
 from __future__ import annotations
 
-import functools
 import inspect
 from abc import ABC, abstractmethod
-from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from fastloss.define import descriptions as full
 from fastloss.define.descriptions import Array, MathFunction, RowIndex
-from fastloss.define.maths import maths
+from fastloss.define.named_arguments import RowMaths, SumMaths, numbers_of, pair_maths, row_maths
 
 
 class Given(NamedTuple):
@@ -85,22 +83,6 @@ class Elementwise(Draft):
         )  # fmt: skip
 
 
-class SumMaths(NamedTuple):
-    """The three functions of a loss of sums, each marked ``@maths``; p holds the loss's numbers by name.
-
-    ``terms(*elements, p) -> (term, ...)``
-        One to three terms, to be summed (in float64 on the CPU).
-    ``finish(sums, p) -> value, coefs``
-        The value, and a tuple of numbers of the same type that the derivatives need.
-    ``entry(*elements, coefs, p) -> (d_first, d_second, ...), d2_first``
-        The derivatives of the value in one element of each array.
-    """
-
-    terms: MathFunction
-    finish: MathFunction
-    entry: MathFunction
-
-
 class Sums(Draft):
     """A loss that is a function of sums over some axes of its arrays; its reduction is over the other axes.
 
@@ -123,61 +105,12 @@ class Sums(Draft):
         names = tuple(given.operands)
         if not 1 <= len(names) <= 3:
             raise TypeError(f"a loss of sums has one to three arrays, got {', '.join(names) or 'none'}")
-        terms = self.functions.terms(*[0.5] * len(names), _numbers_of(tuple(self.params))(*self.numbers))
-        pair = _pair_maths(self.functions, len(names), len(terms), tuple(self.params))
+        terms = self.functions.terms(*[0.5] * len(names), numbers_of(tuple(self.params))(*self.numbers))
+        pair = pair_maths(self.functions, len(names), len(terms), tuple(self.params))
         return full.Pairwise(
             pair, tuple(given.operands.values()), names, params=self.numbers, reduction=given.reduction, axis=self.axes,
             reals=1,
         )  # fmt: skip
-
-
-class Entry(NamedTuple):
-    """An entry of a row, as the functions of a loss of rows see it.
-
-    `z` is the entry, less the row's maximum where there is a softmax; `p` its softmax, else 0; `t` the entry of the
-    target where that is no class index; `w` the class weight, or 1; `hit` whether this is the target's entry.
-    """
-
-    z: Any
-    p: Any
-    t: Any
-    w: Any
-    hit: Any
-
-
-class Row(NamedTuple):
-    """What the functions of a loss of rows see of the row.
-
-    `sums` are those of the terms, `z` and `w` those of the target's entry (0 and 1 without class indices), `logsum` is
-    log Σ exp z and `top` the maximum, both 0 without a softmax. While terms are computed only `z` and `w` are known.
-    """
-
-    sums: Any
-    z: Any
-    w: Any
-    logsum: Any
-    top: Any
-
-
-class RowMaths(NamedTuple):
-    """The functions of a loss over a class axis, each marked ``@maths``; p holds the loss's numbers by name.
-
-    ``value(row, p) -> value``
-        The row's value, of a :class:`Row`.
-    ``grad(entry, row, p) -> (d_input, d_target, ...), d2_input``
-        The derivatives in one :class:`Entry`; only that in the input where the target is a class index.
-    ``terms(entry, row, p) -> a, b, c``
-        What is summed over the row; ``None``: nothing.
-
-    p also has `classes`, the number of classes. `softmax`: whether there is one; `indexed`: whether the target, if the
-    loss has one, holds class indices.
-    """
-
-    value: MathFunction
-    grad: MathFunction
-    terms: MathFunction | None = None
-    softmax: bool = False
-    indexed: bool = True
 
 
 class Rowwise(Draft):
@@ -206,7 +139,7 @@ class Rowwise(Draft):
         if input is None or names:
             raise TypeError(f"a loss of rows has arguments input, target and weight, not {', '.join(given.operands)}")
         indexed = self.functions.indexed and target is not None
-        rows = _row_maths(self.functions, indexed, tuple(self.params))
+        rows = row_maths(self.functions, indexed, tuple(self.params))
         return full.Rowwise(
             rows, input, target, weight=weight, params=self.numbers, ignore_index=given.arguments.get("ignore_index"),
             reduction=given.reduction, mean="weights" if indexed else "rows",
@@ -249,78 +182,3 @@ class Linear(Draft):
 def row_index(offset: int = 0) -> RowIndex:
     """Return class indices that are the numbers of the rows, plus an offset: the target of in-batch contrasts."""
     return RowIndex(int(offset))
-
-
-# -- named arguments into the positions of the loops -----------------------------------------------------------------
-
-
-@functools.cache
-def _numbers_of(names: tuple[str, ...]) -> Any:
-    """Return the type of `p`."""
-    return namedtuple("Numbers", names)  # type: ignore[misc]  # noqa: PYI024 (the fields are the loss's own)
-
-
-def _marked(kind: str, names: tuple[str, ...], *functions: tuple[Callable[..., Any], Callable[..., Any]]) -> None:
-    """Mark functions, named after what they call and after the numbers that these see: kernels are cached by name."""
-    for function, called in functions:
-        function.__name__ = function.__qualname__ = "_".join((kind, called.__name__, *names))
-        maths(function)
-
-
-@functools.cache
-def _pair_maths(functions: SumMaths, arrays: int, count: int, names: tuple[str, ...]) -> full.PairMaths:
-    """Return the maths of a loss of sums of `count` terms as the loops call it."""
-    summed, finished, derived = functions
-    numbers = _numbers_of(names)
-
-    if arrays == 1:
-        def called(a, b, c, params): return summed(a, numbers(*params))  # fmt: skip  # noqa: E704
-        def entry(a, b, c, coefs, params): return derived(a, coefs, numbers(*params))  # fmt: skip  # noqa: E704
-    elif arrays == 2:
-        def called(a, b, c, params): return summed(a, b, numbers(*params))  # fmt: skip  # noqa: E704
-        def entry(a, b, c, coefs, params): return derived(a, b, coefs, numbers(*params))  # fmt: skip  # noqa: E704
-    else:
-        def called(a, b, c, params): return summed(a, b, c, numbers(*params))  # fmt: skip  # noqa: E704
-        def entry(a, b, c, coefs, params): return derived(a, b, c, coefs, numbers(*params))  # fmt: skip  # noqa: E704
-
-    def terms(a, b, c, peaks, params):
-        T = type(a)
-        found = called(a, b, c, params)
-        if count == 1:
-            return found[0], T(0), T(0)
-        return (found[0], found[1], T(0)) if count == 2 else found
-
-    def finish(sums, peaks, y, params):
-        return finished(sums[:count], numbers(*params))
-
-    kind = f"sums_{arrays}"
-    _marked(kind, names, (called, summed), (terms, summed), (finish, finished), (entry, derived))
-    return full.PairMaths(terms, finish, entry)
-
-
-@functools.cache
-def _row_maths(functions: RowMaths, indexed: bool, names: tuple[str, ...]) -> full.RowMaths:
-    """Return the maths of a loss of rows as the loops call it."""
-    value, derived, summed = functions[:3]
-    numbers = _numbers_of((*names, "classes"))
-
-    def fields(params):
-        return numbers(*params[:-1], 1 / params[-1])
-
-    def terms(z, p, t, w, hit, zy, wy, params):
-        T = type(z)
-        row = Row((T(0), T(0), T(0)), zy, wy, T(0), T(0))
-        return summed(Entry(z, p, t, w, hit), row, fields(params))
-
-    def finish(top, logsum, sums, zy, wy, params):
-        row = Row(sums, zy, wy, logsum, top)
-        return value(row, fields(params)), (*sums, zy, wy, logsum, top)
-
-    def entry(z, p, t, w, hit, coefs, params):
-        row = Row(coefs[:3], coefs[3], coefs[4], coefs[5], coefs[6])
-        return derived(Entry(z, p, t, w, hit), row, fields(params))
-
-    _marked("rows", names, (fields, value), (finish, value), (entry, derived))
-    if summed is not None:
-        _marked("rows", names, (terms, summed))
-    return full.RowMaths(finish, entry, None if summed is None else terms, functions.softmax, indexed)
