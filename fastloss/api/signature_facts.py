@@ -7,7 +7,8 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, NamedTuple, get_args, get_origin
+from types import SimpleNamespace
+from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -29,7 +30,7 @@ _OPTION = re.compile(r"(<class ')?(int|float|bool|str|object|Sequence|Iterable|C
 
 
 class Signed(NamedTuple):
-    """What a signature says: the arguments that may be given by position, those that are arrays, and all their domains."""
+    """What a signature says: the arguments that may be given by position, those that are arrays, all their domains."""
 
     positional: tuple[str, ...]
     operands: tuple[str, ...]
@@ -59,7 +60,9 @@ def read_signature(describe: Callable[..., Any], bare: bool = True) -> Signed:
                 kinds[name] = _kind(name, domain)
             continue
         if domain is not None and not isinstance(domain, Domain):
-            raise TypeError(f"{describe.__name__}: {name} must be annotated with a Domain (fastloss.custom), got {domain!r}")
+            raise TypeError(
+                f"{describe.__name__}: {name} must be annotated with a Domain (fastloss.custom), got {domain!r}"
+            )
         if domain is not None:
             options[name] = domain
             if parameter.default is not parameter.empty:
@@ -85,7 +88,8 @@ def _annotation_of(describe: Callable[..., Any], parameter: inspect.Parameter) -
     if isinstance(annotation, str) and re.match(r"(\w+\.)*Annotated\[", annotation):
         names = {**describe.__globals__, **inspect.getclosurevars(describe).nonlocals}
         try:
-            annotation = eval(annotation, names)
+            stated = SimpleNamespace(__annotations__={"it": annotation})
+            annotation = get_type_hints(stated, names, include_extras=True)["it"]
         except NameError as error:
             raise NameError(f"{describe.__name__}: the annotation of {parameter.name}: {error}") from None
     if get_origin(annotation) is Annotated:
@@ -126,13 +130,13 @@ def facts_of(name: str, job: Any, signed: Signed) -> Facts:
     if isinstance(job, Elementwise):
         slopes, curved = _slopes(points_of(job))
         if slopes > len(job.names):
-            raise TypeError(f"{name}: {job.point.__name__} returns {slopes} first derivatives of {len(job.names)} arrays")
+            raise _too_many(name, job.point, slopes, job.names)
         weighs = ("weight",) if "weight" in signed.operands and "weight" not in job.names else ()
         return Facts("elementwise", job.names[:1], job.names[:slopes] + weighs, curved, {})
     if isinstance(job, Pairwise):
         slopes, curved = _slopes(vectors_of(job))
         if slopes > len(job.names):
-            raise TypeError(f"{name}: {job.maths.entry.__name__} returns {slopes} first derivatives of {len(job.names)} arrays")
+            raise _too_many(name, job.maths.entry, slopes, job.names)
         family = "sums" if isinstance(job.axis, tuple) else "pairwise"
         return Facts(family, job.names[:1] if family == "sums" else job.names, job.names[:slopes], curved, {})
     if isinstance(job, Rowwise):
@@ -148,6 +152,10 @@ def facts_of(name: str, job: Any, signed: Signed) -> Facts:
         found = [operand for operand in signed.operands if operand in _differentiable(job)]
         return Facts("chain", tuple(found[:1]), tuple(found), None, {})
     raise TypeError(f"{name} must return a description (fastloss.custom), got {type(job).__name__}")
+
+
+def _too_many(name: str, function: Callable[..., Any], slopes: int, arrays: tuple[str, ...]) -> TypeError:
+    return TypeError(f"{name}: {function.__name__} returns {slopes} first derivatives of {len(arrays)} arrays")
 
 
 def _differentiable(job: Any) -> set[str]:
@@ -177,9 +185,8 @@ def points_of(job: Elementwise) -> Calls:
     def called(xs: tuple[float, ...]) -> Any:
         return lambda number: job.point(*map(number, xs), *map(number, job.params))
 
-    return [called(xs) for xs in itertools.product(_NUMBERS, repeat=min(len(job.names), 2)) if len(xs) == len(job.names)] or [
-        called((x,) * len(job.names)) for x in _NUMBERS
-    ]
+    pairs = itertools.product(_NUMBERS, repeat=2)
+    return [called((x, *[t] * (len(job.names) - 1))) for x, t in pairs]
 
 
 def vectors_of(job: Pairwise) -> Calls:

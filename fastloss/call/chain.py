@@ -1,7 +1,7 @@
 """Plans losses that are called on what other losses return, and weighted sums of losses.
 
 Values are computed from the inside out, gradients from the outside in: what a loss has for the gradient of an argument
-is the upstream gradient of the loss that the argument came from. The parts are calls of their own, with plans of their own.
+is the upstream gradient of the loss that the argument came from. The parts are calls, with plans of their own.
 """
 
 from __future__ import annotations
@@ -126,7 +126,8 @@ def _scaled(array: Any, *, factor: float) -> Elementwise:
 
 
 def _plus(array: Any, other: Any, *, factor: float, reduction: str) -> Elementwise:
-    return Elementwise(plus_times, (array, other), ("array", "other"), (factor,), reduction=reduction, broadcast="exact")
+    names = ("array", "other")
+    return Elementwise(plus_times, (array, other), names, (factor,), reduction=reduction, broadcast="exact")
 
 
 class _Node:
@@ -134,7 +135,7 @@ class _Node:
 
     def __init__(self, job: Applied, part: Part, wanted: frozenset[str], arithmetic: _Arithmetic) -> None:
         self.part, self.arithmetic, self.record = part, arithmetic, job.record
-        given = dict(zip(job.record.positional, job.args, strict=False)) | job.kwargs
+        given = dict(zip(job.record.positional, job.args, strict=False)) | dict(job.kwargs)
         self.inner = {
             name: _node_of(value, part, wanted, arithmetic)
             for name, value in given.items()

@@ -34,7 +34,7 @@ def part(array: Any, stretch: slice) -> Any:
 
 
 def multiply_into(backend: Any, a: Any, b: Any, target: Any, real: Any, scale: float = 1.0) -> None:
-    """Write `scale` times a matrix product to an array of any dtype; by way of `real` where the product cannot be so."""
+    """Write `scale` times a matrix product to an array of any dtype; where it must be, by way of `real`."""
     fits = target.dtype == real or (target.dtype == a.dtype and scale == 1)
     product = target if fits else backend.empty(target.shape, real)
     backend.matmul(a, b, product)

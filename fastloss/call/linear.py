@@ -214,7 +214,8 @@ def _row_index(planning: Planning, numbered: RowIndex, x: Any, w: Any, names: tu
         raise ValueError(f"{names[0]} and {names[1]} must have shapes (N, F) and (M, F), got {x.shape} and {w.shape}")
     if numbered.offset < 0 or x.shape[0] + numbered.offset > w.shape[0]:
         raise ValueError(
-            f"row n of {names[0]} {x.shape} belongs to row n + {numbered.offset} of {names[1]}, which has shape {w.shape}"
+            f"row n of {names[0]} {x.shape} belongs to row n + {numbered.offset} of {names[1]}, which has shape "
+            f"{w.shape}"
         )
     return planning.space.backend.on_device(np.arange(x.shape[0], dtype=np.int64) + numbered.offset)
 

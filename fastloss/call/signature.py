@@ -87,7 +87,7 @@ def signature(
         arrays.append(a)
         lowers.append(lower)
     relations: tuple[int, ...] = ()
-    if extras:
+    if extras or request.grad_output is not None:
         written = len(extras) - (request.grad_output is not None and not is_number(request.grad_output))
         relations = tuple([relation(arrays[k], arrays[n]) for k, n in _pairs(len(arrays), written)])
         parts.append((_form(request), relations))

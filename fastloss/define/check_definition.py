@@ -1,4 +1,4 @@
-"""Mistakes in the maths of a loss that can be found when it is defined: of these the compiler would say a page, or nothing.
+"""Mistakes in the maths of a loss that are found when it is defined: the compiler says a page of them, or nothing.
 
 A name that is not defined, a function that is not marked, and a number that makes float32 float64: in Numba ``0.5 * x``
 is float64 for a float32 x, which costs half the speed on a CPU and much more on a GPU, and nobody says so.
@@ -30,8 +30,8 @@ def check_definition(name: str, job: Any, calls_of: Callable[[Any], Calls]) -> N
     for call in calls_of(_with_twins(job, twins)):
         try:
             _check_narrow(call(_Narrow))
-        except _Widened as error:
-            raise TypeError(f"{name}: {_place(error)}: {error}") from None
+        except _WidenedError as error:
+            raise TypeError(f"{name}: {_place(error, job)}: {error}") from None
         except Exception:  # what cannot be run with such numbers is left to the compiler
             continue
 
@@ -71,7 +71,7 @@ def _is_leaf(function: Any) -> bool:
 # -- numbers ----------------------------------------------------------------------------------------------------------
 
 
-class _Widened(Exception):
+class _WidenedError(Exception):
     """A number of Python met one of the loss's type."""
 
     def __init__(self, number: Any) -> None:
@@ -92,7 +92,7 @@ def _operation(compute: Callable[[Any, Any], Any], reflected: bool) -> Callable[
     def operate(self: _Narrow, other: Any) -> _Narrow:
         power = compute is operator.pow and not reflected and isinstance(other, int)
         if not isinstance(other, _Narrow | bool) and not power:
-            raise _Widened(other)
+            raise _WidenedError(other)
         pair = (float(other), float(self)) if reflected else (float(self), float(other))
         try:
             return _Narrow(compute(*pair))
@@ -113,15 +113,16 @@ def _check_narrow(result: Any) -> None:
         for part in result:
             _check_narrow(part)
     elif type(result) in (int, float):
-        raise _Widened(result)
+        raise _WidenedError(result)
 
 
-def _place(error: _Widened) -> str:
+def _place(error: _WidenedError, job: Any) -> str:
     """Return the function and the line that an error was raised for."""
-    place, trace = "its maths", error.__traceback__
+    place = f"what {', '.join([function.__name__ for function in _functions_of(job)])} returns"
+    trace = error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
-        if code.co_filename != __file__ and not code.co_qualname.startswith(("points_of", "vectors_of", "rows_of")):
+        if code.co_filename != __file__ and "call" not in code.co_name:
             place = f"{code.co_name}, line {trace.tb_lineno}"
         trace = trace.tb_next
     return place

@@ -157,11 +157,11 @@ class RowMaths(NamedTuple):
 class Rowwise(NamedTuple):
     """A loss of rows along a class axis: axis 0 of a one-dimensional input, else axis 1, unless `axis` says otherwise.
 
-    `target` holds class indices (behind a linear map it may be a ``RowIndex``); or, where `soft` is given and the shapes of target and input are equal, class
-    probabilities, and then `soft` is the maths. `mean` is the divisor of the mean over class indices: ``"rows"`` or
-    ``"weights"`` (the summed weight of the rows that count). `keepdim` leaves the
-    axis in the result with length 1; `max_ndim` bounds the number of axes of the input. `empty` is the value of a row
-    without classes; ``None`` refuses such an input.
+    `target` holds class indices (behind a linear map it may be a ``RowIndex``); or, where `soft` is given and the
+    shapes of target and input are equal, class probabilities, and then `soft` is the maths. `mean` is the divisor
+    of the mean over class indices: ``"rows"`` or ``"weights"`` (the summed weight of the rows that count).
+    `keepdim` leaves the axis in the result with length 1; `max_ndim` bounds the number of axes of the input.
+    `empty` is the value of a row without classes; ``None`` refuses such an input.
 
     `pairs` is the maths of a loss of input, target and weight whose weight may have any shape that broadcasts to the
     input's; it is used where that is not one number for each class.
@@ -169,7 +169,7 @@ class Rowwise(NamedTuple):
 
     maths: RowMaths
     input: Array
-    target: Array | RowIndex | None = None
+    target: Array | None = None
     soft: RowMaths | None = None
     weight: Array | None = None
     params: tuple[Scalar, ...] = ()

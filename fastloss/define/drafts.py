@@ -70,12 +70,14 @@ class Elementwise(Draft):
         elements = taken[: len(taken) - len(self.params)]
         if {*taken[len(elements) :]} != {*self.params}:
             raise TypeError(
-                f"{self.point.__name__} takes ({', '.join(taken)}), which must end with the numbers it is described with: "
-                f"{', '.join(self.params) or 'none'}"
+                f"{self.point.__name__} takes ({', '.join(taken)}), which must end with the numbers it is described "
+                f"with: {', '.join(self.params) or 'none'}"
             )
         weight = names.pop("weight", None) if "weight" not in elements else None
         if len(elements) != len(names):
-            raise TypeError(f"{self.point.__name__} takes {len(elements)} elements of arrays, {', '.join(names)} are given")
+            raise TypeError(
+                f"{self.point.__name__} takes {len(elements)} elements of arrays, {', '.join(names)} are given"
+            )
         numbers = tuple([float(self.params[name]) for name in taken[len(elements) :]])
         return full.Elementwise(
             self.point, tuple(names.values()), tuple(names), numbers, weight, given.reduction,

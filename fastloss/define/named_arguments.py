@@ -71,8 +71,8 @@ class RowMaths(NamedTuple):
     ``terms(entry, row, p) -> a, b, c``
         What is summed over the row; ``None``: nothing.
 
-    p also has `inverse_classes`, 1 / number of classes. `softmax`: whether there is one; `indexed`: whether the target, if the
-    loss has one, holds class indices.
+    p also has `inverse_classes`, 1 / number of classes. `softmax`: whether there is one; `indexed`: whether the target,
+    if the loss has one, holds class indices.
     """
 
     value: MathFunction
@@ -85,7 +85,7 @@ class RowMaths(NamedTuple):
 @functools.cache
 def numbers_of(names: tuple[str, ...]) -> Any:
     """Return the type of `p`."""
-    return namedtuple("Numbers", names)  # type: ignore[misc]  # noqa: PYI024 (the fields are the loss's own)
+    return namedtuple("Numbers", names)  # type: ignore[misc]  # the fields are the loss's own
 
 
 def _marked(kind: str, names: tuple[str, ...], *functions: tuple[Callable[..., Any], Callable[..., Any]]) -> None:
