@@ -36,7 +36,7 @@ def plan(planning: Planning, job: Projected) -> Plan:
         if operand is None:
             raise TypeError(f"{name} must be an array, got None")
     x, w, target, bias, class_weight = planning.enter(given, names)
-    _check_map(x, w, bias, job.names)
+    _check_map(x, w, bias, job.names, empty=numbered is not None and x.shape[:1] == (0,))
     if numbered is not None:
         target = _row_index(planning, numbered, x, w, job.names)
     real = F64 if x.dtype == F64 else F32
@@ -98,7 +98,7 @@ class _Run:
         self.count = self.batch * self.positions
         self.results = (*x.shape[:-1], *inner)
         self.ignore = NO_INDEX if rows.ignore_index is None else int(rows.ignore_index)
-        self.params = (*rows.params, 1.0 / self.classes)
+        self.params = (*rows.params, 1.0 / max(1, self.classes))
         doubled = "weight" in planning.mode.wrt
         wanted = job.chunk_rows(self.batch, self.features, self.classes) if job.chunk_rows is not None else None
         row_bytes = self.classes * self.positions * real.itemsize * (2 if doubled else 1)
@@ -220,8 +220,8 @@ def _row_index(planning: Planning, numbered: RowIndex, x: Any, w: Any, names: tu
     return planning.space.backend.on_device(np.arange(x.shape[0], dtype=np.int64) + numbered.offset)
 
 
-def _check_map(x: Any, w: Any, bias: Any, names: tuple[str, str]) -> None:
-    """Check the shapes and dtypes of the linear map."""
+def _check_map(x: Any, w: Any, bias: Any, names: tuple[str, str], empty: bool) -> None:
+    """Check the shapes and dtypes of the linear map; one that is `empty` needs no classes."""
     first, second = names
     check_float(x, first)
     check_float(w, second)
@@ -233,7 +233,7 @@ def _check_map(x: Any, w: Any, bias: Any, names: tuple[str, str]) -> None:
         raise ValueError(f"{first} {x.shape} and {second} {w.shape} must agree in their last axis, the features")
     if x.ndim == 1 and w.ndim > 2:
         raise ValueError(f"{second} of shape {w.shape} needs an {first} of shape (N, F), got shape {x.shape}")
-    if w.shape[0] == 0:
+    if w.shape[0] == 0 and not empty:
         raise ValueError(f"{second} must have at least one class, got shape {w.shape}")
     if bias is not ABSENT:
         check_float(bias, "linear_bias")

@@ -63,8 +63,8 @@ class Outputs:
 
         What has that shape lies in C order, or with the axis `innermost` moved behind the others. Kernels may write the
         axes `last` behind the others; they are moved to their places then, into an array in C order. With
-        `flat_hessian` the second derivative is zero, and no kernel's. `shift` is the kernel's slot of the values: a map of rows writes its
-        entries where losses write derivatives.
+        `flat_hessian` the second derivative is zero, and no kernel's. `shift` is the kernel's slot of the values: a map
+        of rows writes its entries where losses write derivatives.
         """
         self.planning, self.arguments, self._innermost, self._last = planning, arguments, innermost, last
         self._shift = shift

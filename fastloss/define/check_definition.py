@@ -22,7 +22,7 @@ Calls = list[Callable[[Callable[[float], Any]], Any]]
 
 
 def check_definition(name: str, job: Any, calls_of: Callable[[Any], Calls]) -> None:
-    """Raise if the maths of a description has one of these mistakes; `calls_of` gives calls of a description's maths."""
+    """Raise if the maths of a description has such a mistake; `calls_of` gives calls of a description's maths."""
     seen: set[Any] = set()
     for function in _functions_of(job):
         _check_names(name, function, seen)

@@ -11,6 +11,9 @@ from fastloss.define.maths import is_marked
 # What stands for every entry: it lies in the domain of all losses.
 NUMBER = 0.5
 
+# Numbers of a row that its entries may need: the loops have room for so many (cpu/simd/stack_arrays.py).
+MOST_COEFS = 8
+
 # What a function that cannot be run with plain numbers returned.
 UNKNOWN = object()
 
@@ -58,6 +61,10 @@ def _check_row(record: Loss, job: Rowwise) -> None:
         return
     if not (_has(found, 2) and isinstance(found[1], tuple)):
         raise TypeError(f"{record.name}: {maths.finish.__name__} must return (value, (coefs, ...)), got {found!r}")
+    if len(found[1]) > MOST_COEFS:
+        raise TypeError(
+            f"{record.name}: {maths.finish.__name__} must keep at most {MOST_COEFS} numbers of a row, got {len(found[1])}"
+        )
     found = _called(maths.entry, *zero_to_one, True, found[1], params)
     if found is not UNKNOWN and not (_has(found, 2) and isinstance(found[0], tuple)):
         raise TypeError(

@@ -64,7 +64,7 @@ class RowMaths(NamedTuple):
     """The functions of a loss over a class axis, each marked ``@maths``; p holds the loss's numbers by name.
 
     ``value(row, p) -> value`` or ``value, kept``
-        The row's value, of a :class:`Row`; and what the derivatives need of it, a tuple of up to eight numbers.
+        The row's value, of a :class:`Row`; and what the derivatives need of it, a tuple of at most eight numbers.
     ``grad(entry, row, p) -> (d_input, d_target, ...), d2_input``
         The derivatives in one :class:`Entry`; only that in the input where the target is a class index. Instead of the
         row it gets what `value` kept, if it kept anything: what a row needs once is not computed for each entry then.
