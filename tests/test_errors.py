@@ -14,7 +14,7 @@ from numba.core.errors import TypingError
 
 import fastloss as fl
 from fastloss.call.call import Call
-from fastloss.call.outputs import Mode, Request
+from fastloss.call.request import Mode, Request
 from fastloss.cpu.arrays import DlpackSpace
 from fastloss.define.descriptions import Elementwise
 from fastloss.define.maths import maths
