@@ -134,11 +134,15 @@ def loss(
 
 
 def _filling(describe: Callable[..., Any], signed: Signed) -> Callable[..., Any]:
-    """Return a function that describes a loss, drafts completed by its arguments."""
+    """Return a function that describes a loss, drafts completed by its arguments; None is no array."""
     signature = inspect.signature(describe)
+    required = {name for name in signed.operands if signature.parameters[name].default is inspect.Parameter.empty}
 
     @functools.wraps(describe)
     def filled(*args: Any, **kwargs: Any) -> Any:
+        for name, value in (*zip(signed.positional, args, strict=False), *kwargs.items()):
+            if value is None and name in required:
+                raise TypeError(f"{name} must be an array, got None")
         job = describe(*args, **kwargs)
         if not isinstance(job, Draft):
             return job

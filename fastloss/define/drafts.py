@@ -176,7 +176,7 @@ class Linear(Draft):
         record = getattr(self.rows, "__fastloss__", None)
         if record is None or record.family != "rowwise":
             raise TypeError(f"Linear needs a loss of rows, such as fastloss.cross_entropy, got {self.rows!r}")
-        rows = record.describe(None, self.target, reduction=given.reduction, **self.options)
+        rows = record.describe(self.query, self.target, reduction=given.reduction, **self.options)
         names = (self.query.name, self.key.name)
         return full.Projected(rows, self.query, self.key, logit_scale=self.scale, names=names)
 
