@@ -49,7 +49,7 @@ def assert_gradient(function, arrays, wrt=None, **options):
             np.testing.assert_allclose(gradient[place], (up - down) / 2e-5, rtol=1e-6, atol=1e-8)
 
 
-# -- elements 
+# -- elements
 
 
 @maths
@@ -96,7 +96,7 @@ def test_what_the_decorator_is_told_stands():
         fl.grad_and_hess(one_sided_loss)
 
 
-# -- sums over any axes 
+# -- sums over any axes
 
 
 @maths
@@ -146,7 +146,7 @@ def test_axes_of_sums_are_checked():
         twice_loss(X[0], T[0])
 
 
-# -- rows 
+# -- rows
 
 
 @maths
@@ -200,7 +200,7 @@ def test_rows_with_named_arguments(functions, classes):
     assert_gradient(brier_loss, {"input": x, "target": y}, ("input",), factor=3.0)
 
 
-# -- chains, sums of losses, linear maps 
+# -- chains, sums of losses, linear maps
 
 
 @loss
@@ -286,7 +286,7 @@ def test_in_batch_contrasts_exchanged():
         fl.info_nce_loss(q[:3], k, symmetric=True)
 
 
-# -- mistakes 
+# -- mistakes
 
 
 @maths

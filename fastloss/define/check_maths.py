@@ -63,7 +63,7 @@ def _check_row(record: Loss, job: Rowwise) -> None:
         raise TypeError(f"{record.name}: {maths.finish.__name__} must return (value, (coefs, ...)), got {found!r}")
     if len(found[1]) > MOST_COEFS:
         raise TypeError(
-            f"{record.name}: {maths.finish.__name__} must keep at most {MOST_COEFS} numbers of a row, got {len(found[1])}"
+            f"{record.name}: {maths.finish.__name__} may keep {MOST_COEFS} numbers of a row, not {len(found[1])}"
         )
     found = _called(maths.entry, *zero_to_one, True, found[1], params)
     if found is not UNKNOWN and not (_has(found, 2) and isinstance(found[0], tuple)):
