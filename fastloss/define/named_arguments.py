@@ -85,7 +85,7 @@ class RowMaths(NamedTuple):
 @functools.cache
 def numbers_of(names: tuple[str, ...]) -> Any:
     """Return the type of `p`."""
-    return namedtuple("Numbers", names)  # type: ignore[misc]  # the fields are the loss's own
+    return namedtuple("Numbers", names)
 
 
 def _marked(kind: str, names: tuple[str, ...], *functions: tuple[Callable[..., Any], Callable[..., Any]]) -> None:
