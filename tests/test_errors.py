@@ -21,6 +21,8 @@ from fastloss.define.maths import maths
 from fastloss.define.registry import LOSSES
 
 NOT_POSSIBLE = {
+    "a number in (0, 1)": (0.0, 1.0, float("nan")),
+    "a number in (0, 1]": (0.0, 1.5, float("nan")),
     "a number > 0": (0.0, -1.0, float("nan")),
     "a number > 0, infinity included": (0.0, -2.0),
     "a number >= 0": (-0.5, float("nan")),
