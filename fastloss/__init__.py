@@ -8,9 +8,12 @@ from fastloss.losses.binary import (
     hinge_embedding_loss,
     soft_margin_loss,
 )
+from fastloss.losses.contrastive import info_nce_loss
+from fastloss.losses.dice import dice_loss, soft_dice_loss
 from fastloss.losses.divergence import kl_div
 from fastloss.losses.embedding import cosine_embedding_loss, cosine_similarity, margin_ranking_loss
 from fastloss.losses.focal import binary_focal_loss, sigmoid_focal_loss
+from fastloss.losses.generalized import generalized_cross_entropy
 from fastloss.losses.large_output import adaptive_log_softmax_with_loss, linear_cross_entropy
 from fastloss.losses.likelihood import gaussian_nll_loss, poisson_nll_loss
 from fastloss.losses.logistic import logsigmoid, sigmoid
@@ -18,6 +21,7 @@ from fastloss.losses.margin import multi_margin_loss, multilabel_margin_loss, mu
 from fastloss.losses.multiclass import cross_entropy, nll_loss
 from fastloss.losses.norms import pairwise_distance
 from fastloss.losses.penalty import l1_penalty, l2_penalty
+from fastloss.losses.quantile import quantile_loss
 from fastloss.losses.regression import huber_loss, l1_loss, mse_loss, smooth_l1_loss
 from fastloss.losses.sequence import ctc_loss
 from fastloss.losses.softmax import log_softmax, logsumexp, softmax
@@ -31,10 +35,13 @@ from fastloss.nn.modules import (
     CosineSimilarity,
     CrossEntropyLoss,
     CTCLoss,
+    DiceLoss,
     FocalLoss,
     GaussianNLLLoss,
+    GeneralizedCrossEntropyLoss,
     HingeEmbeddingLoss,
     HuberLoss,
+    InfoNCELoss,
     KLDivLoss,
     L1Loss,
     L1Penalty,
@@ -47,9 +54,11 @@ from fastloss.nn.modules import (
     NLLLoss,
     PairwiseDistance,
     PoissonNLLLoss,
+    QuantileLoss,
     SCELoss,
     SigmoidFocalLoss,
     SmoothL1Loss,
+    SoftDiceLoss,
     SoftMarginLoss,
     TripletMarginLoss,
     TripletMarginWithDistanceLoss,
@@ -66,10 +75,13 @@ __all__ = [
     "CosineEmbeddingLoss",
     "CosineSimilarity",
     "CrossEntropyLoss",
+    "DiceLoss",
     "FocalLoss",
     "GaussianNLLLoss",
+    "GeneralizedCrossEntropyLoss",
     "HingeEmbeddingLoss",
     "HuberLoss",
+    "InfoNCELoss",
     "KLDivLoss",
     "L1Loss",
     "L1Penalty",
@@ -84,9 +96,11 @@ __all__ = [
     "NLLLoss",
     "PairwiseDistance",
     "PoissonNLLLoss",
+    "QuantileLoss",
     "SCELoss",
     "SigmoidFocalLoss",
     "SmoothL1Loss",
+    "SoftDiceLoss",
     "SoftMarginLoss",
     "TripletMarginLoss",
     "TripletMarginWithDistanceLoss",
@@ -100,11 +114,14 @@ __all__ = [
     "cosine_similarity",
     "cross_entropy",
     "ctc_loss",
+    "dice_loss",
     "gaussian_nll_loss",
+    "generalized_cross_entropy",
     "grad",
     "grad_and_hess",
     "hinge_embedding_loss",
     "huber_loss",
+    "info_nce_loss",
     "kl_div",
     "l1_loss",
     "l1_penalty",
@@ -121,10 +138,12 @@ __all__ = [
     "nll_loss",
     "pairwise_distance",
     "poisson_nll_loss",
+    "quantile_loss",
     "show_config",
     "sigmoid",
     "sigmoid_focal_loss",
     "smooth_l1_loss",
+    "soft_dice_loss",
     "soft_margin_loss",
     "softmax",
     "symmetric_cross_entropy",

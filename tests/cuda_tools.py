@@ -79,7 +79,7 @@ def assemble(ptx: str, capability: tuple[int, int]) -> Assembled:
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 _VIEWS = {"float16": "int16", "bfloat16": "uint16"}
-FAMILIES = ("elementwise", "rowwise", "rowmap", "pairwise", "label_sets", "sequence")
+FAMILIES = ("elementwise", "rowwise", "rowmap", "pairwise", "label_sets", "sequence", "sums")
 
 
 _DISPATCH = "fastloss.call.dispatch"
@@ -223,8 +223,7 @@ def arguments(
     indexed = record.domains.get("target") in ("class", "class_list")
     rows = shape[:1] + shape[2:]
     for name, parameter in inspect.signature(record.describe).parameters.items():
-        kind = str(parameter.annotation)
-        if re.match("Array|typing.Any", kind) and (parameter.default is inspect.Parameter.empty or optional):
+        if name in record.operands and (parameter.default is inspect.Parameter.empty or optional):
             if name == "target" and indexed:
                 given[name] = space.array(rows if record.domains["target"] == "class" else shape, "int64")
             elif name == "target" and record.family == "pairwise":

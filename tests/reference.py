@@ -305,3 +305,32 @@ def linear_cross_entropy(
     logits = np.tensordot(input, linear_weight, axes=(-1, -1))
     logits = logits if linear_bias is None else logits + linear_bias
     return cross_entropy(logits, target, weight, -100 if ignore_index is None else ignore_index, label_smoothing)
+
+
+# -- quantiles, overlap, contrasts -----------------------------------------------------------------------------------
+
+
+def quantile_loss(input, target, q=0.5):
+    return np.maximum(q * (target - input), (q - 1) * (target - input))
+
+
+def generalized_cross_entropy(input, target, weight=None, q=0.7, ignore_index=-100):
+    axis = _class_axis(input)
+    mass = _one_hot(target, input) * _along_classes(weight, input) * np.expand_dims(target != ignore_index, axis)
+    return (mass * (1 - softmax(input, axis) ** q) / q).sum(axis), mass.sum()
+
+
+def dice_loss(input, target, smooth=1.0):
+    axes = tuple(range(min(2, input.ndim - 1), input.ndim))
+    overlap, total = (input * target).sum(axes), (input + target).sum(axes)
+    return 1 - (2 * overlap + smooth) / (total + smooth)
+
+
+def soft_dice_loss(input, target, dim=1, smooth=1.0):
+    return dice_loss(softmax(input, dim), target, smooth)
+
+
+def info_nce_loss(query, key, temperature=0.1, symmetric=False):
+    own = (query * key[: len(query)]).sum(1) / temperature
+    values = np.log(np.exp(query @ key.T / temperature).sum(1)) - own
+    return (values + info_nce_loss(key, query, temperature)) / 2 if symmetric else values

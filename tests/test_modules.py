@@ -118,8 +118,8 @@ def test_options_are_checked_in_the_constructor(case, module):
         for value in NOT_POSSIBLE.get(domain.text, ("median",)):
             with pytest.raises(ValueError, match=name):
                 module(**{name: value})
-    with pytest.raises(TypeError, match="temperature"):
-        module(temperature=1)
+    with pytest.raises(TypeError, match="colour"):
+        module(colour=1)
 
 
 @each

@@ -6,7 +6,7 @@ import pytest
 import fastloss as fl
 from fastloss.api.loss import loss
 from fastloss.define.descriptions import Elementwise, RowMaths, Rowwise
-from fastloss.define.maths import jitable
+from fastloss.define.maths import maths
 from fastloss.define.registry import LOSSES
 
 X = np.ones((2, 3))
@@ -52,14 +52,14 @@ def test_no_loss_takes_the_deprecated_pair_unless_it_says_so():
 @pytest.mark.parametrize("call", [lambda f: f(X, X), lambda f: fl.value_and_grad(f)(X, X)])
 def test_a_loss_must_describe(call):
     with pytest.raises(TypeError, match=r"new_loss must return a description \(fastloss.custom\), got ndarray"):
-        call(described(lambda x, t: x - t))
+        call(described(lambda x, t: X))
 
 
 def test_maths_must_be_marked():
     def error(x, t):
         return x - t, (x, t), x
 
-    with pytest.raises(TypeError, match="new_loss: error must be marked @jitable"):
+    with pytest.raises(TypeError, match="new_loss: error must be marked @maths"):
         described(lambda x, t: Elementwise(error, (x, t)))(X, X)
 
 
@@ -68,7 +68,7 @@ def test_maths_must_be_marked():
     [(None, None), (1.0, None), ((1.0, 2.0, 3.0), None), ((1.0, (2.0,), 3.0), ("input", "target"))],
 )
 def test_a_point_returns_value_slopes_curvature(found, differentiable):
-    @jitable
+    @maths
     def error(x, t):
         return found
 
@@ -77,22 +77,22 @@ def test_a_point_returns_value_slopes_curvature(found, differentiable):
         function(X, X)
 
 
-@jitable
+@maths
 def terms(z, p, t, w, hit, zy, wy, params):
     return z, p, t
 
 
-@jitable
+@maths
 def row(top, logsum, sums, zy, wy, params):
     return sums[0], (top,)
 
 
-@jitable
+@maths
 def entry(z, p, t, w, hit, coefs, params):
     return (coefs[0],), z
 
 
-@jitable
+@maths
 def wrong(*args):
     return 1.0
 

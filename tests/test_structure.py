@@ -17,6 +17,7 @@ FLOORS = [
     {"__init__"},
     {"nn"},
     {"losses"},
+    {"custom"},
     {"api"},
     {"call"},
     {"cpu", "cuda"},

@@ -248,22 +248,21 @@ def test_config_nests_and_refuses_nonsense():
 def test_a_loss_that_is_edited_is_compiled_anew(tmp_path, apart):
     """A loss in modules outside of the package: a cached kernel of an earlier text of theirs must not be used."""
     helper = (
-        "from fastloss.define.registry import jitable\n\n\n"
+        "from fastloss.custom import maths\n\n\n"
         "def factor(x):\n"
         "    return type(x)(FACTOR)\n\n\n"
-        "jitable(factor)\n\n\n"
+        "maths(factor)\n\n\n"
     )
     text = (
         "import numpy as np\n"
         "import fastloss as fl\n"
-        "from fastloss.define.registry import jitable, loss\n"
-        "from fastloss.define.descriptions import Elementwise\n\n\n"
-        "@jitable\n"
+        "from fastloss.custom import Elementwise, loss, maths\n\n\n"
+        "@maths\n"
         "def scaled_error(x, t):\n"
         "    return factor(x) * (x - t), (factor(x), -factor(x)), x - x\n\n\n"
-        "@loss('elementwise')\n"
+        "@loss\n"
         "def scaled_loss(input, target, *, reduction='mean'):\n"
-        "    return Elementwise(scaled_error, (input, target), reduction=reduction)\n\n\n"
+        "    return Elementwise(scaled_error)\n\n\n"
         "print(scaled_loss(np.ones(3), np.zeros(3)))\n"
     )
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -4,88 +4,127 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, overload
 
+from fastloss.api.signature_facts import Signed, calls_of, facts_of, probe, read_signature
 from fastloss.call.call import Call
 from fastloss.call.request import VALUE
+from fastloss.define.check_definition import check_definition
 from fastloss.define.check_maths import check_maths
 from fastloss.define.descriptions import FAMILIES, KINDS, Loss
-from fastloss.define.options import REDUCTION, Domain
+from fastloss.define.drafts import Draft, Given
+from fastloss.define.options import Domain
 from fastloss.define.registry import LOSSES
 
 P = ParamSpec("P")
 
+# An argument of ``@loss`` that is left to what the signature, the description and the maths say.
+UNSAID: Any = object()
 
+
+@overload
+def loss(family: Callable[P, Any], /) -> Callable[P, Any]: ...
+@overload
 def loss(
-    family: str,
+    family: str | None = None,
     *,
-    wrt: tuple[str, ...] = ("input",),
+    wrt: tuple[str, ...] = ...,
+    differentiable: tuple[str, ...] | None = ...,
+    hessian: str | None = ...,
+    options: Mapping[str, Domain] | None = ...,
+    domains: Mapping[str, str] | None = ...,
+    legacy: bool = ...,
+    also: tuple[str, ...] = ...,
+) -> Callable[[Callable[P, Any]], Callable[P, Any]]: ...
+def loss(
+    family: Any = None,
+    *,
+    wrt: tuple[str, ...] = UNSAID,
     differentiable: tuple[str, ...] | None = None,
-    hessian: str | None = "exact",
+    hessian: str | None = UNSAID,
     options: Mapping[str, Domain] | None = None,
     domains: Mapping[str, str] | None = None,
     legacy: bool = False,
     also: tuple[str, ...] = (),
-) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
+) -> Any:
     """Register a function that describes a loss, and return one that computes it.
 
-    The parameters are the fields of :class:`fastloss.define.descriptions.Loss`; `options` gets the domain of
-    ``reduction`` unless it brings its own.
+    Bare, ``@loss`` reads all that it must know: the array arguments, the options and their domains
+    (``Annotated[float, POSITIVE]``) from the signature, the rest from the description that the function returns for
+    arrays of shape (2, 3), and from the maths, which it calls with plain numbers.
+
+    Parameters
+    ----------
+    family : str, optional
+        The family of the description; named, nothing is read but the signature.
+    wrt, differentiable : tuple of str, optional
+        The arguments that a gradient is taken of unless told otherwise, and all that may be named.
+    hessian : {"exact", "zero", None}, optional
+        What the second derivative is: zero almost everywhere, or not defined for None.
+    options, domains : mapping, optional
+        The domains of options, and for arrays the kinds of values that they hold.
+    legacy : bool
+        Whether ``size_average`` and ``reduce`` are accepted.
+    also : tuple of str
+        Optional arguments that a gradient is taken of too, unless told otherwise, where they are given.
 
     Raises
     ------
     ValueError
-        If `family` or a kind of `domains` is unknown, `differentiable` lacks one of `wrt`, or the name is taken.
+        If `family` or a kind of `domains` is unknown, `differentiable` lacks one of `wrt`, the default of an option
+        lies outside of its domain, or another module has a loss of this name.
+    TypeError, NameError
+        If the maths does not have the form that the description asks for, uses a name that is not defined, or a number
+        that would make float32 float64; or if a domain is none.
     """
-    if family not in FAMILIES:
+    if callable(family):
+        return loss()(family)
+    if family is not None and family not in FAMILIES:
         raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {family!r}")
     for argument, kind in (domains or {}).items():
         if kind not in KINDS:
             raise ValueError(f"domains[{argument!r}] must be one of {', '.join(KINDS)}, got {kind!r}")
-    if differentiable is not None and not set(wrt) <= set(differentiable):
-        raise ValueError(f"differentiable must name all of wrt={wrt!r}, got {differentiable!r}")
+    said = {"wrt": wrt, "differentiable": UNSAID if differentiable is None else differentiable, "hessian": hessian}
+    said = {name: value for name, value in said.items() if value is not UNSAID}
 
     def register(describe: Callable[P, Any]) -> Callable[P, Any]:
         name = describe.__name__
-        sound: set[Any] = set()
-        latest: Any = None
-
-        @functools.wraps(describe)
-        def described(*args: P.args, **kwargs: P.kwargs) -> Any:
-            nonlocal latest
-            job = describe(*args, **kwargs)
-            if isinstance(job, tuple) and job[0] is not latest:  # small calls count this; a loss may have several maths
-                maths = getattr(job, "point", None) or getattr(job, "maths", None)
-                if maths not in sound:
-                    check_maths(record, job)
-                    sound.add(maths)
-                latest = maths
-            return job
+        signed = read_signature(describe, bare=family is None)
+        filled = _filling(describe, signed)
+        facts: dict[str, Any] = {"family": family, "wrt": ("input",), "hessian": "exact", "domains": {}}
+        job = None
+        if family is None:
+            job = probe(filled, signed)
+            check_definition(name, job, calls_of)
+            facts = facts_of(name, job, signed)._asdict()
+        facts = {**facts, **said, "domains": {**facts["domains"], **signed.kinds, **(domains or {})}}
+        facts.setdefault("differentiable", facts["wrt"])
+        if not set(facts["wrt"]) <= set(facts["differentiable"]):
+            raise ValueError(f"differentiable must name all of wrt={facts['wrt']!r}, got {facts['differentiable']!r}")
 
         @functools.wraps(describe)
         def function(*args: P.args, **kwargs: P.kwargs) -> Any:
             result = call.last(args, kwargs, VALUE)
             return call.find(args, kwargs, VALUE) if result is None else result
 
-        domain_of = {"reduction": REDUCTION} if "reduction" in (describe.__kwdefaults__ or {}) else {}
         record = Loss(
             name=name,
-            family=family,
             function=function,
-            describe=described,
-            wrt=wrt,
-            differentiable=wrt if differentiable is None else differentiable,
-            hessian=hessian,
-            options={**domain_of, **(options or {})},
-            domains=domains or {},
+            describe=_checking(filled, lambda: record),
+            options={**signed.options, **(options or {})},
             legacy=legacy,
             also=also,
-            **_parameters_of(describe),
+            positional=signed.positional,
+            operands=frozenset(signed.operands),
+            **facts,
         )
-        if name in LOSSES:
-            raise ValueError(f"loss {name!r} is registered twice")
+        if job is not None:
+            check_maths(record, job)
+        before = LOSSES.get(name)
+        if before is not None and before.function.__module__ != describe.__module__:
+            modules = f"{before.function.__module__} and {describe.__module__}"
+            raise ValueError(f"loss {name!r} is registered twice, by {modules}")
         call = Call(record, VALUE, {})
         LOSSES[name] = record
         function.__fastloss__ = record  # type: ignore[attr-defined]
@@ -94,20 +133,42 @@ def loss(
     return register
 
 
-# The annotations of arguments that are numbers, names and the like; what says nothing else is an array.
-_OPTION = re.compile(r"(<class ')?(int|float|bool|str|object|Sequence|Iterable|Callable)\b")
+def _filling(describe: Callable[..., Any], signed: Signed) -> Callable[..., Any]:
+    """Return a function that describes a loss, drafts completed by its arguments; None is no array."""
+    signature = inspect.signature(describe)
+    required = {name for name in signed.operands if signature.parameters[name].default is inspect.Parameter.empty}
+
+    @functools.wraps(describe)
+    def filled(*args: Any, **kwargs: Any) -> Any:
+        for name, value in (*zip(signed.positional, args, strict=False), *kwargs.items()):
+            if value is None and name in required:
+                raise TypeError(f"{name} must be an array, got None")
+        job = describe(*args, **kwargs)
+        if not isinstance(job, Draft):
+            return job
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        operands = {name: bound.arguments[name] for name in signed.operands if bound.arguments[name] is not None}
+        return job.described(Given(operands, bound.arguments))
+
+    return filled
 
 
-def _parameters_of(describe: Callable[..., Any]) -> dict[str, Any]:
-    """Return which arguments of a loss may be given by position, and which are arrays."""
-    positional, operands = [], []
-    for name, parameter in inspect.signature(describe).parameters.items():
-        annotation = "" if parameter.annotation is parameter.empty else str(parameter.annotation)
-        if parameter.kind is parameter.KEYWORD_ONLY:
-            if annotation.startswith("Array"):
-                operands.append(name)
-            continue
-        positional.append(name)
-        if not _OPTION.match(annotation):
-            operands.append(name)
-    return {"positional": tuple(positional), "operands": frozenset(operands)}
+def _checking(describe: Callable[..., Any], record: Callable[[], Loss]) -> Callable[..., Any]:
+    """Return a function that describes a loss and checks the form of its maths, of each once."""
+    sound: set[Any] = set()
+    latest: Any = None
+
+    @functools.wraps(describe)
+    def described(*args: Any, **kwargs: Any) -> Any:
+        nonlocal latest
+        job = describe(*args, **kwargs)
+        if isinstance(job, tuple) and job[0] is not latest:  # small calls count this; a loss may have several maths
+            maths = getattr(job, "point", None) or getattr(job, "maths", None)
+            if maths not in sound:
+                check_maths(record(), job)
+                sound.add(maths)
+            latest = maths
+        return job
+
+    return described

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -123,8 +124,6 @@ class Transform:
     @property
     def __signature__(self) -> Any:
         """The loss's signature, less the options that are bound, with what a transform takes beside."""
-        import inspect
-
         loss = inspect.signature(self._record.describe)
         given = [one for one in loss.parameters.values() if one.name not in self._bound]
         more = [
@@ -177,6 +176,9 @@ def mode_of(record: Loss, kind: str, wrt: Wrt) -> Mode:
     if not names:
         raise ValueError("wrt must name an argument, got ()")
     for name in names:
+        if name not in record.differentiable and name not in (known := inspect.signature(record.describe).parameters):
+            listed = ", ".join(map(repr, known))
+            raise ValueError(f"{name!r} is no argument of {record.name}, whose arguments are {listed}")
         if name not in record.differentiable:
             allowed = ", ".join(map(repr, record.differentiable))
             raise ValueError(f"{record.name} is not differentiable with respect to {name!r}, only to {allowed}")

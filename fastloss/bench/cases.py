@@ -197,6 +197,17 @@ def _linear(loss: Loss, extent: Extent, generator: np.random.Generator) -> Argum
     return {name: operands[name] for name in names}, {}
 
 
+def _segmentation(loss: Loss, extent: Extent, generator: np.random.Generator) -> Arguments:
+    shape = (max(1, extent.elements // 4096), 4, min(1024, max(1, extent.elements // 4)))
+    return {name: values(loss.domains.get(name), shape, generator) for name in ("input", "target")}, {}
+
+
+def _contrastive(loss: Loss, extent: Extent, generator: np.random.Generator) -> Arguments:
+    pairs, features, _ = extent.output
+    shape = pairs, features
+    return {name: generator.standard_normal(shape, dtype=np.float32) for name in ("query", "key")}, {}
+
+
 def _penalty(loss: Loss, extent: Extent, generator: np.random.Generator) -> Arguments:
     return {"params": generator.standard_normal(extent.elements, dtype=np.float32)}, {"coefficient": 0.5}
 
@@ -206,11 +217,14 @@ _FAMILIES: Mapping[str, Recipe] = {
     "rowwise": _rowwise,
     "rowmap": _rowwise,
     "pairwise": _pairwise,
+    "sums": _segmentation,
 }
 _RECIPES: Mapping[str, Recipe] = {
     "multilabel_margin_loss": _multilabel_margin,
     "ctc_loss": _ctc,
     "linear_cross_entropy": _linear,
+    "info_nce_loss": _contrastive,
+    "soft_dice_loss": _segmentation,
     "l1_penalty": _penalty,
     "l2_penalty": _penalty,
 }

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastloss.call.planning import ABSENT
-from fastloss.define.point_maths import itself
+from fastloss.define.point_maths import itself, times
 from fastloss.runtime.dtypes import BF16_BITS
 
 NO_GRADIENTS = (ABSENT, ABSENT, ABSENT)
@@ -25,6 +25,17 @@ def map_into(backend: Any, point: Any, operands: tuple[Any, ...], target: Any, a
     """Write a function of elements to the contiguous `target`; `aliased`: that shares memory with an operand."""
     if target.size:
         backend.elementwise(point, operands, ABSENT, ABSENT, (), 1.0, 1, target, NO_GRADIENTS, ABSENT, aliased)
+
+
+def scale_into(backend: Any, target: Any, source: Any, factor: float) -> None:
+    """Write `source` times a factor to the contiguous `target`, which may be the source."""
+    if factor == 1:
+        if target is not source:
+            convert_into(backend, target, source)
+    elif target.size:
+        backend.elementwise(
+            times, (source,), ABSENT, ABSENT, (factor,), 1.0, 1, target, NO_GRADIENTS, ABSENT, target is source
+        )
 
 
 def convert_into(backend: Any, target: Any, source: Any) -> None:

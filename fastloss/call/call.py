@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastloss.call import adaptive_softmax, composed, ctc, elementwise, linear, multilabel, pairwise, rowwise
+from fastloss.call import adaptive_softmax, chain, composed, ctc, elementwise, linear, multilabel, pairwise, rowwise
 from fastloss.call.direct import Run, direct
 from fastloss.call.plan import Plan
 from fastloss.call.planning import Compute, Operand, Planning
@@ -18,6 +18,7 @@ from fastloss.call.request import Request, is_number
 from fastloss.call.signature import Signature, Take, extras_of, signature, taker
 from fastloss.define.descriptions import (
     Alignment,
+    Applied,
     Clustered,
     Elementwise,
     LabelSets,
@@ -28,11 +29,15 @@ from fastloss.define.descriptions import (
     Projected,
     RowMap,
     Rowwise,
+    WeightedSum,
 )
 from fastloss.define.registry import LEGACY, check_options
 
 # Plans that are kept for one way of calling a loss; then all are forgotten.
 MOST_PLANS = 1024
+
+# What a loss is called on by the description of another one.
+_INSIDE = (Operand, Applied, WeightedSum)
 
 _PLANNERS: dict[type, Any] = {
     Elementwise: elementwise.plan,
@@ -69,6 +74,8 @@ class Call:
         """Compute a call by its plan, made where there is none."""
         found = signature(args, kwargs, self.bound, request)
         if found is None:
+            if any(isinstance(given, _INSIDE) for given in (*args, *kwargs.values())):
+                return Applied(self.record, args, kwargs)  # this is a part of another loss's description
             plan, arrays, _ = self._plan(args, kwargs, request, None)
             return plan.compute(arrays, request)
         known = self.plans.get(found.key)
@@ -171,3 +178,4 @@ def _set_extras(planning: Planning, operands: _Operands, place: int) -> None:
 
 _PLANNERS[OfDistances] = composed.planner_of_distances(Call)
 _PLANNERS[Penalty] = composed.planner_of_penalties(Call)
+_PLANNERS[Applied] = _PLANNERS[WeightedSum] = chain.planner(Call)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastloss.call.array_ops import blocks, convert_into, factor_type, in_type
+from fastloss.call.array_ops import blocks, convert_into, factor_type, in_type, scale_into
 from fastloss.call.planning import ABSENT
 
 # Bytes of the chunk of logits. A matrix product packs its larger operand anew for every chunk, so short chunks are
@@ -33,23 +33,26 @@ def part(array: Any, stretch: slice) -> Any:
     return array if array is ABSENT else array[stretch]
 
 
-def multiply_into(backend: Any, a: Any, b: Any, target: Any, real: Any) -> None:
-    """Write a matrix product to an array of any dtype; by way of `real` where the product cannot have that."""
-    product = target if target.dtype in (real, a.dtype) else backend.empty(target.shape, real)
+def multiply_into(backend: Any, a: Any, b: Any, target: Any, real: Any, scale: float = 1.0) -> None:
+    """Write `scale` times a matrix product to an array of any dtype; where it must be, by way of `real`."""
+    fits = target.dtype == real or (target.dtype == a.dtype and scale == 1)
+    product = target if fits else backend.empty(target.shape, real)
     backend.matmul(a, b, product)
-    if product is not target:
-        convert_into(backend, target, product)
+    scale_into(backend, target, product, scale)
 
 
 class Products:
     """The products of one call: logits of a chunk, and where their gradient goes.
 
     `d_input`, `d_weight` and `d_bias` are the gradients to be written, flat or (rows, features), absent ones ``()``.
-    `whole`: there is one chunk only, so that a block of the weight's gradient is final once computed.
+    `whole`: there is one chunk only, so that a block of the weight's gradient is final once computed. The logits are
+    multiplied by `scale`: the rows of the input are, of which there are fewer.
     """
 
-    def __init__(self, backend: Any, real: Any, x: Any, w: Any, gradients: tuple[Any, ...], whole: bool) -> None:
-        self.backend, self.real, self.x, self.w, self.whole = backend, real, x, w, whole
+    def __init__(
+        self, backend: Any, real: Any, x: Any, w: Any, gradients: tuple[Any, ...], whole: bool, scale: float = 1.0
+    ) -> None:
+        self.backend, self.real, self.x, self.w, self.whole, self.scale = backend, real, x, w, whole, scale
         self.columns, self.features = w.shape
         self.kind = factor_type(backend, real, x, w)
         self.blocks = blocks(self.columns, self.features, real.itemsize, backend.chunk_times)
@@ -66,13 +69,22 @@ class Products:
             return gradient
         return self.backend.empty(gradient.shape, self.real)
 
+    def _rows(self, start: int, stop: int) -> Any:
+        """Return rows of the input as factors of the logits."""
+        rows = self.x[start:stop]
+        if self.scale == 1:
+            return in_type(self.backend, rows, self.kind)
+        scaled = self.backend.empty(rows.shape, self.kind)
+        scale_into(self.backend, scaled, rows, self.scale)
+        return scaled
+
     def logits(self, start: int, stop: int, bias: Any) -> Any:
         """Return the logits of rows `start` to `stop`, in memory that the next chunk uses again."""
         backend, size = self.backend, (stop - start) * self.columns
         if self.memory is ABSENT:
             self.memory = backend.empty((size,), self.real)
         chunk = self.memory[:size].reshape((stop - start, self.columns))
-        rows = in_type(backend, self.x[start:stop], self.kind)
+        rows = self._rows(start, stop)
         if self.w.dtype == self.kind:
             backend.matmul(rows, self.w.T, chunk)
         else:
@@ -97,7 +109,7 @@ class Products:
         """Add the products of a chunk of the logits' gradient to the gradients of weight, bias and input."""
         backend, real = self.backend, self.real
         if self.d_weight is not ABSENT:
-            rows = in_type(backend, self.x[start:stop], self.kind)
+            rows = self._rows(start, stop)
             self._to_weight(rows, chunk, start == 0)
         if self.sum_bias is not ABSENT:
             ones = backend.empty((1, stop - start), self.kind)
@@ -128,14 +140,14 @@ class Products:
     def _to_input(self, target: Any, chunk: Any) -> None:
         backend, real = self.backend, self.real
         if self.w.dtype == self.kind:
-            multiply_into(backend, chunk, self.w, target, real)
+            multiply_into(backend, chunk, self.w, target, real, self.scale)
             return
         product = backend.zeros(target.shape, real)
         part = backend.empty(target.shape, real)
         for block in self.blocks:
             backend.matmul(chunk[:, block], in_type(backend, self.w[block], real), part)
             backend.add_to(product, part)
-        convert_into(backend, target, product)
+        scale_into(backend, target, product, self.scale)
 
     def finish(self) -> None:
         """Round what several chunks added up."""

@@ -66,7 +66,7 @@ def _plan_penalties(planning: Planning, job: Penalty, part: Callable[[Loss, Mode
     for view, name in zip(views, names, strict=True):
         check_float(view, name)
     if targets is not None:  # nothing of the user's is written before all has been looked at
-        _check_targets(planning, targets, arrays)
+        check_targets(planning, targets, arrays)
         for k, target in enumerate(targets):
             seen = planning.space.output(target, "grad_out")
             if any(backend.overlap(seen, view) for n, view in enumerate(views) if n != k):
@@ -100,7 +100,7 @@ def _plan_penalties(planning: Planning, job: Penalty, part: Callable[[Loss, Mode
     return Plan(compute)
 
 
-def _check_targets(planning: Planning, targets: tuple[Any, ...], like: Iterable[Operand]) -> list[Operand]:
+def check_targets(planning: Planning, targets: tuple[Any, ...], like: Iterable[Operand]) -> list[Operand]:
     """Check the arrays of ``grad_out``, which must be like the operands, before anything is written."""
     checked: list[Operand] = []
     for array, operand in zip(targets, like, strict=True):
@@ -205,7 +205,7 @@ class _Distances:
         if request.grad_out is not None:
             given = (request.grad_out,) if self.mode.single else several(request.grad_out, len(self.mode.wrt))
             like = [self.job.arrays[names.index(name)] for name in self.mode.wrt]
-            self.targets = _check_targets(planning, given, like)
+            self.targets = check_targets(planning, given, like)
         if request.out is not None:
             out = planning.space.output(request.out, "out")
             written = [target.view for target in self.targets or ()]

@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from fastloss.call.array_ops import convert_into, in_type, sum_of
+import numpy as np
+
+from fastloss.call.array_ops import convert_into, in_type, scale_into, sum_of
 from fastloss.call.checks import check_float, check_labels, check_shape, dtype_name
 from fastloss.call.chunked_matmul import Products, chunks, part
 from fastloss.call.outputs import Argument, Outputs
@@ -17,24 +19,26 @@ from fastloss.call.plan import Plan, program_call
 from fastloss.call.planning import ABSENT, Planning
 from fastloss.call.request import Request
 from fastloss.call.rowwise import out_of_range
-from fastloss.define.descriptions import NO_INDEX, Projected
+from fastloss.define.descriptions import NO_INDEX, Projected, RowIndex
 from fastloss.runtime.dtypes import F32, F64
 from fastloss.runtime.plans import KernelPlan
 from fastloss.runtime.settings import settings
 
-_NAMES = ("input", "linear_weight", "target", "linear_bias", "weight")
 _INPUT, _WEIGHT, _TARGET, _BIAS, _CLASS_WEIGHT = range(5)  # slots of the gradients
 
 
 def plan(planning: Planning, job: Projected) -> Plan:
     """Plan a loss of rows behind a linear map."""
-    rows = job.rows
-    given = (job.input, job.linear_weight, rows.target, job.linear_bias, rows.weight)
-    for operand, name in zip(given[:3], _NAMES, strict=False):
+    rows, names = job.rows, (*job.names, "target", "linear_bias", "weight")
+    numbered = rows.target if isinstance(rows.target, RowIndex) else None
+    given = (job.input, job.linear_weight, None if numbered is not None else rows.target, job.linear_bias, rows.weight)
+    for operand, name in zip(given[: 3 if numbered is None else 2], names, strict=False):
         if operand is None:
             raise TypeError(f"{name} must be an array, got None")
-    x, w, target, bias, class_weight = planning.enter(given, _NAMES)
-    _check_map(x, w, bias)
+    x, w, target, bias, class_weight = planning.enter(given, names)
+    _check_map(x, w, bias, job.names, empty=numbered is not None and x.shape[:1] == (0,))
+    if numbered is not None:
+        target = _row_index(planning, numbered, x, w, job.names)
     real = F64 if x.dtype == F64 else F32
     if job.precision is not None and job.precision != real.name:
         raise ValueError(f"sums of {dtype_name(x)} input are in {real.name}, not in {job.precision}")
@@ -57,18 +61,20 @@ def plan(planning: Planning, job: Projected) -> Plan:
             for slot, operand in enumerate(given)
         ]
     )
-    present = [name for name, argument in zip(_NAMES, arguments, strict=True) if argument is not None]
+    present = [name for name, argument in zip(names, arguments, strict=True) if argument is not None]
     planning.differentiate(*[name for name in planning.mode.also if name in present])
     each = rows.reduction == "none"
     outputs = Outputs(planning, arguments, None)
     outputs.want_values(results, each and planning.mode.value)
     scale, upstream = planning.upstream(not each, results)
-    labels, class_weights = (None, None) if soft else (rows.target, rows.weight)
+    labels, class_weights = (None, None) if soft else (given[_TARGET], rows.weight)
     outputs.check_read(target=labels, weight=class_weights, grad_output=upstream)
     # Rows of the input and class probabilities are read no more when their gradient is written; all else is.
     outputs.detach(list(given), (_INPUT, _TARGET))
     run = _Run(planning, job, soft, real, scale)
     readers = [planning.reader(operand, planning.space.backend.flat) for operand in (*given, upstream)]
+    if numbered is not None:
+        readers[_TARGET] = lambda arrays: target
 
     def body(arrays: tuple[Any, ...], request: Request, values: Any, *grads: Any) -> Any:
         return run.run([read(arrays) for read in readers], arrays, request, values, grads)
@@ -83,7 +89,7 @@ class _Run:
         rows, mode = job.rows, planning.mode
         x, w = job.input.view, job.linear_weight.view
         self.backend, self.real, self.soft, self.scale, self.valued = planning.space.backend, real, soft, scale, mode.value
-        self.maths = rows.soft if soft else rows.maths
+        self.maths, self.logit_scale = (rows.soft if soft else rows.maths), job.logit_scale
         self.each, self.averages = rows.reduction == "none", rows.reduction == "mean"
         self.weighs = self.averages and rows.mean == "weights" and not soft
         self.batch, self.features = (x.shape[0] if x.ndim == 2 else 1), x.shape[-1]
@@ -93,7 +99,7 @@ class _Run:
         self.count = self.batch * self.positions
         self.results = (*x.shape[:-1], *inner)
         self.ignore = NO_INDEX if rows.ignore_index is None else int(rows.ignore_index)
-        self.params = (*rows.params, 1.0 / self.classes)
+        self.params = (*rows.params, 1.0 / max(1, self.classes))
         doubled = "weight" in mode.wrt
         wanted = job.chunk_rows(self.batch, self.features, self.classes) if job.chunk_rows is not None else None
         row_bytes = self.columns * real.itemsize * (2 if doubled else 1)
@@ -125,6 +131,10 @@ class _Run:
         """Compute all rows as one chunk, whose row loss counts and checks the labels by itself."""
         backend, real = self.backend, self.real
         logits = backend.empty((self.batch, self.columns), real)
+        if self.logit_scale != 1:
+            scaled = backend.empty(x.shape, real)
+            scale_into(backend, scaled, x, self.logit_scale)
+            x = scaled
         backend.matmul(x, w.T, logits)
         if bias is not ABSENT:
             backend.add_to(logits, bias)
@@ -143,7 +153,9 @@ class _Run:
                 backend.fill(self.ones, 1.0)
             backend.matmul(self.ones, logits, grads[_BIAS].reshape((1, self.columns)))
         if grads[_INPUT] is not ABSENT:  # last: it may lie in the input
-            backend.matmul(logits, w, grads[_INPUT].reshape(x.shape))
+            d_input = grads[_INPUT].reshape(x.shape)
+            backend.matmul(logits, w, d_input)
+            scale_into(backend, d_input, d_input, self.logit_scale)
         return total
 
     def _by_chunks(
@@ -167,7 +179,8 @@ class _Run:
             gradient if gradient is ABSENT else gradient.reshape(matrix.shape)
             for gradient, matrix in zip(grads[:2], (x, w), strict=True)
         ]
-        products = Products(backend, real, x, w, (*matrices, grads[_BIAS]), len(self.bounds) == 1)
+        whole = len(self.bounds) == 1
+        products = Products(backend, real, x, w, (*matrices, grads[_BIAS]), whole, self.logit_scale)
         doubled = grads[_CLASS_WEIGHT] is not ABSENT
         by_class = backend.zeros((self.classes,), real) if doubled else ABSENT
         for start, stop in self.bounds:
@@ -224,20 +237,33 @@ class _Run:
             raise out_of_range(self.backend, labels, bad, self.results, self.classes)
 
 
-def _check_map(x: Any, w: Any, bias: Any) -> None:
-    """Check the shapes and dtypes of the linear map."""
-    check_float(x, "input")
-    check_float(w, "linear_weight")
+def _row_index(planning: Planning, numbered: RowIndex, x: Any, w: Any, names: tuple[str, str]) -> Any:
+    """Return class indices that are the numbers of the rows."""
+    if x.ndim != 2 or w.ndim != 2:
+        raise ValueError(f"{names[0]} and {names[1]} must have shapes (N, F) and (M, F), got {x.shape} and {w.shape}")
+    if numbered.offset < 0 or x.shape[0] + numbered.offset > w.shape[0]:
+        raise ValueError(
+            f"row n of {names[0]} {x.shape} belongs to row n + {numbered.offset} of {names[1]}, which has shape "
+            f"{w.shape}"
+        )
+    return planning.space.backend.on_device(np.arange(x.shape[0], dtype=np.int64) + numbered.offset)
+
+
+def _check_map(x: Any, w: Any, bias: Any, names: tuple[str, str], empty: bool) -> None:
+    """Check the shapes and dtypes of the linear map; one that is `empty` needs no classes."""
+    first, second = names
+    check_float(x, first)
+    check_float(w, second)
     if x.ndim not in (1, 2):
-        raise ValueError(f"input must have shape (F,) or (N, F), got shape {x.shape}")
+        raise ValueError(f"{first} must have shape (F,) or (N, F), got shape {x.shape}")
     if w.ndim < 2:
-        raise ValueError(f"linear_weight must have shape (C, F) or (C, d1, ..., dK, F), got shape {w.shape}")
+        raise ValueError(f"{second} must have shape (C, F) or (C, d1, ..., dK, F), got shape {w.shape}")
     if x.shape[-1] != w.shape[-1]:
-        raise ValueError(f"input {x.shape} and linear_weight {w.shape} must agree in their last axis, the features")
+        raise ValueError(f"{first} {x.shape} and {second} {w.shape} must agree in their last axis, the features")
     if x.ndim == 1 and w.ndim > 2:
-        raise ValueError(f"linear_weight of shape {w.shape} needs an input of shape (N, F), got shape {x.shape}")
-    if w.shape[0] == 0:
-        raise ValueError(f"linear_weight must have at least one class, got shape {w.shape}")
+        raise ValueError(f"{second} of shape {w.shape} needs an {first} of shape (N, F), got shape {x.shape}")
+    if w.shape[0] == 0 and not empty:
+        raise ValueError(f"{second} must have at least one class, got shape {w.shape}")
     if bias is not ABSENT:
         check_float(bias, "linear_bias")
         check_shape(bias, w.shape[:-1], "linear_bias", "the shape of linear_weight without its last axis,")

@@ -58,16 +58,16 @@ class Outputs:
         arguments: tuple[Argument | None, ...],
         shape: Shape | None,
         innermost: int | None = None,
-        last: int | None = None,
+        last: tuple[int, ...] | None = None,
         flat_hessian: bool = False,
         shift: int = 0,
     ) -> None:
         """Plan the gradients: of `shape`, or where it is None each of its own argument's.
 
         What has that shape lies in C order, or with the axis `innermost` moved behind the others. Kernels may write the
-        axis `last` behind the others; it is moved to its place then, into an array in C order. With `flat_hessian` the
-        second derivative is zero, and no kernel's. `shift` is the kernel's slot of the values: a map of rows writes its
-        entries where losses write derivatives.
+        axes `last` behind the others; they are moved to their places then, into an array in C order. With
+        `flat_hessian` the second derivative is zero, and no kernel's. `shift` is the kernel's slot of the values: a map
+        of rows writes its entries where losses write derivatives.
         """
         self.planning, self.arguments, self._innermost, self._last = planning, arguments, innermost, last
         self._shift = shift
@@ -191,18 +191,22 @@ class Outputs:
     def _made(self, shape: Shape, dtype: Any) -> tuple[Callable[[], Any], Callable[[Any], Any], Any]:
         """Return what makes a derivative for the kernel, what makes it flat, and a sample."""
         if self._last is not None:
-            shape = (*shape[: self._last], *shape[self._last + 1 :], shape[self._last])
+            others = [n for k, n in enumerate(shape) if k not in self._last]
+            shape = (*others, *[shape[axis] for axis in self._last])
         return self.maker(shape, dtype), self._flat, self.backend.sample(dtype)
 
     def _moving(self, shape: Shape, dtype: Any) -> Finish | None:
-        """Return what moves the axis that a kernel writes behind the others to its place."""
+        """Return what moves the axes that a kernel writes behind the others to their places."""
         if self._last is None:
             return None
-        axis, backend, make = self._last, self.backend, self.backend.maker(shape, dtype)
+        axes, backend, make = self._last, self.backend, self.backend.maker(shape, dtype)
+        first = len(shape) - len(axes)
 
         def move(written: Any, arrays: tuple[Any, ...], request: Request) -> Any:
             result = make()
-            backend.copy_into(result, backend.moved(written, len(shape) - 1, axis))
+            for k, axis in enumerate(axes):
+                written = backend.moved(written, first + k, axis)
+            backend.copy_into(result, written)
             return result
 
         return move

@@ -24,25 +24,23 @@ def plan(planning: Planning, job: Pairwise) -> Plan:
     for operand in job.arrays[: job.reals]:
         check_float(operand.view, operand.name)
     shape = _common_shape(job, views)
-    axis, last = normal_axis(job.axis, len(shape)), len(shape) - 1
-    results = shape[:axis] + shape[axis + 1 :]
+    axes = _axes_of(job, len(shape))
+    results = tuple([n for k, n in enumerate(shape) if k not in axes])
     if job.target is None and "target" in planning.record.domains and "target" not in names:
         raise TypeError("target must be an array, got None")
-    moved = axis if axis != last else None
-    if moved is not None:  # vectors lie along the last axis of what the loop sees
-        _spread = functools.partial(_moved, backend, shape, axis)
+    moved = axes if axes != tuple(range(len(results), len(shape))) else None
+    if moved is not None:  # vectors lie along the last axes of what the loop sees
+        _spread = functools.partial(_moved, backend, shape, axes)
         spreads: list[Callable[[Any], Any] | None] = [_spread] * len(views)
-        lies = (*results, shape[axis])
     else:
         spreads = [None if view.shape == shape else functools.partial(backend.broadcast, shape=shape) for view in views]
-        lies = shape
-    columns, count = lies[-1], math.prod(results)
+    columns, count = math.prod([shape[axis] for axis in axes]), math.prod(results)
     spread_label = None if job.target is None else _labels(backend, job.target.view, results)
 
     each = job.reduction == "none"
     arguments = tuple([Argument(operand, operand.view) for operand in job.arrays])
     outputs = Outputs(planning, arguments, shape, last=moved)
-    kept_results = (*results[:axis], 1, *results[axis:]) if job.keepdim else results
+    kept_results = tuple([1 if k in axes else n for k, n in enumerate(shape)]) if job.keepdim else results
     outputs.want_values(kept_results, each and mode.value)
     scale, upstream = planning.upstream(not each, kept_results)
     outputs.check_read(target=job.target, grad_output=upstream)
@@ -62,9 +60,21 @@ def plan(planning: Planning, job: Pairwise) -> Plan:
     return kernel_call(planning, kernel, reads, outputs, each, scale, divisor)
 
 
-def _moved(backend: Any, shape: Shape, axis: int, view: Any) -> Any:
-    """Return a view of the common shape with the vectors' axis last."""
-    return backend.moved(backend.broadcast(view, shape), axis, len(shape) - 1)
+def _axes_of(job: Pairwise, ndim: int) -> tuple[int, ...]:
+    """Return the axes that the vectors lie along, in order."""
+    named = job.axis if isinstance(job.axis, tuple) else (job.axis,)
+    axes = tuple(sorted([normal_axis(axis, ndim) for axis in named]))
+    if len({*axes}) < len(axes):
+        raise ValueError(f"axes must name each axis once, got {named}")
+    return axes
+
+
+def _moved(backend: Any, shape: Shape, axes: tuple[int, ...], view: Any) -> Any:
+    """Return a view of the common shape with the vectors' axes behind the others."""
+    view = backend.broadcast(view, shape)
+    for before, axis in enumerate(axes):
+        view = backend.moved(view, axis - before, len(shape) - 1)
+    return view
 
 
 def _common_shape(job: Pairwise, views: list[Any]) -> Shape:

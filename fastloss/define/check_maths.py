@@ -11,6 +11,9 @@ from fastloss.define.maths import is_marked
 # What stands for every entry: it lies in the domain of all losses.
 NUMBER = 0.5
 
+# Numbers of a row that its entries may need: the loops have room for so many (cpu/simd/stack_arrays.py).
+MOST_COEFS = 8
+
 # What a function that cannot be run with plain numbers returned.
 UNKNOWN = object()
 
@@ -32,7 +35,7 @@ def check_maths(record: Loss, job: Any) -> None:
 
 def _check_marked(record: Loss, function: Any) -> None:
     if not is_marked(function):
-        raise TypeError(f"{record.name}: {function.__name__} must be marked @jitable (fastloss.define.maths)")
+        raise TypeError(f"{record.name}: {function.__name__} must be marked @maths (fastloss.custom)")
 
 
 def _check_point(record: Loss, job: Elementwise) -> None:
@@ -58,6 +61,10 @@ def _check_row(record: Loss, job: Rowwise) -> None:
         return
     if not (_has(found, 2) and isinstance(found[1], tuple)):
         raise TypeError(f"{record.name}: {maths.finish.__name__} must return (value, (coefs, ...)), got {found!r}")
+    if len(found[1]) > MOST_COEFS:
+        raise TypeError(
+            f"{record.name}: {maths.finish.__name__} may keep {MOST_COEFS} numbers of a row, not {len(found[1])}"
+        )
     found = _called(maths.entry, *zero_to_one, True, found[1], params)
     if found is not UNKNOWN and not (_has(found, 2) and isinstance(found[0], tuple)):
         raise TypeError(

@@ -25,6 +25,8 @@ FAMILIES = {
     "sequence": "Alignment",
     "projected": "Projected",
     "clustered": "Clustered",
+    "sums": "Pairwise, along any axes",
+    "chain": "Applied, or WeightedSum",
 }
 
 # The values an array argument may hold. Whoever makes arrays (the tests, the benchmark) has a generator for each.
@@ -155,11 +157,11 @@ class RowMaths(NamedTuple):
 class Rowwise(NamedTuple):
     """A loss of rows along a class axis: axis 0 of a one-dimensional input, else axis 1, unless `axis` says otherwise.
 
-    `target` holds class indices; or, where `soft` is given and the shapes of target and input are equal, class
-    probabilities, and then `soft` is the maths. `mean` is the divisor of the mean over class indices: ``"rows"`` or
-    ``"weights"`` (the summed weight of the rows that count). `keepdim` leaves the
-    axis in the result with length 1; `max_ndim` bounds the number of axes of the input. `empty` is the value of a row
-    without classes; ``None`` refuses such an input.
+    `target` holds class indices (behind a linear map it may be a ``RowIndex``); or, where `soft` is given and the
+    shapes of target and input are equal, class probabilities, and then `soft` is the maths. `mean` is the divisor
+    of the mean over class indices: ``"rows"`` or ``"weights"`` (the summed weight of the rows that count).
+    `keepdim` leaves the axis in the result with length 1; `max_ndim` bounds the number of axes of the input.
+    `empty` is the value of a row without classes; ``None`` refuses such an input.
 
     `pairs` is the maths of a loss of input, target and weight whose weight may have any shape that broadcasts to the
     input's; it is used where that is not one number for each class.
@@ -181,12 +183,18 @@ class Rowwise(NamedTuple):
     pairs: PairMaths | None = None
 
 
+class RowIndex(NamedTuple):
+    """Class indices that nobody stores: that of a row is its number plus `offset`."""
+
+    offset: int = 0
+
+
 class Projected(NamedTuple):
     """A loss of rows whose logits are ``input @ linear_weight.T + linear_bias``, used up in chunks of rows.
 
     `rows` describes the loss, its `input` left open. The weight is (C, F) or (C, d1, ..., F). `chunk_rows` maps
     (rows, features, classes) to the rows of a chunk, or to None where the budget decides; `precision` is the dtype the
-    caller expects sums to have.
+    caller expects sums to have. The logits are multiplied by `logit_scale`; `names` are those of input and weight.
     """
 
     rows: Rowwise
@@ -195,6 +203,8 @@ class Projected(NamedTuple):
     linear_bias: Array | None = None
     chunk_rows: Callable[[int, int, int], int | None] | None = None
     precision: str | None = None
+    logit_scale: float = 1.0
+    names: tuple[str, str] = ("input", "linear_weight")
 
 
 class Clustered(NamedTuple):
@@ -260,9 +270,9 @@ class PairMaths(NamedTuple):
 
 
 class Pairwise(NamedTuple):
-    """A loss of pairs or triplets of vectors, which lie along `axis`; `target` holds one label for each.
+    """A loss of pairs or triplets of vectors, which lie along `axis`, or several axes; `target` has a label for each.
 
-    The arrays must have the same number of axes unless `broadcast` is set. `keepdim` leaves the axis in the result with
+    The arrays must have the same number of axes unless `broadcast` is set. `keepdim` leaves the axes in the result with
     length 1. The first `reals` arrays must be floating point, all of them where it is ``None``.
     """
 
@@ -272,7 +282,7 @@ class Pairwise(NamedTuple):
     target: Array | None = None
     params: tuple[Scalar, ...] = ()
     reduction: str = "mean"
-    axis: int = -1
+    axis: int | tuple[int, ...] = -1
     broadcast: bool = False
     keepdim: bool = False
     reals: int | None = None
@@ -328,3 +338,47 @@ class Alignment(NamedTuple):
     blank: int = 0
     reduction: str = "mean"
     zero_infinity: bool = False
+
+
+class _Sum:
+    """What losses that are called inside a description have in common: numbers times them, and their sums."""
+
+    @property
+    def terms(self) -> tuple[tuple[float, Any], ...]:
+        """The losses that are added up, each with its weight."""
+        return ((1.0, self),)
+
+    def __add__(self, other: _Sum) -> WeightedSum:
+        return WeightedSum(self.terms + other.terms) if isinstance(other, _Sum) else NotImplemented
+
+    def __mul__(self, factor: float) -> WeightedSum:
+        return WeightedSum(tuple([(weight * factor, loss) for weight, loss in self.terms]))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> WeightedSum:
+        return self * (1 / divisor)
+
+    def __sub__(self, other: _Sum) -> WeightedSum:
+        return self + other * -1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Applied(_Sum):
+    """A loss called inside a description: on operands, or on what losses return of them."""
+
+    record: Loss
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
+class WeightedSum(_Sum):
+    """A sum of losses, each times its weight."""
+
+    def __init__(self, terms: tuple[tuple[float, Applied], ...]) -> None:
+        self._terms = terms
+
+    @property
+    def terms(self) -> tuple[tuple[float, Applied], ...]:
+        """The losses that are added up, each with its weight."""
+        return self._terms

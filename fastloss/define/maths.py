@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_jitables: list[Callable[..., Any]] = []
+_marked: list[Callable[..., Any]] = []
 _backends: list[Callable[[Callable[..., Any]], object]] = []
 
 
-def jitable(function: F) -> F:
+def maths(function: F) -> F:
     """Record `function` as one that kernels may call, and return it unchanged."""
-    _jitables.append(function)
+    _marked.append(function)
     for register in _backends:
         register(function)
     return function
@@ -24,7 +24,7 @@ def jitable(function: F) -> F:
 
 def is_marked(function: Any) -> bool:
     """Return whether kernels may call a function."""
-    return function in _jitables
+    return function in _marked
 
 
 def hard_targets(point: Callable[..., Any]) -> Callable[[F], F]:
@@ -35,14 +35,14 @@ def hard_targets(point: Callable[..., Any]) -> Callable[[F], F]:
     """
 
     def record(function: F) -> F:
-        point.hard = jitable(function)  # type: ignore[attr-defined]
+        point.hard = maths(function)  # type: ignore[attr-defined]
         return function
 
     return record
 
 
 def add_backend(register: Callable[[Callable[..., Any]], object]) -> None:
-    """Have `register` called with every jitable function, those of the past and those to come."""
+    """Have `register` called with every maths function, those of the past and those to come."""
     _backends.append(register)
-    for function in _jitables:
+    for function in _marked:
         register(function)

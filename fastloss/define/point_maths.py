@@ -5,28 +5,42 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from fastloss.define.maths import jitable
+from fastloss.define.maths import maths
 
 
-@jitable
+@maths
 def itself(x):
     """X."""
     T = type(x)
     return x, (T(1),), T(0)
 
 
-@jitable
+@maths
 def negated(x):
     """-x."""
     T = type(x)
     return -x, (T(-1),), T(0)
 
 
-@jitable
+@maths
 def plus(x, y):
     """X + y."""
     T = type(x)
     return x + y, (T(1), T(1)), T(0)
+
+
+@maths
+def times(x, factor):
+    """X times a factor."""
+    T = type(x)
+    return factor * x, (factor,), T(0)
+
+
+@maths
+def plus_times(x, y, factor):
+    """X plus a factor times y."""
+    T = type(x)
+    return x + factor * y, (T(1), factor), T(0)
 
 
 @functools.cache
@@ -38,17 +52,17 @@ def weighted(point: Any) -> Any:
         return w * value, (w * slopes[0], w * slopes[1], value - params[-1]), w * curvature
 
     weighted.__name__ = weighted.__qualname__ = f"weighted_{point.__name__}"
-    return jitable(weighted)
+    return maths(weighted)
 
 
-@jitable
+@maths
 def outside_unit_interval(x):
     """1 where x lies outside [0, 1]."""
     T = type(x)
     return (T(1) if x < T(0) or x > T(1) else T(0)), (T(0),), T(0)
 
 
-@jitable
+@maths
 def is_negative(x):
     """1 where x is negative."""
     T = type(x)

@@ -8,7 +8,7 @@ each backend replaces them (polynomials that vectorise on the CPU, libdevice on 
 
 import math
 
-from fastloss.define.maths import jitable
+from fastloss.define.maths import maths
 
 
 def exp(x):
@@ -67,7 +67,7 @@ def power(x, p):
         return math.inf
 
 
-@jitable
+@maths
 def sigmoid(x):
     """Return 1 / (1 + exp(-x)) without overflow."""
     T = type(x)
@@ -75,27 +75,27 @@ def sigmoid(x):
     return (T(1) if x >= T(0) else e) / (T(1) + e)
 
 
-@jitable
+@maths
 def softplus(x):
     """Return log(1 + exp(x)) = max(x, 0) + log1p(exp(-|x|))."""
     T = type(x)
     return (x if x > T(0) else T(0)) + log1p_unit(exp_nonpositive(-abs(x)))
 
 
-@jitable
+@maths
 def log_sigmoid(x):
     """Return log(sigmoid(x)) = min(x, 0) - log1p(exp(-|x|))."""
     T = type(x)
     return (x if x < T(0) else T(0)) - log1p_unit(exp_nonpositive(-abs(x)))
 
 
-@jitable
+@maths
 def square(x, p):
     """Return x**p for p = 2."""
     return x * x
 
 
-@jitable
+@maths
 def xlogy(x, y):
     """Return x * log(y), and 0 where x is 0 whatever y is (NaN excepted)."""
     T = type(x)
@@ -103,21 +103,21 @@ def xlogy(x, y):
     return T(0) if x == T(0) and y == y else product
 
 
-@jitable
+@maths
 def relu(x):
     """Return max(0, x); NaN stays NaN."""
     T = type(x)
     return T(0) if x < T(0) else x
 
 
-@jitable
+@maths
 def step(x):
     """Return the derivative of max(0, x), 1 at 0; that of NaN is 0, as in torch."""
     T = type(x)
     return T(1) if x >= T(0) else T(0)
 
 
-@jitable
+@maths
 def sign(x):
     """Return -1, 0 or 1."""
     T = type(x)

@@ -6,12 +6,12 @@ import math
 
 from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, Elementwise
-from fastloss.define.maths import hard_targets, jitable
+from fastloss.define.maths import hard_targets, maths
 from fastloss.define.options import FINITE
 from fastloss.define.scalars import exp_nonpositive, log1p_unit, log_unit, relu, step
 
 
-@jitable
+@maths
 def bce_with_logits(x, t):
     """(1 - t) x + log(1 + exp(-x)), NaN at -inf as torch has it; the second derivative is σ(x) σ(-x)."""
     T = type(x)
@@ -24,7 +24,7 @@ def bce_with_logits(x, t):
     return value, (p - t, -x), e * inverse * inverse
 
 
-@jitable
+@maths
 def bce_with_logits_pos_weight(x, t, q):
     """(1 - t) x + (1 + (q - 1) t) log(1 + exp(-x)), q the weight of the positive class."""
     T = type(x)
@@ -109,7 +109,7 @@ def binary_cross_entropy_with_logits(
     )
 
 
-@jitable
+@maths
 def bce(x, t):
     """-t log x - (1 - t) log(1 - x), the logarithms not below -100; NaN outside [0, 1]."""
     T = type(x)
@@ -143,7 +143,7 @@ def bce_hard(x, t):
     return (value if in_range else T(math.nan)), ((x - t) / q, T(0)), curvature
 
 
-@jitable
+@maths
 def _floor(x):
     """Return x, or 1e-24 where it is smaller."""
     T = type(x)
@@ -209,7 +209,7 @@ def binary_cross_entropy(
     )
 
 
-@jitable
+@maths
 def soft_margin(x, t):
     """log(1 + exp(-t x))."""
     T = type(x)
@@ -265,7 +265,7 @@ def soft_margin_loss(input: Array, target: Array, *, reduction: str = "mean") ->
     return Elementwise(soft_margin, (input, target), reduction=reduction)
 
 
-@jitable
+@maths
 def hinge_embedding(x, y, margin):
     """x for y = 1, max(0, m - x) for y = -1, both for any other y."""
     T = type(x)

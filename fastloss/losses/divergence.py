@@ -6,12 +6,12 @@ import math
 
 from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, Elementwise
-from fastloss.define.maths import jitable
+from fastloss.define.maths import maths
 from fastloss.define.options import FLAG, KL_REDUCTION
 from fastloss.define.scalars import exp, log, xlogy
 
 
-@jitable
+@maths
 def kl(x, t):
     """t (log t - x), with 0 log 0 = 0."""
     T = type(x)
@@ -19,7 +19,7 @@ def kl(x, t):
     return xlogy(t, t) - t * x, (-t, slope), T(0)
 
 
-@jitable
+@maths
 def kl_log_target(x, t):
     """exp(t) (t - x)."""
     T = type(x)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, Elementwise, PairMaths, Pairwise
-from fastloss.define.maths import jitable
+from fastloss.define.maths import maths
 from fastloss.define.options import AXIS, FINITE, NON_NEGATIVE
 from fastloss.define.scalars import relu, sqrt, step
 
@@ -12,13 +12,13 @@ from fastloss.define.scalars import relu, sqrt, step
 _COSINE_EPSILON = 1e-12
 
 
-@jitable
+@maths
 def cosine_terms(a, b, c, peaks, params):
     """a·b, |a|² and |b|²."""
     return a * b, a * a, b * b
 
 
-@jitable
+@maths
 def cosine_row(sums, peaks, y, params):
     """1 - cos for y = 1, max(0, cos - m) for y = -1, else 0."""
     T = type(y)
@@ -39,7 +39,7 @@ def cosine_row(sums, peaks, y, params):
     return value, (slope * inverse, slope * cosine / aa, slope * cosine / bb, T(1) / aa)
 
 
-@jitable
+@maths
 def cosine_entry(a, b, c, coefs, params):
     """±(b / |a||b| - cos a / |a|²), and ±(3 cos a²/|a|⁴ - 2 a b / |a|³|b| - cos / |a|²)."""
     T = type(a)
@@ -109,7 +109,7 @@ def cosine_embedding_loss(
     return Pairwise(COSINE, (input1, input2), ("input1", "input2"), target, (float(margin),), reduction)
 
 
-@jitable
+@maths
 def similarity_row(sums, peaks, y, params):
     """a·b / |a||b|, the norms at least eps; one below it counts as eps, but its derivative flows, as in torch."""
     T = type(y)
@@ -127,7 +127,7 @@ def similarity_row(sums, peaks, y, params):
     return cosine, (T(1) / clamped_a / clamped_b, along_a, along_b, unit / clamped_a, unit)
 
 
-@jitable
+@maths
 def similarity_entry(a, b, c, coefs, params):
     """b / |a||b| - cos a / |a|², and 3 cos a²/|a|⁴ - 2 a b / |a|³|b| - cos / |a|²."""
     T = type(a)
@@ -137,7 +137,7 @@ def similarity_entry(a, b, c, coefs, params):
     return (inverse * b - along_a * a, inverse * a - along_b * b), curvature
 
 
-@jitable
+@maths
 def cosine_distance_row(sums, peaks, y, params):
     """1 - cos: the entries are linear in the coefficients that change their sign."""
     T = type(y)
@@ -202,7 +202,7 @@ def cosine_similarity(x1: Array, x2: Array, *, dim: int = 1, eps: float = SIMILA
     )
 
 
-@jitable
+@maths
 def margin_ranking(a, b, y, margin):
     """max(0, m - y (a - b))."""
     T = type(a)

@@ -7,7 +7,7 @@ import math
 
 from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, Elementwise, MathFunction
-from fastloss.define.maths import hard_targets, jitable
+from fastloss.define.maths import hard_targets, maths
 from fastloss.define.options import BELOW_ONE, NON_NEGATIVE
 from fastloss.define.scalars import exp_nonpositive, log1p_unit, log_unit, power, square
 
@@ -42,7 +42,7 @@ def sigmoid_focal(raised: MathFunction) -> MathFunction:
         return factor * ce, (factor * (d + gamma * r * ce),), factor * curvature
 
     point.__name__ = point.__qualname__ = f"sigmoid_focal_{raised.__name__}"
-    return jitable(point)
+    return maths(point)
 
 
 @loss(
@@ -108,7 +108,7 @@ def sigmoid_focal_loss(
     )
 
 
-@jitable
+@maths
 def _inverse(x):
     """Return 1 / x, and 1e12 where x is smaller than 1e-12."""
     T = type(x)
@@ -129,7 +129,7 @@ def binary_focal(raised: MathFunction) -> MathFunction:
         return -w * u, slope, w * (T(2) * s * over_x - s * (gamma - T(1)) * over_y * u + over_x * over_x)
 
     side.__name__ = side.__qualname__ = f"focal_side_{raised.__name__}"
-    jitable(side)
+    maths(side)
 
     def point(x, t, gamma, alpha):
         T = type(x)
@@ -156,7 +156,7 @@ def binary_focal(raised: MathFunction) -> MathFunction:
     for function, name in ((point, "binary_focal"), (hard, "binary_focal_hard")):
         function.__name__ = function.__qualname__ = f"{name}_{raised.__name__}"
     hard_targets(point)(hard)
-    return jitable(point)
+    return maths(point)
 
 
 @loss(

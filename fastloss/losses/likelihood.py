@@ -6,14 +6,14 @@ import math
 
 from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, Elementwise
-from fastloss.define.maths import jitable
+from fastloss.define.maths import maths
 from fastloss.define.options import FLAG, NON_NEGATIVE, POSITIVE
 from fastloss.define.scalars import exp, log
 
 _HALF_LOG_TWO_PI = 0.9189385332046727
 
 
-@jitable
+@maths
 def stirling(t):
     """Stirling's approximation of log t! for t > 1, else 0; and its derivative."""
     T = type(t)
@@ -23,14 +23,14 @@ def stirling(t):
     return (value if counts else T(0)), (u + T(0.5) / t if counts else T(0))
 
 
-@jitable
+@maths
 def poisson_log(x, t, eps):
     """exp(x) - t x, x the logarithm of the rate."""
     rate = exp(x)
     return rate - t * x, (rate - t, -x), rate
 
 
-@jitable
+@maths
 def poisson_log_full(x, t, eps):
     """The same, with Stirling's term."""
     rate = exp(x)
@@ -38,7 +38,7 @@ def poisson_log_full(x, t, eps):
     return rate - t * x + constant, (rate - t, slope - x), rate
 
 
-@jitable
+@maths
 def poisson_rate(x, t, eps):
     """x - t log(x + ε), x the rate."""
     T = type(x)
@@ -47,7 +47,7 @@ def poisson_rate(x, t, eps):
     return x - t * u, (T(1) - t * q, -u), t * q * q
 
 
-@jitable
+@maths
 def poisson_rate_full(x, t, eps):
     """The same, with Stirling's term."""
     T = type(x)
@@ -132,7 +132,7 @@ def poisson_nll_loss(
     )
 
 
-@jitable
+@maths
 def gaussian(x, t, v, eps, constant):
     """(log v + r²/v)/2 + constant, with v clamped at ε from below, unseen by the derivative; NaN for v < 0."""
     T = type(x)

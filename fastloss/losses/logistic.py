@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, Elementwise
-from fastloss.define.maths import jitable
+from fastloss.define.maths import maths
 from fastloss.define.scalars import exp_nonpositive, log1p_unit
 
 
-@jitable
+@maths
 def sigmoid_block(x):
     """σ(x), σ(x) σ(-x), and σ' (1 - 2 σ)."""
     T = type(x)
@@ -19,7 +19,7 @@ def sigmoid_block(x):
     return p, (d,), d * (T(1) - T(2) * p)
 
 
-@jitable
+@maths
 def log_sigmoid_block(x):
     """-log(1 + exp(-x)), σ(-x), and -σ(x) σ(-x)."""
     T = type(x)

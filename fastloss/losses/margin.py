@@ -6,7 +6,7 @@ import math
 
 from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, LabelSets, PairMaths, RowMaths, Rowwise
-from fastloss.define.maths import jitable
+from fastloss.define.maths import maths
 from fastloss.define.options import FINITE, ONE_OR_TWO
 from fastloss.define.scalars import exp_nonpositive, log1p_unit
 
@@ -14,7 +14,7 @@ from fastloss.define.scalars import exp_nonpositive, log1p_unit
 # weight, hit whether this is the target, zy and wy the target's z and w, logsum = log Σ exp z.
 
 
-@jitable
+@maths
 def multi_margin_terms_1(z, p, t, w, hit, zy, wy, params):
     """Σ max(0, m - x_y + x) and how many of them are positive."""
     T = type(z)
@@ -23,7 +23,7 @@ def multi_margin_terms_1(z, p, t, w, hit, zy, wy, params):
     return (h if active else T(0)), (T(1) if active else T(0)), T(0)
 
 
-@jitable
+@maths
 def multi_margin_terms_2(z, p, t, w, hit, zy, wy, params):
     """Σ max(0, m - x_y + x)², half its derivative, and how many terms are positive."""
     T = type(z)
@@ -33,14 +33,14 @@ def multi_margin_terms_2(z, p, t, w, hit, zy, wy, params):
     return a * a, a, (T(1) if active else T(0))
 
 
-@jitable
+@maths
 def multi_margin_row_1(top, logsum, sums, zy, wy, params):
     """w_y / C times the sum; params are the margin and 1/C."""
     c = wy * params[1]
     return c * sums[0], (zy, c, sums[1])
 
 
-@jitable
+@maths
 def multi_margin_entry_1(z, p, t, w, hit, coefs, params):
     """w_y / C where the hinge is active, less their number at the target."""
     T = type(z)
@@ -50,7 +50,7 @@ def multi_margin_entry_1(z, p, t, w, hit, coefs, params):
     return (c if params[0] - zy + z > T(0) else T(0),), T(0)
 
 
-@jitable
+@maths
 def multi_margin_row_2(top, logsum, sums, zy, wy, params):
     """As for p = 1; the count of active hinges rides on the scale of the curvature."""
     T = type(zy)
@@ -58,7 +58,7 @@ def multi_margin_row_2(top, logsum, sums, zy, wy, params):
     return wy * params[1] * sums[0], (zy, c, c * sums[1], c * sums[2])
 
 
-@jitable
+@maths
 def multi_margin_entry_2(z, p, t, w, hit, coefs, params):
     """2 w_y / C max(0, m - x_y + x), less their sum at the target."""
     T = type(z)
@@ -75,7 +75,7 @@ MULTI_MARGIN = {
 }
 
 
-@jitable
+@maths
 def multilabel_soft_terms(z, p, t, w, hit, zy, wy, params):
     """Σ w log(1 + exp((1 - 2 t) z)), written for any t."""
     T = type(z)
@@ -83,13 +83,13 @@ def multilabel_soft_terms(z, p, t, w, hit, zy, wy, params):
     return w * ((T(1) - t if z > T(0) else -t) * z + log1p_unit(e)), T(0), T(0)
 
 
-@jitable
+@maths
 def multilabel_soft_row(top, logsum, sums, zy, wy, params):
     """The mean over the classes."""
     return params[0] * sums[0], ()
 
 
-@jitable
+@maths
 def multilabel_soft_entry(z, p, t, w, hit, coefs, params):
     """w (σ(z) - t) / C, and the derivatives with respect to target and weight."""
     T = type(z)
@@ -104,21 +104,21 @@ def multilabel_soft_entry(z, p, t, w, hit, coefs, params):
 MULTILABEL_SOFT = RowMaths(multilabel_soft_row, multilabel_soft_entry, multilabel_soft_terms)
 
 
-@jitable
+@maths
 def multilabel_soft_pair_terms(a, b, c, peaks, params):
     """The terms above, and 1: the classes are counted."""
     T = type(a)
     return multilabel_soft_terms(a, a, b, c, False, a, a, params)[0], T(1), T(0)
 
 
-@jitable
+@maths
 def multilabel_soft_pair_row(sums, peaks, y, params):
     """The mean over the classes."""
     T = type(y)
     return sums[0] / sums[1], (T(1) / sums[1],)
 
 
-@jitable
+@maths
 def multilabel_soft_pair_entry(a, b, c, coefs, params):
     """The derivatives above."""
     return multilabel_soft_entry(a, a, b, c, False, coefs, coefs)
@@ -130,7 +130,7 @@ MULTILABEL_SOFT_PAIRS = PairMaths(
 )
 
 
-@jitable
+@maths
 def multilabel_hinge(outside, inside):
     """max(0, 1 - x_y + x), 0 at the kink."""
     T = type(outside)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, RowMaths, Rowwise
-from fastloss.define.maths import jitable
+from fastloss.define.maths import maths
 from fastloss.define.options import INTEGER, UNIT_INTERVAL
 
 # Notation of RowMaths: z an entry less the row's maximum, p its softmax, t the second operand's entry, w the class
 # weight, hit whether this is the target, zy and wy the target's z and w, logsum = log Σ exp z.
 
 
-@jitable
+@maths
 def ce_row(top, logsum, sums, zy, wy, params):
     """-w log p_y."""
     return wy * (logsum - zy), (wy,)
 
 
-@jitable
+@maths
 def ce_entry(z, p, t, w, hit, coefs, params):
     """w_y (p - [y]), and w_y p (1 - p)."""
     T = type(z)
@@ -28,14 +28,14 @@ def ce_entry(z, p, t, w, hit, coefs, params):
 CROSS_ENTROPY = RowMaths(ce_row, ce_entry, softmax=True, indexed=True)
 
 
-@jitable
+@maths
 def smooth_terms(z, p, t, w, hit, zy, wy, params):
     """Σ w and Σ w z."""
     T = type(z)
     return w, w * z, T(0)
 
 
-@jitable
+@maths
 def smooth_row(top, logsum, sums, zy, wy, params):
     """-(1 - ε) w log p_y - ε/C Σ w log p."""
     T = type(zy)
@@ -46,7 +46,7 @@ def smooth_row(top, logsum, sums, zy, wy, params):
     return value, (kept, kept + share * sums[0])
 
 
-@jitable
+@maths
 def smooth_entry(z, p, t, w, hit, coefs, params):
     """(Σ mass) p - mass, where the target's mass is (1 - ε) w_y + ε/C w_y and another's ε/C w."""
     T = type(z)
@@ -58,7 +58,7 @@ def smooth_entry(z, p, t, w, hit, coefs, params):
 SMOOTH_CROSS_ENTROPY = RowMaths(smooth_row, smooth_entry, smooth_terms, softmax=True, indexed=True)
 
 
-@jitable
+@maths
 def soft_terms(z, p, t, w, hit, zy, wy, params):
     """Σ w q and Σ w q z with q the smoothed probability; q = 0 counts as 0 even where z = -inf."""
     T = type(z)
@@ -68,13 +68,13 @@ def soft_terms(z, p, t, w, hit, zy, wy, params):
     return mass, (mass * z if mass != T(0) else T(0)), T(0)
 
 
-@jitable
+@maths
 def soft_row(top, logsum, sums, zy, wy, params):
     """-Σ w q log p."""
     return sums[0] * logsum - sums[1], (sums[0], logsum)
 
 
-@jitable
+@maths
 def soft_entry(z, p, t, w, hit, coefs, params):
     """Derivatives with respect to the logit, the probability and the class weight."""
     T = type(z)
@@ -90,13 +90,13 @@ def soft_entry(z, p, t, w, hit, coefs, params):
 SOFT_CROSS_ENTROPY = RowMaths(soft_row, soft_entry, soft_terms, softmax=True)
 
 
-@jitable
+@maths
 def nll_row(top, logsum, sums, zy, wy, params):
     """-w x_y."""
     return -wy * zy, (wy,)
 
 
-@jitable
+@maths
 def nll_entry(z, p, t, w, hit, coefs, params):
     """-w at the target, 0 elsewhere."""
     T = type(z)

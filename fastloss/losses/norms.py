@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, MathFunction, PairMaths, Pairwise
-from fastloss.define.maths import jitable
+from fastloss.define.maths import maths
 from fastloss.define.options import FINITE, FLAG, NON_NEGATIVE
 from fastloss.define.scalars import power, sign, sqrt
 
@@ -26,51 +26,51 @@ class Norm(NamedTuple):
     curvature: MathFunction
 
 
-@jitable
+@maths
 def l1_summand(d, peak, p):
     """|d|."""
     return abs(d)
 
 
-@jitable
+@maths
 def l1_root(total, peak, p):
     """The sum itself."""
     return total
 
 
-@jitable
+@maths
 def l1_slope(d, norm, ties, p):
     """The sign of d."""
     return sign(d)
 
 
-@jitable
+@maths
 def l1_curvature(d, norm, ties, p):
     """0."""
     T = type(d)
     return T(0)
 
 
-@jitable
+@maths
 def l2_summand(d, peak, p):
     """d²."""
     return d * d
 
 
-@jitable
+@maths
 def l2_root(total, peak, p):
     """The square root."""
     return sqrt(total)
 
 
-@jitable
+@maths
 def l2_slope(d, norm, ties, p):
     """d / |d|, 0 for the zero vector."""
     T = type(d)
     return T(0) if norm == T(0) else d / norm
 
 
-@jitable
+@maths
 def l2_curvature(d, norm, ties, p):
     """(1 - (d/|d|)²) / |d|."""
     T = type(d)
@@ -78,27 +78,27 @@ def l2_curvature(d, norm, ties, p):
     return (T(1) - u * u) / norm if norm > T(0) else T(0)
 
 
-@jitable
+@maths
 def lp_summand(d, peak, p):
     """|d|^p."""
     return power(abs(d), p)
 
 
-@jitable
+@maths
 def lp_root(total, peak, p):
     """The p-th root."""
     T = type(total)
     return power(total, T(1) / p)
 
 
-@jitable
+@maths
 def lp_slope(d, norm, ties, p):
     """sign(d) (|d| / norm)^(p - 1), 0 at 0."""
     T = type(d)
     return T(0) if norm == T(0) or d == T(0) else sign(d) * power(abs(d) / norm, p - T(1))
 
 
-@jitable
+@maths
 def lp_curvature(d, norm, ties, p):
     """(p - 1) |d|^(p - 2) / norm^(p - 1) (1 - (|d| / norm)^p)."""
     T = type(d)
@@ -108,40 +108,40 @@ def lp_curvature(d, norm, ties, p):
     return T(0)
 
 
-@jitable
+@maths
 def linf_summand(d, peak, p):
     """1 where |d| is the maximum."""
     T = type(d)
     return T(1) if abs(d) == peak else T(0)
 
 
-@jitable
+@maths
 def linf_root(total, peak, p):
     """The maximum."""
     return peak
 
 
-@jitable
+@maths
 def linf_slope(d, norm, ties, p):
     """The sign of d where |d| is the maximum, shared equally between ties."""
     T = type(d)
     return sign(d) / ties if abs(d) == norm else T(0)
 
 
-@jitable
+@maths
 def squared_slope(d, norm, ties, p):
     """2 d."""
     return d + d
 
 
-@jitable
+@maths
 def squared_curvature(d, norm, ties, p):
     """2."""
     T = type(d)
     return T(2)
 
 
-@jitable
+@maths
 def l0_summand(d, peak, p):
     """1 where d is not 0."""
     T = type(d)
@@ -187,7 +187,7 @@ def distance(norm: Norm) -> PairMaths:
 
     for function in (peaks, terms, row, entry):
         function.__name__ = function.__qualname__ = f"distance_{norm.name}_{function.__name__}"
-        jitable(function)
+        maths(function)
     return PairMaths(terms, row, entry, peaks if norm.name == "linf" else None)
 
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, Penalty
-from fastloss.define.maths import jitable
+from fastloss.define.maths import maths
 from fastloss.define.options import NON_NEGATIVE
 from fastloss.define.scalars import sign
 
 
-@jitable
+@maths
 def absolute(p, c):
     """c |p|."""
     T = type(p)
     return c * abs(p), (c * sign(p),), T(0)
 
 
-@jitable
+@maths
 def half_square(p, c):
     """c p² / 2."""
     T = type(p)

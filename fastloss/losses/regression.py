@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, Elementwise
-from fastloss.define.maths import jitable
+from fastloss.define.maths import maths
 from fastloss.define.options import NON_NEGATIVE, POSITIVE
 from fastloss.define.scalars import sign
 
 
-@jitable
+@maths
 def mse(x, t):
     """r² with r = x - t."""
     T = type(x)
@@ -18,7 +18,7 @@ def mse(x, t):
     return r * r, (d, -d), T(2)
 
 
-@jitable
+@maths
 def l1(x, t):
     """|r| with r = x - t."""
     T = type(x)
@@ -27,7 +27,7 @@ def l1(x, t):
     return abs(r), (d, -d), T(0)
 
 
-@jitable
+@maths
 def smooth_l1(x, t, beta):
     """r²/(2 β) if |r| < β, else |r| - β/2, with r = x - t."""
     T = type(x)
@@ -40,7 +40,7 @@ def smooth_l1(x, t, beta):
     return T(0.5) * r * d, (d, -d), T(1) / beta
 
 
-@jitable
+@maths
 def huber(x, t, delta):
     """r²/2 if |r| <= δ, else δ(|r| - δ/2), with r = x - t."""
     T = type(x)

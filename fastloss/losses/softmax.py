@@ -6,27 +6,27 @@ import math
 
 from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, RowMap, RowMaths, Rowwise
-from fastloss.define.maths import jitable
+from fastloss.define.maths import maths
 from fastloss.define.options import FLAG
 
 # Notation of RowMaths: z an entry less the row's maximum, p its softmax, t the second operand's entry, w the class
 # weight, hit whether this is the target, zy and wy the target's z and w, logsum = log Σ exp z.
 
 
-@jitable
+@maths
 def no_row(top, logsum, sums, zy, wy, params):
     """Nothing but what the entries need."""
     T = type(top)
     return T(0), (logsum, sums[0])
 
 
-@jitable
+@maths
 def logsumexp_row(top, logsum, sums, zy, wy, params):
     """Maximum + log Σ exp z; an infinite maximum is the result itself."""
     return (top if top - top != top - top else top + logsum), ()
 
 
-@jitable
+@maths
 def logsumexp_entry(z, p, t, w, hit, coefs, params):
     """p, and p (1 - p); 0 where z = -inf, be it a number below an infinite maximum."""
     T = type(z)
@@ -37,14 +37,14 @@ def logsumexp_entry(z, p, t, w, hit, coefs, params):
 LOGSUMEXP = RowMaths(logsumexp_row, logsumexp_entry, softmax=True)
 
 
-@jitable
+@maths
 def softmax_terms(z, p, t, w, hit, zy, wy, params):
     """Σ p g."""
     T = type(z)
     return p * t, T(0), T(0)
 
 
-@jitable
+@maths
 def softmax_entry(z, p, t, w, hit, coefs, params):
     """p; p (g - Σ p g), and p (1 - 2 p) (g - Σ p g)."""
     T = type(z)
@@ -52,14 +52,14 @@ def softmax_entry(z, p, t, w, hit, coefs, params):
     return (p, slope), slope * (T(1) - p - p)
 
 
-@jitable
+@maths
 def log_softmax_terms(z, p, t, w, hit, zy, wy, params):
     """Σ g."""
     T = type(z)
     return t, T(0), T(0)
 
 
-@jitable
+@maths
 def log_softmax_entry(z, p, t, w, hit, coefs, params):
     """z - log Σ exp z; g - p Σ g, and -p (1 - p) Σ g."""
     T = type(z)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, RowMaths, Rowwise
-from fastloss.define.maths import jitable
+from fastloss.define.maths import maths
 from fastloss.define.options import INTEGER, NON_NEGATIVE
 
 # Label and softmax are clamped to it in the reverse cross-entropy, so that log 0 counts as its logarithm.
@@ -12,7 +12,7 @@ _SCE_FLOOR = 1e-4
 _SCE_SURPRISE = 9.210340371976182  # -log 1e-4
 
 
-@jitable
+@maths
 def sce_terms(z, p, t, w, hit, zy, wy, params):
     """Σ max(p, 1e-4), and Σ p over the unclamped, both without the target."""
     T = type(z)
@@ -22,7 +22,7 @@ def sce_terms(z, p, t, w, hit, zy, wy, params):
     return counts * (floor if clamped else p), (T(0) if clamped else counts * p), T(0)
 
 
-@jitable
+@maths
 def sce_row(top, logsum, sums, zy, wy, params):
     """-a log p_y + b log(1e4) Σ max(p, 1e-4) over the other classes."""
     T = type(zy)
@@ -30,7 +30,7 @@ def sce_row(top, logsum, sums, zy, wy, params):
     return a * (logsum - zy) + b * sums[0], (sums[1],)
 
 
-@jitable
+@maths
 def sce_entry(z, p, t, w, hit, coefs, params):
     """a (p - [y]) + b' p (free - Σ p over the free), where free says neither clamped nor the target."""
     T = type(z)

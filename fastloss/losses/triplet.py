@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, Distance, OfDistances, PairMaths, Pairwise
-from fastloss.define.maths import jitable
+from fastloss.define.maths import maths
 from fastloss.define.options import FINITE, FLAG, NORM, POSITIVE, Domain
 from fastloss.define.scalars import relu, step
 from fastloss.losses.embedding import COSINE_DISTANCE, SIMILARITY_EPSILON
@@ -63,7 +63,7 @@ def triplet(norm: Norm, swap: bool) -> PairMaths:
     kind = f"triplet_{norm.name}{'_swap' if swap else ''}"
     for function in (peaks, terms, row, entry):
         function.__name__ = function.__qualname__ = f"{kind}_{function.__name__}"
-        jitable(function)
+        maths(function)
     return PairMaths(terms, row, entry, peaks if norm.name == "linf" else None)
 
 
@@ -142,7 +142,7 @@ def triplet_margin_loss(
     )
 
 
-@jitable
+@maths
 def hinge_of_distances(positive, negative, margin):
     """max(0, d(a, p) - d(a, n) + m)."""
     T = type(positive)
@@ -151,7 +151,7 @@ def hinge_of_distances(positive, negative, margin):
     return relu(h), (k, -k), T(0)
 
 
-@jitable
+@maths
 def hinge_of_nearest(positive, negative, swapped, margin):
     """max(0, d(a, p) - min(d(a, n), d(p, n)) + m); equal distances share the gradient."""
     T = type(positive)

@@ -13,14 +13,18 @@ from fastloss.define.descriptions import Array, Loss
 from fastloss.define.registry import check_options, record_of, refuse_options
 from fastloss.losses import (
     binary,
+    contrastive,
+    dice,
     divergence,
     embedding,
     focal,
+    generalized,
     likelihood,
     margin,
     multiclass,
     norms,
     penalty,
+    quantile,
     regression,
     sequence,
     symmetric,
@@ -298,3 +302,32 @@ class CTCLoss(LossModule, function=sequence.ctc_loss):
     blank: int = 0
     reduction: str = "mean"
     zero_infinity: bool = False
+
+
+class QuantileLoss(LossModule, function=quantile.quantile_loss):
+    q: float = 0.5
+    reduction: str = "mean"
+
+
+class GeneralizedCrossEntropyLoss(LossModule, function=generalized.generalized_cross_entropy):
+    weight: Array | None = None
+    q: float = 0.7
+    ignore_index: int = -100
+    reduction: str = "mean"
+
+
+class DiceLoss(LossModule, function=dice.dice_loss):
+    smooth: float = 1.0
+    reduction: str = "mean"
+
+
+class SoftDiceLoss(LossModule, function=dice.soft_dice_loss):
+    dim: int = 1
+    smooth: float = 1.0
+    reduction: str = "mean"
+
+
+class InfoNCELoss(LossModule, function=contrastive.info_nce_loss):
+    temperature: float = 0.1
+    symmetric: bool = False
+    reduction: str = "mean"

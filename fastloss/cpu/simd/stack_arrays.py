@@ -27,7 +27,7 @@ def lane_array(like):
 
 
 def lane_arrays(like):
-    """Return an uninitialised array of four times LANES numbers, on the stack."""
+    """Return an uninitialised array of eight times LANES numbers, on the stack: as many as a row may have coefs."""
 
 
 def tile_array(like):
@@ -52,6 +52,6 @@ def _on_stack(count: int) -> Callable[..., Any]:
 
 
 emits(lane_array)(_on_stack(LANES))
-emits(lane_arrays)(_on_stack(4 * LANES))
+emits(lane_arrays)(_on_stack(8 * LANES))
 emits(tile_array)(_on_stack(TILE))
 emits(group_array)(_on_stack(GROUP))

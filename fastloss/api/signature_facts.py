@@ -1,0 +1,248 @@
+"""What a bare ``@loss`` reads from the signature, the description and the maths of a loss."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import math
+import re
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from fastloss.call.planning import Operand
+from fastloss.define.descriptions import (
+    KINDS,
+    Applied,
+    Elementwise,
+    Pairwise,
+    Projected,
+    RowMap,
+    Rowwise,
+    WeightedSum,
+)
+from fastloss.define.options import FLAG, REDUCTION, Domain
+
+# The annotations of arguments that are numbers, names and the like; what says nothing else is an array.
+_OPTION = re.compile(r"(<class ')?(int|float|bool|str|object|Sequence|Iterable|Callable)\b")
+
+
+class Signed(NamedTuple):
+    """What a signature says: the arguments that may be given by position, those that are arrays, all their domains."""
+
+    positional: tuple[str, ...]
+    operands: tuple[str, ...]
+    kinds: Mapping[str, str]
+    options: Mapping[str, Domain]
+
+
+def read_signature(describe: Callable[..., Any], bare: bool = True) -> Signed:
+    """Return what the signature of a loss says; options that are `bool` have a domain where `bare` is set.
+
+    Raises
+    ------
+    TypeError
+        If an annotation names a domain that is none.
+    ValueError
+        If the default of an option lies outside of its domain.
+    """
+    positional, operands, kinds, options = [], [], {}, {}
+    for name, parameter in inspect.signature(describe).parameters.items():
+        base, domain = _annotation_of(describe, parameter)
+        by_position = parameter.kind is not parameter.KEYWORD_ONLY
+        if by_position:
+            positional.append(name)
+        if not _OPTION.match(base) if by_position else base.startswith(("Array", "typing.Any")):
+            operands.append(name)
+            if domain is not None:
+                kinds[name] = _kind(name, domain)
+            continue
+        if domain is not None and not isinstance(domain, Domain):
+            raise TypeError(
+                f"{describe.__name__}: {name} must be annotated with a Domain (fastloss.custom), got {domain!r}"
+            )
+        if domain is not None:
+            options[name] = domain
+            if parameter.default is not parameter.empty:
+                domain.check(name, parameter.default)
+        elif name == "reduction":
+            options[name] = REDUCTION
+        elif bare and base in ("bool", "<class 'bool'>"):
+            options[name] = FLAG
+    return Signed(tuple(positional), tuple(operands), kinds, options)
+
+
+def _kind(name: str, kind: Any) -> str:
+    if kind not in KINDS:
+        raise TypeError(f"the array {name} must be annotated with one of {', '.join(map(repr, KINDS))}, got {kind!r}")
+    return str(kind)
+
+
+def _annotation_of(describe: Callable[..., Any], parameter: inspect.Parameter) -> tuple[str, Any]:
+    """Return the text of an annotation, and what ``Annotated`` says beside the type."""
+    annotation = parameter.annotation
+    if annotation is parameter.empty:
+        return "", None
+    if isinstance(annotation, str) and re.match(r"(\w+\.)*Annotated\[", annotation):
+        names = {**describe.__globals__, **inspect.getclosurevars(describe).nonlocals}
+        try:
+            stated = SimpleNamespace(__annotations__={"it": annotation})
+            annotation = get_type_hints(stated, names, include_extras=True)["it"]
+        except NameError as error:
+            raise NameError(f"{describe.__name__}: the annotation of {parameter.name}: {error}") from None
+    if get_origin(annotation) is Annotated:
+        base, domain, *_ = get_args(annotation)
+        return str(base), domain
+    return str(annotation), None
+
+
+# -- what the description says ----------------------------------------------------------------------------------------
+
+
+class Facts(NamedTuple):
+    """What a loss is, as far as its description and its maths tell."""
+
+    family: str
+    wrt: tuple[str, ...]
+    differentiable: tuple[str, ...]
+    hessian: str | None
+    domains: Mapping[str, str]
+
+
+def probe(describe: Callable[..., Any], signed: Signed) -> Any:
+    """Return the description that a loss gives for arrays of shape (2, 3) and the defaults of its options."""
+    given: dict[str, Any] = {}
+    for name, parameter in inspect.signature(describe).parameters.items():
+        if name in signed.operands:
+            if parameter.default is parameter.empty:
+                given[name] = Operand(name, np.full((2, 3), 0.5, np.float32), len(given))
+        elif parameter.default is parameter.empty:
+            if name not in signed.options:
+                raise TypeError(f"{describe.__name__}: {name} needs a default, or a domain")
+            given[name] = signed.options[name].examples[0]
+    return describe(**given)
+
+
+def facts_of(name: str, job: Any, signed: Signed) -> Facts:
+    """Return what a description says of a loss."""
+    if isinstance(job, Elementwise):
+        slopes, curved = _slopes(points_of(job))
+        if slopes > len(job.names):
+            raise _too_many(name, job.point, slopes, job.names)
+        weighs = ("weight",) if "weight" in signed.operands and "weight" not in job.names else ()
+        return Facts("elementwise", job.names[:1], job.names[:slopes] + weighs, curved, {})
+    if isinstance(job, Pairwise):
+        slopes, curved = _slopes(vectors_of(job))
+        if slopes > len(job.names):
+            raise _too_many(name, job.maths.entry, slopes, job.names)
+        family = "sums" if isinstance(job.axis, tuple) else "pairwise"
+        return Facts(family, job.names[:1] if family == "sums" else job.names, job.names[:slopes], curved, {})
+    if isinstance(job, Rowwise):
+        slopes, curved = _slopes(rows_of(job))
+        soft = () if job.maths.indexed else tuple([one for one in ("target", "weight") if one in signed.operands])
+        kinds = {"target": "class"} if job.maths.indexed else {}
+        return Facts("rowwise", ("input",), ("input", *soft)[:slopes], curved, kinds)
+    if isinstance(job, RowMap):
+        return Facts("rowmap", ("input",), ("input",), "exact", {})
+    if isinstance(job, Projected):
+        return Facts("projected", job.names, job.names, None, {})
+    if isinstance(job, Applied | WeightedSum):
+        found = [operand for operand in signed.operands if operand in _differentiable(job)]
+        return Facts("chain", tuple(found[:1]), tuple(found), None, {})
+    raise TypeError(f"{name} must return a description (fastloss.custom), got {type(job).__name__}")
+
+
+def _too_many(name: str, function: Callable[..., Any], slopes: int, arrays: tuple[str, ...]) -> TypeError:
+    return TypeError(f"{name}: {function.__name__} returns {slopes} first derivatives of {len(arrays)} arrays")
+
+
+def _differentiable(job: Any) -> set[str]:
+    """Return the operands that a chain is differentiable with respect to."""
+    if isinstance(job, WeightedSum):
+        return set().union(*[_differentiable(loss) for _, loss in job.terms])
+    found = set()
+    for name, value in (dict(zip(job.record.positional, job.args, strict=False)) | dict(job.kwargs)).items():
+        if name in job.record.differentiable:
+            found |= {value.name} if isinstance(value, Operand) else set()
+            found |= _differentiable(value) if isinstance(value, Applied | WeightedSum) else set()
+    return found
+
+
+# -- the maths, called with plain numbers -----------------------------------------------------------------------------
+
+# Operands that the functions are called with: they lie in the domains of most losses, on both sides of most kinks.
+_NUMBERS = (0.5, 0.25, 0.75, 2.0, -1.5)
+
+# A call of a function of the maths: it and its arguments, of which those after it may depend on what it returns.
+Calls = list[Callable[[Callable[[float], Any]], Any]]
+
+
+def points_of(job: Elementwise) -> Calls:
+    """Return what calls the maths of a loss of single elements; a call takes what makes a number of its type."""
+
+    def called(xs: tuple[float, ...]) -> Any:
+        return lambda number: job.point(*map(number, xs), *map(number, job.params))
+
+    pairs = itertools.product(_NUMBERS, repeat=2)
+    return [called((x, *[t] * (len(job.names) - 1))) for x, t in pairs]
+
+
+def vectors_of(job: Pairwise) -> Calls:
+    """Return what calls the maths of a loss of sums, all of it."""
+    maths, count = job.maths, len(job.names)
+
+    def called(x: float, t: float) -> Any:
+        def call(number: Callable[[float], Any]) -> Any:
+            params = tuple(map(number, job.params))
+            abc = [number(x), number(t), number(x)][:count] + [number(0.0)] * (3 - count)
+            tops = maths.peaks(*abc, params) if maths.peaks is not None else (number(0.0),) * 3
+            sums = maths.terms(*abc, tops, params)
+            value, coefs = maths.finish(sums, tops, number(1.0), params)
+            return value, *maths.entry(*abc, coefs, params)
+
+        return call
+
+    return [called(x, t) for x, t in itertools.product(_NUMBERS[:3], repeat=2)]
+
+
+def rows_of(job: Rowwise) -> Calls:
+    """Return what calls the maths of a loss of rows, all of it."""
+    maths = job.maths
+
+    def called(z: float, hit: bool) -> Any:
+        def call(number: Callable[[float], Any]) -> Any:
+            n, params = number, (*map(number, job.params), number(0.5))
+            sums: Any = (n(0.0),) * 3
+            if maths.terms is not None:
+                sums = maths.terms(n(z), n(0.5), n(0.5), n(1.0), hit, n(-0.5), n(1.0), params)
+            value, coefs = maths.finish(n(0.5), n(0.75), sums, n(-0.5), n(1.0), params)
+            return value, *maths.entry(n(z), n(0.25), n(0.5), n(1.0), hit, coefs, params)
+
+        return call
+
+    return [called(-z, hit) for z in (0.25, 0.5, 1.5) for hit in (False, True)]
+
+
+def _slopes(calls: Calls) -> tuple[int, str]:
+    """Return how many first derivatives there are, and what the second ones are: ``"exact"`` or ``"zero"``."""
+    found = []
+    for call in calls:
+        try:
+            found.append(call(float))
+        except Exception:  # what cannot be run with plain numbers is left to the compiler
+            continue
+    formed = [one for one in found if isinstance(one, tuple) and len(one) == 3 and isinstance(one[1], tuple)]
+    if not formed:
+        return 1, "exact"
+    curved = any(not math.isnan(one[2]) and one[2] != 0 for one in formed)
+    return len(formed[0][1]), "exact" if curved else "zero"
+
+
+def calls_of(job: Any) -> Calls:
+    """Return what calls the maths of a description."""
+    if isinstance(job, Elementwise):
+        return points_of(job)
+    return vectors_of(job) if isinstance(job, Pairwise) else rows_of(job) if isinstance(job, Rowwise) else []
+

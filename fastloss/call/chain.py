@@ -1,0 +1,207 @@
+"""Plans losses that are called on what other losses return, and weighted sums of losses.
+
+Values are computed from the inside out, gradients from the outside in: what a loss has for the gradient of an argument
+is the upstream gradient of the loss that the argument came from. The parts are calls, with plans of their own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from fastloss.call.checks import check_float
+from fastloss.call.composed import MakeCall, check_targets
+from fastloss.call.plan import Plan
+from fastloss.call.planning import Operand, Planning, several
+from fastloss.call.request import VALUE, Mode, Request, is_number
+from fastloss.define.descriptions import Applied, Elementwise, Loss, WeightedSum
+from fastloss.define.point_maths import plus_times, times
+
+# Gives the way of calling a loss in a mode.
+Part = Callable[[Loss, Mode], Any]
+
+# The gradients that have been found, by the names of the arguments.
+Totals = dict[str, Any]
+
+
+def planner(make_call: MakeCall) -> Callable[[Planning, Applied | WeightedSum], Plan]:
+    """Return the planner of chains and sums of losses."""
+
+    @functools.cache
+    def part(record: Loss, mode: Mode) -> Any:
+        return make_call(record, Request(mode), {})
+
+    def plan(planning: Planning, job: Applied | WeightedSum) -> Plan:
+        planning.kept = False  # the parts are given the user's arrays, and keep their own plans
+        mode, record, request = planning.mode, planning.record, planning.request
+        if mode.hessian:
+            raise ValueError(f"{record.name} is made of several losses and has no second derivative here")
+        operands = _operands_of(job)
+        planning.enter(tuple(operands.values()), tuple(operands))
+        for name in mode.wrt:
+            if name not in operands:
+                raise ValueError(f"no gradient of {record.name} with respect to {name!r}: it is not given")
+            check_float(operands[name].view, name)
+        targets = []
+        if request.grad_out is not None:
+            given = (request.grad_out,) if mode.single else several(request.grad_out, len(mode.wrt))
+            targets = check_targets(planning, given, [operands[name] for name in mode.wrt])
+        root = _node_of(job, part, frozenset(mode.wrt), _arithmetic(record, part))
+
+        def compute(_: tuple[Any, ...], request: Request) -> Any:
+            totals: Totals = {}
+            value = root.run(request.grad_output, totals, mode.value, request.out)
+            if not mode.wrt:
+                return value
+            grads = tuple([totals[name] for name in mode.wrt])
+            for name, gradient, target in zip(mode.wrt, grads, targets, strict=False):
+                planning.space.backend.copy_into(target.view, planning.space.view(gradient, name))
+            result = request.grad_out if targets else grads[0] if mode.single else grads
+            return (value, result) if mode.value else result
+
+        return Plan(compute)
+
+    return plan
+
+
+def _operands_of(job: Any) -> dict[str, Operand]:
+    """Return the operands that a chain is made of, by name."""
+    if isinstance(job, Operand):
+        return {job.name: job}
+    found: dict[str, Operand] = {}
+    for part in _parts_of(job):
+        found |= _operands_of(part)
+    return found
+
+
+def _parts_of(job: Any) -> list[Any]:
+    if isinstance(job, WeightedSum):
+        return [loss for _, loss in job.terms]
+    return [*job.args, *job.kwargs.values()] if isinstance(job, Applied) else []
+
+
+# -- the parts of a chain ----------------------------------------------------------------------------------------------
+
+
+class _Arithmetic:
+    """The sums and products of arrays of any library that join the parts, as calls of elementwise losses."""
+
+    def __init__(self, call: Callable[[Callable[..., Any], int], Any]) -> None:
+        self._call = call
+
+    def scaled(self, array: Any, factor: Any) -> Any:
+        """Return an array, a number, or None for ones, times a number."""
+        if array is None or is_number(array):
+            return factor if array is None else float(array) * factor
+        return self._call(_scaled, 1).run((array,), {"factor": float(factor)}, VALUE)
+
+    def plus(self, array: Any, other: Any, factor: float = 1.0, out: Any = None) -> Any:
+        """Return an array plus `factor` times another of its shape."""
+        options = {"factor": factor, "reduction": "none" if getattr(array, "ndim", 0) else "sum"}
+        request = VALUE if out is None else VALUE._replace(out=out)
+        return self._call(_plus, 2).run((array, other), options, request)
+
+
+def _arithmetic(record: Loss, part: Part) -> _Arithmetic:
+    def call(describe: Callable[..., Any], count: int) -> Any:
+        names = ("array", "other")[:count]
+        described = _described(record, describe, names)
+        return part(described, VALUE.mode)
+
+    return _Arithmetic(call)
+
+
+@functools.cache
+def _described(record: Loss, describe: Callable[..., Any], names: tuple[str, ...]) -> Loss:
+    """Return the record of a part that no user calls."""
+    return dataclasses.replace(
+        record, describe=describe, positional=names, operands=frozenset(names), options={}, domains={}, legacy=False
+    )
+
+
+def _scaled(array: Any, *, factor: float) -> Elementwise:
+    return Elementwise(times, (array,), ("array",), (factor,), reduction="none", leads=1)
+
+
+def _plus(array: Any, other: Any, *, factor: float, reduction: str) -> Elementwise:
+    names = ("array", "other")
+    return Elementwise(plus_times, (array, other), names, (factor,), reduction=reduction, broadcast="exact")
+
+
+class _Node:
+    """A loss called on operands, and on what other losses return."""
+
+    def __init__(self, job: Applied, part: Part, wanted: frozenset[str], arithmetic: _Arithmetic) -> None:
+        self.part, self.arithmetic, self.record = part, arithmetic, job.record
+        given = dict(zip(job.record.positional, job.args, strict=False)) | dict(job.kwargs)
+        self.inner = {
+            name: _node_of(value, part, wanted, arithmetic)
+            for name, value in given.items()
+            if isinstance(value, Applied | WeightedSum)
+        }
+        self.names = {name: value.name for name, value in given.items() if isinstance(value, Operand)}
+        self.given = {name: value.given if isinstance(value, Operand) else value for name, value in given.items()}
+        self.wrt = tuple(
+            [name for name in given if self.names.get(name) in wanted or (name in self.inner and self.inner[name].wrt)]
+        )
+        for name in self.wrt:
+            if name not in job.record.differentiable:
+                raise ValueError(f"{job.record.name} is not differentiable with respect to {name!r}")
+
+    def run(self, upstream: Any, totals: Totals, value: bool = True, out: Any = None) -> Any:
+        """Add the gradients, times an upstream one, to the totals, and return the value where it is asked for."""
+        for name, node in self.inner.items():
+            self.given[name] = node.value()
+        mode = Mode(value, self.wrt, single=False)
+        result = self.part(self.record, mode).run((), self.given, Request(mode, upstream, None, out))
+        if not self.wrt:
+            return result
+        value_found, grads = result if value else (None, result)
+        for name, gradient in zip(self.wrt, grads, strict=True):
+            if name in self.inner:
+                self.inner[name].run(gradient, totals, False)
+            else:
+                found = self.names[name]
+                totals[found] = self.arithmetic.plus(totals[found], gradient) if found in totals else gradient
+        return value_found
+
+    def value(self) -> Any:
+        """Return the value alone."""
+        for name, node in self.inner.items():
+            self.given[name] = node.value()
+        return self.part(self.record, VALUE.mode).run((), self.given, VALUE)
+
+
+class _SumNode:
+    """A weighted sum of losses."""
+
+    def __init__(self, job: WeightedSum, part: Part, wanted: frozenset[str], arithmetic: _Arithmetic) -> None:
+        self.arithmetic = arithmetic
+        self.terms = [(weight, _node_of(loss, part, wanted, arithmetic)) for weight, loss in job.terms]
+        self.wrt = any(node.wrt for _, node in self.terms)
+
+    def run(self, upstream: Any, totals: Totals, value: bool = True, out: Any = None) -> Any:
+        """Add the gradients, times an upstream one, to the totals, and return the value where it is asked for."""
+        values = []
+        for weight, node in self.terms:
+            if node.wrt or value:
+                values.append(node.run(self.arithmetic.scaled(upstream, weight) if node.wrt else None, totals, value))
+        return self._joined(values, out) if value else None
+
+    def value(self) -> Any:
+        """Return the value alone."""
+        return self._joined([node.value() for _, node in self.terms], None)
+
+    def _joined(self, values: list[Any], out: Any) -> Any:
+        plus, weights = self.arithmetic.plus, [weight for weight, _ in self.terms]
+        total = plus(values[0], values[0], weights[0] - 1, out if len(values) == 1 else None)
+        for k, (weight, value) in enumerate(zip(weights[1:], values[1:], strict=True), 2):
+            total = plus(total, value, weight, out if k == len(values) else None)
+        return total
+
+
+def _node_of(job: Any, part: Part, wanted: frozenset[str], arithmetic: _Arithmetic) -> Any:
+    kind = _SumNode if isinstance(job, WeightedSum) else _Node
+    return kind(job, part, wanted, arithmetic)

@@ -1,0 +1,173 @@
+"""Mistakes in the maths of a loss that are found when it is defined: the compiler says a page of them, or nothing.
+
+A name that is not defined, a function that is not marked, and a number that makes float32 float64: in Numba ``0.5 * x``
+is float64 for a float32 x, which costs half the speed on a CPU and much more on a GPU, and nobody says so.
+"""
+
+from __future__ import annotations
+
+import builtins
+import dis
+import math
+import operator
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from fastloss.define import scalars
+from fastloss.define.maths import is_marked
+
+# A call of the maths of a description; it takes what makes a number.
+Calls = list[Callable[[Callable[[float], Any]], Any]]
+
+
+def check_definition(name: str, job: Any, calls_of: Callable[[Any], Calls]) -> None:
+    """Raise if the maths of a description has such a mistake; `calls_of` gives calls of a description's maths."""
+    seen: set[Any] = set()
+    for function in _functions_of(job):
+        _check_names(name, function, seen)
+    twins: dict[Any, Any] = {}
+    for call in calls_of(_with_twins(job, twins)):
+        try:
+            _check_narrow(call(_Narrow))
+        except _WidenedError as error:
+            raise TypeError(f"{name}: {_place(error, job)}: {error}") from None
+        except Exception:  # what cannot be run with such numbers is left to the compiler
+            continue
+
+
+def _functions_of(job: Any) -> Iterator[Any]:
+    maths = (job.point,) if hasattr(job, "point") else getattr(job, "maths", ())
+    return filter(callable, maths)
+
+
+# -- names ------------------------------------------------------------------------------------------------------------
+
+
+def _check_names(name: str, function: Any, seen: set[Any]) -> None:
+    """Raise if a function, or one that it calls, uses a name that is not defined, or is not marked."""
+    if function in seen or not isinstance(function, types.FunctionType) or _is_leaf(function):
+        return
+    seen.add(function)
+    if not is_marked(function):
+        raise TypeError(f"{name}: {function.__name__} must be marked @maths (fastloss.custom)")
+    for each in dis.get_instructions(function):
+        if each.opname == "LOAD_GLOBAL":
+            if each.argval not in function.__globals__ and not hasattr(builtins, each.argval):
+                raise NameError(f"{name}: {function.__name__} uses {each.argval!r}, which is not defined")
+            _check_names(name, function.__globals__.get(each.argval), seen)
+    for free, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            _check_names(name, cell.cell_contents, seen)
+        except ValueError:
+            raise NameError(f"{name}: {function.__name__} uses {free!r}, which is not defined") from None
+
+
+def _is_leaf(function: Any) -> bool:
+    """Return whether backends replace a function: exp, log and the like."""
+    return function.__module__ == scalars.__name__ and not is_marked(function)
+
+
+# -- numbers ----------------------------------------------------------------------------------------------------------
+
+
+class _WidenedError(Exception):
+    """A number of Python met one of the loss's type."""
+
+    def __init__(self, number: Any) -> None:
+        super().__init__(f"the number {number!r} turns float32 into float64; write T({number!r}) with T = type(x)")
+
+
+class _Narrow(float):
+    """A number of the type that a loss computes in, which stays alone with its kind."""
+
+    def __neg__(self) -> _Narrow:
+        return _Narrow(-float(self))
+
+    def __abs__(self) -> _Narrow:
+        return _Narrow(abs(float(self)))
+
+
+def _operation(compute: Callable[[Any, Any], Any], reflected: bool) -> Callable[[Any, Any], Any]:
+    def operate(self: _Narrow, other: Any) -> _Narrow:
+        power = compute is operator.pow and not reflected and isinstance(other, int)
+        if not isinstance(other, _Narrow | bool) and not power:
+            raise _WidenedError(other)
+        pair = (float(other), float(self)) if reflected else (float(self), float(other))
+        try:
+            return _Narrow(compute(*pair))
+        except (ArithmeticError, TypeError):  # IEEE has a result, Python an exception; or it is complex
+            return _Narrow(math.nan)
+
+    return operate
+
+
+for _name in ("add", "sub", "mul", "truediv", "pow", "mod", "floordiv"):
+    setattr(_Narrow, f"__{_name}__", _operation(getattr(operator, _name), False))
+    setattr(_Narrow, f"__r{_name}__", _operation(getattr(operator, _name), True))
+
+
+def _check_narrow(result: Any) -> None:
+    """Raise if a result is a number of Python."""
+    if isinstance(result, tuple):
+        for part in result:
+            _check_narrow(part)
+    elif type(result) in (int, float):
+        raise _WidenedError(result)
+
+
+def _place(error: _WidenedError, job: Any) -> str:
+    """Return the function and the line that an error was raised for."""
+    place = f"what {', '.join([function.__name__ for function in _functions_of(job)])} returns"
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if code.co_filename != __file__ and "call" not in code.co_name:
+            place = f"{code.co_name}, line {trace.tb_lineno}"
+        trace = trace.tb_next
+    return place
+
+
+# -- twins of functions, which compute with such numbers ---------------------------------------------------------------
+
+
+def _with_twins(job: Any, twins: dict[Any, Any]) -> Any:
+    """Return a description whose maths are twins."""
+    if hasattr(job, "point"):
+        return job._replace(point=_twin(job.point, twins))
+    maths = getattr(job, "maths", None)
+    return job if maths is None else job._replace(maths=type(maths)(*[_twin(one, twins) for one in maths]))
+
+
+def _twin(value: Any, twins: dict[Any, Any]) -> Any:
+    """Return a function whose leaves, and those of all that it calls, take and return narrow numbers."""
+    if value is math:
+        return _MATH
+    if not isinstance(value, types.FunctionType):
+        return value
+    if value in twins:
+        return twins[value]
+    if _is_leaf(value):
+        return _narrowed(value)
+    code, names = value.__code__, dict(value.__globals__)
+    cells = tuple([types.CellType(_twin(cell.cell_contents, twins)) for cell in value.__closure__ or ()])
+    twin = twins[value] = types.FunctionType(code, names, value.__name__, value.__defaults__, cells or None)
+    for each in code.co_names:
+        if each in names:
+            names[each] = _twin(names[each], twins)
+    return twin
+
+
+def _narrowed(leaf: Callable[..., Any]) -> Callable[..., Any]:
+    def function(*args: Any) -> Any:
+        try:
+            return _Narrow(leaf(*[float(x) if isinstance(x, _Narrow) else x for x in args]))
+        except (ArithmeticError, ValueError):
+            return _Narrow(math.nan)
+
+    return function
+
+
+_MATH = types.SimpleNamespace(
+    **{name: _narrowed(value) if callable(value) else value for name, value in vars(math).items() if name[0] != "_"}
+)

@@ -1,0 +1,396 @@
+"""Losses of one's own, through fastloss.custom alone."""
+
+import math
+from typing import Annotated
+
+import numpy as np
+import pytest
+
+import fastloss as fl
+from fastloss.custom import (
+    OPEN_UNIT,
+    POSITIVE,
+    Array,
+    Elementwise,
+    Linear,
+    RowMaths,
+    Rowwise,
+    SumMaths,
+    Sums,
+    exp,
+    loss,
+    maths,
+    row_index,
+)
+from fastloss.define.registry import LOSSES
+
+rng = np.random.default_rng(7)
+X, T = rng.uniform(0.1, 0.9, (2, 3, 4)), rng.uniform(0.1, 0.9, (2, 3, 4))
+
+
+@pytest.fixture(autouse=True)
+def _forget():
+    before = dict(LOSSES)
+    yield
+    LOSSES.clear()
+    LOSSES.update(before)
+
+
+def assert_gradient(function, arrays, wrt=None, **options):
+    """Compare the gradients of a loss with differences, each of the shape of its argument."""
+    names = wrt or function.__fastloss__.differentiable
+    _, found = fl.value_and_grad(function, tuple(names))(**arrays, **options)
+    for name, gradient in zip(names, found, strict=True):
+        assert gradient.shape == arrays[name].shape
+        for place in list(np.ndindex(gradient.shape))[::3]:
+            step = np.zeros_like(arrays[name])
+            step[place] = 1e-5
+            up, down = (function(**arrays | {name: arrays[name] + s * step}, **options) for s in (1, -1))
+            np.testing.assert_allclose(gradient[place], (up - down) / 2e-5, rtol=1e-6, atol=1e-8)
+
+
+# -- elements
+
+
+@maths
+def power_error(x, t, low, high):
+    r = x - t
+    scale = high if r > type(x)(0) else low
+    return scale * r * r, (scale * (r + r), -scale * (r + r)), scale + scale
+
+
+def test_elementwise_is_read_from_its_signature():
+    @loss
+    def lopsided_loss(
+        input,
+        target,
+        weight=None,
+        *,
+        high: Annotated[float, POSITIVE] = 2.0,
+        low: Annotated[float, POSITIVE] = 1.0,
+        reduction="mean",
+    ):
+        return Elementwise(power_error, high=high, low=low)
+
+    record = lopsided_loss.__fastloss__
+    assert (record.family, record.wrt, record.differentiable, record.hessian) == (
+        "elementwise", ("input",), ("input", "target", "weight"), "exact",
+    )  # fmt: skip
+    expected = np.where(X > T, 5.0, 1.0) * (X - T) ** 2
+    np.testing.assert_allclose(lopsided_loss(X, T, reduction="none", high=5.0), expected)
+    np.testing.assert_allclose(lopsided_loss(X, T, X, high=5.0), (X * expected).mean())
+    assert_gradient(lopsided_loss, {"input": X, "target": T}, ("input", "target"), high=5.0)
+    assert lopsided_loss(X.astype(np.float32), T.astype(np.float32)).dtype == np.float32
+    with pytest.raises(ValueError, match="high must be a number > 0, got 0"):
+        lopsided_loss(X, T, high=0.0)
+
+
+def test_what_the_decorator_is_told_stands():
+    @loss(differentiable=("input",), hessian=None)
+    def one_sided_loss(input, target, *, reduction="mean"):
+        return Elementwise(power_error, low=1.0, high=2.0)
+
+    with pytest.raises(ValueError, match="not differentiable with respect to 'target'"):
+        fl.grad(one_sided_loss, "target")
+    with pytest.raises(ValueError, match="has no second derivative"):
+        fl.grad_and_hess(one_sided_loss)
+
+
+# -- sums over any axes
+
+
+@maths
+def cosine_terms(x, t, p):
+    return x * t, x * x, t * t
+
+
+@maths
+def cosine_value(sums, p):
+    one = type(sums[0])(1)
+    dot, xx, tt = sums
+    inverse = one / ((xx * tt) ** type(dot)(0.5) + p.eps)
+    return one - dot * inverse, (inverse, dot * inverse / xx, dot * inverse / tt)
+
+
+@maths
+def cosine_grad(x, t, coefs, p):
+    inverse, along_x, along_t = coefs
+    return (along_x * x - inverse * t, along_t * t - inverse * x), x - x
+
+
+COSINE = SumMaths(cosine_terms, cosine_value, cosine_grad)
+
+
+@pytest.mark.parametrize("axes", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2), (-1, 0)])
+def test_sums_over_any_axes(axes):
+    @loss(hessian=None)
+    def cosine_loss(input, target, *, reduction="mean"):
+        return Sums(COSINE, axes=axes, eps=0.0)
+
+    assert cosine_loss.__fastloss__.differentiable == ("input", "target")
+    expected = 1 - (X * T).sum(axes) / np.sqrt((X * X).sum(axes) * (T * T).sum(axes))
+    np.testing.assert_allclose(cosine_loss(X, T, reduction="none"), expected)
+    np.testing.assert_allclose(cosine_loss(X, T), expected.mean())
+    assert_gradient(cosine_loss, {"input": X, "target": T})
+    into = np.empty_like(X)
+    fl.grad(cosine_loss)(X, T, grad_out=into)
+    np.testing.assert_array_equal(into, fl.grad(cosine_loss)(X, T))
+
+
+def test_axes_of_sums_are_checked():
+    @loss
+    def twice_loss(input, target, *, reduction="mean"):
+        return Sums(COSINE, axes=(1, -1), eps=0.0)
+
+    with pytest.raises(ValueError, match="axes must name each axis once"):
+        twice_loss(X[0], T[0])
+
+
+# -- rows
+
+
+@maths
+def brier_terms(entry, row, p):
+    d = entry.p - type(entry.p)(1) if entry.hit else entry.p
+    return d * d, entry.p * d, entry.p * entry.p
+
+
+@maths
+def brier_value(row, p):
+    return p.factor * row.sums[0]
+
+
+@maths
+def brier_grad(entry, row, p):
+    one = type(entry.p)(1)
+    d = entry.p - one if entry.hit else entry.p
+    pull, twice = d - row.sums[1], p.factor * (entry.p + entry.p)
+    rest = one - entry.p - entry.p
+    return (twice * pull,), twice * (rest * pull + entry.p * (rest + row.sums[2]))
+
+
+@maths
+def kept_value(row, p):
+    return p.factor * row.sums[0], (row.sums[1], row.sums[2])
+
+
+@maths
+def kept_grad(entry, kept, p):
+    one = type(entry.p)(1)
+    d = entry.p - one if entry.hit else entry.p
+    pull, twice = d - kept[0], p.factor * (entry.p + entry.p)
+    rest = one - entry.p - entry.p
+    return (twice * pull,), twice * (rest * pull + entry.p * (rest + kept[1]))
+
+
+@pytest.mark.parametrize("functions", [(brier_value, brier_grad), (kept_value, kept_grad)], ids=["row", "kept"])
+@pytest.mark.parametrize("classes", [5, 80])
+def test_rows_with_named_arguments(functions, classes):
+    rows = RowMaths(*functions, brier_terms, softmax=True)
+
+    @loss
+    def brier_loss(input, target, *, ignore_index: int = -100, factor=1.0, reduction="mean"):
+        return Rowwise(rows, factor=factor)
+
+    assert brier_loss.__fastloss__.domains == {"target": "class"}
+    x, y = rng.standard_normal((3, classes)), np.array([4, -100, 2])
+    p = np.exp(x) / np.exp(x).sum(1, keepdims=True)
+    expected = 3 * ((p[[0, 2]] - np.eye(classes)[y[[0, 2]]]) ** 2).sum(1).mean()
+    np.testing.assert_allclose(brier_loss(x, y, factor=3.0), expected)
+    assert_gradient(brier_loss, {"input": x, "target": y}, ("input",), factor=3.0)
+
+
+# -- chains, sums of losses, linear maps
+
+
+@loss
+def softened_loss(input, target, *, reduction="mean"):
+    return fl.mse_loss(fl.softmax(input, 1), fl.sigmoid(target), reduction=reduction)
+
+
+def test_a_chain_of_losses():
+    record = softened_loss.__fastloss__
+    assert (record.family, record.wrt, record.differentiable) == ("chain", ("input",), ("input", "target"))
+    expected = (fl.softmax(X, 1) - fl.sigmoid(T)) ** 2
+    np.testing.assert_allclose(softened_loss(X, T, reduction="none"), expected)
+    np.testing.assert_allclose(softened_loss(X, T), expected.mean())
+    assert_gradient(softened_loss, {"input": X, "target": T})
+    out, into = np.empty_like(X), np.empty_like(X)
+    value, gradient = fl.value_and_grad(softened_loss)(X, T, reduction="none", grad_output=T, out=out, grad_out=into)
+    assert value is out
+    assert gradient is into
+    np.testing.assert_allclose(into, fl.grad(fl.softmax)(X, 1, grad_output=T * 2 * (fl.softmax(X, 1) - fl.sigmoid(T))))
+    with pytest.raises(ValueError, match="no second derivative"):
+        fl.grad_and_hess(softened_loss)
+    with pytest.raises(ValueError, match="grad_out must have shape"):
+        fl.grad(softened_loss)(X, T, grad_out=np.empty(3))
+
+
+def test_the_same_array_at_both_ends_of_a_chain():
+    @loss
+    def sharpness_loss(input, *, reduction="mean"):
+        return fl.mse_loss(fl.sigmoid(input), input, reduction=reduction)
+
+    assert_gradient(sharpness_loss, {"input": X})
+
+
+def test_a_sum_of_losses():
+    @loss
+    def elastic_loss(input, target, *, reduction="mean"):
+        squares = fl.mse_loss(input, target, reduction=reduction)
+        return 0.5 * squares + 3 * fl.l1_loss(input, target, reduction=reduction) - squares / 4
+
+    expected = (X - T) ** 2 / 4 + 3 * abs(X - T)
+    np.testing.assert_allclose(elastic_loss(X, T), expected.mean())
+    np.testing.assert_allclose(elastic_loss(X, T, reduction="none"), expected)
+    assert_gradient(elastic_loss, {"input": X, "target": T})
+    upstream = fl.grad(elastic_loss)(X, T, reduction="none", grad_output=X)
+    np.testing.assert_allclose(upstream, X * ((X - T) / 2 + 3 * np.sign(X - T)))
+
+
+def test_a_chain_of_tensors():
+    torch = pytest.importorskip("torch")
+    value, gradient = fl.value_and_grad(softened_loss)(torch.tensor(X), torch.tensor(T))
+    assert isinstance(gradient, torch.Tensor)
+    np.testing.assert_allclose(float(value), softened_loss(X, T))
+    np.testing.assert_allclose(gradient.numpy(), fl.grad(softened_loss)(X, T))
+
+
+def test_a_linear_map_with_names_of_ones_own():
+    @loss
+    def retrieval_loss(question, answer, *, smoothing: float = 0.0, shift: int = 0, reduction="mean"):
+        target = row_index(shift)
+        return Linear(fl.cross_entropy, question, answer, target=target, scale=4.0, label_smoothing=smoothing)
+
+    record = retrieval_loss.__fastloss__
+    assert (record.family, record.wrt) == ("projected", ("question", "answer"))
+    q, a = rng.standard_normal((3, 4)), rng.standard_normal((5, 4))
+    expected = fl.cross_entropy(4 * q @ a.T, np.arange(3) + 2, label_smoothing=0.1)
+    np.testing.assert_allclose(retrieval_loss(q, a, smoothing=0.1, shift=2), expected)
+    assert_gradient(retrieval_loss, {"question": q, "answer": a}, smoothing=0.1, shift=2)
+    into = q.copy()
+    assert fl.grad(retrieval_loss, "question")(into, a, grad_out=into) is into
+    np.testing.assert_allclose(into, fl.grad(retrieval_loss, "question")(q, a))
+    with pytest.raises(ValueError, match=r"row n of question \(3, 4\) belongs to row n \+ 3 of answer"):
+        retrieval_loss(q, a, shift=3)
+    with pytest.raises(ValueError, match=r"question \(3, 4\) and answer \(5, 3\) must agree"):
+        retrieval_loss(q, a[:, :3])
+
+
+def test_in_batch_contrasts_exchanged():
+    q, k = rng.standard_normal((4, 3)), rng.standard_normal((4, 3))
+    there, back = fl.info_nce_loss(q, k), fl.info_nce_loss(k, q)
+    np.testing.assert_allclose(fl.info_nce_loss(q, k, symmetric=True), (there + back) / 2)
+    assert_gradient(fl.info_nce_loss, {"query": q, "key": k}, symmetric=True)
+    with pytest.raises(ValueError, match=r"row n of query \(4, 3\) belongs to row n \+ 0 of key"):
+        fl.info_nce_loss(q[:3], k, symmetric=True)
+
+
+# -- mistakes
+
+
+@maths
+def widens(x, t):
+    return 0.5 * (x - t), (x, t), x
+
+
+@maths
+def widens_after_a_leaf(x, t):
+    return math.pi * exp(x), (x,), x
+
+
+@maths
+def returns_a_number(x, t):
+    return x - t, (x, -x), 0.0
+
+
+@maths
+def undefined(x, t):
+    return missing(x) - t, (x,), x  # noqa: F821
+
+
+@maths
+def too_many_slopes(x, t):
+    return x - t, (x, t, x), x
+
+
+@maths
+def no_tuple(x, t):
+    return x - t, x, x
+
+
+def not_marked(x, t):
+    return x - t, (x,), x
+
+
+@maths
+def calls_what_is_not_marked(x, t):
+    return not_marked(x, t)[0], (x,), x
+
+
+@pytest.mark.parametrize(
+    ("point", "error", "message"),
+    [
+        (widens, TypeError, r"widens, line \d+: the number 0.5 turns float32 into float64; write T\(0.5\)"),
+        (widens_after_a_leaf, TypeError, r"widens_after_a_leaf, line \d+: the number 3.14"),
+        (returns_a_number, TypeError, "the number 0.0 turns float32 into float64"),
+        (undefined, NameError, "undefined uses 'missing', which is not defined"),
+        (too_many_slopes, TypeError, "too_many_slopes returns 3 first derivatives of 2 arrays"),
+        (no_tuple, TypeError, r"no_tuple must return \(value, first derivatives, second derivative\)"),
+        (not_marked, TypeError, "not_marked must be marked @maths"),
+        (calls_what_is_not_marked, TypeError, "not_marked must be marked @maths"),
+        (power_error, TypeError, "power_error takes 4 elements of arrays, input, target are given"),
+    ],
+)
+def test_mistakes_in_the_maths_are_errors_at_definition(point, error, message):
+    with pytest.raises(error, match=f"faulty_loss.*{message}|{message}"):
+
+        @loss
+        def faulty_loss(input, target):
+            return Elementwise(point)
+
+
+@pytest.mark.parametrize(
+    ("domain", "default", "error", "message"),
+    [
+        (3, 0.5, TypeError, r"q must be annotated with a Domain \(fastloss.custom\), got 3"),
+        (OPEN_UNIT, 1.5, ValueError, r"q must be a number in \(0, 1\), got 1.5"),
+    ],
+)
+def test_domains_are_domains(domain, default, error, message):
+    with pytest.raises(error, match=message):
+
+        @loss
+        def faulty_loss(input, target, *, q: Annotated[float, domain] = default):
+            return Elementwise(power_error, low=q, high=q)
+
+
+def test_kinds_of_arrays_are_kinds():
+    with pytest.raises(TypeError, match="the array input must be annotated with one of 'real'"):
+
+        @loss
+        def faulty_loss(input: Annotated[Array, "reel"], target):
+            return Elementwise(power_error, low=1.0, high=1.0)
+
+
+def test_an_argument_that_does_not_exist():
+    with pytest.raises(ValueError, match="'x' is no argument of mse_loss, whose arguments are 'input', 'target'"):
+        fl.grad(fl.mse_loss, "x")
+
+
+def test_a_second_definition_replaces_that_of_the_same_module():
+    def define(factor):
+        @loss
+        def repeated_loss(input, target, *, reduction="mean"):
+            return Elementwise(power_error, low=factor, high=factor)
+
+        return repeated_loss
+
+    first, second = define(1.0), define(2.0)
+    assert LOSSES["repeated_loss"].function is second
+    np.testing.assert_allclose(second(X, T), 2 * first(X, T))
+    with pytest.raises(ValueError, match="loss 'mse_loss' is registered twice"):
+
+        @loss
+        def mse_loss(input, target):
+            return Elementwise(power_error, low=1.0, high=1.0)
