@@ -1,0 +1,52 @@
+"""Second derivatives that a booster can divide by: positive, and large enough that a Newton step is no leap."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from array_api_compat import array_namespace
+
+Array = Any
+
+CURVATURES = ("auto", "exact", "majorize", "constant")
+
+# What no curvature is below: the floor of XGBoost's softmax, far below what any leaf sums up to.
+FLOOR = 1e-16
+
+# Residuals count as at least this part of the mean absolute residual where the curvature is slope over residual.
+# L1 on 2,000 rows, 60 rounds of rate 0.1, held-out loss: 1e-3 ... ; see tests/test_boosting.py.
+RESIDUAL_FLOOR = 0.1
+
+# The step of a leaf that a Poisson curvature is safe for, as in XGBoost and LightGBM (max_delta_step).
+POISSON_STEP = 0.7
+
+
+def upper_bound(name: str, residual: Array | None, grad: Array, hess: Array, unit: Array | float) -> Array:
+    """Return a positive upper bound of `hess`, element by element.
+
+    `grad` and `hess` are multiplied by `unit`, the weight. Cross-entropy: 2 p (1 - p), which bounds the whole Hessian
+    of a row, not its diagonal alone. Poisson: the curvature a step of 0.7 ahead. A loss of a residual r: |slope| / |r|,
+    the parabola through the present point that lies above the loss. Any other: the larger of |slope| and
+    |curvature|, with which no row alone moves a leaf by more than 1.
+    """
+    xp = array_namespace(grad)
+    if name == "cross_entropy":
+        bound = 2 * hess
+    elif name == "poisson_nll_loss":
+        bound = math.exp(POISSON_STEP) * hess
+    elif residual is not None:
+        bound = xp.maximum(hess, _slope_over_residual(residual, grad, hess, unit))
+    else:
+        bound = xp.maximum(abs(hess), abs(grad))
+    return xp.maximum(bound, xp.asarray(FLOOR, dtype=bound.dtype))
+
+
+def _slope_over_residual(residual: Array, grad: Array, hess: Array, unit: Array | float) -> Array:
+    """Return |slope| / max(|r|, ε), with ε a part of the mean |r|; where slope, curvature and r are 0, weight / ε."""
+    xp = array_namespace(grad)
+    distance = abs(residual)
+    smallest = RESIDUAL_FLOOR * float(distance.mean()) + FLOOR
+    at_kink = (distance == 0) & (hess == 0)
+    slope = xp.where(at_kink, xp.asarray(unit, dtype=grad.dtype), abs(grad))
+    return slope / xp.maximum(distance, xp.asarray(smallest, dtype=grad.dtype))
