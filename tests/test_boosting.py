@@ -2,7 +2,12 @@
 
 import copy
 import math
+import os
 import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +15,7 @@ import pytest
 import fastloss as fl
 from fastloss import boosting
 
+GUIDE = Path(__file__).parent.parent / "docs" / "guides" / "boosting.md"
 ROUNDS = 15
 MAX_DEPTH, RATE = 3, 0.3
 
@@ -608,3 +614,36 @@ def test_an_error_in_a_callback_comes_out_with_its_message(booster):
     errors = {"catboost": pytest.importorskip("catboost").CatBoostError} if booster == "catboost" else {}
     with pytest.raises(errors.get(booster, ValueError), match=r"takes labels 0 and 1.*2 at position"):
         SCORES[booster](TRAIN.classes, boosting.objective(fl.binary_cross_entropy_with_logits))
+
+
+@pytest.mark.slow
+def test_training_on_several_workers():
+    xgboost_dask = pytest.importorskip("xgboost.dask")
+    distributed = pytest.importorskip("distributed")
+    dask_array = pytest.importorskip("dask.array")
+    params = {"base_score": 0.0, "max_depth": MAX_DEPTH, "tree_method": "hist"}
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        x, y = (dask_array.from_array(a, chunks=(400, *a.shape[1:])) for a in (TRAIN.x, TRAIN.real))
+        data = xgboost_dask.DaskDMatrix(client, x, y)
+
+        def error(**objective):
+            booster = xgboost_dask.train(client, {**params}, data, ROUNDS, **objective)["booster"]
+            return np.mean((booster.inplace_predict(TRAIN.x) - TRAIN.real) ** 2)
+
+        assert error(obj=boosting.objective(fl.mse_loss, scale=0.5)) == pytest.approx(error(), rel=0.02)
+
+
+def test_the_guide_runs_without_a_warning(tmp_path):
+    """All its examples, one after the other, in a process of its own; those that print say whether they learned."""
+    for booster in ("xgboost", "lightgbm", "catboost"):
+        pytest.importorskip(booster)
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(), flags=re.MULTILINE | re.DOTALL))
+    path = {**os.environ, "PYTHONPATH": str(Path(fl.__file__).parent.parent)}
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, env=path, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == ["True"] * 2

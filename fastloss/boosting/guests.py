@@ -61,8 +61,7 @@ class Boosted:
         likelihood, the scores themselves of all others. XGBClassifier has applied its sigmoid or softmax already:
         hand over ``predict(X, output_margin=True)``.
         """
-        raw = raw if hasattr(raw, "dtype") else np.asarray(raw)
-        return self._loss.link(raw)
+        return self._loss.link(_array(raw))
 
     def evaluate(self, approxes: Any, target: Array, weight: Array | None) -> tuple[float, float]:
         """Return the summed loss and the summed weight, as CatBoost asks for them."""
@@ -85,17 +84,18 @@ class Boosted:
             return total, float(math.prod(label.shape))
         values = self._loss.values(raw, label)
         columns = math.prod(values.shape[1:])
-        return float(values.reshape(len(weight), -1).sum(1) @ weight), columns * float(weight.sum())
+        weighted = values.reshape(-1, columns) * weight[:, None]
+        return float(weighted.sum(dtype=np.float64)), columns * float(weight.sum(dtype=np.float64))
 
     def _arrays(self, raw: Array, label: Array, weight: Array | None) -> tuple[Array, Array, Array | None]:
         """Return the arrays, an empty weight as None; raise for scores that no booster has and weights of no rows."""
-        if not hasattr(raw, "dtype") or raw.dtype not in (np.float32, np.float64):
-            found = getattr(raw, "dtype", type(raw).__name__)
+        found = getattr(raw, "dtype", type(raw).__name__)
+        if getattr(found, "char", "") not in ("f", "d"):
             raise TypeError(f"{self.name} takes scores of float32 or float64, as boosters have them, got {found}")
-        label = label if hasattr(label, "dtype") else np.asarray(label, dtype=raw.dtype)
+        label = _array(label)
         if weight is None or math.prod(np.shape(weight)) == 0:
             return raw, label, None
-        weight = weight if hasattr(weight, "dtype") else np.asarray(weight, dtype=raw.dtype)
+        weight = _array(weight)
         if weight.shape != raw.shape[:1]:
             raise ValueError(f"{self.name} takes a weight for each row, got weights {weight.shape}, scores {raw.shape}")
         return raw, label, weight
@@ -123,6 +123,11 @@ class Boosted:
         given = {**settings, **options}
         shown = getattr(loss, "__name__", None) or repr(loss)
         return f"{type(self).__name__.lower()}({', '.join([shown, *(f'{k}={v!r}' for k, v in given.items())])})"
+
+
+def _array(values: Any) -> Array:
+    """Return an array as it is, and what is none, such as a list or a column of a table, as a NumPy array."""
+    return values if hasattr(values, "__array_namespace__") else np.asarray(values)
 
 
 def _equal(options: dict[str, Any], others: dict[str, Any]) -> bool:

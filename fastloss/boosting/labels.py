@@ -41,7 +41,7 @@ def _signs(label: Array, loss: str) -> Array:
     if (label == 0).any():
         if (label == -1).any():
             raise _refusal(label, label == -1, f"{loss} takes labels 0 and 1, or -1 and 1, not all three")
-        return 2 * label - 1
+        return 2.0 * label - 1.0
     return label
 
 

@@ -109,7 +109,7 @@ class Elements(RawLoss):
 
     def prepare(self, raw: Array, label: Array) -> tuple[Array, Array]:
         """Return the labels in the shape of the scores."""
-        if math.prod(raw.shape) != math.prod(label.shape):
+        if raw.shape != label.shape and math.prod(raw.shape) != math.prod(label.shape):
             hint = ": a loss of several classes takes a column for each" if raw.ndim == 2 else ""
             raise ValueError(
                 f"{self.name} takes one label for each score, got labels {label.shape} and scores {raw.shape}{hint}"
