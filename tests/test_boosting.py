@@ -159,6 +159,17 @@ def test_absolute_error_learns_as_well_as_where_leaves_are_medians(booster):
     assert loss(HELD_OUT.real, ours) < 0.5 * loss(HELD_OUT.real, np.full(len(ours), start))
 
 
+def test_absolute_error_of_large_labels_warns_and_learns_with_a_scale():
+    y = 1e5 * TRAIN.real
+    start = float(np.median(y))
+    with pytest.warns(UserWarning, match="scale="):
+        stuck = xgboost_scores(y, boosting.objective(fl.l1_loss), base_score=start)
+    scores = xgboost_scores(y, boosting.objective(fl.l1_loss, scale=1e5), base_score=start)
+    loss = boosting.metric(fl.l1_loss)
+    assert loss(y, stuck) > 0.9 * loss(y, np.full(len(y), start))
+    assert loss(y, scores) < 0.5 * loss(y, np.full(len(y), start))
+
+
 # -- losses that no booster has ------------------------------------------------------------------------------------
 
 
@@ -501,6 +512,23 @@ def test_several_outputs_of_a_regression():
     np.testing.assert_allclose(objective.init_score(labels), labels.mean(0))
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["l1_loss", "binary_cross_entropy_with_logits", "cross_entropy"])
+def test_arrays_on_a_gpu_stay_there(name):
+    cupy = pytest.importorskip("cupy")
+    raw, label = scores_and_labels(name)
+    weight = np.linspace(0, 2, 60)
+    objective, metric = boosting.objective(getattr(fl, name)), boosting.metric(getattr(fl, name))
+    expected = objective(label, raw, weight)
+    results = objective(cupy.asarray(label), cupy.asarray(raw), cupy.asarray(weight))
+    for result, there in zip(results, expected, strict=True):
+        assert isinstance(result, cupy.ndarray)
+        np.testing.assert_allclose(result.get(), there, rtol=1e-12, atol=1e-15)
+    value = metric(cupy.asarray(label), cupy.asarray(raw), sample_weight=cupy.asarray(weight))
+    assert value == pytest.approx(metric(label, raw, sample_weight=weight))
+    assert isinstance(objective.inverse_link(cupy.asarray(raw)), cupy.ndarray)
+
+
 def test_catboost_wants_negative_derivatives():
     raw, label = scores_and_labels("huber_loss")
     objective = boosting.objective(fl.huber_loss)
@@ -518,6 +546,7 @@ def test_catboost_wants_a_hessian_matrix_of_each_row(name):
     np.testing.assert_allclose(slopes, -grad[0])
     np.testing.assert_allclose(np.diag(matrix), -hess[0])
     if name == "cross_entropy":
+        assert np.isfinite(objective.calc_ders_multi(raw[0] + 1e3 * np.eye(4)[0], label[0], 1.5)[1]).all()
         step = 1e-6
         ahead = objective.calc_ders_multi(raw[0] + step * np.eye(4)[1], label[0], 1.5)[0]
         np.testing.assert_allclose((ahead - slopes) / step, matrix[1], atol=1e-5)
@@ -561,6 +590,7 @@ def test_an_instance_of_a_loss_class_is_its_function_with_options():
         (lambda: boosting.objective(fl.mse_loss, gamma=2), TypeError, "no option 'gamma'"),
         (lambda: boosting.metric(fl.mse_loss, reduction="mean"), TypeError, "the booster"),
         (lambda: boosting.objective(fl.mse_loss, weight=np.ones(3)), TypeError, "the booster"),
+        (lambda: boosting.metric(fl.CrossEntropyLoss(), reduction="sum"), TypeError, "the booster"),
         (lambda: boosting.objective(fl.sigmoid_focal_loss, gamma=-1), ValueError, "gamma must be"),
         (lambda: boosting.objective(fl.mse_loss, curvature="newton"), ValueError, "curvature must be one of"),
         (lambda: boosting.objective(fl.mse_loss, scale=0), ValueError, "scale must be a positive number"),

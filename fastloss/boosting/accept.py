@@ -16,7 +16,7 @@ _INSTEAD = {
     "kl_div": "cross_entropy",
 }
 _ARRAYS = ("input", "target", "var")
-_OF_THE_BOOSTER = ("reduction", "sample_weight", "divisor", "size_average", "reduce")
+_OF_THE_BOOSTER = ("reduction", "sample_weight", "divisor", "size_average", "reduce", "axis", "returns")
 
 
 def raw_loss(loss: Any, options: dict[str, Any]) -> RawLoss:
@@ -71,7 +71,7 @@ def _check_options(record: Any, options: dict[str, Any]) -> None:
     booster = {*_OF_THE_BOOSTER, *(() if record.family == "rowwise" else ("weight",))}
     for name, value in options.items():
         if name in booster:
-            raise TypeError(f"{name} is no option here: the booster holds the weights and sums over the rows")
+            raise TypeError(f"{name} is no option here: the booster holds the rows and their weights, and adds up")
         if name not in known:
             names = ", ".join(option for option in known if option not in booster) or "none"
             raise TypeError(f"{record.name} has no option {name!r}; its options: {names}")

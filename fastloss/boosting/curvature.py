@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 from array_api_compat import array_namespace
@@ -13,6 +14,9 @@ CURVATURES = ("auto", "exact", "majorize", "constant")
 
 # What no curvature is below: the floor of XGBoost's softmax, far below what any leaf sums up to.
 FLOOR = 1e-16
+
+# Fewer rows than this are no training.
+_ROWS_TO_WARN = 100
 
 # The step of a leaf that a Poisson curvature is safe for, as in XGBoost and LightGBM (max_delta_step).
 POISSON_STEP = 0.7
@@ -51,4 +55,12 @@ def _slope_over_residual(residual: Array, grad: Array, hess: Array, unit: Array 
     smallest = float(distance.mean()) + FLOOR
     at_kink = (distance == 0) & (hess == 0)
     slope = xp.where(at_kink, xp.asarray(unit, dtype=grad.dtype), abs(grad))
-    return slope / xp.maximum(distance, xp.asarray(smallest, dtype=grad.dtype))
+    result = slope / xp.maximum(distance, xp.asarray(smallest, dtype=grad.dtype))
+    if math.prod(result.shape) >= _ROWS_TO_WARN and result.sum() < 1:
+        warnings.warn(
+            "the curvatures of all rows add up to less than 1: the booster's regularisation may let it learn nothing "
+            f"(XGBoost: lambda and min_child_weight); residuals are large, {smallest:.3g} on average: pass "
+            f"scale={smallest:.2g} to the objective, or start at its init_score",
+            stacklevel=2,
+        )
+    return result

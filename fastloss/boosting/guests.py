@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-import fastloss as fl
 from fastloss.boosting.accept import raw_loss
 from fastloss.boosting.curvature import CURVATURES
 from fastloss.boosting.raw_loss import Array
@@ -174,13 +173,17 @@ class Objective(Boosted):
         """Return minus gradient and minus Hessian matrix of one row, as CatBoost asks for them.
 
         The Hessian of cross-entropy is complete unless ``curvature`` says otherwise; of all others it is the diagonal.
+        It is a multiple of diag(p) - p pᵀ, p the softmax of the row, whatever class weights and smoothing are.
         """
         raw = np.asarray(approxes)[None]
         grad, curvature = self._derivatives(raw, np.array([target]), np.array([weight]))
         hess = np.diag(curvature[0])
-        if self.name == "cross_entropy" and self._curvature in ("auto", "exact"):
-            p = fl.softmax(raw, -1)[0]
-            hess = (np.diag(p) - np.outer(p, p)) * (curvature.sum() / (p - p * p).sum())
+        if self._loss.multinomial and self._curvature in ("auto", "exact"):
+            p = np.exp(raw[0] - raw.max())
+            p /= p.sum()
+            spread = p.sum() - p @ p
+            if spread > 1e-12:  # else the row is sure of its class, and there is next to nothing to share
+                hess = (np.diag(p) - np.outer(p, p)) * (curvature.sum() / spread)
         return -grad[0], -hess
 
     def _derivatives(self, raw: Array, label: Array, weight: Array | None) -> tuple[Array, Array]:

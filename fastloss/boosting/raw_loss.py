@@ -33,6 +33,9 @@ class RawLoss:
         self.function = record.function
         self.options = options
         self.kind: str = record.domains.get("target", "real")
+        # Whether a row's Hessian is a multiple of diag(p) - p pᵀ, p its softmax.
+        plain = {"weight", "ignore_index", "label_smoothing"}
+        self.multinomial = record.name == "cross_entropy" and options.keys() <= plain
         self._both = fl.grad_and_hess(record.function)
 
     def prepare(self, raw: Array, label: Array) -> tuple[Array, Array]:
