@@ -324,6 +324,27 @@ def test_early_stopping_of_catboost():
     assert min(history) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("booster", ["xgboost", "lightgbm", "catboost"])
+def test_cross_validation(booster):
+    guest = pytest.importorskip(booster)
+    pytest.importorskip("pandas")
+    objective, metric = boosting.objective(fl.huber_loss), boosting.metric(fl.huber_loss)
+    x, y = TRAIN.x, TRAIN.real
+    if booster == "xgboost":
+        params = {"base_score": 0.0, "nthread": 1}
+        history = guest.cv(params, guest.DMatrix(x, y), 5, nfold=3, obj=objective, custom_metric=metric)
+        losses = history["test-huber_loss-mean"]
+    elif booster == "lightgbm":
+        params = {"objective": objective, "metric": "None", "verbose": -1, "num_threads": 1}
+        history = guest.cv(params, guest.Dataset(x, y), 5, nfold=3, feval=metric, stratified=False)
+        losses = history["valid huber_loss-mean"]
+    else:
+        params = {"loss_function": objective, "eval_metric": metric, "iterations": 5, "thread_count": 1}
+        params |= {"allow_writing_files": False, "logging_level": "Silent", "learning_rate": RATE}
+        (losses,) = guest.cv(guest.Pool(x, y), params, fold_count=3).filter(regex="^test-.*-mean$").to_numpy().T
+    assert list(losses) == sorted(losses, reverse=True)
+
+
 def test_metrics_of_classes_in_every_booster():
     objective, metric = boosting.objective(fl.cross_entropy), boosting.metric(fl.cross_entropy)
     raw = np.asfortranarray(np.random.default_rng(0).normal(size=(len(TRAIN.x), 3)))
@@ -632,6 +653,14 @@ def test_bad_labels_and_scores(loss, label, raw, error, message):
     for guest in (boosting.objective(loss), boosting.metric(loss)):
         with pytest.raises(error, match=message):
             guest(label, raw)
+
+
+@pytest.mark.parametrize("dtype", [list, np.int64, np.float32, bool])
+def test_weights_and_labels_of_any_kind(dtype):
+    given = [1, 0, 1] if dtype is list else np.array([1, 0, 1], dtype)
+    objective = boosting.objective(fl.soft_margin_loss)
+    for result, expected in zip(objective(given, ONE, given), ([-0.5, 0, -0.5], [0.25, 1e-16, 0.25]), strict=True):
+        np.testing.assert_allclose(result, expected)
 
 
 def test_weights_of_other_rows():

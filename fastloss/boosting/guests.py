@@ -97,7 +97,7 @@ class Boosted:
         weight = _array(weight)
         if weight.shape != raw.shape[:1]:
             raise ValueError(f"{self.name} takes a weight for each row, got weights {weight.shape}, scores {raw.shape}")
-        return raw, label, weight
+        return raw, label, weight if weight.dtype.kind == "f" else weight.astype(raw.dtype)
 
     def __reduce__(self) -> Any:
         return _made, (type(self), *self._made_of)
