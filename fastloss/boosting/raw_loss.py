@@ -1,0 +1,201 @@
+"""A loss as boosting sees it: of raw scores, which are any numbers, and float labels; one value for each row."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+
+import fastloss as fl
+from fastloss.boosting.curvature import FLOOR, upper_bound
+from fastloss.boosting.initial import log_frequencies, row_minimum, scalar_minimum
+from fastloss.boosting.labels import converted
+
+Array = Any
+Unit = Any  # the weight of each row times the objective's scale: an array, or a number where there are no weights
+
+_SIGMOID = dict.fromkeys(
+    ("binary_cross_entropy_with_logits", "sigmoid_focal_loss", "soft_margin_loss", "multilabel_soft_margin_loss"),
+    fl.sigmoid,
+)
+_SOFTMAX = dict.fromkeys(("cross_entropy", "symmetric_cross_entropy"), functools.partial(fl.softmax, dim=-1))
+_LINKS: dict[str, Any] = {**_SIGMOID, **_SOFTMAX}
+
+
+class RawLoss:
+    """What an objective or a metric computes with: shapes, labels, derivatives, starting point and link of a loss."""
+
+    def __init__(self, record: Any, options: dict[str, Any]) -> None:
+        self.name: str = record.name
+        self.function = record.function
+        self.options = options
+        self.kind: str = record.domains.get("target", "real")
+        # Whether a row's Hessian is a multiple of diag(p) - p pᵀ, p its softmax.
+        plain = {"weight", "ignore_index", "label_smoothing"}
+        self.multinomial = record.name == "cross_entropy" and options.keys() <= plain
+        self._both = fl.grad_and_hess(record.function)
+
+    def prepare(self, raw: Array, label: Array) -> tuple[Array, Array]:
+        """Return scores and labels as the loss takes them, shapes and labels checked."""
+        raise NotImplementedError
+
+    def link(self, raw: Array) -> Array:
+        """Return predictions on the scale of the labels: probabilities, rates, or the scores themselves."""
+        if self.name == "poisson_nll_loss":
+            return array_namespace(raw).exp(raw)
+        return _LINKS[self.name](raw) if self.name in _LINKS else raw
+
+    def values(self, raw: Array, label: Array) -> Array:
+        """Return the unreduced loss of what `prepare` returned."""
+        return self.function(raw, label, reduction="none", **self.options)
+
+    def total(self, raw: Array, label: Array) -> float:
+        """Return the sum of `values`, without an array of them."""
+        return float(self.function(raw, label, reduction="sum", **self.options))
+
+    def derivatives(self, raw: Array, label: Array, unit: Unit) -> tuple[Array, Array]:
+        """Return gradient and diagonal of the Hessian, multiplied by `unit`."""
+        if not isinstance(unit, float):
+            upstream = self.spread(unit, raw)
+            return self._both(raw, label, reduction="none", grad_output=upstream, **self.options)  # type: ignore[no-any-return]
+        grad, hess = self._both(raw, label, reduction="none", **self.options)
+        if unit != 1:
+            grad *= unit
+            hess *= unit
+        return grad, hess
+
+    def curved(self, raw: Array, label: Array, unit: Unit, curvature: str) -> tuple[Array, Array]:
+        """Return gradient and curvature, multiplied by `unit`; the curvature is one of ``curvature.CURVATURES``."""
+        grad, hess = self.derivatives(raw, label, unit)
+        if curvature == "constant":
+            hess[...] = unit if isinstance(unit, float) or hess.ndim == 1 else unit[:, None]
+        elif curvature == "majorize":
+            hess = self.bound(raw, label, grad, hess, unit)
+        elif curvature == "auto":
+            self.lift(raw, label, grad, hess, unit)
+        return grad, hess
+
+    def bound(self, raw: Array, label: Array, grad: Array, hess: Array, unit: Unit) -> Array:
+        """Return the majorizing curvature; see :func:`fastloss.boosting.curvature.upper_bound`."""
+        return upper_bound(self.name, None, grad, hess, unit)
+
+    def lift(self, raw: Array, label: Array, grad: Array, hess: Array, unit: Unit) -> None:
+        """Replace by the majorizing curvature, in place, what is not positive in `hess`."""
+        if hess.size and not hess.min() > FLOOR:  # one pass, and for most losses all
+            low = ~(hess > FLOOR)
+            hess[low] = self.bound(raw, label, grad, hess, unit)[low]
+
+    def spread(self, weight: Array, raw: Array) -> Array:
+        """Return one weight for each number that `values` returns."""
+        return weight
+
+    def minimum(self, label: Array, weight: Array, classes: int | None) -> Any:
+        """Return the constant score, or the constant for each output, that minimises the weighted loss."""
+        raise NotImplementedError
+
+    def best_row(self, label: Array, weight: Array, start: Array) -> Array:
+        """Return the row of scores that minimises the loss of all `label` together."""
+
+        def evaluate(row: Array) -> tuple[float, Array, Array]:
+            raw = np.tile(row, (len(label), 1))
+            grad, bound = self.curved(raw, label, weight, "majorize")
+            return float(self.values(raw, label) @ weight), grad.sum(0), bound.sum(0)
+
+        return row_minimum(evaluate, start)
+
+
+class Elements(RawLoss):
+    """A loss of one score and one label; several columns of scores have as many columns of labels."""
+
+    def prepare(self, raw: Array, label: Array) -> tuple[Array, Array]:
+        """Return the labels in the shape of the scores."""
+        if raw.shape != label.shape and math.prod(raw.shape) != math.prod(label.shape):
+            hint = ": a loss of several classes takes a column for each" if raw.ndim == 2 else ""
+            raise ValueError(
+                f"{self.name} takes one label for each score, got labels {label.shape} and scores {raw.shape}{hint}"
+            )
+        label = converted(self.kind, label, self.name)
+        return raw, label if label.shape == raw.shape else label.reshape(raw.shape)
+
+    def bound(self, raw: Array, label: Array, grad: Array, hess: Array, unit: Unit) -> Array:
+        """Return the majorizing curvature, from the residuals where the labels are any numbers."""
+        residual = raw - label if self.kind == "real" else None
+        each = unit if isinstance(unit, float) else self.spread(unit, raw)
+        return upper_bound(self.name, residual, grad, hess, each)
+
+    def spread(self, weight: Array, raw: Array) -> Array:
+        """Return a row's weight for each of its scores."""
+        if raw.ndim == 1:
+            return weight
+        return array_namespace(weight).broadcast_to(weight[:, None], raw.shape)
+
+    def minimum(self, label: Array, weight: Array, classes: int | None) -> Any:
+        """Return the minimum, for each output by itself."""
+        label = converted(self.kind, label, self.name)
+        if label.ndim == 1:
+            return self._column_minimum(label, weight)
+        return np.array([self._column_minimum(column, weight) for column in label.T])
+
+    def _column_minimum(self, label: Array, weight: Array) -> float:
+        """Return the minimum of one output; equal labels are summed up first."""
+        values, places = np.unique(label, return_inverse=True)
+        weights = np.bincount(places, weights=weight)
+        each = fl.grad(self.function)
+
+        def slope(score: float) -> float:
+            return float(weights @ each(np.full(len(values), score), values, reduction="none", **self.options))
+
+        return scalar_minimum(slope, float(np.average(values, weights=weights)))
+
+
+class ClassRows(RawLoss):
+    """A loss of a row of scores, one for each class, against a class index.
+
+    A Fortran-ordered array, which LightGBM has, is read and answered in place where the loss takes further axes: as one
+    sample with a class axis and the rows along another axis.
+    """
+
+    def prepare(self, raw: Array, label: Array) -> tuple[Array, Array]:
+        """Return the labels as integers."""
+        if raw.ndim != 2:
+            raise ValueError(
+                f"{self.name} takes a score for each class, shape (rows, classes), got {raw.shape}: tell the booster "
+                "how many classes there are (num_class; CatBoost: classes_count), or take a loss of two classes"
+            )
+        if label.shape != raw.shape[:1]:
+            raise ValueError(f"{self.name} takes one label for each row, got labels {label.shape}, scores {raw.shape}")
+        return raw, converted(self.kind, label, self.name)
+
+    def derivatives(self, raw: Array, label: Array, unit: Unit) -> tuple[Array, Array]:
+        """Return them in the order of `raw`."""
+        if self.name not in _SOFTMAX or raw.flags.c_contiguous or not raw.flags.f_contiguous:
+            return super().derivatives(raw, label, unit)
+        unit = unit if isinstance(unit, float) else unit[None]
+        grad, hess = super().derivatives(raw.T[None], label[None], unit)
+        return grad[0].T, hess[0].T
+
+    def minimum(self, label: Array, weight: Array, classes: int | None) -> Any:
+        """Return the minimum over rows of all classes, each with its summed weight."""
+        index = converted(self.kind, label, self.name)
+        counted = index >= 0
+        weights = np.bincount(index[counted], weights=weight[counted], minlength=classes or 0)
+        start = log_frequencies(weights) if self.name in _SOFTMAX else np.zeros(len(weights))
+        return self.best_row(np.arange(len(weights)), weights, start)
+
+
+class LabelRows(RawLoss):
+    """A loss of a row of scores against a row of labels."""
+
+    def prepare(self, raw: Array, label: Array) -> tuple[Array, Array]:
+        """Return both, which have the same shape."""
+        if raw.ndim != 2 or raw.shape != label.shape:
+            raise ValueError(f"{self.name} takes a label for each score, got labels {label.shape}, scores {raw.shape}")
+        return raw, converted(self.kind, label, self.name)
+
+    def minimum(self, label: Array, weight: Array, classes: int | None) -> Any:
+        """Return the minimum over all rows."""
+        label = converted(self.kind, label, self.name)
+        return self.best_row(label, weight, np.zeros(label.shape[1]))
