@@ -1,0 +1,102 @@
+"""One call of a loss, as autograd and the operators carry it: everything but its tensors."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+import fastloss as fl
+
+# Held while the check of labels is off: the setting belongs to the process.
+_unchecked = threading.Lock()
+
+
+class Several(NamedTuple):
+    """An argument that is a sequence of so many tensors in all, each for itself or, with `width` 2, in pairs."""
+
+    name: str
+    tensors: int
+    width: int
+
+
+class Call:
+    """A loss, its options, and which arguments its tensors are.
+
+    Parameters
+    ----------
+    loss
+        The function of fastloss.
+    names
+        The arguments that the tensors are, in their order.
+    options
+        The other arguments.
+    wrt
+        The arguments to differentiate with respect to, in the order of the tensors.
+    several
+        The argument, if there is one, that the tensors behind those of `names` belong to.
+    waits
+        Whether labels are checked on a GPU too, which has to wait for it.
+    """
+
+    # Not a tuple, which torch.func would take apart.
+    __slots__ = ("fields", "loss", "names", "options", "several", "type", "waits", "wrt")
+
+    def __init__(
+        self,
+        loss: Callable[..., Any],
+        names: tuple[str, ...],
+        options: dict[str, Any],
+        wrt: tuple[str, ...] = (),
+        several: Several | None = None,
+        waits: bool = False,
+    ) -> None:
+        self.loss, self.names, self.options, self.wrt = loss, names, options, wrt
+        self.several, self.waits = several, waits
+        # Of the value, where it is a named tuple.
+        self.type: Callable[..., Any] | None = None
+        self.fields: tuple[str, ...] = ("loss",)
+
+    def value(self, tensors: Sequence[Tensor]) -> Any:
+        """Return the value of the loss."""
+        return self._run(self.loss, tensors)
+
+    def value_and_grad(self, tensors: Sequence[Tensor]) -> tuple[Any, list[Tensor]]:
+        """Return the value and the gradients with respect to `wrt`."""
+        value, gradients = self._run(fl.value_and_grad(self.loss, self.wrt), tensors)
+        if not isinstance(value, Tensor):
+            self.type, self.fields = type(value), value._fields
+        return value, list(leaves(gradients))
+
+    def grad(self, tensors: Sequence[Tensor], grad_output: Tensor) -> list[Tensor]:
+        """Return the gradients with respect to `wrt` for an upstream gradient."""
+        return list(leaves(self._run(fl.grad(self.loss, self.wrt), tensors, grad_output)))
+
+    def in_places(self, gradients: Sequence[Any]) -> list[Any]:
+        """Return the gradients in the places of their tensors, None elsewhere."""
+        found = iter(gradients)
+        names = self.names if self.several is None else (*self.names, *(self.several.name,) * self.several.tensors)
+        return [next(found) if name in self.wrt else None for name in names]
+
+    def _run(self, function: Callable[..., Any], tensors: Sequence[Tensor], grad_output: Tensor | None = None) -> Any:
+        arguments = {**self.options, **dict(zip(self.names, tensors, strict=False))}
+        if self.several is not None:
+            rest, width = list(tensors[len(self.names) :]), self.several.width
+            arguments[self.several.name] = rest if width == 1 else list(zip(rest[::2], rest[1::2], strict=True))
+        if grad_output is not None:
+            arguments["grad_output"] = grad_output
+        if self.waits or not tensors[0].is_cuda:
+            return function(**arguments)
+        with _unchecked, fl.config(check_indices=False):
+            return function(**arguments)
+
+
+def leaves(tensors: Any) -> Iterator[Tensor]:
+    """Yield the tensors in tuples and lists of tensors."""
+    if isinstance(tensors, Tensor):
+        yield tensors
+    else:
+        for one in tensors:
+            yield from leaves(one)
