@@ -36,6 +36,7 @@ class _Loss(Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         """Save the inputs."""
         ctx.call = inputs[0]
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs[1:])
 
     @classmethod
@@ -107,20 +108,24 @@ def _scaled(gradients: tuple[Tensor, ...], factor: Tensor | None) -> Sequence[Te
 
 
 class Unreduced(_Loss):
-    """A loss whose value is an array, and what is no loss, such as softmax: backward computes the gradients."""
+    """A loss whose value is an array, and what is no loss, such as softmax: backward computes the gradients.
+
+    Inside torch.func every loss is: which gradients are wanted is known in backward alone.
+    """
 
     @staticmethod
-    def forward(call: Call, *tensors: Tensor) -> Tensor:
+    def forward(call: Call, *tensors: Tensor) -> Any:
         """Compute the value."""
-        value: Tensor = call.value(tensors)
-        return value
+        return call.value(tensors)
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Any, ...]:
         """Compute the gradients."""
-        call: Call = ctx.call
-        gradients = Gradient.run(call, grad_output, *ctx.saved_tensors)
-        return (None, *call.in_places(gradients))
+        call: Call = ctx.call.differentiating(ctx.needs_input_grad[1:])
+        grad_output = check_fields(call, grad_outputs)
+        if grad_output is None or not call.wrt:
+            return (None,) * len(ctx.needs_input_grad)
+        return (None, *call.in_places(Gradient.run(call, grad_output, *ctx.saved_tensors)))
 
 
 class Gradient(_Loss):

@@ -61,24 +61,42 @@ class Call:
 
     def value(self, tensors: Sequence[Tensor]) -> Any:
         """Return the value of the loss."""
-        return self._run(self.loss, tensors)
+        value = self._run(self.loss, tensors)
+        self._note(value)
+        return value
 
     def value_and_grad(self, tensors: Sequence[Tensor]) -> tuple[Any, list[Tensor]]:
         """Return the value and the gradients with respect to `wrt`."""
         value, gradients = self._run(fl.value_and_grad(self.loss, self.wrt), tensors)
-        if not isinstance(value, Tensor):
-            self.type, self.fields = type(value), value._fields
+        self._note(value)
         return value, list(leaves(gradients))
 
     def grad(self, tensors: Sequence[Tensor], grad_output: Tensor) -> list[Tensor]:
         """Return the gradients with respect to `wrt` for an upstream gradient."""
         return list(leaves(self._run(fl.grad(self.loss, self.wrt), tensors, grad_output)))
 
+    def differentiating(self, wanted: Sequence[bool]) -> Call:
+        """Return this call with respect to the arguments whose tensors are wanted."""
+        names = self._names()
+        chosen = {name for name, one in zip(names, wanted, strict=True) if one}
+        wrt = tuple([name for name in dict.fromkeys(names) if name in chosen])
+        other = Call(self.loss, self.names, self.options, wrt, self.several, self.waits)
+        other.type, other.fields = self.type, self.fields
+        return other
+
     def in_places(self, gradients: Sequence[Any]) -> list[Any]:
         """Return the gradients in the places of their tensors, None elsewhere."""
         found = iter(gradients)
-        names = self.names if self.several is None else (*self.names, *(self.several.name,) * self.several.tensors)
-        return [next(found) if name in self.wrt else None for name in names]
+        return [next(found) if name in self.wrt else None for name in self._names()]
+
+    def _names(self) -> tuple[str, ...]:
+        """Return the argument of each tensor."""
+        return self.names if self.several is None else (*self.names, *(self.several.name,) * self.several.tensors)
+
+    def _note(self, value: Any) -> None:
+        """Keep what the value is, where it is no tensor."""
+        if not isinstance(value, Tensor):
+            self.type, self.fields = type(value), value._fields
 
     def _run(self, function: Callable[..., Any], tensors: Sequence[Tensor], grad_output: Tensor | None = None) -> Any:
         arguments = {**self.options, **dict(zip(self.names, tensors, strict=False))}
@@ -87,7 +105,7 @@ class Call:
             arguments[self.several.name] = rest if width == 1 else list(zip(rest[::2], rest[1::2], strict=True))
         if grad_output is not None:
             arguments["grad_output"] = grad_output
-        if self.waits or not tensors[0].is_cuda:
+        if self.waits or not (tensors and tensors[0].is_cuda):
             return function(**arguments)
         with _unchecked, fl.config(check_indices=False):
             return function(**arguments)

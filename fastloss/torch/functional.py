@@ -74,6 +74,7 @@ LABELLED = frozenset(
 )
 # The options of each function that torch's does not have.
 OURS: dict[str, list[inspect.Parameter]] = {}
+DOORS: dict[str, Door] = {}
 HALF = (torch.float16, torch.bfloat16)
 _KEYWORD, _EITHER = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
 
@@ -227,17 +228,19 @@ class Door:
         if traced:
             return self.operator(arguments, wrt)
         call = Call(self.loss, tuple(names), options, tuple(wrt), several, waits)
-        if not (wrt or in_transform()) or not tensors:
+        inside = in_transform()
+        if not (wrt or inside):
             return call.value(tensors)
-        if not wrt or self.is_array(arguments):
-            return Unreduced.run(call, *tensors)
-        result = Reduced.run(call, *tensors)
-        return result[0] if call.type is None else call.type(*result[: len(call.fields)])
+        deferred = inside or self.is_array(arguments)
+        result = Unreduced.run(call, *tensors) if deferred else Reduced.run(call, *tensors)
+        if call.type is not None:
+            return call.type(*result[: len(call.fields)])
+        return result if deferred else result[0]
 
 
 def public(name: str) -> Callable[..., Any]:
     """Return the function of the door for a loss."""
-    door = Door(name)
+    door = DOORS[name] = Door(name)
 
     def function(*args: Any, **kwargs: Any) -> Any:
         return door.call(args, kwargs)
@@ -271,7 +274,7 @@ def with_distance(fused: Callable[..., Any], ranking: Callable[..., Any]) -> Cal
         distance_function: Callable[[Tensor, Tensor], Tensor] | None = None,
         **options: Any,
     ) -> Any:
-        if distance_function is None:
+        if distance_function is None or _is_torchs_default(distance_function):
             return fused(anchor, positive, negative, **options)
         margin, swap = options.pop("margin", 1.0), options.pop("swap", False)
         if margin <= 0:
@@ -282,3 +285,9 @@ def with_distance(fused: Callable[..., Any], ranking: Callable[..., Any]) -> Cal
         return ranking(far, near, torch.ones_like(near), margin=margin, **options)
 
     return triplet_margin_with_distance_loss
+
+
+def _is_torchs_default(distance: Any) -> bool:
+    """Return whether a distance is what torch's module of the loss has for none."""
+    default = type(distance) is torch.nn.PairwiseDistance
+    return default and (distance.norm, distance.eps, distance.keepdim) == (2.0, 1e-6, False)

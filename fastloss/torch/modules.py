@@ -31,8 +31,6 @@ def module(name: str, function: Callable[..., Any]) -> Any:
         more = {one: kwargs.pop(one, default) for one, default in defaults.items()}
         base.__init__(self, *args, **kwargs)
         vars(self).update(more)
-        if "distance_function" in options:  # torch puts a module for None, which here means one kernel for all
-            self.distance_function = kwargs.get("distance_function")
 
     def forward(self: Any, *args: Tensor, **kwargs: Any) -> Any:
         # The one attribute of torch's that is not called like the argument that it keeps.

@@ -60,10 +60,16 @@ class Operator:
 
     def __call__(self, arguments: dict[str, Any], wrt: Sequence[str]) -> Any:
         """Return the value of the loss, from its arguments by name."""
+        result = self.forward(*self.arguments(arguments, wrt))
+        return result[0] if self.name != "adaptive_log_softmax_with_loss" else tuple(result[:2])
+
+    def arguments(self, arguments: dict[str, Any], wrt: Sequence[str]) -> tuple[Any, ...]:
+        """Return the operator's arguments, from those of the loss by name."""
         arrays = [self._tensor(key, arguments.get(key), arguments) for key in self.arrays]
         options = [arguments.get(key, self.defaults.get(key)) for key in self.options]
-        result = self.forward(*arrays, *options, ",".join(wrt))
-        return result[0] if self.name != "adaptive_log_softmax_with_loss" else tuple(result[:2])
+        if self.name == "logsumexp":  # one axis or several
+            options[0] = [options[0]] if isinstance(options[0], int) else options[0]
+        return *arrays, *options, ",".join(wrt)
 
     def _tensor(self, key: str, value: Any, arguments: dict[str, Any]) -> Any:
         """Return an argument as the operator takes it: sequences of tensors flat, numbers in tensors."""

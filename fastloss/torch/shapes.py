@@ -25,8 +25,8 @@ ROWS = frozenset(
 
 def unreduced_shape(loss: str, arrays: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[int, ...]:
     """Return the shape of the value of a loss for ``reduction="none"``, or of what has no reduction."""
-    tensors = [array for name, array in arrays.items() if isinstance(array, Tensor) and name not in _ASIDE]
-    first = tensors[0].shape
+    shapes = {key: array.shape for key, array in arrays.items() if isinstance(array, Tensor) and key not in _ASIDE}
+    first = next(iter(shapes.values()))
     if loss == "linear_cross_entropy":
         shape = arrays["target"].shape
         return _without(shape, 1) if arrays["target"].is_floating_point() else tuple(shape)
@@ -40,14 +40,18 @@ def unreduced_shape(loss: str, arrays: Mapping[str, Any], options: Mapping[str, 
     if loss == "adaptive_log_softmax_with_loss":
         return tuple(arrays["target"].shape)
     if loss in VECTORS:
-        vectors = [tensor.shape for name, tensor in arrays.items() if name != "target" or loss[:4] == "mult"]
-        whole = broadcast_shapes(*vectors)  # type: ignore[no-untyped-call]
-        return _without(whole, options.get("dim", -1), options.get("keepdim", False))
-    return tuple(broadcast_shapes(*[tensor.shape for tensor in tensors]))  # type: ignore[no-untyped-call]
+        if loss == "cosine_embedding_loss":
+            del shapes["target"]  # a number for each vector
+        return _without(_broadcast(shapes), options.get("dim", -1), options.get("keepdim", False))
+    return _broadcast(shapes)
 
 
 # Tensors that the value does not broadcast with.
 _ASIDE = frozenset(("weight", "pos_weight", "var"))
+
+
+def _broadcast(shapes: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
+    return tuple(broadcast_shapes(*shapes.values()))  # type: ignore[no-untyped-call]
 
 
 def _without(shape: Sequence[int], axes: int | Sequence[int], keep: bool = False) -> tuple[int, ...]:
