@@ -280,8 +280,6 @@ def test_functional_transforms(reduction):
     ):
         first = x if transform in (torch.vmap,) or transform.__name__ == "<lambda>" else x[0]
         torch.testing.assert_close(transform(ours)(first), transform(theirs)(first))
-    with pytest.raises((RuntimeError, NotImplementedError), match=r"no second derivatives|jvp"):
-        torch.func.hessian(ours)(x[0])
     with pytest.raises(RuntimeError, match="no second derivatives"):
         torch.func.jacrev(torch.func.jacrev(ours))(x[0])
 
@@ -299,6 +297,17 @@ def test_gradients_per_sample_of_a_model():
 
     for actual, expected in zip(per_sample(F).values(), per_sample(T).values(), strict=True):
         torch.testing.assert_close(actual, expected)
+
+
+def test_forward_mode_is_an_error_that_names_torch():
+    x, y = torch.randn(8, 5), torch.randint(5, (8,))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, of its own
+        for reduction in ("mean", "none"):
+            with pytest.raises(RuntimeError, match="no forward-mode derivatives: use"):
+                torch.func.jvp(lambda x, r=reduction: F.cross_entropy(x, y, reduction=r), (x,), (x,))
+        with torch.autograd.forward_ad.dual_level(), pytest.raises(RuntimeError, match="no forward-mode derivatives"):
+            F.cross_entropy(torch.autograd.forward_ad.make_dual(x, x), y)
 
 
 # dtypes
@@ -475,6 +484,7 @@ def test_adaptive_module():
 
 
 def test_triplets_with_a_distance():
+    results = []
     a, p, n = torch.randn(3, 6, 4, dtype=torch.float64).unbind()
     a.requires_grad_()
     for distance in (None, lambda u, v: 1 - F.cosine_similarity(u, v), lambda u, v: (u - v).abs().sum(-1)):
@@ -482,8 +492,8 @@ def test_triplets_with_a_distance():
         for module in (F, T):
             loss = module.triplet_margin_with_distance_loss(a, p, n, **options)
             grads = torch.autograd.grad(loss, a)
-            results = [loss, *grads] if module is F else [*results, loss, *grads]
-        torch.testing.assert_close(results[:2], results[2:])
+            results.append([loss, *grads])
+        torch.testing.assert_close(*results[-2:])
         torch.testing.assert_close(F.TripletMarginWithDistanceLoss(**options)(a, p, n), loss)
     with pytest.raises(ValueError, match="margin must be positive"):
         F.triplet_margin_with_distance_loss(a, p, n, distance_function=torch.dist, margin=0.0)
@@ -516,10 +526,118 @@ def test_training_follows_the_same_curve():
 # Operators
 
 
-@pytest.mark.parametrize("case", PLAIN, ids=str)
+def operator_call(case, reduction, requires_grad=False):
+    """Return the operator of a loss, and its arguments."""
+    arrays = {name: a.requires_grad_(requires_grad and a.requires_grad) for name, a in tensors_of(case).items()}
+    operator = F.functional.DOORS[case.loss].operator
+    return operator.forward, operator.arguments({**arrays, **case.options, **reduction}, case.wrt(case.make()))
+
+
+@pytest.mark.parametrize("case", ACTIVE, ids=str)
 def test_operator_is_what_torch_expects(case):
-    arrays = {name: a.detach() for name, a in tensors_of(case).items()}
-    for reduction in case.reductions[-1:] if case.reductions else [{}]:
-        operator = F.functional.DOORS[case.loss].operator
-        args = operator.arguments({**arrays, **case.options, **reduction}, case.wrt(case.make()))
-        torch.library.opcheck(operator.forward, args, test_utils=("test_schema", "test_faketensor"))
+    for reduction in case.reductions:
+        torch.library.opcheck(*operator_call(case, reduction), test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", PLAIN, ids=str)
+def test_operator_with_all_of_torchs_checks(case):
+    for reduction in case.reductions:
+        torch.library.opcheck(*operator_call(case, reduction))
+        # The others differentiate every output, the gradients too, which is an error.
+        torch.library.opcheck(*operator_call(case, reduction, True), test_utils="test_autograd_registration")
+
+
+def compiled(function, **options):
+    torch._dynamo.reset()
+    return torch.compile(function, fullgraph=True, **options)
+
+
+def test_compiles_to_one_graph():
+    module = F.CrossEntropyLoss(label_smoothing=0.1)
+
+    def step(x, y):
+        return module(x * 2, y) * 3 + F.mse_loss(x, x.detach() + 1, reduction="none").square().sum()
+
+    fast = compiled(step, backend="aot_eager")
+    for size in (8, 11, 12):  # the second compiles for all sizes
+        x, y = torch.randn(size, 5, requires_grad=True), torch.randint(5, (size,))
+        for actual, expected in zip(*[(f(x, y), *torch.autograd.grad(f(x, y), x)) for f in (fast, step)], strict=True):
+            torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", PLAIN, ids=str)
+def test_every_loss_compiles_to_one_graph(case):
+    tensors = tensors_of(case)
+    for reduction in case.reductions:
+
+        def function(r=reduction, **given):
+            return getattr(F, case.loss)(**given, **case.options, **r)
+
+        for actual, expected in zip(
+            *[differentiated(f, tensors, weights_like) for f in (compiled(function, backend="aot_eager"), function)],
+            strict=True,
+        ):
+            torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of its own
+def test_compiles_with_the_default_backend():
+    torch.manual_seed(3)
+    adaptive = F.AdaptiveLogSoftmaxWithLoss(8, 20, [4, 11], div_value=2.0)
+    parameters = list(adaptive.parameters())
+    x, y = torch.randn(15, 8, requires_grad=True), torch.randint(20, (15,))
+
+    def step(x, y):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = x @ x.T
+            loss = F.cross_entropy(logits, y % 15) + F.cross_entropy(logits, y % 15, reduction="none").sum()
+        return loss + adaptive(x, y).loss + F.l2_penalty(parameters, 0.1) + F.sigmoid_focal_loss(x, x.detach() > 0)
+
+    both = [(f(x, y), *torch.autograd.grad(f(x, y), [x, *parameters])) for f in (compiled(step), step)]
+    for actual, expected in zip(*both, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=5e-2, atol=5e-2)  # bfloat16 is rounded elsewhere
+
+
+def test_exports():
+    module = F.CrossEntropyLoss(weight=torch.rand(5))
+    x, y = torch.randn(8, 5), torch.randint(5, (8,))
+    program = torch.export.export(module, (x, y))
+    assert "fastloss.cross_entropy" in str(program.graph)
+    torch.testing.assert_close(program.module()(x, y), module(x, y))
+
+
+def test_tensors_without_numbers():
+    x, y = torch.randn(8, 5, device="meta", requires_grad=True), torch.zeros(8, dtype=torch.int64, device="meta")
+    F.cross_entropy(x, y).backward()
+    assert x.grad.is_meta
+    assert F.cross_entropy(x, y, reduction="none").shape == (8,)
+    with pytest.raises(TypeError, match="target is on cpu, but input on meta"):
+        F.mse_loss(x, torch.zeros(8, 5))
+    with pytest.raises(TypeError, match="meta"):
+        F.mse_loss(torch.zeros(8, 5), x.detach())
+
+
+def test_traced_by_a_mode_of_torch():
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    x, y = torch.randn(8, 5), torch.randint(5, (8,))
+    graph = make_fx(lambda x: F.cross_entropy(x, y))(x)
+    torch.testing.assert_close(graph(2 * x), F.cross_entropy(2 * x, y))
+
+
+def test_saved_tensors_may_go_elsewhere():
+    x, y = torch.randn(8, 5, requires_grad=True), torch.randint(5, (8,))
+
+    def gradient(module):
+        return torch.autograd.grad(module.cross_entropy(x, y) + module.nll_loss(x, y, reduction="none").sum(), x)
+
+    expected = gradient(T)
+    with torch.autograd.graph.save_on_cpu():
+        torch.testing.assert_close(gradient(F), expected)
+    for reentrant in (True, False):
+        value = torch.utils.checkpoint.checkpoint(lambda x: F.cross_entropy(x, y), x, use_reentrant=reentrant)
+        value.backward()
+    torch.testing.assert_close(x.grad, 2 * torch.autograd.grad(T.cross_entropy(x, y), x)[0])

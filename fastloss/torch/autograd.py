@@ -15,13 +15,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
 from fastloss.torch.calls import Call
 
-# Whether the backward pass that runs will leave its graph to another; autograd offers no public name for it.
+# What torch has no public names for: whether the backward pass that runs leaves its graph to another, whether it is a
+# transform of torch.func that calls, and how many modes there are that want to see operators.
 _graph_is_kept = torch._C._autograd._get_current_graph_task_keep_graph
-in_transform = torch._C._are_functorch_transforms_active
+_in_functorch = torch._C._are_functorch_transforms_active
+observers = torch._C._len_torch_dispatch_stack
+
+
+def in_transform() -> bool:
+    """Return whether a call is inside a transform of torch.func, or of forward mode."""
+    return _in_functorch() or forward_ad._current_level >= 0
 
 
 class _Loss(Function):
@@ -30,7 +37,7 @@ class _Loss(Function):
     @classmethod
     def run(cls, *args: Any) -> Any:
         """Call ``apply``, outside of torch.func without its binding of arguments, which takes 5 microseconds."""
-        return cls.apply(*args) if in_transform() else super(Function, cls).apply(*args)  # type: ignore[misc,no-untyped-call]
+        return cls.apply(*args) if _in_functorch() else super(Function, cls).apply(*args)  # type: ignore[misc,no-untyped-call]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -38,6 +45,11 @@ class _Loss(Function):
         ctx.call = inputs[0]
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        """Raise: there is no forward mode."""
+        raise without(ctx.call.loss, "forward-mode derivatives")
 
     @classmethod
     def vmap(cls, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
@@ -99,7 +111,7 @@ def _scaled(gradients: tuple[Tensor, ...], factor: Tensor | None) -> Sequence[Te
     """Return gradients times a factor, in their own memory unless another backward pass may want them."""
     if factor is None:
         return [None] * len(gradients)
-    if torch.is_grad_enabled() or _graph_is_kept():
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or _graph_is_kept():
         return [gradient * factor for gradient in gradients]
     own = [gradient.detach() for gradient in gradients]
     if factor.is_cpu and factor.item() == 1:  # loss.backward(): scaling takes a third of the time of the loss
@@ -143,8 +155,13 @@ class Gradient(_Loss):
 
 
 def second_derivative(loss: Callable[..., Any]) -> RuntimeError:
-    """Return the error that says who computes second derivatives."""
+    """Return the error for a second derivative."""
+    return without(loss, "second derivatives")
+
+
+def without(loss: Callable[..., Any], what: str) -> RuntimeError:
+    """Return the error that says whose function has what a loss of this door has not."""
     name = loss.__name__
     module = next((m for m in (torch.nn.functional, torch) if hasattr(m, name)), None)
     instead = f"use {module.__name__}.{name} where they are needed" if module else "write it with torch's functions"
-    return RuntimeError(f"fastloss.torch.{name} has no second derivatives: {instead}")
+    return RuntimeError(f"fastloss.torch.{name} has no {what}: {instead}")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import fastloss as fl
-from fastloss.torch.autograd import Reduced, Unreduced, in_transform
+from fastloss.torch.autograd import Reduced, Unreduced, in_transform, observers
 from fastloss.torch.calls import Call, Several, leaves
 from fastloss.torch.operators import Operator
 
@@ -75,6 +75,8 @@ LABELLED = frozenset(
 # The options of each function that torch's does not have.
 OURS: dict[str, list[inspect.Parameter]] = {}
 DOORS: dict[str, Door] = {}
+# Tensors that a kernel takes as they are; other classes see operators.
+PLAIN = (Tensor, torch.nn.Parameter)
 HALF = (torch.float16, torch.bfloat16)
 _KEYWORD, _EITHER = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
 
@@ -207,31 +209,34 @@ class Door:
 
     def run(self, arguments: dict[str, Any], waits: bool) -> Any:
         """Compute the loss of arguments whose dtypes are settled."""
-        names, tensors, wrt, options, traced, several = [], [], [], {}, torch.compiler.is_compiling(), None
-        graph = torch.is_grad_enabled()
+        options, tensors, several = {}, {}, None
         for name, value in arguments.items():
             if isinstance(value, Tensor):
-                names.append(name)
-                tensors.append(value)
-                traced = traced or not (type(value) is Tensor or type(value) is torch.nn.Parameter)
-                if graph and value.requires_grad:
-                    wrt.append(name)
-            elif name == "params" or name == "tail_weights":
-                several = Several(name, len(list(leaves(value))), 1 if name == "params" else 2)
+                tensors[name] = value
+            elif name in ("params", "tail_weights"):
+                several = name
             else:
                 options[name] = value
-        if several is not None:  # behind the others, whatever its place
-            more = list(leaves(arguments[several.name]))
-            tensors += more
-            if graph and any(one.requires_grad for one in more):
-                wrt.append(several.name)
-        if traced:
+        more = [] if several is None else list(leaves(arguments[several]))
+        whole = [*tensors.values(), *more]
+        if not whole:
+            return torch.zeros(())  # the penalty of no parameters
+        wrt = []
+        if torch.is_grad_enabled():
+            wrt = [name for name, tensor in tensors.items() if tensor.requires_grad]
+            if several is not None and any(tensor.requires_grad for tensor in more):
+                wrt.append(several)
+        if torch.compiler.is_compiling() or observers() or whole[0].is_meta or not all(type(t) in PLAIN for t in whole):
             return self.operator(arguments, wrt)
-        call = Call(self.loss, tuple(names), options, tuple(wrt), several, waits)
+        count = None if several is None else Several(several, len(more), 1 if several == "params" else 2)
+        return self.differentiated(Call(self.loss, tuple(tensors), options, tuple(wrt), count, waits), whole)
+
+    def differentiated(self, call: Call, tensors: list[Tensor]) -> Any:
+        """Return the value of a call, inside autograd where it belongs there."""
         inside = in_transform()
-        if not (wrt or inside):
+        if not (call.wrt or inside):
             return call.value(tensors)
-        deferred = inside or self.is_array(arguments)
+        deferred = inside or self.is_array(call.options)
         result = Unreduced.run(call, *tensors) if deferred else Reduced.run(call, *tensors)
         if call.type is not None:
             return call.type(*result[: len(call.fields)])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +34,13 @@ _TYPES = {
     "Sequence[int]": "int[]",
 }
 _DEVICES = ("cpu", "cuda")
+
+
+class AdaptiveOutput(NamedTuple):
+    """What adaptive_log_softmax_with_loss returns: the log-probability of each target, and the loss."""
+
+    output: Tensor
+    loss: Tensor
 
 
 class Operator:
@@ -61,7 +68,7 @@ class Operator:
     def __call__(self, arguments: dict[str, Any], wrt: Sequence[str]) -> Any:
         """Return the value of the loss, from its arguments by name."""
         result = self.forward(*self.arguments(arguments, wrt))
-        return result[0] if self.name != "adaptive_log_softmax_with_loss" else tuple(result[:2])
+        return AdaptiveOutput(*result[:2]) if "cutoffs" in self.options else result[0]
 
     def arguments(self, arguments: dict[str, Any], wrt: Sequence[str]) -> tuple[Any, ...]:
         """Return the operator's arguments, from those of the loss by name."""
@@ -110,6 +117,9 @@ class Operator:
         call, tensors = self.call(args)
         arrays = dict(zip(self.arrays, args, strict=False))
         first = tensors[0]
+        for name, tensor in zip(call.names, tensors, strict=False):
+            if tensor.device != first.device and not name.endswith("_lengths"):
+                raise TypeError(f"{name} is on {tensor.device}, but {call.names[0]} on {first.device}")
         fields = []
         if not self.is_reduced(args) or "cutoffs" in call.options:
             fields = [first.new_empty(unreduced_shape(self.name, arrays, call.options))]
