@@ -99,8 +99,11 @@ def check_fields(call: Call, grad_outputs: Sequence[Tensor | None]) -> Tensor | 
     RuntimeError
         If there is one of another field, or of a gradient: a second derivative.
     """
-    if any(one is not None for one in grad_outputs[len(call.fields) :]):
-        raise second_derivative(call.loss)
+    for one in grad_outputs[len(call.fields) :]:
+        if one is not None:
+            raise second_derivative(call.loss)
+    if len(call.fields) == 1:
+        return grad_outputs[0]
     given = {field: one for field, one in zip(call.fields, grad_outputs, strict=False) if one is not None}
     for other in given.keys() - {"loss"}:
         raise RuntimeError(f"fastloss.torch.{call.loss.__name__} differentiates its loss, not its {other}")

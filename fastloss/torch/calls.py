@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -42,7 +44,7 @@ class Call:
     """
 
     # Not a tuple, which torch.func would take apart.
-    __slots__ = ("fields", "loss", "names", "options", "several", "type", "waits", "wrt")
+    __slots__ = ("fields", "leading", "loss", "names", "options", "several", "transform", "type", "waits", "wrt")
 
     def __init__(
         self,
@@ -55,6 +57,8 @@ class Call:
     ) -> None:
         self.loss, self.names, self.options, self.wrt = loss, names, options, wrt
         self.several, self.waits = several, waits
+        self.transform: Callable[..., Any] | None = None  # that computes value and gradients, once there was a call
+        self.leading = several is None and _positional(loss)[: len(names)] == names  # may be given by position
         # Of the value, where it is a named tuple.
         self.type: Callable[..., Any] | None = None
         self.fields: tuple[str, ...] = ("loss",)
@@ -65,9 +69,13 @@ class Call:
         self._note(value)
         return value
 
-    def value_and_grad(self, tensors: Sequence[Tensor]) -> tuple[Any, list[Tensor]]:
+    def value_and_grad(self, tensors: Sequence[Tensor]) -> tuple[Any, Sequence[Tensor]]:
         """Return the value and the gradients with respect to `wrt`."""
-        value, gradients = self._run(fl.value_and_grad(self.loss, self.wrt), tensors)
+        if self.transform is None:
+            self.transform = fl.value_and_grad(self.loss, self.wrt)
+        value, gradients = self._run(self.transform, tensors)
+        if self.several is None:
+            return value, gradients
         self._note(value)
         return value, list(leaves(gradients))
 
@@ -84,7 +92,7 @@ class Call:
         other.type, other.fields = self.type, self.fields
         return other
 
-    def in_places(self, gradients: Sequence[Any]) -> list[Any]:
+    def in_places(self, gradients: Iterable[Any]) -> list[Any]:
         """Return the gradients in the places of their tensors, None elsewhere."""
         found = iter(gradients)
         return [next(found) if name in self.wrt else None for name in self._names()]
@@ -95,20 +103,30 @@ class Call:
 
     def _note(self, value: Any) -> None:
         """Keep what the value is, where it is no tensor."""
-        if not isinstance(value, Tensor):
-            self.type, self.fields = type(value), value._fields
+        if isinstance(value, tuple):
+            self.type, self.fields = type(value), value._fields  # type: ignore[attr-defined]
 
     def _run(self, function: Callable[..., Any], tensors: Sequence[Tensor], grad_output: Tensor | None = None) -> Any:
+        checked = self.waits or not tensors[0].is_cuda
+        if self.leading and checked and grad_output is None:
+            return function(*tensors, **self.options)
         arguments = {**self.options, **dict(zip(self.names, tensors, strict=False))}
         if self.several is not None:
             rest, width = list(tensors[len(self.names) :]), self.several.width
             arguments[self.several.name] = rest if width == 1 else list(zip(rest[::2], rest[1::2], strict=True))
         if grad_output is not None:
             arguments["grad_output"] = grad_output
-        if self.waits or not (tensors and tensors[0].is_cuda):
+        if checked:
             return function(**arguments)
         with _unchecked, fl.config(check_indices=False):
             return function(**arguments)
+
+
+@functools.cache
+def _positional(loss: Callable[..., Any]) -> tuple[str, ...]:
+    """Return the names of the arguments of a loss that may be given by position."""
+    parameters = inspect.signature(loss).parameters.values()
+    return tuple([p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD])
 
 
 def leaves(tensors: Any) -> Iterator[Tensor]:

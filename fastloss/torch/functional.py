@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
@@ -75,6 +75,9 @@ LABELLED = frozenset(
 # The options of each function that torch's does not have.
 OURS: dict[str, list[inspect.Parameter]] = {}
 DOORS: dict[str, Door] = {}
+# Options by which kinds of call are told apart, and how many kinds are kept for a function.
+NUMBERS = (int, float, str, bool, type(None))
+KINDS_KEPT = 64
 # Tensors that a kernel takes as they are; other classes see operators.
 PLAIN = (Tensor, torch.nn.Parameter)
 HALF = (torch.float16, torch.bfloat16)
@@ -124,9 +127,20 @@ class Door:
         self.reduction = "mean" if "reduction" in parameters else "none" if name in MAPS else "sum"
         self.operator = Operator(name, self.reduction != "none")
         self.promotes = name in PROMOTING
+        self.calls: dict[Hashable, Call] = {}
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return what the function returns."""
+        if torch.compiler.is_compiling():
+            return self.first(args, kwargs, None)
+        key, tensors = kind_of(args, kwargs)
+        call = self.calls.get(key)
+        if call is None or observers() or in_transform():
+            return self.first(args, kwargs, key)
+        return self.differentiated(call, tensors, False)
+
+    def first(self, args: tuple[Any, ...], kwargs: dict[str, Any], key: Hashable) -> Any:
+        """Return what the function returns, for the first call of a kind or one that is always like the first."""
         arguments = self.bind(args, kwargs)
         waits = arguments.pop("check_indices", False)
         first = arguments.get(self.names[0])
@@ -138,7 +152,7 @@ class Door:
             elif isinstance(value, list | tuple):
                 plain = False
         if plain:
-            return self.run(arguments, waits)
+            return self.run(arguments, waits, key)
         if dtype is None:
             return self.run(self.listed(arguments), waits)
         arguments, dtype = self.converted(arguments)
@@ -163,7 +177,7 @@ class Door:
             if average is not None or reduce is not None:
                 arguments["reduction"] = "none" if reduce is False else "sum" if average is False else "mean"
                 message = f"size_average and reduce are deprecated, use reduction={arguments['reduction']!r}"
-                warnings.warn(message, DeprecationWarning, stacklevel=4)
+                warnings.warn(message, DeprecationWarning, stacklevel=5)
         return arguments
 
     def listed(self, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -207,8 +221,8 @@ class Door:
         """Return whether the value is an array, not a number."""
         return bool(arguments.get("reduction", self.reduction) == "none")
 
-    def run(self, arguments: dict[str, Any], waits: bool) -> Any:
-        """Compute the loss of arguments whose dtypes are settled."""
+    def run(self, arguments: dict[str, Any], waits: bool, key: Hashable = None) -> Any:
+        """Compute the loss of arguments whose dtypes are settled; keep how, for the next call with this key."""
         options, tensors, several = {}, {}, None
         for name, value in arguments.items():
             if isinstance(value, Tensor):
@@ -229,18 +243,44 @@ class Door:
         if torch.compiler.is_compiling() or observers() or whole[0].is_meta or not all(type(t) in PLAIN for t in whole):
             return self.operator(arguments, wrt)
         count = None if several is None else Several(several, len(more), 1 if several == "params" else 2)
-        return self.differentiated(Call(self.loss, tuple(tensors), options, tuple(wrt), count, waits), whole)
-
-    def differentiated(self, call: Call, tensors: list[Tensor]) -> Any:
-        """Return the value of a call, inside autograd where it belongs there."""
+        call = Call(self.loss, tuple(tensors), options, tuple(wrt), count, waits)
         inside = in_transform()
+        result = self.differentiated(call, whole, inside)
+        if key is not None and not inside:
+            if len(self.calls) > KINDS_KEPT:
+                self.calls.clear()
+            self.calls[key] = call
+        return result
+
+    def differentiated(self, call: Call, tensors: list[Tensor], inside: bool) -> Any:
+        """Return the value of a call, inside autograd where it belongs there, or `inside` a transform."""
         if not (call.wrt or inside):
             return call.value(tensors)
-        deferred = inside or self.is_array(call.options)
-        result = Unreduced.run(call, *tensors) if deferred else Reduced.run(call, *tensors)
-        if call.type is not None:
-            return call.type(*result[: len(call.fields)])
-        return result if deferred else result[0]
+        if inside or self.is_array(call.options):
+            result = Unreduced.run(call, *tensors)
+            return result if call.type is None else call.type(*result)
+        result = Reduced.run(call, *tensors)
+        return result[0] if call.type is None else call.type(*result[: len(call.fields)])
+
+
+def kind_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Hashable, list[Tensor]]:
+    """Return what decides how a call is computed, and its tensors; None for a call that is not kept."""
+    key: list[Any] = [len(args), torch.is_grad_enabled()]
+    tensors = []
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        kind = type(value)
+        key.append(kind)
+        if kind in PLAIN:
+            if value.is_meta:
+                return None, []
+            tensors.append(value)
+            key += (value.dtype, value.requires_grad)
+        elif kind in NUMBERS:
+            key.append(value)
+        else:
+            return None, []
+    key += kwargs
+    return tuple(key), tensors
 
 
 def public(name: str) -> Callable[..., Any]:

@@ -8,7 +8,8 @@ those to differentiate with respect to; it returns the fields of the value and, 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -107,10 +108,8 @@ class Operator:
     def _value(self, *args: Any) -> list[Tensor]:
         call, tensors = self.call(args)
         if not call.wrt or not self.is_reduced(args):
-            value = call.value(tensors)
-            gradients: list[Tensor] = []
-        else:
-            value, gradients = call.value_and_grad(tensors)
+            return list(leaves(call.value(tensors)))
+        value, gradients = call.value_and_grad(tensors)
         return [*leaves(value), *gradients]
 
     def _fake_value(self, *args: Any) -> list[Tensor]:
@@ -151,9 +150,10 @@ class Operator:
     def _differentiate(self, ctx: Any, grad_outputs: list[Tensor | None]) -> tuple[Any, ...]:
         call: Call = ctx.call
         grad_output = check_fields(call, grad_outputs)
-        if ctx.reduced:
+        gradients: Iterable[Any] = itertools.repeat(None)
+        if grad_output is not None and ctx.reduced:
             gradients = [gradient * grad_output for gradient in ctx.saved_tensors]
-        else:
+        elif grad_output is not None:
             gradients = self.backward(grad_output, *self._packed(ctx, ctx.saved_tensors), *ctx.rest)
         return *self._packed(ctx, call.in_places(gradients)), *[None for _ in ctx.rest]
 
