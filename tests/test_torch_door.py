@@ -604,6 +604,12 @@ def test_compiles_with_the_default_backend():
         torch.testing.assert_close(actual, expected, rtol=5e-2, atol=5e-2)  # bfloat16 is rounded elsewhere
 
 
+def test_operator_refuses_what_it_has_no_place_for():
+    x = torch.ones(3, device="meta")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'delta'"):
+        F.mse_loss(x, x, delta=1)
+
+
 def test_exports():
     module = F.CrossEntropyLoss(weight=torch.rand(5))
     x, y = torch.randn(8, 5), torch.randint(5, (8,))
@@ -656,6 +662,6 @@ def test_examples_of_the_guide_run():
 
 def test_warning_points_at_the_caller():
     x = torch.ones(3)
-    with pytest.warns(DeprecationWarning) as caught:
+    with pytest.warns(DeprecationWarning, match="size_average") as caught:
         F.mse_loss(x, x, reduce=False)
     assert caught[0].filename == __file__

@@ -74,10 +74,8 @@ class Call:
         if self.transform is None:
             self.transform = fl.value_and_grad(self.loss, self.wrt)
         value, gradients = self._run(self.transform, tensors)
-        if self.several is None:
-            return value, gradients
         self._note(value)
-        return value, list(leaves(gradients))
+        return value, gradients if self.several is None else list(leaves(gradients))
 
     def grad(self, tensors: Sequence[Tensor], grad_output: Tensor) -> list[Tensor]:
         """Return the gradients with respect to `wrt` for an upstream gradient."""

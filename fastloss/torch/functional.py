@@ -159,7 +159,8 @@ class Door:
         value = self.run(arguments, waits)
         if isinstance(value, Tensor):
             return value.to(dtype)
-        return type(value)(*[field.to(dtype) for field in value])
+        fields = value._asdict().items()
+        return type(value)(*[field.to(dtype) if name in ("loss", "output") else field for name, field in fields])
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments by name, without those of torch that are deprecated."""

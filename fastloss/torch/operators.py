@@ -72,7 +72,18 @@ class Operator:
         return AdaptiveOutput(*result[:2]) if "cutoffs" in self.options else result[0]
 
     def arguments(self, arguments: dict[str, Any], wrt: Sequence[str]) -> tuple[Any, ...]:
-        """Return the operator's arguments, from those of the loss by name."""
+        """Return the operator's arguments, from those of the loss by name.
+
+        Raises
+        ------
+        TypeError
+            If there is an argument that the operator has no place for. `options` only says how to compute.
+        """
+        for key in arguments.keys() - {*self.arrays, *self.options, "options"}:
+            if key not in self.defaults:
+                raise TypeError(f"{self.name}() got an unexpected keyword argument {key!r}")
+            if arguments[key] is not self.defaults[key]:
+                raise TypeError(f"{self.name}: {key} cannot be given inside torch.compile")
         arrays = [self._tensor(key, arguments.get(key), arguments) for key in self.arrays]
         options = [arguments.get(key, self.defaults.get(key)) for key in self.options]
         if self.name == "logsumexp":  # one axis or several

@@ -47,7 +47,7 @@ def unreduced_shape(loss: str, arrays: Mapping[str, Any], options: Mapping[str, 
 
 
 # Tensors that the value does not broadcast with.
-_ASIDE = frozenset(("weight", "pos_weight", "var"))
+_ASIDE = frozenset(("weight", "pos_weight", "sample_weight", "var"))
 
 
 def _broadcast(shapes: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
