@@ -1,0 +1,339 @@
+"""The functions of the door: torch's order of arguments and dtypes around a loss of fastloss."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import warnings
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fastloss as fl
+from fastloss.torch.autograd import Reduced, Unreduced, in_transform, observers
+from fastloss.torch.calls import Call, Several, leaves
+from fastloss.torch.operators import Operator
+
+# Losses with tensors of several dtypes that torch brings to a common one; the others follow their first tensor.
+PROMOTING = frozenset(
+    (
+        "binary_cross_entropy_with_logits",
+        "cosine_embedding_loss",
+        "cosine_similarity",
+        "gaussian_nll_loss",
+        "kl_div",
+        "l1_loss",
+        "margin_ranking_loss",
+        "mse_loss",
+        "multilabel_soft_margin_loss",
+        "pairwise_distance",
+        "poisson_nll_loss",
+        "smooth_l1_loss",
+        "triplet_margin_loss",
+        "triplet_margin_with_distance_loss",
+    )
+)
+# What autocast leaves in half precision.
+KEPT_BY_AUTOCAST = {
+    "cpu": frozenset(
+        (
+            "cosine_similarity",
+            "gaussian_nll_loss",
+            "log_softmax",
+            "logsigmoid",
+            "logsumexp",
+            "multilabel_soft_margin_loss",
+            "pairwise_distance",
+            "sigmoid",
+            "softmax",
+            "triplet_margin_with_distance_loss",
+        )
+    ),
+    "cuda": frozenset(
+        ("gaussian_nll_loss", "logsigmoid", "logsumexp", "multilabel_soft_margin_loss", "sigmoid"),
+    ),
+}
+# What is no loss, and has no reduction.
+MAPS = frozenset(
+    ("cosine_similarity", "log_softmax", "logsigmoid", "logsumexp", "pairwise_distance", "sigmoid", "softmax")
+)
+# Losses with labels, which on a GPU are not waited for unless `check_indices` asks for it.
+LABELLED = frozenset(
+    (
+        "adaptive_log_softmax_with_loss",
+        "cross_entropy",
+        "ctc_loss",
+        "linear_cross_entropy",
+        "multi_margin_loss",
+        "multilabel_margin_loss",
+        "nll_loss",
+        "symmetric_cross_entropy",
+    )
+)
+# The options of each function that torch's does not have.
+OURS: dict[str, list[inspect.Parameter]] = {}
+DOORS: dict[str, Door] = {}
+# Options by which kinds of call are told apart, and how many kinds are kept for a function.
+NUMBERS = (int, float, str, bool, type(None))
+KINDS_KEPT = 64
+# Tensors that a kernel takes as they are; other classes see operators.
+PLAIN = (Tensor, torch.nn.Parameter)
+HALF = (torch.float16, torch.bfloat16)
+_KEYWORD, _EITHER = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+
+
+def signature(name: str) -> inspect.Signature:
+    """Return torch's signature of a function, with what only fastloss knows as keywords behind it."""
+    own = inspect.signature(getattr(fl, name)).parameters
+    theirs = _torch_parameters(name)
+    if not theirs:
+        theirs = [p.replace(kind=_EITHER) if name in MAPS else p for p in own.values()]
+    names = {p.name for p in theirs} | {"distance_vjp"}
+    more = [p.replace(kind=_KEYWORD) for p in own.values() if p.name not in names]
+    if name in LABELLED:
+        more.append(inspect.Parameter("check_indices", _KEYWORD, default=False))
+    theirs, OURS[name] = _bare(theirs), _bare(more)
+    return inspect.Signature([*theirs, *OURS[name]])
+
+
+def _bare(parameters: list[inspect.Parameter]) -> list[inspect.Parameter]:
+    """Return parameters without their annotations."""
+    return [p.replace(annotation=p.empty) for p in parameters]
+
+
+def _torch_parameters(name: str) -> list[inspect.Parameter]:
+    """Return the parameters of torch's function, none if there is no such function, or it does not tell."""
+    function = getattr(torch.nn.functional, name, None)
+    if function is None:
+        return []
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except ValueError:  # written in C++
+        return []
+
+
+class Door:
+    """A loss as torch's users call it: the way from the arguments of a call to a kernel or an operator."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.loss: Callable[..., Any] = getattr(fl, name)
+        self.signature = signature(name)
+        parameters = self.signature.parameters
+        self.names = tuple(parameters)
+        self.most = sum(p.kind is _EITHER for p in parameters.values())
+        self.reduction = "mean" if "reduction" in parameters else "none" if name in MAPS else "sum"
+        self.operator = Operator(name, self.reduction != "none")
+        self.promotes = name in PROMOTING
+        self.calls: dict[Hashable, Call] = {}
+
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return what the function returns."""
+        if torch.compiler.is_compiling():
+            return self.first(args, kwargs, None)
+        key, tensors = kind_of(args, kwargs)
+        call = self.calls.get(key)
+        if call is None or observers() or in_transform():
+            return self.first(args, kwargs, key)
+        return self.differentiated(call, tensors, False)
+
+    def first(self, args: tuple[Any, ...], kwargs: dict[str, Any], key: Hashable) -> Any:
+        """Return what the function returns, for the first call of a kind or one that is always like the first."""
+        arguments = self.bind(args, kwargs)
+        waits = arguments.pop("check_indices", False)
+        first = arguments.get(self.names[0])
+        dtype = first.dtype if isinstance(first, Tensor) else None
+        plain = dtype is torch.float32 or dtype is torch.float64
+        for value in arguments.values():
+            if isinstance(value, Tensor):
+                plain = plain and (value.dtype is dtype or not value.dtype.is_floating_point)
+            elif isinstance(value, list | tuple):
+                plain = False
+        if plain:
+            return self.run(arguments, waits, key)
+        if dtype is None:
+            return self.run(self.listed(arguments), waits)
+        arguments, dtype = self.converted(arguments)
+        value = self.run(arguments, waits)
+        if isinstance(value, Tensor):
+            return value.to(dtype)
+        fields = value._asdict().items()
+        return type(value)(*[field.to(dtype) if name in ("loss", "output") else field for name, field in fields])
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments by name, without those of torch that are deprecated."""
+        if len(args) > self.most:
+            raise TypeError(f"{self.name} takes {self.most} positional arguments but {len(args)} were given")
+        arguments = dict(zip(self.names, args, strict=False))
+        if kwargs:
+            for name in kwargs:
+                if name in arguments:
+                    raise TypeError(f"{self.name} got multiple values for argument {name!r}")
+            arguments.update(kwargs)
+        arguments.pop("_stacklevel", None)
+        if "size_average" in arguments or "reduce" in arguments:
+            average, reduce = arguments.pop("size_average", None), arguments.pop("reduce", None)
+            if average is not None or reduce is not None:
+                arguments["reduction"] = "none" if reduce is False else "sum" if average is False else "mean"
+                message = f"size_average and reduce are deprecated, use reduction={arguments['reduction']!r}"
+                warnings.warn(message, DeprecationWarning, stacklevel=5)
+        return arguments
+
+    def listed(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments with a list for an iterable of parameters; raise where a tensor is missing."""
+        name = self.names[0]
+        given = arguments.get(name)
+        if name == "params" and given is not None and not isinstance(given, str):
+            arguments["params"] = given = list(given)
+            if all(isinstance(one, Tensor) for one in given):
+                return arguments
+        if name not in arguments:
+            raise TypeError(f"{self.name} misses its argument {name!r}")
+        raise TypeError(f"{name} must be a tensor, got {type(given).__name__}")
+
+    def converted(self, arguments: dict[str, Any]) -> tuple[dict[str, Any], torch.dtype]:
+        """Return the arguments in the dtypes that are computed in, and the dtype of the value."""
+        if arguments.get("dtype") is not None:
+            arguments[self.names[0]] = arguments[self.names[0]].to(arguments["dtype"])
+        arguments.pop("dtype", None)
+        first = arguments[self.names[0]]
+        dtypes = [a.dtype for a in arguments.values() if isinstance(a, Tensor) and a.dtype.is_floating_point]
+        dtype = functools.reduce(torch.promote_types, dtypes, first.dtype) if self.promotes else first.dtype
+        computed = dtype
+        if dtype in HALF:
+            device = first.device.type
+            if torch.is_autocast_enabled(device) and self.name not in KEPT_BY_AUTOCAST.get(device, ()):
+                dtype = torch.float32
+            # A gradient is scaled after it is computed: float16 would lose small ones, for which a scale is there.
+            if computed is torch.float16 or (dtype is torch.float32 and self.is_array(arguments)):
+                computed = torch.float32
+
+        def cast(value: Any) -> Any:
+            if isinstance(value, list | tuple):
+                return [cast(one) for one in value]
+            changes = isinstance(value, Tensor) and value.dtype.is_floating_point
+            return value.to(computed) if changes and (self.promotes or value.dtype in HALF) else value
+
+        return {name: cast(value) for name, value in arguments.items()}, dtype
+
+    def is_array(self, arguments: dict[str, Any]) -> bool:
+        """Return whether the value is an array, not a number."""
+        return bool(arguments.get("reduction", self.reduction) == "none")
+
+    def run(self, arguments: dict[str, Any], waits: bool, key: Hashable = None) -> Any:
+        """Compute the loss of arguments whose dtypes are settled; keep how, for the next call with this key."""
+        options, tensors, several = {}, {}, None
+        for name, value in arguments.items():
+            if isinstance(value, Tensor):
+                tensors[name] = value
+            elif name in ("params", "tail_weights"):
+                several = name
+            else:
+                options[name] = value
+        more = [] if several is None else list(leaves(arguments[several]))
+        whole = [*tensors.values(), *more]
+        if not whole:
+            return torch.zeros(())  # the penalty of no parameters
+        wrt = []
+        if torch.is_grad_enabled():
+            wrt = [name for name, tensor in tensors.items() if tensor.requires_grad]
+            if several is not None and any(tensor.requires_grad for tensor in more):
+                wrt.append(several)
+        if torch.compiler.is_compiling() or observers() or whole[0].is_meta or not all(type(t) in PLAIN for t in whole):
+            return self.operator(arguments, wrt)
+        count = None if several is None else Several(several, len(more), 1 if several == "params" else 2)
+        call = Call(self.loss, tuple(tensors), options, tuple(wrt), count, waits)
+        inside = in_transform()
+        result = self.differentiated(call, whole, inside)
+        if key is not None and not inside:
+            if len(self.calls) > KINDS_KEPT:
+                self.calls.clear()
+            self.calls[key] = call
+        return result
+
+    def differentiated(self, call: Call, tensors: list[Tensor], inside: bool) -> Any:
+        """Return the value of a call, inside autograd where it belongs there, or `inside` a transform."""
+        if not (call.wrt or inside):
+            return call.value(tensors)
+        if inside or self.is_array(call.options):
+            result = Unreduced.run(call, *tensors)
+            return result if call.type is None else call.type(*result)
+        result = Reduced.run(call, *tensors)
+        return result[0] if call.type is None else call.type(*result[: len(call.fields)])
+
+
+def kind_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Hashable, list[Tensor]]:
+    """Return what decides how a call is computed, and its tensors; None for a call that is not kept."""
+    key: list[Any] = [len(args), torch.is_grad_enabled()]
+    tensors = []
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        kind = type(value)
+        key.append(kind)
+        if kind in PLAIN:
+            if value.is_meta:
+                return None, []
+            tensors.append(value)
+            key += (value.dtype, value.requires_grad)
+        elif kind in NUMBERS:
+            key.append(value)
+        else:
+            return None, []
+    key += kwargs
+    return tuple(key), tensors
+
+
+def public(name: str) -> Callable[..., Any]:
+    """Return the function of the door for a loss."""
+    door = DOORS[name] = Door(name)
+
+    def function(*args: Any, **kwargs: Any) -> Any:
+        return door.call(args, kwargs)
+
+    function.__name__ = function.__qualname__ = name
+    function.__module__ = "fastloss.torch"
+    function.__signature__ = door.signature  # type: ignore[attr-defined]
+    function.__doc__ = _docstring(name, door)
+    return function
+
+
+def _docstring(name: str, door: Door) -> str:
+    """Return the docstring of a loss for this door: the summary, how it is called, and where the rest stands."""
+    summary = (inspect.getdoc(door.loss) or "").partition("\n")[0]
+    like = f"torch.nn.functional.{name}" if hasattr(torch.nn.functional, name) else "a function of torch"
+    return f"""{summary}
+
+    :func:`fastloss.{name}` for tensors inside autograd, called like {like}; see there for formula, shapes and errors.
+    The dtype of the result is torch's, autocast included."""
+
+
+def with_distance(fused: Callable[..., Any], ranking: Callable[..., Any]) -> Callable[..., Any]:
+    """Return triplet_margin_with_distance_loss: one kernel without a distance function, else a loss of its results."""
+
+    @functools.wraps(fused)
+    def triplet_margin_with_distance_loss(
+        anchor: Tensor,
+        positive: Tensor,
+        negative: Tensor,
+        *,
+        distance_function: Callable[[Tensor, Tensor], Tensor] | None = None,
+        **options: Any,
+    ) -> Any:
+        if distance_function is None or _is_torchs_default(distance_function):
+            return fused(anchor, positive, negative, **options)
+        margin, swap = options.pop("margin", 1.0), options.pop("swap", False)
+        if margin <= 0:
+            raise ValueError(f"margin must be positive, got {margin}")
+        near, far = distance_function(anchor, positive), distance_function(anchor, negative)
+        if swap:
+            far = torch.minimum(far, distance_function(positive, negative))
+        return ranking(far, near, torch.ones_like(near), margin=margin, **options)
+
+    return triplet_margin_with_distance_loss
+
+
+def _is_torchs_default(distance: Any) -> bool:
+    """Return whether a distance is what torch's module of the loss has for none."""
+    default = type(distance) is torch.nn.PairwiseDistance
+    return default and (distance.norm, distance.eps, distance.keepdim) == (2.0, 1e-6, False)
