@@ -51,7 +51,7 @@ def test_no_loss_takes_the_deprecated_pair_unless_it_says_so():
 
 @pytest.mark.parametrize("call", [lambda f: f(X, X), lambda f: fl.value_and_grad(f)(X, X)])
 def test_a_loss_must_describe(call):
-    with pytest.raises(TypeError, match=r"new_loss must return a description \(fastloss.custom\), got ndarray"):
+    with pytest.raises(TypeError, match=r"must return a description \(fastloss.custom\)"):
         call(described(lambda x, t: X))
 
 

@@ -15,7 +15,7 @@ from fastloss.call.direct import Run, direct
 from fastloss.call.plan import Plan
 from fastloss.call.planning import Compute, Operand, Planning
 from fastloss.call.request import Request, is_number
-from fastloss.call.signature import Signature, Take, extras_of, signature, taker
+from fastloss.call.signature import OPTIONS, Signature, Take, extras_of, signature, taker
 from fastloss.define.descriptions import (
     Alignment,
     Applied,
@@ -54,11 +54,13 @@ _PLANNERS: dict[type, Any] = {
 class Call:
     """What a call returns unless told otherwise, the options that are bound, and the plans of the kinds of call."""
 
-    __slots__ = ("bound", "last", "options", "plans", "record", "request")
+    __slots__ = ("bound", "last", "options", "plans", "record", "request", "settled")
 
     def __init__(self, record: Loss, request: Request, options: dict[str, Any]) -> None:
         self.record, self.request, self.options = record, request, options
         self.bound = tuple([value for name, value in options.items() if name in record.operands and value is not None])
+        # An array, or whatever else can change, may be an option of a class: its value counts in each call.
+        self.settled = all(name in record.operands or type(value) in OPTIONS for name, value in options.items())
         self.plans: dict[Any, list[Any]] = {}  # signature -> the plan, and what runs it
         self.last: Run = _no_call
 
@@ -72,7 +74,7 @@ class Call:
 
     def find(self, args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> Any:
         """Compute a call by its plan, made where there is none."""
-        found = signature(args, kwargs, self.bound, request)
+        found = signature(args, kwargs, self.bound, request) if self.settled else None
         if found is None:
             if any(isinstance(given, _INSIDE) for given in (*args, *kwargs.values())):
                 return Applied(self.record, args, kwargs)  # this is a part of another loss's description

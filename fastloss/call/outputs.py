@@ -299,8 +299,11 @@ class Outputs:
         """Return the plan, for a kernel that writes to `slots`."""
         written = self._written
         places = [-1] * slots  # behind the arrays that are made stands ``()``
+        copies = []  # an argument that is named twice has two gradients, of which a kernel writes the first
         for place, each in enumerate(written):
-            if each.slot is not None:
+            if each.slot is not None and places[each.slot] >= 0:
+                copies.append((place, places[each.slot]))
+            elif each.slot is not None:
                 places[each.slot] = place
         makes, flats, finishes = [], [], []
         given = ends = False
@@ -313,9 +316,10 @@ class Outputs:
         make = self._maker() if given else None
         plain = self._flat is self.backend.flat
         slots_written = [each.slot if plain or each.slot == 0 else None for each in written]
-        return Results(
-            make, tuple(makes), _finisher(finishes) if ends else None, tuple(flats), itemgetter(*places), slots_written
-        )
+        finish = _finisher(finishes) if ends else None
+        if copies:
+            finish, slots_written = _copier(self.backend, copies, _finisher(finishes)), [None] * len(written)
+        return Results(make, tuple(makes), finish, tuple(flats), itemgetter(*places), slots_written)
 
     def _maker(self) -> Callable[[tuple[Any, ...]], list[Any]]:
         """Return what makes the arrays of which some are the caller's."""
@@ -329,6 +333,17 @@ class Outputs:
             for each in self._written
         ]
         return lambda arrays: [source(arrays) for source in sources]
+
+
+def _copier(backend: Any, copies: list[tuple[int, int]], finish: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+    """Return `finish` after arrays have been copied to others."""
+
+    def copy(made: list[Any], arrays: tuple[Any, ...], request: Request) -> list[Any]:
+        for target, source in copies:
+            backend.copy_into(made[target], made[source])
+        return finish(made, arrays, request)
+
+    return copy
 
 
 def _finisher(finishes: list[Finish | None]) -> Callable[[list[Any], tuple[Any, ...], Request], list[Any]]:

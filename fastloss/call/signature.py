@@ -20,7 +20,7 @@ _host_layout = attrgetter("dtype", "shape", "strides", "flags.num")
 _device_layout = attrgetter("dtype", "shape", "strides")
 
 # What may be an option of a kind of call. Hashes of others say nothing of what they hold.
-_OPTIONS = frozenset((int, float, bool, str, type(None), type, np.float64, np.float32, np.int64, np.int32, np.bool_))
+OPTIONS = frozenset((int, float, bool, str, type(None), type, np.float64, np.float32, np.int64, np.int32, np.bool_))
 
 # What a lowering raises for an array that is not of its kind.
 OTHER_KIND = (TypeError, ValueError, RuntimeError, BufferError, AttributeError)
@@ -74,7 +74,7 @@ def signature(
         kind = type(a)
         if kind is np.ndarray:
             lower, layout = None, _host_layout(a)
-        elif kind in _OPTIONS:
+        elif kind in OPTIONS:
             parts.append((kind, a or str(a)))  # 0.0 equals -0.0
             continue
         else:
