@@ -175,7 +175,7 @@ def main():
     for kind, found in counts.items():
         print(f"{found:8} {table['counts'].get(kind, '-'):>8} {BARS[kind]:8}  {kind}")
     if given.write:
-        kept = {kind: math.ceil(found * 1.02) for kind, found in counts.items()}
+        kept = {kind: min(math.ceil(found * 1.02), max(found, BARS[kind])) for kind, found in counts.items()}
         TABLE.write_text(json.dumps({"python": VERSION, "counts": kept}, indent=2) + "\n")
 
 

@@ -104,7 +104,8 @@ class Call:
         operands = _Operands(found)
         names = record.positional
         arguments = [
-            operands.of(place, name, value, record) for place, (name, value) in enumerate(zip(names, args, strict=False))
+            operands.of(place, name, value, record)
+            for place, (name, value) in enumerate(zip(names, args, strict=False))
         ]
         arguments += args[len(names) :]  # too many, of which Python will complain
         count = len(args)
@@ -112,13 +113,16 @@ class Call:
         if kwargs:
             check_options(record, named)
         count += len(kwargs)
-        options = dict(self.options)
-        for k, name in enumerate([name for name in options if name in record.operands and options[name] is not None]):
-            options[name] = operands.of(count + k, name, options[name], record)
+        if self.options:
+            options = dict(self.options)
+            arrays = [name for name in options if name in record.operands and options[name] is not None]
+            for k, name in enumerate(arrays):
+                options[name] = operands.of(count + k, name, options[name], record)
+            named = {**options, **named}
         planning = Planning(record, request, operands.arrays, found is not None and LEGACY.isdisjoint(kwargs))
         if request is not self.request:
             _set_extras(planning, operands, count + len(self.bound))
-        job = record.describe(*arguments, **{**options, **named})
+        job = record.describe(*arguments, **named)
         planner = _PLANNERS.get(type(job))
         if planner is None:
             raise TypeError(f"{record.name} must return a description (fastloss.custom), got {type(job).__name__}")

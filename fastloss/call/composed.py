@@ -39,7 +39,9 @@ def planner_of_penalties(make_call: MakeCall) -> Callable[[Planning, Penalty], P
         if job.params is None:
             raise TypeError("params must be an array or a sequence of arrays, got None")
         if is_array(job.params.given):
-            one = Elementwise(job.point, (job.params,), ("params",), (float(job.coefficient),), reduction="sum", leads=1)
+            one = Elementwise(
+                job.point, (job.params,), ("params",), (float(job.coefficient),), reduction="sum", leads=1
+            )
             return elementwise.plan(planning, one)
         planning.kept = False
         return _plan_penalties(planning, job, part)
@@ -189,9 +191,7 @@ class _Distances:
         """Raise where a derivative is asked for that a function of the user's does not provide."""
         for distance in self.job.distances if self.mode.wrt else ():
             if distance.describe is None and self.mode.hessian:
-                raise ValueError(
-                    f"{self.record.name} has no second derivative with a distance_function of one's own"
-                )
+                raise ValueError(f"{self.record.name} has no second derivative with a distance_function of one's own")
             if distance.describe is None and distance.vjp is None:
                 raise ValueError(
                     "a gradient through a distance_function of one's own needs its vector-Jacobian product: pass "
@@ -235,7 +235,9 @@ class _Distances:
                     shape = self.shapes[0 if name == "hessian" else self.job.names.index(name)]
                     seen = self.planning.space.view(derivative, "distance_vjp")
                     check_shape(seen, shape, f"distance_vjp's gradient of {name}", "shape")
-                    totals[name] = self.plus.run((totals[name], derivative), {}, VALUE) if name in totals else derivative
+                    totals[name] = (
+                        self.plus.run((totals[name], derivative), {}, VALUE) if name in totals else derivative
+                    )
         grads = tuple([totals[name] for name in mode.wrt])
         space = self.planning.space
         for target, gradient in zip(self.targets or (), grads, strict=bool(self.targets)):
@@ -266,7 +268,9 @@ class _Distances:
 
 
 @functools.cache
-def _outer_of(point: Any, names: tuple[str, ...], params: tuple[Any, ...], reduction: str) -> Callable[..., Elementwise]:
+def _outer_of(
+    point: Any, names: tuple[str, ...], params: tuple[Any, ...], reduction: str
+) -> Callable[..., Elementwise]:
     """Return the description of the elementwise loss of distances."""
 
     def describe(*found: Any) -> Elementwise:

@@ -141,7 +141,9 @@ class _Lengths:
             raise ValueError(f"{name} must have one entry for each of {samples} samples, got {len(counts)}")
         if samples and (min(counts) < 0 or (most is not None and max(counts) > most)):
             wrong = next(n for n, count in enumerate(counts) if count < 0 or (most is not None and count > most))
-            bound = "not be negative" if counts[wrong] < 0 else f"be at most {most}, the {self.what} of shape {self.shape}"
+            bound = (
+                "not be negative" if counts[wrong] < 0 else f"be at most {most}, the {self.what} of shape {self.shape}"
+            )
             raise ValueError(f"{name} must {bound}, got {counts[wrong]} at position {wrong}")
         if self.total is not None and sum(counts) != self.total:
             raise ValueError(

@@ -52,16 +52,22 @@ def direct(
     operands = tuple(
         [(found.places[place], slot, arrays[place].dtype, arrays[place].shape) for place, slot in parts.operands]
     )
-    constants = tuple(
-        [(place, found.given[place]) for place in range(count + len(names)) if place not in found.places]
-    )
+    constants = tuple([(place, found.given[place]) for place in range(count + len(names)) if place not in found.places])
     frames = parts.frames
     if request is not plain:
-        return None if request.grad_output is not None or any(found.lowers) else _into(parts, operands, constants, count, names, request)
+        return (
+            None
+            if request.grad_output is not None or any(found.lowers)
+            else _into(parts, operands, constants, count, names, request)
+        )
     finish = _finish(parts)
     if any(found.lowers):
-        kinds: Any = tuple([(type(found.given[place]), lower) for place, lower in zip(found.places, found.lowers, strict=True)])
-        return None if None in found.lowers else _lowered(finish, frames, operands, kinds, constants, count, names, plain)
+        kinds: Any = tuple(
+            [(type(found.given[place]), lower) for place, lower in zip(found.places, found.lowers, strict=True)]
+        )
+        return (
+            None if None in found.lowers else _lowered(finish, frames, operands, kinds, constants, count, names, plain)
+        )
     if not names and not constants and [place for place, *_ in operands] == [0, 1]:
         return _two(finish, frames, operands, plain)
     return _any(finish, frames, operands, constants, count, names, plain)
@@ -182,7 +188,9 @@ def _into(
     is_given = [takes_out if slot == parts.values else takes_gradients for slot, _ in results]
     made_by = tuple(
         [
-            (slot, None, array.dtype, array.shape) if given and (array := next(like)) is not None else (slot, make, None, None)
+            (slot, None, array.dtype, array.shape)
+            if given and (array := next(like)) is not None
+            else (slot, make, None, None)
             for (slot, make), given in zip(results, is_given, strict=True)
         ]
     )
@@ -245,7 +253,13 @@ def _into(
 def _finish(parts: Parts) -> Finish:
     """Return what makes the results, calls the machine code, and returns the answer."""
     code, _, queue, _, results, labelled, divisor, one, scalar, reduces, answer, wrap, defined = parts
-    if reduces and wrap is None and one is not None and len(results) <= 1 and answer in (value_alone, value_and_gradient):
+    if (
+        reduces
+        and wrap is None
+        and one is not None
+        and len(results) <= 1
+        and answer in (value_alone, value_and_gradient)
+    ):
         return _value_and_gradient(parts) if results else _value(parts)
 
     def finish(frame: list[Any]) -> Any:

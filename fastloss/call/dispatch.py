@@ -38,7 +38,7 @@ def space_of(arrays: tuple[Any, ...], names: tuple[str, ...]) -> Any:
 
 
 def lowering(array: Any) -> Callable[[Any], Any] | None:
-    """Return what gives the memory of such arrays, as a NumPy array or a view of device memory; None if it is no array."""
+    """Return what gives the memory of such arrays, NumPy's or a view of a device's; None for what is no array."""
     lower = host.lowering(array)
     if lower is not None or isinstance(array, np.ndarray | np.generic | int | float | list | tuple):
         return lower
@@ -142,5 +142,3 @@ def _namespace(array: Any) -> Any:
     except TypeError:
         module = sys.modules.get(type(array).__module__.partition(".")[0])
         return module if hasattr(module, "from_dlpack") else None
-
-

@@ -77,7 +77,9 @@ def plan(planning: Planning, job: Elementwise) -> Plan:
         kernel = backend.plan_elementwise(point, read_views, outputs.samples(5), params, outputs.aliased)
     spreading = tuple(
         [
-            chain if operand is None or kernel.raw or operand.view.shape == shape else _broadcasting(backend, chain, shape)
+            chain
+            if operand is None or kernel.raw or operand.view.shape == shape
+            else _broadcasting(backend, chain, shape)
             for operand, chain in zip(operands, (*spreads, *(None,) * (5 - len(spreads))), strict=True)
         ]
     )

@@ -88,7 +88,13 @@ class _Run:
     def __init__(self, planning: Planning, job: Projected, soft: bool, real: Any, scale: Any) -> None:
         rows, mode = job.rows, planning.mode
         x, w = job.input.view, job.linear_weight.view
-        self.backend, self.real, self.soft, self.scale, self.valued = planning.space.backend, real, soft, scale, mode.value
+        self.backend, self.real, self.soft, self.scale, self.valued = (
+            planning.space.backend,
+            real,
+            soft,
+            scale,
+            mode.value,
+        )
         self.maths, self.logit_scale = (rows.soft if soft else rows.maths), job.logit_scale
         self.each, self.averages = rows.reduction == "none", rows.reduction == "mean"
         self.weighs = self.averages and rows.mean == "weights" and not soft
@@ -109,7 +115,9 @@ class _Run:
         self.ones: Any = None
         self.plans: dict[int, KernelPlan] = {}
 
-    def run(self, read: list[Any], arrays: tuple[Any, ...], request: Request, values: Any, grads: tuple[Any, ...]) -> Any:
+    def run(
+        self, read: list[Any], arrays: tuple[Any, ...], request: Request, values: Any, grads: tuple[Any, ...]
+    ) -> Any:
         """Write the results and return the reduced value."""
         backend = self.backend
         if self.count == 0:
@@ -123,7 +131,15 @@ class _Run:
         bias = bias if bias is ABSENT else in_type(backend, bias, self.real)
         of_rows = (operand, labels, class_weight, upstream)
         run = self._at_once if self.at_once else self._by_chunks
-        return run(x.reshape((self.batch, self.features)), w.reshape((self.columns, self.features)), bias, of_rows, scale, values, grads)
+        return run(
+            x.reshape((self.batch, self.features)),
+            w.reshape((self.columns, self.features)),
+            bias,
+            of_rows,
+            scale,
+            values,
+            grads,
+        )
 
     def _at_once(
         self, x: Any, w: Any, bias: Any, of_rows: tuple[Any, ...], scale: float, values: Any, grads: tuple[Any, ...]
@@ -219,7 +235,14 @@ class _Run:
         return counted if self.weighs else divisor
 
     def _rows(
-        self, length: int, operands: tuple[Any, ...], results: tuple[Any, ...], replaces: bool, scale: float, by: Any, check: bool
+        self,
+        length: int,
+        operands: tuple[Any, ...],
+        results: tuple[Any, ...],
+        replaces: bool,
+        scale: float,
+        by: Any,
+        check: bool,
     ) -> Any:
         """Compute the row loss of a chunk, and return its reduced value."""
         kernel = self.plans.get(length)

@@ -143,7 +143,9 @@ class Outputs:
         for read, operand in operands.items():
             for name, target in self._user_arrays():
                 # An element is read before the gradient is written in its place, but not before the value is.
-                if self._lies_in(target, operand) and (name == "out" or not self.backend.same(target.view, operand.view)):  # type: ignore[union-attr]
+                if operand is None or not self._lies_in(target, operand):
+                    continue
+                if name == "out" or not self.backend.same(target.view, operand.view):
                     raise ValueError(f"{name} overlaps {read}, which is read after a part of {name} is written")
 
     def detach(self, operands: list[Operand | None], own: tuple[int, ...] = ()) -> None:
@@ -233,9 +235,10 @@ class Outputs:
             if self._overlap(target, other):
                 raise ValueError(f"{name} overlaps another array that is written")
         for argument in self.arguments:
-            if argument is not None and self._lies_in(target, argument.operand):
-                if not self.backend.same(target.view, argument.operand.view):
-                    raise ValueError(f"{name} overlaps {argument.operand.name} without being the same array")
+            if argument is None or not self._lies_in(target, argument.operand):
+                continue
+            if not self.backend.same(target.view, argument.operand.view):
+                raise ValueError(f"{name} overlaps {argument.operand.name} without being the same array")
 
     def _overlap(self, target: Operand, other: Operand) -> bool:
         return bool(self.backend.overlap(target.view, other.view))

@@ -29,8 +29,8 @@ BadLabel = Callable[[tuple[Any, ...], int], Exception]
 class Plan(NamedTuple):
     """What is kept of a kind of call.
 
-    `compute` serves every call of the kind. Where the arrays are plain ones of NumPy, `parts` say how the kernel is called
-    without a look-up or a call that could be done without (see ``direct.py``); on a device `addressed` does.
+    `compute` serves every call of the kind. Where the arrays are plain ones of NumPy, `parts` say how the kernel is
+    called without a look-up or a call that could be done without (see ``direct.py``); on a device `addressed` does.
     """
 
     compute: Compute
@@ -100,7 +100,6 @@ def kernel_call(
     writes_over = planning.request.grad_out is not None or planning.request.out is not None
     look_before = domain if writes_over else None  # nothing of the user's is written where the loss is not defined
     dynamic = callable(scale) or callable(divisor)
-    fixed = () if dynamic else (numbers_of(scale, divisor, False), numbers_of(scale, divisor, True))  # type: ignore[arg-type]
     dtype = outputs.dtype
     one, scalar = planning.space.one(dtype), planning.space.scalar
     reduces = planning.mode.value and not each
@@ -115,17 +114,15 @@ def kernel_call(
     def compute(arrays: tuple[Any, ...], request: Request) -> Any:
         if look_before is not None:
             look_before(arrays, None)
-        by = divisor
+        by, factor = divisor, scale
         if dynamic:
             by = divisor(arrays) if callable(divisor) else divisor
-            numbers = numbers_of(scale(arrays, request) if callable(scale) else scale, by, settings.check_indices)
-        else:
-            numbers = fixed[settings.check_indices]
+            factor = scale(arrays, request) if callable(scale) else scale
         made = [*map(call, makes)] if make is None else make(arrays)
         total = code(
             *order((*map(call, readers, pick(arrays)), ABSENT)),
             *arrange((*map(call, flats, made), ABSENT)),
-            *numbers,
+            *numbers_of(factor, by, settings.check_indices),  # type: ignore[arg-type]
             queue(),
             True,
         )

@@ -9,9 +9,12 @@ from collections.abc import Callable
 from operator import itemgetter
 from typing import Any, NamedTuple, NoReturn
 
+import numpy as np
+
 from fastloss.call.checks import Shape, check_float, check_shape
 from fastloss.call.dispatch import lowering, space_of
 from fastloss.call.request import Mode, Request, is_number
+from fastloss.cpu.arrays import NUMPY
 from fastloss.define.descriptions import Loss
 
 ABSENT: Any = ()
@@ -57,8 +60,8 @@ class Operand:
 
     def _refuse(self, *_: Any) -> NoReturn:
         raise TypeError(
-            f"a loss must return a description (fastloss.custom) of what is to be computed: it sees the shape and dtype of "
-            f"{self.name}, not its numbers"
+            f"a loss must return a description (fastloss.custom) of what is to be computed: it sees the shape and "
+            f"dtype of {self.name}, not its numbers"
         )
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse
@@ -81,9 +84,17 @@ class Planning:
 
     def enter(self, operands: tuple[Operand | None, ...], names: tuple[str, ...]) -> list[Any]:
         """Settle the library, set names and views of operands, and return the views, ``()`` for those not given."""
-        given = tuple([None if operand is None else operand.given for operand in operands])
-        self.space = space_of(given, names)
-        return [ABSENT if operand is None else self.see(operand, name) for operand, name in zip(operands, names, strict=True)]
+        for operand in operands:
+            if operand is not None and type(operand.given) is not np.ndarray:
+                given = tuple([None if operand is None else operand.given for operand in operands])
+                self.space = space_of(given, names)
+                break
+        else:
+            self.space = NUMPY
+        return [
+            ABSENT if operand is None else self.see(operand, name)
+            for operand, name in zip(operands, names, strict=True)
+        ]
 
     def see(self, operand: Operand, name: str) -> Any:
         """Set the name and the view of an operand, and return the view."""

@@ -103,10 +103,10 @@ def plan(planning: Planning, job: Rowwise) -> Plan:
     elif classes == 0:
         kernel = nothing(job.empty, labelled=True, fill=backend.fill)  # type: ignore[arg-type]
     else:
-        seen = [
-            ABSENT if one is None else one.view if spreading is None else spreading(one.view)
-            for one, spreading in zip(operands, spreads, strict=True)
-        ]
+        seen = [ABSENT if one is None else one.view for one in operands]
+        if spread is not None:
+            pairs = zip(seen, spreads, strict=True)
+            seen = [view if spreading is None or view is ABSENT else spreading(view) for view, spreading in pairs]
         ignore = NO_INDEX if job.ignore_index is None else int(job.ignore_index)
         params = (*job.params, 1.0 / classes)
         kernel = backend.plan_rowwise(

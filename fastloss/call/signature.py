@@ -103,7 +103,12 @@ def _layout(array: Any) -> Any:
 
 
 def taker(
-    found: Signature, args: tuple[Any, ...], kwargs: dict[str, Any], bound: tuple[Any, ...], request: Request, plain: Request
+    found: Signature,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    bound: tuple[Any, ...],
+    request: Request,
+    plain: Request,
 ) -> Take:
     """Return ``take(args, kwargs, request)``: the arrays of a call of the signature, None for a call of another one.
 
@@ -161,7 +166,11 @@ def _extras_like(request: Request) -> Callable[[Request], Any]:
 
     def extras(request: Request) -> Any:
         _, grad_output, grad_out, out = request
-        if type(grad_output) is not kind or (grad_out is not None) is not has_gradient or (out is not None) is not has_out:
+        if (
+            type(grad_output) is not kind
+            or (grad_out is not None) is not has_gradient
+            or (out is not None) is not has_out
+        ):
             return None
         found = (grad_output,) if is_array else ()
         if count is not None:

@@ -53,7 +53,7 @@ def cosine_row(sums, tops, y, params):
 
 @maths
 def cosine_entry(a, b, c, coefs, params):
-    """(b - a (a·b / |a|²)) / |a||b|, of scaled vectors, and the second derivative in a; equal vectors have exactly 0."""
+    """(b - a (a·b / |a|²)) / |a||b|, of scaled vectors, and its second derivative; equal vectors have exactly 0."""
     T = type(a)
     scale_a, scale_b, inverse, along_a, along_b, unit, over_norm = coefs
     a = a * scale_a
@@ -117,7 +117,7 @@ def cosine_embedding_loss(
     -----
     As in torch, 1e-12 is added to each squared norm, which biases vectors shorter than about 1e-6. Differentiable with
     respect to `input1` and `input2`; at the kink ``cos = margin`` the gradient is 0, as in torch since 2.14. Squares
-    neither overflow nor underflow, and no cosine is above 1: the loss of equal vectors is not negative. A non-contiguous
+    neither overflow nor underflow, and no cosine is above 1: the loss of equal vectors is not negative. A strided
     vector is copied.
 
     References

@@ -142,7 +142,9 @@ class Kernel:
 
     def __init__(self, name: str, body: Callable[..., Any]) -> None:
         body.__qualname__ = body.__name__ = f"{name}_{fingerprint()}{foreign_part(body)}"
-        self.compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH, **NOT_FROM_C)(body)
+        self.compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH, **NOT_FROM_C)(
+            body
+        )
         self.found: dict[Any, Callable[..., Any]] = {}
 
     def machine_code(self, arguments: tuple[Any, ...], flat: bool, params: int) -> Callable[..., Any]:
@@ -181,4 +183,6 @@ def launch_of(code: Callable[..., Any], units: int, work: int) -> Launch:
         return Launch(code, _small_queue)
     chunks = chunk_count(units, work)
     shared = chunks if work >= PARALLEL_FROM else 1
-    return Launch(lambda *args: run_shared(code, args[:-1], shared), functools.partial(np.zeros, BOARD_HEAD + 2 * chunks))
+    return Launch(
+        lambda *args: run_shared(code, args[:-1], shared), functools.partial(np.zeros, BOARD_HEAD + 2 * chunks)
+    )

@@ -11,10 +11,11 @@ from fastloss.runtime.compile import Launch
 class KernelPlan(NamedTuple):
     """How a loop is called for one kind of problem: ``code(*operands, *results, *numbers, queue(), True)``.
 
-    `reads` turn the operands that are there, in their order, into the arrays that the kernel takes, and `numbers(scale, divisor, check)` gives
-    what follows the arrays: derivatives are multiplied by `scale` over `divisor`. The kernel returns a sum of values, which
-    the caller divides by the divisor if the kernel has not; where it is `labelled`, (place of the first bad label or -1,
-    sum). With `raw`, operands need not be broadcast to the shape of the problem before they are read.
+    `reads` turn the operands that are there, in their order, into the arrays that the kernel takes, and
+    ``numbers(scale, divisor, check)`` gives what follows the arrays: derivatives are multiplied by `scale` over
+    `divisor`. The kernel returns a sum of values, which the caller divides by the divisor if the kernel has not; where
+    it is `labelled`, (place of the first bad label or -1, sum). With `raw`, operands need not be broadcast to the shape
+    of the problem before they are read.
     """
 
     launch: Launch

@@ -211,7 +211,11 @@ def staged_kernel(point: Callable[..., Any], arity: int) -> Kernel:
 
 
 def plan(
-    point: Callable[..., Any], operands: tuple[Any, ...], results: tuple[Any, ...], params: tuple[float, ...], aliased: bool
+    point: Callable[..., Any],
+    operands: tuple[Any, ...],
+    results: tuple[Any, ...],
+    params: tuple[float, ...],
+    aliased: bool,
 ) -> KernelPlan:
     """Plan a loss over operands of one shape.
 
@@ -240,7 +244,9 @@ def plan(
 
     sample = (*windows, *results, *staged(1.0, 1.0, True))
     raw = _copied_window not in reads and all(whole_strides(a) for a in present)
-    return KernelPlan(staged_kernel(point, arity).launch(size, size, sample, params=len(params)), reads, staged, raw=raw)
+    return KernelPlan(
+        staged_kernel(point, arity).launch(size, size, sample, params=len(params)), reads, staged, raw=raw
+    )
 
 
 def _streaming(point: Callable[..., Any], arity: int, size: int, stored: Callable[..., Any]) -> Callable[..., Any]:
@@ -283,8 +289,8 @@ def run(
 def staging(arrays: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[tuple[Any, ...], list[Any], Any]:
     """Return what makes a window of each array, the windows of these, and the layout that :func:`stage` reads.
 
-    A window is the memory of an array as a flat one. Neighbouring axes are merged as far as all arrays allow; where more
-    than three are left the arrays are copied. Every window has one type, so that one kernel serves all strides.
+    A window is the memory of an array as a flat one. Neighbouring axes are merged as far as all arrays allow; where
+    more than three are left the arrays are copied. Every window has one type, so that one kernel serves all strides.
     """
     whole = tuple([type(a) is tuple or whole_strides(a) for a in arrays])
     copied = tuple([a if is_whole else a.copy() for a, is_whole in zip(arrays, whole, strict=True)])

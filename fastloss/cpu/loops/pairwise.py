@@ -114,7 +114,9 @@ def kernel(maths: PairMaths, streamed: bool = False) -> Kernel:
             if has_peaks or (has_again and maxima != ones):
                 if has_again:
                     sums = summed(a, b, c, base, columns, maxima, numbers)
-                total += finished(a, b, c, y, grad_output, values, grads, hess, factor, r, columns, sums, maxima, numbers)
+                total += finished(
+                    a, b, c, y, grad_output, values, grads, hess, factor, r, columns, sums, maxima, numbers
+                )
             else:
                 total += finished(a, b, c, y, grad_output, values, grads, hess, factor, r, columns, sums, ones, numbers)
         return total
@@ -131,7 +133,11 @@ def kernel(maths: PairMaths, streamed: bool = False) -> Kernel:
 
 
 def plan(
-    maths: PairMaths, operands: tuple[Any, ...], results: tuple[Any, ...], params: tuple[float, ...], shape: tuple[int, int]
+    maths: PairMaths,
+    operands: tuple[Any, ...],
+    results: tuple[Any, ...],
+    params: tuple[float, ...],
+    shape: tuple[int, int],
 ) -> KernelPlan:
     """Plan a loss over `shape` = (vectors, components).
 
@@ -144,7 +150,9 @@ def plan(
         return params, scale / divisor, count, columns
 
     work = count * columns
-    launch = kernel(maths).launch(count, work, (*operands, *results, *numbers(1.0, 1.0, True)), flat=True, params=len(params))
+    launch = kernel(maths).launch(
+        count, work, (*operands, *results, *numbers(1.0, 1.0, True)), flat=True, params=len(params)
+    )
     if not is_small(work) and moves_enough(work, (*operands[:3], *results)):
         launch = launch._replace(code=_streaming(maths, count, columns, launch.code))
     return KernelPlan(launch, ALL_FLAT, numbers)

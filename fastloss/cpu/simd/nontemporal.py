@@ -40,7 +40,7 @@ STREAMED_FROM = 32 << 20
 
 
 def moves_enough(size: int, arrays: Iterable[Any]) -> bool:
-    """Return whether arrays of `size` elements and of the types of these, absent ones ``()``, may be streamed at all."""
+    """Return whether arrays of `size` elements and of these types, absent ones ``()``, may be streamed at all."""
     return size * sum([a.itemsize for a in arrays if type(a) is not tuple]) >= STREAMED_FROM
 
 
