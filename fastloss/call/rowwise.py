@@ -34,7 +34,7 @@ _NAMES = ("input", "target", "weight")
 
 def plan(planning: Planning, job: Rowwise) -> Plan:
     """Plan a loss of rows."""
-    mode, maths = planning.mode, job.maths
+    mode = planning.mode
     x, target, weight = planning.enter((job.input, job.target, job.weight), _NAMES)
     backend = planning.space.backend
     check_float(x, "input")
@@ -55,22 +55,7 @@ def plan(planning: Planning, job: Rowwise) -> Plan:
         return pairwise.plan(
             planning, Pairwise(job.pairs, arrays, _NAMES, reduction=job.reduction, broadcast=True, reals=1)
         )
-    labels: Operand | None = None
-    operand: Operand | None = None
-    if job.target is not None:
-        if not maths.indexed:
-            check_fits(target, shape, "target")
-            operand = job.target
-        elif job.soft is not None and target.shape == shape:
-            maths, operand = job.soft, job.target
-            check_float(target, "target, which has the input's shape and so holds class probabilities,")
-            if job.ignore_index is not None and job.ignore_index >= 0:
-                raise ValueError(f"ignore_index does not go with class probabilities, got {job.ignore_index}")
-        else:
-            labels = job.target
-            check_labels(target, rows, shape)
-            if job.ignore_index is None:
-                rows = target.shape  # torch: a target of shape (1,) beside one row gives a value of shape (1,)
+    maths, labels, operand, rows = _target_of(job, target, shape, rows)
     if job.weight is not None:
         check_shape(weight, (classes,), "weight", "one entry for each class, shape")
 
@@ -115,6 +100,25 @@ def plan(planning: Planning, job: Rowwise) -> Plan:
     reads = reads_of(operands, spreads, kernel.reads)
     bad_label = None if labels is None else bad_label_of(backend, labels, rows, classes)
     return kernel_call(planning, kernel, reads, outputs, each, scale, divisor, bad_label=bad_label)
+
+
+def _target_of(
+    job: Rowwise, target: Any, shape: Shape, rows: Shape
+) -> tuple[RowMaths, Operand | None, Operand | None, Shape]:
+    """Return the maths, the operand of class indices, that of an entry for each logit, and the shape of the values."""
+    if job.target is None:
+        return job.maths, None, None, rows
+    if not job.maths.indexed:
+        check_fits(target, shape, "target")
+        return job.maths, None, job.target, rows
+    if job.soft is not None and target.shape == shape:
+        check_float(target, "target, which has the input's shape and so holds class probabilities,")
+        if job.ignore_index is not None and job.ignore_index >= 0:
+            raise ValueError(f"ignore_index does not go with class probabilities, got {job.ignore_index}")
+        return job.soft, None, job.target, rows
+    check_labels(target, rows, shape)
+    # torch: without an ignore_index a target of shape (1,) beside one row gives a value of shape (1,)
+    return job.maths, job.target, None, target.shape if job.ignore_index is None else rows
 
 
 def _innermost(backend: Any, x: Any, first: int, last: int) -> int | None:

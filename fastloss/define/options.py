@@ -1,4 +1,4 @@
-"""The values that options of losses may take. Data only, as in ``_spec.py``."""
+"""The values that options of losses may take. Data only, as in ``descriptions.py``."""
 
 from __future__ import annotations
 
