@@ -9,116 +9,57 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from fastloss.cpu.simd.llvm_hints import maximum, vector_function, wide_vectors
+from fastloss.cpu.simd.llvm_hints import maximum, vector_function
 from fastloss.cpu.simd.memory import cast, load, load_or, store, store_each, stream, stream_each
 from fastloss.cpu.simd.nontemporal import are_streamed, moves_enough
 from fastloss.cpu.simd.work_queue import shared
 from fastloss.cpu.windows import ALL_FLAT
 from fastloss.define.descriptions import PairMaths
-from fastloss.runtime.compile import FASTMATH, Kernel, is_small, kernel_part
+from fastloss.runtime.compile import Kernel, is_small, kernel_part
 from fastloss.runtime.plans import KernelPlan
-
-
-@kernel_part(fastmath=FASTMATH, forceinline=True)
-def _three(a, b, c, j):
-    like = load(a, j)
-    zero = type(like)(0)
-    return like, load_or(b, j, zero), load_or(c, j, zero)
-
-
-def _largest(maths: PairMaths) -> Callable[..., Any]:
-    """Return the function that gives the maxima of a pair, which begins at `base`."""
-    peaks: Any = maths.peaks
-
-    @kernel_part(fastmath=FASTMATH, forceinline=True)
-    def largest(a, b, c, base, columns, numbers):
-        wide_vectors()
-        T = type(load(a, base))
-        top_u = top_v = top_w = T(-np.inf) if columns else T(0)
-        for j in range(base, base + columns):
-            u, v, w = peaks(*_three(a, b, c, j), numbers)
-            top_u = maximum(top_u, u)
-            top_v = maximum(top_v, v)
-            top_w = maximum(top_w, w)
-        return top_u, top_v, top_w
-
-    return largest
-
-
-def _summed(maths: PairMaths) -> Callable[..., Any]:
-    """Return the function that gives the sums of a pair."""
-    terms = maths.terms
-
-    @kernel_part(fastmath=FASTMATH, forceinline=True)
-    def summed(a, b, c, base, columns, maxima, numbers):
-        wide_vectors()
-        sum_u = 0.0
-        sum_v = 0.0
-        sum_w = 0.0
-        for j in range(base, base + columns):
-            u, v, w = terms(*_three(a, b, c, j), maxima, numbers)
-            sum_u += u
-            sum_v += v
-            sum_w += w
-        T = type(maxima[0])
-        return T(sum_u), T(sum_v), T(sum_w)
-
-    return summed
-
-
-def _finished(maths: PairMaths, streamed: bool) -> Callable[..., Any]:
-    """Return the function that writes value and derivatives of pair `r`, and returns the value.
-
-    It is compiled into the kernel once with maxima that are the constant 1, and cost nothing, and once with others.
-    """
-    finish, entry = maths.finish, maths.entry
-    write, write_each = (stream, stream_each) if streamed else (store, store_each)
-
-    @kernel_part(fastmath=FASTMATH, forceinline=True)
-    def finished(a, b, c, y, grad_output, values, grads, hess, factor, r, columns, sums, maxima, numbers):
-        wide_vectors()
-        T = type(factor)
-        value, coefs = finish(sums, maxima, load_or(y, r, T(0)), numbers)
-        store(values, r, value)
-        g = load_or(grad_output, r, factor)
-        for j in range(r * columns, (r + 1) * columns):
-            slopes, curvature = entry(*_three(a, b, c, j), coefs, numbers)
-            write_each(grads, j, slopes, g)
-            write(hess, j, g * curvature)
-        return value
-
-    return finished
 
 
 @functools.cache
 def kernel(maths: PairMaths, streamed: bool = False) -> Kernel:
     """Return the kernel of a loss of vectors; of vectors of whole lines if the derivatives are `streamed`."""
-    has_peaks, has_again = maths.peaks is not None, maths.again is not None
-    summed, finished, largest = _summed(maths), _finished(maths, streamed), _largest(maths) if has_peaks else None
-    again = maths.again
+    write, write_each = (stream, stream_each) if streamed else (store, store_each)
+    peaks, has_peaks = maths.peaks, maths.peaks is not None
+    terms, finish, entry = maths.terms, maths.finish, maths.entry
 
     @kernel_part()
     def vectors(start, stop, a, b, c, y, grad_output, values, grads, hess, numbers, factor, columns):
         vector_function()
         T = type(factor)
-        ones = (T(1), T(1), T(1))
         total = 0.0
         for r in range(start, stop):
             base = r * columns
-            maxima = largest(a, b, c, base, columns, numbers) if has_peaks else ones
-            sums = summed(a, b, c, base, columns, maxima, numbers)
-            if has_again:
-                maxima = again(sums, numbers)
-            if has_peaks or (has_again and maxima != ones):
-                if has_again:
-                    sums = summed(a, b, c, base, columns, maxima, numbers)
-                total += finished(
-                    a, b, c, y, grad_output, values, grads, hess, factor, r, columns, sums, maxima, numbers
-                )
-            else:
-                total += finished(a, b, c, y, grad_output, values, grads, hess, factor, r, columns, sums, ones, numbers)
+            top_u = T(0)
+            top_v = T(0)
+            top_w = T(0)
+            if has_peaks:
+                for j in range(base, base + columns):
+                    u, v, w = peaks(load(a, j), load_or(b, j, T(0)), load_or(c, j, T(0)), numbers)
+                    top_u = maximum(top_u, u)
+                    top_v = maximum(top_v, v)
+                    top_w = maximum(top_w, w)
+            maxima = (top_u, top_v, top_w)
+            sum_u = 0.0
+            sum_v = 0.0
+            sum_w = 0.0
+            for j in range(base, base + columns):
+                u, v, w = terms(load(a, j), load_or(b, j, T(0)), load_or(c, j, T(0)), maxima, numbers)
+                sum_u += u
+                sum_v += v
+                sum_w += w
+            sums = (T(sum_u), T(sum_v), T(sum_w))
+            value, coefs = finish(sums, maxima, load_or(y, r, T(0)), numbers)
+            store(values, r, value)
+            total += value
+            g = load_or(grad_output, r, factor)
+            for j in range(base, base + columns):
+                slopes, curvature = entry(load(a, j), load_or(b, j, T(0)), load_or(c, j, T(0)), coefs, numbers)
+                write_each(grads, j, slopes, g)
+                write(hess, j, g * curvature)
         return total
 
     share_vectors = shared(vectors)
