@@ -269,5 +269,5 @@ class AdaptiveLogSoftmaxWithLoss(Layer):
         return predictions(LOG_SOFTMAX, self._job(input))
 
     def _job(self, input: Array) -> Clustered:
-        job: Clustered = record_of(self._function).describe(**self._arguments(input, None))
+        job: Clustered = record_of(self._function).describe(**self._arguments(input, input))._replace(target=None)
         return job
