@@ -31,7 +31,7 @@ from fastloss.cpu.simd.stack_arrays import group_array, lane_array
 from fastloss.cpu.simd.sum_exp import BLOCK, TOGETHER, of_blocks, of_rows, row_maxima
 from fastloss.define.descriptions import RowMaths
 from fastloss.define.scalars import exp_difference, log_sum
-from fastloss.runtime.compile import kernel_part
+from fastloss.runtime.compile import kernel_part, written_out
 
 # Terms of a loss that are summed in the row's own precision before they go to float64 sums. A part of BLOCK, whose
 # exponentials have one factor.
@@ -75,12 +75,6 @@ def place_in(label, begin, end):
 
 
 @kernel_part(forceinline=True)
-def _any_present(grads, hess):
-    """Return whether derivatives are wanted; a constant to the optimiser."""
-    return present(grads[0]) or present(grads[1]) or present(grads[2]) or present(hess)
-
-
-@kernel_part(forceinline=True)
 def _fetch_ahead(x, t, grads, base, columns, writes):
     """Ask the caches for entries that are read soon; and those that are written soon, if `writes` go through them."""
     for near in range(base, base + columns, LINE):
@@ -113,22 +107,6 @@ def _scale_all(factors, number):
         factors[block] *= number
 
 
-@kernel_part(forceinline=True)
-def _any_counts(y, first, n, columns, ignore):
-    """Return whether any label of a group of rows counts."""
-    found = False
-    for r in range(first, first + n):
-        found |= is_counted(label_at(y, r), columns, ignore)
-    return found
-
-
-@kernel_part(forceinline=True)
-def _take_over(numbers, others, n):
-    """Copy the first `n` numbers of one array on the stack to another."""
-    for i in range(n):
-        numbers[i] = others[i]
-
-
 def along(
     maths: RowMaths, long: bool, replaces: bool = False, streamed: bool = False
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -140,11 +118,6 @@ def along(
     Rows may be `streamed` past the caches: their first two results, which begin at a line and have the type of the
     arithmetic. They are computed where the exponentials lie, and in a buffer of their own. ``written`` and ``held`` are
     the elements of these buffers up to which all has been written, and all is known.
-
-    The stages of float arithmetic stand in the loops themselves. As functions, which LLVM optimises on their own before
-    it takes them in, they changed bits: the order of sums, and of products in what vectors leave of a row. Time beside
-    that of the loops as they stand, 80 to 1000 classes on one thread with AVX-512: 1.2 to 2.9 with the derivatives as a
-    function, 1.08 with the writing of one entry, 1.05 with the exponentials, 1.3 with the sums of terms as a tuple.
     """
     return _long_rows(maths, replaces, streamed) if long else _short_rows(maths, streamed)
 
@@ -154,39 +127,32 @@ def _short_rows(maths: RowMaths, streamed: bool) -> tuple[Callable[..., Any], Ca
     terms, has_terms, finish, entry = maths.terms, maths.terms is not None, maths.finish, maths.entry
     softmax, indexed = maths.softmax, maths.indexed
 
-    @kernel_part(forceinline=True)
-    def layout_of(columns, like):
-        """Return how many rows are computed together, and how far apart their exponentials lie in a buffer.
-
-        Rows whose exponentials begin at a line are stored faster, but streamed ones have to follow each other.
-        """
-        together = TOGETHER if columns * like.itemsize <= TOGETHER_BYTES else 1
-        return together, columns if streamed else (columns + LINE - 1) // LINE * LINE
-
-    @kernel_part()
+    @written_out
     def buffers_for(x, grads, hess, factor, columns):
         T = type(factor)
-        together, stride = layout_of(columns, np.empty(0, T))
+        together = TOGETHER if columns * lane_array(factor).itemsize <= TOGETHER_BYTES else 1
+        # Rows whose exponentials begin at a line are stored faster, but streamed ones have to follow each other.
+        stride = columns if streamed else (columns + LINE - 1) // LINE * LINE
         room = together * stride + LINE
-        keep = softmax and _any_present(grads, hess)
+        d0, d1, d2 = grads
+        keep = softmax and (present(d0) or present(d1) or present(d2) or present(hess))
         first = from_line(np.empty((room if streamed or keep else 0) + LINE, T))
-        second = from_line(np.empty((room if streamed and present(grads[1]) else 0) + LINE, T))
-        return first, second
+        second = from_line(np.empty((room if streamed and present(d1) else 0) + LINE, T))
+        return (first, second), keep, together, stride
 
-    @kernel_part()
+    @written_out
     def rows(
         start, last, x, t, y, weight, grad_output, values, results, hess, numbers, factor, columns, inner, ignore, kept
     ):
         vector_function()
         T = type(factor)
         d0, d1, d2 = results
-        exps = kept[0]
-        keep = softmax and _any_present(results, hess)
+        buffers, keep, together, stride = kept
+        exps = buffers[0]
         far = softmax and x.size * x.itemsize >= FETCHED_FROM
-        together, stride = layout_of(columns, exps)
         padding = group_array(x[0])
         maxima, next_maxima, sums = lane_array(factor), lane_array(factor), lane_array(factor)
-        grads = (as_type_of(d0, exps), as_type_of(d1, kept[1]), d2) if streamed else results
+        grads = (as_type_of(d0, exps), as_type_of(d1, buffers[1]), d2) if streamed else results
         held = beyond_line(d0, start * columns) if streamed else 0
         total = 0.0
         if softmax:
@@ -194,9 +160,12 @@ def _short_rows(maths: RowMaths, streamed: bool) -> tuple[Callable[..., Any], Ca
         for first in range(start, last, together):
             n = min(together, last - first)
             base = first * columns
+            needed = not indexed
+            for i in range(n):
+                maxima[i] = next_maxima[i]
+                needed |= is_counted(label_at(y, first + i), columns, ignore)
             if softmax:
-                _take_over(maxima, next_maxima, n)
-                if not indexed or _any_counts(y, first, n, columns, ignore):
+                if needed:
                     of_rows(x, base, n, together, columns, padding, maxima, keep, exps, held, stride, sums)
                 # Here neither their last steps nor those of the sums are waited for: 0.9 to 0.95 of the time.
                 rest = min(together, last - first - n)
@@ -248,9 +217,9 @@ def _short_rows(maths: RowMaths, streamed: bool) -> tuple[Callable[..., Any], Ca
             interleaved(VECTORS)
             if streamed:
                 end = (first + n) * columns
-                held = drain_whole_lines(kept, results, 0, held + n * columns, start * columns, end)
+                held = drain_whole_lines(buffers, results, 0, held + n * columns, start * columns, end)
         if streamed:
-            drain_rest(kept, results, held, last * columns)
+            drain_rest(buffers, results, held, last * columns)
         return total
 
     return rows, buffers_for
@@ -267,35 +236,28 @@ def _long_rows(maths: RowMaths, replaces: bool, streamed: bool) -> tuple[Callabl
     terms, has_terms, finish, entry = maths.terms, maths.terms is not None, maths.finish, maths.entry
     softmax, indexed = maths.softmax, maths.indexed
 
-    @kernel_part(forceinline=True)
-    def are_in_result(result, buffer):
-        """Return whether exponentials lie where the first result will; a constant to the optimiser."""
-        return not replaces and not streamed and of_one_type(result, buffer)
-
-    @kernel_part()
+    @written_out
     def buffers_for(x, grads, hess, factor, columns):
         T = type(factor)
         blocks = (columns + BLOCK - 1) // BLOCK if softmax else 0
         references, factors = np.empty(blocks, T), np.empty(blocks, T)
         room = (columns if streamed else (columns + LINE - 1) // LINE * LINE) + LINE
-        keep = softmax and _any_present(grads, hess)
-        first = from_line(
-            np.empty((room if streamed or (keep and not are_in_result(grads[0], factors)) else 0) + LINE, T)
-        )
-        second = from_line(np.empty((room if streamed and present(grads[1]) else 0) + LINE, T))
-        return references, factors, (first, second)
+        d0, d1, d2 = grads
+        keep = softmax and (present(d0) or present(d1) or present(d2) or present(hess))
+        in_result = not replaces and not streamed and of_one_type(d0, factors)
+        first = from_line(np.empty((room if streamed or (keep and not in_result) else 0) + LINE, T))
+        second = from_line(np.empty((room if streamed and present(d1) else 0) + LINE, T))
+        return references, factors, (first, second), keep, in_result
 
-    @kernel_part()
+    @written_out
     def rows(
         start, last, x, t, y, weight, grad_output, values, results, hess, numbers, factor, columns, inner, ignore, kept
     ):
         vector_function()
         T = type(factor)
         d0, d1, d2 = results
-        references, factors, buffers = kept
-        # Whether exponentials are kept, relative to what :func:`of_blocks` took for each block.
-        keep = softmax and _any_present(results, hess)
-        in_result = are_in_result(d0, factors)
+        # `keep`: exponentials are kept, relative to what :func:`of_blocks` took for each block.
+        references, factors, buffers, keep, in_result = kept
         exps = as_type_of(buffers[0], d0) if in_result else buffers[0]
         grads = (as_type_of(d0, buffers[0]), as_type_of(d1, buffers[1]), d2) if streamed else results
         held = beyond_line(d0, start * columns) if streamed else 0
