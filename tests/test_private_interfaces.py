@@ -79,3 +79,11 @@ def test_private_names_of_llvmlite_and_of_compiled_functions():
     (found,) = compiled.overloads.values()
     assert compiled.typeof_pyval(1) in next(iter(compiled.overloads))
     assert found.entry_point(1) == 1
+
+
+def test_parts_of_kernels_are_found_in_the_disk_cache_by_their_names():
+    """Numba draws another number for such a part in every process, unless it has been told one."""
+    from fastloss.runtime.compile import written_out
+
+    part = written_out(lambda x: x)
+    assert part._reduce_states()["uuid"] == f"{__name__}.{part.py_func.__qualname__}"

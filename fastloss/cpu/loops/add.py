@@ -9,26 +9,22 @@ import numpy as np
 
 from fastloss.cpu.simd.llvm_hints import vector_function
 from fastloss.cpu.simd.memory import load, store
-from fastloss.cpu.simd.work_queue import shared
-from fastloss.runtime.compile import Kernel, is_small, kernel_part
+from fastloss.cpu.simd.work_queue import chunks, finish, total_of
+from fastloss.runtime.compile import Kernel, is_small
 
 
 @functools.cache
 def _kernel() -> Kernel:
-    @kernel_part()
-    def add_rows(start, stop, target, source, columns, step):
-        vector_function()
-        for r in range(start, stop):
-            base = r * columns
-            other = r * step
-            for j in range(columns):
-                store(target, base + j, load(target, base + j) + load(source, other + j))
-        return 0.0
-
-    share_rows = shared(add_rows)
-
     def add(target, source, rows, columns, step, queue, lead):
-        return share_rows(queue, 0, rows, 1, lead, (target, source, columns, step))
+        vector_function()
+        for k, start, stop in chunks(queue, 0, rows, 1):
+            for r in range(start, stop):
+                base = r * columns
+                other = r * step
+                for j in range(columns):
+                    store(target, base + j, load(target, base + j) + load(source, other + j))
+            finish(queue, 0, k, 0.0)
+        return total_of(queue, 0) if lead else 0.0
 
     return Kernel("add", add)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastloss.cpu.simd.memory import label_at, load_or, present
-from fastloss.cpu.simd.work_queue import shared
+from fastloss.cpu.simd.work_queue import chunks, finish, total_of
 from fastloss.define.descriptions import NO_INDEX
 from fastloss.runtime.compile import Kernel, kernel_part
 
@@ -20,39 +20,31 @@ def is_counted(label, columns, ignore):
 
 
 @kernel_part()
-def _survey_chunk(first, last, y, weight, columns, ignore, check):
-    """Return the summed weight of the rows that count, NaN where a class does not exist and is to be checked."""
-    ignores = ignore != NO_INDEX
-    # Counted in integers: a loop that vectorises.
-    kept, ignored = 0, 0
-    for r in range(first, last):
-        label = label_at(y, r)
-        ignored += ignores & (label == ignore)
-        kept += is_counted(label, columns, ignore)
-    bad = kept + ignored < last - first
-    total = float(kept)
-    if present(weight):
-        total = 0.0
-        for r in range(first, last):
-            label = label_at(y, r)
-            if is_counted(label, columns, ignore):
-                total += load_or(weight, label, 1.0)
-    return np.nan if bad and check else total
-
-
-_survey_chunks = shared(_survey_chunk)
-
-
-@kernel_part()
 def survey(y, weight, columns, ignore, check, count, queue):
     """Return the first row whose class does not exist (-1: none), and the summed weight of the rows that count.
 
     A sum of 0 is returned as NaN: it is a divisor, and the mean over nothing is NaN whatever is divided.
     Every thread waits for the whole survey: nothing is computed before all classes are known to exist.
     """
-    total = _survey_chunks(queue, 0, count, 1, True, (y, weight, columns, ignore, check))
+    ignores = ignore != NO_INDEX
+    for k, first, last in chunks(queue, 0, count, 1):
+        # Counted in integers: a loop that vectorises.
+        kept, ignored = 0, 0
+        for r in range(first, last):
+            label = label_at(y, r)
+            ignored += ignores & (label == ignore)
+            kept += is_counted(label, columns, ignore)
+        bad = kept + ignored < last - first
+        total = float(kept)
+        if present(weight):
+            total = 0.0
+            for r in range(first, last):
+                label = label_at(y, r)
+                if is_counted(label, columns, ignore):
+                    total += load_or(weight, label, 1.0)
+        finish(queue, 0, k, np.nan if bad and check else total)
+    total = total_of(queue, 0)
     if check and total != total:
-        ignores = ignore != NO_INDEX
         for r in range(count):
             label = label_at(y, r)
             if not (ignores and label == ignore) and (label < 0 or label >= columns):

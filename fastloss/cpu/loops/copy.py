@@ -13,7 +13,7 @@ import numpy as np
 
 from fastloss.cpu.simd.memory import LINE_BYTES, load_or, present, store, stream
 from fastloss.cpu.simd.nontemporal import are_streamed
-from fastloss.cpu.simd.work_queue import chunks_of, share, shared
+from fastloss.cpu.simd.work_queue import chunks, chunks_of, finish, share, total_of
 from fastloss.runtime.compile import Kernel, kernel_part
 
 SLOTS = 4
@@ -40,21 +40,15 @@ def _kernel(streamed: bool) -> Kernel:
                 total += load_or(source, i, total)
         return total
 
-    @kernel_part()
-    def parts(start, stop, a, b, c, d, to_a, to_b, to_c, to_d, sizes, chunks):
-        total = np.uint64(0)
-        for k in range(start, stop):
-            total += pass_over(a, to_a, sizes[0], k, chunks)
-            total += pass_over(b, to_b, sizes[1], k, chunks)
-            total += pass_over(c, to_c, sizes[2], k, chunks)
-            total += pass_over(d, to_d, sizes[3], k, chunks)
-        return np.float64(total)
-
-    share_parts = shared(parts)
-
     def copy(a, b, c, d, to_a, to_b, to_c, to_d, sizes, queue, lead):
-        chunks = chunks_of(queue)  # each a part of every array
-        return share_parts(queue, 0, chunks, 1, lead, (a, b, c, d, to_a, to_b, to_c, to_d, sizes, chunks))
+        number = chunks_of(queue)  # each a part of every array
+        for k, _, _ in chunks(queue, 0, number, 1):
+            total = pass_over(a, to_a, sizes[0], k, number)
+            total += pass_over(b, to_b, sizes[1], k, number)
+            total += pass_over(c, to_c, sizes[2], k, number)
+            total += pass_over(d, to_d, sizes[3], k, number)
+            finish(queue, 0, k, np.float64(total))
+        return total_of(queue, 0) if lead else 0.0
 
     return Kernel("copy_streamed" if streamed else "copy", copy)
 

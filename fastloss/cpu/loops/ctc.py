@@ -12,7 +12,7 @@ import numpy as np
 
 from fastloss.cpu.loops.ctc_recursion import BLOCK, MARGIN, backward_pass, forward_pass
 from fastloss.cpu.simd.memory import load, part, present, store
-from fastloss.cpu.simd.work_queue import shared
+from fastloss.cpu.simd.work_queue import chunks, finish, total_of
 from fastloss.define.scalars import log
 from fastloss.runtime.compile import Kernel, kernel_part
 
@@ -36,15 +36,19 @@ def _bad_label(y, first, count, classes):
 
 
 @kernel_part()
-def _survey_chunk(start, stop, y, starts, lengths, classes):
-    """Return how many samples have a label that is no class."""
-    bad = 0.0
-    for n in range(start, stop):
-        bad += 1.0 if _bad_label(y, load(starts, n), load(lengths, n), classes) >= 0 else 0.0
-    return bad
-
-
-_survey_chunks = shared(_survey_chunk)
+def _survey(y, starts, lengths, samples, classes, queue):
+    """Return the place of the first label that is no class, -1 if there is none; every thread waits for the others."""
+    for k, start, stop in chunks(queue, 0, samples, 1):
+        bad = 0.0
+        for n in range(start, stop):
+            bad += 1.0 if _bad_label(y, load(starts, n), load(lengths, n), classes) >= 0 else 0.0
+        finish(queue, 0, k, bad)
+    if total_of(queue, 0) > 0.0:
+        for n in range(samples):
+            place = _bad_label(y, load(starts, n), load(lengths, n), classes)
+            if place >= 0:
+                return place
+    return -1
 
 
 @kernel_part()
@@ -66,57 +70,6 @@ def _read_path(y, first, labels, known, section, path, skip, inputs, like):
     return repeats
 
 
-@kernel_part()
-def _samples(
-    start, stop, x, y, starts, steps, lengths, grad_output, values, gradient,
-    blank, by_length, zero_infinity, scale, samples, classes, most_steps, most_labels,
-):  # fmt: skip
-    """Compute samples `start` ... `stop` and return the sum of their values."""
-    like = load(x, 0)
-    T = type(like)
-    keep = present(gradient)
-    section = (most_labels // BLOCK + 1) * BLOCK + 2 * MARGIN
-    row = 4 * section
-    stride = samples * classes
-    path = np.zeros(section, np.int64)
-    skip, inputs = np.empty(section, T), np.empty(section, T)
-    lattice = np.empty((most_steps + 1 if keep else 2) * row, T)
-    rows, shares = np.empty(2 * row if keep else 0, T), np.empty(section if keep else 0, T)
-    probs = np.zeros(classes + BLOCK if keep else 0, T)
-    total = 0.0
-    for n in range(start, stop):
-        frames, labels, first = load(steps, n), load(lengths, n), load(starts, n)
-        known = _bad_label(y, first, labels, classes) < 0
-        repeats = _read_path(y, first, labels, known, section, path, skip, inputs, like)
-        loss = np.inf if known else np.nan
-        m, e = T(1), T(0)
-        own = part(x, n * classes, x.size)
-        if known and labels + repeats <= frames:
-            m, e = forward_pass(own, path, skip, lattice, inputs, frames, labels, stride, blank, section, keep, like)
-            loss = -(log(np.float64(m)) + np.float64(e) * LN2)
-        finite = abs(loss) < np.inf
-        zeroed = zero_infinity and loss == np.inf
-        loss = 0.0 if zeroed else loss
-        weight = 1.0 / max(labels, 1) if by_length else 1.0
-        store(values, n, T(loss))
-        total += loss * weight
-        if keep:
-            if finite:
-                factor = T((load(grad_output, n) if grad_output.size else scale) * weight)
-                backward_pass(
-                    own, path, skip, lattice, inputs, frames, labels, stride, blank, section, m, e,
-                    rows, shares, probs, part(gradient, n * classes, x.size), factor, classes,
-                )  # fmt: skip
-            filler = T(0) if zeroed else T(np.nan)
-            for t in range(frames if finite else 0, x.size // stride):
-                for c in range(classes):
-                    store(gradient, t * stride + n * classes + c, filler if t < frames else T(0))
-    return total
-
-
-_share_samples = shared(_samples)
-
-
 @functools.cache
 def kernel() -> Kernel:
     """Return the kernel."""
@@ -125,16 +78,54 @@ def kernel() -> Kernel:
         x, y, starts, steps, lengths, grad_output, values, gradient,
         blank, by_length, zero_infinity, check, scale, samples, classes, most_steps, most_labels, queue, lead,
     ):  # fmt: skip
-        if check and _survey_chunks(queue, 0, samples, 1, True, (y, starts, lengths, classes)) > 0.0:
-            for n in range(samples):
-                place = _bad_label(y, load(starts, n), load(lengths, n), classes)
-                if place >= 0:
-                    return place, 0.0
-        args = (
-            x, y, starts, steps, lengths, grad_output, values, gradient,
-            blank, by_length, zero_infinity, scale, samples, classes, most_steps, most_labels,
-        )  # fmt: skip
-        return -1, _share_samples(queue, 1, samples, 1, lead, args)
+        like = load(x, 0)
+        T = type(like)
+        keep = present(gradient)
+        section = (most_labels // BLOCK + 1) * BLOCK + 2 * MARGIN
+        row = 4 * section
+        stride = samples * classes
+        path = np.zeros(section, np.int64)
+        skip, inputs = np.empty(section, T), np.empty(section, T)
+        lattice = np.empty((most_steps + 1 if keep else 2) * row, T)
+        rows, shares = np.empty(2 * row if keep else 0, T), np.empty(section if keep else 0, T)
+        probs = np.zeros(classes + BLOCK if keep else 0, T)
+        if check:
+            bad = _survey(y, starts, lengths, samples, classes, queue)
+            if bad >= 0:
+                return bad, 0.0
+        for k, start, stop in chunks(queue, 1, samples, 1):
+            total = 0.0
+            for n in range(start, stop):
+                frames, labels, first = load(steps, n), load(lengths, n), load(starts, n)
+                known = _bad_label(y, first, labels, classes) < 0
+                repeats = _read_path(y, first, labels, known, section, path, skip, inputs, like)
+                loss = np.inf if known else np.nan
+                m, e = T(1), T(0)
+                own = part(x, n * classes, x.size)
+                if known and labels + repeats <= frames:
+                    m, e = forward_pass(
+                        own, path, skip, lattice, inputs, frames, labels, stride, blank, section, keep, like
+                    )
+                    loss = -(log(np.float64(m)) + np.float64(e) * LN2)
+                finite = abs(loss) < np.inf
+                zeroed = zero_infinity and loss == np.inf
+                loss = 0.0 if zeroed else loss
+                weight = 1.0 / max(labels, 1) if by_length else 1.0
+                store(values, n, T(loss))
+                total += loss * weight
+                if keep:
+                    if finite:
+                        factor = T((load(grad_output, n) if grad_output.size else scale) * weight)
+                        backward_pass(
+                            own, path, skip, lattice, inputs, frames, labels, stride, blank, section, m, e,
+                            rows, shares, probs, part(gradient, n * classes, x.size), factor, classes,
+                        )  # fmt: skip
+                    filler = T(0) if zeroed else T(np.nan)
+                    for t in range(frames if finite else 0, x.size // stride):
+                        for c in range(classes):
+                            store(gradient, t * stride + n * classes + c, filler if t < frames else T(0))
+            finish(queue, 1, k, total)
+        return -1, total_of(queue, 1) if lead else 0.0
 
     return Kernel("ctc", ctc)
 

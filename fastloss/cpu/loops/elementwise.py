@@ -14,7 +14,7 @@ from fastloss.cpu.simd.llvm_hints import interleaved, is_absent, separate_arrays
 from fastloss.cpu.simd.memory import cast, load, load_or, part, present, store, store_each, stream, stream_each
 from fastloss.cpu.simd.nontemporal import are_streamed, moves_enough
 from fastloss.cpu.simd.stack_arrays import TILE, tile_array
-from fastloss.cpu.simd.work_queue import shared
+from fastloss.cpu.simd.work_queue import chunks, finish, total_of
 from fastloss.cpu.windows import ALL_FLAT, FLAT, flat_window
 from fastloss.runtime.compile import NOT_FROM_C, Kernel, is_small, kernel_part
 from fastloss.runtime.plans import KernelPlan, count_present
@@ -155,13 +155,15 @@ def contiguous_kernel(point: Callable[..., Any], arity: int, streamed: bool = Fa
 
     Chunks are whole tiles, so that the tiles of results that are `streamed` begin at lines.
     """
-    share_elements = shared(_span_of(point, arity, streamed))
+    span = _span_of(point, arity, streamed)
 
     def elementwise(a, b, c, weight, grad_output, values, d_a, d_b, d_c, hess, params, scale, queue, lead):
         like = load(a, 0)
         grads, numbers, factor = (d_a, d_b, d_c), cast(params, like), type(like)(scale)
-        args = (a, b, c, weight, grad_output, values, grads, hess, numbers, factor)
-        return share_elements(queue, 0, a.size, TILE, lead, args)
+        for k, start, stop in chunks(queue, 0, a.size, TILE):
+            total = span(start, stop, a, b, c, weight, grad_output, values, grads, hess, numbers, factor)
+            finish(queue, 0, k, total)
+        return total_of(queue, 0) if lead else 0.0
 
     return Kernel(f"elementwise_{'streamed_' if streamed else ''}{point.__name__}", elementwise)
 
@@ -175,37 +177,32 @@ def staged_kernel(point: Callable[..., Any], arity: int) -> Kernel:
     """
     span = _span_of(point, arity)
 
-    @kernel_part()
-    def gathered(start, stop, a, b, c, weight, grad_output, layout, values, grads, hess, numbers, factor):
-        buffers = np.empty((5, TILE), type(factor))
-        total = 0.0
-        for i in range(start, stop, TILE):
-            n = min(TILE, stop - i)
-            total += span(
-                0,
-                n,
-                stage(a, layout, 0, i, n, buffers),
-                stage(b, layout, 1, i, n, buffers),
-                stage(c, layout, 2, i, n, buffers),
-                stage(weight, layout, 3, i, n, buffers),
-                stage(grad_output, layout, 4, i, n, buffers),
-                part(values, i, i + n),
-                (part(grads[0], i, i + n), part(grads[1], i, i + n), part(grads[2], i, i + n)),
-                part(hess, i, i + n),
-                numbers,
-                factor,
-            )
-        return total
-
-    share_elements = shared(gathered)
-
     def elementwise(
         a, b, c, weight, grad_output, values, d_a, d_b, d_c, hess, layout, params, scale, size, queue, lead
     ):
         like = load(a, 0)
-        grads, numbers, factor = (d_a, d_b, d_c), cast(params, like), type(like)(scale)
-        args = (a, b, c, weight, grad_output, layout, values, grads, hess, numbers, factor)
-        return share_elements(queue, 0, size, TILE, lead, args)
+        numbers, factor = cast(params, like), type(like)(scale)
+        buffers = np.empty((5, TILE), type(factor))
+        for k, start, stop in chunks(queue, 0, size, TILE):
+            total = 0.0
+            for i in range(start, stop, TILE):
+                n = min(TILE, stop - i)
+                total += span(
+                    0,
+                    n,
+                    stage(a, layout, 0, i, n, buffers),
+                    stage(b, layout, 1, i, n, buffers),
+                    stage(c, layout, 2, i, n, buffers),
+                    stage(weight, layout, 3, i, n, buffers),
+                    stage(grad_output, layout, 4, i, n, buffers),
+                    part(values, i, i + n),
+                    (part(d_a, i, i + n), part(d_b, i, i + n), part(d_c, i, i + n)),
+                    part(hess, i, i + n),
+                    numbers,
+                    factor,
+                )
+            finish(queue, 0, k, total)
+        return total_of(queue, 0) if lead else 0.0
 
     return Kernel(f"elementwise_staged_{point.__name__}", elementwise)
 

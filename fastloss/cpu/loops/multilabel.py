@@ -13,7 +13,7 @@ import numpy as np
 
 from fastloss.cpu.simd.llvm_hints import vector_function
 from fastloss.cpu.simd.memory import label_at, load, load_or, present, store
-from fastloss.cpu.simd.work_queue import shared
+from fastloss.cpu.simd.work_queue import chunks, finish, total_of
 from fastloss.cpu.windows import ALL_FLAT
 from fastloss.runtime.compile import Kernel, kernel_part
 from fastloss.runtime.plans import KernelPlan
@@ -32,25 +32,18 @@ def listed(y, base, columns):
 
 
 @kernel_part()
-def _survey_chunk(start, stop, y, columns):
-    """Return how many rows list what is neither a class nor the end of a list."""
-    bad = 0.0
-    for r in range(start, stop):
-        _, known = listed(y, r * columns, columns)
-        bad += 0.0 if known else 1.0
-    return bad
-
-
-_survey_chunks = shared(_survey_chunk)
-
-
-@kernel_part()
 def survey(y, count, columns, queue):
     """Return the place of the first entry that is neither a class nor the end of a list, -1 for none.
 
     Every thread waits for the whole survey: nothing is computed before all classes are known to exist.
     """
-    if _survey_chunks(queue, 0, count, 1, True, (y, columns)) > 0.0:
+    for k, start, stop in chunks(queue, 0, count, 1):
+        bad = 0.0
+        for r in range(start, stop):
+            _, known = listed(y, r * columns, columns)
+            bad += 0.0 if known else 1.0
+        finish(queue, 0, k, bad)
+    if total_of(queue, 0) > 0.0:
         for r in range(count):
             length, known = listed(y, r * columns, columns)
             if not known:
@@ -62,55 +55,51 @@ def survey(y, count, columns, queue):
 def kernel(point: Any) -> Kernel:
     """Return the kernel of a loss of listed and unlisted entries."""
 
-    @kernel_part()
-    def rows(start, stop, x, y, grad_output, values, d0, factor, columns):
-        vector_function()
-        T = type(factor)
-        scores, outside, slopes = np.empty(columns, T), np.empty(columns, T), np.empty(columns, T)
-        part = T(1) / T(columns)
-        total = 0.0
-        for r in range(start, stop):
-            base = r * columns
-            for i in range(columns):
-                store(scores, i, load(x, base + i))
-                store(outside, i, T(1))
-                store(slopes, i, T(0))
-            length, known = listed(y, base, columns)
-            for n in range(length):
-                store(outside, label_at(y, base + n), T(0))
-            value = 0.0
-            for n in range(length):
-                label = label_at(y, base + n)
-                inside = load(scores, label)
-                gain = T(0)
-                pull = T(0)
-                for i in range(columns):
-                    v, (up, down), _ = point(load(scores, i), inside)
-                    counts = load(outside, i) > T(0)
-                    gain += v if counts else T(0)
-                    if present(d0):
-                        pull += down if counts else T(0)
-                        store(slopes, i, load(slopes, i) + (up if counts else T(0)))
-                value += gain
-                store(slopes, label, load(slopes, label) + pull)
-            blank = T(0) if known else T(np.nan)
-            result = T(value) * part + blank
-            store(values, r, result)
-            total += result
-            g = load_or(grad_output, r, factor) * part
-            for i in range(columns):
-                store(d0, base + i, g * load(slopes, i) + blank)
-        return total
-
-    share_rows = shared(rows)
-
     def multilabel(x, y, grad_output, values, d0, scale, count, columns, check, queue, lead):
+        vector_function()
+        T = type(load(x, 0))
         if check:
             bad = survey(y, count, columns, queue)
             if bad >= 0:
                 return bad, 0.0
-        args = (x, y, grad_output, values, d0, type(load(x, 0))(scale), columns)
-        return -1, share_rows(queue, 1, count, 1, lead, args)
+        scores, outside, slopes = np.empty(columns, T), np.empty(columns, T), np.empty(columns, T)
+        factor = T(scale)
+        part = T(1) / T(columns)
+        for k, start, stop in chunks(queue, 1, count, 1):
+            total = 0.0
+            for r in range(start, stop):
+                base = r * columns
+                for i in range(columns):
+                    store(scores, i, load(x, base + i))
+                    store(outside, i, T(1))
+                    store(slopes, i, T(0))
+                length, known = listed(y, base, columns)
+                for n in range(length):
+                    store(outside, label_at(y, base + n), T(0))
+                value = 0.0
+                for n in range(length):
+                    label = label_at(y, base + n)
+                    inside = load(scores, label)
+                    gain = T(0)
+                    pull = T(0)
+                    for i in range(columns):
+                        v, (up, down), _ = point(load(scores, i), inside)
+                        counts = load(outside, i) > T(0)
+                        gain += v if counts else T(0)
+                        if present(d0):
+                            pull += down if counts else T(0)
+                            store(slopes, i, load(slopes, i) + (up if counts else T(0)))
+                    value += gain
+                    store(slopes, label, load(slopes, label) + pull)
+                blank = T(0) if known else T(np.nan)
+                result = T(value) * part + blank
+                store(values, r, result)
+                total += result
+                g = load_or(grad_output, r, factor) * part
+                for i in range(columns):
+                    store(d0, base + i, g * load(slopes, i) + blank)
+            finish(queue, 1, k, total)
+        return -1, total_of(queue, 1) if lead else 0.0
 
     return Kernel(f"multilabel_{point.__name__}", multilabel)
 

@@ -12,10 +12,10 @@ from typing import Any
 from fastloss.cpu.simd.llvm_hints import maximum, vector_function
 from fastloss.cpu.simd.memory import cast, load, load_or, store, store_each, stream, stream_each
 from fastloss.cpu.simd.nontemporal import are_streamed, moves_enough
-from fastloss.cpu.simd.work_queue import shared
+from fastloss.cpu.simd.work_queue import chunks, finish, total_of
 from fastloss.cpu.windows import ALL_FLAT
 from fastloss.define.descriptions import PairMaths
-from fastloss.runtime.compile import Kernel, is_small, kernel_part
+from fastloss.runtime.compile import Kernel, is_small
 from fastloss.runtime.plans import KernelPlan
 
 
@@ -24,51 +24,46 @@ def kernel(maths: PairMaths, streamed: bool = False) -> Kernel:
     """Return the kernel of a loss of vectors; of vectors of whole lines if the derivatives are `streamed`."""
     write, write_each = (stream, stream_each) if streamed else (store, store_each)
     peaks, has_peaks = maths.peaks, maths.peaks is not None
-    terms, finish, entry = maths.terms, maths.finish, maths.entry
-
-    @kernel_part()
-    def vectors(start, stop, a, b, c, y, grad_output, values, grads, hess, numbers, factor, columns):
-        vector_function()
-        T = type(factor)
-        total = 0.0
-        for r in range(start, stop):
-            base = r * columns
-            top_u = T(0)
-            top_v = T(0)
-            top_w = T(0)
-            if has_peaks:
-                for j in range(base, base + columns):
-                    u, v, w = peaks(load(a, j), load_or(b, j, T(0)), load_or(c, j, T(0)), numbers)
-                    top_u = maximum(top_u, u)
-                    top_v = maximum(top_v, v)
-                    top_w = maximum(top_w, w)
-            maxima = (top_u, top_v, top_w)
-            sum_u = 0.0
-            sum_v = 0.0
-            sum_w = 0.0
-            for j in range(base, base + columns):
-                u, v, w = terms(load(a, j), load_or(b, j, T(0)), load_or(c, j, T(0)), maxima, numbers)
-                sum_u += u
-                sum_v += v
-                sum_w += w
-            sums = (T(sum_u), T(sum_v), T(sum_w))
-            value, coefs = finish(sums, maxima, load_or(y, r, T(0)), numbers)
-            store(values, r, value)
-            total += value
-            g = load_or(grad_output, r, factor)
-            for j in range(base, base + columns):
-                slopes, curvature = entry(load(a, j), load_or(b, j, T(0)), load_or(c, j, T(0)), coefs, numbers)
-                write_each(grads, j, slopes, g)
-                write(hess, j, g * curvature)
-        return total
-
-    share_vectors = shared(vectors)
+    terms, close, entry = maths.terms, maths.finish, maths.entry
 
     def pairwise(a, b, c, y, grad_output, values, d0, d1, d2, hess, params, scale, count, columns, queue, lead):
+        vector_function()
         like = load(a, 0)
-        numbers, factor = cast(params, like), type(like)(scale)
-        args = (a, b, c, y, grad_output, values, (d0, d1, d2), hess, numbers, factor, columns)
-        return share_vectors(queue, 0, count, 1, lead, args)
+        T = type(like)
+        numbers, grads, factor = cast(params, like), (d0, d1, d2), T(scale)
+        for k, start, stop in chunks(queue, 0, count, 1):
+            total = 0.0
+            for r in range(start, stop):
+                base = r * columns
+                top_u = T(0)
+                top_v = T(0)
+                top_w = T(0)
+                if has_peaks:
+                    for j in range(base, base + columns):
+                        u, v, w = peaks(load(a, j), load_or(b, j, T(0)), load_or(c, j, T(0)), numbers)
+                        top_u = maximum(top_u, u)
+                        top_v = maximum(top_v, v)
+                        top_w = maximum(top_w, w)
+                maxima = (top_u, top_v, top_w)
+                sum_u = 0.0
+                sum_v = 0.0
+                sum_w = 0.0
+                for j in range(base, base + columns):
+                    u, v, w = terms(load(a, j), load_or(b, j, T(0)), load_or(c, j, T(0)), maxima, numbers)
+                    sum_u += u
+                    sum_v += v
+                    sum_w += w
+                sums = (T(sum_u), T(sum_v), T(sum_w))
+                value, coefs = close(sums, maxima, load_or(y, r, T(0)), numbers)
+                store(values, r, value)
+                total += value
+                g = load_or(grad_output, r, factor)
+                for j in range(base, base + columns):
+                    slopes, curvature = entry(load(a, j), load_or(b, j, T(0)), load_or(c, j, T(0)), coefs, numbers)
+                    write_each(grads, j, slopes, g)
+                    write(hess, j, g * curvature)
+            finish(queue, 0, k, total)
+        return total_of(queue, 0) if lead else 0.0
 
     return Kernel(f"pairwise_{'streamed_' if streamed else ''}{maths.finish.__name__}_{maths.entry.__name__}", pairwise)
 

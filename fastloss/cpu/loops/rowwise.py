@@ -26,10 +26,10 @@ from fastloss.cpu.loops.check_labels import survey
 from fastloss.cpu.loops.rowwise_contiguous import along
 from fastloss.cpu.loops.rowwise_target_only import gather
 from fastloss.cpu.loops.rowwise_transposed import STEP, across
-from fastloss.cpu.simd.memory import cast, load
-from fastloss.cpu.simd.nontemporal import are_streamed, moves_enough
+from fastloss.cpu.simd.memory import borrowed, cast, load
+from fastloss.cpu.simd.nontemporal import are_streamed, keep_until_here, moves_enough
 from fastloss.cpu.simd.stack_arrays import LANES
-from fastloss.cpu.simd.work_queue import shared
+from fastloss.cpu.simd.work_queue import chunks, finish, total_of
 from fastloss.cpu.windows import ALL_FLAT
 from fastloss.define.descriptions import RowMaths
 from fastloss.runtime.compile import Kernel, Launch, is_small, launch_of
@@ -84,12 +84,12 @@ def _over_rows(
     Each thread has one set of what `buffers_for` returns.
     """
     indexed = maths.indexed
-    share_rows = shared(rows)
 
     def rowwise(
         x, t, y, weight, grad_output, values, d0, d1, d2, hess,
         params, scale, divisor, count, columns, inner, ignore, check, queue, lead,
     ):  # fmt: skip
+        x, t, d0, d1, d2 = borrowed((x, t, d0, d1, d2))
         if indexed and (check or divisor == 0.0):
             bad, counted = survey(y, weight, columns, ignore, check, count, queue)
             if bad >= 0:
@@ -98,11 +98,15 @@ def _over_rows(
         like = load(x, 0)
         numbers, factor, grads = cast(params, like), type(like)(scale / divisor), (d0, d1, d2)
         buffers = buffers_for(x, grads, hess, factor, columns)
-        args = (
-            x, t, y, weight, grad_output, values, grads, hess, numbers, factor, columns, inner, ignore, buffers
-        )  # fmt: skip
-        total = share_rows(queue, 1, count, strided_step if inner > 1 else step, lead, args)
-        return -1, total / divisor if lead else 0.0
+        lent = borrowed(buffers)
+        for k, start, stop in chunks(queue, 1, count, strided_step if inner > 1 else step):
+            total = rows(
+                start, stop, x, t, y, weight, grad_output, values, grads, hess, numbers, factor, columns, inner, ignore,
+                lent,
+            )  # fmt: skip
+            finish(queue, 1, k, total)
+        keep_until_here(buffers)
+        return -1, total_of(queue, 1) / divisor if lead else 0.0
 
     return rowwise
 

@@ -19,10 +19,11 @@ from fastloss.cpu.loops.rowwise_contiguous import TERMS_BLOCK, place_in
 from fastloss.cpu.simd.llvm_hints import vector_function
 from fastloss.cpu.simd.memory import cast, label_at, load, load_or, store, store_each
 from fastloss.cpu.simd.sum_exp import of_row
-from fastloss.cpu.simd.work_queue import share, shared
+from fastloss.cpu.simd.work_queue import chunks, share, total_of
+from fastloss.cpu.simd.work_queue import finish as finish_chunk
 from fastloss.define.descriptions import RowMaths
 from fastloss.define.scalars import exp_difference, log_sum
-from fastloss.runtime.compile import Kernel, kernel_part
+from fastloss.runtime.compile import Kernel
 
 # Entries of a piece: 32 KiB of float32, which the first cache holds while it is passed over twice.
 PIECE = 1 << 13
@@ -48,25 +49,21 @@ def suits(maths: RowMaths, count: int, columns: int, inner: int) -> bool:
 def gauge() -> Kernel:
     """Return the kernel of the first step, the same for all losses."""
 
-    @kernel_part()
-    def measure(start, stop, x, y, found, columns, pieces):
+    def split_gauge(x, y, found, columns, pieces, units, queue, lead):
         vector_function()
         T = type(load(x, 0))
-        for u in range(start, stop):
-            r, s = u // pieces, u % pieces
-            base = r * columns
-            begin, end = base + share(columns, s, pieces), base + share(columns, s + 1, pieces)
-            top, exp_sum = of_row(x, begin, end - begin, False, ())
-            store(found, GAUGED * u, top)
-            store(found, GAUGED * u + 1, exp_sum)
-            place = base + label_at(y, r)
-            store(found, GAUGED * u + 2, load(x, place) if begin <= place and place < end else T(0))
-        return 0.0
-
-    share_pieces = shared(measure)
-
-    def split_gauge(x, y, found, columns, pieces, units, queue, lead):
-        return share_pieces(queue, 1, units, 1, lead, (x, y, found, columns, pieces))
+        for k, start, stop in chunks(queue, 1, units, 1):
+            for u in range(start, stop):
+                r, s = u // pieces, u % pieces
+                base = r * columns
+                begin, end = base + share(columns, s, pieces), base + share(columns, s + 1, pieces)
+                top, exp_sum = of_row(x, begin, end - begin, False, ())
+                store(found, GAUGED * u, top)
+                store(found, GAUGED * u + 1, exp_sum)
+                place = base + label_at(y, r)
+                store(found, GAUGED * u + 2, load(x, place) if begin <= place and place < end else T(0))
+            finish_chunk(queue, 1, k, 0.0)
+        return total_of(queue, 1) if lead else 0.0
 
     return Kernel("split_gauge", split_gauge)
 
@@ -77,48 +74,45 @@ def tally(maths: RowMaths) -> Kernel:
     terms: Any = maths.terms
     indexed = maths.indexed
 
-    @kernel_part()
-    def sum_terms(start, stop, x, t, y, weight, rows, found, numbers, columns, pieces):
-        vector_function()
-        T = type(load(x, 0))
-        for u in range(start, stop):
-            r, s = u // pieces, u % pieces
-            base, label = r * columns, label_at(y, r)
-            top, inverse, zy = T(rows[r, 0]), T(1) / T(rows[r, 1]), T(rows[r, 2])
-            wy = load_or(weight, label, T(1)) if indexed else T(1)
-            a = 0.0
-            b = 0.0
-            c = 0.0
-            first, last = share(columns, s, pieces), share(columns, s + 1, pieces)
-            for begin in range(first, last, TERMS_BLOCK):
-                of_a = T(0)
-                of_b = T(0)
-                of_c = T(0)
-                end = min(begin + TERMS_BLOCK, last)
-                target = place_in(label, begin, end)
-                for place in range(end - begin):
-                    j = begin + place
-                    z = load(x, base + j) - top
-                    p = exp_difference(z) * inverse
-                    w = load_or(weight, j, T(1))
-                    hit = np.int32(place) == target
-                    v1, v2, v3 = terms(z, p, load_or(t, base + j, T(1)), w, hit, zy, wy, numbers)
-                    of_a += v1
-                    of_b += v2
-                    of_c += v3
-                a += of_a
-                b += of_b
-                c += of_c
-            store(found, 3 * u, a)
-            store(found, 3 * u + 1, b)
-            store(found, 3 * u + 2, c)
-        return 0.0
-
-    share_pieces = shared(sum_terms)
-
     def split_tally(x, t, y, weight, rows, found, params, columns, pieces, units, queue, lead):
-        numbers = cast(params, load(x, 0))
-        return share_pieces(queue, 1, units, 1, lead, (x, t, y, weight, rows, found, numbers, columns, pieces))
+        vector_function()
+        like = load(x, 0)
+        T = type(like)
+        numbers = cast(params, like)
+        for k, start, stop in chunks(queue, 1, units, 1):
+            for u in range(start, stop):
+                r, s = u // pieces, u % pieces
+                base, label = r * columns, label_at(y, r)
+                top, inverse, zy = T(rows[r, 0]), T(1) / T(rows[r, 1]), T(rows[r, 2])
+                wy = load_or(weight, label, T(1)) if indexed else T(1)
+                a = 0.0
+                b = 0.0
+                c = 0.0
+                first, last = share(columns, s, pieces), share(columns, s + 1, pieces)
+                for begin in range(first, last, TERMS_BLOCK):
+                    of_a = T(0)
+                    of_b = T(0)
+                    of_c = T(0)
+                    end = min(begin + TERMS_BLOCK, last)
+                    target = place_in(label, begin, end)
+                    for place in range(end - begin):
+                        j = begin + place
+                        z = load(x, base + j) - top
+                        p = exp_difference(z) * inverse
+                        w = load_or(weight, j, T(1))
+                        hit = np.int32(place) == target
+                        v1, v2, v3 = terms(z, p, load_or(t, base + j, T(1)), w, hit, zy, wy, numbers)
+                        of_a += v1
+                        of_b += v2
+                        of_c += v3
+                    a += of_a
+                    b += of_b
+                    c += of_c
+                store(found, 3 * u, a)
+                store(found, 3 * u + 1, b)
+                store(found, 3 * u + 2, c)
+            finish_chunk(queue, 1, k, 0.0)
+        return total_of(queue, 1) if lead else 0.0
 
     return Kernel(f"split_tally_{terms.__name__}", split_tally)
 
@@ -128,48 +122,42 @@ def finish(maths: RowMaths) -> Kernel:
     """Return the kernel of the last step."""
     close, entry, indexed = maths.finish, maths.entry, maths.indexed
 
-    @kernel_part()
-    def write(start, stop, x, t, y, weight, grad_output, rows, values, grads, hess, numbers, factor, columns, pieces):
-        vector_function()
-        T = type(load(x, 0))
-        total = 0.0
-        for u in range(start, stop):
-            r, s = u // pieces, u % pieces
-            base, label = r * columns, label_at(y, r)
-            top, exp_sum, zy = T(rows[r, 0]), T(rows[r, 1]), T(rows[r, 2])
-            inverse = T(1) / exp_sum
-            wy = load_or(weight, label, T(1)) if indexed else T(1)
-            sums = (T(rows[r, 3]), T(rows[r, 4]), T(rows[r, 5]))
-            value, coefs = close(top, log_sum(exp_sum), sums, zy, wy, numbers)
-            if s == 0:
-                store(values, r, value)
-                total += value
-            g = load_or(grad_output, r, T(factor))
-            begin, end = share(columns, s, pieces), share(columns, s + 1, pieces)
-            for j in range(begin, end):
-                z = load(x, base + j) - top
-                p = exp_difference(z) * inverse
-                w = load_or(weight, j, T(1))
-                slopes, curvature = entry(z, p, load_or(t, base + j, T(1)), w, False, coefs, numbers)
-                store_each(grads, base + j, slopes, g)
-                store(hess, base + j, g * curvature)
-            if indexed and begin <= label and label < end:
-                slopes, curvature = entry(zy, exp_difference(zy) * inverse, T(0), wy, True, coefs, numbers)
-                store_each(grads, base + label, slopes, g)
-                store(hess, base + label, g * curvature)
-        return total
-
-    share_pieces = shared(write)
-
     def split_finish(
         x, t, y, weight, grad_output, rows, values, d0, d1, d2, hess,
         params, factor, columns, pieces, units, queue, lead,
     ):  # fmt: skip
-        numbers = cast(params, load(x, 0))
-        args = (
-            x, t, y, weight, grad_output, rows, values, (d0, d1, d2), hess, numbers, factor, columns, pieces
-        )  # fmt: skip
-        return share_pieces(queue, 1, units, 1, lead, args)
+        vector_function()
+        like = load(x, 0)
+        T = type(like)
+        numbers, grads = cast(params, like), (d0, d1, d2)
+        for k, start, stop in chunks(queue, 1, units, 1):
+            total = 0.0
+            for u in range(start, stop):
+                r, s = u // pieces, u % pieces
+                base, label = r * columns, label_at(y, r)
+                top, exp_sum, zy = T(rows[r, 0]), T(rows[r, 1]), T(rows[r, 2])
+                inverse = T(1) / exp_sum
+                wy = load_or(weight, label, T(1)) if indexed else T(1)
+                sums = (T(rows[r, 3]), T(rows[r, 4]), T(rows[r, 5]))
+                value, coefs = close(top, log_sum(exp_sum), sums, zy, wy, numbers)
+                if s == 0:
+                    store(values, r, value)
+                    total += value
+                g = load_or(grad_output, r, T(factor))
+                begin, end = share(columns, s, pieces), share(columns, s + 1, pieces)
+                for j in range(begin, end):
+                    z = load(x, base + j) - top
+                    p = exp_difference(z) * inverse
+                    w = load_or(weight, j, T(1))
+                    slopes, curvature = entry(z, p, load_or(t, base + j, T(1)), w, False, coefs, numbers)
+                    store_each(grads, base + j, slopes, g)
+                    store(hess, base + j, g * curvature)
+                if indexed and begin <= label and label < end:
+                    slopes, curvature = entry(zy, exp_difference(zy) * inverse, T(0), wy, True, coefs, numbers)
+                    store_each(grads, base + label, slopes, g)
+                    store(hess, base + label, g * curvature)
+            finish_chunk(queue, 1, k, total)
+        return total_of(queue, 1) if lead else 0.0
 
     return Kernel(f"split_finish_{close.__name__}_{entry.__name__}", split_finish)
 

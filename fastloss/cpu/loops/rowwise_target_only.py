@@ -17,7 +17,7 @@ from fastloss.cpu.simd.memory import clear, label_at, load, load_or, present, st
 from fastloss.cpu.simd.stack_arrays import LANES, lane_array
 from fastloss.cpu.simd.transpose import place_of
 from fastloss.define.descriptions import RowMaths
-from fastloss.runtime.compile import kernel_part
+from fastloss.runtime.compile import kernel_part, written_out
 
 # Entries of a tile of rows that lie end to end: the cache lines that were cleared are still at hand for what is not 0.
 TILE_ENTRIES = 1 << 14
@@ -54,7 +54,7 @@ def gather(maths: RowMaths) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Return the loop over rows `start` ... `last` of a sparse loss, and its buffers, which it has none of."""
     finish, entry = maths.finish, maths.entry
 
-    @kernel_part()
+    @written_out
     def rows(
         start, last, x, t, y, weight, grad_output, values, grads, hess, numbers, factor, columns, inner, ignore, buffers
     ):
@@ -94,7 +94,7 @@ def gather(maths: RowMaths) -> tuple[Callable[..., Any], Callable[..., Any]]:
                 total += value
         return total
 
-    @kernel_part()
+    @written_out
     def buffers_for(x, grads, hess, factor, columns):
         return ()
 

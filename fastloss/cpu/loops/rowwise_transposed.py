@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastloss.cpu.loops.check_labels import is_counted
-from fastloss.cpu.simd.llvm_hints import interleaved, separate_arrays, vector_function
+from fastloss.cpu.simd.llvm_hints import interleaved, vector_function
 from fastloss.cpu.simd.memory import (
     LINE,
     fetch,
@@ -28,7 +28,7 @@ from fastloss.cpu.simd.stack_arrays import LANES, lane_array, lane_arrays
 from fastloss.cpu.simd.transpose import place_of, read_rows, read_strided, write_rows, write_strided
 from fastloss.define.descriptions import RowMaths
 from fastloss.define.scalars import exp_difference, log_sum
-from fastloss.runtime.compile import kernel_part
+from fastloss.runtime.compile import kernel_part, written_out
 
 # Entries that the across loop keeps in each buffer: what it touches fits the L1 cache. Where the class axis is strided
 # it fits the L2 cache: the more rows, the longer the stretches that are read of every class. cross_entropy of
@@ -111,9 +111,8 @@ def _skip_rows(tile, rows, y, first, n, columns, ignore):
 def _softmax(strided: bool) -> Callable[..., Any]:
     """Return the stage that finds the maxima of the rows, their exponentials and the sums of those."""
 
-    @kernel_part(forceinline=True)
+    @written_out
     def softmax(tile, rows, n, columns, x, d0, here, ahead, inner):
-        separate_arrays()
         lanes = tile.lanes
         one = type(rows.top[0])(1)
         column_maxima(tile.z, lanes, n, columns, rows.top)
@@ -152,9 +151,8 @@ def _terms_of(maths: RowMaths) -> Callable[..., Any]:
     """Return the stage that sums terms: in the rows' own precision over blocks of `parts`, then in float64 `sums`."""
     terms, softmax, indexed = maths.terms, maths.softmax, maths.indexed
 
-    @kernel_part(forceinline=True)
+    @written_out
     def terms_of(tile, rows, n, columns, t, weight, parts, sums, numbers):
-        separate_arrays()
         T = type(rows.top[0])
         for begin in range(0, columns, COLUMNS_BLOCK):
             for l in range(n):
@@ -186,29 +184,21 @@ def across(maths: RowMaths, strided: bool) -> tuple[Callable[..., Any], Callable
     read_tile, write_tile = (read_strided, write_strided) if strided else (read_rows, write_rows)
     softmax, terms_of = _softmax(strided), _terms_of(maths)
 
-    @kernel_part(forceinline=True)
-    def lanes_of(columns):
-        """Return the rows of a tile."""
-        lanes = (STRIDED_ENTRIES if strided else TILE_ENTRIES) // columns // STEP * STEP
-        return STEP if lanes < STEP else (LANES if lanes > LANES else lanes)
-
-    @kernel_part(forceinline=True)
-    def size_of(columns):
-        """Return the entries of a tile, with room for whole blocks of classes."""
-        return (columns + STEP - 1) // STEP * STEP * lanes_of(columns)
-
-    @kernel_part()
+    @written_out
     def buffers_for(x, grads, hess, factor, columns):
+        lanes = (STRIDED_ENTRIES if strided else TILE_ENTRIES) // columns // STEP * STEP
+        lanes = STEP if lanes < STEP else (LANES if lanes > LANES else lanes)
+        size = (columns + STEP - 1) // STEP * STEP * lanes
         kinds = 3 + present(grads[0]) + present(grads[1]) + present(grads[2]) + present(hess)
-        return np.empty(kinds * size_of(columns), type(factor))
+        return np.empty(kinds * size, type(factor)), lanes, size
 
-    @kernel_part()
+    @written_out
     def rows_of_tiles(
-        start, last, x, t, y, weight, grad_output, values, grads, hess, numbers, factor, columns, inner, ignore, buffers
+        start, last, x, t, y, weight, grad_output, values, grads, hess, numbers, factor, columns, inner, ignore, kept
     ):
         vector_function()
         T = type(factor)
-        lanes, size = lanes_of(columns), size_of(columns)
+        buffers, lanes, size = kept
         d0, d1, d2 = grads
         z, outs = part(buffers, 0, size), part(buffers, 3 * size, buffers.size)
         tile = Tile(z, part(buffers, size, 2 * size), part(buffers, 2 * size, 3 * size), outs, lanes, size)

@@ -7,46 +7,35 @@ phase has slots of its own, because a fast thread may begin it while a slow one 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from llvmlite import ir
 from numba import types
 
 from fastloss.cpu.simd.llvm_hints import emits, pointer_to
-from fastloss.cpu.simd.memory import borrowed, load
+from fastloss.cpu.simd.memory import load
 from fastloss.runtime.compile import BOARD_HEAD, kernel_part
 
 I64 = ir.IntType(64)
 
 
-def shared(body: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the loop that each thread runs: it takes chunks of `count` rows or elements until none is left.
+@kernel_part()
+def chunks(queue, phase, count, step):
+    """Take chunks of `count` rows or elements until none is left: yield their numbers, and where they start and stop.
 
-    ``body(start, stop, *args)`` computes a chunk and returns its sum; chunks begin at multiples of `step`. The loop
-    returns the sum over all chunks, added up in their order, to threads that `wait` for it, and 0 to the others.
+    They begin at multiples of `step`. Each is to be marked as finished, see :func:`finish`.
     """
-
-    @kernel_part()
-    def take_chunks(queue, phase, count, step, wait, args):
-        lent = borrowed(args)
-        chunks = chunks_of(queue)
-        steps = (count + step - 1) // step
+    number = chunks_of(queue)
+    steps = (count + step - 1) // step
+    k = _next_chunk(queue, phase)
+    while k < number:
+        yield k, share(steps, k, number) * step, min(share(steps, k + 1, number) * step, count)
         k = _next_chunk(queue, phase)
-        while k < chunks:
-            start, stop = share(steps, k, chunks) * step, share(steps, k + 1, chunks) * step
-            _finish(queue, phase, k, body(start, min(stop, count), *lent))
-            k = _next_chunk(queue, phase)
-        return _total(queue, phase) if wait else 0.0
-
-    return take_chunks
 
 
 def _next_chunk(queue, phase):
     """Return the next chunk that no thread has taken."""
 
 
-def _finish(queue, phase, k, total):
+def finish(queue, phase, k, total):
     """Mark chunk `k` as finished, with its sum; whoever sees the mark sees all that was written before."""
 
 
@@ -63,7 +52,7 @@ def _finished(queue, phase):
 
 
 @kernel_part()
-def _total(queue, phase):
+def total_of(queue, phase):
     """Wait until every chunk is finished, and return the sum of the slots in their order.
 
     The wait spins: each chunk that is not finished is in the hands of a thread that is running.
@@ -110,7 +99,7 @@ def _emit_finished(queue, phase):
     return types.int64, emit
 
 
-@emits(_finish)
+@emits(finish)
 def _emit_finish(queue, phase, k, total):
     def emit(context, builder, kinds, args):
         number, chunk = _as_int(context, builder, kinds[1:3], args[1:3])
