@@ -40,10 +40,7 @@ def scale_into(backend: Any, target: Any, source: Any, factor: float) -> None:
 
 def convert_into(backend: Any, target: Any, source: Any) -> None:
     """Write `source` to the contiguous `target` of the same shape, in the target's dtype."""
-    if target.dtype == source.dtype:
-        backend.copy_into(target, source)
-    else:
-        map_into(backend, itself, (source,), target)
+    map_into(backend, itself, (source,), target)
 
 
 def factor_type(backend: Any, real: Any, *arrays: Any) -> Any:
