@@ -91,7 +91,7 @@ def test_every_domain_of_an_option_is_tested():
 
 @pytest.mark.parametrize("case", PLAIN, ids=str)
 def test_unknown_option(case):
-    refuses(TypeError, "temperature", case, case.make(), temperature=2.0)
+    refuses(TypeError, "warmth", case, case.make(), warmth=2.0)
 
 
 @pytest.mark.parametrize("case", [c for c in PLAIN if len(c.arrays) > 1], ids=str)

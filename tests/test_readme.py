@@ -51,11 +51,11 @@ def test_generated_parts_are_current():
 
 
 def test_there_are_examples():
-    assert len(EXAMPLES) == 8
+    assert len(EXAMPLES) == 9
     assert all(any(f"def {name}(" in example for example in EXAMPLES) for name in CHECKS)
 
 
-@pytest.mark.parametrize("number", range(8))
+@pytest.mark.parametrize("number", range(9))
 def test_example_runs_without_a_warning(number, tmp_path):
     example = EXAMPLES[number]
     for module in re.findall(r"^(?:import|from) (\w+)", example, flags=re.MULTILINE):

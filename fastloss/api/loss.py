@@ -142,7 +142,7 @@ def _filling(describe: Callable[..., Any], signed: Signed) -> Callable[..., Any]
     def filled(*args: Any, **kwargs: Any) -> Any:
         for name, value in (*zip(signed.positional, args, strict=False), *kwargs.items()):
             if value is None and name in required:
-                raise TypeError(f"{name} must be an array, got None")
+                raise TypeError(f"{name} must be an array, got NoneType")
         job = describe(*args, **kwargs)
         if not isinstance(job, Draft):
             return job

@@ -274,6 +274,11 @@ class Outputs:
         return copy
 
     @property
+    def writes_over(self) -> bool:
+        """Whether results are arrays of the caller's."""
+        return bool(self._targets) or self._out is not None
+
+    @property
     def first_replaces(self) -> bool:
         """Whether the kernel's first derivative lies in an array that it reads."""
         if not self._targets and self._out is None:

@@ -92,13 +92,12 @@ def kernel_call(
 
     `divisor` is a number, or a function of the call's arrays that gives one; `each`: the loss is not reduced.
     """
-    code, queue = kernel.launch
+    (code, queue), _, numbers_of, labelled, divided, *_ = kernel
     pick, readers, order, _ = reads
     results = outputs.plan(slots)
     make, makes, finish, flats, arrange, _ = results
-    labelled, divided, numbers_of = kernel.labelled, kernel.divided, kernel.numbers
-    writes_over = planning.request.grad_out is not None or planning.request.out is not None
-    look_before = domain if writes_over else None  # nothing of the user's is written where the loss is not defined
+    # Nothing of the user's is written where the loss is not defined.
+    look_before = domain if domain is not None and outputs.writes_over else None
     dynamic = callable(scale) or callable(divisor)
     dtype = outputs.dtype
     one, scalar = planning.space.one(dtype), planning.space.scalar
