@@ -65,6 +65,7 @@ LABELLED = frozenset(
         "adaptive_log_softmax_with_loss",
         "cross_entropy",
         "ctc_loss",
+        "generalized_cross_entropy",
         "linear_cross_entropy",
         "multi_margin_loss",
         "multilabel_margin_loss",

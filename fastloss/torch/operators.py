@@ -51,7 +51,7 @@ class Operator:
         self.name, self.always_reduced = name, reduced
         self.loss: Callable[..., Any] = getattr(fl, name)
         parameters = inspect.signature(self.loss).parameters.values()
-        types = {p.name: _TYPES.get(p.annotation) for p in parameters}
+        types = {p.name: _TYPES.get(_bare(p.annotation)) for p in parameters}
         self.defaults = {p.name: p.default for p in parameters}
         if "params" in types:
             types["params"] = "Tensor[]"
@@ -178,6 +178,11 @@ class Operator:
 
     def _refuse(self, ctx: Any, *grad_outputs: Any) -> Any:
         raise second_derivative(self.loss)
+
+
+def _bare(annotation: str) -> str:
+    """Return an annotation without the domain that stands beside the type."""
+    return annotation.removeprefix("Annotated[").partition(", ")[0] if "Annotated" in annotation else annotation
 
 
 def _register(name: str, schema: str, compute: Callable[..., Any], fake: Callable[..., Any]) -> Callable[..., Any]:

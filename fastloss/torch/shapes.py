@@ -19,7 +19,14 @@ VECTORS = frozenset(
     )
 )
 ROWS = frozenset(
-    ("cross_entropy", "multi_margin_loss", "multilabel_margin_loss", "nll_loss", "symmetric_cross_entropy")
+    (
+        "cross_entropy",
+        "generalized_cross_entropy",
+        "multi_margin_loss",
+        "multilabel_margin_loss",
+        "nll_loss",
+        "symmetric_cross_entropy",
+    )
 )
 
 
@@ -33,6 +40,10 @@ def unreduced_shape(loss: str, arrays: Mapping[str, Any], options: Mapping[str, 
     if loss in ROWS:
         shape = arrays["target"].shape
         return _without(first, 1) if shape == first else tuple(shape)
+    if loss == "info_nce_loss":
+        return tuple(first[:1])
+    if loss in ("dice_loss", "soft_dice_loss"):  # a number for each sample and class
+        return tuple(first[: min(2, len(first) - 1)])
     if loss == "ctc_loss":
         return tuple(first[1:-1])
     if loss == "logsumexp":
