@@ -157,6 +157,24 @@ class RowMaths(NamedTuple):
     sparse: bool = False
 
 
+class Scores(NamedTuple):
+    """What becomes of logits before their softmax, and what is returned beside the loss of a row.
+
+    Logits x are replaced by c tanh(a x / c), a being the `scale` and c the `softcap`, or by a x without one. There are
+    `classes` classes, the others are padding. `returns` are names of ``RETURNS``; `z_loss` is the factor of the last.
+    """
+
+    scale: float = 1.0
+    softcap: float | None = None
+    classes: int | None = None
+    z_loss: float = 0.0
+    returns: tuple[str, ...] = ()
+
+
+# The numbers of a row that a loss may return beside its value.
+RETURNS = ("lse", "log_prob", "entropy", "argmax", "z_loss")
+
+
 class Rowwise(NamedTuple):
     """A loss of rows along a class axis: axis 0 of a one-dimensional input, else axis 1, unless `axis` says otherwise.
 
@@ -167,7 +185,7 @@ class Rowwise(NamedTuple):
     `empty` is the value of a row without classes; ``None`` refuses such an input.
 
     `pairs` is the maths of a loss of input, target and weight whose weight may have any shape that broadcasts to the
-    input's; it is used where that is not one number for each class.
+    input's; it is used where that is not one number for each class. `scores` says what becomes of logits before.
     """
 
     maths: RowMaths
@@ -184,6 +202,7 @@ class Rowwise(NamedTuple):
     max_ndim: int | None = None
     empty: float | None = None
     pairs: PairMaths | None = None
+    scores: Scores | None = None
 
 
 class RowIndex(NamedTuple):

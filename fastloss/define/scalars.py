@@ -76,6 +76,18 @@ def sigmoid(x):
 
 
 @maths
+def tanh(x):
+    """Return the hyperbolic tangent: below 0.45 a continued fraction, above it by an exponential."""
+    T = type(x)
+    s = x * x
+    small = abs(x) < T(0.45)
+    e = exp_nonpositive(-abs(x + x))
+    above = x * (T(135135) + s * (T(17325) + s * (T(378) + s))) if small else (T(1) - e if x > T(0) else e - T(1))
+    below = T(135135) + s * (T(62370) + s * (T(3150) + s * T(28))) if small else T(1) + e
+    return above / below
+
+
+@maths
 def softplus(x):
     """Return log(1 + exp(x)) = max(x, 0) + log1p(exp(-|x|))."""
     T = type(x)

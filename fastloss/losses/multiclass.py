@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 from fastloss.api.loss import loss
-from fastloss.define.descriptions import Array, RowMaths, Rowwise
+from fastloss.define.descriptions import Array, RowMaths, Rowwise, Scores
 from fastloss.define.maths import maths
-from fastloss.define.options import INTEGER, UNIT_INTERVAL
+from fastloss.define.options import COUNT_OR_NONE, FINITE, INTEGER, NON_NEGATIVE, POSITIVE_OR_NONE, UNIT_INTERVAL
 
 # Notation of RowMaths: z an entry less the row's maximum, p its softmax, t the second operand's entry, w the class
 # weight, hit whether this is the target, zy and wy the target's z and w, logsum = log Σ exp z.
@@ -90,6 +93,44 @@ def soft_entry(z, p, t, w, hit, coefs, params):
 SOFT_CROSS_ENTROPY = RowMaths(soft_row, soft_entry, soft_terms, softmax=True)
 
 
+@functools.cache
+def with_z_loss(base: RowMaths) -> RowMaths:
+    """Return the maths of a cross-entropy plus ζ (log Σ exp x)²; its parameters are the base's first, ζ, and 1/C."""
+    terms, finish, entry = base.terms, base.finish, base.entry
+
+    def z_terms(z, p, t, w, hit, zy, wy, params):
+        return terms(z, p, t, w, hit, zy, wy, (params[0], params[2]))
+
+    def z_row(top, logsum, sums, zy, wy, params):
+        value, coefs = finish(top, logsum, sums, zy, wy, (params[0], params[2]))
+        lse = top + logsum
+        return value + params[1] * lse * lse, (*coefs, params[1] * (lse + lse))
+
+    def z_entry(z, p, t, w, hit, coefs, params):
+        T = type(z)
+        slopes, curvature = entry(z, p, t, w, hit, coefs[:-1], (params[0], params[2]))
+        pull = coefs[-1] * p
+        return (slopes[0] + pull, *slopes[1:]), curvature + pull * (T(1) - p) + (params[1] + params[1]) * p * p
+
+    for function, plain in ((z_terms, terms), (z_row, finish), (z_entry, entry)):
+        function.__name__ = function.__qualname__ = f"z_{plain.__name__}" if plain is not None else "z_terms"
+        maths(function)
+    return base._replace(terms=None if terms is None else z_terms, finish=z_row, entry=z_entry)
+
+
+def scored(rows: Rowwise, scale: float, softcap: float | None, z_loss: float, classes: int | None, returns: Any) -> Rowwise:
+    """Return a cross-entropy with what becomes of its logits, and what is returned beside its value."""
+    names = (returns,) if isinstance(returns, str) else tuple(returns)
+    scores = Scores(float(scale), softcap, classes, float(z_loss), names)
+    if scores == Scores():
+        return rows
+    if z_loss:
+        rows = rows._replace(
+            maths=with_z_loss(rows.maths), soft=with_z_loss(rows.soft), params=(*rows.params, float(z_loss))
+        )
+    return rows._replace(scores=scores)
+
+
 @maths
 def nll_row(top, logsum, sums, zy, wy, params):
     """-w x_y."""
@@ -107,6 +148,7 @@ NLL = RowMaths(nll_row, nll_entry, indexed=True, sparse=True)
 
 
 _ROW_DOMAINS = {"target": "class"}
+SCORED = {"logit_scale": FINITE, "softcap": POSITIVE_OR_NONE, "z_loss": NON_NEGATIVE, "valid_classes": COUNT_OR_NONE}
 
 
 @loss("rowwise", options={"ignore_index": INTEGER}, domains=_ROW_DOMAINS, hessian="zero", legacy=True)
@@ -168,7 +210,7 @@ def nll_loss(
 @loss(
     "rowwise",
     differentiable=("input", "target", "weight"),
-    options={"ignore_index": INTEGER, "label_smoothing": UNIT_INTERVAL},
+    options={"ignore_index": INTEGER, "label_smoothing": UNIT_INTERVAL, **SCORED},
     domains=_ROW_DOMAINS,
     legacy=True,
 )
@@ -180,6 +222,11 @@ def cross_entropy(
     ignore_index: int = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    z_loss: float = 0.0,
+    valid_classes: int | None = None,
+    returns: tuple[str, ...] = (),
 ) -> Array:
     r"""Cross-entropy of logits against class indices or class probabilities.
 
@@ -205,11 +252,22 @@ def cross_entropy(
         number of rows.
     label_smoothing : float
         In [0, 1].
+    logit_scale, softcap : float
+        Logits x are replaced by :math:`c \tanh(a x / c)`, with a the scale and c the cap; without a cap by a x.
+    z_loss : float
+        Adds this times the square of the log-sum-exp to the loss of each row that counts, whatever its class weighs.
+    valid_classes : int, optional
+        Classes from this one on are padding: their probability and their gradient are 0.
+    returns : tuple of str
+        Numbers of each row to return beside the loss: ``"lse"``, the log-sum-exp of its logits; ``"log_prob"``, the
+        log-probability of its class; ``"entropy"``; ``"argmax"``; ``"z_loss"``. Ignored rows have 0, but for the
+        argmax.
 
     Returns
     -------
     array
-        Zero-dimensional, or of the shape of `input` without its class axis for ``reduction="none"``.
+        Zero-dimensional, or of the shape of `input` without its class axis for ``reduction="none"``. With `returns` a
+        named tuple of the loss and what was asked for, of that shape.
 
     Raises
     ------
@@ -243,7 +301,7 @@ def cross_entropy(
     0.1269
     """
     smooth = label_smoothing > 0
-    return Rowwise(
+    rows = Rowwise(
         SMOOTH_CROSS_ENTROPY if smooth else CROSS_ENTROPY,
         input,
         target,
@@ -254,3 +312,4 @@ def cross_entropy(
         reduction,
         "weights",
     )
+    return scored(rows, logit_scale, softcap, z_loss, valid_classes, returns)
