@@ -254,10 +254,13 @@ class PairMaths(NamedTuple):
     """The scalar functions of a loss over vectors a, b (and c) of equal length.
 
     peaks(a, b, c, params) -> (u, v, w)
-        Running maxima over the vector, for the infinity norm; ``None``: no maxima.
-    terms(a, b, c, peaks, params) -> (u, v, w)
+        Their largest values over the vector are its tops; ``None``: the tops are 1.
+    again(sums, params) -> (u, v, w)
+        The tops that the sums call for: where one is not 1, the row is summed a second time, with these. For vectors
+        whose squares would overflow or underflow; ``None``: once is enough.
+    terms(a, b, c, tops, params) -> (u, v, w)
         Summed over the vector in float64.
-    finish(sums, peaks, y, params) -> (value, coefs)
+    finish(sums, tops, y, params) -> (value, coefs)
         The row's value from its sums; y is the label.
     entry(a, b, c, coefs, params) -> ((d_a, d_b, d_c), d2_a)
         One component of each derivative.
@@ -267,6 +270,7 @@ class PairMaths(NamedTuple):
     finish: MathFunction
     entry: MathFunction
     peaks: MathFunction | None = None
+    again: MathFunction | None = None
 
 
 class Pairwise(NamedTuple):

@@ -95,10 +95,12 @@ def multilabel_soft_entry(z, p, t, w, hit, coefs, params):
     T = type(z)
     e = exp_nonpositive(-abs(z))
     inverse = T(1) / (T(1) + e)
-    s = inverse if z > T(0) else e * inverse
-    value = (T(1) - t if z > T(0) else -t) * z + log1p_unit(e)
+    smaller = e * inverse  # σ(-|z|)
+    rest = T(1) - t if z > T(0) else -t
+    slope = rest + (-smaller if z > T(0) else smaller)  # σ(z) - t, which would cancel
+    value = rest * z + log1p_unit(e)
     scaled = w * params[0]
-    return (scaled * (s - t), -scaled * z, params[0] * value), scaled * e * inverse * inverse
+    return (scaled * slope, -scaled * z, params[0] * value), scaled * smaller * inverse
 
 
 MULTILABEL_SOFT = RowMaths(multilabel_soft_row, multilabel_soft_entry, multilabel_soft_terms)
