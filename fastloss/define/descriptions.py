@@ -130,11 +130,13 @@ class RowMaths(NamedTuple):
     Notation: z is an entry of the row: less the row's maximum `top` when `softmax` is set, else the raw entry, and
     `top` is 0; p its softmax (0 without `softmax`); t the entry of the second operand, 1 where there is none; w the
     class weight, 1 where there is none; `hit` whether this is the target class; zy and wy the target's z and weight
-    (0 and 1 without class indices); params the loss's options, then 1 / number of classes.
+    (0 and 1 without class indices); p_others is 1 less the largest softmax, from a sum without that entry where it
+    would cancel (0 without `softmax`); py the target's softmax (0 without `softmax`, and where no derivative is asked
+    for); params the loss's options, then 1 / number of classes.
 
     terms(z, p, t, w, hit, zy, wy, params) -> (a, b, c)
         Summed over the row, pieces of it in the row's own precision, these in float64. ``None``: no sums.
-    finish(top, logsum, sums, zy, wy, params) -> (value, coefs)
+    finish(top, logsum, sums, zy, wy, p_others, py, params) -> (value, coefs)
         The row's value, and whatever the entries need, a tuple of numbers of the row's type; logsum = log sum exp z,
         0 without `softmax`.
     entry(z, p, t, w, hit, coefs, params) -> ((d_first, d_second, d_weight), d2_first)

@@ -150,6 +150,13 @@ def step(x):
 
 
 @maths
+def complement(z, p, p_others):
+    """Return 1 - p, p the softmax of an entry that is z below the largest one, whose complement is `p_others`."""
+    T = type(z)
+    return p_others if z == T(0) else T(1) - p
+
+
+@maths
 def sign(x):
     """Return -1, 0 or 1."""
     T = type(x)

@@ -21,13 +21,22 @@ def cosine_terms(a, b, c, tops, params):
 
 
 @maths
+def quotient(x, y):
+    """Return x / y, and exactly 1 and -1 for equal and opposite numbers, however the compiler divides."""
+    T = type(x)
+    return T(1) if x == y else (T(-1) if x == -y else x / y)
+
+
+@maths
 def cosine_of(dot, square_a, square_b):
     """Return (cos, 1 / |a||b|) of an inner product and two squared norms; cos is 1 and -1 for equal and opposite."""
     T = type(dot)
     norm_a, norm_b = sqrt(square_a), sqrt(square_b)
-    cosine = dot / square_a * (norm_a / norm_b)
+    norms = norm_a * norm_b
+    norms = square_a if square_a == square_b else norms  # which rounding might have moved
+    cosine = quotient(dot, norms)
     cosine = T(1) if cosine > T(1) else (T(-1) if cosine < T(-1) else cosine)
-    return cosine, T(1) / (norm_a * norm_b)
+    return cosine, T(1) / norms
 
 
 @maths
@@ -48,12 +57,12 @@ def cosine_row(sums, tops, y, params):
         value = relu(excess)
         slope = step(excess)
     unit = T(1) / sqrt(aa)
-    return value, (tops[0], tops[1], slope * inverse, dot / aa, dot / bb, unit, unit)
+    return value, (tops[0], tops[1], slope * inverse, quotient(dot, aa), quotient(dot, bb), unit, unit)
 
 
 @maths
 def cosine_entry(a, b, c, coefs, params):
-    """(b - a (a·b / |a|²)) / |a||b|, of scaled vectors, and its second derivative; equal vectors have exactly 0."""
+    """(b - a (a·b / |a|²)) / |a||b|, exactly 0 for equal vectors, and the second derivative in a."""
     T = type(a)
     scale_a, scale_b, inverse, along_a, along_b, unit, over_norm = coefs
     a = a * scale_a
@@ -117,8 +126,8 @@ def cosine_embedding_loss(
     -----
     As in torch, 1e-12 is added to each squared norm, which biases vectors shorter than about 1e-6. Differentiable with
     respect to `input1` and `input2`; at the kink ``cos = margin`` the gradient is 0, as in torch since 2.14. Squares
-    neither overflow nor underflow, and no cosine is above 1: the loss of equal vectors is not negative. A strided
-    vector is copied.
+    neither overflow nor underflow, and no cosine is above 1: the loss of equal vectors is not negative. A vector that
+    is not contiguous is copied.
 
     References
     ----------
@@ -160,7 +169,7 @@ def along(dot, square, clamped):
     T = type(dot)
     if square < clamped:
         return dot / sqrt(clamped) / sqrt(square) if square > T(0) else T(0)
-    return dot / square
+    return quotient(dot, square)
 
 
 @maths

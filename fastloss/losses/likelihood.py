@@ -186,7 +186,8 @@ def poisson_nll_loss(
 def gaussian(x, t, v, eps, constant):
     """(log v + r²/v)/2 + constant, with v clamped at ε from below, unseen by the derivative; NaN for v < 0.
 
-    The derivative (1 - r²/v) / 2 v cancels where v is near r², unless the difference is taken before the division.
+    The derivative (1 - r²/v) / 2 v cancels where v is near r², unless the difference is taken before the division, as a
+    product and a sum that round once.
     """
     T = type(x)
     r = x - t
@@ -198,7 +199,7 @@ def gaussian(x, t, v, eps, constant):
     d = r * q
     ratio = r * d
     value = T(0.5) * (log(v) + ratio) + constant
-    near = ratio > T(0.5) and ratio < T(2) and r * r < T(math.inf)
+    near = ratio > T(0.5) and ratio < T(2) and v * smallest_normal(x) < T(1)  # r² does not overflow
     miss = (v - r * r) * q if near else T(1) - ratio
     return (T(math.nan) if negative else value), (d, -d, T(0.5) * q * miss), q
 

@@ -10,7 +10,7 @@ from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, MathFunction, PairMaths, Pairwise
 from fastloss.define.maths import maths
 from fastloss.define.options import FINITE, FLAG, NUMBER
-from fastloss.define.scalars import power, scale_of_size, scale_of_squares, sign, sqrt
+from fastloss.define.scalars import power, scale_of_size, scale_of_squares, sign, smallest_normal, sqrt
 
 
 class Norm(NamedTuple):
@@ -116,9 +116,19 @@ def ratio(d, top):
 
 
 @maths
+def power_of_ratio(d, top, q):
+    """(|d| / top)^q; where the ratio underflows by way of the powers of both, which for |q| < 1 do not."""
+    T = type(d)
+    u = ratio(d, top)
+    apart = u < smallest_normal(d) and q < T(1) and q > T(-1)
+    y = power(abs(d) if apart else u, q)
+    return y * (power(abs(top), -q) if apart else T(1))
+
+
+@maths
 def lp_summand(d, top, p):
     """(|d| / top)^p."""
-    return power(ratio(d, top), p)
+    return power_of_ratio(d, top, p)
 
 
 @maths
@@ -136,7 +146,7 @@ def lp_finish(total, top, p):
 def lp_slope(d, shape, p):
     """sign(d) (|d| / norm)^(p - 1), 0 at 0."""
     T = type(d)
-    u = power(ratio(d, shape[0]), p - T(1))
+    u = power_of_ratio(d, shape[0], p - T(1))
     return T(0) if d == T(0) or shape[1] == T(0) else sign(d) * u * shape[1]
 
 
@@ -144,10 +154,9 @@ def lp_slope(d, shape, p):
 def lp_curvature(d, shape, p):
     """(p - 1) |d|^(p - 2) / norm^(p - 1) (1 - (|d| / norm)^p)."""
     T = type(d)
-    u = ratio(d, shape[0])
     scale = scale_of_size(abs(shape[0]))
-    rest = T(1) - power(u, p) * shape[2]
-    bend = (p - T(1)) * power(u, p - T(2)) * shape[1] * (T(0) if rest < T(0) else rest)
+    rest = T(1) - power_of_ratio(d, shape[0], p) * shape[2]
+    bend = (p - T(1)) * power_of_ratio(d, shape[0], p - T(2)) * shape[1] * (T(0) if rest < T(0) else rest)
     return T(0) if d == T(0) or shape[1] == T(0) else bend / (abs(shape[0]) * scale) * scale
 
 

@@ -65,7 +65,8 @@ def _write(maths: PairMaths, streamed: bool) -> Callable[..., Any]:
     put, put_each = (stream, stream_each) if streamed else (store, store_each)
 
     @written_out
-    def write(a, b, c, y, grad_output, values, grads, hess, factor, r, columns, sums, tops, numbers):
+    def write(a, b, c, y, grad_output, results, factor, r, columns, sums, tops, numbers):
+        values, grads, hess = results
         T = type(factor)
         value, coefs = close(sums, tops, load_or(y, r, T(0)), numbers)
         store(values, r, value)
@@ -90,7 +91,7 @@ def kernel(maths: PairMaths, streamed: bool = False) -> Kernel:
         vector_function()
         like = load(a, 0)
         T = type(like)
-        numbers, grads, factor = cast(params, like), (d0, d1, d2), T(scale)
+        numbers, factor, results = cast(params, like), T(scale), (values, (d0, d1, d2), hess)
         ones = (T(1), T(1), T(1))
         for k, start, stop in chunks(queue, 0, count, 1):
             total = 0.0
@@ -103,9 +104,9 @@ def kernel(maths: PairMaths, streamed: bool = False) -> Kernel:
                     if tops != ones:
                         sums = sums_of(a, b, c, base, columns, tops, numbers, factor)
                 if has_peaks or (has_again and tops != ones):
-                    total += write(a, b, c, y, grad_output, values, grads, hess, factor, r, columns, sums, tops, numbers)
+                    total += write(a, b, c, y, grad_output, results, factor, r, columns, sums, tops, numbers)
                 else:  # the maths for tops that are the constant 1, which costs nothing
-                    total += write(a, b, c, y, grad_output, values, grads, hess, factor, r, columns, sums, ones, numbers)
+                    total += write(a, b, c, y, grad_output, results, factor, r, columns, sums, ones, numbers)
             finish(queue, 0, k, total)
         return total_of(queue, 0) if lead else 0.0
 
