@@ -33,7 +33,7 @@ def logsumexp_entry(z, p, t, w, hit, coefs, params):
     """p, and p (1 - p); 0 where z = -inf, be it a number below an infinite maximum."""
     T = type(z)
     p = T(0) if z == T(-math.inf) else p
-    return (p,), p * complement(z, coefs[0], p)
+    return (p,), p * complement(z, p, coefs[0])
 
 
 LOGSUMEXP = RowMaths(logsumexp_row, logsumexp_entry, softmax=True)
@@ -50,7 +50,7 @@ def softmax_terms(z, p, t, w, hit, zy, wy, params):
 def softmax_entry(z, p, t, w, hit, coefs, params):
     """p; p (g - Σ p g), and p (1 - 2 p) (g - Σ p g)."""
     slope = params[0] * p * (t - coefs[1])
-    return (p, slope), slope * (complement(z, coefs[2], p) - p)
+    return (p, slope), slope * (complement(z, p, coefs[2]) - p)
 
 
 @maths
@@ -65,7 +65,7 @@ def log_softmax_entry(z, p, t, w, hit, coefs, params):
     """z - log Σ exp z; g - p Σ g, and -p (1 - p) Σ g."""
     T = type(z)
     g, total = params[0] * t, params[0] * coefs[1]
-    miss = complement(z, coefs[2], p)
+    miss = complement(z, p, coefs[2])
     slope = (g - total) + miss * total if z == T(0) else g - p * total
     return (z - coefs[0], slope), -p * miss * total
 
