@@ -133,11 +133,13 @@ class RowMaths(NamedTuple):
     Notation: z is an entry of the row: less the row's maximum `top` when `softmax` is set, else the raw entry, and
     `top` is 0; p its softmax (0 without `softmax`); t the entry of the second operand, 1 where there is none; w the
     class weight, 1 where there is none; `hit` whether this is the target class; zy and wy the target's z and weight
-    (0 and 1 without class indices); params the loss's options, then 1 / number of classes.
+    (0 and 1 without class indices); p_others is 1 less the largest softmax, from a sum without that entry where it
+    would cancel (0 without `softmax`); py the target's softmax (0 without `softmax`, and where no derivative is asked
+    for); params the loss's options, then 1 / number of classes.
 
     terms(z, p, t, w, hit, zy, wy, params) -> (a, b, c)
         Summed over the row, pieces of it in the row's own precision, these in float64. ``None``: no sums.
-    finish(top, logsum, sums, zy, wy, params) -> (value, coefs)
+    finish(top, logsum, sums, zy, wy, p_others, py, params) -> (value, coefs)
         The row's value, and whatever the entries need, a tuple of numbers of the row's type; logsum = log sum exp z,
         0 without `softmax`.
     entry(z, p, t, w, hit, coefs, params) -> ((d_first, d_second, d_weight), d2_first)
@@ -277,10 +279,13 @@ class PairMaths(NamedTuple):
     """The scalar functions of a loss over vectors a, b (and c) of equal length.
 
     peaks(a, b, c, params) -> (u, v, w)
-        Running maxima over the vector, for the infinity norm; ``None``: no maxima.
-    terms(a, b, c, peaks, params) -> (u, v, w)
+        Their largest values over the vector are its tops; ``None``: the tops are 1.
+    again(sums, params) -> (u, v, w)
+        The tops that the sums call for: where one is not 1, the row is summed a second time, with these. For vectors
+        whose squares would overflow or underflow; ``None``: once is enough.
+    terms(a, b, c, tops, params) -> (u, v, w)
         Summed over the vector in float64.
-    finish(sums, peaks, y, params) -> (value, coefs)
+    finish(sums, tops, y, params) -> (value, coefs)
         The row's value from its sums; y is the label.
     entry(a, b, c, coefs, params) -> ((d_a, d_b, d_c), d2_a)
         One component of each derivative.
@@ -290,6 +295,7 @@ class PairMaths(NamedTuple):
     finish: MathFunction
     entry: MathFunction
     peaks: MathFunction | None = None
+    again: MathFunction | None = None
 
 
 class Pairwise(NamedTuple):

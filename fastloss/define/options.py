@@ -35,6 +35,8 @@ KL_REDUCTION = Domain(
 POSITIVE = Domain("a number > 0", lambda v: v > 0, (0.5, 1.0, 2.0))
 NORM = Domain("a number > 0, infinity included", lambda v: v > 0, (1.0, 2.0, 3.0, math.inf))
 NON_NEGATIVE = Domain("a number >= 0", lambda v: v >= 0, (0.0, 1.0))
+NUMBER = Domain("a number, infinity included", lambda v: v == v, (0.0, 1.0, 2.0, 3.0, math.inf, -1.0))
+FINITE_NON_NEGATIVE = Domain("a finite number >= 0", lambda v: 0 <= v < math.inf, (0.0, 1.0))
 FINITE = Domain("a finite number", math.isfinite, (0.0, 0.5))
 BELOW_ONE = Domain("a number <= 1 (negative: off)", lambda v: v <= 1, (0.25, 0.75, -1.0))
 UNIT_INTERVAL = Domain("a number in [0, 1]", lambda v: 0 <= v <= 1, (0.0, 0.1))

@@ -14,13 +14,13 @@ def no_slopes(z, p, t, w, hit, coefs, params):
 
 
 @maths
-def log_sum_row(top, logsum, sums, zy, wy, params):
+def log_sum_row(top, logsum, sums, zy, wy, p_others, py, params):
     """Log Σ exp x."""
     return top + logsum, (logsum,)
 
 
 @maths
-def log_probability_row(top, logsum, sums, zy, wy, params):
+def log_probability_row(top, logsum, sums, zy, wy, p_others, py, params):
     """Log p_y."""
     return zy - logsum, (logsum,)
 
@@ -33,7 +33,7 @@ def entropy_terms(z, p, t, w, hit, zy, wy, params):
 
 
 @maths
-def entropy_row(top, logsum, sums, zy, wy, params):
+def entropy_row(top, logsum, sums, zy, wy, p_others, py, params):
     """-Σ p log p."""
     return logsum - sums[0], (logsum,)
 
