@@ -1,6 +1,7 @@
 """Loss functions that return value and gradient in one fused pass, on CPU threads and CUDA."""
 
 from fastloss.api.partial_sums import PartialSum, partial_sum
+from fastloss.api.shards import combine_shards, shard_grad, shard_stats
 from fastloss.api.transforms import grad, grad_and_hess, value_and_grad
 from fastloss.define.linear_options import LinearCrossEntropyOptions
 from fastloss.losses.binary import (
@@ -111,6 +112,7 @@ __all__ = [
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "binary_focal_loss",
+    "combine_shards",
     "config",
     "cosine_embedding_loss",
     "cosine_similarity",
@@ -143,6 +145,8 @@ __all__ = [
     "partial_sum",
     "poisson_nll_loss",
     "quantile_loss",
+    "shard_grad",
+    "shard_stats",
     "show_config",
     "sigmoid",
     "sigmoid_focal_loss",

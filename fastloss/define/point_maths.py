@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from fastloss.define.maths import maths
-from fastloss.define.scalars import tanh
+from fastloss.define.scalars import exp_nonpositive, tanh
 
 
 @maths
@@ -189,3 +189,12 @@ def scaled_square(x, factor):
     """x² times a factor."""
     T = type(x)
     return factor * x * x, (T(0),), T(0)
+
+
+@maths
+def shard_softmax(x, lse, g):
+    """Softmax exp(x - lse) times g; 0 for a g of 0."""
+    T = type(x)
+    difference = x - lse
+    p = exp_nonpositive(difference if difference < T(0) else T(0))
+    return (g * p if g != T(0) else T(0)), (T(0),), T(0)
