@@ -1,0 +1,257 @@
+"""Pages that are written before each build, into ``docs/losses``: one for each loss, their list, and the names of others.
+
+What a page says comes from the loss's docstring, its entry in the registry, the loss itself (the picture, and the
+gradient where it jumps), the newest results of the benchmark, and the table of docs/accuracy.md where there is one.
+"""
+
+import inspect
+import json
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import loss_curves
+import readme
+from numpydoc.docscrape import FunctionDoc
+from sphinx.application import Sphinx
+
+import fastloss as fl
+from fastloss import custom
+from fastloss.bench.results import read
+from fastloss.define.descriptions import Loss
+from fastloss.define.registry import LOSSES
+
+CURVATURE = {"exact": "computed", "zero": "zero almost everywhere", None: "not computed"}
+# The libraries of docs/names.json, and what is left out of a name in their column.
+GUESTS = {
+    "torch": ("torch", "torch.nn.functional."),
+    "jax": ("optax, jax", "optax."),
+    "sklearn": ("scikit-learn", "sklearn.metrics."),
+    "keras": ("Keras", "keras.losses."),
+}
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in reStructuredText."""
+    lines = [".. list-table::", "   :header-rows: 1", ""]
+    for row in (head, *rows):
+        lines += [f"   {'-' if i else '* -'} {cell}".replace("   - ", "     - ") for i, cell in enumerate(row)]
+    return "\n".join(lines)
+
+
+def heading(text: str, line: str = "-") -> str:
+    """Return a heading, with its line."""
+    return f"{text}\n{line * len(text)}"
+
+
+# -- one loss -----------------------------------------------------------------------------------------------------------
+
+
+def page(loss: Loss, accuracy: Sequence[str]) -> str:
+    """Return the page of a loss."""
+    said = FunctionDoc(loss.function)
+    parts = [
+        heading(loss.name, "="),
+        ".. currentmodule:: fastloss",
+        facts(loss, said),
+        pictures(loss),
+        heading("Reference"),
+        f".. autofunction:: {loss.name}",
+        *[f".. py:class:: {one.__name__}{signature(one)}\n\n   {CLASS}" for one in loss.modules],
+        options(loss, said),
+        jumps(loss),
+        errors(loss, accuracy),
+        speed(loss),
+    ]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+CLASS = "The options, bound. An instance is called with the arrays; it has ``grad``, ``value_and_grad``, ``grad_and_hess``."
+
+
+def signature(one: type) -> str:
+    """Return the signature of a class, without types."""
+    found = inspect.signature(one)
+    plain = [p.replace(annotation=p.empty) for p in found.parameters.values()]
+    return str(inspect.Signature(plain))
+
+
+def facts(loss: Loss, said: FunctionDoc) -> str:
+    """Return what is true of a loss as a field list."""
+    mean = next((" ".join(p.desc) for p in said["Parameters"] if p.name == "reduction"), "")
+    natural = ", ".join(f"``{name}``" for name in loss.wrt)
+    others = ", ".join(f"``{name}``" for name in loss.differentiable if name not in loss.wrt)
+    lines = [
+        " ".join(said["Summary"]),
+        "",
+        f":Gradient: with respect to {natural}" + (f"; on request to {others}" if others else ""),
+        f":Second derivative: {CURVATURE[loss.hessian]}",
+        f":Mean: {mean}" if mean else "",
+    ]
+    return "\n".join(lines).rstrip()
+
+
+def pictures(loss: Loss) -> str:
+    """Return the picture of a loss, for light and for dark pages."""
+    sketch = loss_curves.sketch_of(loss)
+    if sketch is None:
+        return ""
+    text = f"Value of {loss.name}, and its gradient with respect to {sketch.moved}"
+    light = f".. image:: {loss.name}.svg\n   :class: only-light\n   :alt: {text}"
+    return f"{light}\n\n{light.replace('.svg', '-dark.svg').replace('only-light', 'only-dark')}"
+
+
+def options(loss: Loss, said: FunctionDoc) -> str:
+    """Return the table of options."""
+    parameters = [p for p in inspect.signature(loss.describe).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    if not parameters:
+        return ""
+    described = {name.strip(): " ".join(p.desc) for p in said["Parameters"] for name in p.name.split(",")}
+    rows = []
+    for p in parameters:
+        default = "required" if p.default is p.empty else f"``{getattr(p.default, '__name__', repr(p.default))}``"
+        domain = loss.options[p.name].text if p.name in loss.options else "-"
+        rows.append([f"``{p.name}``", default, domain, described.get(p.name) or "-"])
+    return f"{heading('Options')}\n\n{table(['option', 'default', 'values', 'meaning'], rows)}"
+
+
+def jumps(loss: Loss) -> str:
+    """Return the gradient where it jumps, as the loss computes it; nothing where no jump is in the picture."""
+    sketch = loss_curves.sketch_of(loss)
+    found = loss_curves.kinks(loss, sketch) if sketch is not None else []
+    if not found:
+        return ""
+    rows = [[k.label or "-", f"{k.s:g}", *(f"{g + 0.0:.3g}" for g in (k.before, k.at, k.behind))] for k in found]
+    head = ["curve", sketch.s, "before", "at the kink", "behind"]
+    text = "The gradient jumps at the kinks of the picture. There it is what the middle column says."
+    return f"{heading('Gradient at kinks')}\n\n{text}\n\n{table(head, rows)}"
+
+
+def errors(loss: Loss, accuracy: Sequence[str]) -> str:
+    """Return the rows of docs/accuracy.md that are about a loss."""
+    split = [[cell.strip() for cell in line.strip("| ").split("|")] for line in accuracy]
+    rows = [row for row in split if row[0].startswith(f"`{loss.name}`")]
+    if not rows:
+        return ""
+    head = next(row for row in split if row[0] == "loss")
+    rows = [[re.sub(r"`([^`]+)`", r"``\1``", row[0]), *row[1:]] for row in rows]
+    text = "Worst errors met, in units in the last place. :doc:`How they were found </accuracy>`."
+    return f"{heading('Accuracy')}\n\n{text}\n\n{table(head, rows)}"
+
+
+def speed(loss: Loss) -> str:
+    """Return the medians of a loss, of the newest results for each device; nothing without one."""
+    parts = []
+    for device in ("cpu", "cuda"):
+        path = readme.newest_results(device)
+        rows = [row for row in read(path) if (row["mode"], row["loss"]) == ("sizes", loss.name)] if path else []
+        if not rows:
+            continue
+        times: dict[str, dict[str, float]] = defaultdict(dict)
+        for row in rows:
+            times[row["shape"]][row["contender"]] = float(row["median_ms"])
+        columns = [name for name in readme.LABELS if any(name in one for one in times.values())]
+        cells = [[s, *(f"{one[c]:.3g}" if c in one else "-" for c in columns)] for s, one in times.items()]
+        processor = rows[0]["machine"] + (f", {rows[0]['threads']} threads" if device == "cpu" else "")
+        text = f"Value and gradient in float32, medians in milliseconds: {processor}, {rows[0]['date']}, ``{path.name}``."
+        parts.append(f"{text}\n\n{table(['shape', *(readme.LABELS[c] for c in columns)], cells)}")
+    if not parts:
+        return ""
+    return "\n\n".join([heading("Speed"), *parts, "The columns, and how they are measured: :doc:`/measurements`."])
+
+
+# -- all of them --------------------------------------------------------------------------------------------------------
+
+
+def index(losses: Sequence[Loss]) -> str:
+    """Return the list of losses, by the files that they are written in."""
+    parts = [heading("Losses", "="), INDEX]
+    topics: dict[str, list[Loss]] = defaultdict(list)
+    for loss in losses:
+        topics[sys.modules[loss.function.__module__].__doc__.partition("\n")[0].rstrip(".")].append(loss)
+    for topic, members in sorted(topics.items()):
+        rows = [
+            [f":doc:`{loss.name} <{loss.name}>`", " ".join(FunctionDoc(loss.function)["Summary"]),
+             ", ".join(f"``{name}``" for name in loss.wrt), CURVATURE[loss.hessian]]
+            for loss in members
+        ]  # fmt: skip
+        parts += [heading(topic), table(["loss", "what it is", "gradient", "second derivative"], rows)]
+    names = "\n".join(f"   {loss.name}" for loss in losses)
+    return "\n\n".join([*parts, f".. toctree::\n   :hidden:\n\n{names}"]) + "\n"
+
+
+INDEX = """\
+Every loss is a function of ``fastloss`` with a page of its own, and most have a class of torch's name beside it.
+:doc:`names` says what they are called in other libraries."""
+
+
+def names(rows: Sequence[dict[str, str | list[str]]]) -> str:
+    """Return the table of names in other libraries."""
+    cells = []
+    for row in rows:
+        found = [
+            ", ".join(f"``{name.removeprefix(prefix)}``" for name in row.get(key, [])) or "-"
+            for key, (_, prefix) in GUESTS.items()
+        ]
+        cells.append([f":doc:`{row['loss']} <{row['loss']}>`", *found, row.get("note", "")])
+    head = ["fastloss", *(title for title, _ in GUESTS.values()), "what differs, and how to get the same number"]
+    return "\n\n".join([heading("Names in other libraries", "="), NAMES, table(head, cells)]) + "\n"
+
+
+NAMES = """\
+Names of ``torch.nn.functional``, ``optax``, ``sklearn.metrics`` and ``keras.losses``, or in full where they lie
+elsewhere. The classes of ``torch.nn`` have the same names here. optax returns unreduced losses, ``reduction="none"``;
+scikit-learn and Keras take the targets first, and scikit-learn returns means. Keras clips probabilities to
+[1e-7, 1 - 1e-7]."""
+
+
+def domains() -> str:
+    """Return the table of the domains that ``fastloss.custom`` offers, in Markdown."""
+    found = {name: getattr(custom, name) for name in custom.__all__}
+    rows = [f"| `{name}` | {one.text} |" for name, one in found.items() if isinstance(one, custom.Domain)]
+    return "\n".join(["| domain | values |", "| --- | --- |", *rows, ""])
+
+
+def summary() -> str:
+    """Return the results of the README, as a part of a page of docs/."""
+    text = readme.README.read_text("utf-8").partition("<!-- results -->")[2].partition("<!-- end of results -->")[0]
+    return text.replace("](bench/results/README.md)", "](results.md)").replace("](bench/", "](../bench/")
+
+
+def details() -> str:
+    """Return the tables of every loss and machine, as a page of docs/."""
+    text = re.sub(r"\]\((?=[\w-]+\.)", "](../bench/results/", readme.details())
+    return text.replace("](../../docs/", "](")
+
+
+def write_pages(app: Sphinx) -> None:
+    """Write all pages, those alone that are not there yet as they should be; remove those of losses that are gone."""
+    folder = Path(app.srcdir) / "losses"
+    folder.mkdir(exist_ok=True)
+    described = Path(app.srcdir) / "accuracy.md"
+    text = described.read_text("utf-8") if described.exists() else ""
+    accuracy = [line for line in text.splitlines() if line.startswith("|")]
+    losses = [loss for name, loss in sorted(LOSSES.items()) if name in fl.__all__]
+    pages = {loss.name: page(loss, accuracy) for loss in losses}
+    pages |= {"index": index(losses), "names": names(json.loads((Path(app.srcdir) / "names.json").read_text("utf-8")))}
+    pages = {f"{name}.rst": text for name, text in pages.items()}
+    pages |= {"domains.md": domains(), "summary.md": summary(), "details.md": details()}
+    for old in folder.glob("*.rst"):
+        if old.name not in pages:
+            old.unlink()
+    for name, text in pages.items():
+        path = folder / name
+        if not path.exists() or path.read_text("utf-8") != text:
+            path.write_text(text, "utf-8")
+    for loss in losses:
+        sketch = loss_curves.sketch_of(loss)
+        if sketch is not None:
+            loss_curves.draw(loss, sketch, folder / f"{loss.name}.svg", folder / f"{loss.name}-dark.svg")
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Write the pages when the build begins."""
+    app.connect("builder-inited", write_pages)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
