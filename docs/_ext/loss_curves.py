@@ -252,7 +252,9 @@ def kinks(loss: Loss, sketch: Sketch) -> list[Kink]:
 def draw(loss: Loss, sketch: Sketch, light: Path, dark: Path) -> None:
     """Write the picture of a loss for light pages and for dark ones."""
     grid = np.linspace(sketch.low, sketch.high, POINTS)
-    lines = {label: np.transpose([computed(loss, sketch, one)(s) for s in grid]) for label, one in sketch.curves.items()}
+    lines = {
+        label: np.transpose([computed(loss, sketch, one)(s) for s in grid]) for label, one in sketch.curves.items()
+    }
     for path, style in ((light, LIGHT), (dark, DARK)):
         _write(path, style, sketch, grid, lines, [kink.s for kink in kinks(loss, sketch)])
 

@@ -1,4 +1,4 @@
-"""Pages that are written before each build, into ``docs/losses``: one for each loss, their list, and the names of others.
+"""Writes pages into ``docs/losses`` before each build: one for each loss, their list, and the names of others.
 
 What a page says comes from the loss's docstring, its entry in the registry, the loss itself (the picture, and the
 gradient where it jumps), the newest results of the benchmark, and the table of docs/accuracy.md where there is one.
@@ -7,7 +7,6 @@ gradient where it jumps), the newest results of the benchmark, and the table of 
 import inspect
 import json
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from fastloss.bench.results import read
 from fastloss.define.descriptions import Loss
 from fastloss.define.registry import LOSSES
 
-CURVATURE = {"exact": "computed", "zero": "zero almost everywhere", None: "not computed"}
+CURVATURE = {"exact": "the diagonal of the Hessian", "zero": "zero almost everywhere", None: "none"}
 # The libraries of docs/names.json, and what is left out of a name in their column.
 GUESTS = {
     "torch": ("torch", "torch.nn.functional."),
@@ -46,7 +45,7 @@ def heading(text: str, line: str = "-") -> str:
     return f"{text}\n{line * len(text)}"
 
 
-# -- one loss -----------------------------------------------------------------------------------------------------------
+# -- one loss ---------------------------------------------------------------------------------------------------------
 
 
 def page(loss: Loss, accuracy: Sequence[str]) -> str:
@@ -68,7 +67,9 @@ def page(loss: Loss, accuracy: Sequence[str]) -> str:
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-CLASS = "The options, bound. An instance is called with the arrays; it has ``grad``, ``value_and_grad``, ``grad_and_hess``."
+CLASS = (
+    "The options, bound. An instance is called with the arrays; it has ``grad``, ``value_and_grad``, ``grad_and_hess``."
+)
 
 
 def signature(one: type) -> str:
@@ -155,31 +156,32 @@ def speed(loss: Loss) -> str:
         columns = [name for name in readme.LABELS if any(name in one for one in times.values())]
         cells = [[s, *(f"{one[c]:.3g}" if c in one else "-" for c in columns)] for s, one in times.items()]
         processor = rows[0]["machine"] + (f", {rows[0]['threads']} threads" if device == "cpu" else "")
-        text = f"Value and gradient in float32, medians in milliseconds: {processor}, {rows[0]['date']}, ``{path.name}``."
+        text = (
+            f"Value and gradient in float32, medians in milliseconds: {processor}, {rows[0]['date']}, ``{path.name}``."
+        )
         parts.append(f"{text}\n\n{table(['shape', *(readme.LABELS[c] for c in columns)], cells)}")
     if not parts:
         return ""
     return "\n\n".join([heading("Speed"), *parts, "The columns, and how they are measured: :doc:`/measurements`."])
 
 
-# -- all of them --------------------------------------------------------------------------------------------------------
+# -- all of them ------------------------------------------------------------------------------------------------------
 
 
 def index(losses: Sequence[Loss]) -> str:
-    """Return the list of losses, by the files that they are written in."""
-    parts = [heading("Losses", "="), INDEX]
-    topics: dict[str, list[Loss]] = defaultdict(list)
-    for loss in losses:
-        topics[sys.modules[loss.function.__module__].__doc__.partition("\n")[0].rstrip(".")].append(loss)
-    for topic, members in sorted(topics.items()):
-        rows = [
-            [f":doc:`{loss.name} <{loss.name}>`", " ".join(FunctionDoc(loss.function)["Summary"]),
-             ", ".join(f"``{name}``" for name in loss.wrt), CURVATURE[loss.hessian]]
-            for loss in members
-        ]  # fmt: skip
-        parts += [heading(topic), table(["loss", "what it is", "gradient", "second derivative"], rows)]
+    """Return the list of losses."""
+    rows = [
+        [
+            f":doc:`{loss.name} <{loss.name}>`",
+            " ".join(FunctionDoc(loss.function)["Summary"]),
+            ", ".join(f"``{name}``" for name in loss.wrt),
+            CURVATURE[loss.hessian],
+        ]
+        for loss in losses
+    ]
+    listed = table(["loss", "what it is", "gradient with respect to", "second derivative"], rows)
     names = "\n".join(f"   {loss.name}" for loss in losses)
-    return "\n\n".join([*parts, f".. toctree::\n   :hidden:\n\n{names}"]) + "\n"
+    return "\n\n".join([heading("Losses", "="), INDEX, listed, f".. toctree::\n   :hidden:\n\n{names}"]) + "\n"
 
 
 INDEX = """\
