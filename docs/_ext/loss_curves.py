@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 import fastloss as fl
 from fastloss.define.descriptions import Loss
@@ -19,8 +19,10 @@ from fastloss.define.descriptions import Loss
 POINTS = 241
 # A jump of the gradient is looked for at the multiples of this step, so far to either side, and counts from here on.
 STEP, NEAR, JUMP = 0.25, 1e-7, 1e-3
-LIGHT = {"text": "#222832", "colours": ("#0072b2", "#d55e00", "#007f5f")}
-DARK = {"text": "#ced6dd", "colours": ("#6cb8f0", "#ff9d5c", "#5fd3a8")}
+# Colours on light pages, and what they are on dark ones.
+TEXT, COLOURS = "#222832", ("#0072b2", "#d55e00", "#007f5f")
+COLOURED = ("text.color", "axes.labelcolor", "axes.titlecolor", "axes.edgecolor", "xtick.color", "ytick.color")
+DARK = {TEXT: "#ced6dd", **dict(zip(COLOURS, ("#6cb8f0", "#ff9d5c", "#5fd3a8"), strict=True))}
 
 Arguments = dict[str, Any]
 
@@ -249,32 +251,26 @@ def kinks(loss: Loss, sketch: Sketch) -> list[Kink]:
     return found
 
 
-def draw(loss: Loss, sketch: Sketch, light: Path, dark: Path) -> None:
-    """Write the picture of a loss for light pages and for dark ones."""
+def draw(loss: Loss, sketch: Sketch, jumps: Sequence[Kink], light: Path, dark: Path) -> None:
+    """Write the picture of a loss for light pages, and the same in other colours for dark ones."""
     grid = np.linspace(sketch.low, sketch.high, POINTS)
-    lines = {
-        label: np.transpose([computed(loss, sketch, one)(s) for s in grid]) for label, one in sketch.curves.items()
-    }
-    for path, style in ((light, LIGHT), (dark, DARK)):
-        _write(path, style, sketch, grid, lines, [kink.s for kink in kinks(loss, sketch)])
-
-
-def _write(
-    path: Path, style: dict[str, Any], sketch: Sketch, grid: Any, lines: dict[str, Any], jumps: Sequence[float]
-) -> None:
-    names = ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor", "axes.titlecolor")
-    settings = {**dict.fromkeys(names, style["text"]), "font.size": 11, "svg.hashsalt": path.stem}
-    with mpl.rc_context({**settings, "svg.fonttype": "path"}):
-        figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.3), layout="constrained")
-        for axis, title, row in zip(axes, ("value", f"gradient with respect to {sketch.moved}"), (0, 1), strict=True):
-            for (label, line), colour, dash in zip(lines.items(), style["colours"], ("-", "--", "-."), strict=False):
-                shown = line[row].copy()
-                if row:  # no line across a jump
-                    shown[[np.isclose(grid, s, atol=1e-9).any() and np.isclose(s, jumps).any() for s in grid]] = np.nan
-                axis.plot(grid, shown, dash, color=colour, label=label or None, linewidth=2)
-            axis.set(title=title, xlabel=sketch.s, xlim=(sketch.low, sketch.high))
-            axis.grid(alpha=0.25, color=style["text"])
-        if any(lines):
-            axes[0].legend(frameon=False, labelcolor=style["text"])
-        figure.savefig(path, transparent=True, metadata={"Date": None})
-        plt.close(figure)
+    with mpl.rc_context(dict.fromkeys(COLOURED, TEXT)):
+        figure = Figure(figsize=(8.4, 3.3), layout="constrained")
+        value, gradient = figure.subplots(1, 2)
+    for (label, others), colour, dash in zip(sketch.curves.items(), COLOURS, ("-", "--", "-."), strict=False):
+        values, slopes = np.transpose([computed(loss, sketch, others)(s) for s in grid])
+        places = [kink.s for kink in jumps if kink.label == label]
+        slopes[np.isclose(grid[:, None], places, atol=1e-9).any(axis=1)] = np.nan  # no line across a jump
+        for axis, line in ((value, values), (gradient, slopes)):
+            axis.plot(grid, line, dash, color=colour, label=label or None, linewidth=2)
+    for axis, title in ((value, "value"), (gradient, f"gradient with respect to {sketch.moved}")):
+        axis.set(title=title, xlabel=sketch.s, xlim=(sketch.low, sketch.high))
+        axis.grid(alpha=0.25, color=TEXT)
+    if any(sketch.curves):
+        value.legend(frameon=False, labelcolor=TEXT)
+    with mpl.rc_context({"svg.hashsalt": loss.name, "svg.fonttype": "path"}):
+        figure.savefig(light, transparent=True, metadata={"Date": None})
+    text = light.read_text("utf-8")
+    for here, there in DARK.items():
+        text = text.replace(here, there)
+    dark.write_text(text, "utf-8")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import loss_curves
 import readme
+from loss_curves import Kink, Sketch
 from numpydoc.docscrape import FunctionDoc
 from sphinx.application import Sphinx
 
@@ -48,19 +49,21 @@ def heading(text: str, line: str = "-") -> str:
 # -- one loss ---------------------------------------------------------------------------------------------------------
 
 
-def page(loss: Loss, accuracy: Sequence[str]) -> str:
-    """Return the page of a loss."""
+def page(loss: Loss, accuracy: Sequence[str], folder: Path) -> str:
+    """Return the page of a loss, whose picture is written into the folder."""
     said = FunctionDoc(loss.function)
+    sketch = loss_curves.sketch_of(loss)
+    kinks = loss_curves.kinks(loss, sketch) if sketch is not None else []
     parts = [
         heading(loss.name, "="),
         ".. currentmodule:: fastloss",
         facts(loss, said),
-        pictures(loss),
+        picture(loss, sketch, kinks, folder) if sketch is not None else "",
         heading("Reference"),
         f".. autofunction:: {loss.name}",
         *[f".. py:class:: {one.__name__}{signature(one)}\n\n   {CLASS}" for one in loss.modules],
         options(loss, said),
-        jumps(loss),
+        jumps(sketch, kinks) if kinks else "",
         errors(loss, accuracy),
         speed(loss),
     ]
@@ -94,11 +97,9 @@ def facts(loss: Loss, said: FunctionDoc) -> str:
     return "\n".join(lines).rstrip()
 
 
-def pictures(loss: Loss) -> str:
-    """Return the picture of a loss, for light and for dark pages."""
-    sketch = loss_curves.sketch_of(loss)
-    if sketch is None:
-        return ""
+def picture(loss: Loss, sketch: Sketch, kinks: Sequence[Kink], folder: Path) -> str:
+    """Draw a loss; return what shows the picture, for light and for dark pages."""
+    loss_curves.draw(loss, sketch, kinks, folder / f"{loss.name}.svg", folder / f"{loss.name}-dark.svg")
     text = f"Value of {loss.name}, and its gradient with respect to {sketch.moved}"
     light = f".. image:: {loss.name}.svg\n   :class: only-light\n   :alt: {text}"
     return f"{light}\n\n{light.replace('.svg', '-dark.svg').replace('only-light', 'only-dark')}"
@@ -118,15 +119,11 @@ def options(loss: Loss, said: FunctionDoc) -> str:
     return f"{heading('Options')}\n\n{table(['option', 'default', 'values', 'meaning'], rows)}"
 
 
-def jumps(loss: Loss) -> str:
-    """Return the gradient where it jumps, as the loss computes it; nothing where no jump is in the picture."""
-    sketch = loss_curves.sketch_of(loss)
-    found = loss_curves.kinks(loss, sketch) if sketch is not None else []
-    if not found:
-        return ""
-    rows = [[k.label or "-", f"{k.s:g}", *(f"{g + 0.0:.3g}" for g in (k.before, k.at, k.behind))] for k in found]
+def jumps(sketch: Sketch, kinks: Sequence[Kink]) -> str:
+    """Return the gradient where it jumps, as the loss computes it."""
+    rows = [[k.label or "-", f"{k.s:g}", *(f"{g + 0.0:.3g}" for g in (k.before, k.at, k.behind))] for k in kinks]
     head = ["curve", sketch.s, "before", "at the kink", "behind"]
-    text = "The gradient jumps at the kinks of the picture. There it is what the middle column says."
+    text = "The gradient jumps at the kinks of the picture. There it is what the column in the middle says."
     return f"{heading('Gradient at kinks')}\n\n{text}\n\n{table(head, rows)}"
 
 
@@ -230,15 +227,15 @@ def details() -> str:
 
 def write_pages(app: Sphinx) -> None:
     """Write all pages, those alone that are not there yet as they should be; remove those of losses that are gone."""
-    folder = Path(app.srcdir) / "losses"
+    source = Path(app.srcdir)
+    folder = source / "losses"
     folder.mkdir(exist_ok=True)
-    described = Path(app.srcdir) / "accuracy.md"
-    text = described.read_text("utf-8") if described.exists() else ""
-    accuracy = [line for line in text.splitlines() if line.startswith("|")]
+    accuracy = source / "accuracy.md"
+    lines = accuracy.read_text("utf-8").splitlines() if accuracy.exists() else []
     losses = [loss for name, loss in sorted(LOSSES.items()) if name in fl.__all__]
-    pages = {loss.name: page(loss, accuracy) for loss in losses}
-    pages |= {"index": index(losses), "names": names(json.loads((Path(app.srcdir) / "names.json").read_text("utf-8")))}
-    pages = {f"{name}.rst": text for name, text in pages.items()}
+    pages = {f"{loss.name}.rst": page(loss, [line for line in lines if line[:1] == "|"], folder) for loss in losses}
+    pages["index.rst"] = index(losses)
+    pages["names.rst"] = names(json.loads((source / "names.json").read_text("utf-8")))
     pages |= {"domains.md": domains(), "summary.md": summary(), "details.md": details()}
     for old in folder.glob("*.rst"):
         if old.name not in pages:
@@ -247,10 +244,6 @@ def write_pages(app: Sphinx) -> None:
         path = folder / name
         if not path.exists() or path.read_text("utf-8") != text:
             path.write_text(text, "utf-8")
-    for loss in losses:
-        sketch = loss_curves.sketch_of(loss)
-        if sketch is not None:
-            loss_curves.draw(loss, sketch, folder / f"{loss.name}.svg", folder / f"{loss.name}-dark.svg")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
