@@ -34,7 +34,9 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_math_renderer = "mathml"
 html_copy_source = html_show_sourcelink = False
-html_sidebars = {"index": [], "contributing": [], "changes": []}
+# Pages without others beside them.
+ALONE = ("index", "api", "design", "measurements", "results", "accuracy", "contributing", "changes")
+html_sidebars = {page: [] for page in ALONE}
 html_theme_options = {
     "navbar_align": "left",
     "show_toc_level": 2,

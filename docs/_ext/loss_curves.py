@@ -47,13 +47,13 @@ class Sketch(NamedTuple):
 
 
 class Kink(NamedTuple):
-    """A point where the gradient jumps: the curve's label, the point, the gradient before, at and behind it."""
+    """A point where the gradient jumps: the curve's label, the point, the gradient before, at and after it."""
 
     label: str
     s: float
     before: float
     at: float
-    behind: float
+    after: float
 
 
 # Range of s by the kind of the moved array, and values of the target by its kind.
@@ -245,9 +245,9 @@ def kinks(loss: Loss, sketch: Sketch) -> list[Kink]:
         at = computed(loss, sketch, others)
         first, last = math.ceil(sketch.low / STEP), math.floor(sketch.high / STEP)
         for s in (STEP * k for k in range(first, last + 1) if sketch.low < STEP * k < sketch.high):
-            before, here, behind = at(s - NEAR)[1], at(s)[1], at(s + NEAR)[1]
-            if abs(behind - before) > JUMP:
-                found.append(Kink(label, s, before, here, behind))
+            before, here, after = at(s - NEAR)[1], at(s)[1], at(s + NEAR)[1]
+            if abs(after - before) > JUMP:
+                found.append(Kink(label, s, before, here, after))
     return found
 
 

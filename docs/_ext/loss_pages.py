@@ -24,12 +24,24 @@ from fastloss.define.descriptions import Loss
 from fastloss.define.registry import LOSSES
 
 CURVATURE = {"exact": "the diagonal of the Hessian", "zero": "zero almost everywhere", None: "none"}
-# The libraries of docs/names.json, and what is left out of a name in their column.
-GUESTS = {
-    "torch": ("torch", "torch.nn.functional."),
-    "jax": ("optax, jax", "optax."),
-    "sklearn": ("scikit-learn", "sklearn.metrics."),
-    "keras": ("Keras", "keras.losses."),
+# The libraries of docs/names.json: their title, what is true of all their names, and the module left out of them.
+LIBRARIES = {
+    "torch": (
+        "torch",
+        "Functions of ``torch.nn.functional``. The classes of ``torch.nn`` have the same names here.",
+        "torch.nn.functional.",
+    ),
+    "jax": (
+        "optax, jax",
+        'Functions of ``optax``. They return one value for each sample, ``reduction="none"``.',
+        "optax.",
+    ),
+    "sklearn": ("scikit-learn", "Functions of ``sklearn.metrics``. They take the targets first.", "sklearn.metrics."),
+    "keras": (
+        "Keras",
+        "Classes of ``keras.losses``. They take the targets first, and clip probabilities to [1e-7, 1 - 1e-7].",
+        "keras.losses.",
+    ),
 }
 
 
@@ -37,7 +49,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table in reStructuredText."""
     lines = [".. list-table::", "   :header-rows: 1", ""]
     for row in (head, *rows):
-        lines += [f"   {'-' if i else '* -'} {cell}".replace("   - ", "     - ") for i, cell in enumerate(row)]
+        cells = [r"\-" if cell == "-" else cell for cell in row]
+        lines += [f"   * - {cells[0]}", *(f"     - {cell}" for cell in cells[1:])]
     return "\n".join(lines)
 
 
@@ -121,8 +134,8 @@ def options(loss: Loss, said: FunctionDoc) -> str:
 
 def jumps(sketch: Sketch, kinks: Sequence[Kink]) -> str:
     """Return the gradient where it jumps, as the loss computes it."""
-    rows = [[k.label or "-", f"{k.s:g}", *(f"{g + 0.0:.3g}" for g in (k.before, k.at, k.behind))] for k in kinks]
-    head = ["curve", sketch.s, "before", "at the kink", "behind"]
+    rows = [[k.label or "-", f"{k.s:g}", *(f"{g + 0.0:.3g}" for g in (k.before, k.at, k.after))] for k in kinks]
+    head = ["curve", sketch.s, "before", "at the kink", "after"]
     text = "The gradient jumps at the kinks of the picture. There it is what the column in the middle says."
     return f"{heading('Gradient at kinks')}\n\n{text}\n\n{table(head, rows)}"
 
@@ -177,7 +190,7 @@ def index(losses: Sequence[Loss]) -> str:
         for loss in losses
     ]
     listed = table(["loss", "what it is", "gradient with respect to", "second derivative"], rows)
-    names = "\n".join(f"   {loss.name}" for loss in losses)
+    names = "\n".join(f"   {name}" for name in ("names", *(loss.name for loss in losses)))
     return "\n\n".join([heading("Losses", "="), INDEX, listed, f".. toctree::\n   :hidden:\n\n{names}"]) + "\n"
 
 
@@ -186,24 +199,25 @@ Every loss is a function of ``fastloss`` with a page of its own, and most have a
 :doc:`names` says what they are called in other libraries."""
 
 
-def names(rows: Sequence[dict[str, str | list[str]]]) -> str:
-    """Return the table of names in other libraries."""
-    cells = []
-    for row in rows:
-        found = [
-            ", ".join(f"``{name.removeprefix(prefix)}``" for name in row.get(key, [])) or "-"
-            for key, (_, prefix) in GUESTS.items()
+def names(libraries: dict[str, list[dict[str, str]]]) -> str:
+    """Return the tables of names in other libraries."""
+    parts = [heading("Names in other libraries", "="), NAMES]
+    for library, rows in libraries.items():
+        title, text, prefix = LIBRARIES[library]
+        cells = [
+            [
+                f"``{row['theirs'].removeprefix(prefix)}``",
+                f":doc:`{row['ours']}`" + (f": {row['how']}" if "how" in row else ""),
+            ]
+            for row in rows
         ]
-        cells.append([f":doc:`{row['loss']} <{row['loss']}>`", *found, row.get("note", "")])
-    head = ["fastloss", *(title for title, _ in GUESTS.values()), "what differs, and how to get the same number"]
-    return "\n\n".join([heading("Names in other libraries", "="), NAMES, table(head, cells)]) + "\n"
+        parts += [heading(title), text, table([title, "fastloss, and how to get the same number"], cells)]
+    return "\n\n".join(parts) + "\n"
 
 
 NAMES = """\
-Names of ``torch.nn.functional``, ``optax``, ``sklearn.metrics`` and ``keras.losses``, or in full where they lie
-elsewhere. The classes of ``torch.nn`` have the same names here. optax returns unreduced losses, ``reduction="none"``;
-scikit-learn and Keras take the targets first, and scikit-learn returns means. Keras clips probabilities to
-[1e-7, 1 - 1e-7]."""
+Where nothing is said the same arrays give the same number. Names stand without the module that the text before their
+table names, or in full."""
 
 
 def domains() -> str:
