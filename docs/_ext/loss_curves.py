@@ -104,11 +104,12 @@ def _pair(first: str, second: str, label: str, curves: dict[str, Arguments], **o
     return Sketch(label, -3.0, 3.0, first, np.array([[0.0, 0.5]]), np.array([[1.0, 0.0]]), curves)
 
 
-def _triplet() -> Sketch:
-    positive, negative = np.zeros((1, 2)), np.array([[2.0, 0.0]])
-    curves = {f"margin {m:g}": {"positive": positive, "negative": negative, "margin": m} for m in (1.0, 0.5)}
+def _triplet(**options: Any) -> Sketch:
+    """Return an anchor between positive and negative, away from both: there the distances have kinks of their own."""
+    given = {"positive": np.zeros((1, 2)), "negative": np.array([[2.0, 0.0]]), **options}
+    curves = {f"margin {m:g}": {**given, "margin": m} for m in (1.0, 0.5)}
     label = "s in anchor (s, 0), positive (0, 0), negative (2, 0)"
-    return Sketch(label, -2.0, 3.0, "anchor", np.zeros((1, 2)), np.array([[1.0, 0.0]]), curves)
+    return Sketch(label, 0.1, 1.9, "anchor", np.zeros((1, 2)), np.array([[1.0, 0.0]]), curves)
 
 
 def _masks() -> Sketch:
@@ -208,7 +209,7 @@ SKETCHES: dict[str, Sketch] = {
     "pairwise_distance": _pair(
         "x1", "x2", "s in x1 = (s, 0.5), x2 = (1, 0)", {f"p = {p:g}": {"p": p} for p in (2.0, 1.0, math.inf)}, eps=0.0
     ),
-    "triplet_margin_loss": _triplet(),
+    "triplet_margin_loss": _triplet(eps=0.0),
     "triplet_margin_with_distance_loss": _triplet(),
     "dice_loss": _masks(),
     "soft_dice_loss": _soft_masks(),
