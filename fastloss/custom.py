@@ -58,8 +58,9 @@ from fastloss.define.scalars import (
 )
 
 __all__ = [
-    "FINITE", "FLAG", "INTEGER", "NON_NEGATIVE", "OPEN_UNIT", "POSITIVE", "UNIT_ABOVE_ZERO", "UNIT_INTERVAL",
-    "Array", "Domain", "Elementwise", "Entry", "Linear", "Row", "RowMaths", "Rowwise", "SumMaths", "Sums", "exp",
-    "exp_nonpositive", "log", "log1p_unit", "log_sigmoid", "loss", "maths", "power", "relu", "row_index", "sigmoid",
-    "sign", "softplus", "sqrt", "step", "xlogy",
+    "Entry", "Row",
+    "FINITE", "FLAG", "INTEGER", "NON_NEGATIVE", "OPEN_UNIT", "POSITIVE", "UNIT_ABOVE_ZERO", "UNIT_INTERVAL", "Array",
+    "Domain", "Elementwise", "Linear", "RowMaths", "Rowwise", "SumMaths", "Sums", "exp", "exp_nonpositive", "log",
+    "log1p_unit", "log_sigmoid", "loss", "maths", "power", "relu", "row_index", "sigmoid", "sign", "softplus", "sqrt",
+    "step", "xlogy",
 ]  # fmt: skip
