@@ -21,7 +21,6 @@ nitpicky = True
 
 # Signatures show names and defaults; types stand in the parameters' descriptions.
 autodoc_typehints = "none"
-autodoc_preserve_defaults = True
 numpydoc_show_class_members = False
 
 # Links to a heading of a page, `page.md#heading`, and formulas between dollars.

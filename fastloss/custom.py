@@ -29,7 +29,9 @@ from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array
 from fastloss.define.drafts import Elementwise, Linear, Rowwise, Sums, row_index
 from fastloss.define.maths import maths
-from fastloss.define.named_arguments import Entry, Row, RowMaths, SumMaths
+from fastloss.define.named_arguments import Entry as Entry
+from fastloss.define.named_arguments import Row as Row
+from fastloss.define.named_arguments import RowMaths, SumMaths
 from fastloss.define.options import (
     FINITE,
     FLAG,
@@ -58,7 +60,6 @@ from fastloss.define.scalars import (
 )
 
 __all__ = [
-    "Entry", "Row",
     "FINITE", "FLAG", "INTEGER", "NON_NEGATIVE", "OPEN_UNIT", "POSITIVE", "UNIT_ABOVE_ZERO", "UNIT_INTERVAL", "Array",
     "Domain", "Elementwise", "Linear", "RowMaths", "Rowwise", "SumMaths", "Sums", "exp", "exp_nonpositive", "log",
     "log1p_unit", "log_sigmoid", "loss", "maths", "power", "relu", "row_index", "sigmoid", "sign", "softplus", "sqrt",

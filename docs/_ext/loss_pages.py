@@ -120,7 +120,7 @@ def picture(loss: Loss, sketch: Sketch, kinks: Sequence[Kink], folder: Path) -> 
 
 def options(loss: Loss, said: FunctionDoc) -> str:
     """Return the table of options."""
-    parameters = [p for p in inspect.signature(loss.describe).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    parameters = [p for p in inspect.signature(loss.function).parameters.values() if p.kind is p.KEYWORD_ONLY]
     if not parameters:
         return ""
     described = {name.strip(): " ".join(p.desc) for p in said["Parameters"] for name in p.name.split(",")}
@@ -220,6 +220,27 @@ Where nothing is said the same arrays give the same number. Names stand without 
 table names, or in full."""
 
 
+def functions() -> str:
+    """Return directives for the public names that are neither losses, nor their classes, nor on a page already."""
+    elsewhere = {one.__name__ for loss in LOSSES.values() for one in loss.modules} | set(LOSSES) | ON_PAGES
+    found = {name: getattr(fl, name) for name in fl.__all__ if name not in elsewhere}
+    lines = [".. currentmodule:: fastloss", ""]
+    for name, one in found.items():
+        lines += (
+            [f".. autoclass:: {name}", "   :members:", ""]
+            if inspect.isclass(one)
+            else [f".. autofunction:: {name}", ""]
+        )
+    return "\n".join(lines)
+
+
+# Public names that docs/api.md has itself.
+ON_PAGES = {
+    "AdaptiveLogSoftmaxWithLoss", "LinearCrossEntropyLoss", "LinearCrossEntropyOptions", "__version__", "grad",
+    "grad_and_hess", "value_and_grad",
+}  # fmt: skip
+
+
 def domains() -> str:
     """Return the table of the domains that ``fastloss.custom`` offers, in Markdown."""
     found = {name: getattr(custom, name) for name in custom.__all__}
@@ -250,7 +271,7 @@ def write_pages(app: Sphinx) -> None:
     pages = {f"{loss.name}.rst": page(loss, [line for line in lines if line[:1] == "|"], folder) for loss in losses}
     pages["index.rst"] = index(losses)
     pages["names.rst"] = names(json.loads((source / "names.json").read_text("utf-8")))
-    pages |= {"domains.md": domains(), "summary.md": summary(), "details.md": details()}
+    pages |= {"functions.inc": functions(), "domains.md": domains(), "summary.md": summary(), "details.md": details()}
     for old in folder.glob("*.rst"):
         if old.name not in pages:
             old.unlink()
