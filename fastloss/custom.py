@@ -29,6 +29,8 @@ from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array
 from fastloss.define.drafts import Elementwise, Linear, Rowwise, Sums, row_index
 from fastloss.define.maths import maths
+from fastloss.define.named_arguments import Entry as Entry
+from fastloss.define.named_arguments import Row as Row
 from fastloss.define.named_arguments import RowMaths, SumMaths
 from fastloss.define.options import (
     FINITE,

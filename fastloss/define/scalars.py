@@ -121,14 +121,14 @@ def tanh(x):
 
 @maths
 def softplus(x):
-    """Return log(1 + exp(x)) = max(x, 0) + log1p(exp(-|x|))."""
+    """Return log(1 + exp(x)), as ``max(x, 0) + log1p(exp(-|x|))``."""
     T = type(x)
     return (x if x > T(0) else T(0)) + log1p_unit(exp_nonpositive(-abs(x)))
 
 
 @maths
 def log_sigmoid(x):
-    """Return log(sigmoid(x)) = min(x, 0) - log1p(exp(-|x|))."""
+    """Return log(sigmoid(x)), as ``min(x, 0) - log1p(exp(-|x|))``."""
     T = type(x)
     return (x if x < T(0) else T(0)) - log1p_unit(exp_nonpositive(-abs(x)))
 

@@ -223,7 +223,7 @@ def multilabel_soft_margin_loss(
 
     Parameters
     ----------
-    input : array, shape (C,), (N, C) or (*, C)
+    input : array, shape (C,), (N, C) or (..., C)
         Logits, the classes along the last axis.
     target : array, shape of `input`
         Probabilities of the labels.

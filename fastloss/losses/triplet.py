@@ -92,7 +92,7 @@ def triplet_margin_loss(
 
     Parameters
     ----------
-    anchor, positive, negative : array, shape (D,), (N, D) or (*, D)
+    anchor, positive, negative : array, shape (D,), (N, D) or (..., D)
         Vectors along the last axis; axes of length 1 are broadcast, by a copy.
     margin : float
         The margin m, positive.
@@ -201,7 +201,7 @@ def triplet_margin_with_distance_loss(
 
     Parameters
     ----------
-    anchor, positive, negative : array, shape (D,), (N, D) or (*, D)
+    anchor, positive, negative : array, shape (D,), (N, D) or (..., D)
         Vectors along the last axis; a callable may see them otherwise, but all have the same number of axes.
     distance_function : None, str or callable
         None or ``"euclidean"``: :func:`pairwise_distance` with its defaults, as in torch. ``"squared_euclidean"``:
