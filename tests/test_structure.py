@@ -13,7 +13,8 @@ PACKAGE = Path(fastloss.__file__).parent
 FLOORS = [
     {"__main__"},
     {"cli"},
-    {"bench", "demo", "boosting", "torch"},
+    {"commands"},
+    {"bench", "demo", "boosting", "torch", "plot", "files"},
     {"__init__"},
     {"nn"},
     {"losses"},
