@@ -30,9 +30,11 @@ _OWN_ARGUMENTS = {"score": score.main, "plot": draw.main}
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status: 0, 1 (a check failed), 2 (usage), 130 (interrupted)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    own = _OWN_ARGUMENTS.get(arguments[0]) if arguments else None
-    options = None if own else _parser().parse_args(arguments)
-    command = options.command if options else arguments[0]
+    if arguments and arguments[0] in _OWN_ARGUMENTS:
+        options = argparse.Namespace(command=arguments[0], arguments=arguments[1:], run=_own)
+    else:
+        options = _parser().parse_args(arguments)
+    command = options.command
     missing = _missing(command)
     if missing:
         modules, extra = missing
@@ -43,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 2
     try:
-        return own(arguments[1:]) if own else _run(options)
+        return _run(options)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
@@ -55,6 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     run: Callable[[argparse.Namespace], int] = options.run
     return run(options)
+
+
+def _own(options: argparse.Namespace) -> int:
+    return _OWN_ARGUMENTS[options.command](options.arguments)
 
 
 def _info(options: argparse.Namespace) -> int:

@@ -70,7 +70,7 @@ def _sections(text: str) -> dict[str, str]:
 
 def _plain(text: str) -> str:
     """Take the marks of reStructuredText out of a text that a terminal shows."""
-    text = re.sub(r"\.\. math::\n*", "", text)
+    text = re.sub(r"\.\. math::\n*( *)", r"Formula\n\1", text)
     text = re.sub(r":\w+:`~?([^`]*)`", r"\1", text)
     return re.sub(r"\n{3,}", "\n\n", text.replace("``", "`")).rstrip()
 

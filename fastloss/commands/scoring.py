@@ -14,7 +14,7 @@ from fastloss.files.result import Result
 from fastloss.files.source import Source
 
 # Bytes of a block, of all arrays together.
-BLOCK = 8 << 20
+BLOCK = 32 << 20
 
 # Families of losses whose arrays may be single samples: what has one axis is one row then.
 _OF_ROWS = frozenset(("rowwise", "pairwise", "label_sets", "sums", "chain"))

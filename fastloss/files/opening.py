@@ -32,6 +32,8 @@ def opened(text: str) -> Source:
             return Npy(text, path)
         if kind == "npz":
             return Npz(text, path, inside)
-        return Zarr(text, path, inside) if kind == "zarr" else Parquet(text, path, inside)
+        if kind == "zarr":
+            return Zarr(text, path, inside)
+        return Parquet(text, path, inside)
     except OSError as error:
         raise FileError(f"{text}: {os.strerror(error.errno).lower() if error.errno else error}") from None

@@ -25,7 +25,7 @@ class Parquet:
             if schema.names.count(column) != 1:
                 raise FileError(f"{name}: no column {column!r}; it has {', '.join(schema.names)}")
         self.dtype = np.result_type(*(self._dtype(schema.field(column)) for column in self._columns))
-        self.shape = (rows,) if len(self._columns) == 1 else (rows, len(self._columns))
+        self.shape: tuple[int, ...] = (rows,) if len(self._columns) == 1 else (rows, len(self._columns))
 
     def blocks(self, rows: int) -> Iterator[Any]:
         """Yield the columns in blocks of `rows` rows."""
@@ -61,7 +61,7 @@ class Parquet:
     def _dtype(self, field: Any) -> np.dtype[Any]:
         name = f"{self.name}, column {field.name!r}"
         try:
-            dtype = np.dtype(field.type.to_pandas_dtype())
+            dtype: np.dtype[Any] = np.dtype(field.type.to_pandas_dtype())
         except (NotImplementedError, TypeError):
             raise FileError(f"{name}: expected numbers, got {field.type}") from None
         check_numbers(name, dtype)
