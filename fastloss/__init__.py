@@ -1,5 +1,6 @@
 """Loss functions that return value and gradient in one fused pass, on CPU threads and CUDA."""
 
+from fastloss.api.partial_sums import PartialSum, partial_sum
 from fastloss.api.transforms import grad, grad_and_hess, value_and_grad
 from fastloss.define.linear_options import LinearCrossEntropyOptions
 from fastloss.losses.binary import (
@@ -95,6 +96,7 @@ __all__ = [
     "MultiMarginLoss",
     "NLLLoss",
     "PairwiseDistance",
+    "PartialSum",
     "PoissonNLLLoss",
     "QuantileLoss",
     "SCELoss",
@@ -137,6 +139,7 @@ __all__ = [
     "multilabel_soft_margin_loss",
     "nll_loss",
     "pairwise_distance",
+    "partial_sum",
     "poisson_nll_loss",
     "quantile_loss",
     "show_config",

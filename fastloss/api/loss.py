@@ -16,6 +16,7 @@ from fastloss.define.descriptions import FAMILIES, KINDS, Loss
 from fastloss.define.drafts import Draft, Given
 from fastloss.define.options import Domain
 from fastloss.define.registry import LOSSES
+from fastloss.api.common_options import common_options, documented, extended
 
 P = ParamSpec("P")
 
@@ -103,6 +104,8 @@ def loss(
         if not set(facts["wrt"]) <= set(facts["differentiable"]):
             raise ValueError(f"differentiable must name all of wrt={facts['wrt']!r}, got {facts['differentiable']!r}")
 
+        common = common_options(describe, facts["family"])
+
         @functools.wraps(describe)
         def function(*args: P.args, **kwargs: P.kwargs) -> Any:
             result = call.last(args, kwargs, VALUE)
@@ -117,8 +120,11 @@ def loss(
             also=also,
             positional=signed.positional,
             operands=frozenset(signed.operands),
+            common=common,
             **facts,
         )
+        function.__signature__ = extended(describe, common)  # type: ignore[attr-defined]
+        function.__doc__ = documented(describe.__doc__, common)
         if job is not None:
             check_maths(record, job)
         before = LOSSES.get(name)

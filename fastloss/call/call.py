@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastloss.call import adaptive_softmax, chain, composed, ctc, elementwise, linear, multilabel, pairwise, rowwise
+from fastloss.call.common import COMMON_ARRAYS, along, set_common
 from fastloss.call.direct import Run, direct
 from fastloss.call.plan import Plan
 from fastloss.call.planning import Compute, Operand, Planning
@@ -122,7 +123,9 @@ class Call:
         planning = Planning(record, request, operands.arrays, found is not None and LEGACY.isdisjoint(kwargs))
         if request is not self.request:
             _set_extras(planning, operands, count + len(self.bound))
-        job = record.describe(*arguments, **named)
+        common = {name: named.pop(name) for name in record.common if name in named}
+        set_common(planning, common, named.get("reduction", "mean"))
+        job = along(record.describe(*arguments, **named), common.get("axis"))
         planner = _PLANNERS.get(type(job))
         if planner is None:
             raise TypeError(f"{record.name} must return a description (fastloss.custom), got {type(job).__name__}")
@@ -154,7 +157,8 @@ class _Operands:
 
     def of(self, place: int, name: str, value: Any, record: Loss) -> Any:
         """Return the operand for a value that was given by a name, the value itself where it is an option."""
-        return value if value is None or name not in record.operands else self.at(place, name, value)
+        is_array = name in record.operands or (name in COMMON_ARRAYS and name in record.common)
+        return value if value is None or not is_array else self.at(place, name, value)
 
     def at(self, place: int, name: str, value: Any) -> Operand:
         """Return the operand for an array at a place among all that was given."""

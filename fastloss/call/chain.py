@@ -48,10 +48,14 @@ def planner(make_call: MakeCall) -> Callable[[Planning, Applied | WeightedSum], 
         if request.grad_out is not None:
             given = (request.grad_out,) if mode.single else several(request.grad_out, len(mode.wrt))
             targets = check_targets(planning, given, [operands[name] for name in mode.wrt])
-        root = _node_of(job, part, frozenset(mode.wrt), _arithmetic(record, part))
+        if mode.partial and isinstance(job, WeightedSum):
+            raise TypeError(f"{record.name} is a sum of losses, each with a mean of its own: take partial sums of these")
+        root = _node_of(_with_common(job, planning), part, frozenset(mode.wrt), _arithmetic(record, part))
 
         def compute(_: tuple[Any, ...], request: Request) -> Any:
             totals: Totals = {}
+            if mode.partial:
+                return root.partial()
             value = root.run(request.grad_output, totals, mode.value, request.out)
             if not mode.wrt:
                 return value
@@ -64,6 +68,16 @@ def planner(make_call: MakeCall) -> Callable[[Planning, Applied | WeightedSum], 
         return Plan(compute)
 
     return plan
+
+
+def _with_common(job: Any, planning: Planning) -> Any:
+    """Return a chain or sum whose outermost losses have the options in common that were given."""
+    common = {name: operand.given for name, operand in planning.common.items() if name != "axis"}
+    if not common:
+        return job
+    if isinstance(job, WeightedSum):
+        return WeightedSum(tuple([(weight, _with_common(loss, planning)) for weight, loss in job.terms]))
+    return dataclasses.replace(job, kwargs={**job.kwargs, **common})
 
 
 def _operands_of(job: Any) -> dict[str, Operand]:
@@ -167,11 +181,15 @@ class _Node:
                 totals[found] = self.arithmetic.plus(totals[found], gradient) if found in totals else gradient
         return value_found
 
-    def value(self) -> Any:
+    def value(self, mode: Mode = VALUE.mode) -> Any:
         """Return the value alone."""
         for name, node in self.inner.items():
             self.given[name] = node.value()
-        return self.part(self.record, VALUE.mode).run((), self.given, VALUE)
+        return self.part(self.record, mode).run((), self.given, Request(mode))
+
+    def partial(self) -> Any:
+        """Return a sum, what a mean would divide it by, and how many values count."""
+        return self.value(Mode(partial=True))
 
 
 class _SumNode:

@@ -161,6 +161,7 @@ class _Distances:
 
     def __init__(self, planning: Planning, job: OfDistances, part: Callable[..., Any]) -> None:
         self.planning, self.job, self.record, self.mode = planning, job, planning.record, planning.mode
+        self.common = {name: operand.given for name, operand in planning.common.items() if name != "axis"}
         views = planning.enter(job.arrays, job.names)
         for view, name in zip(views, job.names, strict=True):
             check_float(view, name)
@@ -173,7 +174,7 @@ class _Distances:
 
         mode = self.mode
         self.names = tuple([f"the distance of {job.names[i]} and {job.names[k]}" for (i, k), *_ in job.distances])
-        outer = Mode(mode.value, self.names if mode.wrt else (), single=False)
+        outer = Mode(mode.value, self.names if mode.wrt else (), single=False, partial=mode.partial)
         describe = _outer_of(job.point, self.names, job.params, job.reduction)
         self.outer = part(self.record, describe, self.names, outer)
         self.plus = part(self.record, _sum, ("one", "other"), Mode())
@@ -223,7 +224,7 @@ class _Distances:
         wanted = self.outer.request
         if request.grad_output is not None or request.out is not None:
             wanted = Request(wanted.mode, request.grad_output, None, request.out)
-        outcome = self.outer.run(found, {}, wanted)
+        outcome = self.outer.run(found, self.common, wanted)
         if not mode.wrt:
             return outcome
         value, slopes = outcome if mode.value else (None, outcome)

@@ -11,9 +11,10 @@ from fastloss.call.checks import check_float, check_integer
 from fastloss.call.dispatch import host_array
 from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import Plan, program_call
-from fastloss.call.planning import ABSENT, Operand, Planning
+from fastloss.call.planning import ABSENT, Operand, Planning, Read
 from fastloss.call.request import Request
 from fastloss.call.rowwise import out_of_range
+from fastloss.call.weighting import Layout
 from fastloss.define.descriptions import Alignment
 from fastloss.runtime.dtypes import F64, I64
 from fastloss.runtime.settings import settings
@@ -49,12 +50,17 @@ def plan(planning: Planning, job: Alignment) -> Plan:
         targets = backend.zeros(targets.shape, I64)
 
     each, by_length = job.reduction == "none", job.reduction == "mean"
-    divisor = samples if by_length else 1
+    divisor = planning.over(samples) if by_length else 1
     outputs = Outputs(planning, (Argument(job.log_probs, x), Argument(job.targets, targets)), shape)
     results = (samples,) if len(shape) == 3 else ()
     outputs.want_values(results, each and mode.value)
     scale, upstream = planning.upstream(not each, results)
     outputs.check_read(grad_output=upstream)
+    if planning.weighing is not None:
+        planning.weighing.layout = Layout(times, samples, classes)
+        if by_length:
+            planning.weighing.factors = _shares(planning, lengths[1], outputs.real)
+        by_length, divisor = False, 1
     read_x, read_labels, read_upstream = (
         planning.reader(operand, backend.flat) for operand in (job.log_probs, job.targets, upstream)
     )
@@ -63,7 +69,7 @@ def plan(planning: Planning, job: Alignment) -> Plan:
     def body(arrays: tuple[Any, ...], request: Request, values: Any, gradient: Any) -> Any:
         (steps, frames), (labels_of, counts) = (one.of(arrays) for one in lengths)
         if samples == 0:
-            return math.nan if divisor == 0 else 0.0
+            return planning.empty_mean
         labels = backend.zeros(targets.shape, I64).reshape(-1) if no_labels else read_labels(arrays)
         if len(targets.shape) == 2:
             most = targets.shape[1]
@@ -84,7 +90,7 @@ def plan(planning: Planning, job: Alignment) -> Plan:
             zero_infinity,
             settings.check_indices,
             scale(arrays, request) if callable(scale) else scale,
-            divisor,
+            divisor(arrays) if callable(divisor) else divisor,
             values if values is ABSENT else backend.flat(values),
             gradient if gradient is ABSENT else backend.flat(gradient),
         )
@@ -93,6 +99,12 @@ def plan(planning: Planning, job: Alignment) -> Plan:
         return total
 
     return program_call(planning, outputs, each, body, slots=2)
+
+
+def _shares(planning: Planning, lengths: _Lengths, real: Any) -> Read:
+    """Return what reads one over the number of labels of each sample, 1 where there are none."""
+    upload = planning.space.backend.upload
+    return lambda arrays: upload((1 / np.maximum(lengths.of(arrays)[0], 1)).astype(real))
 
 
 def _target_lengths(planning: Planning, given: Operand, targets: Any, samples: int, shape: tuple[int, ...]) -> _Lengths:

@@ -13,7 +13,8 @@ from fastloss.call.plan import Domain, Plan, kernel_call
 from fastloss.call.planning import ABSENT, Operand, Planning, reads_of
 from fastloss.call.request import VALUE
 from fastloss.define.descriptions import Elementwise
-from fastloss.define.point_maths import is_negative, outside_unit_interval, weighted
+from fastloss.call.weighting import sampling
+from fastloss.define.point_maths import is_negative, outside_unit_interval, sampled, weighted
 from fastloss.runtime.plans import nothing
 from fastloss.runtime.settings import settings
 
@@ -42,14 +43,17 @@ def plan(planning: Planning, job: Elementwise) -> Plan:
         planning.kept = planning.kept and job.broadcast != "warn"
 
     size, each = math.prod(shape), job.reduction == "none"
-    divisor: Any = job.divisor(x.shape, size)
+    divisor: Any = planning.over(job.divisor(x.shape, size))
     point, w = job.point, weight
     if weight is not None:
         if job.exact_weight:
             check_shape(weight.view, x.shape, "weight", "the input's shape")
         check_fits(weight.view, shape, "weight")
-        if job.reduction == "mean" and job.mean == "weights":
-            divisor = _summing(backend, weight)
+        if planning.averages and job.mean == "weights":
+            divisor = planning.over(_summing(backend, weight))
+            planning.counts = planning.reader(weight, _broadcasting(backend, None, shape), backend.flat)
+        if "weight" in mode.wrt and "sample_weight" in planning.common:
+            raise ValueError("there is no gradient with respect to weight beside a sample_weight")
         if "weight" in mode.wrt:
             # The weight becomes an operand; its derivative of a weighted mean is v - mean, over the summed weight.
             centre = _centre(planning, job, size) if callable(divisor) else 0.0
@@ -58,6 +62,17 @@ def plan(planning: Planning, job: Elementwise) -> Plan:
             views.append(weight.view)
             spreads.append(None)
 
+    sampled_by = planning.sample_weight
+    if sampled_by is not None and len(views) < 3 and size:
+        planning.sample_weight, planning.weighs = None, True
+        slopes = sum(name in planning.record.differentiable for name in names[:2])
+        point = sampled(point, len(views), slopes)
+        divisor, spread = sampling(planning, sampled_by, shape, divisor, None if weight is None else weight)
+        if mode.partial:
+            planning.denominator, divisor = divisor, 1
+        arguments = (*arguments, Argument(sampled_by, sampled_by.view))
+        views.append(sampled_by.view if spread is None else spread(sampled_by.view))
+        spreads.append(spread)
     outputs = Outputs(planning, arguments, shape)
     outputs.want_values(shape, each and mode.value)
     scale, upstream = planning.upstream(not each, shape)
@@ -72,13 +87,13 @@ def plan(planning: Planning, job: Elementwise) -> Plan:
         ABSENT if upstream is None else upstream.view,
     )
     if size == 0:
-        kernel = nothing(math.nan if callable(divisor) or divisor == 0 else 0.0)
+        kernel = nothing(planning.empty_mean)
     else:
         kernel = backend.plan_elementwise(point, read_views, outputs.samples(5), params, outputs.aliased)
     spreading = tuple(
         [
             chain
-            if operand is None or kernel.raw or operand.view.shape == shape
+            if operand is None or operand is sampled_by or kernel.raw or operand.view.shape == shape
             else _broadcasting(backend, chain, shape)
             for operand, chain in zip(operands, (*spreads, *(None,) * (5 - len(spreads))), strict=True)
         ]

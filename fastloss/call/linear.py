@@ -16,10 +16,12 @@ from fastloss.call.checks import check_float, check_labels, check_shape, dtype_n
 from fastloss.call.chunked_matmul import Products, chunks, part
 from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import Plan, program_call
-from fastloss.call.planning import ABSENT, Planning
+from fastloss.call.planning import ABSENT, Planning, Read
 from fastloss.call.request import Request
-from fastloss.call.rowwise import out_of_range
+from fastloss.call.rowwise import out_of_range, set_counts
+from fastloss.call.weighting import mapping
 from fastloss.define.descriptions import NO_INDEX, Projected, RowIndex
+from fastloss.define.point_maths import is_nonzero, kept
 from fastloss.runtime.dtypes import F32, F64
 from fastloss.runtime.plans import KernelPlan
 from fastloss.runtime.settings import settings
@@ -67,6 +69,15 @@ def plan(planning: Planning, job: Projected) -> Plan:
     outputs = Outputs(planning, arguments, None)
     outputs.want_values(results, each and planning.mode.value)
     scale, upstream = planning.upstream(not each, results)
+    counted = not soft and rows.mean == "weights" and rows.reduction == "mean"
+    if counted:
+        set_counts(planning, job.rows, given[_TARGET], x.dtype, classes, target if numbered is not None else None)
+    weighing, by = planning.weighing, planning.over(math.prod(results)) if rows.reduction == "mean" else 1
+    if weighing is not None:
+        weighing.layout = None
+        job = job._replace(rows=rows._replace(reduction="none"))
+    elif callable(by) or planning.mode.partial:
+        job = job._replace(rows=rows._replace(reduction="sum"))
     labels, class_weights = (None, None) if soft else (given[_TARGET], rows.weight)
     outputs.check_read(target=labels, weight=class_weights, grad_output=upstream)
     # Rows of the input and class probabilities are read no more when their gradient is written; all else is.
@@ -76,8 +87,12 @@ def plan(planning: Planning, job: Projected) -> Plan:
     if numbered is not None:
         readers[_TARGET] = lambda arrays: target
 
+    if weighing is not None:
+        readers[_INPUT] = _counting_rows(readers[_INPUT], planning, run)
+
     def body(arrays: tuple[Any, ...], request: Request, values: Any, *grads: Any) -> Any:
-        return run.run([read(arrays) for read in readers], arrays, request, values, grads)
+        divisor = by(arrays) if callable(by) and weighing is None else 1
+        return run.run([read(arrays) for read in readers], arrays, request, values, grads, divisor)
 
     return program_call(planning, outputs, each, body, slots=6)
 
@@ -116,9 +131,15 @@ class _Run:
         self.plans: dict[int, KernelPlan] = {}
 
     def run(
-        self, read: list[Any], arrays: tuple[Any, ...], request: Request, values: Any, grads: tuple[Any, ...]
+        self,
+        read: list[Any],
+        arrays: tuple[Any, ...],
+        request: Request,
+        values: Any,
+        grads: tuple[Any, ...],
+        divisor: float = 1,
     ) -> Any:
-        """Write the results and return the reduced value."""
+        """Write the results and return the reduced value; both are divided by `divisor` too."""
         backend = self.backend
         if self.count == 0:
             for gradient in grads:
@@ -127,11 +148,11 @@ class _Run:
             return math.nan if self.averages else 0.0
         x, w, target, bias, class_weight, upstream = read
         labels, operand = (ABSENT, target) if self.soft else (target, ABSENT)
-        scale = self.scale(arrays, request) if callable(self.scale) else self.scale
+        scale = (self.scale(arrays, request) if callable(self.scale) else self.scale) / divisor
         bias = bias if bias is ABSENT else in_type(backend, bias, self.real)
         of_rows = (operand, labels, class_weight, upstream)
         run = self._at_once if self.at_once else self._by_chunks
-        return run(
+        total = run(
             x.reshape((self.batch, self.features)),
             w.reshape((self.columns, self.features)),
             bias,
@@ -140,6 +161,7 @@ class _Run:
             values,
             grads,
         )
+        return total if divisor == 1 else total / divisor
 
     def _at_once(
         self, x: Any, w: Any, bias: Any, of_rows: tuple[Any, ...], scale: float, values: Any, grads: tuple[Any, ...]
@@ -258,6 +280,28 @@ class _Run:
     def _refuse(self, labels: Any, bad: int) -> None:
         if bad >= 0:
             raise out_of_range(self.backend, labels, bad, self.results, self.classes)
+
+
+def _counting_rows(read: Read, planning: Planning, run: _Run) -> Read:
+    """Return what reads the input with zeros in the rows of weight 0, whose products would keep a NaN."""
+    backend, place, shape = planning.space.backend, planning.weighing.place, (run.batch, run.features)
+    if run.positions != 1 or not run.count:
+        return read
+    like = backend.empty((run.count,), run.real)
+    seen = backend.broadcast(like.reshape((run.batch, 1)), shape)
+    zeros = mapping(backend, is_nonzero, (like,))
+
+    def counting(arrays: tuple[Any, ...]) -> Any:
+        x, weights = read(arrays), arrays[place]
+        if backend.number(zeros((weights,))) == run.count:
+            return x
+        rows = x.reshape(shape)
+        made = backend.empty(shape, x.dtype)
+        spread = backend.broadcast(weights.reshape((run.batch, 1)), shape)
+        mapping(backend, kept, (rows, seen), 0)((rows, spread), made)
+        return made
+
+    return counting
 
 
 def _row_index(planning: Planning, numbered: RowIndex, x: Any, w: Any, names: tuple[str, str]) -> Any:

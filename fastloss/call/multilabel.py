@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
-from fastloss.call.checks import check_float, check_integer, check_shape
+from fastloss.call.checks import check_float, check_integer, check_shape, normal_axis
 from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import Plan, kernel_call
 from fastloss.call.planning import ABSENT, Planning, reads_of
 from fastloss.call.rowwise import bad_label_of
+from fastloss.call.weighting import Layout
 from fastloss.define.descriptions import LabelSets
 from fastloss.runtime.plans import nothing
 
@@ -26,20 +28,26 @@ def plan(planning: Planning, job: LabelSets) -> Plan:
         raise TypeError("target must be an array, got None")
     check_integer(target, "target")
     check_shape(target, shape, "target", "the input's shape")
-    rows, columns = shape[:-1], shape[-1] if shape else 1
+    moved, read = None, None
+    if job.axis is not None and normal_axis(job.axis, len(shape)) != len(shape) - 1:
+        moved, read = (0,), functools.partial(backend.moved, source=0, destination=-1)
+    rows, columns = (shape[:-1] if moved is None else shape[1:]), shape[-1 if moved is None else 0] if shape else 1
     count = math.prod(rows)
     each = job.reduction == "none"
-    outputs = Outputs(planning, (Argument(job.input, x),), shape, flat_hessian=True)
+    outputs = Outputs(planning, (Argument(job.input, x),), shape, last=moved, flat_hessian=True)
     outputs.want_values(rows, each and mode.value)
     scale, upstream = planning.upstream(not each, rows)
     outputs.check_read(target=job.target, grad_output=upstream)
-    divisor = count if job.reduction == "mean" else 1
+    divisor = planning.over(count) if job.reduction == "mean" else 1
+    if planning.weighing is not None:
+        planning.weighing.layout, divisor = Layout(columns), 1
     operands = (job.input, job.target, upstream)
     if count == 0:
-        kernel = nothing(math.nan if divisor == 0 else 0.0, labelled=True)
+        kernel = nothing(planning.empty_mean, labelled=True)
     else:
-        seen = (x, target, ABSENT if upstream is None else upstream.view)
+        rowwise = (x, target) if read is None else (read(x), read(target))
+        seen = (*rowwise, ABSENT if upstream is None else upstream.view)
         kernel = backend.plan_multilabel(job.point, seen, outputs.samples(2), (count, columns))
-    reads = reads_of(operands, (None, None, None), kernel.reads)
+    reads = reads_of(operands, (read, read, None), kernel.reads)
     bad_label = bad_label_of(backend, job.target, shape, columns)
     return kernel_call(planning, kernel, reads, outputs, each, scale, divisor, bad_label=bad_label, slots=2)

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from fastloss.call.checks import Shape, check_float, check_shape, dtype_name
 from fastloss.call.planning import ABSENT, Operand, Planning
 from fastloss.call.request import Request
+from fastloss.call.weighting import Weighing
+from fastloss.runtime.dtypes import F32, F64
 
 # What makes a result of what a kernel wrote, the arrays of the call, and its request.
 Finish = Callable[[Any, tuple[Any, ...], Request], Any]
@@ -94,7 +96,7 @@ class Outputs:
         if mode.hessian and flat_hessian:
             argument = self._argument(0)
             make = functools.partial(self.backend.zeros, argument.view.shape, self.dtype)
-            self._add(_Written(None, make, flat, ABSENT, self._wrapping(self.dtype, argument.operand)))
+            self._written.append(_Written(None, make, flat, ABSENT, self._wrapping(self.dtype, argument.operand)))
         elif mode.hessian:
             self._plan_hessian(shape)
 
@@ -114,7 +116,12 @@ class Outputs:
 
     def want_values(self, shape: Shape, wanted: bool, entries: bool = False, dtype: Any = None) -> None:
         """Plan the unreduced values: a number for each row, or for each of its `entries`."""
+        self.values = shape
         out = self.planning.out
+        weighing = None
+        if self.planning.sample_weight is not None:
+            weighing = self.planning.weighing = Weighing(self.planning, shape, self.real)
+        slot = self._shift if weighing is None else None  # what kernels write is multiplied by the weights then
         if not wanted:
             if out is not None:
                 what = "use it with reduction='none'" if self.planning.mode.value else "no value is asked for"
@@ -125,14 +132,14 @@ class Outputs:
         make = self.maker(shape, dtype) if entries else self.backend.maker(shape, dtype)
         kernel = make, self._flat if entries else self.backend.flat, self.backend.sample(dtype)
         if out is None:
-            self._add(_Written(self._shift, *kernel, self._wrapping(dtype, argument.operand)))
+            self._written.insert(0, _Written(slot, *kernel, self._wrapping(dtype, argument.operand)))
             return
         self._check(out, shape, dtype)
         self._out = out
         if (self.ordered(out.view) if entries else out.view).flags.c_contiguous:
-            self._add(_Written(self._shift, *kernel, _given_out, out))
+            self._written.insert(0, _Written(slot, *kernel, _given_out, out))
         else:
-            self._add(_Written(self._shift, *kernel, self._copying(out, _given_out)))
+            self._written.insert(0, _Written(slot, *kernel, self._copying(out, _given_out)))
 
     def check_read(self, **operands: Operand | None) -> None:
         """Check what is read beside the arguments, by name, against the arrays of the user's that are written."""
@@ -174,13 +181,13 @@ class Outputs:
         fold = _chained(self._moving(lies, dtype), None if lies == view.shape else self._folding(argument))
         if not self._targets:
             wrap = self._wrapping(dtype, argument.operand)
-            self._add(_Written(slot + 1 + self._shift, *kernel, _chained(fold, wrap)))
+            self._written.append(_Written(slot + 1 + self._shift, *kernel, _chained(fold, wrap)))
             return
         target, given = self._targets[number], functools.partial(_given_gradient, number)
         if self._last is None and target.view.shape == lies and self.ordered(target.view).flags.c_contiguous:
-            self._add(_Written(slot + 1 + self._shift, *kernel, given, target))
+            self._written.append(_Written(slot + 1 + self._shift, *kernel, given, target))
         else:
-            self._add(_Written(slot + 1 + self._shift, *kernel, _chained(fold, self._copying(target, given))))
+            self._written.append(_Written(slot + 1 + self._shift, *kernel, _chained(fold, self._copying(target, given))))
 
     def _plan_hessian(self, shape: Shape | None) -> None:
         argument = self._argument(0)
@@ -188,7 +195,7 @@ class Outputs:
         lies = argument.view.shape if shape is None else shape
         # Each element's own second derivatives add up, as its first ones do.
         fold = _chained(self._moving(lies, dtype), None if lies == argument.view.shape else self._folding(argument))
-        self._add(_Written(-1, *self._made(lies, dtype), _chained(fold, self._wrapping(dtype, argument.operand))))
+        self._written.append(_Written(-1, *self._made(lies, dtype), _chained(fold, self._wrapping(dtype, argument.operand))))
 
     def _made(self, shape: Shape, dtype: Any) -> tuple[Callable[[], Any], Callable[[Any], Any], Any]:
         """Return what makes a derivative for the kernel, what makes it flat, and a sample."""
@@ -212,12 +219,6 @@ class Outputs:
             return result
 
         return move
-
-    def _add(self, written: _Written) -> None:
-        if written.slot == self._shift:
-            self._written.insert(0, written)
-        else:
-            self._written.append(written)
 
     def _argument(self, slot: int) -> Argument:
         argument = self.arguments[slot]
@@ -292,7 +293,18 @@ class Outputs:
         for written in self._written:
             if written.slot is not None:
                 found[written.slot] = written.sample
+        if self._weighs_values:
+            found[0] = self.backend.sample(self.planning.weighing.real)
         return tuple(found)
+
+    @property
+    def real(self) -> Any:
+        """The dtype that the loss is computed in."""
+        return F64 if self.dtype == F64 else F32
+
+    @property
+    def _weighs_values(self) -> bool:
+        return self.planning.weighing is not None and self.planning.mode.value
 
     def written_places(self) -> list[int]:
         """Return the places, among the arrays made, of those that a kernel of five results writes, in its order."""
@@ -306,7 +318,9 @@ class Outputs:
     def plan(self, slots: int) -> Results:
         """Return the plan, for a kernel that writes to `slots`."""
         written = self._written
-        places = [-1] * slots  # behind the arrays that are made stands ``()``
+        places = [-1] * slots  # behind the arrays that are made stands ``()``, and before it values that are weighed
+        if self._weighs_values:
+            places[0] = -2
         copies = []  # an argument that is named twice has two gradients, of which a kernel writes the first
         for place, each in enumerate(written):
             if each.slot is not None and places[each.slot] >= 0:

@@ -11,6 +11,7 @@ from fastloss.call.checks import Shape, broadcast_shape, check_float, listed, no
 from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import Plan, kernel_call
 from fastloss.call.planning import ABSENT, Operand, Planning, chained, reads_of
+from fastloss.call.weighting import Layout
 from fastloss.define.descriptions import Pairwise
 from fastloss.runtime.plans import nothing
 
@@ -44,12 +45,14 @@ def plan(planning: Planning, job: Pairwise) -> Plan:
     outputs.want_values(kept_results, each and mode.value)
     scale, upstream = planning.upstream(not each, kept_results)
     outputs.check_read(target=job.target, grad_output=upstream)
-    divisor = count if job.reduction == "mean" else 1
+    divisor = planning.over(count) if job.reduction == "mean" else 1
+    if planning.weighing is not None:
+        planning.weighing.layout, divisor = Layout(columns), 1
     missing = (None,) * (3 - len(views))
     operands: tuple[Operand | None, ...] = (*job.arrays, *missing, job.target, upstream)
     spreading = (*spreads, *missing, spread_label, None)
     if count == 0:
-        kernel = nothing(math.nan if divisor == 0 else 0.0)
+        kernel = nothing(planning.empty_mean)
     else:
         seen = [
             ABSENT if operand is None else operand.view if spread is None else spread(operand.view)

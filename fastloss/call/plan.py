@@ -7,6 +7,7 @@ of ``map``: a batch of 640 elements spends more time in the interpreter than in 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from operator import call
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 from fastloss.call.outputs import Outputs, Results, make_all
 from fastloss.call.planning import ABSENT, Compute, Planning, Reads, Scale
 from fastloss.call.request import Mode, Request
+from fastloss.call.weighting import partial_of
 from fastloss.cpu.windows import FLAT
 from fastloss.runtime.plans import KernelPlan
 from fastloss.runtime.settings import settings
@@ -98,13 +100,25 @@ def kernel_call(
     make, makes, finish, flats, arrange, _ = results
     # Nothing of the user's is written where the loss is not defined.
     look_before = domain if domain is not None and outputs.writes_over else None
-    dynamic = callable(scale) or callable(divisor)
+    dynamic, weighs = callable(scale) or callable(divisor), planning.weighs
     dtype = outputs.dtype
     one, scalar = planning.space.one(dtype), planning.space.scalar
     reduces = planning.mode.value and not each
     answer = answering(planning.mode, each and planning.mode.value)
+    if planning.weighing is not None:
+        if domain is not None:
+            planning.look_before = lambda arrays: domain(arrays, None)
+
+        def execute(arrays: tuple[Any, ...], request: Request, written: tuple[Any, ...]) -> None:
+            read = order((*map(call, readers, pick(arrays)), ABSENT))
+            found = code(*read, *written, *numbers_of(1.0, 1.0, settings.check_indices), queue(), True)
+            if labelled and found[0] >= 0:
+                raise bad_label(arrays, found[0])  # type: ignore[misc]
+
+        return Plan(planning.weighing.plan(execute, outputs, each, answer, slots))
+    denominators = partial_of(planning, math.prod(outputs.values), outputs.real) if planning.mode.partial else None
     addressed = None
-    plain = kernel.at is not None and domain is None and outputs.are_as_made()
+    plain = kernel.at is not None and domain is None and denominators is None and outputs.are_as_made()
     if plain and not callable(scale) and not callable(divisor):
         addressed = Addressed(
             planning.space, kernel.at, pick, makes, outputs.written_places(), scale, divisor, labelled, answer, reduces
@@ -121,7 +135,8 @@ def kernel_call(
         total = code(
             *order((*map(call, readers, pick(arrays)), ABSENT)),
             *arrange((*map(call, flats, made), ABSENT)),
-            *numbers_of(factor, by, settings.check_indices),  # type: ignore[arg-type]
+            # A mean over no weight is NaN, and its gradient 0.
+            *numbers_of(factor, math.inf if weighs and by == 0 else by, settings.check_indices),  # type: ignore[arg-type]
             queue(),
             True,
         )
@@ -133,12 +148,16 @@ def kernel_call(
             total = total / by if by else _NAN
         if domain is not None:
             domain(arrays, total)
+        if denominators is not None:
+            return denominators(arrays, total)
         if finish is not None:
             made = finish(made, arrays, request)
         if not reduces:
             return answer(None, made)
         return answer(total * one if one is not None else scalar(total, dtype), made)
 
+    if denominators is not None:
+        return Plan(compute)
     parts = functools.partial(
         _parts_of, planning.mode, planning.space, kernel, reads, dtype, results, reduces, scale,
         divisor, domain, slots, answer,
@@ -195,14 +214,23 @@ Body = Callable[..., Any]
 
 def program_call(planning: Planning, outputs: Outputs, each: bool, body: Body, slots: int) -> Plan:
     """Return what computes a call by a small program; `each`: the loss is not reduced."""
+    answer = answering(planning.mode, each and planning.mode.value)
+    if planning.weighing is not None:
+
+        def execute(arrays: tuple[Any, ...], request: Request, written: tuple[Any, ...]) -> None:
+            body(arrays, request, *written)
+
+        return Plan(planning.weighing.plan(execute, outputs, each, answer, slots))
     results = outputs.plan(slots)
     scalar, dtype = planning.space.scalar, outputs.dtype
-    answer = answering(planning.mode, each and planning.mode.value)
     reduces = planning.mode.value and not each
+    denominators = partial_of(planning, math.prod(outputs.values), outputs.real) if planning.mode.partial else None
 
     def compute(arrays: tuple[Any, ...], request: Request) -> Any:
         made = make_all(results, arrays)
         total = body(arrays, request, *results.order((*made, ABSENT)))
+        if denominators is not None:
+            return denominators(arrays, total)
         if results.finish is not None:
             made = results.finish(made, arrays, request)
         return answer(scalar(total, dtype) if reduces else None, made)

@@ -6,13 +6,14 @@ What a plan keeps follows from types, shapes, layouts and options alone. It may 
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import nan
 from operator import itemgetter
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
 from fastloss.call.checks import Shape, check_float, check_shape
-from fastloss.call.dispatch import lowering, space_of
+from fastloss.call.dispatch import host_array, lowering, space_of
 from fastloss.call.request import Mode, Request, is_number
 from fastloss.cpu.arrays import NUMPY
 from fastloss.define.descriptions import Loss
@@ -21,6 +22,9 @@ ABSENT: Any = ()
 
 # What computes the results of a call of its arrays and its request.
 Compute = Callable[[tuple[Any, ...], Request], Any]
+
+# What reads something of a call's arrays.
+Read = Callable[[tuple[Any, ...]], Any]
 
 # A factor of the derivatives, or what gives that of a call.
 Scale = float | Callable[[tuple[Any, ...], Request], float]
@@ -81,6 +85,56 @@ class Planning:
         self.grad_output: Operand | None = None
         self.targets: list[Operand] = []
         self.out: Operand | None = None
+        # Options that every loss has, and what the families say of their mean for them.
+        self.averages = False
+        self.common: dict[str, Any] = {}  # as they were given
+        self.sample_weight: Operand | None = None
+        self.weighs = False  # whether a kernel multiplies by the weights of samples itself
+        self.divisor: Operand | None = None
+        self.weighing: Any = None
+        self.look_before: Callable[[tuple[Any, ...]], None] | None = None
+        self.denominator: Any = 1  # of the mean: a number, or what reads it
+        self.counts: Read | None = None  # what each value counts for in the mean, beside its weight
+        self.counted: Read | None = None  # the same, but 1 or 0
+        self.how_many: Read | None = None  # how many values have a weight that is not 0
+
+    def over(self, denominator: Any) -> Any:
+        """Return what the sum is divided by, a number or what reads it: in a mean the caller's divisor if there is one.
+
+        `denominator` is the loss's own.
+        """
+        if self.mode.partial:
+            self.denominator = denominator
+            return 1
+        return denominator if self.divisor is None else self.reads_divisor()
+
+    def reads_divisor(self) -> Read | None:
+        """Return what reads the divisor that was given; None without one.
+
+        A divisor of 0 is read as the smallest number, over which nothing is still 0.
+        """
+        if self.divisor is None:
+            return None
+        place, given, backend = self.divisor.place, self.divisor.given, self.space.backend
+        array = self.arrays[place]
+        if array is None:
+            self.arrays[place] = array = host_array(given, "divisor")
+        number = float if isinstance(array, np.ndarray) else backend.number
+        if array.size != 1:
+            raise ValueError(f"divisor must be a number or an array of one, got shape {array.shape}")
+
+        def read(arrays: tuple[Any, ...]) -> float:
+            divisor = number(arrays[place].reshape(()))
+            if not divisor >= 0:
+                raise ValueError(f"divisor must be a number >= 0, got {divisor}")
+            return divisor or 5e-324
+
+        return read
+
+    @property
+    def empty_mean(self) -> float:
+        """The reduced value of a loss without values."""
+        return nan if self.averages and self.divisor is None and not self.mode.partial else 0.0
 
     def enter(self, operands: tuple[Operand | None, ...], names: tuple[str, ...]) -> list[Any]:
         """Settle the library, set names and views of operands, and return the views, ``()`` for those not given."""
@@ -116,11 +170,11 @@ class Planning:
         self.arrays.append(None)
         return Operand(name, array, len(self.arrays) - 1)
 
-    def reader(self, operand: Operand | None, *steps: Callable[[Any], Any]) -> Callable[[tuple[Any, ...]], Any]:
+    def reader(self, operand: Operand | None, *steps: Callable[[Any], Any] | None) -> Read:
         """Return what gives the view of an operand, taken through `steps`, of the arrays of a call; ``()`` of None."""
         if operand is None:
             return lambda arrays: ABSENT
-        place, read = operand.place, chained(operand.read, *(steps or (_itself,)))
+        place, read = operand.place, chained(operand.read, *steps) if operand.read or any(steps) else _itself
         return lambda arrays: read(arrays[place])
 
     def differentiate(self, *names: str) -> None:
@@ -145,6 +199,10 @@ class Planning:
 
     def upstream(self, reduced: bool, shape: Shape) -> tuple[Scale, Operand | None]:
         """Return the upstream gradient as a factor, or what gives it of each call, and as an operand of `shape`."""
+        found = self._given_upstream(reduced, shape)
+        return found if self.weighing is None else (1.0, self.weighing.upstream(*found))
+
+    def _given_upstream(self, reduced: bool, shape: Shape) -> tuple[Scale, Operand | None]:
         given = self.request.grad_output
         if given is None:
             return 1.0, None

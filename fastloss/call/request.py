@@ -10,7 +10,8 @@ import numpy as np
 class Mode(NamedTuple):
     """Which results a call returns: `wrt` names the arguments to differentiate; `single` unpacks the one gradient.
 
-    `also` names optional arguments to be differentiated too where they are given.
+    `also` names optional arguments to be differentiated too where they are given. With `partial` the value is a sum,
+    what a mean would divide it by, and how many values count.
     """
 
     value: bool = True
@@ -18,6 +19,7 @@ class Mode(NamedTuple):
     single: bool = True
     hessian: bool = False
     also: tuple[str, ...] = ()
+    partial: bool = False
 
 
 class Request(NamedTuple):

@@ -25,8 +25,9 @@ from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import BadLabel, Plan, kernel_call
 from fastloss.call.planning import ABSENT, Operand, Planning, chained, reads_of
 from fastloss.call.request import Request
+from fastloss.call.weighting import Layout
 from fastloss.define.descriptions import NO_INDEX, Pairwise, RowMap, RowMaths, Rowwise
-from fastloss.runtime.dtypes import FLOATS
+from fastloss.runtime.dtypes import F32, F64, FLOATS
 from fastloss.runtime.plans import nothing
 
 _NAMES = ("input", "target", "weight")
@@ -60,9 +61,12 @@ def plan(planning: Planning, job: Rowwise) -> Plan:
         check_shape(weight, (classes,), "weight", "one entry for each class, shape")
 
     each, count = job.reduction == "none", outer * inner
-    divisor: float = 1
+    divisor: Any = 1
     if job.reduction == "mean":
-        divisor = 0 if job.mean == "weights" and labels is not None else count  # 0: the driver counts
+        is_counted = job.mean == "weights" and labels is not None
+        divisor = planning.over(0 if is_counted else count)  # 0: the driver counts
+        if is_counted and labels is not None:
+            set_counts(planning, job, labels, x.dtype, classes)
     arguments: tuple[Argument | None, ...] = (Argument(job.input, x),)
     if operand is not None:
         along = (classes,) + (1,) * (len(shape) - last)
@@ -74,6 +78,9 @@ def plan(planning: Planning, job: Rowwise) -> Plan:
     outputs = Outputs(planning, arguments, shape, innermost=innermost)
     results = shape[:first] + (1,) * len(shape[first:last]) + shape[last:] if job.keepdim else rows
     outputs.want_values(results, each and mode.value)
+    if planning.weighing is not None:
+        planning.weighing.layout = Layout(classes, split[2])
+        divisor = 1
     scale, upstream = planning.upstream(not each, results)
     outputs.check_read(target=labels, weight=job.weight if operand is None else None, grad_output=upstream)
 
@@ -84,7 +91,7 @@ def plan(planning: Planning, job: Rowwise) -> Plan:
     operands = (job.input, operand, labels, job.weight, upstream)
     spreads = (ordering, spread, None, None, None)
     if count == 0:
-        kernel = nothing(math.nan if job.reduction == "mean" else 0.0, labelled=True)
+        kernel = nothing(planning.empty_mean, labelled=True)
     elif classes == 0:
         kernel = nothing(job.empty, labelled=True, fill=backend.fill)  # type: ignore[arg-type]
     else:
@@ -100,6 +107,26 @@ def plan(planning: Planning, job: Rowwise) -> Plan:
     reads = reads_of(operands, spreads, kernel.reads)
     bad_label = None if labels is None else bad_label_of(backend, labels, rows, classes)
     return kernel_call(planning, kernel, reads, outputs, each, scale, divisor, bad_label=bad_label)
+
+
+def set_counts(
+    planning: Planning, job: Rowwise, labels: Operand | None, dtype: Any, classes: int, numbered: Any = None
+) -> None:
+    """Set what reads the weights of the rows that count, by their labels, and 1 for these rows and 0 for others.
+
+    The labels may be `numbered` instead of given.
+    """
+    backend, real = planning.space.backend, F64 if dtype == F64 else F32
+    ignore = NO_INDEX if job.ignore_index is None else int(job.ignore_index)
+    read_weight = planning.reader(job.weight)
+    read = (lambda arrays: numbered) if numbered is not None else planning.reader(labels, backend.flat)
+
+    def counted(arrays: tuple[Any, ...]) -> Any:
+        return backend.class_weights(read(arrays), ABSENT, classes, ignore, real)
+
+    planning.counts = planning.counted = counted
+    if job.weight is not None:
+        planning.counts = lambda arrays: backend.class_weights(read(arrays), read_weight(arrays), classes, ignore, real)
 
 
 def _target_of(

@@ -22,6 +22,8 @@ _device_layout = attrgetter("dtype", "shape", "strides")
 # What may be an option of a kind of call. Hashes of others say nothing of what they hold.
 OPTIONS = frozenset((int, float, bool, str, type(None), type, np.float64, np.float32, np.int64, np.int32, np.bool_))
 
+NUMBERS = frozenset((int, float, np.float64, np.float32, np.int64, np.int32))
+
 # What a lowering raises for an array that is not of its kind.
 OTHER_KIND = (TypeError, ValueError, RuntimeError, BufferError, AttributeError)
 
@@ -70,10 +72,14 @@ def signature(
     given = (*args, *kwargs.values(), *bound, *extras)
     parts: list[Any] = [len(args), *kwargs]
     places, arrays, lowers = [], [], []
+    numbered = len(args) + [*kwargs].index("divisor") if "divisor" in kwargs else -1
     for place, a in enumerate(given):
         kind = type(a)
         if kind is np.ndarray:
             lower, layout = None, _host_layout(a)
+        elif place == numbered and kind in NUMBERS:  # which differs from call to call
+            lower, a = _as_array, _as_array(a)
+            layout = _host_layout(a)
         elif kind in OPTIONS:
             parts.append((kind, a or str(a)))  # 0.0 equals -0.0
             continue
@@ -96,6 +102,10 @@ def signature(
         relations = tuple([relation(arrays[k], arrays[n]) for k, n in _pairs(len(arrays), written)])
         parts.append((_form(request), relations))
     return Signature(tuple(parts), tuple(arrays), tuple(places), given, tuple(lowers), relations)
+
+
+def _as_array(number: float) -> Any:
+    return np.array(number, np.float64)
 
 
 def _layout(array: Any) -> Any:

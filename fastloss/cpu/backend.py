@@ -11,7 +11,9 @@ import numpy as np
 
 import fastloss.cpu  # noqa: F401  (registers the maths)
 from fastloss.cpu.loops.add import run as add_to
+from fastloss.cpu.loops.check_labels import class_weights
 from fastloss.cpu.loops.check_labels import run as survey
+from fastloss.cpu.loops.clear_rows import run as clear_rows
 from fastloss.cpu.loops.ctc import run as ctc
 from fastloss.cpu.loops.elementwise import plan as plan_elementwise
 from fastloss.cpu.loops.elementwise import run as elementwise
@@ -23,10 +25,10 @@ from fastloss.cpu.windows import FLAT
 from fastloss.runtime.memory_pool import RECYCLED_FROM, empty
 
 __all__ = [
-    "add_rows", "add_to", "adds_products", "argmax", "broadcast", "chunk_times", "copy_into", "ctc", "elementwise",
+    "add_rows", "add_to", "adds_products", "argmax", "broadcast", "chunk_times", "class_weights", "clear_rows", "copy_into", "ctc", "elementwise",
     "empty", "fill", "flat", "follows_layout", "host", "maker", "matmul", "moved", "multiplies_bfloat16", "number",
     "on_device", "overlap", "plan_elementwise", "plan_multilabel", "plan_pairwise", "plan_rowwise", "rowwise",
-    "same", "sample",     "sum_to", "survey", "take", "waits", "zeros",
+    "same", "sample", "sum_to", "survey", "take", "upload", "waits", "zeros",
 ]  # fmt: skip
 
 follows_layout = True  # whether results of rows may lie in another order than C's, as their input does
@@ -95,6 +97,11 @@ def host(view: Any) -> Any:
 def on_device(numbers: Any) -> Any:
     """Return a NumPy array of int64 as a view where the backend computes."""
     return numbers
+
+
+def upload(array: Any) -> Any:
+    """Return a NumPy array where the backend computes."""
+    return array
 
 
 def take(view: Any, index: Any) -> Any:

@@ -18,6 +18,7 @@ from fastloss.cuda.loops import check_labels, ctc, elementwise, indexing, pairwi
 from fastloss.cuda.loops import multilabel as label_sets
 from fastloss.cuda.planned import no_queue, numbers_of
 from fastloss.cuda.views import real_of
+from fastloss.define.point_maths import kept
 from fastloss.runtime.compile import Launch
 from fastloss.runtime.plans import KernelPlan, count_present
 
@@ -155,6 +156,20 @@ class Backend:
     ) -> tuple[int, DeviceArray]:
         """Return (first row whose class does not exist or -1, summed weight of the rows that count, a scalar)."""
         return check_labels.plan(self, real, target, weight, columns, ignore)(addresses((target, weight)), check)
+
+    def class_weights(
+        self, target: DeviceArray, weight: Any, columns: int, ignore: int, real: Any
+    ) -> DeviceArray:
+        """Return the weight of the class of each row, 1 without a `weight`, and 0 for rows that do not count."""
+        return check_labels.class_weights(self, target, weight, columns, ignore, real)
+
+    def clear_rows(self, weights: DeviceArray, gradient: DeviceArray, rows: int, layout: tuple[int, int, int]) -> None:
+        """Write zeros to the entries of rows whose weight is 0; see :class:`fastloss.call.weighting.Layout`."""
+        columns, inner, width = layout
+        shape = (rows // inner, columns, inner, width)
+        spread = weights.reshape((rows // inner, 1, inner, 1)).broadcast(shape)
+        entries = gradient.reshape(shape)
+        self.elementwise(kept, (entries, spread), (), (), (), 1.0, 1, gradient, ((), (), ()), (), True)
 
     def add_to(self, target: DeviceArray, source: DeviceArray) -> None:
         """Add `source` to `target`, contiguous and of one real dtype; one row of `source` is added to every row."""

@@ -70,6 +70,8 @@ class Loss:
     positional, operands
         The arguments that may be given by position, and those of all that are arrays: a description is made of operands
         in their place, which have shapes and dtypes but no numbers.
+    common
+        The options of many losses that this one has too; its description does not see them.
     """
 
     name: str
@@ -85,6 +87,7 @@ class Loss:
     also: tuple[str, ...] = ()
     positional: tuple[str, ...] = ()
     operands: frozenset[str] = frozenset()
+    common: tuple[str, ...] = ()
     modules: list[type] = field(default_factory=list, compare=False)
 
 
@@ -241,13 +244,14 @@ class LabelSets(NamedTuple):
 
     ``point(outside, inside) -> value, (d_outside, d_inside), d2_outside``, a function of an unlisted and a listed
     entry. A row of `target` lists classes from its start to the first -1; what follows is not read. A class listed
-    twice counts twice.
+    twice counts twice. Rows lie along the last axis, or along `axis`.
     """
 
     point: MathFunction
     input: Array
     target: Array
     reduction: str = "mean"
+    axis: int | None = None
 
 
 class PairMaths(NamedTuple):

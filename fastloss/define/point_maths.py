@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 from fastloss.define.maths import maths
@@ -67,3 +68,85 @@ def is_negative(x):
     """1 where x is negative."""
     T = type(x)
     return (T(1) if x < T(0) else T(0)), (T(0),), T(0)
+
+
+@maths
+def other(x, y):
+    """y, in the type of x."""
+    T = type(x)
+    return y, (T(0),), T(0)
+
+
+@maths
+def weight_of(s):
+    """A weight, NaN for one that is negative; its derivative is the weight itself."""
+    T = type(s)
+    return (s if s >= T(0) else T(math.nan)), (s,), T(0)
+
+
+@maths
+def product(s, u):
+    """A weight times u, NaN if it is negative; the first derivative is the product itself."""
+    T = type(s)
+    return (s * u if s >= T(0) else T(math.nan)), (s * u,), T(0)
+
+
+@maths
+def weighed(v, s):
+    """A value times its weight; 0 for a weight of 0, whatever the value."""
+    T = type(v)
+    return (s * v if s != T(0) else T(0)), (T(0),), T(0)
+
+
+@maths
+def kept(v, s):
+    """A value, 0 beside a weight of 0."""
+    T = type(v)
+    return (v if s != T(0) else T(0)), (T(0),), T(0)
+
+
+@maths
+def is_nonzero(s):
+    """1 where a weight is not 0."""
+    T = type(s)
+    return (T(1) if s != T(0) else T(0)), (T(0),), T(0)
+
+
+@maths
+def are_nonzero(s, u):
+    """1 where neither of two weights is 0."""
+    T = type(s)
+    return (T(1) if s != T(0) and u != T(0) else T(0)), (T(0),), T(0)
+
+
+@functools.cache
+def sampled(point: Any, arity: int, slopes: int) -> Any:
+    """Return a loss of `arity` operands with weights of samples as one more; a weight of 0 takes an element out.
+
+    The loss is differentiable in the first `slopes` of its operands.
+    """
+
+    def one(x, s, *params):
+        T = type(x)
+        value, d, curvature = point(x, *params)
+        counts = s != T(0)
+        return (s * value if counts else T(0)), ((s * d[0] if counts else T(0)),), (s * curvature if counts else T(0))
+
+    def two(x, t, s, *params):
+        T = type(x)
+        value, d, curvature = point(x, t, *params)
+        counts = s != T(0)
+        return (s * value if counts else T(0)), ((s * d[0] if counts else T(0)),), (s * curvature if counts else T(0))
+
+    def both(x, t, s, *params):
+        T = type(x)
+        value, d, curvature = point(x, t, *params)
+        counts = s != T(0)
+        slopes = (s * d[0] if counts else T(0)), (s * d[1] if counts else T(0))
+        return (s * value if counts else T(0)), slopes, (s * curvature if counts else T(0))
+
+    made = one if arity == 1 else two if slopes == 1 else both
+    made.__name__ = made.__qualname__ = f"sampled{arity}{slopes}_{point.__name__}"
+    if hasattr(point, "hard"):
+        made.hard = sampled(point.hard, arity, slopes)  # type: ignore[attr-defined]
+    return maths(made)

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar, dataclass_transform
 
+from fastloss.api.partial_sums import PartialLoss
 from fastloss.api.transforms import Transform, mode_of, names_of
 from fastloss.call.call import Call
 from fastloss.call.request import VALUE
@@ -93,6 +94,11 @@ class LossModule:
     def grad_and_hess(self, *arrays: Array, **named: Any) -> Any:
         """Return the gradient and the diagonal of the Hessian; see :func:`fastloss.grad_and_hess`."""
         return self.bound("grad_and_hess")(*arrays, **named)
+
+    @property
+    def partial_sum(self) -> PartialLoss:
+        """The loss as a :class:`fastloss.PartialSum` of a part of the data; see :func:`fastloss.partial_sum`."""
+        return self.__dict__.setdefault("_partial", PartialLoss(self._record, self._options, self))  # type: ignore[no-any-return]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self._options.items())})"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastloss.cpu.simd.memory import label_at, load_or, present
+from fastloss.cpu.simd.memory import label_at, load_or, present, store
 from fastloss.cpu.simd.work_queue import chunks, finish, total_of
 from fastloss.define.descriptions import NO_INDEX
 from fastloss.runtime.compile import Kernel, kernel_part
@@ -64,3 +64,23 @@ def run(target: Any, weight: Any, columns: int, ignore: int, check: bool, real: 
     """Return (first row whose class does not exist or -1, summed weight of the rows that count)."""
     count = target.size
     return _kernel()(count, count, target, weight, columns, ignore, check, count)
+
+
+@functools.cache
+def _weights_kernel() -> Kernel:
+    def class_weights(y, weight, columns, ignore, result, count, queue, lead):
+        for k, start, stop in chunks(queue, 0, count, 1):
+            for r in range(start, stop):
+                label = label_at(y, r)
+                store(result, r, load_or(weight, label, 1.0) if is_counted(label, columns, ignore) else 0.0)
+            finish(queue, 0, k, 0.0)
+        return total_of(queue, 0) if lead else 0.0
+
+    return Kernel("class_weights", class_weights)
+
+
+def class_weights(target: Any, weight: Any, columns: int, ignore: int, real: Any) -> Any:
+    """Return the weight of the class of each row, 1 without a `weight`, and 0 for rows that do not count."""
+    result = np.empty(target.size, real)
+    _weights_kernel()(target.size, target.size, target, weight, columns, ignore, result, target.size)
+    return result

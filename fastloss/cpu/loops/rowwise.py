@@ -153,8 +153,8 @@ def plan(
 
     def numbers(scale: float, divisor: float, check: bool) -> tuple[Any, ...]:
         if params is None:
-            return (scale,), 1.0, 1, count, columns, inner, ignore_index, False
-        return params, scale, divisor, count, columns, inner, ignore_index, check
+            return (scale,), 1.0, 1.0, count, columns, inner, ignore_index, False
+        return params, scale, float(divisor), count, columns, inner, ignore_index, check
 
     layout = layout_of(maths, columns, inner, replaces and columns >= LONG_FROM)
     units = count if inner == 1 else -(-count // (LANES if maths.sparse else STEP))
@@ -162,7 +162,7 @@ def plan(
     if split.suits(maths, count, columns, inner):
         launch = launch_of(_split(maths, layout, units, work), units, 0)
     else:
-        launch = _launch(maths, layout, units, work, count * columns, (*operands, *results, *numbers(1.0, 1, True)))
+        launch = _launch(maths, layout, units, work, count * columns, (*operands, *results, *numbers(1.0, 1.0, True)))
     return KernelPlan(launch, ALL_FLAT, numbers, labelled=True, divided=True)
 
 

@@ -60,6 +60,29 @@ def _first_kernel() -> Kernel:
     return Kernel("first", smallest, THREADS)
 
 
+@functools.cache
+def _weights_kernel() -> Kernel:
+    def class_weights(y, weight, one, count, columns, ignore, result):
+        T = type(one)
+        for r in range(block() * threads() + thread(), count, threads() * blocks()):
+            label = label_at(y, r)
+            counts = label >= 0 and label < columns and label != ignore
+            store(result, r, load_or(weight, label, one) if counts else T(0))
+
+    return Kernel("class_weights", class_weights, THREADS)
+
+
+def class_weights(
+    device: Any, target: DeviceArray, weight: Any, columns: int, ignore: int, real: Any
+) -> DeviceArray:
+    """Return the weight of the class of each row, 1 without a `weight`, and 0 for rows that do not count."""
+    count, result = target.size, device.empty((target.size,), real)
+    if count:
+        grid = grid_of(count, THREADS)
+        _weights_kernel().launch(device, grid, real, target, weight, 1.0, count, columns, ignore, result)
+    return result
+
+
 # Looks at labels, given their address and that of the class weights if there are some, and whether to check them.
 Survey = Callable[[tuple[int, ...], bool], tuple[int, DeviceArray]]
 

@@ -1,0 +1,56 @@
+"""The options that losses have in common: weights of samples, the divisor of a mean, and the axis of a row."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from fastloss.call.planning import Planning
+from fastloss.define.descriptions import LabelSets, OfDistances, Pairwise, Rowwise
+
+# Those that are arrays.
+COMMON_ARRAYS = ("sample_weight", "divisor")
+
+
+def set_common(planning: Planning, common: dict[str, Any], reduction: str) -> None:
+    """Tell a planning of the options in common, those that were given, and of the reduction.
+
+    Raises
+    ------
+    ValueError
+        If they do not go with the reduction.
+    """
+    common = {name: value for name, value in common.items() if value is not None}
+    planning.averages, planning.common = reduction == "mean", common
+    planning.sample_weight, planning.divisor = common.get("sample_weight"), common.get("divisor")
+    if planning.divisor is not None and not planning.averages:
+        raise ValueError(f"divisor is what a mean is divided by, and does not go with reduction={reduction!r}")
+    if planning.sample_weight is not None and reduction == "batchmean":
+        raise ValueError("sample_weight does not go with reduction='batchmean', whose divisor is the number of rows")
+    if planning.mode.partial and reduction not in ("mean", "batchmean"):
+        raise ValueError(f"partial_sum is of a mean, and does not go with reduction={reduction!r}")
+
+
+def along(job: Any, axis: int | None) -> Any:
+    """Return a description with its rows or vectors along another axis.
+
+    Raises
+    ------
+    TypeError
+        If the axis is none.
+    """
+    if axis is None:
+        return job
+    if isinstance(job, OfDistances):
+        if any(distance.describe is None for distance in job.distances):
+            raise ValueError("axis does not go with a distance_function of one's own")
+        moved = [one._replace(describe=_described_along(one.describe, axis)) for one in job.distances]
+        return job._replace(distances=tuple(moved))
+    if isinstance(job, Rowwise | Pairwise | LabelSets):
+        return job._replace(axis=axis)
+    raise TypeError(f"{type(job).__name__} has no axis")
+
+
+@functools.cache
+def _described_along(describe: Any, axis: int) -> Any:
+    return lambda *arrays: describe(*arrays)._replace(axis=axis)

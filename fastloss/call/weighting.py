@@ -1,0 +1,285 @@
+"""Weights of samples: what they sum to, and how a loss is computed whose values they multiply.
+
+The kernels of a loss know nothing of them. They compute it value by value, with the weights in the upstream gradient;
+the values are multiplied and added up afterwards. A sample of weight 0 is taken out: its value and its gradient are 0
+whatever it holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from operator import call
+from typing import Any, NamedTuple
+
+from fastloss.call.checks import Shape
+from fastloss.call.planning import ABSENT, Operand, Planning, Read, Scale
+from fastloss.call.request import Request
+from fastloss.define.point_maths import are_nonzero, is_nonzero, other, product, weighed, weight_of
+from fastloss.runtime.dtypes import F64, FLOATS
+from fastloss.runtime.settings import settings
+
+# Runs a kernel with the arrays of a call, and what it writes in the order of its results.
+Execute = Callable[[tuple[Any, ...], Request, tuple[Any, ...]], None]
+
+
+class Layout(NamedTuple):
+    """Where the entries of row ``o * inner + i`` lie in a gradient: at ``((o * columns + c) * inner + i) * width``."""
+
+    columns: int = 1
+    inner: int = 1
+    width: int = 1
+
+
+def mapping(backend: Any, point: Any, views: tuple[Any, ...], slot: int | None = None, dtype: Any = None) -> Any:
+    """Return what computes a function of elements of arrays like `views`, in the type of the first.
+
+    ``run(arrays, target, scale, divisor)`` writes the values (`slot` 0) or the first derivatives (1), these times
+    `scale` over `divisor`, to a target of `dtype`, and returns the sum of the values over `divisor`.
+    """
+    missing = (ABSENT,) * (5 - len(views))
+    before, behind = (ABSENT,) * (slot or 0), (ABSENT,) * (4 - (slot or 0))
+    sample = ABSENT if slot is None else backend.sample(dtype or views[0].dtype)
+    kernel = backend.plan_elementwise(point, (*views, *missing), (*before, sample, *behind), (), False)
+    reads = kernel.reads[: len(views)]
+
+    def run(arrays: tuple[Any, ...], target: Any = ABSENT, scale: float = 1.0, divisor: Any = 1) -> Any:
+        return kernel.run((*map(call, reads, arrays), *missing), (*before, target, *behind), scale, divisor)[1]
+
+    return run
+
+
+def lying(weights: Shape, shape: Shape) -> Shape:
+    """Return the shape in which weights broadcast to values of `shape`, whose first axes they have, or all.
+
+    Raises
+    ------
+    ValueError
+        If their axes are neither.
+    """
+    all_axes = len(weights) == len(shape)
+    if len(weights) > len(shape) or any(n != m and not (all_axes and n == 1) for n, m in zip(weights, shape)):  # noqa: B905
+        raise ValueError(
+            f"sample_weight of shape {weights} must have the first axes of the unreduced loss, whose shape is {shape}, "
+            "or all of them, of the same lengths or 1"
+        )
+    return (*weights, *(1,) * (len(shape) - len(weights)))
+
+
+def spreading(planning: Planning, shape: Shape) -> Callable[[Any], Any] | None:
+    """Return what spreads the weights of a call over values of `shape`, None where they have it."""
+    operand, backend = planning.sample_weight, planning.space.backend
+    assert operand is not None
+    view = planning.see(operand, "sample_weight")
+    lies = lying(view.shape, shape)
+    return None if view.shape == shape else lambda view: backend.broadcast(view.reshape(lies), shape)
+
+
+def checked(total: Any, backend: Any, name: str = "sample_weight") -> Any:
+    """Return the sum of weights, after a look at it: it is NaN where one is negative."""
+    if settings.check_indices or not backend.waits:
+        total = backend.number(total)
+        if math.isnan(total):
+            raise ValueError(f"{name} must not be negative or NaN")
+    return total
+
+
+def sampling(
+    planning: Planning, operand: Operand, shape: Shape, divisor: Any, weight: Operand | None
+) -> tuple[Read, Callable[[Any], Any] | None]:
+    """Return what reads the divisor of a loss whose kernel multiplies by the weights, and what spreads these.
+
+    The weights of a call are looked at where the divisor is read. `weight` counts in a mean beside them.
+    """
+    backend, counts = planning.space.backend, planning.counts
+    view = planning.see(operand, "sample_weight")
+    lies, repeated = lying(view.shape, shape), math.prod(shape) // max(1, view.size)
+    convert = None if view.dtype in FLOATS else converting(backend, view, F64)
+    real = view if convert is None else convert(view)
+
+    def spread(view: Any) -> Any:
+        view = view if convert is None else convert(view)
+        return backend.broadcast(view.reshape(lies), shape)
+
+    read = planning.reader(operand, convert)
+    add_up = mapping(backend, weight_of, (real,))
+    by_weights = planning.averages and planning.divisor is None
+    both = None
+    if counts is not None and by_weights:
+        like = backend.flat(spread(view))
+        both = mapping(backend, product, (like, backend.flat(backend.broadcast(weight.view, shape))))  # type: ignore[union-attr]
+    read_flat = planning.reader(operand, spread, backend.flat)
+
+    def by(arrays: tuple[Any, ...]) -> Any:
+        total = checked(add_up((read(arrays),)), backend)
+        if not by_weights:
+            return divisor(arrays) if callable(divisor) else divisor
+        return total * repeated if both is None else both((read_flat(arrays), counts(arrays)))  # type: ignore[misc]
+
+    count = mapping(backend, is_nonzero, (real,))
+    planning.how_many = lambda arrays: count((read(arrays),)) * repeated
+    return by, None if convert is None and view.shape == shape else spread
+
+
+def converting(backend: Any, view: Any, real: Any) -> Callable[[Any], Any]:
+    """Return what converts arrays like `view`, of integers, to a floating point type."""
+    like = backend.empty(view.shape, real)
+    if view.size == 0:
+        return lambda view: like
+    convert = mapping(backend, other, (like, view), 0)
+
+    def converted(view: Any) -> Any:
+        made = backend.empty(like.shape, real)
+        convert((made, view), made)
+        return made
+
+    return converted
+
+
+class Weighing:
+    """The weights of a call whose values have `shape`, and what a run does with them.
+
+    The planner of the family says what each value counts for in a mean beside its weight (``planning.counts``), and sets
+    `factors`, which reads what values are multiplied by, and the `layout` of rows in gradients, None where there is none.
+    """
+
+    def __init__(self, planning: Planning, shape: Shape, real: Any) -> None:
+        self.planning, self.shape, self.size, self.real = planning, shape, math.prod(shape), real
+        self.backend = backend = planning.space.backend
+        self.place = len(planning.arrays)  # of the weights among a run's arrays; behind it their upstream gradient
+        planning.arrays += [None, None]
+        self.factors: Read | None = None
+        self.layout: Layout | None = Layout()
+        self._scale: Scale = 1.0
+        self._above: Operand | None = None
+        spread = spreading(planning, shape)
+        self._read = planning.reader(planning.sample_weight, spread)
+        seen = planning.sample_weight.view  # type: ignore[union-attr]
+        seen = seen if spread is None else spread(seen)
+        self._like = backend.empty((self.size,), real)
+        self._convert: Any = None
+        if self.size and not (seen.dtype == real and seen.ndim == 1 and seen.flags.c_contiguous):
+            self._convert = mapping(backend, other, (self._like.reshape(shape), seen), 0)
+
+    def upstream(self, scale: Scale, operand: Operand | None) -> Operand | None:
+        """Keep the caller's upstream gradient, and return the operand that the kernel is given in its place."""
+        self._scale, self._above = scale, operand
+        if not self.planning.mode.wrt:
+            return None
+        scaled = Operand("grad_output", None, self.place + 1)
+        scaled.view = self._like.reshape(self.shape)
+        return scaled
+
+    def plan(self, execute: Execute, outputs: Any, each: bool, answer: Any, slots: int) -> Callable[..., Any]:
+        """Return what computes calls of a kernel that `execute` runs."""
+        planning, backend, like, mode = self.planning, self.backend, self._like, self.planning.mode
+        results, size, real = outputs.plan(slots), self.size, self.real
+        begin = self._beginning()
+        reduces = mode.value and not each
+        first = 1 if mode.value and each else 0  # of the gradients among what is made
+        scalar, dtype, averages, partial = planning.space.scalar, outputs.dtype, planning.averages, mode.partial
+        add_up = mapping(backend, weighed, (like, like)) if size and reduces else None
+        write = mapping(backend, weighed, (like, like), 0, dtype) if size and mode.value and each else None
+        count = self._counting() if partial else None
+
+        def compute(arrays: tuple[Any, ...], request: Request) -> Any:
+            if planning.look_before is not None:
+                planning.look_before(arrays)
+            own, shares, by, above = begin(arrays, request)
+            made = [*map(call, results.makes)] if results.make is None else results.make(arrays)
+            values = backend.empty((size,), real) if mode.value else ABSENT
+            written = [*map(call, results.flats, made)]
+            execute((*arrays[: self.place], own, above), request, results.order((*written, values, ABSENT)))
+            if write is not None:
+                write((values, shares), written[0])
+            if self.layout is not None and size:
+                for gradient in written[first:]:
+                    backend.clear_rows(own, gradient, size, self.layout)
+            if results.finish is not None:
+                made = results.finish(made, arrays, request)
+            if not reduces:
+                return answer(None, made)
+            total = 0.0 if add_up is None else add_up((values, shares), divisor=1 if partial else by)
+            if partial:
+                return numbers(backend, total, by, count(arrays, own))  # type: ignore[misc]
+            if add_up is None and averages:
+                total = total / by if by else math.nan
+            return answer(scalar(total, dtype), made)
+
+        return compute
+
+    def _beginning(self) -> Callable[..., Any]:
+        """Return what gives weights of a call, those times the factors, the divisor, and the upstream gradient."""
+        planning, backend, like, size = self.planning, self.backend, self._like, self.size
+        convert, scale, given = self._convert, self._scale, planning.reads_divisor()
+        counts, factors, averages = planning.counts, self.factors, planning.averages
+        wanted = bool(planning.mode.wrt) and size > 0
+        above = self._above
+        read_above = None if above is None else planning.reader(above, backend.flat)
+        if size:
+            add_up = mapping(backend, weight_of, (like,)) if counts is None else mapping(backend, product, (like, like))
+            times = mapping(backend, product, (like, like), 0) if factors is not None else None
+            point = weight_of if above is None else product
+            flat = () if above is None else (backend.flat(above.view),)
+            scaled = mapping(backend, point, (like, *flat), 1) if wanted else None
+
+        def begin(arrays: tuple[Any, ...], request: Request) -> tuple[Any, ...]:
+            own = self._read(arrays)
+            if convert is not None:
+                made = backend.empty((size,), self.real)
+                convert((made.reshape(self.shape), own), made)
+                own = made
+            if not size:
+                return own, own, (given(arrays) if given else 0.0) if averages else 1, like.reshape(self.shape)
+            total = checked(add_up((own,) if counts is None else (own, counts(arrays))), backend)
+            by = (total if given is None else given(arrays)) if averages else 1
+            shares = own
+            if times is not None:
+                shares = backend.empty((size,), self.real)
+                times((own, factors(arrays)), shares)  # type: ignore[misc]
+            made = ABSENT
+            if scaled is not None:
+                made = backend.empty((size,), self.real)
+                factor = scale(arrays, request) if callable(scale) else scale
+                read = (shares,) if read_above is None else (shares, read_above(arrays))
+                # Where nothing weighs anything the mean is NaN, and the gradient 0.
+                scaled(read, made, factor, math.inf if type(by) is float and by == 0 else by)
+                made = made.reshape(self.shape)
+            return own, shares, by, made
+
+        return begin
+
+    def _counting(self) -> Callable[[tuple[Any, ...], Any], Any]:
+        """Return what counts the values of a call that count in a mean."""
+        backend, like, counted = self.backend, self._like, self.planning.counted
+        if not self.size:
+            return lambda arrays, own: 0
+        if counted is None:
+            count = mapping(backend, is_nonzero, (like,))
+            return lambda arrays, own: count((own,))
+        count = mapping(backend, are_nonzero, (like, like))
+        return lambda arrays, own: count((own, counted(arrays)))
+
+
+def partial_of(planning: Planning, size: int, real: Any) -> Callable[[tuple[Any, ...], Any], tuple[float, float, float]]:
+    """Return what makes a partial sum of a call's arrays and of the sum of its `size` values."""
+    backend, counts, counted = planning.space.backend, planning.counts, planning.counted
+    denominator, how_many = planning.denominator, planning.how_many or (lambda arrays: size)
+    if counted is None or not size:
+        return lambda arrays, total: numbers(
+            backend, total, denominator(arrays) if callable(denominator) else denominator, how_many(arrays)
+        )
+    add_up = mapping(backend, weight_of, (backend.empty((size,), real),))
+
+    def partial(arrays: tuple[Any, ...], total: Any) -> tuple[float, float, float]:
+        count = weight = add_up((counted(arrays),))
+        if counts is not counted:
+            weight = add_up((counts(arrays),))  # type: ignore[misc]
+        return numbers(backend, total, weight, count)
+
+    return partial
+
+
+def numbers(backend: Any, *sums: Any) -> tuple[float, ...]:
+    """Return sums as numbers; those of a device are waited for."""
+    return tuple([one if isinstance(one, int | float) else backend.number(one) for one in sums])
