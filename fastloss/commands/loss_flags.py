@@ -15,7 +15,7 @@ from fastloss.define.registry import LOSSES
 
 # Keyword arguments that commands set themselves, and those that no text can stand for.
 _NO_FLAGS = frozenset(
-    ("reduction", "sample_weight", "divisor", "axis", "returns", "distance_vjp", "dtype", "options", "keepdim")
+    ("reduction", "sample_weight", "divisor", "returns", "distance_vjp", "dtype", "options", "keepdim")
 )
 _TYPES = {"int": int, "float": float, "str": str}
 

@@ -23,7 +23,7 @@ _OF_ROWS = frozenset(("rowwise", "pairwise", "label_sets", "sums", "chain"))
 class Scored(NamedTuple):
     """What scoring gave: the sums, the seconds that it took, and the results that were written."""
 
-    part: Any
+    part: fl.PartialSum
     seconds: float
     results: Mapping[str, Result]
 
@@ -52,6 +52,8 @@ class Job:
         self.count = None if loss.family == "sequence" or single else (self.first.shape or (1,))[0]
         sources = {name: array for name, array in arrays.items() if not isinstance(array, float)}
         self.rows = {} if self.count is None else {n: s for n, s in sources.items() if self._in_rows(n, s)}
+        if self.count is not None and options.get("axis") is not None and options["axis"] % len(self.first.shape) == 0:
+            raise CommandError("axis must not be the first one, along which the rows of a file lie")
         self._check_rows()
         read = {name: source.whole() for name, source in sources.items() if name not in self.rows}
         self.whole = {name: read.get(name, array) for name, array in arrays.items() if name not in self.rows}
@@ -107,13 +109,11 @@ def _bytes(source: Source) -> int:
     return math.prod(source.shape) * source.dtype.itemsize
 
 
-def divided(part: Any, job: Job) -> float | None:
+def divided(part: fl.PartialSum, job: Job) -> float | None:
     """Return the reduced loss; None for the reduction ``"none"``."""
-    if job.reduction == "mean":
-        return float(part.mean())
-    if job.reduction == "batchmean":
-        return float(part.total) / job.first.shape[0]
-    return float(part.sum()) if job.reduction == "sum" else None
+    if job.reduction == "none":
+        return None
+    return float(part.sum() if job.reduction == "sum" else part.mean())
 
 
 Step = Callable[[dict[str, Any]], None]
@@ -132,11 +132,12 @@ def score(job: Job, results: Mapping[str, Result], add: Callable[[int], None], s
         Called with the bytes of each block when that is done; and asked whether to stop.
     """
     began = time.perf_counter()
-    part: Any = 0
+    part = fl.PartialSum()
+    mean = {"reduction": "batchmean" if job.reduction == "batchmean" else "mean"}
 
     def add_up(arrays: dict[str, Any]) -> None:
         nonlocal part
-        part = part + fl.partial_sum(job.loss.function)(**arrays, **job.options)
+        part += fl.partial_sum(job.loss.function)(**arrays, **job.options, **mean)
 
     def write_values(arrays: dict[str, Any]) -> None:
         values = job.loss.function(**arrays, **job.options, reduction="none")
@@ -154,7 +155,7 @@ def score(job: Job, results: Mapping[str, Result], add: Callable[[int], None], s
     return Scored(part, time.perf_counter() - began, results)
 
 
-def _reduced(job: Job, part: Any) -> dict[str, Any]:
+def _reduced(job: Job, part: fl.PartialSum) -> dict[str, Any]:
     """Return the keyword arguments that make the gradient of a block that of the whole."""
     if job.reduction == "mean":
         return {"reduction": "mean", "divisor": part.weight}
