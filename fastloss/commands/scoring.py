@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
+
+import numpy as np
 
 import fastloss as fl
 from fastloss.commands.errors import CommandError
@@ -44,6 +47,8 @@ class Job:
             loss.options["reduction"].check("reduction", reduction)
         except ValueError as error:
             raise CommandError(str(error)) from None
+        ignore = inspect.signature(loss.function).parameters.get("ignore_index")
+        self._ignored = None if ignore is None else ignore.default
         self.name = next(iter(arrays))  # of the array that the gradient is of
         self.first: Source = arrays[self.name]
         if 0 in self.first.shape:
@@ -104,6 +109,20 @@ class Job:
             rows = f"rows {start} to {start + len(blocks[0]) - 1} of {self.first.name}"
             yield rows, dict(zip(self.rows, blocks, strict=True)) | self.whole
 
+    def sum_of(self, values: Any, arrays: Mapping[str, Any]) -> fl.PartialSum | None:
+        """Return the partial sum of a block by its values, which spares another look at its arrays.
+
+        None where values count for other than 0 or 1, and for half types, whose values have fewer digits than a sum.
+        """
+        weighted = not {"weight", "pos_weight", "sample_weight"}.isdisjoint(arrays)
+        if weighted or self.reduction == "batchmean" or self.loss.family == "sequence" or values.itemsize < 4:
+            return None
+        count, target = values.size, arrays.get("target")
+        ignored = self.options.get("ignore_index", self._ignored)
+        if ignored is not None and target is not None and target.dtype.kind in "iu":
+            count = np.count_nonzero(target != ignored)
+        return fl.PartialSum(float(values.sum(dtype=np.float64)), float(count), count)
+
 
 def _bytes(source: Source) -> int:
     return math.prod(source.shape) * source.dtype.itemsize
@@ -132,24 +151,24 @@ def score(job: Job, results: Mapping[str, Result], add: Callable[[int], None], s
         Called with the bytes of each block when that is done; and asked whether to stop.
     """
     began = time.perf_counter()
-    part = fl.PartialSum()
+    part = fl.PartialSum(0.0)
     mean = {"reduction": "batchmean" if job.reduction == "batchmean" else "mean"}
 
     def add_up(arrays: dict[str, Any]) -> None:
         nonlocal part
-        part += fl.partial_sum(job.loss.function)(**arrays, **job.options, **mean)
-
-    def write_values(arrays: dict[str, Any]) -> None:
-        values = job.loss.function(**arrays, **job.options, reduction="none")
-        results["out"].write(values, job.count)
+        values = None
+        if "out" in results:
+            values = job.loss.function(**arrays, **job.options, reduction="none")
+            results["out"].write(values, job.count)
+        found = None if values is None else job.sum_of(values, arrays)
+        part += found or fl.partial_sum(job.loss.function)(**arrays, **job.options, **mean)
 
     def write_gradient(arrays: dict[str, Any]) -> None:
         gradient = fl.grad(job.loss.function, job.name)(**arrays, **job.options, **_reduced(job, part))
         results["grad_out"].write(gradient, job.count)
 
-    steps: list[Step] = [add_up, *([write_values] if "out" in results else [])]
     gradient: list[Step] = [write_gradient] if "grad_out" in results else []
-    passes = [steps, gradient] if job.two_passes and gradient else [steps + gradient]
+    passes = [[add_up], gradient] if job.two_passes and gradient else [[add_up, *gradient]]
     for one in passes:
         _pass(job, one, add, stopped)
     return Scored(part, time.perf_counter() - began, results)
