@@ -53,8 +53,8 @@ class Job:
         self.first: Source = arrays[self.name]
         if 0 in self.first.shape:
             raise CommandError(f"{self.first.name}: empty, of shape {self.first.shape}")
-        single = loss.family in _OF_ROWS and len(self.first.shape) < 2
-        self.count = None if loss.family == "sequence" or single else (self.first.shape or (1,))[0]
+        single = len(self.first.shape) < (2 if loss.family in _OF_ROWS else 1)
+        self.count = None if loss.family == "sequence" or single else self.first.shape[0]
         sources = {name: array for name, array in arrays.items() if not isinstance(array, float)}
         self.rows = {} if self.count is None else {n: s for n, s in sources.items() if self._in_rows(n, s)}
         if self.count is not None and options.get("axis") is not None and options["axis"] % len(self.first.shape) == 0:
