@@ -36,7 +36,7 @@ def main(names: Sequence[str], dtypes: Sequence[str]) -> int:
     if sys.stderr.isatty():
         print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
     seconds = time.perf_counter() - began
-    print(f"kernels of {len(losses)} losses in {', '.join(dtypes)}: {seconds:.1f} s")
+    print(f"{len(losses)} of {len(LOSSES)} losses in {', '.join(dtypes)}: {seconds:.1f} s")
     return 0
 
 
