@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-_PATIENCE = 0.5  # seconds that the work has to notice, before the process ends without it
+_PATIENCE = 0.25  # seconds that the work has to notice, before the process ends without it
 
 
 def run(work: Callable[[threading.Event], Any], discard: Callable[[], None]) -> Any:
@@ -28,13 +29,12 @@ def run(work: Callable[[threading.Event], Any], discard: Callable[[], None]) -> 
         except BaseException as error:
             outcome["error"] = error
 
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
     worker = threading.Thread(target=target, daemon=True)
     try:
-        worker.start()
-        while worker.is_alive():
-            worker.join(0.1)
+        with _terminated_like_interrupted():
+            worker.start()
+            while worker.is_alive():
+                worker.join(0.1)
     except KeyboardInterrupt:
         stop.set()
         worker.join(_PATIENCE)
@@ -46,3 +46,16 @@ def run(work: Callable[[threading.Event], Any], discard: Callable[[], None]) -> 
     if "error" in outcome:
         raise outcome["error"]
     return outcome["value"]
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Let SIGTERM take the way of Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():  # the only one that may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

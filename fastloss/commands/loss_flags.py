@@ -34,6 +34,16 @@ def named(name: str) -> Loss:
     )
 
 
+def flag(name: str) -> str:
+    """Return the flag of an argument."""
+    return f"--{name.replace('_', '-')}"
+
+
+def dashed(arguments: Sequence[str]) -> list[str]:
+    """Return arguments whose flags have dashes, where they were written like arguments of a function."""
+    return [re.sub(r"^--[^=]*", lambda found: found[0].replace("_", "-"), one) for one in arguments]
+
+
 def first_names(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> list[str]:
     """Return what stands first among the arguments of a command whose other flags are those of `parser`.
 
@@ -57,16 +67,13 @@ def options_of(loss: Loss) -> dict[str, inspect.Parameter]:
 def add_flags(parser: Any, loss: Loss) -> None:
     """Add a flag for each option of a loss; what is not given is absent from the result."""
     for name, parameter in options_of(loss).items():
-        flags = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))
         domain = loss.options.get(name)
         text = f"{domain.text if domain else 'see `fastloss describe`'} (default {parameter.default})"
         if isinstance(parameter.default, bool):
-            parser.add_argument(
-                *flags, dest=name, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
-            )
+            parser.add_argument(flag(name), action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
         else:
             parser.add_argument(
-                *flags, dest=name, type=_Reader(parameter), default=argparse.SUPPRESS, metavar="VALUE", help=text
+                flag(name), type=_Reader(parameter), default=argparse.SUPPRESS, metavar="VALUE", help=text
             )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from fastloss.commands.errors import CommandError, Parser
 from fastloss.commands.interruptible import run
-from fastloss.commands.loss_flags import add_flags, first_names, given_options, named
+from fastloss.commands.loss_flags import add_flags, dashed, first_names, flag, given_options, named
 from fastloss.commands.progress import Progress
 from fastloss.commands.scoring import Job, Scored, divided, score
 from fastloss.define.descriptions import Loss
@@ -37,6 +37,7 @@ _FAMILIES = frozenset(("elementwise", "rowwise", "pairwise", "label_sets", "sums
 
 def main(arguments: Sequence[str]) -> int:
     """Score files as `arguments` say, print the result, and return 0."""
+    arguments = dashed(arguments)
     names = first_names(_general(add_help=False), arguments)
     given = _parser(named(names[0]) if names else None).parse_args(arguments)
     loss = named(given.loss)
@@ -104,9 +105,9 @@ def _add_arrays(parser: Any, loss: Loss) -> None:
     """Add a flag for each array beyond INPUT and TARGET."""
     parameters = inspect.signature(loss.function).parameters
     for name in _arrays(loss)[2:]:
-        flags = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))
         required = parameters[name].default is inspect.Parameter.empty
-        parser.add_argument(*flags, dest=name, metavar="FILE", required=required, help="an array, or a number for var")
+        text = "an array, or a number" if "float" in str(parameters[name].annotation) else "an array"
+        parser.add_argument(flag(name), metavar="FILE", required=required, help=text)
 
 
 def _sources(loss: Loss, given: argparse.Namespace) -> dict[str, Any]:

@@ -161,14 +161,16 @@ def score(job: Job, results: Mapping[str, Result], add: Callable[[int], None], s
             values = job.loss.function(**arrays, **job.options, reduction="none")
             results["out"].write(values, job.count)
         found = None if values is None else job.sum_of(values, arrays)
-        part += found or fl.partial_sum(job.loss.function)(**arrays, **job.options, **mean)
+        if found is None:
+            found = fl.partial_sum(job.loss.function)(**arrays, **job.options, **mean)
+        part += found
 
     def write_gradient(arrays: dict[str, Any]) -> None:
         gradient = fl.grad(job.loss.function, job.name)(**arrays, **job.options, **_reduced(job, part))
         results["grad_out"].write(gradient, job.count)
 
     gradient: list[Step] = [write_gradient] if "grad_out" in results else []
-    passes = [[add_up], gradient] if job.two_passes and gradient else [[add_up, *gradient]]
+    passes: list[list[Step]] = [[add_up], gradient] if job.two_passes and gradient else [[add_up, *gradient]]
     for one in passes:
         _pass(job, one, add, stopped)
     return Scored(part, time.perf_counter() - began, results)
