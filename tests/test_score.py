@@ -364,7 +364,7 @@ def test_an_interrupt_is_answered_within_a_second_and_leaves_nothing(files, sent
         process.send_signal(sent)
         began = time.monotonic()
         _, errors = process.communicate(timeout=60)
-    assert time.monotonic() - began < 2  # on a busy machine; a second on an idle one
+    assert time.monotonic() - began < 4  # on a busy machine; a second on an idle one
     assert process.returncode == 130, errors
     assert "interrupted" in errors
     assert "Traceback" not in errors
