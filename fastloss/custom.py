@@ -42,6 +42,7 @@ from fastloss.define.options import (
     Domain,
 )
 from fastloss.define.scalars import (
+    complement,
     exp,
     exp_nonpositive,
     log,
@@ -59,7 +60,7 @@ from fastloss.define.scalars import (
 
 __all__ = [
     "FINITE", "FLAG", "INTEGER", "NON_NEGATIVE", "OPEN_UNIT", "POSITIVE", "UNIT_ABOVE_ZERO", "UNIT_INTERVAL", "Array",
-    "Domain", "Elementwise", "Linear", "RowMaths", "Rowwise", "SumMaths", "Sums", "exp", "exp_nonpositive", "log",
-    "log1p_unit", "log_sigmoid", "loss", "maths", "power", "relu", "row_index", "sigmoid", "sign", "softplus", "sqrt",
-    "step", "xlogy",
+    "Domain", "Elementwise", "Linear", "RowMaths", "Rowwise", "SumMaths", "Sums", "complement", "exp",
+    "exp_nonpositive", "log", "log1p_unit", "log_sigmoid", "loss", "maths", "power", "relu", "row_index", "sigmoid",
+    "sign", "softplus", "sqrt", "step", "xlogy",
 ]  # fmt: skip

@@ -166,7 +166,7 @@ def maths():
         tables = [value for value in vars(module).values() if isinstance(value, dict)]
         row_maths += [m for table in tables for m in table.values() if hasattr(m, "finish")]
         for m in row_maths:
-            yield m.finish, (f, f, t3, f, f, p(f, 3))
+            yield m.finish, (f, f, t3, f, f, f, f, p(f, 3))
             if m.terms is not None:
                 yield m.terms, (f, f, f, f, b, f, f, p(f, 3))
     vectors = [embedding.COSINE, embedding.SIMILARITY, embedding.COSINE_DISTANCE]
@@ -175,6 +175,8 @@ def maths():
     for m in vectors:
         yield m.terms, (f, f, f, t3, p(f, 3))
         yield m.finish, (t3, t3, f, p(f, 3))
+        if m.again is not None:
+            yield m.again, (t3, p(f, 3))
 
 
 def _elementwise():
@@ -197,7 +199,7 @@ def _elementwise():
         "l1_loss": (regression.l1, (f,) * 2),
         "smooth_l1_loss": (regression.smooth_l1, (f,) * 3),
         "huber_loss": (regression.huber, (f,) * 3),
-        "poisson_nll_loss": (likelihood.poisson_rate_full, (f,) * 3),
+        "poisson_nll_loss": (likelihood.poisson_rate_full, (f,) * 4),
         "gaussian_nll_loss": (likelihood.gaussian, (f,) * 5),
         "binary_cross_entropy": (binary.bce, (f,) * 2),
         "binary_cross_entropy_with_logits": (binary.bce_with_logits_pos_weight, (f,) * 3),

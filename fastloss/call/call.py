@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastloss.call import adaptive_softmax, chain, composed, ctc, elementwise, linear, multilabel, pairwise, rowwise
+from fastloss.call import adaptive_softmax, chain, composed, ctc, elementwise, linear, multilabel, pairwise, rowwise, scored
 from fastloss.call.common import COMMON_ARRAYS, along, set_common
 from fastloss.call.direct import Run, direct
 from fastloss.call.plan import Plan
@@ -42,7 +42,7 @@ _INSIDE = (Operand, Applied, WeightedSum)
 
 _PLANNERS: dict[type, Any] = {
     Elementwise: elementwise.plan,
-    Rowwise: rowwise.plan,
+    Rowwise: scored.plan,
     RowMap: rowwise.plan_map,
     Pairwise: pairwise.plan,
     LabelSets: multilabel.plan,

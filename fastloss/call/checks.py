@@ -89,15 +89,17 @@ def common_shape(job: Elementwise, views: list[Any]) -> Shape:
 
 
 def aligned_variance(view: Any, x: Any, name: str) -> Any:
-    """Return a variance with an axis of length 1 in place of the last one where it lacks that, as torch takes it."""
+    """Return a variance with an axis of length 1 in place of the last one where it lacks that, as torch takes it.
+
+    Other axes of it may have length 1 too, as in torch since 2.14.
+    """
     if view.shape == x.shape or view.ndim == 0:
         return view
     if view.shape == x.shape[:-1]:
         return view.reshape((*view.shape, 1))
-    differing = [n for n, m in zip(view.shape, x.shape, strict=False) if n != m]
-    if view.ndim != x.ndim or differing != [1]:
+    if view.ndim != x.ndim or any(n not in (m, 1) for n, m in zip(view.shape, x.shape, strict=True)):
         raise ValueError(
-            f"{name} must have the input's shape {x.shape}, the same with one axis of length 1, or {x.shape[:-1]}, got "
+            f"{name} must have the input's shape {x.shape}, the same with axes of length 1, or {x.shape[:-1]}, got "
             f"shape {view.shape}"
         )
     return view

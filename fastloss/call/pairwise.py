@@ -89,9 +89,7 @@ def _common_shape(job: Pairwise, views: list[Any]) -> Shape:
             raise ValueError(f"vectors must have the same number of axes, at least one: {listed(job.names, views)}")
         if view.shape != shape:
             shape = broadcast_shape(job.names, views)
-    if shape == ():
-        raise ValueError(f"vectors must have at least one axis: {listed(job.names, views)}")
-    return shape
+    return shape or (1,)  # two numbers, as vectors of one component
 
 
 def _labels(backend: Any, target: Any, rows: Shape) -> Callable[[Any], Any] | None:

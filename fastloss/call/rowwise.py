@@ -55,7 +55,7 @@ def plan(planning: Planning, job: Rowwise) -> Plan:
         return pairwise.plan(
             planning, Pairwise(job.pairs, arrays, _NAMES, reduction=job.reduction, broadcast=True, reals=1)
         )
-    maths, labels, operand, rows = _target_of(job, target, shape, rows)
+    maths, labels, operand, rows = target_of(job, target, shape, rows)
     if job.weight is not None:
         check_shape(weight, (classes,), "weight", "one entry for each class, shape")
 
@@ -128,7 +128,7 @@ def set_counts(
         planning.counts = lambda arrays: backend.class_weights(read(arrays), read_weight(arrays), classes, ignore, real)
 
 
-def _target_of(
+def target_of(
     job: Rowwise, target: Any, shape: Shape, rows: Shape
 ) -> tuple[RowMaths, Operand | None, Operand | None, Shape]:
     """Return the maths, the operand of class indices, that of an entry for each logit, and the shape of the values."""

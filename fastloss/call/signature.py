@@ -81,7 +81,7 @@ def signature(
         elif place == numbered and kind in NUMBERS:  # which differs from call to call
             lower, a = _as_array, _as_array(a)
             layout = _host_layout(a)
-        elif kind in OPTIONS:
+        elif kind in OPTIONS or (kind is tuple and all(type(one) in OPTIONS for one in a)):
             parts.append((kind, a or str(a)))  # 0.0 equals -0.0
             continue
         else:

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from fastloss.define.maths import maths
+from fastloss.define.scalars import tanh
 
 
 @maths
@@ -150,3 +151,34 @@ def sampled(point: Any, arity: int, slopes: int) -> Any:
     if hasattr(point, "hard"):
         made.hard = sampled(point.hard, arity, slopes)
     return maths(made)
+
+
+@maths
+def capped(x, scale, cap):
+    """c tanh(a x / c)."""
+    T = type(x)
+    return cap * tanh(scale * x / cap), (T(0),), T(0)
+
+
+@maths
+def uncapped(g, z, scale, cap):
+    """g dz/dx, where z = c tanh(a x / c)."""
+    T = type(g)
+    ratio = z / cap
+    return g * scale * ((T(1) - ratio) * (T(1) + ratio)), (T(0),), T(0)
+
+
+@maths
+def uncapped_twice(h, g, z, scale, cap):
+    """h (dz/dx)² + g d²z/dx², where z = c tanh(a x / c)."""
+    T = type(h)
+    ratio = z / cap
+    slope = scale * ((T(1) - ratio) * (T(1) + ratio))
+    return slope * (h * slope - T(2) * g * ratio * scale / cap), (T(0),), T(0)
+
+
+@maths
+def scaled_square(x, factor):
+    """A factor times x²."""
+    T = type(x)
+    return factor * x * x, (T(0),), T(0)

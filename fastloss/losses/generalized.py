@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastloss.custom import INTEGER, UNIT_ABOVE_ZERO, Array, RowMaths, Rowwise, exp, loss, maths
+from fastloss.custom import INTEGER, UNIT_ABOVE_ZERO, Array, RowMaths, Rowwise, complement, exp, loss, maths
 
 # Terms of the series of 1 - exp(u) for u from -0.5 on: the first one left out is below half an ulp of float64.
 _TERMS = 15
@@ -22,18 +22,19 @@ def one_minus_exp(u):
 
 @maths
 def gce_value(row, p):
-    """w (1 - p_y^q) / q, and w p_y^q."""
-    u = p.q * (row.z - row.logsum)
-    return row.w * one_minus_exp(u) / p.q, (row.w * exp(u),)
+    """w (1 - p_y^q) / q; and w p_y^q, 1 - p_y and 1 less the largest softmax."""
+    log_p = row.z - row.logsum
+    u = p.q * log_p
+    missed = complement(row.z, exp(log_p), row.p_others)
+    return row.w * one_minus_exp(u) / p.q, (row.w * exp(u), missed, row.p_others)
 
 
 @maths
 def gce_grad(entry, kept, p):
     """p_y^q (p - [y]), and p_y^q (p (1 - p) - q (p - [y])²)."""
-    T = type(entry.z)
-    (power,) = kept
-    d = entry.p - T(1) if entry.hit else entry.p
-    return (power * d,), power * (entry.p * (T(1) - entry.p) - p.q * d * d)
+    power, missed, p_others = kept
+    d = -missed if entry.hit else entry.p
+    return (power * d,), power * (entry.p * complement(entry.z, entry.p, p_others) - p.q * d * d)
 
 
 GENERALIZED = RowMaths(gce_value, gce_grad, softmax=True)

@@ -6,6 +6,7 @@ from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, RowMaths, Rowwise
 from fastloss.define.maths import maths
 from fastloss.define.options import INTEGER, NON_NEGATIVE
+from fastloss.define.scalars import complement
 
 # Label and softmax are clamped to it in the reverse cross-entropy, so that log 0 counts as its logarithm.
 _SCE_FLOOR = 1e-4
@@ -23,11 +24,11 @@ def sce_terms(z, p, t, w, hit, zy, wy, params):
 
 
 @maths
-def sce_row(top, logsum, sums, zy, wy, params):
+def sce_row(top, logsum, sums, zy, wy, p_others, py, params):
     """-a log p_y + b log(1e4) Σ max(p, 1e-4) over the other classes."""
     T = type(zy)
     a, b = params[0], params[1] * T(_SCE_SURPRISE)
-    return a * (logsum - zy) + b * sums[0], (sums[1],)
+    return a * (logsum - zy) + b * sums[0], (sums[1], a * complement(zy, py, p_others), p_others)
 
 
 @maths
@@ -36,9 +37,10 @@ def sce_entry(z, p, t, w, hit, coefs, params):
     T = type(z)
     a, b = params[0], params[1] * T(_SCE_SURPRISE)
     free = T(0) if hit or p < T(_SCE_FLOOR) else T(1)
-    pull = b * p * (free - coefs[0])
-    d = a * (p - T(1)) if hit else a * p
-    return (d + pull,), a * p * (T(1) - p) + pull * (T(1) - T(2) * p)
+    unclamped, missed, p_others = coefs
+    pull = b * p * (free - unclamped)
+    miss = complement(z, p, p_others)
+    return ((-missed if hit else a * p) + pull,), a * p * miss + pull * (miss - p)
 
 
 SYMMETRIC = RowMaths(sce_row, sce_entry, sce_terms, softmax=True, indexed=True)
