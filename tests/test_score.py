@@ -201,7 +201,13 @@ def _damaged_npz():
     Path("a.npz").write_bytes(data)
 
 
+def _negative_shape():
+    data = Path("x.npy").read_bytes()
+    Path("x.npy").write_bytes(data.replace(b"(50, 4)", b"(-5, 4)"))
+
+
 BAD = {
+    "negative": (_negative_shape, "x.npy y.npy", "x.npy: no .npy array"),
     "truncated": (lambda: Path("x.npy").write_bytes(Path("x.npy").read_bytes()[:300]), "x.npy y.npy", "truncated"),
     "no bytes": (lambda: Path("x.npy").write_bytes(b""), "x.npy y.npy", "empty"),
     "no rows": (lambda: np.save("x.npy", X[:0]), "x.npy y.npy", "empty"),
