@@ -15,7 +15,7 @@ from fastloss.losses.divergence import kl_div
 from fastloss.losses.embedding import cosine_embedding_loss, cosine_similarity, margin_ranking_loss
 from fastloss.losses.focal import binary_focal_loss, sigmoid_focal_loss
 from fastloss.losses.generalized import generalized_cross_entropy
-from fastloss.losses.large_output import adaptive_log_softmax_with_loss, linear_cross_entropy
+from fastloss.losses.large_output import adaptive_log_softmax_with_loss, linear_cross_entropy, linear_log_prob
 from fastloss.losses.likelihood import gaussian_nll_loss, poisson_nll_loss
 from fastloss.losses.logistic import logsigmoid, sigmoid
 from fastloss.losses.margin import multi_margin_loss, multilabel_margin_loss, multilabel_soft_margin_loss
@@ -129,6 +129,7 @@ __all__ = [
     "l1_penalty",
     "l2_penalty",
     "linear_cross_entropy",
+    "linear_log_prob",
     "log_softmax",
     "logsigmoid",
     "logsumexp",

@@ -10,7 +10,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastloss.call import adaptive_softmax, chain, composed, ctc, elementwise, linear, multilabel, pairwise, rowwise, scored
+from fastloss.call import (
+    adaptive_softmax,
+    chain,
+    composed,
+    ctc,
+    elementwise,
+    linear,
+    multilabel,
+    pairwise,
+    rowwise,
+    scored,
+)
 from fastloss.call.common import COMMON_ARRAYS, along, set_common
 from fastloss.call.direct import Run, direct
 from fastloss.call.plan import Plan

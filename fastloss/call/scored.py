@@ -78,10 +78,9 @@ def _plan(planning: Planning, job: Rowwise, scores: Scores) -> Plan:
     planning.arrays.append(None)
     arguments: tuple[Argument | None, ...] = (Argument(job.input, x),)
     if operand is not None:
-        along = (weight.size if job.weight is not None else classes,) + (1,) * (len(shape) - last)
         arguments = (*arguments, Argument(operand, target))
         if "weight" in mode.wrt:
-            raise ValueError(f"there is no gradient with respect to weight {along} beside {', '.join(_changes(scores))}")
+            raise ValueError(f"there is no gradient with respect to weight beside {', '.join(_changes(scores))}")
     outputs = Outputs(planning, arguments, shape)
     outputs.want_values(rows, each and mode.value)
     averages = job.reduction == "mean"
@@ -121,9 +120,26 @@ def valid_classes(scores: Scores, classes: int, what: str) -> int:
     return classes if scores.classes is None else int(scores.classes)
 
 
+def forward_of(scores: Scores) -> tuple[Any, tuple[float, ...]]:
+    """Return the function of a logit that is scaled and capped, and its parameters."""
+    scale, cap = float(scores.scale), scores.softcap
+    return (times, (scale,)) if cap is None else (capped, (scale, float(cap)))
+
+
+def back_of(scores: Scores, second: bool = False) -> tuple[Any, tuple[float, ...], int]:
+    """Return the function that carries a derivative back, its parameters, and how many operands it takes.
+
+    They are the derivative and the capped logit; of the `second`, the second derivative, the first, and the logit.
+    """
+    scale, cap = float(scores.scale), scores.softcap
+    if cap is None:
+        return times, (scale * scale if second else scale,), 1
+    return (uncapped_twice, (scale, float(cap)), 3) if second else (uncapped, (scale, float(cap)), 2)
+
+
 def _changes(scores: Scores) -> list[str]:
     """Return the names of the options that are not what they are by default."""
-    names = ("logit_scale", "softcap", "valid_classes", "z_loss", "returns")
+    names = ("logit_scale", "softcap", "valid_classes", "z_loss", "returns")  # in the order of the fields
     return [name for name, value, plain in zip(names, scores, Scores(), strict=True) if value != plain]
 
 
@@ -148,9 +164,10 @@ def returning(planning: Planning, made: Plan, place: int, names: tuple[str, ...]
 @functools.cache
 def output_class(names: tuple[str, ...]) -> Any:
     """Return the class of a loss with further numbers of its rows."""
-    made = namedtuple("LossOutput", ("loss", *names))  # noqa: PYI024
+    named: Any = namedtuple  # of names that are known here only
+    made = named("LossOutput", ["loss", *names])  # type: ignore[misc]
     made.__module__ = __name__
-    made.__reduce__ = lambda self: (_output, (names, tuple(self)))  # type: ignore[method-assign, assignment, return-value]
+    made.__reduce__ = lambda self: (_output, (names, tuple(self)))
     return made
 
 
@@ -235,7 +252,7 @@ class _Run:
         self.reduces = planning.mode.value and job.reduction != "none" and planning.weighing is None
         self.valued = planning.mode.value
         outer, classes, inner = split
-        self.as_given = scores.scale == 1 and scores.softcap is None and valid == classes
+        self.as_given = not scores.changes_logits and valid == classes
         self.as_given = self.as_given and (x.dtype == self.real or "argmax" not in scores.returns)
         step = outer if self.as_given else max(1, BLOCK_BYTES // max(1, valid * inner * self.real.itemsize))
         self.bounds = [(start, min(start + step, outer)) for start in range(0, outer, step)] if inner else []
@@ -291,7 +308,7 @@ class _Run:
         found: dict[str, Any],
         places: slice,
     ) -> None:
-        """Compute a block of rows: the flat logits, class probabilities and derivatives of it, and numbers of its rows."""
+        """Compute a block of rows: its flat logits, class probabilities and derivatives, and numbers of each row."""
         backend, (_, classes, inner), valid, real = self.backend, self.split, self.valid, self.real
         (x, operand, *grads), (labels, upstream, each) = parts, per_row
         shape, size = (length, valid, inner), length * valid * inner
@@ -320,27 +337,18 @@ class _Run:
 
     def _forward(self, x: Any, z: Any) -> None:
         """Write what becomes of logits."""
-        scale, cap = float(self.scores.scale), self.scores.softcap
-        point, params = (times, (scale,)) if cap is None else (capped, (scale, float(cap)))
-        # The first operand decides the type that is computed in.
+        point, params = forward_of(self.scores)
         self._map(("forward", x.shape), point, (x,), 0, self.real, params)((x,), z.reshape((z.size,)))
 
     def _back(self, z: Any, derivatives: list[Any], grads: list[Any], cut: Callable[[Any], Any], shape: Any) -> None:
         """Write the derivatives with respect to the logits as they were given, and class probabilities."""
-        scale, cap, dtype = float(self.scores.scale), self.scores.softcap, self.dtype
-        whole = self.valid == self.split[1]
+        dtype, whole = self.dtype, self.valid == self.split[1]
+        first = derivatives[0]
         for k, (derivative, gradient) in enumerate(zip(derivatives, grads, strict=True)):
             if gradient is ABSENT:
                 continue
-            operands: tuple[Any, ...] = (derivative,)
-            if k == 1:
-                point, params = itself, ()
-            elif cap is None:
-                point, params = times, (scale if k == 0 else scale * scale,)
-            elif k == 0:
-                point, params, operands = uncapped, (scale, float(cap)), (derivative, z)
-            else:
-                point, params, operands = uncapped_twice, (scale, float(cap)), (derivative, derivatives[0], z)
+            point, params, needed = (itself, (), 1) if k == 1 else back_of(self.scores, second=k == 3)
+            operands = ((first, z) if k == 0 else (derivative, first, z))[:needed]
             target = gradient if whole else self.backend.empty((z.size,), dtype)
             self._map(("back", k, z.size), point, operands, 0, dtype, params)(operands, target)
             if not whole:
@@ -354,8 +362,7 @@ class _Run:
 
     def _check_padding(self, operand: Any) -> None:
         """Raise where class probabilities lie on padding."""
-        outer, classes, inner = self.split
-        if operand is ABSENT or self.valid == classes:
+        if operand is ABSENT or self.valid == self.split[1]:
             return
         padding = self.backend.flat(operand.reshape(self.split)[:, self.valid :])
         if self.backend.number(self._map("padding", itself, (padding,))((padding,))) != 0:

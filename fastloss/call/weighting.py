@@ -38,8 +38,11 @@ def mapping(
     slot: int | None = None,
     dtype: Any = None,
     params: tuple[float, ...] = (),
+    aliased: bool = False,
 ) -> Any:
     """Return what computes a function of elements of arrays like `views`, and `params`, in the type of the first.
+
+    The target may be one of them where it is `aliased`.
 
     ``run(arrays, target, scale, divisor)`` writes the values (`slot` 0) or the first derivatives (1), these times
     `scale` over `divisor`, to a target of `dtype`, and returns the sum of the values over `divisor`.
@@ -47,7 +50,7 @@ def mapping(
     missing = (ABSENT,) * (5 - len(views))
     before, behind = (ABSENT,) * (slot or 0), (ABSENT,) * (4 - (slot or 0))
     sample = ABSENT if slot is None else backend.sample(dtype or views[0].dtype)
-    kernel = backend.plan_elementwise(point, (*views, *missing), (*before, sample, *behind), params, False)
+    kernel = backend.plan_elementwise(point, (*views, *missing), (*before, sample, *behind), params, aliased)
     reads = kernel.reads[: len(views)]
 
     def run(arrays: tuple[Any, ...], target: Any = ABSENT, scale: float = 1.0, divisor: Any = 1) -> Any:

@@ -172,6 +172,11 @@ class Scores(NamedTuple):
     z_loss: float = 0.0
     returns: tuple[str, ...] = ()
 
+    @property
+    def changes_logits(self) -> bool:
+        """Whether logits are replaced by others."""
+        return self.scale != 1 or self.softcap is not None
+
 
 # The numbers of a row that a loss may return beside its value.
 RETURNS = ("lse", "log_prob", "entropy", "argmax", "z_loss")
@@ -218,7 +223,8 @@ class Projected(NamedTuple):
 
     `rows` describes the loss, its `input` left open. The weight is (C, F) or (C, d1, ..., F). `chunk_rows` maps
     (rows, features, classes) to the rows of a chunk, or to None where the budget decides; `precision` is the dtype the
-    caller expects sums to have. The logits are multiplied by `logit_scale`; `names` are those of input and weight.
+    caller expects sums to have. The logits are multiplied by `logit_scale`; `names` are those of input and weight, and
+    of target and bias where they have others.
     """
 
     rows: Rowwise
@@ -228,7 +234,7 @@ class Projected(NamedTuple):
     chunk_rows: Callable[[int, int, int], int | None] | None = None
     precision: str | None = None
     logit_scale: float = 1.0
-    names: tuple[str, str] = ("input", "linear_weight")
+    names: tuple[str, ...] = ("input", "linear_weight")
 
 
 class Clustered(NamedTuple):

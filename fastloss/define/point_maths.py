@@ -107,6 +107,13 @@ def kept(v, s):
 
 
 @maths
+def finite_if_out(v, s):
+    """V; beside a weight s of 0 what is not finite is 0."""
+    T = type(v)
+    return (v if s != T(0) or v - v == T(0) else T(0)), (T(0),), T(0)
+
+
+@maths
 def is_nonzero(s):
     """1 where a weight is not 0."""
     T = type(s)
@@ -155,14 +162,14 @@ def sampled(point: Any, arity: int, slopes: int) -> Any:
 
 @maths
 def capped(x, scale, cap):
-    """c tanh(a x / c)."""
+    """Logits x replaced by c tanh(a x / c)."""
     T = type(x)
     return cap * tanh(scale * x / cap), (T(0),), T(0)
 
 
 @maths
 def uncapped(g, z, scale, cap):
-    """g dz/dx, where z = c tanh(a x / c)."""
+    """Carry g back: g dz/dx, where z = c tanh(a x / c)."""
     T = type(g)
     ratio = z / cap
     return g * scale * ((T(1) - ratio) * (T(1) + ratio)), (T(0),), T(0)
@@ -170,7 +177,7 @@ def uncapped(g, z, scale, cap):
 
 @maths
 def uncapped_twice(h, g, z, scale, cap):
-    """h (dz/dx)² + g d²z/dx², where z = c tanh(a x / c)."""
+    """Carry h back: h (dz/dx)² + g d²z/dx², where z = c tanh(a x / c)."""
     T = type(h)
     ratio = z / cap
     slope = scale * ((T(1) - ratio) * (T(1) + ratio))
@@ -179,6 +186,6 @@ def uncapped_twice(h, g, z, scale, cap):
 
 @maths
 def scaled_square(x, factor):
-    """A factor times x²."""
+    """x² times a factor."""
     T = type(x)
     return factor * x * x, (T(0),), T(0)

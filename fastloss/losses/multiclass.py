@@ -36,6 +36,22 @@ CROSS_ENTROPY = RowMaths(ce_row, ce_entry, softmax=True, indexed=True)
 
 
 @maths
+def token_row(top, logsum, sums, zy, wy, p_others, py, params):
+    """Log p_y."""
+    return zy - logsum, (complement(zy, py, p_others),)
+
+
+@maths
+def token_entry(z, p, t, w, hit, coefs, params):
+    """[y] - p."""
+    T = type(z)
+    return ((coefs[0] if hit else -p),), T(0)
+
+
+TOKEN_LOG_PROBABILITY = RowMaths(token_row, token_entry, softmax=True, indexed=True)
+
+
+@maths
 def smooth_terms(z, p, t, w, hit, zy, wy, params):
     """Σ w and Σ w z; a weight of 0 counts as 0 even where z = -inf."""
     T = type(z)
