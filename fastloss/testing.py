@@ -151,7 +151,7 @@ def _differentiable(record: Loss, given: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _check_gradients(loss: Any, record: Loss, given: dict[str, Any], options: dict[str, Any]) -> None:
-    """Compare derivatives along a random direction with central differences, and the value with that of the transform."""
+    """Compare derivatives along a random direction with central differences, and values with those of transforms."""
     rng, names = np.random.default_rng(1), _differentiable(record, given)
     value, gradients = fl.value_and_grad(loss, names)(**given, **options)
     np.testing.assert_allclose(loss(**given, **options), value, rtol=1e-12, err_msg="value of the transform")

@@ -13,7 +13,8 @@ PACKAGE = Path(fastloss.__file__).parent
 FLOORS = [
     {"__main__"},
     {"cli"},
-    {"bench", "demo", "boosting", "testing", "torch"},
+    {"commands"},
+    {"bench", "demo", "boosting", "files", "plot", "testing", "torch"},
     {"__init__"},
     {"nn"},
     {"losses"},

@@ -432,7 +432,8 @@ def check_target(planning: Planning, target: Operand, shape: Shape, dtype: Any) 
     view = planning.see_target(target)
     check_shape(view, shape, target.name, "shape")
     if view.dtype != dtype and (view.dtype != F32 or dtype not in HALF):
-        raise TypeError(f"{target.name} must have the dtype of its argument, or be float32 beside half precision, got {dtype_name(view)}")
+        wanted = "the dtype of its argument, or be float32 beside half precision"
+        raise TypeError(f"{target.name} must have {wanted}, got {dtype_name(view)}")
     if not view.flags.c_contiguous and _may_overlap_itself(view):
         raise ValueError(f"{target.name} has elements that share memory with each other: strides {view.strides}")
 
