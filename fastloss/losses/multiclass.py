@@ -66,9 +66,9 @@ def smooth_row(top, logsum, sums, zy, wy, p_others, py, params):
     share = smoothing * params[1]  # ε/C
     kept = (T(1) - smoothing) * wy
     total = kept + share * sums[0]
-    own = T(0) if kept == T(0) and zy == T(-math.inf) else kept * (logsum - zy)
+    surprise = T(0) if kept == T(0) and zy == T(-math.inf) else logsum - zy
     at_target = share * (sums[0] - wy) - total * p_others if zy == T(0) else total * py - (kept + share * wy)
-    return own + share * (sums[0] * logsum - sums[1]), (total, at_target, p_others)
+    return kept * surprise + share * (sums[0] * logsum - sums[1]), (total, at_target, p_others)
 
 
 @maths

@@ -54,7 +54,8 @@ def unreduced_shape(loss: str, arrays: Mapping[str, Any], options: Mapping[str, 
         if loss == "cosine_embedding_loss":
             del shapes["target"]  # a number for each vector
         axis = options.get("axis")
-        return _without(_broadcast(shapes), options.get("dim", -1) if axis is None else axis, options.get("keepdim", False))
+        axis = options.get("dim", -1) if axis is None else axis
+        return _without(_broadcast(shapes), axis, options.get("keepdim", False))
     return _broadcast(shapes)
 
 
