@@ -46,10 +46,8 @@ def assert_batch_invariant(loss: Callable[..., Any], *arrays: Any, **options: An
     axis = int(record.family in _SECOND_AXIS)
     count = np.shape(arrays[0])[axis]
     options = {**options, "reduction": "none"} if "reduction" in record.options else options
-    if not callable(getattr(loss, "grad", None)):
-        transform = fl.value_and_grad(loss)
-    else:
-        transform = loss.value_and_grad
+    transform = fl.value_and_grad(loss)
+    if hasattr(loss, "value_and_grad"):  # an instance, whose reduction is bound
         options.pop("reduction", None)
 
     def part(rows: Any) -> list[Any]:

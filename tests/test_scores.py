@@ -98,6 +98,20 @@ def test_rows_keep_their_bits():
     np.testing.assert_array_equal(again.lse, out.lse)
 
 
+def test_repeated_calls():
+    """The first call plans, the third is told apart by itself."""
+    x, y, w = RNG.normal(size=(6, 7)), labels((6,), 5), RNG.uniform(size=6)
+    for options in (OPTIONS, {**OPTIONS, "returns": ("lse",)}, {**OPTIONS, "reduction": "none"}):
+        for more in ({}, {"sample_weight": w}):
+            found = [fl.value_and_grad(fl.cross_entropy)(x, y, **options, **more) for _ in range(4)]
+            for value, gradient in found:
+                np.testing.assert_array_equal(gradient, found[0][1])
+                np.testing.assert_array_equal(
+                    value[0] if isinstance(value, tuple) else value,
+                    found[0][0][0] if isinstance(value, tuple) else found[0][0],
+                )
+
+
 def test_behind_a_linear_map():
     h, w, b, y = RNG.normal(size=(50, 6)), RNG.normal(size=(9, 6)), RNG.normal(size=9), labels((50,), 7)
     samples = RNG.uniform(size=50)

@@ -61,7 +61,8 @@ def plan(planning: Planning, job: Projected) -> Plan:
     if soft and valid < classes:
         raise ValueError("valid_classes does not go with class probabilities behind a linear map")
     place = len(planning.arrays)  # of what is returned beside the loss
-    planning.arrays.append(None)
+    if scores.returns:
+        planning.arrays.append(None)
     if class_weight is not ABSENT and class_weight.shape != (valid,):
         check_shape(class_weight, (classes,), "weight", "one entry for each class, shape")
 

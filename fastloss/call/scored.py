@@ -75,7 +75,8 @@ def _plan(planning: Planning, job: Rowwise, scores: Scores) -> Plan:
 
     each, count = job.reduction == "none", outer * inner
     place = len(planning.arrays)  # of what is returned beside the loss
-    planning.arrays.append(None)
+    if scores.returns:
+        planning.arrays.append(None)
     arguments: tuple[Argument | None, ...] = (Argument(job.input, x),)
     if operand is not None:
         arguments = (*arguments, Argument(operand, target))
@@ -165,7 +166,7 @@ def returning(planning: Planning, made: Plan, place: int, names: tuple[str, ...]
 def output_class(names: tuple[str, ...]) -> Any:
     """Return the class of a loss with further numbers of its rows."""
     named: Any = namedtuple  # of names that are known here only
-    made = named("LossOutput", ["loss", *names])  # type: ignore[misc]
+    made = named("LossOutput", ["loss", *names])
     made.__module__ = __name__
     made.__reduce__ = lambda self: (_output, (names, tuple(self)))
     return made

@@ -51,10 +51,13 @@ def mapping(
     before, behind = (ABSENT,) * (slot or 0), (ABSENT,) * (4 - (slot or 0))
     sample = ABSENT if slot is None else backend.sample(dtype or views[0].dtype)
     kernel = backend.plan_elementwise(point, (*views, *missing), (*before, sample, *behind), params, aliased)
-    reads = kernel.reads[: len(views)]
+    reads, (code, queue) = kernel.reads[: len(views)], kernel.launch
+    numbers_of, divided = kernel.numbers, kernel.divided
 
     def run(arrays: tuple[Any, ...], target: Any = ABSENT, scale: float = 1.0, divisor: Any = 1) -> Any:
-        return kernel.run((*map(call, reads, arrays), *missing), (*before, target, *behind), scale, divisor)[1]
+        read, numbers = map(call, reads, arrays), numbers_of(scale, divisor, True)
+        total = code(*read, *missing, *before, target, *behind, *numbers, queue(), True)
+        return total if divided else total / divisor if divisor else math.nan
 
     return run
 
