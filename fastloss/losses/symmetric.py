@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, RowMaths, Rowwise
 from fastloss.define.maths import maths
-from fastloss.define.options import INTEGER, NON_NEGATIVE
+from fastloss.define.options import FINITE_NON_NEGATIVE, INTEGER
 from fastloss.define.scalars import complement
 
 # Label and softmax are clamped to it in the reverse cross-entropy, so that log 0 counts as its logarithm.
@@ -48,7 +48,7 @@ SYMMETRIC = RowMaths(sce_row, sce_entry, sce_terms, softmax=True, indexed=True)
 
 @loss(
     "rowwise",
-    options={"ignore_index": INTEGER, "a": NON_NEGATIVE, "b": NON_NEGATIVE},
+    options={"ignore_index": INTEGER, "a": FINITE_NON_NEGATIVE, "b": FINITE_NON_NEGATIVE},
     domains={"target": "class"},
 )
 def symmetric_cross_entropy(
