@@ -601,6 +601,20 @@ def test_generalized_cross_entropy_of_sure_rows(dtype):
         close(second[1:, 1], expected[1:], 24)  # of the first row, which is not sure, it is a difference
 
 
+@each
+def test_symmetric_cross_entropy_of_rows_that_are_sure_of_another_class(dtype):
+    """The reverse term's derivatives are small differences: here the mass of all that is free is nearly 1."""
+    x, y = sure_rows((5,), dtype)
+    whole = 1 + rest_of(x)
+    p = np.exp(x.astype(np.longdouble) - x[:, 1:2]) / whole[:, None]
+    apart = np.where((p < 1e-4) | (np.arange(5) == 0), p, 0).sum(1)
+    slope, second = fl.grad_and_hess(fl.symmetric_cross_entropy)(x, 0 * y, reduction="none")
+    pull = -np.log(np.longdouble(1e-4)) * p[:, 1] * apart
+    miss = (whole - 1) / whole
+    close(slope[:, 1], p[:, 1] + pull, 24)
+    close(second[:, 1], p[:, 1] * miss + pull * (miss - p[:, 1]), 64)
+
+
 @slow
 @each
 def test_losses_of_linear_maps_of_sure_rows(dtype):

@@ -73,6 +73,7 @@ def dice_loss(
 
     Notes
     -----
+    Computed from the sum of x (1 - t) + t (1 - x), so that the loss of masks that nearly agree keeps its digits.
     Differentiable with respect to `input` and `target`. A non-contiguous array is copied.
 
     References

@@ -85,7 +85,8 @@ def generalized_cross_entropy(
 
     Notes
     -----
-    The diagonal of the Hessian is p_y^q (p (1 - p) - q (p - [y])²) times the row's weight, which may be negative.
+    The diagonal of the Hessian is p_y^q (p (1 - p) - q (p - [y])²) times the row's weight, which may be negative. A
+    small loss and the derivatives of a row that is sure keep their digits, for any q.
 
     References
     ----------
