@@ -34,6 +34,7 @@ from fastloss.define.named_arguments import Row as Row
 from fastloss.define.named_arguments import RowMaths, SumMaths
 from fastloss.define.options import (
     FINITE,
+    FINITE_NON_NEGATIVE,
     FLAG,
     INTEGER,
     NON_NEGATIVE,
@@ -61,8 +62,8 @@ from fastloss.define.scalars import (
 )
 
 __all__ = [
-    "FINITE", "FLAG", "INTEGER", "NON_NEGATIVE", "OPEN_UNIT", "POSITIVE", "UNIT_ABOVE_ZERO", "UNIT_INTERVAL", "Array",
-    "Domain", "Elementwise", "Linear", "RowMaths", "Rowwise", "SumMaths", "Sums", "complement", "exp",
-    "exp_nonpositive", "log", "log1p_unit", "log_sigmoid", "loss", "maths", "power", "relu", "row_index", "sigmoid",
-    "sign", "softplus", "sqrt", "step", "xlogy",
+    "FINITE", "FINITE_NON_NEGATIVE", "FLAG", "INTEGER", "NON_NEGATIVE", "OPEN_UNIT", "POSITIVE", "UNIT_ABOVE_ZERO",
+    "UNIT_INTERVAL", "Array", "Domain", "Elementwise", "Linear", "RowMaths", "Rowwise", "SumMaths", "Sums",
+    "complement", "exp", "exp_nonpositive", "log", "log1p_unit", "log_sigmoid", "loss", "maths", "power", "relu",
+    "row_index", "sigmoid", "sign", "softplus", "sqrt", "step", "xlogy",
 ]  # fmt: skip

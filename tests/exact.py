@@ -138,6 +138,15 @@ def symmetric(x, y):
     return whole - x[y] + reverse
 
 
+def generalized(x, y, q=0.75):
+    return -mp.expm1(q * (x[y] - log_sum(x))) / q
+
+
+def dice(x, t, smooth=1):
+    overlap = mp.fsum(u * v for u, v in zip(x, t, strict=True))
+    return 1 - (2 * overlap + smooth) / (mp.fsum(x) + mp.fsum(t) + smooth)
+
+
 def multi_margin(x, y, p=1, margin=1):
     return mp.fsum(max(0, margin - x[y] + z) ** p for k, z in enumerate(x) if k != y) / len(x)
 
@@ -275,6 +284,8 @@ EXACT = [
     Exact("binary_focal_loss", _elements(probabilities, yes_or_no), binary_focal),
     Exact("sigmoid", _elements(logits, names=("input",)), sigma),
     Exact("logsigmoid", _elements(logits, names=("input",)), lambda x: -softplus(-x)),
+    Exact("quantile_loss", NEAR, lambda x, t: max((t - x) / 4, (x - t) * 3 / 4), {"q": 0.25}),
+    Exact("dice_loss", lambda rng, n: {"input": probabilities(rng, n, 5), "target": yes_or_no(rng, n, 5)}, dice),
     Exact("margin_ranking_loss", lambda rng, n: {"input1": logits(rng, n), "input2": logits(rng, n),
                                                  "target": rng.choice([-1.0, 1.0], n)},
           lambda a, b, y: max(0, -y * (a - b)), wrt=("input1", "input2")),
@@ -286,6 +297,8 @@ EXACT = [
           slope_scale=lambda a, name, i: max(_softmax_scale(a, name, i), a[1][i] if max(a[1]) < 1 else 0)),
     Exact("symmetric_cross_entropy", indexed, symmetric, scale=_logit_scale,
           slope_scale=lambda a, name, i: _largest(a[0]) * mp.exp(a[0][i] - log_sum(a[0]))),
+    Exact("generalized_cross_entropy", indexed, generalized, {"q": 0.75}, scale=_logit_scale,
+          slope_scale=_softmax_scale),
     Exact("logsumexp", lambda rng, n: {"input": rows(rng, n)[0]}, log_sum, {"dim": 1},
           scale=lambda x: abs(max(x)), slope_scale=_softmax_scale),
     Exact("multi_margin_loss", indexed, multi_margin, scale=lambda x, y: 1 + _largest(x)),

@@ -199,7 +199,7 @@ def _elementwise():
         "l1_loss": (regression.l1, (f,) * 2),
         "smooth_l1_loss": (regression.smooth_l1, (f,) * 3),
         "huber_loss": (regression.huber, (f,) * 3),
-        "poisson_nll_loss": (likelihood.poisson_rate_full, (f,) * 4),
+        "poisson_nll_loss": (likelihood.poisson_rate_full, (f,) * 3),
         "gaussian_nll_loss": (likelihood.gaussian, (f,) * 5),
         "binary_cross_entropy": (binary.bce, (f,) * 2),
         "binary_cross_entropy_with_logits": (binary.bce_with_logits_pos_weight, (f,) * 3),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastloss.call.array_ops import convert_into, in_type, scale_into, sum_of
-from fastloss.call.checks import check_float, check_labels, check_shape, dtype_name
+from fastloss.call.checks import check_float, check_labels, check_shape, dtype_name, representable
 from fastloss.call.chunked_matmul import Products, chunks, part
 from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import Plan, program_call
@@ -134,7 +134,7 @@ class _Run:
         self.count = self.batch * self.positions
         self.results = (*x.shape[:-1], *inner)
         self.ignore = NO_INDEX if rows.ignore_index is None else int(rows.ignore_index)
-        self.params = (*rows.params, 1.0 / max(1, self.classes))
+        self.params = representable((*rows.params, 1.0 / max(1, self.classes)), real)
         doubled = "weight" in mode.wrt
         wanted = job.chunk_rows(self.batch, self.features, self.classes) if job.chunk_rows is not None else None
         row_bytes = self.columns * real.itemsize * (1 + doubled + (self.scores.softcap is not None))

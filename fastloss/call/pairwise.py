@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from fastloss.call.checks import Shape, broadcast_shape, check_float, listed, normal_axis
+from fastloss.call.checks import Shape, broadcast_shape, check_float, listed, normal_axis, representable
 from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import Plan, kernel_call
 from fastloss.call.planning import ABSENT, Operand, Planning, chained, reads_of
@@ -58,7 +58,8 @@ def plan(planning: Planning, job: Pairwise) -> Plan:
             ABSENT if operand is None else operand.view if spread is None else spread(operand.view)
             for operand, spread in zip(operands, spreading, strict=True)
         ]
-        kernel = backend.plan_pairwise(job.maths, tuple(seen), outputs.samples(5), job.params, (count, columns))
+        params = representable(job.params, views[0].dtype)
+        kernel = backend.plan_pairwise(job.maths, tuple(seen), outputs.samples(5), params, (count, columns))
     reads = reads_of(operands, spreading, kernel.reads)
     return kernel_call(planning, kernel, reads, outputs, each, scale, divisor)
 

@@ -18,6 +18,7 @@ from fastloss.call.checks import (
     check_shape,
     implicit_axis,
     normal_axis,
+    representable,
     split_axis,
 )
 from fastloss.call.outputs import Argument, Outputs
@@ -99,7 +100,7 @@ def plan(planning: Planning, job: Rowwise) -> Plan:
             pairs = zip(seen, spreads, strict=True)
             seen = [view if spreading is None or view is ABSENT else spreading(view) for view, spreading in pairs]
         ignore = NO_INDEX if job.ignore_index is None else int(job.ignore_index)
-        params = (*job.params, 1.0 / classes)
+        params = representable((*job.params, 1.0 / classes), x.dtype)
         kernel = backend.plan_rowwise(
             maths, tuple(seen), outputs.samples(5), params, split, ignore, outputs.first_replaces
         )

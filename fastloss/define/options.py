@@ -33,7 +33,6 @@ KL_REDUCTION = Domain(
     ("mean", "batchmean", "sum", "none"),
 )
 POSITIVE = Domain("a number > 0", lambda v: v > 0, (0.5, 1.0, 2.0))
-NORM = Domain("a number > 0, infinity included", lambda v: v > 0, (1.0, 2.0, 3.0, math.inf))
 NON_NEGATIVE = Domain("a number >= 0", lambda v: v >= 0, (0.0, 1.0))
 NUMBER = Domain("a number, infinity included", lambda v: v == v, (0.0, 1.0, 2.0, 3.0, math.inf, -1.0))
 FINITE_NON_NEGATIVE = Domain("a finite number >= 0", lambda v: 0 <= v < math.inf, (0.0, 1.0))

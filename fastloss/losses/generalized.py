@@ -11,22 +11,22 @@ _TERMS = 15
 
 
 @maths
-def one_minus_exp(u):
-    """1 - exp(u) for u <= 0, near 0 by its series: the difference would lose the digits that u has."""
-    T = type(u)
+def one_minus_power(log_p, q):
+    """(1 - p**q) / q for log p <= 0, near 0 by its series: the difference would lose the digits that log p has."""
+    T = type(log_p)
+    u = q * log_p
     series = T(1)
     for n in range(_TERMS, 1, -1):
         series = T(1) + u * series / T(n)
-    return -u * series if u > T(-0.5) else T(1) - exp(u)
+    return -log_p * series if u > T(-0.5) else (T(1) - exp(u)) / q
 
 
 @maths
 def gce_value(row, p):
     """w (1 - p_y^q) / q; and w p_y^q, 1 - p_y and 1 less the largest softmax."""
     log_p = row.z - row.logsum
-    u = p.q * log_p
     missed = complement(row.z, exp(log_p), row.p_others)
-    return row.w * one_minus_exp(u) / p.q, (row.w * exp(u), missed, row.p_others)
+    return row.w * one_minus_power(log_p, p.q), (row.w * exp(p.q * log_p), missed, row.p_others)
 
 
 @maths
@@ -85,7 +85,8 @@ def generalized_cross_entropy(
 
     Notes
     -----
-    The diagonal of the Hessian is p_y^q (p (1 - p) - q (p - [y])²) times the row's weight, which may be negative.
+    The diagonal of the Hessian is p_y^q (p (1 - p) - q (p - [y])²) times the row's weight, which may be negative. A
+    small loss and the derivatives of a row that is sure keep their digits, for any q.
 
     References
     ----------

@@ -51,14 +51,14 @@ def half_log_two_pi_of(t):
 
 
 @maths
-def poisson_log(x, t, eps, shifted):
+def poisson_log(x, t, eps):
     """exp(x) - t x, x the logarithm of the rate."""
     rate = exp(x)
     return rate - t * x, (rate - t, -x), rate
 
 
 @maths
-def poisson_log_full(x, t, eps, shifted):
+def poisson_log_full(x, t, eps):
     """The same, for t > 1 with Stirling's term."""
     T = type(x)
     rate = exp(x)
@@ -69,21 +69,13 @@ def poisson_log_full(x, t, eps, shifted):
 
 
 @maths
-def shifted_rate(x, eps, shifted):
-    """x + ε, not 0 for an ε > 0 that the type of x cannot hold, which `shifted` = 1 tells from an ε of 0."""
-    T = type(x)
-    y = x + eps
-    return smallest_normal(x) if y == T(0) and shifted > T(0) else y
-
-
-@maths
-def poisson_rate(x, t, eps, shifted):
+def poisson_rate(x, t, eps):
     """x - t log(x + ε), x the rate; a count of 0 takes no part of the logarithm, even where that is infinite.
 
     The derivative is 1 - t / (x + ε), by a difference that cancels only where the exact one does.
     """
     T = type(x)
-    y = shifted_rate(x, eps, shifted)
+    y = x + eps
     u = log(y)
     none = t == T(0)
     slope = T(1) if y == T(math.inf) or (none and y == y) else ((x - t) + eps) / y
@@ -91,12 +83,12 @@ def poisson_rate(x, t, eps, shifted):
 
 
 @maths
-def poisson_rate_full(x, t, eps, shifted):
+def poisson_rate_full(x, t, eps):
     """The same, for t > 1 with Stirling's term."""
     T = type(x)
-    y = shifted_rate(x, eps, shifted)
+    y = x + eps
     counts = t > T(1)
-    value, (slope, plain), curvature = poisson_rate(x, t, eps, shifted)
+    value, (slope, plain), curvature = poisson_rate(x, t, eps)
     deviance, u = poisson_deviance(t, y, -plain)
     value = deviance - eps + half_log_two_pi_of(t) if counts else value
     return value, (slope, u + T(0.5) / t if counts else plain), curvature
@@ -177,7 +169,7 @@ def poisson_nll_loss(
     return Elementwise(
         _POISSON[bool(log_input), bool(full)],
         (input, target),
-        params=(float(eps), float(eps > 0)),
+        params=(float(eps),),
         reduction=reduction,
     )
 
@@ -192,9 +184,7 @@ def gaussian(x, t, v, eps, constant):
     T = type(x)
     r = x - t
     negative = v < T(0)
-    least = smallest_normal(x)
-    least = least if eps < least else eps
-    v = least if v < least else v
+    v = eps if v < eps else v
     q = T(1) / v
     d = r * q
     ratio = r * d

@@ -6,7 +6,7 @@ from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, Elementwise
 from fastloss.define.maths import maths
 from fastloss.define.options import NON_NEGATIVE, POSITIVE
-from fastloss.define.scalars import sign, smallest_normal
+from fastloss.define.scalars import sign
 
 
 @maths
@@ -33,8 +33,6 @@ def smooth_l1(x, t, beta):
     T = type(x)
     r = x - t
     a = abs(r)
-    least = smallest_normal(x)  # the inverse of a smaller β would be infinite
-    beta = least if beta < least else beta
     if a >= beta:
         d = sign(r)
         return a - T(0.5) * beta, (d, -d), T(0)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, Distance, OfDistances, PairMaths, Pairwise
 from fastloss.define.maths import maths
-from fastloss.define.options import FINITE, FLAG, NORM, POSITIVE, Domain
+from fastloss.define.options import FINITE, FLAG, NUMBER, POSITIVE, Domain
 from fastloss.define.scalars import relu, scale_of_squares, step
 from fastloss.losses.embedding import COSINE_DISTANCE, SIMILARITY_EPSILON
 from fastloss.losses.norms import SQUARED, Norm, norm_of, size
@@ -72,7 +72,7 @@ def triplet(norm: Norm, swap: bool) -> PairMaths:
 @loss(
     "pairwise",
     wrt=("anchor", "positive", "negative"),
-    options={"margin": POSITIVE, "p": NORM, "eps": FINITE, "swap": FLAG},
+    options={"margin": POSITIVE, "p": NUMBER, "eps": FINITE, "swap": FLAG},
     legacy=True,
 )
 def triplet_margin_loss(
@@ -97,7 +97,7 @@ def triplet_margin_loss(
     margin : float
         The margin m, positive.
     p : float
-        Order of the norm, positive; infinity included.
+        Order of the norm, see :func:`pairwise_distance`.
     eps : float
         Added to each component of the differences.
     swap : bool
@@ -141,6 +141,7 @@ def triplet_margin_loss(
         None,
         (float(margin), float(p), float(eps)),
         reduction,
+        broadcast=anchor.ndim == positive.ndim == negative.ndim == 0,
     )
 
 
