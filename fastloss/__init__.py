@@ -1,6 +1,7 @@
 """Loss functions that return value and gradient in one fused pass, on CPU threads and CUDA."""
 
 from fastloss.api.transforms import grad, grad_and_hess, value_and_grad
+from fastloss.call.autograd import AutogradWarning
 from fastloss.define.linear_options import LinearCrossEntropyOptions
 from fastloss.losses.binary import (
     binary_cross_entropy,
@@ -69,6 +70,7 @@ from fastloss.runtime.version import __version__
 
 __all__ = [
     "AdaptiveLogSoftmaxWithLoss",
+    "AutogradWarning",
     "BCELoss",
     "BCEWithLogitsLoss",
     "CTCLoss",

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastloss.call import adaptive_softmax, chain, composed, ctc, elementwise, linear, multilabel, pairwise, rowwise
+from fastloss.call.autograd import writing
 from fastloss.call.direct import Run, direct
 from fastloss.call.plan import Plan
 from fastloss.call.planning import Compute, Operand, Planning
@@ -109,8 +110,9 @@ class Call:
         ]
         arguments += args[len(names) :]  # too many, of which Python will complain
         count = len(args)
-        named = {name: operands.of(count + k, name, value, record) for k, (name, value) in enumerate(kwargs.items())}
+        named: dict[str, Any] = {}
         if kwargs:
+            named = {name: operands.of(k, name, value, record) for k, (name, value) in enumerate(kwargs.items(), count)}
             check_options(record, named)
         count += len(kwargs)
         if self.options:
@@ -127,6 +129,8 @@ class Call:
         if planner is None:
             raise TypeError(f"{record.name} must return a description (fastloss.custom), got {type(job).__name__}")
         plan = planner(planning, job)
+        if planning.targets or planning.out is not None:
+            plan = plan._replace(compute=writing(plan.compute, request))
         return plan, tuple(planning.arrays), planning.kept and operands.kept()
 
 
@@ -154,7 +158,7 @@ class _Operands:
 
     def of(self, place: int, name: str, value: Any, record: Loss) -> Any:
         """Return the operand for a value that was given by a name, the value itself where it is an option."""
-        return value if value is None or name not in record.operands else self.at(place, name, value)
+        return self.at(place, name, value) if name in record.operands and value is not None else value
 
     def at(self, place: int, name: str, value: Any) -> Operand:
         """Return the operand for an array at a place among all that was given."""
