@@ -14,7 +14,9 @@ import numba
 import numpy as np
 from numba.extending import register_jitable
 
+from fastloss.runtime.kernel_cache import keep_on_disk
 from fastloss.runtime.threads import run_shared
+from fastloss.runtime.version import __version__
 
 # No nnan or ninf: NaN and infinity in the data must come out as IEEE arithmetic has them.
 FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
@@ -86,8 +88,10 @@ def fingerprint(*more: str) -> str:
     functions of many files.
     """
     root = Path(__file__).parent.parent
-    digest = hashlib.sha256(f"{numba.__version__} {np.__version__}".encode())
-    for path in sorted(path for pattern in (*_SOURCES, *more) for path in root.glob(pattern)):
+    digest = hashlib.sha256(f"{__version__} {numba.__version__} {np.__version__}".encode())
+    # A package may come without sources, its compiled files in their places: *.py, or *.pyc but those of caches.
+    found = {path for pattern in (*_SOURCES, *more) for path in (*root.glob(pattern), *root.glob(f"{pattern}c"))}
+    for path in sorted(path for path in found if path.parent.name != "__pycache__"):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -157,9 +161,8 @@ class Kernel:
 
     def __init__(self, name: str, body: Callable[..., Any]) -> None:
         body.__qualname__ = body.__name__ = f"{name}_{fingerprint()}{foreign_part(body)}"
-        self.compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH, **NOT_FROM_C)(
-            body
-        )
+        self.compiled: Any = numba.njit(nogil=True, error_model="numpy", fastmath=FASTMATH, **NOT_FROM_C)(body)
+        keep_on_disk(self.compiled, body, "cpu")
         self.found: dict[Any, Callable[..., Any]] = {}
 
     def machine_code(self, arguments: tuple[Any, ...], flat: bool, params: int) -> Callable[..., Any]:

@@ -8,6 +8,7 @@ from importlib import import_module, metadata, util
 from pathlib import Path
 from typing import Any
 
+from fastloss.runtime.kernel_cache import folders, is_off
 from fastloss.runtime.settings import settings, thread_count
 from fastloss.runtime.version import __version__
 
@@ -89,13 +90,13 @@ def _simd() -> str:
 
 
 def _cache_folder() -> str:
-    chosen = os.environ.get("NUMBA_CACHE_DIR")
-    if chosen:
-        return chosen
-    beside = Path(__file__).parent / "cpu"
-    if os.access(beside, os.W_OK):
-        return str(beside / "__pycache__")
-    return "numba's user-wide cache folder (set NUMBA_CACHE_DIR to choose one)"
+    if is_off():
+        return "off (FASTLOSS_CACHE)"
+    writable, readable = folders()
+    if writable is not None:
+        return str(writable)
+    also = f"{', '.join(map(str, readable))}, which cannot be written" if readable else "none"
+    return f"{also} (set FASTLOSS_CACHE_DIR)"
 
 
 def _gpus() -> list[str]:

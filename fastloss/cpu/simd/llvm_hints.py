@@ -18,11 +18,16 @@ from typing import Any
 from llvmlite import binding, ir
 from numba import config, types
 from numba.core import cgutils
+from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.imputils import impl_ret_borrowed
 from numba.extending import lower_builtin, type_callable
 from numba.np.arrayobj import populate_array
 
+from fastloss.runtime import kernel_cache
+
 Emitter = Callable[..., Any]
+
+kernel_cache.provide("cpu", FunctionCache, IndexDataCacheFile)
 
 
 def emits(stub: Callable[..., Any]) -> Callable[[Callable[..., Any]], None]:
