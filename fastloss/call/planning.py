@@ -15,6 +15,8 @@ from fastloss.call.checks import Shape, check_float, check_shape
 from fastloss.call.dispatch import lowering, space_of
 from fastloss.call.request import Mode, Request, is_number
 from fastloss.cpu.arrays import NUMPY
+from fastloss.cpu.in_parts import COPIED_AT_ONCE, flat
+from fastloss.cpu.windows import FLAT
 from fastloss.define.descriptions import Loss
 
 ABSENT: Any = ()
@@ -224,6 +226,8 @@ def reads_of(
         places.append(operand.place)
         order.append(len(chains))
         read = next(left)
+        if read is FLAT and not _is_quickly_flat(operand.view if spread is None else spread(operand.view)):
+            read = flat
         chains.append(read if operand.read is spread is None else chained(operand.read, spread, read))
     present = [place for place in places if place is not None]
     first = present[0]
@@ -232,6 +236,11 @@ def reads_of(
     else:
         pick = itemgetter(*present)
     return Reads(pick, tuple(chains), itemgetter(*order), tuple(places))
+
+
+def _is_quickly_flat(view: Any) -> bool:
+    """Return whether a view lies flat, or takes no time to be copied."""
+    return bool(view.flags.c_contiguous) or view.size <= COPIED_AT_ONCE
 
 
 def chained(*functions: Callable[[Any], Any] | None) -> Callable[[Any], Any]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from fastloss.cpu import backend
+from fastloss.cpu.in_parts import copied
 from fastloss.cpu.windows import unlocked
 from fastloss.runtime.dtypes import BF16_BITS, F16_BITS, F32, F64
 
@@ -301,10 +302,10 @@ def _kernel_dtype(array: Any, name: str) -> Any:
     """Return the array as kernels read it; see the module's docstring."""
     dtype = array.dtype
     if not dtype.isnative:
-        array = array.astype(dtype.newbyteorder("="))
+        array = copied(array, dtype.newbyteorder("="), "K")
         dtype = array.dtype
     if not array.flags.aligned:
-        array = array.copy()
+        array = copied(array)
     if dtype in _DIRECT:
         return array
     if dtype == np.float16:
@@ -314,5 +315,5 @@ def _kernel_dtype(array: Any, name: str) -> Any:
     if dtype == np.bool_:
         return array.view(np.uint8)
     if dtype.kind in "iu":
-        return array.astype(np.int32)
+        return copied(array, np.int32, "K")
     raise TypeError(f"{name}: dtype {dtype} is not supported")

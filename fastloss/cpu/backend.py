@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import fastloss.cpu  # noqa: F401  (registers the maths)
+from fastloss.cpu import in_parts
 from fastloss.cpu.loops.add import run as add_to
 from fastloss.cpu.loops.check_labels import run as survey
 from fastloss.cpu.loops.ctc import run as ctc
@@ -34,6 +35,8 @@ waits = False  # whether looking at a result holds the caller up
 adds_products = multiplies_bfloat16 = False  # what NumPy's matrix product does not do
 chunk_times = 1  # how many times the budget of the CPU, see ``call/chunked_matmul.py``
 moved = np.moveaxis
+copy_into = in_parts.copy
+matmul = in_parts.matmul  # rows or columns of both factors are contiguous, and neither overlaps the product
 flat = FLAT  # reshape(-1) of strides that merge would give a strided view
 zeros = np.zeros  # pages of a fresh one that are never written cost nothing
 
@@ -82,11 +85,6 @@ def fill(view: Any, value: float) -> None:
     view.fill(_narrowed(np.float64(value), view.dtype))
 
 
-def matmul(a: Any, b: Any, out: Any) -> None:
-    """Write the matrix product into `out`; rows or columns of `a` and `b` are contiguous, and none overlaps `out`."""
-    np.matmul(a, b, out=out)
-
-
 def host(view: Any) -> Any:
     """Return a contiguous flat view of integers as a NumPy array of int64; what int64 cannot hold is negative."""
     return view.astype(np.int64, copy=False)
@@ -110,11 +108,6 @@ def add_rows(target: Any, index: Any, source: Any) -> None:
 def argmax(view: Any, out: Any) -> None:
     """Write to `out` the place of the largest entry of every row of a real matrix, the first of equal ones."""
     np.argmax(view, axis=1, out=out)
-
-
-def copy_into(target: Any, source: Any) -> None:
-    """Copy `source` into a view of any layout and of the same dtype."""
-    np.copyto(target, source)
 
 
 def sum_to(view: Any, shape: tuple[int, ...]) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 from numba.extending import register_jitable
 
 from fastloss.runtime.kernel_cache import keep_on_disk
-from fastloss.runtime.threads import run_shared
+from fastloss.runtime.threads import QUEUE_HEAD, run_interruptible, run_shared
 from fastloss.runtime.version import __version__
 
 # No nnan or ninf: NaN and infinity in the data must come out as IEEE arithmetic has them.
@@ -58,8 +58,11 @@ PARALLEL_FROM = 1 << 17
 CHUNK = 1 << 14
 MAX_CHUNKS = 256
 
+# Work from which the main thread hears Ctrl-C during a call, for some 0.1 ms more.
+LONG_FROM = 1 << 25
+
 # Counters at the head of a work queue; two slots for every chunk follow, see cpu/simd/work_queue.py.
-BOARD_HEAD = 4
+BOARD_HEAD = QUEUE_HEAD
 SMALL_BOARD = BOARD_HEAD + 2
 
 
@@ -201,6 +204,5 @@ def launch_of(code: Callable[..., Any], units: int, work: int) -> Launch:
         return Launch(code, _small_queue)
     chunks = chunk_count(units, work)
     shared = chunks if work >= PARALLEL_FROM else 1
-    return Launch(
-        lambda *args: run_shared(code, args[:-1], shared), functools.partial(np.zeros, BOARD_HEAD + 2 * chunks)
-    )
+    run = run_interruptible if work >= LONG_FROM else run_shared
+    return Launch(lambda *args: run(code, args[:-1], shared), functools.partial(np.zeros, BOARD_HEAD + 2 * chunks))
