@@ -114,7 +114,7 @@ class Call:
         if kwargs:
             named = {name: operands.of(k, name, value, record) for k, (name, value) in enumerate(kwargs.items(), count)}
             check_options(record, named)
-        count += len(kwargs)
+            count += len(kwargs)
         if self.options:
             options = dict(self.options)
             arrays = [name for name in options if name in record.operands and options[name] is not None]
@@ -129,7 +129,7 @@ class Call:
         if planner is None:
             raise TypeError(f"{record.name} must return a description (fastloss.custom), got {type(job).__name__}")
         plan = planner(planning, job)
-        if planning.targets or planning.out is not None:
+        if request is not self.request:
             plan = plan._replace(compute=writing(plan.compute, request))
         return plan, tuple(planning.arrays), planning.kept and operands.kept()
 

@@ -226,8 +226,8 @@ def reads_of(
         places.append(operand.place)
         order.append(len(chains))
         read = next(left)
-        if read is FLAT and not _is_quickly_flat(operand.view if spread is None else spread(operand.view)):
-            read = flat
+        if (spread is not None or operand.view.size > COPIED_AT_ONCE) and read is FLAT:
+            read = _flattening(operand.view if spread is None else spread(operand.view))
         chains.append(read if operand.read is spread is None else chained(operand.read, spread, read))
     present = [place for place in places if place is not None]
     first = present[0]
@@ -238,9 +238,9 @@ def reads_of(
     return Reads(pick, tuple(chains), itemgetter(*order), tuple(places))
 
 
-def _is_quickly_flat(view: Any) -> bool:
-    """Return whether a view lies flat, or takes no time to be copied."""
-    return bool(view.flags.c_contiguous) or view.size <= COPIED_AT_ONCE
+def _flattening(view: Any) -> Callable[[Any], Any]:
+    """Return what makes such views flat: where they are large and have to be copied, in parts."""
+    return FLAT if view.flags.c_contiguous or view.size <= COPIED_AT_ONCE else flat
 
 
 def chained(*functions: Callable[[Any], Any] | None) -> Callable[[Any], Any]:

@@ -25,8 +25,8 @@ from fastloss.runtime.memory_pool import RECYCLED_FROM, empty
 
 __all__ = [
     "add_rows", "add_to", "adds_products", "argmax", "broadcast", "chunk_times", "copy_into", "ctc", "elementwise",
-    "empty", "fill", "flat", "follows_layout", "host", "maker", "matmul", "moved", "multiplies_bfloat16", "number",
-    "on_device", "overlap", "plan_elementwise", "plan_multilabel", "plan_pairwise", "plan_rowwise", "rowwise",
+    "empty", "fill", "flat", "follows_layout", "host", "maker", "matmul", "moved", "multiplier", "multiplies_bfloat16",
+    "number", "on_device", "overlap", "plan_elementwise", "plan_multilabel", "plan_pairwise", "plan_rowwise", "rowwise",
     "same", "sample",     "sum_to", "survey", "take", "waits", "zeros",
 ]  # fmt: skip
 
@@ -36,6 +36,7 @@ adds_products = multiplies_bfloat16 = False  # what NumPy's matrix product does 
 chunk_times = 1  # how many times the budget of the CPU, see ``call/chunked_matmul.py``
 moved = np.moveaxis
 copy_into = in_parts.copy
+multiplier = in_parts.multiplier
 matmul = in_parts.matmul  # rows or columns of both factors are contiguous, and neither overlaps the product
 flat = FLAT  # reshape(-1) of strides that merge would give a strided view
 zeros = np.zeros  # pages of a fresh one that are never written cost nothing

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,11 @@ def matmul(a: Any, b: Any, out: Any) -> None:
             np.matmul(a[part], b, out=out[part])
         else:
             np.matmul(a, b[:, part], out=out[:, part])
+
+
+def multiplier(products: int) -> Callable[[Any, Any, Any], Any]:
+    """Return what writes matrix products that sum up so many products of two numbers."""
+    return np.matmul if products <= MULTIPLIED_AT_ONCE else matmul
 
 
 def _parts(bounds: list[tuple[int, int]]) -> Iterator[tuple[Any, ...]]:
