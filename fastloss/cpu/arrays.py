@@ -127,6 +127,12 @@ class DlpackSpace(NumpySpace):
         self.name = module.__name__
         self._module = module
 
+    def output(self, array: Any, name: str) -> Any:
+        raise TypeError(
+            f"{name} cannot be given with arrays of {self.name}, which are not written in place: leave it out, and use "
+            "the array that is returned"
+        )
+
     def one(self, dtype: Any) -> Any:
         return None
 
@@ -264,7 +270,7 @@ def as_numpy(array: Any, name: str) -> Any:
     if hasattr(array, "__dlpack__"):
         try:
             return np.from_dlpack(array)
-        except (BufferError, RuntimeError) as error:
+        except (BufferError, RuntimeError, TypeError, ValueError) as error:  # Arrow's, of nulls, are of both kinds
             what = f"{type(array).__name__} of dtype {getattr(array, 'dtype', 'unknown')}"
             raise TypeError(f"{name}: NumPy cannot read this {what}: {error}") from None
     was_array = hasattr(array, "dtype")

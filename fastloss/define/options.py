@@ -45,4 +45,5 @@ INTEGER_OR_NONE = Domain("an integer or None", lambda v: v is None or v % 1 == 0
 INDEX = Domain("an integer >= 0", lambda v: v % 1 == 0 and v >= 0, (0, 1))
 INTEGER = Domain("an integer of 64 bits", lambda v: v % 1 == 0 and -(2**63) <= v < 2**63, (-100, 1))
 AXIS = Domain("an integer, the number of an axis", lambda v: v % 1 == 0, (1, -1, 0))
+INTEGERS = (INTEGER_OR_NONE, INDEX, INTEGER, AXIS)
 FLAG = Domain("True or False", lambda v: v in (True, False), (False, True))

@@ -27,7 +27,8 @@ MATHS_FASTMATH = {"contract", "nsz", "arcp"}
 
 # Nothing calls a kernel from C, nor what it is made of. The function for that, which Numba adds to each of them unless
 # told otherwise, took a tenth of the time to compile: it is optimised again with every caller.
-NOT_FROM_C: Any = {"no_cfunc_wrapper": True}
+# Nor are they stepped through: NUMBA_DEBUGINFO=1 is for the user's own functions, and fails at absent arrays.
+NOT_FROM_C: Any = {"no_cfunc_wrapper": True, "debug": False}
 
 
 def kernel_part(**options: Any) -> Callable[..., Any]:
@@ -178,6 +179,8 @@ class Kernel:
         key = (params, *map(type, arguments), *map(getattr, arguments, repeat("dtype"), repeat(None)))
         code = self.found.get(key)
         if code is None:
+            if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+                raise RuntimeError("NUMBA_DISABLE_JIT is set, and losses are computed by what Numba compiles: unset it")
             if flat:
                 arguments = tuple([a.ravel() if type(a) is np.ndarray else a for a in arguments])
             types = tuple([self.compiled.typeof_pyval(a) for a in (*arguments, _small_queue(), True)])
