@@ -105,14 +105,14 @@ def test_a_value_outside_of_autograd_warns_once_a_loss_at_the_line_of_the_caller
     tracked = X.clone().requires_grad_()
     for _ in range(3):
         fl.mse_loss(X, HALVES)  # such calls are known
-    with pytest.warns(fl.AutogradWarning, match=r"fastloss\.torch\.mse_loss") as caught:
+    with pytest.warns(fl.AutogradWarning, match=r"mse_loss .*fastloss\.torch") as caught:
         value = fl.mse_loss(tracked, HALVES)
     assert len(caught) == 1
     assert Path(caught[0].filename) == Path(__file__)
     assert not value.requires_grad
     fl.mse_loss(tracked, HALVES)
     fl.MSELoss()(tracked, HALVES)
-    with pytest.warns(fl.AutogradWarning, match=r"fastloss\.torch\.huber_loss"):
+    with pytest.warns(fl.AutogradWarning, match=r"huber_loss .*fastloss\.torch"):
         fl.HuberLoss()(tracked, HALVES)
     with pytest.warns(fl.AutogradWarning, match="l2_penalty"):
         fl.l2_penalty([tracked, tracked], 0.5)

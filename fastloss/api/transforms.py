@@ -50,6 +50,10 @@ def value_and_grad(loss: Callable[..., Any], wrt: Wrt = None) -> Callable[..., A
     The result is cached: asking again costs a dictionary look-up. Nothing of the input's size is allocated but the
     gradient.
 
+    A gradient may be written over the input when nobody reads the input any more. In torch, what made it must not need
+    it for its own backward: the result of a linear layer may be overwritten, that of a sigmoid may not. Writing bumps
+    the version of a tensor, so that backward finds out; a leaf that requires grad is refused with a ValueError.
+
     Examples
     --------
     >>> import numpy as np, fastloss as fl

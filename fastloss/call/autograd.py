@@ -26,9 +26,9 @@ def warn_outside_autograd(name: str, arguments: Iterable[Any]) -> None:
         return
     _warned.add(name)
     message = (
-        f"fastloss.{name} returns a value that autograd does not follow, of a tensor that requires grad: use "
-        f"fastloss.torch.{name} where backward is to go through it, fastloss.value_and_grad for the gradient itself, "
-        "and torch.no_grad() or .detach() where no gradient is wanted"
+        f"{name} of a tensor that requires grad returns a value that autograd does not follow: use the losses of "
+        "fastloss.torch where backward is to go through it, fastloss.value_and_grad for the gradient itself, and "
+        "torch.no_grad() or .detach() where no gradient is wanted"
     )
     warnings.warn(message, AutogradWarning, stacklevel=stacklevel())
 
