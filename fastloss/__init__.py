@@ -3,6 +3,7 @@
 from fastloss.api.partial_sums import PartialSum, partial_sum
 from fastloss.api.shards import combine_shards, shard_grad, shard_stats
 from fastloss.api.transforms import grad, grad_and_hess, value_and_grad
+from fastloss.call.autograd import AutogradWarning
 from fastloss.define.linear_options import LinearCrossEntropyOptions
 from fastloss.losses.binary import (
     binary_cross_entropy,
@@ -71,6 +72,7 @@ from fastloss.runtime.version import __version__
 
 __all__ = [
     "AdaptiveLogSoftmaxWithLoss",
+    "AutogradWarning",
     "BCELoss",
     "BCEWithLogitsLoss",
     "CTCLoss",

@@ -231,7 +231,7 @@ MIRRORED = [
 
 
 @each
-@pytest.mark.parametrize(("loss", "options", "other"), MIRRORED, ids=str)
+@pytest.mark.parametrize(("loss", "options", "other"), MIRRORED)
 def test_mirror_images_have_mirrored_bits(loss, options, other, dtype):
     rng = np.random.default_rng(5)
     x = np.concatenate([exact.logits(rng, 300), np.arange(-40, 41)]).astype(dtype)

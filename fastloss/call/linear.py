@@ -143,6 +143,7 @@ class _Run:
         self.at_once = len(self.bounds) == 1 and x.dtype == w.dtype == real and not doubled and rows.scores is None
         self.numbers = RowNumbers(self.backend, real, self.scores, self.ignore)
         self.target = job.names[2] if len(job.names) > 2 else "target"
+        self.multiply = self.backend.multiplier(self.batch * self.columns * self.features)
         self.ones: Any = None
         self.plans: dict[int, KernelPlan] = {}
 
@@ -200,7 +201,7 @@ class _Run:
             scaled = backend.empty(x.shape, real)
             scale_into(backend, scaled, x, self.logit_scale)
             x = scaled
-        backend.matmul(x, w.T, logits)
+        self.multiply(x, w.T, logits)
         if bias is not ABSENT:
             backend.add_to(logits, bias)
         flat = logits.reshape(-1)
@@ -211,15 +212,15 @@ class _Run:
         results = (values, gradient, d_target, ABSENT, ABSENT)
         total = self._rows(self.batch, (flat, *of_rows), results, self.wanted, scale, by, settings.check_indices)
         if grads[_WEIGHT] is not ABSENT:
-            backend.matmul(logits.T, x, grads[_WEIGHT].reshape(w.shape))
+            self.multiply(logits.T, x, grads[_WEIGHT].reshape(w.shape))
         if grads[_BIAS] is not ABSENT:
             if self.ones is None:
                 self.ones = backend.empty((1, self.batch), real)
                 backend.fill(self.ones, 1.0)
-            backend.matmul(self.ones, logits, grads[_BIAS].reshape((1, self.columns)))
+            self.multiply(self.ones, logits, grads[_BIAS].reshape((1, self.columns)))
         if grads[_INPUT] is not ABSENT:  # last: it may lie in the input
             d_input = grads[_INPUT].reshape(x.shape)
-            backend.matmul(logits, w, d_input)
+            self.multiply(logits, w, d_input)
             scale_into(backend, d_input, d_input, self.logit_scale)
         return total
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from fastloss.call.dispatch import lowering, relation
 from fastloss.call.request import Request, is_number
+from fastloss.cpu.arrays import shows_memory
 
 # What decides how an array in host memory is read, and written; of an array in device memory.
 _host_layout = attrgetter("dtype", "shape", "strides", "flags.num")
@@ -91,6 +92,8 @@ def signature(
             try:
                 a = lower(a)
             except OTHER_KIND:  # planning knows what to say of it
+                return None
+            if type(a) is np.ndarray and not shows_memory(a):
                 return None
             layout = _layout(a)
         parts.append((kind, lower, layout))

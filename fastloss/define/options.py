@@ -49,4 +49,5 @@ POSITIVE_OR_NONE = Domain("a number > 0 or None", lambda v: v is None or v > 0, 
 COUNT_OR_NONE = Domain("an integer >= 1 or None", lambda v: v is None or (v % 1 == 0 and v >= 1), (None, 3))
 NAMES = Domain("a tuple of names", lambda v: isinstance(v, tuple) and all(isinstance(n, str) for n in v), ((),))
 AXIS = Domain("an integer, the number of an axis", lambda v: v % 1 == 0, (1, -1, 0))
+INTEGERS = (INTEGER_OR_NONE, INDEX, INTEGER, AXIS)
 FLAG = Domain("True or False", lambda v: v in (True, False), (False, True))
