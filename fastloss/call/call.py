@@ -97,6 +97,10 @@ class Call:
         self.last = run
         return plan.compute(found.arrays, request)
 
+    def check(self, kwargs: dict[str, Any]) -> None:
+        """Raise what a call with such arrays raises whatever numbers they hold: plan it, and compute nothing."""
+        self._plan((), kwargs, self.request, None)
+
     def _plan(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], request: Request, found: Signature | None
     ) -> tuple[Plan, tuple[Any, ...], bool]:
