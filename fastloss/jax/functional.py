@@ -19,7 +19,7 @@ from fastloss.jax.jobs import MAPS, SUMMED, Job, Layout
 
 _LENGTHS = ("input_lengths", "target_lengths")
 # Losses whose elements have weights that count in the divisor of a mean.
-_WEIGHTED = frozenset(("huber_loss", "l1_loss", "mse_loss"))
+_WEIGHTED = frozenset(("l1_loss", "mse_loss"))
 
 
 def arguments_of(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
