@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, overload
 
+from fastloss.api.common_options import common_options, documented, extended
 from fastloss.api.signature_facts import Signed, calls_of, facts_of, probe, read_signature
 from fastloss.call.call import Call
 from fastloss.call.request import VALUE
@@ -16,7 +17,6 @@ from fastloss.define.descriptions import FAMILIES, KINDS, Loss
 from fastloss.define.drafts import Draft, Given
 from fastloss.define.options import Domain
 from fastloss.define.registry import LOSSES
-from fastloss.api.common_options import common_options, documented, extended
 
 P = ParamSpec("P")
 

@@ -5,37 +5,51 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from fastloss.call.call import Call
 from fastloss.call.request import Mode, Request
 from fastloss.define.registry import record_of
 
 
-class PartialSum(NamedTuple):
-    """A loss summed over a part of the data, ``total``, and what that counts for: see :func:`partial_sum`.
+@dataclass(frozen=True, slots=True)
+class PartialSum:
+    """A loss summed over a part of the data, and what that counts for: see :func:`partial_sum`.
 
     Parts are added with ``+`` or ``sum``; a part of nothing changes nothing.
+
+    Attributes
+    ----------
+    total : float
+        The sum of the values, times their weights.
+    weight : float
+        What the mean divides the sum by.
+    count : int
+        How many values count.
     """
 
     total: float = 0.0
     weight: float = 0.0
     count: int = 0
 
-    def __add__(self, other: Any) -> PartialSum:  # type: ignore[override]
+    def __add__(self, other: PartialSum) -> PartialSum:
+        """Return both parts as one."""
         if not isinstance(other, PartialSum):
-            return self if type(other) is int and other == 0 else NotImplemented
-        return PartialSum(*[mine + theirs for mine, theirs in zip(self, other, strict=True)])
+            return NotImplemented
+        return PartialSum(self.total + other.total, self.weight + other.weight, self.count + other.count)
 
-    __radd__ = __add__
+    def __radd__(self, other: int) -> PartialSum:
+        """Return this part: `sum` begins with 0."""
+        return self if type(other) is int and other == 0 else NotImplemented
 
     def mean(self) -> float:
         """Return the mean over all parts, NaN over nothing."""
-        return float(self.total) / float(self.weight) if self.weight else math.nan
+        return self.total / self.weight if self.weight else math.nan
 
     def sum(self) -> float:
         """Return the sum over all parts."""
-        return float(self.total)
+        return self.total
 
 
 def partial_sum(loss: Callable[..., Any]) -> Callable[..., PartialSum]:

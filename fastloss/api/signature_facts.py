@@ -245,4 +245,3 @@ def calls_of(job: Any) -> Calls:
     if isinstance(job, Elementwise):
         return points_of(job)
     return vectors_of(job) if isinstance(job, Pairwise) else rows_of(job) if isinstance(job, Rowwise) else []
-

@@ -16,6 +16,7 @@ from fastloss.call.composed import MakeCall, check_targets
 from fastloss.call.plan import Plan
 from fastloss.call.planning import Operand, Planning, several
 from fastloss.call.request import VALUE, Mode, Request, is_number
+from fastloss.call.weighting import Layout
 from fastloss.define.descriptions import Applied, Elementwise, Loss, WeightedSum
 from fastloss.define.point_maths import plus_times, times
 
@@ -49,7 +50,8 @@ def planner(make_call: MakeCall) -> Callable[[Planning, Applied | WeightedSum], 
             given = (request.grad_out,) if mode.single else several(request.grad_out, len(mode.wrt))
             targets = check_targets(planning, given, [operands[name] for name in mode.wrt])
         if mode.partial and isinstance(job, WeightedSum):
-            raise TypeError(f"{record.name} is a sum of losses, each with a mean of its own: take partial sums of these")
+            raise TypeError(f"{record.name} is a sum of losses: take partial sums of these, each has a mean of its own")
+        clear = _clearing(planning)
         root = _node_of(_with_common(job, planning), part, frozenset(mode.wrt), _arithmetic(record, part))
 
         def compute(_: tuple[Any, ...], request: Request) -> Any:
@@ -60,6 +62,8 @@ def planner(make_call: MakeCall) -> Callable[[Planning, Applied | WeightedSum], 
             if not mode.wrt:
                 return value
             grads = tuple([totals[name] for name in mode.wrt])
+            for name, gradient in zip(mode.wrt, grads, strict=True):
+                clear(planning.space.view(gradient, name))
             for name, gradient, target in zip(mode.wrt, grads, targets, strict=False):
                 planning.space.backend.copy_into(target.view, planning.space.view(gradient, name))
             result = request.grad_out if targets else grads[0] if mode.single else grads
@@ -68,6 +72,21 @@ def planner(make_call: MakeCall) -> Callable[[Planning, Applied | WeightedSum], 
         return Plan(compute)
 
     return plan
+
+
+def _clearing(planning: Planning) -> Callable[[Any], None]:
+    """Return what writes zeros to the gradient of samples of weight 0, where a NaN has come through a chain."""
+    operand = planning.sample_weight
+    if operand is None:
+        return lambda gradient: None
+    weights, backend = planning.see(operand, "sample_weight"), planning.space.backend
+    rows = weights.size
+
+    def clear(gradient: Any) -> None:
+        if gradient.shape[:1] == weights.shape[:1] == (rows,):
+            backend.clear_rows(backend.flat(weights), backend.flat(gradient), rows, Layout(gradient.size // rows))
+
+    return clear
 
 
 def _with_common(job: Any, planning: Planning) -> Any:

@@ -12,8 +12,8 @@ from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import Domain, Plan, kernel_call
 from fastloss.call.planning import ABSENT, Operand, Planning, reads_of
 from fastloss.call.request import VALUE
-from fastloss.define.descriptions import Elementwise
 from fastloss.call.weighting import sampling
+from fastloss.define.descriptions import Elementwise
 from fastloss.define.point_maths import is_negative, outside_unit_interval, sampled, weighted
 from fastloss.runtime.plans import nothing
 from fastloss.runtime.settings import settings

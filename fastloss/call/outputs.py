@@ -187,7 +187,8 @@ class Outputs:
         if self._last is None and target.view.shape == lies and self.ordered(target.view).flags.c_contiguous:
             self._written.append(_Written(slot + 1 + self._shift, *kernel, given, target))
         else:
-            self._written.append(_Written(slot + 1 + self._shift, *kernel, _chained(fold, self._copying(target, given))))
+            fold = _chained(fold, self._copying(target, given))
+            self._written.append(_Written(slot + 1 + self._shift, *kernel, fold))
 
     def _plan_hessian(self, shape: Shape | None) -> None:
         argument = self._argument(0)
@@ -195,7 +196,8 @@ class Outputs:
         lies = argument.view.shape if shape is None else shape
         # Each element's own second derivatives add up, as its first ones do.
         fold = _chained(self._moving(lies, dtype), None if lies == argument.view.shape else self._folding(argument))
-        self._written.append(_Written(-1, *self._made(lies, dtype), _chained(fold, self._wrapping(dtype, argument.operand))))
+        fold = _chained(fold, self._wrapping(dtype, argument.operand))
+        self._written.append(_Written(-1, *self._made(lies, dtype), fold))
 
     def _made(self, shape: Shape, dtype: Any) -> tuple[Callable[[], Any], Callable[[Any], Any], Any]:
         """Return what makes a derivative for the kernel, what makes it flat, and a sample."""

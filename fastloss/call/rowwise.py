@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -209,9 +208,7 @@ def plan_map(planning: Planning, job: RowMap) -> Plan:
     if x.size == 0:
         kernel = nothing(0.0, labelled=True)
     else:
-        seen = [
-            ABSENT if one is None else one.view if ordering is None else ordering(one.view) for one in operands
-        ]
+        seen = [ABSENT if one is None else one.view if ordering is None else ordering(one.view) for one in operands]
         maths = job.maths if mode.wrt else value_only(job.maths)
         kernel = backend.plan_rowwise(
             maths, tuple(seen), outputs.samples(5), None, split, NO_INDEX, outputs.first_replaces

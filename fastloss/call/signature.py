@@ -75,8 +75,9 @@ def signature(
     numbered = len(args) + [*kwargs].index("divisor") if "divisor" in kwargs else -1
     for place, a in enumerate(given):
         kind = type(a)
+        lower: Callable[[Any], Any] | None = None
         if kind is np.ndarray:
-            lower, layout = None, _host_layout(a)
+            layout = _host_layout(a)
         elif place == numbered and kind in NUMBERS:  # which differs from call to call
             lower, a = _as_array, _as_array(a)
             layout = _host_layout(a)
@@ -104,7 +105,7 @@ def signature(
     return Signature(tuple(parts), tuple(arrays), tuple(places), given, tuple(lowers), relations)
 
 
-def _as_array(number: float) -> Any:
+def _as_array(number: Any) -> Any:
     return np.array(number, np.float64)
 
 

@@ -139,8 +139,8 @@ def converting(backend: Any, view: Any, real: Any) -> Callable[[Any], Any]:
 class Weighing:
     """The weights of a call whose values have `shape`, and what a run does with them.
 
-    The planner of the family says what each value counts for in a mean beside its weight (``planning.counts``), and sets
-    `factors`, which reads what values are multiplied by, and the `layout` of rows in gradients, None where there is none.
+    The planner of the family says what each value counts for in a mean beside its weight (``planning.counts``), and
+    sets `factors`, which reads what values are multiplied by, and the `layout` of rows in gradients, None without rows.
     """
 
     def __init__(self, planning: Planning, shape: Shape, real: Any) -> None:
@@ -261,7 +261,7 @@ class Weighing:
         return lambda arrays, own: count((own, counted(arrays)))
 
 
-def partial_of(planning: Planning, size: int, real: Any) -> Callable[[tuple[Any, ...], Any], tuple[float, float, float]]:
+def partial_of(planning: Planning, size: int, real: Any) -> Callable[[tuple[Any, ...], Any], tuple[float, ...]]:
     """Return what makes a partial sum of a call's arrays and of the sum of its `size` values."""
     backend, counts, counted = planning.space.backend, planning.counts, planning.counted
     denominator, how_many = planning.denominator, planning.how_many or (lambda arrays: size)
@@ -271,7 +271,7 @@ def partial_of(planning: Planning, size: int, real: Any) -> Callable[[tuple[Any,
         )
     add_up = mapping(backend, weight_of, (backend.empty((size,), real),))
 
-    def partial(arrays: tuple[Any, ...], total: Any) -> tuple[float, float, float]:
+    def partial(arrays: tuple[Any, ...], total: Any) -> tuple[float, ...]:
         count = weight = add_up((counted(arrays),))
         if counts is not counted:
             weight = add_up((counts(arrays),))  # type: ignore[misc]

@@ -25,7 +25,8 @@ from fastloss.cpu.windows import FLAT
 from fastloss.runtime.memory_pool import RECYCLED_FROM, empty
 
 __all__ = [
-    "add_rows", "add_to", "adds_products", "argmax", "broadcast", "chunk_times", "class_weights", "clear_rows", "copy_into", "ctc", "elementwise",
+    "add_rows", "add_to", "adds_products", "argmax", "broadcast", "chunk_times", "class_weights", "clear_rows",
+    "copy_into", "ctc", "elementwise",
     "empty", "fill", "flat", "follows_layout", "host", "maker", "matmul", "moved", "multiplies_bfloat16", "number",
     "on_device", "overlap", "plan_elementwise", "plan_multilabel", "plan_pairwise", "plan_rowwise", "rowwise",
     "same", "sample", "sum_to", "survey", "take", "upload", "waits", "zeros",

@@ -157,9 +157,7 @@ class Backend:
         """Return (first row whose class does not exist or -1, summed weight of the rows that count, a scalar)."""
         return check_labels.plan(self, real, target, weight, columns, ignore)(addresses((target, weight)), check)
 
-    def class_weights(
-        self, target: DeviceArray, weight: Any, columns: int, ignore: int, real: Any
-    ) -> DeviceArray:
+    def class_weights(self, target: DeviceArray, weight: Any, columns: int, ignore: int, real: Any) -> DeviceArray:
         """Return the weight of the class of each row, 1 without a `weight`, and 0 for rows that do not count."""
         return check_labels.class_weights(self, target, weight, columns, ignore, real)
 

@@ -79,28 +79,28 @@ def other(x, y):
 
 @maths
 def weight_of(s):
-    """A weight, NaN for one that is negative; its derivative is the weight itself."""
+    """s, NaN where it is negative; the first derivative is s itself."""
     T = type(s)
     return (s if s >= T(0) else T(math.nan)), (s,), T(0)
 
 
 @maths
 def product(s, u):
-    """A weight times u, NaN if it is negative; the first derivative is the product itself."""
+    """S u, NaN where s is negative; the first derivative is s u itself."""
     T = type(s)
     return (s * u if s >= T(0) else T(math.nan)), (s * u,), T(0)
 
 
 @maths
 def weighed(v, s):
-    """A value times its weight; 0 for a weight of 0, whatever the value."""
+    """S v; 0 for a weight s of 0, whatever v is."""
     T = type(v)
     return (s * v if s != T(0) else T(0)), (T(0),), T(0)
 
 
 @maths
 def kept(v, s):
-    """A value, 0 beside a weight of 0."""
+    """v, 0 beside a weight s of 0."""
     T = type(v)
     return (v if s != T(0) else T(0)), (T(0),), T(0)
 
@@ -145,8 +145,8 @@ def sampled(point: Any, arity: int, slopes: int) -> Any:
         slopes = (s * d[0] if counts else T(0)), (s * d[1] if counts else T(0))
         return (s * value if counts else T(0)), slopes, (s * curvature if counts else T(0))
 
-    made = one if arity == 1 else two if slopes == 1 else both
+    made: Any = one if arity == 1 else two if slopes == 1 else both
     made.__name__ = made.__qualname__ = f"sampled{arity}{slopes}_{point.__name__}"
     if hasattr(point, "hard"):
-        made.hard = sampled(point.hard, arity, slopes)  # type: ignore[attr-defined]
+        made.hard = sampled(point.hard, arity, slopes)
     return maths(made)

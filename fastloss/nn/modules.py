@@ -45,6 +45,9 @@ class LossModule:
     _options: dict[str, Any]
 
     def __init_subclass__(cls, function: Callable[..., Any] | None = None) -> None:
+        if function is not None and "axis" in record_of(function).common:
+            cls.__annotations__["axis"] = "int | None"
+            cls.axis = dataclasses.field(default=None, kw_only=True)  # type: ignore[attr-defined]
         dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
         if function is None:
             return
@@ -101,7 +104,8 @@ class LossModule:
         return self.__dict__.setdefault("_partial", PartialLoss(self._record, self._options, self))  # type: ignore[no-any-return]
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self._options.items())})"
+        shown = {name: value for name, value in self._options.items() if name != "axis" or value is not None}
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):

@@ -72,9 +72,7 @@ def _weights_kernel() -> Kernel:
     return Kernel("class_weights", class_weights, THREADS)
 
 
-def class_weights(
-    device: Any, target: DeviceArray, weight: Any, columns: int, ignore: int, real: Any
-) -> DeviceArray:
+def class_weights(device: Any, target: DeviceArray, weight: Any, columns: int, ignore: int, real: Any) -> DeviceArray:
     """Return the weight of the class of each row, 1 without a `weight`, and 0 for rows that do not count."""
     count, result = target.size, device.empty((target.size,), real)
     if count:

@@ -1,0 +1,268 @@
+"""Weights of samples, divisors, axes, and sums that add up: options that every loss with a reduction has."""
+
+import itertools
+import pickle
+
+import numpy as np
+import pytest
+from cases import ACTIVE, PLAIN, assert_close, marked
+
+import fastloss as fl
+
+WEIGHED = [case for case in ACTIVE if "sample_weight" in case.record.common]
+FIRST = [case for case in PLAIN if case in WEIGHED]
+# Losses of class indices whose mean is divided by the weights of the classes.
+BY_CLASS = {"nll_loss", "cross_entropy", "symmetric_cross_entropy", "generalized_cross_entropy", "linear_cross_entropy"}
+
+
+def unreduced(case, arrays, **options):
+    """Return the values, what each counts for in a mean, and what each is multiplied by before."""
+    values = np.asarray(case.function(**arrays, **{**case.options, "reduction": "none"}, **options))
+    counts, factors = np.ones(values.shape), np.ones(values.shape)
+    weight, target = arrays.get("weight"), arrays.get("target")
+    if case.loss in BY_CLASS and target.dtype.kind in "iu":
+        ignored = target == case.options.get("ignore_index", -100)
+        counts = np.where(ignored, 0.0, 1.0 if weight is None else weight[np.where(ignored, 0, target)])
+        counts = counts.reshape(values.shape)
+    elif case.loss in ("mse_loss", "l1_loss", "huber_loss") and weight is not None:
+        counts = np.broadcast_to(weight, values.shape)
+    elif case.loss == "ctc_loss":
+        factors = 1 / np.maximum(np.reshape(case.options["target_lengths"], values.shape), 1)
+    return values, counts, factors
+
+
+def weights_for(values, axes=None, zero=True):
+    shape = values.shape if axes is None else values.shape[:axes]
+    weights = np.random.default_rng(4).uniform(0.25, 2, shape)
+    if zero and weights.size > 1:
+        weights.reshape(-1)[1] = 0
+    return weights
+
+
+def spread(weights, values):
+    return np.broadcast_to(weights.reshape(weights.shape + (1,) * (values.ndim - weights.ndim)), values.shape)
+
+
+def transformed(case, arrays, **extra):
+    names = tuple(name for name in case.wrt(arrays) if name != "weight")
+    return case.value_and_grad(arrays, names, **extra)
+
+
+@pytest.mark.parametrize("case", marked(WEIGHED, FIRST.__contains__))
+def test_values_and_gradients(case):
+    arrays = case.make(seed=5)
+    values, counts, factors = unreduced(case, arrays)
+    for axes in {None, 1} if values.ndim > 1 else {None}:
+        weights = weights_for(values, axes)
+        whole = spread(weights, values)
+        for reduction in ("mean", "sum", "none"):
+            if case.options.get("reduction", reduction) != reduction:
+                continue
+            options = {"reduction": reduction, "sample_weight": weights}
+            by = (whole * counts).sum() if reduction == "mean" else 1.0
+            scale = factors if reduction == "mean" else 1.0
+            up = np.asarray(np.random.default_rng(6).normal(size=values.shape))
+            given = up if reduction == "none" else 0.5
+            _, expected = transformed(case, arrays, reduction="none", grad_output=whole * scale * given / by)
+            value, gradients = transformed(case, arrays, grad_output=given, **options)
+            exact = whole * values * scale
+            assert_close(value, exact if reduction == "none" else exact.sum() / by, factor=1e3)
+            assert_close(case.function(**arrays, **case.options, **options), value)
+            for gradient, one in zip(gradients, expected, strict=True):
+                assert_close(gradient, one, factor=1e3)
+
+
+@pytest.mark.parametrize("case", FIRST, ids=str)
+def test_a_weight_of_zero_takes_a_sample_out(case):
+    arrays = case.make(seed=5)
+    values, *_ = unreduced(case, arrays)
+    if values.size < 2:
+        pytest.skip("one value")
+    weights = weights_for(values, 1)
+    names = [name for name in case.wrt(arrays) if name not in ("weight", "linear_weight", "linear_bias", "pos_weight")]
+    if case.loss == "info_nce_loss":
+        names = ["query"]  # a key is part of every value
+    spoiled = {name: array.copy() for name, array in arrays.items()}
+    for name in names:
+        if case.loss == "ctc_loss":
+            spoiled[name][:, 1] = np.nan
+        else:
+            spoiled[name][1] = np.nan
+    for reduction in ("mean", "none"):
+        options = {"sample_weight": weights, "reduction": reduction}
+        value, gradients = transformed(case, arrays, **options)
+        spoilt, others = transformed(case, spoiled, **options)
+        np.testing.assert_array_equal(spoilt, value)
+        for gradient, other in zip(gradients, others, strict=True):
+            np.testing.assert_array_equal(gradient, other)
+
+
+@pytest.mark.parametrize("case", FIRST, ids=str)
+def test_divisor(case):
+    arrays = case.make(seed=5)
+    values, _, factors = unreduced(case, arrays)
+    for given in (7.5, np.array(7.5), np.float32(7.5), 3):
+        value, gradients = transformed(case, arrays, divisor=given)
+        assert_close(value, (values * factors).sum() / float(given), factor=1e3)
+        _, expected = transformed(case, arrays, reduction="none", grad_output=np.asarray(factors / float(given)))
+        for gradient, one in zip(gradients, expected, strict=True):
+            assert_close(gradient, one, factor=1e3)
+    weights = weights_for(values)
+    value, _ = transformed(case, arrays, divisor=2.5, sample_weight=weights)
+    assert_close(value, (values * factors * weights).sum() / 2.5, factor=1e3)
+
+
+@pytest.mark.parametrize("case", FIRST, ids=str)
+def test_partial_sums_add_up(case):
+    arrays = case.make(seed=5)
+    values, counts, factors = unreduced(case, arrays)
+    part = fl.partial_sum(case.function)(**arrays, **case.options)
+    assert_close(part.total, (values * factors).sum(), factor=1e3)
+    assert_close(part.weight, counts.sum(), factor=1e3)
+    assert part.count == np.count_nonzero(counts)
+    assert_close(part.mean(), case.function(**arrays, **case.options), factor=1e3)
+    weights = weights_for(values)
+    weighed = fl.partial_sum(case.function)(**arrays, **case.options, sample_weight=weights)
+    assert_close(weighed.mean(), case.function(**arrays, **case.options, sample_weight=weights), factor=1e3)
+    assert weighed.count == np.count_nonzero(counts * weights)
+
+
+@pytest.mark.parametrize("case", [case for case in FIRST if case.record.hessian == "exact"], ids=str)
+def test_hessians(case):
+    arrays = case.make(seed=5)
+    values, counts, _ = unreduced(case, arrays)
+    weights = weights_for(values)
+    scaled = np.asarray(weights / (weights * counts).sum())
+    expected = fl.grad_and_hess(case.function)(**arrays, **case.options, reduction="none", grad_output=scaled)
+    for one, other in zip(
+        fl.grad_and_hess(case.function)(**arrays, **case.options, sample_weight=weights), expected, strict=True
+    ):
+        assert_close(one, other, factor=1e3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse_loss", "triplet_margin_loss"])
+def test_narrow_types_and_integer_weights(loss, dtype):
+    case = next(case for case in FIRST if case.loss == loss)
+    arrays = case.make(dtype, seed=5)
+    values, *_ = unreduced(case, arrays)
+    weights = np.random.default_rng(4).integers(0, 4, values.shape)
+    wide = {name: a if a.dtype.kind in "iu" else a.astype(float) for name, a in arrays.items()}
+    exact = case.function(**wide, **case.options, sample_weight=weights)
+    for given in (weights, weights.astype(dtype), weights.astype(np.uint8), weights.astype(float)):
+        value = case.function(**arrays, **case.options, sample_weight=given)
+        np.testing.assert_allclose(value, exact, rtol=1e-6 if dtype == "float32" else 1e-3)
+    unweighed = case.function(**arrays, **case.options, sample_weight=weights > -1)
+    np.testing.assert_allclose(unweighed, case.function(**arrays, **case.options), rtol=1e-6)
+
+
+def test_weights_of_nothing():
+    x, y = np.linspace(-1, 1, 12).reshape(4, 3), np.array([0, 1, 2, 1])
+    for loss, target in ((fl.cross_entropy, y), (fl.mse_loss, x[::-1].copy())):
+        value, gradient = fl.value_and_grad(loss)(x, target, sample_weight=np.zeros(4))
+        assert np.isnan(value)
+        assert not gradient.any()
+        assert loss(x, target, sample_weight=np.zeros(4), divisor=3) == 0
+    assert fl.cross_entropy(x, np.full(4, -100), divisor=0) == 0
+    assert fl.cross_entropy(np.empty((0, 3)), np.empty(0, int), divisor=4) == 0
+    assert fl.partial_sum(fl.cross_entropy)(np.empty((0, 3)), np.empty(0, int)) == fl.PartialSum()
+
+
+def test_labels_of_rows_without_weight_are_checked():
+    with pytest.raises(IndexError, match="target 7"):
+        fl.cross_entropy(np.zeros((2, 3)), np.array([0, 7]), sample_weight=np.array([1.0, 0.0]))
+
+
+BAD = [
+    ({"sample_weight": np.ones(5)}, ValueError, "sample_weight of shape"),
+    ({"sample_weight": np.ones((4, 3))}, ValueError, "sample_weight of shape"),
+    ({"sample_weight": np.array([1.0, -1, 1, 1])}, ValueError, "sample_weight must not be negative"),
+    ({"sample_weight": np.array([1.0, np.nan, 1, 1])}, ValueError, "sample_weight must not be negative or NaN"),
+    ({"sample_weight": np.array(["a", "b", "c", "d"])}, TypeError, "sample_weight"),
+    ({"divisor": -1.0}, ValueError, "divisor must be"),
+    ({"divisor": np.nan}, ValueError, "divisor must be"),
+    ({"divisor": np.ones(3)}, ValueError, "divisor must be"),
+    ({"divisor": 2.0, "reduction": "sum"}, ValueError, "divisor"),
+    ({"axis": 2}, ValueError, "2"),
+    ({"axis": 0.5}, TypeError, "integer"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "message"), BAD)
+def test_bad_options(options, error, message):
+    x, y = np.zeros((4, 3)), np.zeros(4, int)
+    into = np.full((4, 3), 7.0)
+    with pytest.raises(error, match=message):
+        fl.value_and_grad(fl.cross_entropy)(x, y, grad_out=into, **options)
+    assert (into == 7).all()
+
+
+def test_bad_combinations():
+    x = np.ones((4, 3))
+    with pytest.raises(ValueError, match="batchmean"):
+        fl.kl_div(x, x, reduction="batchmean", sample_weight=np.ones(4))
+    with pytest.raises(ValueError, match="partial_sum"):
+        fl.partial_sum(fl.mse_loss)(x, x, reduction="none")
+    with pytest.raises(TypeError, match="no mean"):
+        fl.partial_sum(fl.l2_penalty)
+    with pytest.raises(TypeError, match="sample_weight"):
+        fl.softmax(x, 1, sample_weight=np.ones(4))
+
+
+AXES = [case for case in FIRST if "axis" in case.record.common and case.loss != "triplet_margin_with_distance_loss"]
+
+
+@pytest.mark.parametrize("case", AXES, ids=str)
+def test_axis(case):
+    arrays = case.make(seed=5)
+    shape = arrays[next(iter(arrays))].shape
+    moved = {name: np.moveaxis(a, -1, 0).copy() if a.shape == shape else a for name, a in arrays.items()}
+    expected_value, expected = transformed(case, arrays)
+    value, gradients = transformed(case, moved, axis=0)
+    assert_close(value, expected_value)
+    for gradient, one in zip(gradients, expected, strict=True):
+        assert_close(np.moveaxis(gradient, 0, -1), one)
+
+
+def test_axis_of_several_and_of_classes():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(4, 7, 5)), rng.integers(0, 5, (4, 7))
+    value, gradient = fl.value_and_grad(fl.cross_entropy)(x, y, axis=-1)
+    other, moved = fl.value_and_grad(fl.cross_entropy)(np.moveaxis(x, -1, 1).copy(), y)
+    assert_close(value, other)
+    assert_close(gradient, np.moveaxis(moved, 1, -1))
+    weights = rng.uniform(size=4)
+    instance = fl.CrossEntropyLoss(axis=-1)
+    assert_close(instance(x, y, sample_weight=weights), fl.cross_entropy(x, y, axis=-1, sample_weight=weights))
+    assert "axis=-1" in repr(instance)
+    assert pickle.loads(pickle.dumps(instance)) == instance
+
+
+def test_parts_in_any_order_come_to_one_mean():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(1000, 6)).astype("f4"), rng.integers(0, 6, 1000)
+    y[::7] = -100
+    weight, samples = rng.uniform(0.5, 2, 6).astype("f4"), rng.uniform(0, 2, 1000)
+    part = fl.partial_sum(fl.CrossEntropyLoss(weight))
+    bounds = [0, 1, 1, 250, 999, 1000]
+    parts = [part(x[a:b], y[a:b], sample_weight=samples[a:b]) for a, b in itertools.pairwise(bounds)]
+    whole, reverse = sum(parts), sum(parts[::-1])
+    assert whole == pickle.loads(pickle.dumps(whole))
+    expected, gradient = fl.value_and_grad(fl.cross_entropy)(x, y, weight, sample_weight=samples)
+    assert_close(np.float32(whole.mean()), expected)
+    assert_close(np.float32(reverse.mean()), expected)
+    pieces = [
+        fl.grad(fl.cross_entropy)(x[a:b], y[a:b], weight, sample_weight=samples[a:b], divisor=whole.weight)
+        for a, b in itertools.pairwise(bounds)
+    ]
+    assert_close(np.concatenate(pieces), gradient)
+
+
+def test_torch_tensors():
+    torch = pytest.importorskip("torch")
+    x, y, w = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1]), torch.rand(5)
+    value, gradient = fl.value_and_grad(fl.cross_entropy)(x, y, sample_weight=w, divisor=torch.tensor(2.0))
+    each = torch.nn.functional.cross_entropy(x.requires_grad_(), y, reduction="none")
+    (each @ w / 2).backward()
+    torch.testing.assert_close(value, (each @ w / 2).detach())
+    torch.testing.assert_close(gradient, x.grad)
