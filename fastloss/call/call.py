@@ -13,6 +13,7 @@ from typing import Any
 from fastloss.call import adaptive_softmax, chain, composed, ctc, elementwise, linear, multilabel, pairwise, rowwise
 from fastloss.call.common import COMMON_ARRAYS, along, set_common
 from fastloss.call.direct import Run, direct
+from fastloss.call.dispatch import lazy
 from fastloss.call.plan import Plan
 from fastloss.call.planning import Compute, Operand, Planning
 from fastloss.call.request import Request, is_number
@@ -75,6 +76,9 @@ class Call:
 
     def find(self, args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> Any:
         """Compute a call by its plan, made where there is none."""
+        elsewhere = lazy((*args, *kwargs.values(), *self.bound))
+        if elsewhere is not None:
+            return elsewhere.compute(self.record, args, {**self.options, **kwargs}, request)
         found = signature(args, kwargs, self.bound, request) if self.settled else None
         if found is None:
             if any(isinstance(given, _INSIDE) for given in (*args, *kwargs.values())):

@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fastloss.api.jobs import IGNORED
 from fastloss.define.registry import LOSSES, check_options
 from fastloss.jax.functional import compute, public
 
 _dice, _softmax, _cross_entropy = public("dice_loss"), public("softmax"), public("cross_entropy")
 _ranking, _triplet = public("margin_ranking_loss"), public("triplet_margin_with_distance_loss")
-
-_IGNORED = -100
 
 
 def soft_dice_loss(input: Any, target: Any, *, dim: int = 1, **options: Any) -> Any:
@@ -94,8 +93,8 @@ def adaptive_log_softmax_with_loss(
             raise ValueError(f"tail_weights[{k}][1] must have {last - first} rows, got shape {output.shape}")
         inside = (target >= first) & (target < last)
         label = jnp.where(inside, bounds[0] + k, label)
-        own = jnp.where(inside, target - first, _IGNORED)
-        tails = tails + _cross_entropy(input @ projection.T @ output.T, own, ignore_index=_IGNORED, reduction="none")
+        own = jnp.where(inside, target - first, IGNORED)
+        tails = tails + _cross_entropy(input @ projection.T @ output.T, own, ignore_index=IGNORED, reduction="none")
     label = jnp.where((target < 0) | (target >= ends[-1]), -1, label)  # is no class, and makes the row NaN
-    values = _cross_entropy(scores, label, ignore_index=_IGNORED, reduction="none") + tails
+    values = _cross_entropy(scores, label, ignore_index=IGNORED, reduction="none") + tails
     return AdaptiveOutput(-values, jnp.mean(values, dtype=jnp.promote_types(values.dtype, jnp.float32)))

@@ -15,11 +15,9 @@ import fastloss as fl
 from fastloss.call.weighting import lying
 from fastloss.define.registry import LOSSES, check_options
 from fastloss.jax.derivatives import map_of_rows, reduced_value, unreduced_of_summed, values_of_rows
-from fastloss.jax.jobs import MAPS, SUMMED, Job, Layout
+from fastloss.api.jobs import MAPS, SUMMED, Job, Layout, counts_of
 
 _LENGTHS = ("input_lengths", "target_lengths")
-# Losses whose elements have weights that count in the divisor of a mean.
-_WEIGHTED = frozenset(("l1_loss", "mse_loss"))
 
 
 def arguments_of(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -107,9 +105,14 @@ def compute(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return total
     if reduction == "batchmean":
         return total / (layout.shape[0] if layout.shape else 1)
-    if divisor is None:
-        divisor = _divisor(job, made, layout, None if weights is None else weights.reshape(lies))
-    return _quotient(total, divisor, job.real)
+    if divisor is not None:  # over which nothing is 0, whatever it is
+        divisor = jnp.asarray(divisor, job.real)
+        if divisor.size != 1:
+            raise ValueError(f"divisor must be a number or an array of one, got shape {divisor.shape}")
+        return total / jnp.maximum(divisor.reshape(()), jnp.finfo(job.real).tiny)
+    divisor = _divisor(job, made, layout, None if weights is None else weights.reshape(lies))
+    nothing = divisor == 0  # of which the mean is NaN, and the gradient 0
+    return jnp.where(nothing, jnp.nan, total / jnp.where(nothing, 1.0, divisor))
 
 
 def _check_common(weights: Any, divisor: Any, reduction: str) -> None:
@@ -135,28 +138,12 @@ def _broadcast(job: Job, arrays: dict[str, Any], layout: Layout) -> tuple[Job, d
 
 def _divisor(job: Job, arrays: dict[str, Any], layout: Layout, weights: Any) -> Any:
     """Return what the mean of a loss is divided by: what its values count for, times the weights of samples."""
-    options, shape = job.keywords, layout.values
-    counts: Any = 1.0
-    if job.loss in _WEIGHTED and "weight" in arrays:
-        counts = arrays["weight"]
-    elif "ignore_index" in options and arrays["target"].dtype.kind in "iu":
-        target = arrays["target"].reshape(shape)
-        if "weight" in arrays:
-            counts = jnp.take(arrays["weight"], target, mode="clip")
-        counts = jnp.where(target == options["ignore_index"], 0.0, counts)
-    if weights is not None:
-        counts = counts * weights
+    shape = layout.values
+    if "ignore_index" in job.keywords:
+        target = arrays["target"]
+        arrays = {**arrays, "target": target.reshape(shape) if target.dtype.kind in "iu" else target}
+    counts = counts_of(job, jnp, arrays, weights)
     return jnp.sum(jnp.broadcast_to(jnp.asarray(counts, job.real), shape))
-
-
-def _quotient(total: Any, divisor: Any, real: Any) -> Any:
-    """Return a mean: NaN over nothing, whose gradient is 0."""
-    divisor = jnp.asarray(divisor, real)
-    if divisor.size != 1:
-        raise ValueError(f"divisor must be a number or an array of one, got shape {divisor.shape}")
-    divisor = divisor.reshape(())
-    nothing = divisor == 0
-    return jnp.where(nothing, jnp.nan, total / jnp.where(nothing, 1.0, divisor))
 
 
 def _summed(name: str, arrays: dict[str, Any], options: dict[str, Any]) -> Any:

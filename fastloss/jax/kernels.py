@@ -13,7 +13,7 @@ import numpy as np
 
 import fastloss as fl
 from fastloss.define.registry import LOSSES
-from fastloss.jax.jobs import MAPS, Job, Layout, Shape
+from fastloss.api.jobs import MAPS, Job, Layout, Shape
 
 # Held while the check of labels is off: the setting belongs to the process.
 _unchecked = threading.Lock()

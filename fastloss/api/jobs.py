@@ -1,8 +1,9 @@
-"""What is known of a call while JAX traces it: shapes, dtypes and options, and the shape of what comes out."""
+"""What is known of a call before there are numbers: shapes, dtypes and options, and how values lie to arrays."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,10 @@ from fastloss.define.registry import LOSSES
 
 # Losses that have several arrays with a gradient that adds up over rows: their reduction is the kernel's.
 SUMMED = frozenset(("info_nce_loss", "l1_penalty", "l2_penalty", "linear_cross_entropy"))
+# Losses of elements whose weights count in the divisor of a mean.
+_DIVIDED_BY_WEIGHTS = frozenset(("l1_loss", "mse_loss"))
+# The label that is ignored where none is named.
+IGNORED = -100
 # What has a row of values for each row.
 MAPS = frozenset(("log_softmax", "softmax"))
 
@@ -77,10 +82,7 @@ class Job(NamedTuple):
 
     def _stand_ins(self) -> list[Any]:
         """Return arrays of the shapes and dtypes, whose memory is not touched unless their numbers count in a plan."""
-        made = [
-            np.empty(shape, dtype) if math.prod(shape) > 1 else np.ones(shape, dtype)
-            for shape, dtype in zip(self.shapes, self.dtypes, strict=True)
-        ]
+        made = [_stand_in(shape, dtype) for shape, dtype in zip(self.shapes, self.dtypes, strict=True)]
         if self.loss == "ctc_loss":
             for place in (self.names.index("input_lengths"), self.names.index("target_lengths")):
                 made[place] = np.zeros(self.shapes[place], self.dtypes[place])
@@ -105,7 +107,7 @@ class Job(NamedTuple):
     def _layout(self) -> Layout:
         options, family = self.keywords, LOSSES[self.loss].family
         first = self.shapes[0]
-        if family == "elementwise":
+        if family in ("elementwise", "penalty"):
             return Layout(np.broadcast_shapes(*self.aligned().values()), (), False, "elements")
         if family == "sums":
             axes = tuple(range(min(2, len(first) - 1), len(first)))
@@ -136,3 +138,30 @@ class Job(NamedTuple):
             like = [np.broadcast_to(np.empty((), bool), shapes[name]) for name in ("var", "input")]
             shapes["var"] = aligned_variance(*like, "var").shape
         return shapes
+
+
+def _stand_in(shape: Shape, dtype: np.dtype[Any]) -> Any:
+    """Return an array of a shape and a dtype: one 1, or what nobody looks at, in as little memory as there is."""
+    size = math.prod(shape)
+    if size == 1:
+        return np.ones(shape, dtype)
+    if size * dtype.itemsize < 1 << 30:
+        return np.empty(shape, dtype)  # of which the system gives no page before it is touched
+    return np.broadcast_to(np.empty((), dtype), shape)
+
+
+def counts_of(job: Job, xp: Any, arrays: Mapping[str, Any], weights: Any = None) -> Any:
+    """Return what each value of a loss counts for in the divisor of its mean, 1.0 where all count for one.
+
+    `arrays` are those of the job with labels in the shape of the values, `weights` those of samples, `xp` their library.
+    """
+    options = job.keywords
+    counts: Any = 1.0
+    if job.loss in _DIVIDED_BY_WEIGHTS and "weight" in arrays:
+        counts = arrays["weight"]
+    elif "ignore_index" in options and arrays["target"].dtype.kind in "iu":
+        target, ignored = arrays["target"], options["ignore_index"]
+        if "weight" in arrays:
+            counts = xp.take(arrays["weight"], target, mode="clip")
+        counts = xp.where(target == (IGNORED if ignored is None else ignored), 0.0, counts)
+    return counts if weights is None else counts * weights
