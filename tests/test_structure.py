@@ -13,7 +13,7 @@ PACKAGE = Path(fastloss.__file__).parent
 FLOORS = [
     {"__main__"},
     {"cli"},
-    {"bench", "demo", "boosting", "torch"},
+    {"bench", "demo", "boosting", "torch", "jax", "dask"},
     {"__init__"},
     {"nn"},
     {"losses"},

@@ -27,7 +27,7 @@ from fastloss.define.registry import check_options
 # Results of so many blocks are added by one task.
 _BRANCHES = 16
 
-Index = tuple[Any, ...]
+Index = tuple[str, ...]
 
 
 class Places(NamedTuple):
@@ -37,8 +37,8 @@ class Places(NamedTuple):
     """
 
     values: Index
-    single: frozenset[Any]
-    sizes: dict[Any, int]
+    single: frozenset[str]
+    sizes: dict[str, int]
     of: dict[str, Index]
 
     @property
@@ -132,7 +132,7 @@ class _Lazy:
         new = {label: places.sizes[label] for label in places.values if label not in self._labels()}
         return self.each(blocks.value, self.options, places.values, new, self.first.dtype)
 
-    def _labels(self) -> set[Any]:
+    def _labels(self) -> set[str]:
         return {label for index in self.places.of.values() for label in index}
 
     def reduced(self) -> Any:
@@ -146,6 +146,8 @@ class _Lazy:
             return self._number(dask.delayed(blocks.scalar)(total, self.real))
         divisor = self.arrays.get("divisor")
         by = None if divisor is None else divisor.to_delayed(optimize_graph=False).item()
+        if self.reduction == "batchmean":
+            by = self.divisor(())
         return self._number(dask.delayed(blocks.mean_of)(self.parts(), by, self.real))
 
     def parts(self, options: dict[str, Any] | None = None) -> Any:
@@ -228,7 +230,7 @@ class _Lazy:
         function: Any,
         options: dict[str, Any],
         index: Index,
-        new_axes: dict[Any, int] | None = None,
+        new_axes: dict[str, int] | None = None,
         dtype: Any = object,
         without: tuple[str, ...] = (),
         more: dict[str, Any] | None = None,
@@ -274,6 +276,11 @@ def _attribute(part: Any, name: str) -> Any:
     return dask.delayed(getattr, pure=True)(part, name)
 
 
+def labels(name: str, count: int) -> Index:
+    """Return labels for so many axes."""
+    return tuple([f"{name} {axis}" for axis in range(count)])
+
+
 def _places(job: Job, arrays: dict[str, Any]) -> Places:
     """Return how the arrays of a call lie to each other."""
     if job.loss == "linear_cross_entropy":
@@ -281,15 +288,17 @@ def _places(job: Job, arrays: dict[str, Any]) -> Places:
     if job.loss == "soft_dice_loss":
         return _places_of_samples(job, arrays)
     layout = job.layout()
-    whole = tuple(range(len(layout.shape)))
-    kept = tuple([axis for axis in whole if axis not in layout.axes])
+    whole = labels("axis", len(layout.shape))
+    rows = tuple([whole[axis] for axis in layout.axes])
+    kept = tuple([label for label in whole if label not in rows])
     sizes = dict(zip(whole, layout.shape, strict=True))
-    single = set(layout.axes)
+    single = set(rows)
     values = whole if job.loss in MAPS else kept
     if layout.keeps:
-        values = tuple([("kept", axis) if axis in layout.axes else axis for axis in whole])
-        single |= {label for label in values if label not in whole}
-        sizes |= {label: 1 for label in values if label not in whole}
+        ones = {label: f"one of {label}" for label in rows}
+        values = tuple([ones.get(label, label) for label in whole])
+        single |= {*ones.values()}
+        sizes |= dict.fromkeys(ones.values(), 1)
     of = {}
     for name, array in arrays.items():
         index = _index(job, name, array.shape, layout, whole, kept)
@@ -305,7 +314,7 @@ def _index(job: Job, name: str, shape: tuple[int, ...], layout: Any, whole: Inde
     """Return the labels of the axes of an array."""
     rank = len(shape)
     if name == "divisor":
-        return tuple([("divisor", axis) for axis in range(rank)])
+        return labels(name, rank)
     if name == "sample_weight":
         return kept[:rank]
     if name == "grad_output":
@@ -315,15 +324,15 @@ def _index(job: Job, name: str, shape: tuple[int, ...], layout: Any, whole: Inde
     if shape == layout.shape or (layout.kind == "rows" and name not in ("target", "weight")):
         return whole
     if name == "weight":
-        return layout.axes
+        return tuple([whole[axis] for axis in layout.axes])
     if job.loss == "ctc_loss":
         if name == "targets" and rank != 1 + len(kept):
             raise ValueError(f"targets of Dask arrays must have shape (N, S), got {shape}")
-        return (*kept, *[(name, axis) for axis in range(rank - len(kept))])
+        return (*kept, *labels(name, rank - len(kept)))
     if shape == layout.kept:
         return kept
     if math.prod(shape) == 1:
-        return tuple([(name, axis) for axis in range(rank)])
+        return labels(name, rank)
     job.check()  # says what is wrong in the words of the loss
     raise ValueError(f"{name} must have shape {layout.kept}, got {shape}")
 
@@ -334,11 +343,11 @@ def _places_of_linear(job: Job, arrays: dict[str, Any]) -> Places:
     input, target = arrays["input"], arrays["target"]
     rows = ("row",) if input.ndim == 2 else ()
     soft = target.dtype.kind == "f"
-    inner = tuple([("inner", axis) for axis in range(target.ndim - len(rows) - soft)])
+    inner = labels("inner", target.ndim - len(rows) - soft)
     values = (*rows, *inner)
     of = {}
     for name, array in arrays.items():
-        index: Index = tuple([(name, axis) for axis in range(array.ndim)])
+        index = labels(name, array.ndim)
         if name == "input":
             index = (*rows, *index[len(rows) :])
         elif name == "target":
@@ -355,7 +364,7 @@ def _places_of_samples(job: Job, arrays: dict[str, Any]) -> Places:
     shape = job.shapes[0]
     if len(shape) < 2 or job.keywords["dim"] % len(shape) == 0:
         raise ValueError(f"soft_dice_loss of Dask arrays needs samples along the first axis, got shape {shape}")
-    whole = tuple(range(len(shape)))
+    whole = labels("axis", len(shape))
     values = whole[: min(2, len(shape) - 1)]
     of = {name: whole if array.shape == shape else values[: array.ndim] for name, array in arrays.items()}
     of |= {"divisor": ()} if "divisor" in arrays else {}

@@ -29,17 +29,15 @@ def arguments_of(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tu
         If the arguments are not those of the loss, or an option is a traced array.
     """
     record, signature = LOSSES[name], _signature(name)
-    kwargs = {key: _option(value) if key not in record.operands else value for key, value in kwargs.items()}
+    operands = record.operands | {"sample_weight", "divisor"}
+    kwargs = {key: value if key in operands else _option(key, value) for key, value in kwargs.items()}
     check_options(record, kwargs)
     bound = signature.bind(*args, **kwargs)
     bound.apply_defaults()
-    operands = record.operands | {"sample_weight", "divisor"}
     arrays, options = {}, {}
     for key, value in bound.arguments.items():
         if key not in operands:
-            options[key] = value = _option(value)
-            if isinstance(value, jax.core.Tracer):
-                raise TypeError(f"{key} is an option, which has to be known while tracing: it must not be traced")
+            options[key] = _option(key, value)
         elif value is not None:
             arrays[key] = value
     return arrays, options
@@ -50,9 +48,11 @@ def _signature(name: str) -> inspect.Signature:
     return inspect.signature(getattr(fl, name))
 
 
-def _option(value: Any) -> Any:
-    """Return an option as a number where it is an array of one whose value is known, and a list as a tuple."""
-    if isinstance(value, jax.Array | np.generic) and not isinstance(value, jax.core.Tracer) and value.ndim == 0:
+def _option(name: str, value: Any) -> Any:
+    """Return an option as a number where it is an array of one, and a list as a tuple."""
+    if isinstance(value, jax.core.Tracer):
+        raise TypeError(f"{name} is an option, which has to be known while tracing: it must not be a traced array")
+    if isinstance(value, jax.Array | np.generic) and value.ndim == 0:
         return value.item()
     return tuple(value) if isinstance(value, list) else value
 
