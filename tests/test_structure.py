@@ -14,7 +14,7 @@ FLOORS = [
     {"__main__"},
     {"cli"},
     {"commands"},
-    {"bench", "demo", "boosting", "files", "plot", "testing", "torch"},
+    {"bench", "boosting", "dask", "demo", "files", "jax", "plot", "testing", "torch"},
     {"__init__"},
     {"nn"},
     {"losses"},

@@ -25,6 +25,7 @@ from fastloss.call import (
 from fastloss.call.autograd import writing
 from fastloss.call.common import COMMON_ARRAYS, along, set_common
 from fastloss.call.direct import Run, direct
+from fastloss.call.dispatch import lazy
 from fastloss.call.plan import Plan
 from fastloss.call.planning import Compute, Operand, Planning
 from fastloss.call.request import Request, is_number
@@ -87,6 +88,9 @@ class Call:
 
     def find(self, args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> Any:
         """Compute a call by its plan, made where there is none."""
+        elsewhere = lazy((*args, *kwargs.values(), *self.bound))
+        if elsewhere is not None:
+            return elsewhere.compute(self.record, args, {**self.options, **kwargs}, request)
         found = signature(args, kwargs, self.bound, request) if self.settled else None
         if found is None:
             if any(isinstance(given, _INSIDE) for given in (*args, *kwargs.values())):
@@ -108,6 +112,10 @@ class Call:
             )
         self.last = run
         return plan.compute(found.arrays, request)
+
+    def check(self, kwargs: dict[str, Any]) -> None:
+        """Raise what a call with such arrays raises whatever numbers they hold: plan it, and compute nothing."""
+        self._plan((), kwargs, self.request, None)
 
     def _plan(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], request: Request, found: Signature | None

@@ -22,6 +22,20 @@ from fastloss.runtime.dtypes import BF16_BITS, F16_BITS
 
 _spaces: dict[Any, Any] = {}
 
+# What is loaded with the first array that it is for: device memory, and lazy arrays in blocks.
+_LOADED_LATE = {"device": "fastloss.cuda.libraries", "dask": "fastloss.dask.calls"}
+
+
+def _late(kind: str) -> Any:
+    return import_module(_LOADED_LATE[kind])
+
+
+def lazy(arrays: tuple[Any, ...]) -> Any:
+    """Return the module that computes calls of lazy arrays, None where there is none among `arrays`."""
+    if "dask.array" in sys.modules and any(is_instance(array, "dask.array", "Array") for array in arrays):
+        return _late("dask")
+    return None
+
 
 def space_of(arrays: tuple[Any, ...], names: tuple[str, ...]) -> Any:
     """Return the space of the first array, and check that the others lie with it.
@@ -119,7 +133,7 @@ def _space(array: Any, name: str) -> Any:
     # __cuda_ndarray__ marks Numba's device arrays, those of its simulator too.
     exported = on_device or hasattr(array, "__cuda_array_interface__") or hasattr(array, "__cuda_ndarray__")
     if exported or _dlpack_device(array) in (2, 13):
-        return import_module("fastloss.cuda.libraries").space_of_device_array(array)
+        return _late("device").space_of_device_array(array)
     if _dlpack_device(array) == 1:
         namespace = _namespace(array)
         if namespace is not None:

@@ -128,7 +128,9 @@ def _centre(planning: Planning, job: Elementwise, size: int) -> float:
     """
     planning.kept = False
     backend, weight = planning.space.backend, job.weight
-    reduced = plan(Planning(planning.record, VALUE, planning.arrays, False), job).compute(tuple(planning.arrays), VALUE)
+    whole = Planning(planning.record, VALUE, planning.arrays, False)
+    whole.averages = planning.averages
+    reduced = plan(whole, job).compute(tuple(planning.arrays), VALUE)
     mean = backend.number(planning.space.view(reduced, "input"))
     return mean * weight.view.size / size if size else mean  # type: ignore[union-attr, no-any-return]
 

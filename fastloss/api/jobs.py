@@ -1,0 +1,167 @@
+"""What is known of a call before there are numbers: shapes, dtypes and options, and how values lie to arrays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastloss.api.transforms import mode_of
+from fastloss.call.call import Call
+from fastloss.call.checks import aligned_variance, normal_axis
+from fastloss.call.request import VALUE, Request
+from fastloss.define.registry import LOSSES
+
+# Losses that have several arrays with a gradient that adds up over rows: their reduction is the kernel's.
+SUMMED = frozenset(("info_nce_loss", "l1_penalty", "l2_penalty", "linear_cross_entropy"))
+# Losses of elements whose weights count in the divisor of a mean.
+_DIVIDED_BY_WEIGHTS = frozenset(("l1_loss", "mse_loss"))
+# The label that is ignored where none is named.
+IGNORED = -100
+# What has a row of values for each row.
+MAPS = frozenset(("log_softmax", "softmax"))
+
+Shape = tuple[int, ...]
+
+
+class Layout(NamedTuple):
+    """Arrays of a `shape` with a value for each place along all axes but `axes`, which `keeps` their places or not.
+
+    `kind` says how arrays of further leading axes become one call: "elements", "rows", "samples", or not at all: None.
+    """
+
+    shape: Shape
+    axes: tuple[int, ...]
+    keeps: bool
+    kind: str | None
+
+    @property
+    def kept(self) -> Shape:
+        """The shape without the axes that are summed over."""
+        return tuple([size for axis, size in enumerate(self.shape) if axis not in self.axes])
+
+    @property
+    def values(self) -> Shape:
+        """The shape of the values."""
+        if not self.keeps:
+            return self.kept
+        return tuple([1 if axis in self.axes else size for axis, size in enumerate(self.shape)])
+
+
+class Job(NamedTuple):
+    """A loss, the names, shapes and dtypes of its arrays, its options, and lengths that are known while tracing."""
+
+    loss: str
+    names: tuple[str, ...]
+    shapes: tuple[Shape, ...]
+    dtypes: tuple[np.dtype[Any], ...]
+    options: tuple[tuple[str, Any], ...]
+    known: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """The options by name."""
+        return dict(self.options)
+
+    @property
+    def real(self) -> np.dtype[Any]:
+        """The dtype that values and gradients are computed in."""
+        return np.dtype(np.float64 if self.dtypes[0] == np.float64 else np.float32)
+
+    def shape(self, name: str) -> Shape:
+        """Return the shape of an array."""
+        return self.shapes[self.names.index(name)]
+
+    def check(self, wrt: tuple[str, ...] = ()) -> None:
+        """Raise what the loss raises for such arrays, differentiated with respect to some, whatever they hold."""
+        record = LOSSES[self.loss]
+        request = Request(mode_of(record, "value_and_grad", wrt)) if wrt else VALUE
+        Call(record, request, {}).check({**dict(zip(self.names, self._stand_ins(), strict=True)), **self.keywords})
+
+    def _stand_ins(self) -> list[Any]:
+        """Return arrays of the shapes and dtypes, whose memory is not touched unless their numbers count in a plan."""
+        made = [_stand_in(shape, dtype) for shape, dtype in zip(self.shapes, self.dtypes, strict=True)]
+        if self.loss == "ctc_loss":
+            for place in (self.names.index("input_lengths"), self.names.index("target_lengths")):
+                made[place] = np.zeros(self.shapes[place], self.dtypes[place])
+            if len(self.shape("targets")) == 1:  # of which all are some sample's
+                made[place].reshape(-1)[:1] = self.shape("targets")[0]
+        return [np.asarray(dict(self.known).get(name, one)) for name, one in zip(self.names, made, strict=True)]
+
+    def layout(self) -> Layout:
+        """Return how values lie to arrays, all of which have been found to go together.
+
+        Raises
+        ------
+        ValueError
+            If the shapes do not go together.
+        """
+        try:
+            return self._layout()
+        except ValueError:
+            self.check()  # says it in the words of the loss
+            raise
+
+    def _layout(self) -> Layout:
+        options, family = self.keywords, LOSSES[self.loss].family
+        first = self.shapes[0]
+        if family in ("elementwise", "penalty"):
+            return Layout(np.broadcast_shapes(*self.aligned().values()), (), False, "elements")
+        if family == "sums":
+            axes = tuple(range(min(2, len(first) - 1), len(first)))
+            return Layout(first, axes, False, "samples")
+        if family == "sequence":
+            return Layout(first, (0, len(first) - 1), False, None)
+        if family == "pairwise":
+            first = np.broadcast_shapes(*[self.shape(name) for name in self.names if name != "target"])
+        return Layout(first, self._axes(first, options), options.get("keepdim", False), "rows")
+
+    def _axes(self, shape: Shape, options: dict[str, Any]) -> tuple[int, ...]:
+        """Return the axes of rows or vectors."""
+        record, rank = LOSSES[self.loss], len(shape)
+        given = options.get("dim", options.get("axis"))
+        if given is None:
+            last = record.family in ("label_sets", "pairwise") or self.loss == "multilabel_soft_margin_loss"
+            given = -1 if last or rank < 2 else 1
+        if isinstance(given, tuple):
+            return tuple(sorted({normal_axis(axis, rank) for axis in given or range(rank)})) if rank else ()
+        if record.family == "pairwise" and "dim" in options:  # of fewer axes the last
+            given = min(given, rank - 1)
+        return (normal_axis(given, rank),) if rank else ()
+
+    def aligned(self) -> dict[str, Shape]:
+        """Return the shapes of the arrays of an elementwise loss, in which they broadcast to that of its values."""
+        shapes = dict(zip(self.names, self.shapes, strict=True))
+        if "var" in shapes:
+            like = [np.broadcast_to(np.empty((), bool), shapes[name]) for name in ("var", "input")]
+            shapes["var"] = aligned_variance(*like, "var").shape
+        return shapes
+
+
+def _stand_in(shape: Shape, dtype: np.dtype[Any]) -> Any:
+    """Return an array of a shape and a dtype: one 1, or what nobody looks at, in as little memory as there is."""
+    size = math.prod(shape)
+    if size == 1:
+        return np.ones(shape, dtype)
+    if size * dtype.itemsize < 1 << 30:
+        return np.empty(shape, dtype)  # of which the system gives no page before it is touched
+    return np.broadcast_to(np.empty((), dtype), shape)
+
+
+def counts_of(job: Job, xp: Any, arrays: Mapping[str, Any], weights: Any = None) -> Any:
+    """Return what each value of a loss counts for in the divisor of its mean, 1.0 where all count for one.
+
+    `arrays` are those of the job with labels in the shape of the values, `weights` those of samples, `xp` their library.
+    """
+    options = job.keywords
+    counts: Any = 1.0
+    if job.loss in _DIVIDED_BY_WEIGHTS and "weight" in arrays:
+        counts = arrays["weight"]
+    elif "ignore_index" in options and arrays["target"].dtype.kind in "iu":
+        target, ignored = arrays["target"], options["ignore_index"]
+        if "weight" in arrays:
+            counts = xp.take(arrays["weight"], target, mode="clip")
+        counts = xp.where(target == (IGNORED if ignored is None else ignored), 0.0, counts)
+    return counts if weights is None else counts * weights

@@ -1,0 +1,371 @@
+"""Calls whose arrays are Dask's: the loss of each block, lazily, and sums of what blocks return.
+
+Rows stay in the blocks in which they are; the axes of rows and vectors are put into one block. A mean is the sum of all
+blocks over what they count for, and the gradient of a block is divided by that: it follows from labels and weights alone,
+which are read before any gradient is computed.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import dask
+import dask.array as da
+import numpy as np
+from dask.array.utils import meta_from_array
+
+from fastloss.api.jobs import MAPS, Job
+from fastloss.call.request import Mode, Request, is_number
+from fastloss.dask import blocks
+from fastloss.define.descriptions import Loss
+from fastloss.define.registry import check_options
+
+# Results of so many blocks are added by one task.
+_BRANCHES = 16
+
+Index = tuple[str, ...]
+
+
+class Places(NamedTuple):
+    """How blocks lie to each other: an axis has a label, and arrays with the same label are cut in the same places.
+
+    `sizes` has the length of each label; those in `single` are in one block.
+    """
+
+    values: Index
+    single: frozenset[str]
+    sizes: dict[str, int]
+    of: dict[str, Index]
+
+    @property
+    def cut(self) -> Index:
+        """The labels of axes that are in several blocks."""
+        return tuple([label for label in self.sizes if label not in self.single])
+
+
+def compute(record: Loss, args: tuple[Any, ...], keywords: dict[str, Any], request: Request) -> Any:
+    """Return what a call returns, lazily.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As the loss does, for what does not depend on numbers; and for losses that cannot be computed block by block.
+    """
+    check_options(record, keywords)
+    bound = inspect.signature(record.function).bind(*args, **keywords)
+    bound.apply_defaults()
+    names = record.operands | {"sample_weight", "divisor"}
+    arrays = {name: _lazy(a, name) for name, a in bound.arguments.items() if name in names and a is not None}
+    options = {name: value for name, value in bound.arguments.items() if name not in names}
+    if request.out is not None or request.grad_out is not None:
+        raise TypeError("out and grad_out do not go with Dask arrays, whose results are made block by block")
+    if record.family in ("clustered",) or record.name == "info_nce_loss" or _is_composed(record):
+        raise TypeError(f"{record.name} is not computed block by block: call it on NumPy arrays")
+    if "divisor" in arrays and options.get("reduction") != "mean":
+        raise ValueError(f"divisor does not go with reduction={options.get('reduction')!r}")
+    return _Lazy(record, arrays, options, request).result()
+
+
+def _is_composed(record: Loss) -> bool:
+    return record.family == "chain" and record.name != "soft_dice_loss"
+
+
+def _lazy(array: Any, name: str) -> Any:
+    """Return an argument as a Dask array, in one block where it is none."""
+    if not isinstance(array, da.Array):
+        array = array if hasattr(array, "dtype") else np.asarray(array)
+        return da.from_array(array, chunks=-1)
+    if any(math.isnan(size) for size in array.shape):
+        raise ValueError(f"the sizes of the blocks of {name} are not known: call {name}.compute_chunk_sizes()")
+    return array
+
+
+class _Lazy:
+    """A call of a loss on Dask arrays."""
+
+    def __init__(self, record: Loss, arrays: dict[str, Any], options: dict[str, Any], request: Request) -> None:
+        self.record, self.mode, self.request = record, request.mode, request
+        self.reduction = options.get("reduction", "sum" if record.family == "penalty" else "none")
+        own = {name: a for name, a in arrays.items() if name not in ("sample_weight", "divisor")}
+        self.job = Job(
+            record.name,
+            tuple(own),
+            tuple([a.shape for a in own.values()]),
+            tuple([np.dtype(a.dtype) for a in own.values()]),
+            tuple(options.items()),
+        )
+        self.options, self.first = options, next(iter(own.values()))
+        if record.family == "elementwise":
+            shapes = self.job.aligned()
+            arrays = {name: a.reshape(shapes.get(name, a.shape)) for name, a in arrays.items()}
+        above = request.grad_output
+        if above is not None and not is_number(above):
+            arrays = {**arrays, "grad_output": _lazy(above, "grad_output")}
+        self.places = places = _places(self.job, arrays)
+        self.arrays = {}
+        for name, array in arrays.items():
+            whole = {axis: -1 for axis, label in enumerate(places.of[name]) if label in places.single}
+            self.arrays[name] = array.rechunk(whole) if whole else array
+
+    @property
+    def real(self) -> Any:
+        """The dtype of a reduced value."""
+        return np.dtype(np.float64 if self.first.dtype == np.float64 else np.float32)
+
+    def result(self) -> Any:
+        """Return what the call returns."""
+        mode = self.mode
+        if mode.partial:
+            (part,) = dask.compute(self.parts())
+            return part.total, part.weight, part.count
+        if not mode.wrt:
+            return self.values() if self.reduction == "none" else self.reduced()
+        return self.derivatives(mode)
+
+    def values(self) -> Any:
+        """Return unreduced values."""
+        places = self.places
+        new = {label: places.sizes[label] for label in places.values if label not in self._labels()}
+        return self.each(blocks.value, self.options, places.values, new, self.first.dtype)
+
+    def _labels(self) -> set[str]:
+        return {label for index in self.places.of.values() for label in index}
+
+    def reduced(self) -> Any:
+        """Return the reduced value."""
+        if self.reduction == "sum":
+            options = {key: value for key, value in self.options.items() if key != "reduction"}
+            if self.record.family == "sequence" or "reduction" not in self.options:
+                total = _added(self.each(blocks.total, self.options, self.places.cut))
+            else:
+                total = _attribute(self.parts({**options, "reduction": "mean"}), "total")
+            return self._number(dask.delayed(blocks.scalar)(total, self.real))
+        divisor = self.arrays.get("divisor")
+        by = None if divisor is None else divisor.to_delayed(optimize_graph=False).item()
+        if self.reduction == "batchmean":
+            by = self.divisor(())
+        return self._number(dask.delayed(blocks.mean_of)(self.parts(), by, self.real))
+
+    def parts(self, options: dict[str, Any] | None = None) -> Any:
+        """Return the partial sum of all blocks, to be computed."""
+        return _added(self.each(blocks.partial, options or self.options, self.places.cut, without=("divisor",)))
+
+    def _number(self, number: Any) -> Any:
+        return da.from_delayed(number, (), self.real, meta_from_array(self.first, 0, self.real))
+
+    def derivatives(self, mode: Mode) -> Any:
+        """Return what a transform returns."""
+        reduced, options, places = self.reduction != "none", dict(self.options), self.places
+        wrt = (*mode.wrt, *[name for name in mode.also if name in self.arrays])
+        more: dict[str, Any] = {}
+        if self.reduction in ("mean", "batchmean") and "divisor" not in self.arrays:
+            options["reduction"], more["divisor"] = "mean", self.divisor(wrt)
+        if self.request.grad_output is not None and is_number(self.request.grad_output):
+            options["grad_output"] = self.request.grad_output
+        kind = "grad_and_hess" if mode.hessian else "value_and_grad" if mode.value else "grad"
+        parts = self.each(
+            functools.partial(_swapped, blocks.derivatives, kind, wrt, reduced), options, places.cut, more=more
+        )
+        if kind == "grad_and_hess":
+            return self._picked(parts, 0, wrt[0]), self._picked(parts, 1, wrt[0])
+        shift = kind == "value_and_grad"
+        gradients = tuple([self._picked(parts, shift + k, name) for k, name in enumerate(wrt)])
+        found = gradients[0] if mode.single and len(gradients) == 1 else gradients
+        if not shift:
+            return found
+        if reduced:
+            firsts = da.blockwise(functools.partial(_first, 0), places.cut, parts, places.cut, dtype=object, meta=_OBJECT)
+            return self._number(dask.delayed(blocks.scalar)(_added(firsts), self.real)), found
+        return self._pick(parts, 0, places.values, self.first.dtype), found
+
+    def _picked(self, parts: Any, number: int, name: str) -> Any:
+        """Return one of the gradients in the blocks of its array, or summed over all blocks."""
+        places, array = self.places, self.arrays[name]
+        index = places.of[name]
+        fits = tuple([places.sizes[label] for label in index]) == array.shape
+        if fits and set(places.cut) <= set(index):
+            return self._pick(parts, number, index, array.dtype)
+        if not fits or set(places.cut) & set(index):
+            raise ValueError(f"the gradient with respect to {name} adds up over blocks: broadcast it to the input first")
+        picked = da.blockwise(functools.partial(_first, number), places.cut, parts, places.cut, dtype=object, meta=_OBJECT)
+        return da.from_delayed(_added(picked), array.shape, array.dtype, array._meta)
+
+    def _pick(self, parts: Any, number: int, index: Index, dtype: Any) -> Any:
+        places = self.places
+        new = {label: places.sizes[label] for label in index if label in places.single}
+        meta = meta_from_array(self.first, len(index), dtype)
+        function = functools.partial(blocks.pick, number)
+        return da.blockwise(function, index, parts, places.cut, new_axes=new or None, dtype=dtype, meta=meta)
+
+    def divisor(self, wrt: tuple[str, ...]) -> Any:
+        """Return what the mean is divided by, a number where it follows from the shapes."""
+        job, arrays, places = self.job, self.arrays, self.places
+        if self.reduction == "batchmean":
+            return float(self.first.shape[0] if self.first.ndim else 1)
+        if job.loss in ("l1_loss", "mse_loss") and "weight" in wrt:
+            raise ValueError("the gradient of a weighted mean with respect to its weights is not computed block by block")
+        labelled = "ignore_index" in self.options and arrays["target"].dtype.kind in "iu"
+        weighted = job.loss in ("l1_loss", "mse_loss") and "weight" in arrays
+        names = [*["target"] * labelled, *["weight"] * ((labelled or weighted) and "weight" in arrays)]
+        count = float(math.prod([places.sizes[label] for label in places.values]))
+        if not names and "sample_weight" not in arrays:
+            return count
+        samples = arrays.get("sample_weight")
+        names += ["sample_weight"] * (samples is not None)
+        labels = {label for name in names for label in places.of[name]}
+        index = tuple([label for label in places.cut if label in labels])
+        pairs = [part for name in names for part in (arrays[name], places.of[name])]
+        function = functools.partial(blocks.weight, tuple(names), job)
+        total = _added(da.blockwise(function, index, *pairs, dtype=object, meta=_OBJECT))
+        if names == ["sample_weight"]:
+            total = total * (count / max(1, samples.size))
+        return da.from_delayed(total, (), np.float64, np.empty((), np.float64))
+
+    def each(
+        self,
+        function: Any,
+        options: dict[str, Any],
+        index: Index,
+        new_axes: dict[str, int] | None = None,
+        dtype: Any = object,
+        without: tuple[str, ...] = (),
+        more: dict[str, Any] | None = None,
+    ) -> Any:
+        """Return what a function of blocks returns, along the axes of an index."""
+        options = {name: value for name, value in options.items() if name not in without}
+        given = {name: (a, self.places.of[name]) for name, a in self.arrays.items() if name not in without}
+        for name, value in (more or {}).items():
+            if isinstance(value, da.Array):
+                given[name] = (value, ())
+            else:
+                options[name] = value
+        block = blocks.Block(self.record.function, tuple(given), tuple(options.items()))
+        meta = _OBJECT if dtype is object else meta_from_array(self.first, len(index), dtype)
+        pairs = [part for pair in given.values() for part in pair]
+        return da.blockwise(
+            functools.partial(function, block), index, *pairs, new_axes=new_axes or None, dtype=dtype, meta=meta
+        )
+
+
+_OBJECT = np.empty((), object)
+
+
+def _swapped(function: Any, kind: str, wrt: tuple[str, ...], reduced: bool, block: blocks.Block, *arrays: Any) -> Any:
+    return function(block, kind, wrt, reduced, *arrays)
+
+
+def _first(number: int, results: tuple[Any, ...]) -> Any:
+    return results[number]
+
+
+def _added(parts: Any) -> Any:
+    """Return the sum of all blocks of an array, added in their order by a tree of tasks."""
+    level: Sequence[Any] = parts.to_delayed(optimize_graph=False).ravel().tolist()
+    add = dask.delayed(blocks.add, pure=True)
+    while True:
+        level = [add(list(level[k : k + _BRANCHES])) for k in range(0, len(level), _BRANCHES)]
+        if len(level) == 1:
+            return level[0]
+
+
+def _attribute(part: Any, name: str) -> Any:
+    return dask.delayed(getattr, pure=True)(part, name)
+
+
+def labels(name: str, count: int) -> Index:
+    """Return labels for so many axes."""
+    return tuple([f"{name} {axis}" for axis in range(count)])
+
+
+def _places(job: Job, arrays: dict[str, Any]) -> Places:
+    """Return how the arrays of a call lie to each other."""
+    if job.loss == "linear_cross_entropy":
+        return _places_of_linear(job, arrays)
+    if job.loss == "soft_dice_loss":
+        return _places_of_samples(job, arrays)
+    layout = job.layout()
+    whole = labels("axis", len(layout.shape))
+    rows = tuple([whole[axis] for axis in layout.axes])
+    kept = tuple([label for label in whole if label not in rows])
+    sizes = dict(zip(whole, layout.shape, strict=True))
+    single = set(rows)
+    values = whole if job.loss in MAPS else kept
+    if layout.keeps:
+        ones = {label: f"one of {label}" for label in rows}
+        values = tuple([ones.get(label, label) for label in whole])
+        single |= {*ones.values()}
+        sizes |= dict.fromkeys(ones.values(), 1)
+    of = {}
+    for name, array in arrays.items():
+        index = _index(job, name, array.shape, layout, whole, kept)
+        of[name] = index
+        for label, size in zip(index, array.shape, strict=True):
+            if label not in sizes:
+                sizes[label] = size
+                single.add(label)
+    return Places(values, frozenset(single), sizes, of)
+
+
+def _index(job: Job, name: str, shape: tuple[int, ...], layout: Any, whole: Index, kept: Index) -> Index:
+    """Return the labels of the axes of an array."""
+    rank = len(shape)
+    if name == "divisor":
+        return labels(name, rank)
+    if name == "sample_weight":
+        return kept[:rank]
+    if name == "grad_output":
+        return whole if layout.keeps or job.loss in MAPS else kept
+    if layout.kind == "elements":
+        return whole[len(whole) - rank :]
+    if shape == layout.shape or (layout.kind == "rows" and name not in ("target", "weight")):
+        return whole
+    if name == "weight":
+        return tuple([whole[axis] for axis in layout.axes])
+    if job.loss == "ctc_loss":
+        if name == "targets" and rank != 1 + len(kept):
+            raise ValueError(f"targets of Dask arrays must have shape (N, S), got {shape}")
+        return (*kept, *labels(name, rank - len(kept)))
+    if shape == layout.kept:
+        return kept
+    if math.prod(shape) == 1:
+        return labels(name, rank)
+    job.check()  # says what is wrong in the words of the loss
+    raise ValueError(f"{name} must have shape {layout.kept}, got {shape}")
+
+
+def _places_of_linear(job: Job, arrays: dict[str, Any]) -> Places:
+    """Return the places of linear_cross_entropy: rows are cut, features and classes are not."""
+    job.check()
+    input, target = arrays["input"], arrays["target"]
+    rows = ("row",) if input.ndim == 2 else ()
+    soft = target.dtype.kind == "f"
+    inner = labels("inner", target.ndim - len(rows) - soft)
+    values = (*rows, *inner)
+    of = {}
+    for name, array in arrays.items():
+        index = labels(name, array.ndim)
+        if name == "input":
+            index = (*rows, *index[len(rows) :])
+        elif name == "target":
+            index = (*rows, *(("class",) if soft else ()), *inner)
+        elif name in ("sample_weight", "grad_output"):
+            index = values[: array.ndim]
+        of[name] = index
+    sizes = {label: size for name, index in of.items() for label, size in zip(index, arrays[name].shape, strict=True)}
+    return Places(values, frozenset(sizes.keys() - {"row"}), sizes, of)
+
+
+def _places_of_samples(job: Job, arrays: dict[str, Any]) -> Places:
+    """Return the places of soft_dice_loss: samples are cut, all other axes are not."""
+    shape = job.shapes[0]
+    if len(shape) < 2 or job.keywords["dim"] % len(shape) == 0:
+        raise ValueError(f"soft_dice_loss of Dask arrays needs samples along the first axis, got shape {shape}")
+    whole = labels("axis", len(shape))
+    values = whole[: min(2, len(shape) - 1)]
+    of = {name: whole if array.shape == shape else values[: array.ndim] for name, array in arrays.items()}
+    of |= {"divisor": ()} if "divisor" in arrays else {}
+    return Places(values, frozenset(whole[1:]), dict(zip(whole, shape, strict=True)), of)

@@ -1,0 +1,189 @@
+"""The functions of the door: from the arguments of a call to arrays, a job, and the reduction in jax.numpy."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import fastloss as fl
+from fastloss.api.jobs import MAPS, SUMMED, Job, Layout, counts_of
+from fastloss.call.weighting import lying
+from fastloss.define.registry import LOSSES, check_options
+from fastloss.jax.derivatives import map_of_rows, reduced_value, unreduced_of_summed, values_of_rows
+
+_LENGTHS = ("input_lengths", "target_lengths")
+
+
+def arguments_of(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the arrays and the options of a call by name, the options checked.
+
+    Raises
+    ------
+    TypeError
+        If the arguments are not those of the loss, or an option is a traced array.
+    """
+    record, signature = LOSSES[name], _signature(name)
+    operands = record.operands | {"sample_weight", "divisor"}
+    kwargs = {key: value if key in operands else _option(key, value) for key, value in kwargs.items()}
+    check_options(record, kwargs)
+    bound = signature.bind(*args, **kwargs)
+    bound.apply_defaults()
+    arrays, options = {}, {}
+    for key, value in bound.arguments.items():
+        if key not in operands:
+            options[key] = _option(key, value)
+        elif value is not None:
+            arrays[key] = value
+    return arrays, options
+
+
+@functools.cache
+def _signature(name: str) -> inspect.Signature:
+    return inspect.signature(getattr(fl, name))
+
+
+def _option(name: str, value: Any) -> Any:
+    """Return an option as a number where it is an array of one, and a list as a tuple."""
+    if isinstance(value, jax.core.Tracer):
+        raise TypeError(f"{name} is an option, which has to be known while tracing: it must not be a traced array")
+    if isinstance(value, jax.Array | np.generic) and value.ndim == 0:
+        return value.item()
+    return tuple(value) if isinstance(value, list) else value
+
+
+def job_of(name: str, arrays: dict[str, Any], options: dict[str, Any]) -> tuple[Job, dict[str, Any], Any]:
+    """Return a job, its arrays for JAX in the dtypes that are computed in, and the dtype of the first as it came."""
+    known = tuple(
+        [(key, tuple(np.ravel(arrays[key]).tolist())) for key in _LENGTHS if key in arrays and _is_known(arrays[key])]
+    )
+    made = {key: jnp.asarray(array) for key, array in arrays.items()}
+    first = next(iter(made.values())).dtype
+    real = jnp.float64 if first == jnp.float64 else jnp.float32
+    made = {key: a.astype(real) if jnp.issubdtype(a.dtype, jnp.floating) else a for key, a in made.items()}
+    shapes, dtypes = tuple([a.shape for a in made.values()]), tuple([np.dtype(a.dtype) for a in made.values()])
+    return Job(name, tuple(made), shapes, dtypes, tuple(options.items()), known), made, first
+
+
+def _is_known(array: Any) -> bool:
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(array))
+
+
+def compute(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return what a function of the door returns."""
+    arrays, options = arguments_of(name, args, kwargs)
+    if name in MAPS:
+        return _map(name, arrays, options)
+    if name in SUMMED:
+        return _summed(name, arrays, options)
+    weights, divisor = arrays.pop("sample_weight", None), arrays.pop("divisor", None)
+    reduction = options.get("reduction", "none")
+    if "reduction" in options:
+        _check_common(weights, divisor, reduction)
+        options["reduction"] = "none"
+        options = {key: value for key, value in options.items() if key not in ("sample_weight", "divisor")}
+    given, made, dtype = job_of(name, arrays, options)
+    layout = given.layout()
+    job, made = _broadcast(given, made, layout)
+    lies = None
+    if weights is not None:
+        weights = jnp.asarray(weights, job.real)
+        weights = jnp.where(weights >= 0, weights, jnp.nan)
+        lies = lying(weights.shape, layout.values)
+    values = values_of_rows(job, layout, given, lies)(*made.values(), *(() if weights is None else (weights,)))
+    if reduction == "none":
+        return values.astype(dtype)
+    if name == "ctc_loss" and reduction == "mean":
+        values = values / jnp.maximum(made["target_lengths"], 1).reshape(values.shape)
+    total = jnp.sum(values)
+    if reduction == "sum":
+        return total
+    if reduction == "batchmean":
+        return total / (layout.shape[0] if layout.shape else 1)
+    if divisor is not None:  # over which nothing is 0, whatever it is
+        divisor = jnp.asarray(divisor, job.real)
+        if divisor.size != 1:
+            raise ValueError(f"divisor must be a number or an array of one, got shape {divisor.shape}")
+        return total / jnp.maximum(divisor.reshape(()), jnp.finfo(job.real).tiny)
+    divisor = _divisor(job, made, layout, None if weights is None else weights.reshape(lies))
+    nothing = divisor == 0  # of which the mean is NaN, and the gradient 0
+    return jnp.where(nothing, jnp.nan, total / jnp.where(nothing, 1.0, divisor))
+
+
+def _check_common(weights: Any, divisor: Any, reduction: str) -> None:
+    """Raise where the options that losses have in common do not go with a reduction."""
+    if divisor is not None and reduction != "mean":
+        raise ValueError(f"divisor is what a mean is divided by, and does not go with reduction={reduction!r}")
+    if weights is not None and reduction == "batchmean":
+        raise ValueError("sample_weight does not go with reduction='batchmean', whose divisor is the number of rows")
+
+
+def _broadcast(job: Job, arrays: dict[str, Any], layout: Layout) -> tuple[Job, dict[str, Any]]:
+    """Return a job whose arrays that may be differentiated have the shape of the layout, and these arrays."""
+    record = LOSSES[job.loss]
+    if record.family not in ("elementwise", "pairwise"):
+        return job, arrays
+    shapes = job.aligned() if record.family == "elementwise" else dict(zip(job.names, job.shapes, strict=True))
+    made = {
+        name: jnp.broadcast_to(array.reshape(shapes[name]), layout.shape) if name in record.differentiable else array
+        for name, array in arrays.items()
+    }
+    return job._replace(shapes=tuple([array.shape for array in made.values()])), made
+
+
+def _divisor(job: Job, arrays: dict[str, Any], layout: Layout, weights: Any) -> Any:
+    """Return what the mean of a loss is divided by: what its values count for, times the weights of samples."""
+    shape = layout.values
+    if "ignore_index" in job.keywords:
+        target = arrays["target"]
+        arrays = {**arrays, "target": target.reshape(shape) if target.dtype.kind in "iu" else target}
+    counts = counts_of(job, jnp, arrays, weights)
+    return jnp.sum(jnp.broadcast_to(jnp.asarray(counts, job.real), shape))
+
+
+def _summed(name: str, arrays: dict[str, Any], options: dict[str, Any]) -> Any:
+    """Return a loss whose reduction is the kernel's."""
+    options = {key: value for key, value in options.items() if key not in ("sample_weight", "divisor")}
+    job, made, dtype = job_of(name, arrays, options)
+    if options.get("reduction") == "none":
+        return unreduced_of_summed(job)(*made.values()).astype(dtype)
+    return reduced_value(job)(*made.values())
+
+
+def _map(name: str, arrays: dict[str, Any], options: dict[str, Any]) -> Any:
+    """Return softmax or log_softmax."""
+    dtype = options.pop("dtype", None)
+    if dtype is not None:
+        arrays = {key: jnp.asarray(array, dtype) for key, array in arrays.items()}
+    job, made, dtype = job_of(name, arrays, options)
+    if options["dim"] is None:
+        job.check()  # which warns, and which takes the axis that torch takes
+        options["dim"] = 0 if len(job.shapes[0]) in (0, 1, 3) else 1
+        job = job._replace(options=tuple(options.items()))
+    return map_of_rows(job, job.layout())(*made.values()).astype(dtype)
+
+
+def public(name: str) -> Callable[..., Any]:
+    """Return the function of the door for a loss."""
+
+    def function(*args: Any, **kwargs: Any) -> Any:
+        return compute(name, args, kwargs)
+
+    return named(function, name)
+
+
+def named(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Return a function with the name, the signature and the summary of a loss."""
+    function.__name__ = function.__qualname__ = name
+    function.__module__ = "fastloss.jax"
+    function.__signature__ = _signature(name)  # type: ignore[attr-defined]
+    summary = (inspect.getdoc(getattr(fl, name)) or "").partition("\n")[0]
+    function.__doc__ = f"""{summary}
+
+    :func:`fastloss.{name}` for JAX arrays, inside its transforms; see there for formula, arguments and errors."""
+    return function
