@@ -136,6 +136,30 @@ def test_reductions_and_upstream_gradients(name):
         compare(fl.value_and_grad(record.function), given, "float64", reduction=reduction, grad_output=upstream)
 
 
+@in_simulator
+@pytest.mark.parametrize("name", [name for name in NAMES if "sample_weight" in LOSSES[name].common])
+def test_weights_of_samples(name):
+    record = LOSSES[name]
+    given = cuda_tools.sample(record, "float64", (3, 4))
+    shape = np.shape(record.function(**given, reduction="none"))
+    weights = np.array([2.0, 0.0, 0.5])[: shape[0]] if shape else np.array(2.0)
+    for options in ({"sample_weight": weights}, {"divisor": 2.5}, {"sample_weight": weights, "reduction": "none"}):
+        compare(fl.value_and_grad(record.function), given, "float64", **options)
+    part = fl.partial_sum(record.function)
+    theirs = part(**{name: device(array) for name, array in given.items()}, sample_weight=device(weights))
+    ours = part(**given, sample_weight=weights)
+    assert (theirs.total, theirs.weight, theirs.count) == pytest.approx((ours.total, ours.weight, ours.count))
+
+
+@in_simulator
+def test_options_of_the_softmax():
+    given = cuda_tools.sample(LOSSES["cross_entropy"], "float64", (4, 5))
+    given["target"] = given["target"] % 3
+    options = {"softcap": 3.0, "valid_classes": 3, "z_loss": 0.01, "logit_scale": 0.5}
+    compare(fl.value_and_grad(fl.cross_entropy), given, "float64", **options)
+    compare(fl.cross_entropy, given, "float64", returns=("lse", "log_prob", "entropy", "z_loss"), **options)
+
+
 def _options():
     for name in NAMES:
         signature = inspect.signature(LOSSES[name].describe)

@@ -131,6 +131,7 @@ class _Run:
         self.classes = self.scores.classes or w.shape[0]
         self.positions = math.prod(inner)
         self.columns, self.shape = self.classes * self.positions, (self.classes, self.positions)
+        self.whole = math.prod(w.shape[:-1])  # the columns with those that are padding
         self.count = self.batch * self.positions
         self.results = (*x.shape[:-1], *inner)
         self.ignore = NO_INDEX if rows.ignore_index is None else int(rows.ignore_index)
@@ -168,8 +169,8 @@ class _Run:
         x, w, target, bias, class_weight, upstream = read
         labels, operand = (ABSENT, target) if self.soft else (target, ABSENT)
         scale = (self.scale(arrays, request) if callable(self.scale) else self.scale) / divisor
-        x, w = x.reshape((self.batch, self.features)), w.reshape((-1, self.features))
-        if self.columns < w.shape[0]:  # the classes that are padding
+        x, w = x.reshape((self.batch, self.features)), w.reshape((self.whole, self.features))
+        if self.columns < self.whole:
             w, grads = w[: self.columns], self._without_padding(grads)
             bias = bias if bias is ABSENT else bias[: self.columns]
             class_weight = class_weight if class_weight is ABSENT else class_weight[: self.classes]

@@ -127,10 +127,12 @@ def sampling(
         total = checked(add_up((read(arrays),)), backend)
         if not by_weights:
             return divisor(arrays) if callable(divisor) else divisor
-        return total * repeated if both is None else both((read_flat(arrays), counts(arrays)))  # type: ignore[misc]
+        if both is not None:
+            return both((read_flat(arrays), counts(arrays)))  # type: ignore[misc]
+        return total if repeated == 1 else backend.number(total) * repeated
 
     count = mapping(backend, is_nonzero, (real,))
-    planning.how_many = lambda arrays: count((read(arrays),)) * repeated
+    planning.how_many = lambda arrays: backend.number(count((read(arrays),))) * repeated
     return by, None if convert is None and view.shape == shape else spread
 
 
