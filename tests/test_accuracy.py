@@ -27,7 +27,6 @@ BOUNDS = {
     "binary_focal_loss": (6, 8),
     "cross_entropy": (4, 10),
     "symmetric_cross_entropy": (4, 12),
-    "generalized_cross_entropy": (4, 24),  # the error of an exponent that goes to 100
     "pairwise_distance": (4, 5),
     "pairwise_distance, p=-2.0": (4, 30),  # powers by logarithm: a component far from the smallest loses some digits
 }
