@@ -165,6 +165,13 @@ def _softmax_scale(args, name, i):
     return _largest(x) * p * (rest if x[i] == max(x) else 1)
 
 
+def _power_scale(args, name, i):
+    """What the rounding of a difference of logits makes of p_y**q (p - [y])."""
+    x, y = args
+    whole = log_sum(x)
+    return _largest(x) * mp.exp((x[y] - whole) * 3 / 4) * abs(mp.exp(x[i] - whole) - (i == y))
+
+
 def norm(d, p=2):
     if mp.isinf(p):
         return max(map(abs, d))
@@ -298,7 +305,7 @@ EXACT = [
     Exact("symmetric_cross_entropy", indexed, symmetric, scale=_logit_scale,
           slope_scale=lambda a, name, i: _largest(a[0]) * mp.exp(a[0][i] - log_sum(a[0]))),
     Exact("generalized_cross_entropy", indexed, generalized, {"q": 0.75}, scale=_logit_scale,
-          slope_scale=_softmax_scale),
+          slope_scale=_power_scale),
     Exact("logsumexp", lambda rng, n: {"input": rows(rng, n)[0]}, log_sum, {"dim": 1},
           scale=lambda x: abs(max(x)), slope_scale=_softmax_scale),
     Exact("multi_margin_loss", indexed, multi_margin, scale=lambda x, y: 1 + _largest(x)),

@@ -245,6 +245,40 @@ def test_vector_lengths(columns):
 
 
 @in_simulator
+@pytest.mark.parametrize("shape", [(7, 4), (5, 24), (2, 72), (2, 3, 2), (1, 64), (2, 333)], ids=str)
+def test_rows_that_are_sure(shape):
+    """Of these the other exponentials are summed by themselves, in each way of rows; beside them rows that are not."""
+    x = np.random.default_rng(4).normal(size=shape).astype(np.float32)
+    x[:, 1:2] += np.linspace(20, 0, shape[0], dtype=np.float32).reshape(-1, *(1,) * (len(shape) - 1))
+    y = np.ones((shape[0], *shape[2:]), int)
+    for transform in (fl.value_and_grad, fl.grad_and_hess):
+        expected = transform(fl.cross_entropy)(x, y, reduction="none")
+        found = transform(fl.cross_entropy)(device(x), device(y), reduction="none")
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(host(one), other, 1e-5)
+
+
+@in_simulator
+@pytest.mark.parametrize("columns", [2, 9, 40, 72])
+def test_vectors_whose_squares_overflow(columns):
+    """Their sums are taken again, of scaled components; beside them vectors of ordinary size."""
+    a, b = np.random.default_rng(5).normal(size=(2, 6, columns)).astype(np.float32)
+    a *= np.float32([1, 1e25, 1e-30, 1, 1e-25, 1e30])[:, None]
+    b *= np.float32([1, 1, 1e-30, 1e28, 1e-25, 1e30])[:, None]
+    for function, options in (
+        (fl.pairwise_distance, {"eps": 0.0}),
+        (fl.pairwise_distance, {"eps": 0.0, "p": 3.0}),
+        (fl.cosine_similarity, {"eps": 0.0}),
+    ):
+        expected = fl.value_and_grad(function)(a, b, **options)
+        found = fl.value_and_grad(function)(device(a), device(b), **options)
+        np.testing.assert_allclose(host(found[0]), expected[0], 2e-5)
+        for one, other in zip(found[1], expected[1], strict=True):
+            size = abs(other).max(1, keepdims=True)
+            np.testing.assert_allclose(host(one) / size, other / size, 1e-4, 1e-5)
+
+
+@in_simulator
 def test_class_probabilities():
     rng = np.random.default_rng(2)
     x, t, w = rng.normal(size=(4, 9)), rng.uniform(size=(4, 9)), rng.uniform(size=9)

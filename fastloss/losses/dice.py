@@ -10,20 +10,20 @@ from fastloss.losses.softmax import softmax
 
 @maths
 def dice_terms(x, t, p):
-    """x (1 - t) + t (1 - x), in which nothing cancels, and x + t."""
+    """x (1 - t) + t (1 - x) and x t: what differs, and what agrees."""
     T = type(x)
-    return x * (T(1) - t) + t * (T(1) - x), x + t
+    return x * (T(1) - t) + t * (T(1) - x), x * t
 
 
 @maths
 def dice_value(sums, p):
-    """What differs, Σ x (1 - t) + t (1 - x), over d = Σ (x + t) + s; n / d² for n = 2 Σ x t + s, and 2 / d."""
+    """What differs over d = Σ (x + t) + s, the sum of that and n = 2 Σ x t + s; n / d² and 2 / d."""
     T = type(sums[0])
-    apart, total = sums
-    whole = total + p.smooth
+    apart, overlap = sums
+    numerator = overlap + overlap + p.smooth
+    whole = apart + numerator
     inverse = T(1) / whole
-    value = apart / whole
-    return value, ((T(1) - value) * inverse, inverse + inverse)
+    return apart / whole, (numerator / whole * inverse, inverse + inverse)
 
 
 @maths
