@@ -2,8 +2,11 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,6 +112,51 @@ def test_a_handler_that_does_not_raise_changes_nothing():
         signal.signal(signal.SIGINT, before)
     assert value == 0
     assert heard == [1]
+
+
+def test_rows_that_list_many_classes_hear_it():
+    x = np.broadcast_to(np.arange(20_000, dtype=np.float32), (400, 20_000))
+    y = np.full(x.shape, -1)
+    y[:, :10_000] = np.arange(10_000)
+    fl.multilabel_margin_loss(x[:2, :9], y[:2, :9] % 9)
+    assert interrupted(lambda: [fl.multilabel_margin_loss(x, y) for _ in range(9)]) < 1
+
+
+def test_a_compilation_goes_on_when_it_is_interrupted():
+    """Numba's tables would be left half filled."""
+    ended = []
+
+    def compilation():
+        time.sleep(0.6)
+        ended.append(True)
+        return 7
+
+    assert interrupted(lambda: _threads.run_to_the_end(compilation), 0.1) < 0.4
+    assert not ended
+    time.sleep(1)
+    assert ended
+    assert _threads.run_to_the_end(compilation) == 7
+    with pytest.raises(ZeroDivisionError):
+        _threads.run_to_the_end(lambda: 1 // 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [0.05, 0.3, 1.0])
+def test_the_first_call_hears_it_and_the_second_is_right(after):
+    code = f"""
+import os, signal, threading
+import numpy as np, fastloss as fl
+x = np.linspace(-1, 1, 8)
+threading.Timer({after}, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+try:
+    fl.sigmoid_focal_loss(x, x)
+    raise SystemExit("it was too fast")
+except KeyboardInterrupt:
+    pass
+assert np.isfinite(fl.grad(fl.sigmoid_focal_loss)(x, x)).all()
+"""
+    named = {"PYTHONPATH": str(Path(fl.__file__).parents[1]), "FASTLOSS_CACHE": "0"}
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, **named}, check=True, timeout=120)
 
 
 @pytest.mark.slow

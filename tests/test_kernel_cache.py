@@ -109,6 +109,7 @@ def test_a_full_disk_is_told_once(monkeypatch, tmp_path):
 
     monkeypatch.setattr(kernel_cache, "folders", lambda: (tmp_path, (tmp_path,)))
     monkeypatch.setattr(kernel_cache, "_warned", False)
+    monkeypatch.setattr(kernel_cache, "_unkept", None)
     monkeypatch.setattr(caching.IndexDataCacheFile, "_open_for_write", full)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -116,6 +117,7 @@ def test_a_full_disk_is_told_once(monkeypatch, tmp_path):
             compiled = numba.njit(one)
             compiled._cache = kernel_cache._disk_cache(caching.FunctionCache, caching.IndexDataCacheFile)(one)
             compiled(1)
+            kernel_cache.warn_of_memory()
     (told,) = caught
     assert "takes no more: [Errno 28] No space left on device): set FASTLOSS_CACHE_DIR" in str(told.message)
     assert told.filename == __file__
@@ -177,15 +179,16 @@ def test_a_user_without_a_home_has_the_folder_beside_the_package(monkeypatch):
     assert list(kernel_cache._candidates()) == [Path(fl.__file__).parent / "__pycache__"]
 
 
-def test_nothing_is_said_twice_nor_where_it_is_off(monkeypatch):
+def test_nothing_is_said_twice(monkeypatch):
     monkeypatch.setattr(kernel_cache, "_warned", False)
-    monkeypatch.setenv("FASTLOSS_CACHE", "off")
+    monkeypatch.setattr(kernel_cache, "_unkept", None)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         kernel_cache.warn_of_memory()
-    monkeypatch.delenv("FASTLOSS_CACHE")
-    with pytest.warns(RuntimeWarning):
+    kernel_cache._NoFolder().save_overload(None, None)
+    with pytest.warns(RuntimeWarning, match="no folder can be written"):
         kernel_cache.warn_of_memory()
+    kernel_cache._NoFolder().save_overload(None, None)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         kernel_cache.warn_of_memory()

@@ -14,8 +14,8 @@ import numba
 import numpy as np
 from numba.extending import register_jitable
 
-from fastloss.runtime.kernel_cache import keep_on_disk
-from fastloss.runtime.threads import QUEUE_HEAD, run_interruptible, run_shared
+from fastloss.runtime.kernel_cache import keep_on_disk, warn_of_memory
+from fastloss.runtime.threads import QUEUE_HEAD, run_interruptible, run_shared, run_to_the_end
 from fastloss.runtime.version import __version__
 
 # No nnan or ninf: NaN and infinity in the data must come out as IEEE arithmetic has them.
@@ -60,7 +60,7 @@ CHUNK = 1 << 14
 MAX_CHUNKS = 256
 
 # Work from which the main thread hears Ctrl-C during a call, for some 0.1 ms more.
-LONG_FROM = 1 << 25
+LONG_FROM = 1 << 24
 
 # Counters at the head of a work queue; two slots for every chunk follow, see cpu/simd/work_queue.py.
 BOARD_HEAD = QUEUE_HEAD
@@ -184,16 +184,26 @@ class Kernel:
             if flat:
                 arguments = tuple([a.ravel() if type(a) is np.ndarray else a for a in arguments])
             types = tuple([self.compiled.typeof_pyval(a) for a in (*arguments, _small_queue(), True)])
-            code = self.found[key] = self.compiled.compile(types)
+            code = self.found[key] = run_to_the_end(lambda: self.compiled.compile(types))
+            warn_of_memory()
         return code
 
     def launch(
-        self, units: int, work: int, arguments: tuple[Any, ...], flat: bool = False, params: int | None = None
+        self,
+        units: int,
+        work: int,
+        arguments: tuple[Any, ...],
+        flat: bool = False,
+        params: int | None = None,
+        most: int = 0,
     ) -> Launch:
-        """Return what runs over `units` that hold `work` elements in all, for arguments of the types of these."""
+        """Return what runs over `units` that hold `work` elements in all, for arguments of the types of these.
+
+        What is in the arguments may make it as long as the work `most`.
+        """
         if params is None:
             params = sum([len(a) for a in arguments if type(a) is tuple])
-        return launch_of(self.machine_code(arguments, flat, params), units, work)
+        return launch_of(self.machine_code(arguments, flat, params), units, work, most)
 
     def __call__(self, units: int, work: int, *args: Any) -> Any:
         """Run over `units` that hold `work` elements in all, on this thread or on several."""
@@ -201,11 +211,11 @@ class Kernel:
         return launch.code(*args, launch.queue(), True)
 
 
-def launch_of(code: Callable[..., Any], units: int, work: int) -> Launch:
+def launch_of(code: Callable[..., Any], units: int, work: int, most: int = 0) -> Launch:
     """Return what runs machine code over `units` that hold `work` elements: here, or here and on helper threads."""
     if is_small(work):
         return Launch(code, _small_queue)
     chunks = chunk_count(units, work)
     shared = chunks if work >= PARALLEL_FROM else 1
-    run = run_interruptible if work >= LONG_FROM else run_shared
+    run = run_interruptible if max(work, most) >= LONG_FROM else run_shared
     return Launch(lambda *args: run(code, args[:-1], shared), functools.partial(np.zeros, BOARD_HEAD + 2 * chunks))

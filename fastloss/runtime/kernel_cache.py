@@ -76,23 +76,28 @@ def _is_writable(folder: Path) -> bool:
     return True
 
 
+# Why a kernel has not been kept, until the user has been told; and whether he has.
+_unkept: str | None = None
 _warned = False
 
 
-def warn_of_memory(error: BaseException | None = None) -> None:
-    """Warn, once in a process, that a kernel that has been compiled is kept in memory alone."""
-    global _warned
-    if _warned or is_off():
+def warn_of_memory() -> None:
+    """Warn, once in a process, of a kernel that has been compiled and is kept in memory alone."""
+    global _warned, _unkept
+    if _unkept is None or _warned:
         return
-    _warned = True
-    writable, _ = folders()
-    why = "no folder can be written" if writable is None else f"{writable} takes no more: {error}"
+    why, _unkept, _warned = _unkept, None, True
     warnings.warn(
         f"compiled kernels are not kept for other processes ({why}): set FASTLOSS_CACHE_DIR to a folder that can be "
         "written, or FASTLOSS_CACHE=0 to do without one",
         RuntimeWarning,
         stacklevel=stacklevel(),
     )
+
+
+def _note_unkept(error: OSError | None = None) -> None:
+    global _unkept
+    _unkept = "no folder can be written" if error is None else f"{folders()[0]} takes no more: {error}"
 
 
 class _Locator:
@@ -132,8 +137,8 @@ class _NoFolder:
         """Find nothing."""
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        """Keep nothing, and say so."""
-        warn_of_memory()
+        """Keep nothing."""
+        _note_unkept()
 
 
 # What makes the cache of a function, by what it is compiled for; of the files that know Numba's own classes.
@@ -206,12 +211,12 @@ def _disk_cache(cache: Any, files: Any) -> Any:
         def save_overload(self, sig: Any, data: Any) -> None:
             writable, readable = folders()
             if writable is None:
-                warn_of_memory()
+                _note_unkept()
                 return
             self._cache_file = self._files[readable.index(writable)]
             try:
                 super().save_overload(sig, data)
             except OSError as error:  # the disk is full, or the folder has been removed or locked since
-                warn_of_memory(error)
+                _note_unkept(error)
 
     return DiskCache

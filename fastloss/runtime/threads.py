@@ -29,8 +29,8 @@ from typing import Any
 
 from fastloss.runtime.settings import thread_count
 
-# Counters at the head of a work queue (cpu/simd/work_queue.py), of chunks taken and finished in each of two phases; and
-# what they are set to for all chunks to be taken and finished, those being counted that threads are still at.
+# Counters at the head of a work queue (cpu/simd/work_queue.py): of chunks taken and of chunks finished in each of two
+# phases; and what they are set to where there is to be no more.
 QUEUE_HEAD = 4
 EMPTIED = 1 << 40
 
@@ -233,6 +233,57 @@ def _take_back(task: _Task) -> None:
             time.sleep(1e-4)
 
 
+def _empty(queue: Any) -> None:
+    """Let the threads at a work queue find nothing more to do, nor to wait for."""
+    counters = queue.view("i8")[:QUEUE_HEAD]
+    counters[::2] = EMPTIED
+    time.sleep(1e-4)  # a thread that waits for the end of the first phase is to find no chunk of the second
+    counters[1::2] = EMPTIED
+
+
+class _Elsewhere:
+    """A function that another thread calls while the main one waits: only there Python handles signals."""
+
+    def __init__(self, function: Callable[[], Any], daemon: bool) -> None:
+        self._function = function
+        self._thread = threading.Thread(target=self._run, name="fastloss-leader", daemon=daemon)
+        self._result: Any = None
+        self._failure: BaseException | None = None
+        self.begun, self.ended = threading.Event(), threading.Event()
+
+    def _run(self) -> None:
+        self.begun.set()
+        try:
+            self._result = self._function()
+        except BaseException as error:
+            self._failure = error
+        finally:
+            del self._function
+            self.ended.set()
+
+    def outcome(self) -> Any:
+        """Start it, wait for its end, and return or raise what it does; what a signal's handler raises goes first."""
+        try:
+            self._thread.start()
+        except (RuntimeError, OSError, MemoryError):  # no thread to be had
+            self._run()
+        while not self.ended.wait(0.2):  # on Windows no wait is interrupted
+            pass
+        if self._failure is not None:
+            raise self._failure
+        return self._result
+
+    def wait(self) -> None:
+        """Wait for its end if it has begun, whatever is pressed meanwhile."""
+        while self.begun.is_set() and not self.ended.is_set():
+            with contextlib.suppress(KeyboardInterrupt):
+                self.ended.wait(0.2)
+
+
+def _is_main() -> bool:
+    return _get_ident() == threading.main_thread().ident
+
+
 def run_interruptible(function: Callable[..., Any], args: tuple[Any, ...], chunks: int) -> Any:
     """Do the same where Ctrl-C is heard meanwhile: an exception of a signal's handler leaves when all threads have.
 
@@ -240,37 +291,41 @@ def run_interruptible(function: Callable[..., Any], args: tuple[Any, ...], chunk
     main thread has another one lead the kernel, and waits. It empties the work queue, the last of `args`, when it is
     interrupted: every thread leaves after the chunk that it is at.
     """
-    if _get_ident() != threading.main_thread().ident:
+    if not _is_main():
         return run_shared(function, args, chunks)
-    environment, tasks, result, failure = _environment(), list[_Task](), list[Any](), list[BaseException]()
-    begun, ended = threading.Event(), threading.Event()
+    environment, tasks = _environment(), list[_Task]()
 
-    def lead() -> None:
-        begun.set()
-        try:
-            _set_environment(environment)
-            result.append(run_shared(function, args, chunks, tasks))
-        except BaseException as error:
-            failure.append(error)
-        finally:
-            ended.set()
+    def lead() -> Any:
+        _set_environment(environment)
+        return run_shared(function, args, chunks, tasks)
 
-    leader = threading.Thread(target=lead, name="fastloss-leader", daemon=True)
+    leader = _Elsewhere(lead, daemon=True)
     try:
-        try:
-            leader.start()
-        except (RuntimeError, OSError, MemoryError):  # no thread to be had
-            return run_shared(function, args, chunks)
-        while not ended.wait(0.2):  # on Windows no wait is interrupted
-            pass
+        return leader.outcome()
     except BaseException:
-        args[-1].view("i8")[:QUEUE_HEAD] = EMPTIED
-        while begun.is_set() and not ended.is_set():
-            with contextlib.suppress(KeyboardInterrupt):
-                ended.wait(0.2)
+        _empty(args[-1])
+        leader.wait()
         for task in tasks:
             _take_back(task)
         raise
-    if failure:
-        raise failure[0]
-    return result[0]
+
+
+def run_to_the_end(function: Callable[[], Any]) -> Any:
+    """Return what a function returns, which goes on to its end when Ctrl-C has made the caller leave.
+
+    A compilation is not to be interrupted: Numba's tables would be left half filled, and the next one fail. While a
+    module is imported it may need what this thread has locked.
+    """
+    if not _is_main() or _is_importing():
+        return function()
+    return _Elsewhere(function, daemon=False).outcome()
+
+
+def _is_importing() -> bool:
+    """Return whether this thread is importing a module."""
+    frame: Any = sys._getframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "importlib._bootstrap":
+            return True
+        frame = frame.f_back
+    return False

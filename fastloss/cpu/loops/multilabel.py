@@ -18,6 +18,9 @@ from fastloss.cpu.windows import ALL_FLAT
 from fastloss.runtime.compile import Kernel, kernel_part
 from fastloss.runtime.plans import KernelPlan
 
+# Of so many classes one may be listed in a call of the work that its elements are; more make it longer.
+MANY_LABELS = 64
+
 
 @kernel_part()
 def listed(y, base, columns):
@@ -115,5 +118,8 @@ def plan(point: Any, operands: tuple[Any, ...], results: tuple[Any, ...], shape:
     def numbers(scale: float, divisor: float, check: bool) -> tuple[Any, ...]:
         return scale / divisor, count, columns, check
 
-    launch = kernel(point).launch(count, count * columns, (*operands, *results, *numbers(1.0, 1.0, True)), flat=True)
+    work = count * columns
+    launch = kernel(point).launch(
+        count, work, (*operands, *results, *numbers(1.0, 1.0, True)), flat=True, most=work * columns // MANY_LABELS
+    )
     return KernelPlan(launch, ALL_FLAT, numbers, labelled=True)
