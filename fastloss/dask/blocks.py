@@ -125,6 +125,6 @@ def mean_of(part: fl.PartialSum, divisor: Any, dtype: Any) -> Any:
     return np.asarray(part.total / divisor if divisor else 0.0 if part.count == 0 else math.nan, dtype)
 
 
-def scalar(number: float, dtype: Any) -> Any:
-    """Return a number as an array without axes."""
-    return np.asarray(number, dtype)
+def scalar(number: float, dtype: Any, divisor: float | None = None) -> Any:
+    """Return a number as an array without axes; NaN where it is a mean over nothing."""
+    return np.asarray(math.nan if divisor == 0 else number, dtype)

@@ -178,8 +178,9 @@ class _Lazy:
         if not shift:
             return found
         if reduced:
-            firsts = da.blockwise(functools.partial(_first, 0), places.cut, parts, places.cut, dtype=object, meta=_OBJECT)
-            return self._number(dask.delayed(blocks.scalar)(_added(firsts), self.real)), found
+            by = more.get("divisor")
+            by = by.to_delayed(optimize_graph=False).item() if isinstance(by, da.Array) else by
+            return self._number(dask.delayed(blocks.scalar)(_added(self._nth(parts, 0)), self.real, by)), found
         return self._pick(parts, 0, places.values, self.first.dtype), found
 
     def _picked(self, parts: Any, number: int, name: str) -> Any:
@@ -191,15 +192,22 @@ class _Lazy:
             return self._pick(parts, number, index, array.dtype)
         if not fits or set(places.cut) & set(index):
             raise ValueError(f"the gradient with respect to {name} adds up over blocks: broadcast it to the input first")
-        picked = da.blockwise(functools.partial(_first, number), places.cut, parts, places.cut, dtype=object, meta=_OBJECT)
-        return da.from_delayed(_added(picked), array.shape, array.dtype, array._meta)
+        return da.from_delayed(_added(self._nth(parts, number)), array.shape, array.dtype, array._meta)
+
+    def _nth(self, parts: Any, number: int) -> Any:
+        """Return one of the results of each block, to be added."""
+        function, cut = functools.partial(_first, number), self.places.cut
+        return da.blockwise(function, cut, parts, cut, concatenate=True, dtype=object, meta=_OBJECT)
 
     def _pick(self, parts: Any, number: int, index: Index, dtype: Any) -> Any:
         places = self.places
         new = {label: places.sizes[label] for label in index if label in places.single}
         meta = meta_from_array(self.first, len(index), dtype)
         function = functools.partial(blocks.pick, number)
-        return da.blockwise(function, index, parts, places.cut, new_axes=new or None, dtype=dtype, meta=meta)
+        # Said to concatenate, which it has no cause to, so that Dask does not fuse the kernel into each of its results.
+        return da.blockwise(
+            function, index, parts, places.cut, new_axes=new or None, concatenate=True, dtype=dtype, meta=meta
+        )
 
     def divisor(self, wrt: tuple[str, ...]) -> Any:
         """Return what the mean is divided by, a number where it follows from the shapes."""
