@@ -262,7 +262,9 @@ GUIDE = Path(__file__).parent.parent / "docs" / "guides" / "larger_than_memory.m
 
 def examples(language):
     text = GUIDE.read_text(encoding="utf-8")
-    return [textwrap.dedent(one) for one in re.findall(rf"^ *```{language}\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)]
+    return [
+        textwrap.dedent(one) for one in re.findall(rf"^ *```{language}\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
+    ]
 
 
 def test_examples_of_the_guide_run():

@@ -153,7 +153,7 @@ def _stand_in(shape: Shape, dtype: np.dtype[Any]) -> Any:
 def counts_of(job: Job, xp: Any, arrays: Mapping[str, Any], weights: Any = None) -> Any:
     """Return what each value of a loss counts for in the divisor of its mean, 1.0 where all count for one.
 
-    `arrays` are those of the job with labels in the shape of the values, `weights` those of samples, `xp` their library.
+    `arrays` are the job's, labels in the shape of the values; `weights` are those of samples, `xp` their library.
     """
     options = job.keywords
     counts: Any = 1.0

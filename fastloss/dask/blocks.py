@@ -117,14 +117,20 @@ def add(parts: Sequence[Any]) -> Any:
     return first
 
 
-def mean_of(part: fl.PartialSum, divisor: Any, dtype: Any) -> Any:
-    """Return the mean of what all blocks come to."""
+def mean_of(dtype: Any, part: fl.PartialSum, divisor: Any = None) -> Any:
+    """Return the mean of what all blocks come to; over a given divisor nothing is 0."""
     if divisor is None:
         return np.asarray(part.mean(), dtype)
-    divisor = float(divisor)
-    return np.asarray(part.total / divisor if divisor else 0.0 if part.count == 0 else math.nan, dtype)
+    divisor = float(np.asarray(only(divisor)).reshape(()))
+    return np.asarray(part.total / divisor if divisor else math.inf if part.total else 0.0, dtype)
 
 
-def scalar(number: float, dtype: Any, divisor: float | None = None) -> Any:
+def total_of(dtype: Any, part: fl.PartialSum, divisor: None = None) -> Any:
+    """Return the sum of what all blocks come to."""
+    return np.asarray(part.total, dtype)
+
+
+def scalar(dtype: Any, number: float, divisor: Any = None) -> Any:
     """Return a number as an array without axes; NaN where it is a mean over nothing."""
-    return np.asarray(math.nan if divisor == 0 else number, dtype)
+    nothing = divisor is not None and float(only(divisor)) == 0
+    return np.asarray(math.nan if nothing else number, dtype)

@@ -55,4 +55,6 @@ soft_margin_loss = _function("soft_margin_loss")
 softmax = _function("softmax")
 symmetric_cross_entropy = _function("symmetric_cross_entropy")
 triplet_margin_loss = _function("triplet_margin_loss")
-triplet_margin_with_distance_loss = _named(_composed.triplet_margin_with_distance_loss, "triplet_margin_with_distance_loss")
+triplet_margin_with_distance_loss = _named(
+    _composed.triplet_margin_with_distance_loss, "triplet_margin_with_distance_loss"
+)

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
+from fastloss.api.jobs import Job, Layout
 from fastloss.api.transforms import mode_of
 from fastloss.define.registry import LOSSES
-from fastloss.api.jobs import Job, Layout
 from fastloss.jax.kernels import call_back, kernel_of
 
 # Functions of jobs are kept, so that JAX finds what it has compiled for them.

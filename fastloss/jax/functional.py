@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import fastloss as fl
+from fastloss.api.jobs import MAPS, SUMMED, Job, Layout, counts_of
 from fastloss.call.weighting import lying
 from fastloss.define.registry import LOSSES, check_options
 from fastloss.jax.derivatives import map_of_rows, reduced_value, unreduced_of_summed, values_of_rows
-from fastloss.api.jobs import MAPS, SUMMED, Job, Layout, counts_of
 
 _LENGTHS = ("input_lengths", "target_lengths")
 

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 
 import fastloss as fl
-from fastloss.define.registry import LOSSES
 from fastloss.api.jobs import MAPS, Job, Layout, Shape
+from fastloss.define.registry import LOSSES
 
 # Held while the check of labels is off: the setting belongs to the process.
 _unchecked = threading.Lock()
