@@ -139,8 +139,8 @@ def details() -> str:
     """Return bench/results/README.md: a table of every loss for each machine, the newest file first."""
     parts = [
         "# Value and gradient of every loss",
-        "Written by `python bench/readme.py` from the CSV files in this folder; the columns are explained in the\n"
-        "[README](../../README.md#what-is-measured). Times are medians, in milliseconds. `NAME.json` has every\n"
+        "Written by `python bench/readme.py` from the CSV files in this folder; the columns are explained\n"
+        "under [Measurements](../../docs/measurements.md). Times are medians, in milliseconds. `NAME.json` has every\n"
         "sample, the machine and the versions.",
     ]
     for path in reversed(results_files()):

@@ -1,7 +1,9 @@
 """Loss functions that return value and gradient in one fused pass, on CPU threads and CUDA."""
 
 from fastloss.api.partial_sums import PartialSum, partial_sum
+from fastloss.api.shards import combine_shards, shard_grad, shard_stats
 from fastloss.api.transforms import grad, grad_and_hess, value_and_grad
+from fastloss.call.autograd import AutogradWarning
 from fastloss.define.linear_options import LinearCrossEntropyOptions
 from fastloss.losses.binary import (
     binary_cross_entropy,
@@ -15,7 +17,7 @@ from fastloss.losses.divergence import kl_div
 from fastloss.losses.embedding import cosine_embedding_loss, cosine_similarity, margin_ranking_loss
 from fastloss.losses.focal import binary_focal_loss, sigmoid_focal_loss
 from fastloss.losses.generalized import generalized_cross_entropy
-from fastloss.losses.large_output import adaptive_log_softmax_with_loss, linear_cross_entropy
+from fastloss.losses.large_output import adaptive_log_softmax_with_loss, linear_cross_entropy, linear_log_prob
 from fastloss.losses.likelihood import gaussian_nll_loss, poisson_nll_loss
 from fastloss.losses.logistic import logsigmoid, sigmoid
 from fastloss.losses.margin import multi_margin_loss, multilabel_margin_loss, multilabel_soft_margin_loss
@@ -70,6 +72,7 @@ from fastloss.runtime.version import __version__
 
 __all__ = [
     "AdaptiveLogSoftmaxWithLoss",
+    "AutogradWarning",
     "BCELoss",
     "BCEWithLogitsLoss",
     "CTCLoss",
@@ -111,6 +114,7 @@ __all__ = [
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "binary_focal_loss",
+    "combine_shards",
     "config",
     "cosine_embedding_loss",
     "cosine_similarity",
@@ -129,6 +133,7 @@ __all__ = [
     "l1_penalty",
     "l2_penalty",
     "linear_cross_entropy",
+    "linear_log_prob",
     "log_softmax",
     "logsigmoid",
     "logsumexp",
@@ -142,6 +147,8 @@ __all__ = [
     "partial_sum",
     "poisson_nll_loss",
     "quantile_loss",
+    "shard_grad",
+    "shard_stats",
     "show_config",
     "sigmoid",
     "sigmoid_focal_loss",

@@ -1,95 +1,150 @@
-"""The command ``fastloss``: ``demo``, ``info`` and ``bench``."""
+"""The command ``fastloss`` and its sub-commands."""
 
 from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import util
+from typing import Any
 
 from fastloss import bench
+from fastloss.commands import catalogue, draw, score, warm
+from fastloss.commands.errors import CommandError, Parser
 from fastloss.demo import main as demo
+from fastloss.files.source import FileError
 from fastloss.runtime.report import show_config
 from fastloss.runtime.version import __version__
 
 # What each sub-command needs beside the package: module -> the extra of fastloss that brings it.
 _NEEDS = {
     "demo": {"sklearn": "demo", "scipy": "demo", "matplotlib": "demo"},
-    "info": {},
-    "bench": {},
+    "plot": {"matplotlib": "demo"},
 }
+
+# Commands that read their own arguments: their flags are those of a loss.
+_OWN_ARGUMENTS = {"score": score.main, "plot": draw.main}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status: 0, 1 (a check failed), 2 (usage), 130 (interrupted)."""
-    options = _parser().parse_args(argv)
-    missing = _missing(options.command)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and arguments[0] in _OWN_ARGUMENTS:
+        options = argparse.Namespace(command=arguments[0], arguments=arguments[1:], run=_own)
+    else:
+        options = _parser().parse_args(arguments)
+    command = options.command
+    missing = _missing(command)
     if missing:
         modules, extra = missing
         print(
-            f"fastloss {options.command}: {', '.join(modules)} not installed; pip install 'fastloss[{extra}]' brings "
+            f"fastloss {command}: {', '.join(modules)} not installed; pip install 'fastloss[{extra}]' brings "
             f"what it needs (from a clone: pip install '.[{extra}]')",
             file=sys.stderr,
         )
         return 2
     try:
-        return _run(options)
+        status = _run(options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # fastloss list | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
-    except OSError as error:
-        print(f"fastloss {options.command}: {error}", file=sys.stderr)
+    except (CommandError, FileError, OSError) as error:
+        print(f"fastloss {command}: {error}", file=sys.stderr)
         return 2
 
 
 def _run(options: argparse.Namespace) -> int:
-    if options.command == "demo":
-        return demo.main(options)
-    if options.command == "bench":
-        return bench.main(options)
+    run: Callable[[argparse.Namespace], int] = options.run
+    return run(options)
+
+
+def _own(options: argparse.Namespace) -> int:
+    return _OWN_ARGUMENTS[options.command](options.arguments)
+
+
+def _info(options: argparse.Namespace) -> int:
     show_config()
     return 0
 
 
 def _missing(command: str) -> tuple[list[str], str] | None:
     """Return the modules that are not installed and the extra that brings them."""
-    needs = _NEEDS[command]
+    needs = _NEEDS.get(command, {})
     modules = [module for module in needs if util.find_spec(module) is None]
     return (modules, needs[modules[0]]) if modules else None
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="fastloss", description="Loss functions that return value and gradient in one fused pass."
-    )
+    parser = Parser(prog="fastloss", description="Loss functions that return value and gradient in one fused pass.")
     parser.add_argument("--version", action="version", version=f"fastloss {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
-    demo = commands.add_parser(
-        "demo",
-        help="fit a digits classifier, score a large batch, draw a picture",
-        description="Fits scikit-learn's handwritten digits with SciPy and fastloss, checks the result against "
-        "scikit-learn, then scores a large batch of logits under several losses and times them.",
-    )
-    demo.add_argument(
-        "--size", type=positive, default=10_000_000, help="rows of the batch (default %(default)s: 400 MB)"
-    )
-    demo.add_argument("--output", default="fastloss-demo.png", help="the picture (default %(default)s)")
-    demo.add_argument("--threads", type=positive, default=None, help="threads (default: one for each core)")
-
-    commands.add_parser(
+    for name, help_text in (
+        ("score", "score arrays in files of any size, write values and gradients: `fastloss score --help`"),
+        ("plot", "draw losses, their gradients and curvatures: `fastloss plot --help`"),
+    ):
+        commands.add_parser(name, help=help_text, add_help=False)
+    _add_catalogue(commands)
+    info = commands.add_parser(
         "info", help="print versions, processor, threads, cache folder and GPUs", description="fl.show_config()"
     )
-
-    bench = commands.add_parser(
+    info.set_defaults(run=_info)
+    _add_demo(commands)
+    timed = commands.add_parser(
         "bench",
         help="time every loss beside torch, JAX, scikit-learn, NumPy and a copy of the same bytes",
         description="Interleaved timings of value and gradient, after a check that all compute the same; writes a CSV "
         "and a JSON file. By default every loss at three sizes, and small calls.",
     )
-    _add_bench_arguments(bench)
+    timed.set_defaults(run=bench.main)
+    _add_bench_arguments(timed)
     return parser
+
+
+def _add_catalogue(commands: Any) -> None:
+    """Add the commands that say what losses there are, and compile them."""
+    listed = commands.add_parser("list", help="print the names of all losses", description="Prints all losses.")
+    listed.set_defaults(run=lambda options: catalogue.list_losses())
+    described = commands.add_parser(
+        "describe",
+        help="print formula, options, derivatives and an example of a loss",
+        description="Prints what a user of a loss must know.",
+    )
+    described.add_argument("loss", metavar="LOSS", help="its name")
+    described.set_defaults(run=lambda options: catalogue.describe(options.loss))
+    warmed = commands.add_parser(
+        "warm",
+        help="compile kernels and keep them in the cache folder",
+        description="Calls losses for value and gradient at several sizes, so that their kernels are compiled and lie "
+        "in the cache folder: for images and servers. Minutes for all losses, seconds for one.",
+    )
+    warmed.add_argument("losses", nargs="*", metavar="LOSS", help="names of losses (default: all)")
+    warmed.add_argument(
+        "--dtype", type=_listed, default=["float32"], help=f"{','.join(warm.DTYPES)} (default: float32)"
+    )
+    warmed.set_defaults(run=lambda options: warm.main(options.losses, options.dtype))
+
+
+def _add_demo(commands: Any) -> None:
+    shown = commands.add_parser(
+        "demo",
+        help="fit a digits classifier, score a large batch, draw a picture",
+        description="Fits scikit-learn's handwritten digits with SciPy and fastloss, checks the result against "
+        "scikit-learn, then scores a large batch of logits under several losses and times them.",
+    )
+    shown.add_argument(
+        "--size", type=positive, default=10_000_000, help="rows of the batch (default %(default)s: 400 MB)"
+    )
+    shown.add_argument("--output", default="fastloss-demo.png", help="the picture (default %(default)s)")
+    shown.add_argument("--threads", type=positive, default=None, help="threads (default: one for each core)")
+    shown.set_defaults(run=demo.main)
 
 
 def _add_bench_arguments(parser: argparse.ArgumentParser) -> None:

@@ -29,9 +29,12 @@ from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array
 from fastloss.define.drafts import Elementwise, Linear, Rowwise, Sums, row_index
 from fastloss.define.maths import maths
+from fastloss.define.named_arguments import Entry as Entry
+from fastloss.define.named_arguments import Row as Row
 from fastloss.define.named_arguments import RowMaths, SumMaths
 from fastloss.define.options import (
     FINITE,
+    FINITE_NON_NEGATIVE,
     FLAG,
     INTEGER,
     NON_NEGATIVE,
@@ -42,6 +45,7 @@ from fastloss.define.options import (
     Domain,
 )
 from fastloss.define.scalars import (
+    complement,
     exp,
     exp_nonpositive,
     log,
@@ -58,8 +62,8 @@ from fastloss.define.scalars import (
 )
 
 __all__ = [
-    "FINITE", "FLAG", "INTEGER", "NON_NEGATIVE", "OPEN_UNIT", "POSITIVE", "UNIT_ABOVE_ZERO", "UNIT_INTERVAL", "Array",
-    "Domain", "Elementwise", "Linear", "RowMaths", "Rowwise", "SumMaths", "Sums", "exp", "exp_nonpositive", "log",
-    "log1p_unit", "log_sigmoid", "loss", "maths", "power", "relu", "row_index", "sigmoid", "sign", "softplus", "sqrt",
-    "step", "xlogy",
+    "FINITE", "FINITE_NON_NEGATIVE", "FLAG", "INTEGER", "NON_NEGATIVE", "OPEN_UNIT", "POSITIVE", "UNIT_ABOVE_ZERO",
+    "UNIT_INTERVAL", "Array", "Domain", "Elementwise", "Linear", "RowMaths", "Rowwise", "SumMaths", "Sums",
+    "complement", "exp", "exp_nonpositive", "log", "log1p_unit", "log_sigmoid", "loss", "maths", "power", "relu",
+    "row_index", "sigmoid", "sign", "softplus", "sqrt", "step", "xlogy",
 ]  # fmt: skip

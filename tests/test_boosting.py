@@ -2,12 +2,7 @@
 
 import copy
 import math
-import os
 import pickle
-import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +10,6 @@ import pytest
 import fastloss as fl
 from fastloss import boosting
 
-GUIDE = Path(__file__).parent.parent / "docs" / "guides" / "boosting.md"
 ROUNDS = 15
 MAX_DEPTH, RATE = 3, 0.3
 
@@ -693,16 +687,3 @@ def test_training_on_several_workers():
             return np.mean((booster.inplace_predict(TRAIN.x) - TRAIN.real) ** 2)
 
         assert error(obj=boosting.objective(fl.mse_loss, scale=0.5)) == pytest.approx(error(), rel=0.02)
-
-
-def test_the_guide_runs_without_a_warning(tmp_path):
-    """All its examples, one after the other, in a process of its own; those that print say whether they learned."""
-    for booster in ("xgboost", "lightgbm", "catboost"):
-        pytest.importorskip(booster)
-    code = "\n".join(re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(), flags=re.MULTILINE | re.DOTALL))
-    path = {**os.environ, "PYTHONPATH": str(Path(fl.__file__).parent.parent)}
-    run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, env=path, capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.split() == ["True"] * 2

@@ -599,6 +599,7 @@ def test_errors_of_config():
         fl.config(check_indices=1)
 
 
+@pytest.mark.filterwarnings("ignore::fastloss.AutogradWarning")
 def test_tensors_that_dlpack_refuses_beside_a_numpy_input():
     torch = pytest.importorskip("torch")
     x, t = np.zeros(3), torch.full((3,), 2.0, requires_grad=True)

@@ -289,18 +289,18 @@ KINKS = [
     ("smooth_l1_loss", {"input": [1.0, -1.0, 0.0], "target": [0.0] * 3}, {"beta": 0.0}, [1.0, -1.0, 0.0]),
     ("huber_loss", {"input": [0.5, -0.5, 0.0], "target": [0.0] * 3}, {"delta": 0.5}, [0.5, -0.5, 0.0]),
     ("huber_loss", {"input": [np.inf, -np.inf], "target": [0.0] * 2}, {"delta": 0.5}, [0.5, -0.5]),
-    ("hinge_embedding_loss", {"input": [1.0], "target": [-1.0]}, {}, [-1.0]),
+    ("hinge_embedding_loss", {"input": [1.0], "target": [-1.0]}, {}, [0.0]),
     ("hinge_embedding_loss", {"input": [0.25, 2.0], "target": [0.0, 0.5]}, {}, [0.0, 1.0]),
-    ("margin_ranking_loss", {"input1": [1.0, 1.0], "input2": [1.0, 1.0], "target": [1.0, -1.0]}, {}, [-1.0, 1.0]),
+    ("margin_ranking_loss", {"input1": [1.0, 1.0], "input2": [1.0, 1.0], "target": [1.0, -1.0]}, {}, [0.0, 0.0]),
     ("multi_margin_loss", {"input": [[0.0, 1.0]], "target": [1]}, {}, [[0.0, 0.0]]),
     ("multi_margin_loss", {"input": [[0.0, 1.0]], "target": [1]}, {"p": 2}, [[0.0, 0.0]]),
     ("multilabel_margin_loss", {"input": [[0.0, 1.0]], "target": [[1, -1]]}, {}, [[0.0, 0.0]]),
-    # a hinge of exactly 0: the distances are 1 and 2, the margin 1
+    # a hinge of exactly 0: the distances are 1 and 2, the margin 1; torch has the active side's before 2.14
     (
         "triplet_margin_loss",
         {"anchor": [[0.0, 0.0]], "positive": [[1.0, 0.0]], "negative": [[-2.0, 0.0]]},
         {"eps": 0.0},
-        [[-2.0, 0.0]],
+        [[0.0, 0.0]],
     ),
     # equal distances with swap: each gets half. d(a,p) slope -1; d(a,n) slope +1 in the first component, halved
     (
@@ -326,19 +326,22 @@ KINKS = [
         {"eps": 0.0, "p": np.inf},
         [[-0.5 + 1.0, 0.5]],
     ),
-    # cos = margin = 0, unlike: the slope of the cosine, b / |a||b|
-    (
-        "cosine_embedding_loss",
-        {"input1": [[1.0, 0.0]], "input2": [[0.0, 1.0]], "target": [-1.0]},
-        {},
-        [[0.0, 1.0]],
-    ),
+    # cos = 0, unlike: nothing at the margin, above it the slope of the cosine, b / |a||b|
+    *[
+        (
+            "cosine_embedding_loss",
+            {"input1": [[1.0, 0.0]], "input2": [[0.0, 1.0]], "target": [-1.0]},
+            {"margin": margin},
+            [[0.0, slope]],
+        )
+        for margin, slope in ((0.0, 0.0), (-0.5, 1.0))
+    ],
     ("cosine_embedding_loss", {"input1": [[1.0, 0.0]], "input2": [[0.0, 1.0]], "target": [0.0]}, {}, [[0.0, 0.0]]),
     # constant of torch: 1e-12 under the square root of each norm, so a zero vector has slope 1e6
     (
         "cosine_embedding_loss",
         {"input1": [[0.0, 0.0]], "input2": [[0.0, 1.0]], "target": [-1.0]},
-        {},
+        {"margin": -0.5},
         [[0.0, 1e6]],
     ),
     ("pairwise_distance", {"x1": [[0.0, 0.0]], "x2": [[0.0, 0.0]]}, {"eps": 0.0}, [[0.0, 0.0]]),

@@ -166,7 +166,7 @@ def maths():
         tables = [value for value in vars(module).values() if isinstance(value, dict)]
         row_maths += [m for table in tables for m in table.values() if hasattr(m, "finish")]
         for m in row_maths:
-            yield m.finish, (f, f, t3, f, f, p(f, 3))
+            yield m.finish, (f, f, t3, f, f, f, f, p(f, 3))
             if m.terms is not None:
                 yield m.terms, (f, f, f, f, b, f, f, p(f, 3))
     vectors = [embedding.COSINE, embedding.SIMILARITY, embedding.COSINE_DISTANCE]
@@ -175,6 +175,8 @@ def maths():
     for m in vectors:
         yield m.terms, (f, f, f, t3, p(f, 3))
         yield m.finish, (t3, t3, f, p(f, 3))
+        if m.again is not None:
+            yield m.again, (t3, p(f, 3))
 
 
 def _elementwise():

@@ -83,7 +83,7 @@ def terms(z, p, t, w, hit, zy, wy, params):
 
 
 @maths
-def row(top, logsum, sums, zy, wy, params):
+def row(top, logsum, sums, zy, wy, p_others, py, params):
     return sums[0], (top,)
 
 

@@ -1,10 +1,5 @@
-"""Values and gradients in SciPy's optimisers: the fits of scikit-learn, and the guides' examples."""
+"""Values and gradients in SciPy's optimisers: the fits of scikit-learn."""
 
-import os
-import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +10,6 @@ optimize = pytest.importorskip("scipy.optimize")
 linear_model = pytest.importorskip("sklearn.linear_model")
 
 ROWS, FEATURES = 300, 4
-GUIDE = Path(__file__).parent.parent / "docs" / "guides" / "optimisers.md"
 
 
 @pytest.fixture
@@ -74,14 +68,3 @@ def test_robust_regression(rng, x):
 
     expected = np.append(model.coef_, model.intercept_)
     np.testing.assert_allclose(minimum(objective, FEATURES + 1), expected, atol=1e-4)
-
-
-def test_the_guide_runs_without_a_warning(tmp_path):
-    """All its examples, one after the other, in a process of its own; each fit says that it is one."""
-    code = "\n".join(re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(), flags=re.MULTILINE | re.DOTALL))
-    path = {**os.environ, "PYTHONPATH": str(Path(fl.__file__).parent.parent)}
-    run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, env=path, capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.split() == ["True"] * 3

@@ -13,7 +13,8 @@ PACKAGE = Path(fastloss.__file__).parent
 FLOORS = [
     {"__main__"},
     {"cli"},
-    {"bench", "demo", "boosting", "torch", "jax", "dask"},
+    {"commands"},
+    {"bench", "boosting", "dask", "demo", "files", "jax", "plot", "testing", "torch"},
     {"__init__"},
     {"nn"},
     {"losses"},

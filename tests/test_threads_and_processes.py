@@ -248,10 +248,7 @@ def test_config_nests_and_refuses_nonsense():
 def test_a_loss_that_is_edited_is_compiled_anew(tmp_path, apart):
     """A loss in modules outside of the package: a cached kernel of an earlier text of theirs must not be used."""
     helper = (
-        "from fastloss.custom import maths\n\n\n"
-        "def factor(x):\n"
-        "    return type(x)(FACTOR)\n\n\n"
-        "maths(factor)\n\n\n"
+        "from fastloss.custom import maths\n\n\ndef factor(x):\n    return type(x)(FACTOR)\n\n\nmaths(factor)\n\n\n"
     )
     text = (
         "import numpy as np\n"
@@ -280,3 +277,183 @@ def test_a_loss_that_is_edited_is_compiled_anew(tmp_path, apart):
             check=False,
         )
         assert done.stdout.strip() == f"{number}.0", done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_forked_while_a_thread_compiles_can_compile():
+    import numba
+    from numba.core.compiler_lock import global_compiler_lock
+
+    inside, leave = threading.Event(), threading.Event()
+
+    def compiling():
+        with global_compiler_lock:
+            inside.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=compiling)
+    thread.start()
+    assert inside.wait(10)
+    threading.Timer(0.2, leave.set).start()
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if numba.njit(lambda x: x + 1)(1) == 2 else 1)
+    assert wait_for(child) == 0
+    thread.join()
+    with global_compiler_lock:  # the parent's is free again
+        pass
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_forked_from_a_compilation_that_does_not_end_has_locks_of_its_own(monkeypatch):
+    from numba.core.compiler_lock import global_compiler_lock
+
+    monkeypatch.setattr("fastloss.runtime.forks.PATIENCE", 0.1)
+    leave = threading.Event()
+
+    def compiling():
+        with global_compiler_lock:
+            leave.wait(60)
+
+    thread = threading.Thread(target=compiling)
+    thread.start()
+    child = os.fork()
+    if child == 0:
+        with global_compiler_lock:
+            os._exit(0)
+    assert wait_for(child) == 0
+    leave.set()
+    thread.join()
+
+
+def wait_for(child):
+    """Return the exit code of a forked child; one that hangs is ended."""
+    for _ in range(6000):
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    return None
+
+
+@pytest.mark.parametrize("work", ["shared", "long"])
+def test_where_no_thread_can_be_started_the_caller_computes_alone(monkeypatch, work):
+    from fastloss.runtime import compile as _compile
+    from fastloss.runtime import threads as _threads
+
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    x, y = batch(LARGE["wide"])
+    expected = fl.cross_entropy(x, y)
+    monkeypatch.setattr(_threads, "_pool", _threads._Pool())
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    if work == "long":
+        monkeypatch.setattr(_compile, "LONG_FROM", 0)
+        x, y = x[:-1].copy(), y[:-1].copy()  # a kind of call that is not planned yet
+        expected = None
+    with fl.config(num_threads=4):
+        found = [fl.cross_entropy(x, y) for _ in range(3)]
+    assert len(set(found)) == 1
+    assert expected in (None, found[0])
+    assert _threads._pool.size == 0
+    assert _threads._pool.tasks.empty()
+
+
+def test_helpers_compute_as_the_caller_does(threads):
+    """With tiny numbers as zeros, which torch sets for the thread that asks for it."""
+    torch = pytest.importorskip("torch")
+    x = np.full((1 << 19,), 1e-20, np.float32)  # whose squares are subnormal
+    step = fl.value_and_grad(fl.mse_loss)
+    plain = threads(4, lambda: fl.mse_loss(x, 0 * x, reduction="none"))
+    assert (plain > 0).all()
+    try:
+        if not torch.set_flush_denormal(True):
+            pytest.skip("the processor has no such mode")
+        for _ in range(20):
+            flushed = threads(4, lambda: fl.mse_loss(x, 0 * x, reduction="none"))
+            assert (flushed == 0).all()
+    finally:
+        torch.set_flush_denormal(False)
+    np.testing.assert_array_equal(threads(4, lambda: fl.mse_loss(x, 0 * x, reduction="none")), plain)
+    assert step(x, 0 * x)[0] >= 0
+
+
+QUOTAS = {
+    "none": ("0::/\n", {}, float("inf")),
+    "no limit": ("0::/\n", {"cpu.max": "max 100000"}, float("inf")),
+    "two cores": ("0::/\n", {"cpu.max": "200000 100000"}, 2.0),
+    "of a group around": ("0::/a/b\n", {"a/b/cpu.max": "max 100000", "a/cpu.max": "150000 100000"}, 1.5),
+    "path of the host": ("0::/docker/1234\n", {"cpu.max": "50000 100000"}, 0.5),
+    "version 1": (
+        "4:memory:/x\n2:cpu,cpuacct:/x\n0::/\n",
+        {"cpu,cpuacct/x/cpu.cfs_quota_us": "300000", "cpu,cpuacct/x/cpu.cfs_period_us": "100000"},
+        3.0,
+    ),
+    "version 1, none": ("1:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, float("inf")),
+    "garbage": ("0::/\n", {"cpu.max": "what"}, float("inf")),
+}
+
+
+@pytest.mark.parametrize("name", QUOTAS)
+def test_the_quota_of_a_container_is_read(name, tmp_path):
+    from fastloss.runtime.settings import _quota
+
+    groups, files, expected = QUOTAS[name]
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(groups)
+    for file, text in files.items():
+        path = tmp_path / "sys/fs/cgroup" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    assert _quota(tmp_path) == expected
+
+
+def test_the_default_number_of_threads(monkeypatch):
+    from fastloss.runtime import settings as _settings
+
+    monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 5, 7}, raising=False)
+    for quota, expected in ((float("inf"), 4), (2.0, 2), (2.5, 3), (0.1, 1), (64.0, 4)):
+        monkeypatch.setattr(_settings, "_quota", lambda _, quota=quota: quota)
+        assert _settings._default_threads() == expected
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "7")
+    assert _settings._default_threads() == 7
+    for wrong in ("abc", "0", "-1", "2.5"):
+        monkeypatch.setenv("NUMBA_NUM_THREADS", wrong)
+        with pytest.raises(ValueError, match="environment variable NUMBA_NUM_THREADS must be a positive integer"):
+            _settings._default_threads()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux only")
+def test_helpers_follow_one_caller_alone(monkeypatch):
+    """Two threads that call in turn do not move them."""
+    from fastloss.runtime import threads as _threads
+
+    pinned = []
+    monkeypatch.setattr(os, "sched_setaffinity", lambda thread, cores: pinned.append(cores))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    monkeypatch.setattr(_threads, "_current_cpu", lambda: 2)
+    caller = [1]
+    monkeypatch.setattr(_threads, "_get_ident", lambda: caller[0])
+    pool = _threads._Pool()
+    pool.ids, pool.size = [7], 1
+    for _ in range(_threads.STEADY + 20):
+        _threads._keep_apart(pool)
+    assert pinned == [{0, 1, 3}]
+    for _ in range(20):
+        caller[0] = 3 - caller[0]
+        _threads._keep_apart(pool)
+    assert pinned == [{0, 1, 3}, {0, 1, 2, 3}]
+    for _ in range(_threads.STEADY + 20):
+        _threads._keep_apart(pool)
+    assert pinned == [{0, 1, 3}, {0, 1, 2, 3}, {0, 1, 3}]
+
+
+def test_pinning_can_be_turned_off():
+    code = "from fastloss.runtime import threads; print(threads._current_cpu)"
+    assert run(code, FASTLOSS_PIN="0") == "None"

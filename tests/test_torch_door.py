@@ -3,10 +3,7 @@
 import copy
 import inspect
 import pickle
-import re
-import textwrap
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -650,14 +647,6 @@ def test_saved_tensors_may_go_elsewhere():
         value = torch.utils.checkpoint.checkpoint(lambda x: F.cross_entropy(x, y), x, use_reentrant=reentrant)
         value.backward()
     torch.testing.assert_close(x.grad, 2 * torch.autograd.grad(T.cross_entropy(x, y), x)[0])
-
-
-def test_examples_of_the_guide_run():
-    guide = (Path(__file__).parent.parent / "docs" / "guides" / "torch.md").read_text(encoding="utf-8")
-    examples = re.findall(r"^ *```python\n(.*?)^ *```", guide, flags=re.MULTILINE | re.DOTALL)
-    assert len(examples) >= 6
-    torch._dynamo.reset()
-    exec("\n".join(textwrap.dedent(example) for example in examples), {})
 
 
 def test_warning_points_at_the_caller():

@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, overload
 
 from fastloss.api.common_options import common_options, documented, extended
 from fastloss.api.signature_facts import Signed, calls_of, facts_of, probe, read_signature
+from fastloss.call.autograd import warn_outside_autograd
 from fastloss.call.call import Call
 from fastloss.call.request import VALUE
 from fastloss.define.check_definition import check_definition
@@ -17,6 +18,8 @@ from fastloss.define.descriptions import FAMILIES, KINDS, Loss
 from fastloss.define.drafts import Draft, Given
 from fastloss.define.options import Domain
 from fastloss.define.registry import LOSSES
+from fastloss.runtime import graph_break
+from fastloss.runtime.graph_break import LOADED
 
 P = ParamSpec("P")
 
@@ -108,8 +111,13 @@ def loss(
 
         @functools.wraps(describe)
         def function(*args: P.args, **kwargs: P.kwargs) -> Any:
+            if "torch._dynamo" in LOADED and LOADED["torch"].compiler.is_dynamo_compiling():
+                return graph_break.untraced(function, *args, **kwargs)
             result = call.last(args, kwargs, VALUE)
-            return call.find(args, kwargs, VALUE) if result is None else result
+            if result is not None:
+                return result
+            warn_outside_autograd(name, (args, kwargs.values()))
+            return call.find(args, kwargs, VALUE)
 
         record = Loss(
             name=name,

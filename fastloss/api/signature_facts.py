@@ -197,7 +197,7 @@ def vectors_of(job: Pairwise) -> Calls:
         def call(number: Callable[[float], Any]) -> Any:
             params = tuple(map(number, job.params))
             abc = [number(x), number(t), number(x)][:count] + [number(0.0)] * (3 - count)
-            tops = maths.peaks(*abc, params) if maths.peaks is not None else (number(0.0),) * 3
+            tops = maths.peaks(*abc, params) if maths.peaks is not None else (number(1.0),) * 3
             sums = maths.terms(*abc, tops, params)
             value, coefs = maths.finish(sums, tops, number(1.0), params)
             return value, *maths.entry(*abc, coefs, params)
@@ -217,7 +217,7 @@ def rows_of(job: Rowwise) -> Calls:
             sums: Any = (n(0.0),) * 3
             if maths.terms is not None:
                 sums = maths.terms(n(z), n(0.5), n(0.5), n(1.0), hit, n(-0.5), n(1.0), params)
-            value, coefs = maths.finish(n(0.5), n(0.75), sums, n(-0.5), n(1.0), params)
+            value, coefs = maths.finish(n(0.5), n(0.75), sums, n(-0.5), n(1.0), n(0.5), n(0.25), params)
             return value, *maths.entry(n(z), n(0.25), n(0.5), n(1.0), hit, coefs, params)
 
         return call

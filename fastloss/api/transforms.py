@@ -11,6 +11,8 @@ from fastloss.call.call import Call
 from fastloss.call.request import Mode, Request
 from fastloss.define.descriptions import Loss
 from fastloss.define.registry import record_of, refuse_options
+from fastloss.runtime import graph_break
+from fastloss.runtime.graph_break import LOADED
 
 Wrt = str | tuple[str, ...] | None
 
@@ -47,6 +49,10 @@ def value_and_grad(loss: Callable[..., Any], wrt: Wrt = None) -> Callable[..., A
     -----
     The result is cached: asking again costs a dictionary look-up. Nothing of the input's size is allocated but the
     gradient.
+
+    A gradient may be written over the input when nobody reads the input any more. In torch, what made it must not need
+    it for its own backward: the result of a linear layer may be overwritten, that of a sigmoid may not. Writing bumps
+    the version of a tensor, so that backward finds out; a leaf that requires grad is refused with a ValueError.
 
     Examples
     --------
@@ -113,6 +119,8 @@ class Transform:
         self, *args: Any, grad_output: Any = None, grad_out: Any = None, out: Any = None, **kwargs: Any
     ) -> Any:
         """Return what the transform is of."""
+        if "torch._dynamo" in LOADED and LOADED["torch"].compiler.is_dynamo_compiling():
+            return graph_break.untraced(self, *args, grad_output=grad_output, grad_out=grad_out, out=out, **kwargs)
         request = self._plain
         if grad_output is not None or grad_out is not None or out is not None:
             request = _new(Request, (request.mode, grad_output, grad_out, out))  # a third of the time of Request(...)
@@ -142,6 +150,8 @@ class Transform:
 
 
 def _transform(loss: Any, kind: str, wrt: Wrt) -> Callable[..., Any]:
+    if graph_break.is_traced():
+        return graph_break.untraced(_transform, loss, kind, wrt)  # type: ignore[no-any-return]
     if isinstance(loss, type):
         raise TypeError(f"expected a loss function or a loss instance, got the class {loss.__name__}: call it first")
     bound = getattr(loss, "bound", None)

@@ -10,6 +10,9 @@ import numpy as np
 
 Array = Any
 
+# The smallest share of rows that a class is taken to have, as LightGBM has it.
+LEAST_SHARE = 1e-15
+
 
 def scalar_minimum(slope: Callable[[float], float], start: float) -> float:
     """Return where a slope changes from negative to positive, by bisection; the middle where it is 0 for a while.
@@ -63,5 +66,11 @@ def row_minimum(evaluate: Callable[[Array], tuple[float, Array, Array]], start: 
 
 
 def log_frequencies(weights: Array) -> Array:
-    """Return the logarithms of the classes' shares; of a class that never occurs, as LightGBM has it, that of 1e-15."""
-    return np.log(np.maximum(weights / weights.sum(), 1e-15))
+    """Return the logarithms of the classes' shares; of a class that never occurs that of LEAST_SHARE."""
+    return np.log(np.maximum(weights / weights.sum(), LEAST_SHARE))
+
+
+def within_logits(score: float) -> float:
+    """Return a logit, no surer than that of a share of LEAST_SHARE: where all labels are equal there is no minimum."""
+    bound = -math.log(LEAST_SHARE)
+    return min(max(score, -bound), bound)

@@ -11,7 +11,7 @@ from array_api_compat import array_namespace
 
 import fastloss as fl
 from fastloss.boosting.curvature import FLOOR, upper_bound
-from fastloss.boosting.initial import log_frequencies, row_minimum, scalar_minimum
+from fastloss.boosting.initial import log_frequencies, row_minimum, scalar_minimum, within_logits
 from fastloss.boosting.labels import converted
 
 Array = Any
@@ -148,7 +148,8 @@ class Elements(RawLoss):
         def slope(score: float) -> float:
             return float(weights @ each(np.full(len(values), score), values, reduction="none", **self.options))
 
-        return scalar_minimum(slope, float(np.average(values, weights=weights)))
+        found = scalar_minimum(slope, float(np.average(values, weights=weights)))
+        return within_logits(found) if self.name in _SIGMOID else found
 
 
 class ClassRows(RawLoss):

@@ -10,7 +10,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastloss.call import adaptive_softmax, chain, composed, ctc, elementwise, linear, multilabel, pairwise, rowwise
+from fastloss.call import (
+    adaptive_softmax,
+    chain,
+    composed,
+    ctc,
+    elementwise,
+    linear,
+    multilabel,
+    pairwise,
+    rowwise,
+    scored,
+)
+from fastloss.call.autograd import writing
 from fastloss.call.common import COMMON_ARRAYS, along, set_common
 from fastloss.call.direct import Run, direct
 from fastloss.call.dispatch import lazy
@@ -43,7 +55,7 @@ _INSIDE = (Operand, Applied, WeightedSum)
 
 _PLANNERS: dict[type, Any] = {
     Elementwise: elementwise.plan,
-    Rowwise: rowwise.plan,
+    Rowwise: scored.plan,
     RowMap: rowwise.plan_map,
     Pairwise: pairwise.plan,
     LabelSets: multilabel.plan,
@@ -118,10 +130,11 @@ class Call:
         ]
         arguments += args[len(names) :]  # too many, of which Python will complain
         count = len(args)
-        named = {name: operands.of(count + k, name, value, record) for k, (name, value) in enumerate(kwargs.items())}
+        named: dict[str, Any] = {}
         if kwargs:
+            named = {name: operands.of(k, name, value, record) for k, (name, value) in enumerate(kwargs.items(), count)}
             check_options(record, named)
-        count += len(kwargs)
+            count += len(kwargs)
         if self.options:
             options = dict(self.options)
             arrays = [name for name in options if name in record.operands and options[name] is not None]
@@ -138,6 +151,8 @@ class Call:
         if planner is None:
             raise TypeError(f"{record.name} must return a description (fastloss.custom), got {type(job).__name__}")
         plan = planner(planning, job)
+        if request is not self.request:
+            plan = plan._replace(compute=writing(plan.compute, request))
         return plan, tuple(planning.arrays), planning.kept and operands.kept()
 
 

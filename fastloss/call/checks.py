@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 import warnings
@@ -47,13 +48,7 @@ def check_shape(view: Any, shape: Shape, name: str, what: str) -> None:
 
 def check_fits(view: Any, shape: Shape, name: str) -> None:
     """Check that an array broadcasts to `shape` and does not enlarge it."""
-    if view.shape == shape:
-        return
-    try:
-        fits = np.broadcast_shapes(view.shape, shape) == shape
-    except ValueError:
-        fits = False
-    if not fits:
+    if view.shape != shape and broadcast(view.shape, shape) != shape:
         raise ValueError(f"{name} of shape {view.shape} does not broadcast to {shape}")
 
 
@@ -64,10 +59,34 @@ def listed(names: tuple[str, ...], views: Any) -> str:
 
 def broadcast_shape(names: tuple[str, ...], views: Any) -> Shape:
     """Return the common shape of arrays."""
-    try:
-        return np.broadcast_shapes(*[view.shape for view in views])
-    except ValueError:
-        raise ValueError(f"shapes do not go together: {listed(names, views)}") from None
+    shape = broadcast(*[view.shape for view in views])
+    if shape is None:
+        raise ValueError(f"shapes do not go together: {listed(names, views)}")
+    return shape
+
+
+@functools.lru_cache(1024)
+def representable(numbers: tuple[float, ...], dtype: Any) -> tuple[float, ...]:
+    """Return numbers, none of which becomes 0 or infinite in the computing type of arrays of `dtype` unless it is.
+
+    The smallest normal and the largest number of that type take the place of those outside its range.
+    """
+    info = np.finfo(np.float64 if dtype == np.float64 else np.float32)
+    least, most = float(info.smallest_normal), float(info.max)
+    found = map(float, numbers)
+    return tuple([math.copysign(min(max(abs(n), least), most), n) if n and math.isfinite(n) else n for n in found])
+
+
+def broadcast(*shapes: Shape) -> Shape | None:
+    """Return the shape that shapes have in common, ``None`` where they have none; NumPy's takes 32 axes at most."""
+    ndim = max(map(len, shapes))
+    found = []
+    for lengths in zip(*[(1,) * (ndim - len(shape)) + tuple(shape) for shape in shapes], strict=True):
+        wider = {n for n in lengths if n != 1} or {1}
+        if len(wider) > 1:
+            return None
+        found.append(wider.pop())
+    return tuple(found)
 
 
 def common_shape(job: Elementwise, views: list[Any]) -> Shape:
@@ -89,15 +108,17 @@ def common_shape(job: Elementwise, views: list[Any]) -> Shape:
 
 
 def aligned_variance(view: Any, x: Any, name: str) -> Any:
-    """Return a variance with an axis of length 1 in place of the last one where it lacks that, as torch takes it."""
+    """Return a variance with an axis of length 1 in place of the last one where it lacks that, as torch takes it.
+
+    Other axes of it may have length 1 too, as in torch since 2.14.
+    """
     if view.shape == x.shape or view.ndim == 0:
         return view
     if view.shape == x.shape[:-1]:
         return view.reshape((*view.shape, 1))
-    differing = [n for n, m in zip(view.shape, x.shape, strict=False) if n != m]
-    if view.ndim != x.ndim or differing != [1]:
+    if view.ndim != x.ndim or any(n not in (m, 1) for n, m in zip(view.shape, x.shape, strict=True)):
         raise ValueError(
-            f"{name} must have the input's shape {x.shape}, the same with one axis of length 1, or {x.shape[:-1]}, got "
+            f"{name} must have the input's shape {x.shape}, the same with axes of length 1, or {x.shape[:-1]}, got "
             f"shape {view.shape}"
         )
     return view

@@ -125,6 +125,8 @@ def _space(array: Any, name: str) -> Any:
         kind = array.device.type
         if kind == "cpu":
             return TORCH
+        if kind == "meta":
+            raise TypeError(f"{name}: a torch tensor on meta has no numbers; use the losses of fastloss.torch there")
         if kind != "cuda":
             raise TypeError(f"{name}: a torch tensor on {array.device} is not supported; call .cpu() first")
         on_device = True  # asking for its interface raises for bfloat16, and where a gradient is required

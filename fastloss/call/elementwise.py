@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastloss.call.array_ops import sum_of, summing
-from fastloss.call.checks import aligned_variance, check_fits, check_float, check_shape, common_shape
+from fastloss.call.checks import aligned_variance, check_fits, check_float, check_shape, common_shape, representable
 from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import Domain, Plan, kernel_call
 from fastloss.call.planning import ABSENT, Operand, Planning, reads_of
@@ -42,6 +42,7 @@ def plan(planning: Planning, job: Elementwise) -> Plan:
         shape = common_shape(job, views)
         planning.kept = planning.kept and job.broadcast != "warn"
 
+    params = representable(params, x.dtype)
     size, each = math.prod(shape), job.reduction == "none"
     divisor: Any = planning.over(job.divisor(x.shape, size))
     point, w = job.point, weight

@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 
 from fastloss.call.array_ops import convert_into, in_type, scale_into, sum_of
-from fastloss.call.checks import check_float, check_labels, check_shape, dtype_name
+from fastloss.call.checks import check_float, check_labels, check_shape, dtype_name, representable
 from fastloss.call.chunked_matmul import Products, chunks, part
 from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import Plan, program_call
 from fastloss.call.planning import ABSENT, Planning, Read
 from fastloss.call.request import Request
 from fastloss.call.rowwise import out_of_range, set_counts
+from fastloss.call.scored import RowNumbers, back_of, check_returns, forward_of, returning, valid_classes
 from fastloss.call.weighting import mapping
-from fastloss.define.descriptions import NO_INDEX, Projected, RowIndex
-from fastloss.define.point_maths import is_nonzero, kept
+from fastloss.define.descriptions import NO_INDEX, Projected, RowIndex, Scores
+from fastloss.define.point_maths import finite_if_out, is_nonzero
 from fastloss.runtime.dtypes import F32, F64
 from fastloss.runtime.plans import KernelPlan
 from fastloss.runtime.settings import settings
@@ -31,20 +32,23 @@ _INPUT, _WEIGHT, _TARGET, _BIAS, _CLASS_WEIGHT = range(5)  # slots of the gradie
 
 def plan(planning: Planning, job: Projected) -> Plan:
     """Plan a loss of rows behind a linear map."""
-    rows, names = job.rows, (*job.names, "target", "linear_bias", "weight")
+    rows, usual = job.rows, ("input", "linear_weight", "target", "linear_bias", "weight")
+    names = (*job.names, *usual[len(job.names) :])
+    scores = rows.scores or Scores()
     numbered = rows.target if isinstance(rows.target, RowIndex) else None
     given = (job.input, job.linear_weight, None if numbered is not None else rows.target, job.linear_bias, rows.weight)
     for operand, name in zip(given[: 3 if numbered is None else 2], names, strict=False):
         if operand is None:
             raise TypeError(f"{name} must be an array, got None")
     x, w, target, bias, class_weight = planning.enter(given, names)
-    _check_map(x, w, bias, job.names, empty=numbered is not None and x.shape[:1] == (0,))
+    _check_map(x, w, bias, names, empty=numbered is not None and x.shape[:1] == (0,))
     if numbered is not None:
-        target = _row_index(planning, numbered, x, w, job.names)
+        target = _row_index(planning, numbered, x, w, names)
     real = F64 if x.dtype == F64 else F32
     if job.precision is not None and job.precision != real.name:
         raise ValueError(f"sums of {dtype_name(x)} input are in {real.name}, not in {job.precision}")
     classes, inner = w.shape[0], w.shape[1:-1]
+    valid = valid_classes(scores, classes, f"{job.names[1]} has shape {w.shape}")
     shape, results = (*x.shape[:-1], classes, *inner), (*x.shape[:-1], *inner)
     soft = rows.soft is not None and target.shape == shape
     if soft:
@@ -53,7 +57,13 @@ def plan(planning: Planning, job: Projected) -> Plan:
             raise ValueError(f"ignore_index does not go with class probabilities, got {rows.ignore_index}")
     else:
         check_labels(target, results, shape, "logits")
-    if class_weight is not ABSENT:
+    check_returns(planning, scores, soft)
+    if soft and valid < classes:
+        raise ValueError("valid_classes does not go with class probabilities behind a linear map")
+    place = len(planning.arrays)  # of what is returned beside the loss
+    if scores.returns:
+        planning.arrays.append(None)
+    if class_weight is not ABSENT and class_weight.shape != (valid,):
         check_shape(class_weight, (classes,), "weight", "one entry for each class, shape")
 
     hidden = () if soft else (_TARGET, _CLASS_WEIGHT)  # what cannot be differentiated
@@ -71,7 +81,7 @@ def plan(planning: Planning, job: Projected) -> Plan:
     scale, upstream = planning.upstream(not each, results)
     counted = not soft and rows.mean == "weights" and rows.reduction == "mean"
     if counted:
-        set_counts(planning, job.rows, given[_TARGET], x.dtype, classes, target if numbered is not None else None)
+        set_counts(planning, job.rows, given[_TARGET], x.dtype, valid, target if numbered is not None else None)
     weighing, by = planning.weighing, planning.over(math.prod(results)) if rows.reduction == "mean" else 1
     if weighing is not None:
         weighing.layout = None
@@ -92,9 +102,11 @@ def plan(planning: Planning, job: Projected) -> Plan:
 
     def body(arrays: tuple[Any, ...], request: Request, values: Any, *grads: Any) -> Any:
         divisor = by(arrays) if callable(by) and weighing is None else 1
-        return run.run([read(arrays) for read in readers], arrays, request, values, grads, divisor)
+        found = arrays[place] if scores.returns else {}
+        return run.run([read(arrays) for read in readers], arrays, request, values, grads, divisor, found)
 
-    return program_call(planning, outputs, each, body, slots=6)
+    made = program_call(planning, outputs, each, body, slots=6)
+    return Plan(returning(planning, made, place, scores.returns, results)) if scores.returns else made
 
 
 class _Run:
@@ -110,23 +122,28 @@ class _Run:
             scale,
             mode.value,
         )
-        self.maths, self.logit_scale = (rows.soft if soft else rows.maths), job.logit_scale
+        self.maths = rows.soft if soft else rows.maths
+        self.logit_scale = job.logit_scale
         self.each, self.averages = rows.reduction == "none", rows.reduction == "mean"
         self.weighs = self.averages and rows.mean == "weights" and not soft
         self.batch, self.features = (x.shape[0] if x.ndim == 2 else 1), x.shape[-1]
-        self.classes, inner = w.shape[0], w.shape[1:-1]
+        self.scores, inner = rows.scores or Scores(), w.shape[1:-1]
+        self.classes = self.scores.classes or w.shape[0]
         self.positions = math.prod(inner)
-        self.columns = self.classes * self.positions
+        self.columns, self.shape = self.classes * self.positions, (self.classes, self.positions)
         self.count = self.batch * self.positions
         self.results = (*x.shape[:-1], *inner)
         self.ignore = NO_INDEX if rows.ignore_index is None else int(rows.ignore_index)
-        self.params = (*rows.params, 1.0 / max(1, self.classes))
+        self.params = representable((*rows.params, 1.0 / max(1, self.classes)), real)
         doubled = "weight" in mode.wrt
         wanted = job.chunk_rows(self.batch, self.features, self.classes) if job.chunk_rows is not None else None
-        row_bytes = self.columns * real.itemsize * (2 if doubled else 1)
+        row_bytes = self.columns * real.itemsize * (1 + doubled + (self.scores.softcap is not None))
         self.bounds = chunks(self.batch, row_bytes, self.backend.chunk_times, wanted) if self.count else []
         self.wanted = bool(mode.wrt)
-        self.at_once = len(self.bounds) == 1 and x.dtype == w.dtype == real and not doubled
+        self.at_once = len(self.bounds) == 1 and x.dtype == w.dtype == real and not doubled and rows.scores is None
+        self.numbers = RowNumbers(self.backend, real, self.scores, self.ignore)
+        self.target = job.names[2] if len(job.names) > 2 else "target"
+        self.multiply = self.backend.multiplier(self.batch * self.columns * self.features)
         self.ones: Any = None
         self.plans: dict[int, KernelPlan] = {}
 
@@ -137,10 +154,12 @@ class _Run:
         request: Request,
         values: Any,
         grads: tuple[Any, ...],
-        divisor: float = 1,
+        divisor: float,
+        found: dict[str, Any],
     ) -> Any:
         """Write the results and return the reduced value; both are divided by `divisor` too."""
         backend = self.backend
+        found.update(self.numbers.make(self.count))
         if self.count == 0:
             for gradient in grads:
                 if gradient is not ABSENT:
@@ -149,19 +168,28 @@ class _Run:
         x, w, target, bias, class_weight, upstream = read
         labels, operand = (ABSENT, target) if self.soft else (target, ABSENT)
         scale = (self.scale(arrays, request) if callable(self.scale) else self.scale) / divisor
+        x, w = x.reshape((self.batch, self.features)), w.reshape((-1, self.features))
+        if self.columns < w.shape[0]:  # the classes that are padding
+            w, grads = w[: self.columns], self._without_padding(grads)
+            bias = bias if bias is ABSENT else bias[: self.columns]
+            class_weight = class_weight if class_weight is ABSENT else class_weight[: self.classes]
         bias = bias if bias is ABSENT else in_type(backend, bias, self.real)
         of_rows = (operand, labels, class_weight, upstream)
-        run = self._at_once if self.at_once else self._by_chunks
-        total = run(
-            x.reshape((self.batch, self.features)),
-            w.reshape((self.columns, self.features)),
-            bias,
-            of_rows,
-            scale,
-            values,
-            grads,
-        )
+        if self.at_once:
+            total = self._at_once(x, w, bias, of_rows, scale, values, grads)
+        else:
+            total = self._by_chunks(x, w, bias, of_rows, scale, values, grads, found)
+            self.numbers.finish(found, labels, self.classes)
         return total if divisor == 1 else total / divisor
+
+    def _without_padding(self, grads: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the parts of the gradients that belong to classes, the others set to 0."""
+        parts = list(grads)
+        for slot, size in ((_WEIGHT, self.columns * self.features), (_BIAS, self.columns)):
+            if parts[slot] is not ABSENT:
+                self.backend.fill(parts[slot], 0.0)
+                parts[slot] = self.backend.flat(parts[slot])[:size]
+        return tuple(parts)
 
     def _at_once(
         self, x: Any, w: Any, bias: Any, of_rows: tuple[Any, ...], scale: float, values: Any, grads: tuple[Any, ...]
@@ -173,7 +201,7 @@ class _Run:
             scaled = backend.empty(x.shape, real)
             scale_into(backend, scaled, x, self.logit_scale)
             x = scaled
-        backend.matmul(x, w.T, logits)
+        self.multiply(x, w.T, logits)
         if bias is not ABSENT:
             backend.add_to(logits, bias)
         flat = logits.reshape(-1)
@@ -184,20 +212,28 @@ class _Run:
         results = (values, gradient, d_target, ABSENT, ABSENT)
         total = self._rows(self.batch, (flat, *of_rows), results, self.wanted, scale, by, settings.check_indices)
         if grads[_WEIGHT] is not ABSENT:
-            backend.matmul(logits.T, x, grads[_WEIGHT].reshape(w.shape))
+            self.multiply(logits.T, x, grads[_WEIGHT].reshape(w.shape))
         if grads[_BIAS] is not ABSENT:
             if self.ones is None:
                 self.ones = backend.empty((1, self.batch), real)
                 backend.fill(self.ones, 1.0)
-            backend.matmul(self.ones, logits, grads[_BIAS].reshape((1, self.columns)))
+            self.multiply(self.ones, logits, grads[_BIAS].reshape((1, self.columns)))
         if grads[_INPUT] is not ABSENT:  # last: it may lie in the input
             d_input = grads[_INPUT].reshape(x.shape)
-            backend.matmul(logits, w, d_input)
+            self.multiply(logits, w, d_input)
             scale_into(backend, d_input, d_input, self.logit_scale)
         return total
 
     def _by_chunks(
-        self, x: Any, w: Any, bias: Any, of_rows: tuple[Any, ...], scale: float, values: Any, grads: tuple[Any, ...]
+        self,
+        x: Any,
+        w: Any,
+        bias: Any,
+        of_rows: tuple[Any, ...],
+        scale: float,
+        values: Any,
+        grads: tuple[Any, ...],
+        found: dict[str, Any],
     ) -> Any:
         """Compute chunk by chunk, when all labels have been checked and counted."""
         backend, real, count = self.backend, self.real, self.count
@@ -224,14 +260,23 @@ class _Run:
         for start, stop in self.bounds:
             chunk = products.logits(start, stop, bias)
             gradient = products.gradient_of(chunk)
+            self._forward(chunk)
+            carried = gradient
+            if self.scores.softcap is not None and gradient is not ABSENT:
+                gradient = backend.empty(chunk.shape, real)
             # Where the rows of the chunk lie in arrays of a number for each row, and in arrays like the logits.
             places = slice(start * self.positions, stop * self.positions)
             entries = slice(start * self.columns, stop * self.columns)
             d_weight = backend.empty((chunk.size,), real) if doubled else ABSENT
             operands = (part(operand, entries), part(labels, places), class_weight, part(upstream, places))
+            if found:
+                self.numbers.fill(found, places, chunk.reshape(-1), operands[1], (stop - start, *self.shape))
             flat = gradient if gradient is ABSENT else gradient.reshape(-1)
             results = (part(each, places), flat, part(grads[_TARGET], entries), d_weight, ABSENT)
             self._rows(stop - start, (chunk.reshape(-1), *operands), results, gradient is chunk, scale, by, False)
+            if gradient is not ABSENT:
+                self._back(gradient, chunk, carried)
+                gradient = carried
             products.carry_back(start, stop, gradient)
             if doubled:
                 lying = d_weight.reshape((stop - start, self.classes, self.positions))
@@ -244,6 +289,20 @@ class _Run:
         if self.valued and not direct:
             convert_into(backend, backend.flat(values), each)
         return None
+
+    def _forward(self, chunk: Any) -> None:
+        """Replace logits by what is scaled and capped of them."""
+        if self.scores.changes_logits:
+            flat, (point, params) = chunk.reshape(-1), forward_of(self.scores)
+            mapping(self.backend, point, (flat,), 0, None, params, aliased=True)((flat,), flat)
+
+    def _back(self, gradient: Any, logits: Any, target: Any) -> None:
+        """Write the gradient of logits as they were before; it may replace either."""
+        if self.scores.changes_logits:
+            point, params, needed = back_of(self.scores)
+            read = (gradient.reshape(-1), logits.reshape(-1))[:needed]
+            aliased = target is logits or target is gradient
+            mapping(self.backend, point, read, 0, target.dtype, params, aliased)(read, target.reshape(-1))
 
     def _divisor(self, labels: Any, class_weight: Any) -> Any:
         """Check the labels of all chunks before the first one, and return what the sum is divided by."""
@@ -279,11 +338,11 @@ class _Run:
 
     def _refuse(self, labels: Any, bad: int) -> None:
         if bad >= 0:
-            raise out_of_range(self.backend, labels, bad, self.results, self.classes)
+            raise out_of_range(self.backend, labels, bad, self.results, self.classes, self.target)
 
 
 def _counting_rows(read: Read, planning: Planning, run: _Run) -> Read:
-    """Return what reads the input with zeros in the rows of weight 0, whose products would keep a NaN."""
+    """Return what reads the input with zeros for what is not finite in rows of weight 0: its products would be NaN."""
     backend, place, shape = planning.space.backend, planning.weighing.place, (run.batch, run.features)
     if run.positions != 1 or not run.count:
         return read
@@ -298,13 +357,13 @@ def _counting_rows(read: Read, planning: Planning, run: _Run) -> Read:
         rows = x.reshape(shape)
         made = backend.empty(shape, x.dtype)
         spread = backend.broadcast(weights.reshape((run.batch, 1)), shape)
-        mapping(backend, kept, (rows, seen), 0)((rows, spread), made)
+        mapping(backend, finite_if_out, (rows, seen), 0)((rows, spread), made)
         return made
 
     return counting
 
 
-def _row_index(planning: Planning, numbered: RowIndex, x: Any, w: Any, names: tuple[str, str]) -> Any:
+def _row_index(planning: Planning, numbered: RowIndex, x: Any, w: Any, names: tuple[str, ...]) -> Any:
     """Return class indices that are the numbers of the rows."""
     if x.ndim != 2 or w.ndim != 2:
         raise ValueError(f"{names[0]} and {names[1]} must have shapes (N, F) and (M, F), got {x.shape} and {w.shape}")
@@ -316,9 +375,9 @@ def _row_index(planning: Planning, numbered: RowIndex, x: Any, w: Any, names: tu
     return planning.space.backend.on_device(np.arange(x.shape[0], dtype=np.int64) + numbered.offset)
 
 
-def _check_map(x: Any, w: Any, bias: Any, names: tuple[str, str], empty: bool) -> None:
+def _check_map(x: Any, w: Any, bias: Any, names: tuple[str, ...], empty: bool) -> None:
     """Check the shapes and dtypes of the linear map; one that is `empty` needs no classes."""
-    first, second = names
+    first, second, _, third, _ = names
     check_float(x, first)
     check_float(w, second)
     if x.ndim not in (1, 2):
@@ -332,5 +391,5 @@ def _check_map(x: Any, w: Any, bias: Any, names: tuple[str, str], empty: bool) -
     if w.shape[0] == 0 and not empty:
         raise ValueError(f"{second} must have at least one class, got shape {w.shape}")
     if bias is not ABSENT:
-        check_float(bias, "linear_bias")
-        check_shape(bias, w.shape[:-1], "linear_bias", "the shape of linear_weight without its last axis,")
+        check_float(bias, third)
+        check_shape(bias, w.shape[:-1], third, f"the shape of {second} without its last axis,")

@@ -11,7 +11,7 @@ from fastloss.call.checks import Shape, check_float, check_shape, dtype_name
 from fastloss.call.planning import ABSENT, Operand, Planning
 from fastloss.call.request import Request
 from fastloss.call.weighting import Weighing
-from fastloss.runtime.dtypes import F32, F64
+from fastloss.runtime.dtypes import F32, F64, HALF
 
 # What makes a result of what a kernel wrote, the arrays of the call, and its request.
 Finish = Callable[[Any, tuple[Any, ...], Request], Any]
@@ -129,12 +129,14 @@ class Outputs:
             return
         argument = self._argument(0)
         dtype = argument.view.dtype if dtype is None else dtype
+        if out is not None:
+            self._check(out, shape, dtype)
+            dtype = out.view.dtype
         make = self.maker(shape, dtype) if entries else self.backend.maker(shape, dtype)
         kernel = make, self._flat if entries else self.backend.flat, self.backend.sample(dtype)
         if out is None:
             self._written.insert(0, _Written(slot, *kernel, self._wrapping(dtype, argument.operand)))
             return
-        self._check(out, shape, dtype)
         self._out = out
         if (self.ordered(out.view) if entries else out.view).flags.c_contiguous:
             self._written.insert(0, _Written(slot, *kernel, _given_out, out))
@@ -176,6 +178,8 @@ class Outputs:
     def _plan_gradient(self, number: int, slot: int, shape: Shape | None) -> None:
         argument = self._argument(slot)
         view, dtype = argument.view, argument.view.dtype
+        if self._targets:
+            dtype = self._targets[number].view.dtype
         lies = view.shape if shape is None else shape
         kernel = self._made(lies, dtype)
         fold = _chained(self._moving(lies, dtype), None if lies == view.shape else self._folding(argument))
@@ -427,8 +431,9 @@ def check_target(planning: Planning, target: Operand, shape: Shape, dtype: Any) 
     """Check an array to be written, which must have a shape and a dtype."""
     view = planning.see_target(target)
     check_shape(view, shape, target.name, "shape")
-    if view.dtype != dtype:
-        raise TypeError(f"{target.name} must have the dtype of its argument, got {dtype_name(view)}")
+    if view.dtype != dtype and (view.dtype != F32 or dtype not in HALF):
+        wanted = "the dtype of its argument, or be float32 beside half precision"
+        raise TypeError(f"{target.name} must have {wanted}, got {dtype_name(view)}")
     if not view.flags.c_contiguous and _may_overlap_itself(view):
         raise ValueError(f"{target.name} has elements that share memory with each other: strides {view.strides}")
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from fastloss.call.checks import Shape, broadcast_shape, check_float, listed, normal_axis
+from fastloss.call.checks import Shape, broadcast_shape, check_float, listed, normal_axis, representable
 from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import Plan, kernel_call
 from fastloss.call.planning import ABSENT, Operand, Planning, chained, reads_of
@@ -58,7 +58,8 @@ def plan(planning: Planning, job: Pairwise) -> Plan:
             ABSENT if operand is None else operand.view if spread is None else spread(operand.view)
             for operand, spread in zip(operands, spreading, strict=True)
         ]
-        kernel = backend.plan_pairwise(job.maths, tuple(seen), outputs.samples(5), job.params, (count, columns))
+        params = representable(job.params, views[0].dtype)
+        kernel = backend.plan_pairwise(job.maths, tuple(seen), outputs.samples(5), params, (count, columns))
     reads = reads_of(operands, spreading, kernel.reads)
     return kernel_call(planning, kernel, reads, outputs, each, scale, divisor)
 
@@ -89,9 +90,7 @@ def _common_shape(job: Pairwise, views: list[Any]) -> Shape:
             raise ValueError(f"vectors must have the same number of axes, at least one: {listed(job.names, views)}")
         if view.shape != shape:
             shape = broadcast_shape(job.names, views)
-    if shape == ():
-        raise ValueError(f"vectors must have at least one axis: {listed(job.names, views)}")
-    return shape
+    return shape or (1,)  # two numbers, as vectors of one component
 
 
 def _labels(backend: Any, target: Any, rows: Shape) -> Callable[[Any], Any] | None:

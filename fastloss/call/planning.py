@@ -16,6 +16,8 @@ from fastloss.call.checks import Shape, check_float, check_shape
 from fastloss.call.dispatch import host_array, lowering, space_of
 from fastloss.call.request import Mode, Request, is_number
 from fastloss.cpu.arrays import NUMPY
+from fastloss.cpu.in_parts import COPIED_AT_ONCE, flat
+from fastloss.cpu.windows import FLAT
 from fastloss.define.descriptions import Loss
 
 ABSENT: Any = ()
@@ -282,6 +284,8 @@ def reads_of(
         places.append(operand.place)
         order.append(len(chains))
         read = next(left)
+        if (spread is not None or operand.view.size > COPIED_AT_ONCE) and read is FLAT:
+            read = _flattening(operand.view if spread is None else spread(operand.view))
         chains.append(read if operand.read is spread is None else chained(operand.read, spread, read))
     present = [place for place in places if place is not None]
     first = present[0]
@@ -290,6 +294,11 @@ def reads_of(
     else:
         pick = itemgetter(*present)
     return Reads(pick, tuple(chains), itemgetter(*order), tuple(places))
+
+
+def _flattening(view: Any) -> Callable[[Any], Any]:
+    """Return what makes such views flat: where they are large and have to be copied, in parts."""
+    return FLAT if view.flags.c_contiguous or view.size <= COPIED_AT_ONCE else flat
 
 
 def chained(*functions: Callable[[Any], Any] | None) -> Callable[[Any], Any]:

@@ -18,6 +18,7 @@ from fastloss.call.checks import (
     check_shape,
     implicit_axis,
     normal_axis,
+    representable,
     split_axis,
 )
 from fastloss.call.outputs import Argument, Outputs
@@ -55,7 +56,7 @@ def plan(planning: Planning, job: Rowwise) -> Plan:
         return pairwise.plan(
             planning, Pairwise(job.pairs, arrays, _NAMES, reduction=job.reduction, broadcast=True, reals=1)
         )
-    maths, labels, operand, rows = _target_of(job, target, shape, rows)
+    maths, labels, operand, rows = target_of(job, target, shape, rows)
     if job.weight is not None:
         check_shape(weight, (classes,), "weight", "one entry for each class, shape")
 
@@ -99,7 +100,7 @@ def plan(planning: Planning, job: Rowwise) -> Plan:
             pairs = zip(seen, spreads, strict=True)
             seen = [view if spreading is None or view is ABSENT else spreading(view) for view, spreading in pairs]
         ignore = NO_INDEX if job.ignore_index is None else int(job.ignore_index)
-        params = (*job.params, 1.0 / classes)
+        params = representable((*job.params, 1.0 / classes), x.dtype)
         kernel = backend.plan_rowwise(
             maths, tuple(seen), outputs.samples(5), params, split, ignore, outputs.first_replaces
         )
@@ -128,7 +129,7 @@ def set_counts(
         planning.counts = lambda arrays: backend.class_weights(read(arrays), read_weight(arrays), classes, ignore, real)
 
 
-def _target_of(
+def target_of(
     job: Rowwise, target: Any, shape: Shape, rows: Shape
 ) -> tuple[RowMaths, Operand | None, Operand | None, Shape]:
     """Return the maths, the operand of class indices, that of an entry for each logit, and the shape of the values."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from fastloss.call.dispatch import lowering, relation
 from fastloss.call.request import Request, is_number
+from fastloss.cpu.arrays import shows_memory
 
 # What decides how an array in host memory is read, and written; of an array in device memory.
 _host_layout = attrgetter("dtype", "shape", "strides", "flags.num")
@@ -81,7 +82,7 @@ def signature(
         elif place == numbered and kind in NUMBERS:  # which differs from call to call
             lower, a = _as_array, _as_array(a)
             layout = _host_layout(a)
-        elif kind in OPTIONS:
+        elif kind in OPTIONS or (kind is tuple and all(type(one) in OPTIONS for one in a)):
             parts.append((kind, a or str(a)))  # 0.0 equals -0.0
             continue
         else:
@@ -91,6 +92,8 @@ def signature(
             try:
                 a = lower(a)
             except OTHER_KIND:  # planning knows what to say of it
+                return None
+            if type(a) is np.ndarray and not shows_memory(a):
                 return None
             layout = _layout(a)
         parts.append((kind, lower, layout))

@@ -31,8 +31,18 @@ class Layout(NamedTuple):
     width: int = 1
 
 
-def mapping(backend: Any, point: Any, views: tuple[Any, ...], slot: int | None = None, dtype: Any = None) -> Any:
-    """Return what computes a function of elements of arrays like `views`, in the type of the first.
+def mapping(
+    backend: Any,
+    point: Any,
+    views: tuple[Any, ...],
+    slot: int | None = None,
+    dtype: Any = None,
+    params: tuple[float, ...] = (),
+    aliased: bool = False,
+) -> Any:
+    """Return what computes a function of elements of arrays like `views`, and `params`, in the type of the first.
+
+    The target may be one of them where it is `aliased`.
 
     ``run(arrays, target, scale, divisor)`` writes the values (`slot` 0) or the first derivatives (1), these times
     `scale` over `divisor`, to a target of `dtype`, and returns the sum of the values over `divisor`.
@@ -40,11 +50,14 @@ def mapping(backend: Any, point: Any, views: tuple[Any, ...], slot: int | None =
     missing = (ABSENT,) * (5 - len(views))
     before, behind = (ABSENT,) * (slot or 0), (ABSENT,) * (4 - (slot or 0))
     sample = ABSENT if slot is None else backend.sample(dtype or views[0].dtype)
-    kernel = backend.plan_elementwise(point, (*views, *missing), (*before, sample, *behind), (), False)
-    reads = kernel.reads[: len(views)]
+    kernel = backend.plan_elementwise(point, (*views, *missing), (*before, sample, *behind), params, aliased)
+    reads, (code, queue) = kernel.reads[: len(views)], kernel.launch
+    numbers_of, divided = kernel.numbers, kernel.divided
 
     def run(arrays: tuple[Any, ...], target: Any = ABSENT, scale: float = 1.0, divisor: Any = 1) -> Any:
-        return kernel.run((*map(call, reads, arrays), *missing), (*before, target, *behind), scale, divisor)[1]
+        read, numbers = map(call, reads, arrays), numbers_of(scale, divisor, True)
+        total = code(*read, *missing, *before, target, *behind, *numbers, queue(), True)
+        return total if divided else total / divisor if divisor else math.nan
 
     return run
 

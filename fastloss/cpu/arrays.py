@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from fastloss.cpu import backend
+from fastloss.cpu.in_parts import copied
 from fastloss.cpu.windows import unlocked
 from fastloss.runtime.dtypes import BF16_BITS, F16_BITS, F32, F64
 
@@ -126,6 +127,12 @@ class DlpackSpace(NumpySpace):
         self.name = module.__name__
         self._module = module
 
+    def output(self, array: Any, name: str) -> Any:
+        raise TypeError(
+            f"{name} cannot be given with arrays of {self.name}, which are not written in place: leave it out, and use "
+            "the array that is returned"
+        )
+
     def one(self, dtype: Any) -> Any:
         return None
 
@@ -161,7 +168,10 @@ def lowering(array: Any) -> Callable[[Any], Any] | None:
     if is_instance(array, "torch", "Tensor"):
         if array.device.type != "cpu":
             return None
-        return _bfloat16_memory if array.dtype is sys.modules["torch"].bfloat16 else _plain_memory
+        is_bfloat16 = array.dtype is sys.modules["torch"].bfloat16
+        if array.requires_grad and (is_bfloat16 or is_tracked(array)):
+            return _tracked_bfloat16_memory if is_bfloat16 else _tracked_memory
+        return _bfloat16_memory if is_bfloat16 else _plain_memory
     if isinstance(array, np.ndarray):
         return None if isinstance(array, np.ma.MaskedArray) else _base_array
     if not hasattr(array, "__dlpack__") or isinstance(array, np.generic) or hasattr(array, "__cuda_ndarray__"):
@@ -172,15 +182,28 @@ def lowering(array: Any) -> Callable[[Any], Any] | None:
 _base_array = methodcaller("view", np.ndarray)
 
 
-def _plain_memory(tensor: Any) -> Any:
-    return (tensor.detach() if tensor.requires_grad else tensor).numpy()
+_plain_memory = methodcaller("numpy")  # which refuses a tensor that autograd follows
+
+
+def _tracked_memory(tensor: Any) -> Any:
+    return tensor.detach().numpy()
 
 
 def _bfloat16_memory(tensor: Any) -> Any:
     torch = sys.modules["torch"]
-    if tensor.dtype is not torch.bfloat16:
-        raise TypeError("not bfloat16")
-    return tensor.detach().view(torch.int16).numpy().view(TENSOR_BF16)
+    if tensor.dtype is not torch.bfloat16 or tensor.requires_grad:
+        raise TypeError("not bfloat16, or one that autograd may follow")
+    return tensor.view(torch.int16).numpy().view(TENSOR_BF16)
+
+
+def _tracked_bfloat16_memory(tensor: Any) -> Any:
+    return _bfloat16_memory(tensor.detach())
+
+
+def is_tracked(array: Any) -> bool:
+    """Return whether torch's autograd follows what is done with an array."""
+    torch = sys.modules.get("torch")
+    return is_instance(array, "torch", "Tensor") and array.requires_grad and bool(torch.is_grad_enabled())  # type: ignore[union-attr]
 
 
 def tensor_memory(tensor: Any, name: str) -> Any:
@@ -190,10 +213,38 @@ def tensor_memory(tensor: Any, name: str) -> Any:
         raise TypeError(f"{name}: a torch tensor of layout {tensor.layout} is not supported; call .to_dense() first")
     tensor = tensor.detach().resolve_neg()
     try:
-        return _bfloat16_memory(tensor) if tensor.dtype == torch.bfloat16 else tensor.numpy()
-    except (TypeError, RuntimeError):
-        what = "nested torch tensor" if tensor.is_nested else f"torch tensor of dtype {tensor.dtype}"
-        raise TypeError(f"{name}: a {what} is not supported") from None
+        array = _bfloat16_memory(tensor) if tensor.dtype == torch.bfloat16 else tensor.numpy()
+    except (TypeError, RuntimeError) as error:
+        raise TypeError(f"{name}: {_why_not_read(tensor, error)}") from None
+    if not shows_memory(array):
+        raise TypeError(f"{name}: {_IN_TRANSFORM}")
+    return array
+
+
+_IN_TRANSFORM = (
+    "a tensor inside of a transform of torch.func (grad, vmap, jvp, functionalize) does not show its numbers; use the "
+    "losses of fastloss.torch there"
+)
+
+
+def _why_not_read(tensor: Any, error: Exception) -> str:
+    """Say what is wrong with a tensor that NumPy cannot show."""
+    torch = sys.modules["torch"]
+    if tensor.is_nested:
+        return "a nested torch tensor is not supported"
+    if isinstance(error, TypeError) or tensor.dtype.is_complex:
+        return f"a torch tensor of dtype {tensor.dtype} is not supported"
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+        return (
+            f"a {type(tensor).__name__} does not show its numbers; in code that is traced with such tensors use the "
+            "losses of fastloss.torch"
+        )
+    return _IN_TRANSFORM
+
+
+def shows_memory(array: Any) -> bool:
+    """Return whether an array is a window on another's memory: torch's functionalize gives NumPy none, nor an error."""
+    return not (array.flags.owndata and array.size)
 
 
 def is_instance(array: Any, module: str, name: str) -> bool:
@@ -219,7 +270,7 @@ def as_numpy(array: Any, name: str) -> Any:
     if hasattr(array, "__dlpack__"):
         try:
             return np.from_dlpack(array)
-        except (BufferError, RuntimeError) as error:
+        except (BufferError, RuntimeError, TypeError, ValueError) as error:  # Arrow's, of nulls, are of both kinds
             what = f"{type(array).__name__} of dtype {getattr(array, 'dtype', 'unknown')}"
             raise TypeError(f"{name}: NumPy cannot read this {what}: {error}") from None
     was_array = hasattr(array, "dtype")
@@ -257,10 +308,10 @@ def _kernel_dtype(array: Any, name: str) -> Any:
     """Return the array as kernels read it; see the module's docstring."""
     dtype = array.dtype
     if not dtype.isnative:
-        array = array.astype(dtype.newbyteorder("="))
+        array = copied(array, dtype.newbyteorder("="), "K")
         dtype = array.dtype
     if not array.flags.aligned:
-        array = array.copy()
+        array = copied(array)
     if dtype in _DIRECT:
         return array
     if dtype == np.float16:
@@ -270,5 +321,5 @@ def _kernel_dtype(array: Any, name: str) -> Any:
     if dtype == np.bool_:
         return array.view(np.uint8)
     if dtype.kind in "iu":
-        return array.astype(np.int32)
+        return copied(array, np.int32, "K")
     raise TypeError(f"{name}: dtype {dtype} is not supported")

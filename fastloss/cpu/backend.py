@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import fastloss.cpu  # noqa: F401  (registers the maths)
+from fastloss.cpu import in_parts
 from fastloss.cpu.loops.add import run as add_to
 from fastloss.cpu.loops.check_labels import class_weights
 from fastloss.cpu.loops.check_labels import run as survey
@@ -26,10 +27,10 @@ from fastloss.runtime.memory_pool import RECYCLED_FROM, empty
 
 __all__ = [
     "add_rows", "add_to", "adds_products", "argmax", "broadcast", "chunk_times", "class_weights", "clear_rows",
-    "copy_into", "ctc", "elementwise",
-    "empty", "fill", "flat", "follows_layout", "host", "maker", "matmul", "moved", "multiplies_bfloat16", "number",
-    "on_device", "overlap", "plan_elementwise", "plan_multilabel", "plan_pairwise", "plan_rowwise", "rowwise",
-    "same", "sample", "sum_to", "survey", "take", "upload", "waits", "zeros",
+    "copy_into", "ctc", "elementwise", "empty", "fill", "flat", "follows_layout", "host", "maker", "matmul", "moved",
+    "multiplier", "multiplies_bfloat16", "number", "on_device", "overlap", "plan_elementwise", "plan_multilabel",
+    "plan_pairwise", "plan_rowwise", "rowwise", "same", "sample", "sum_to", "survey", "take", "upload", "waits",
+    "zeros",
 ]  # fmt: skip
 
 follows_layout = True  # whether results of rows may lie in another order than C's, as their input does
@@ -37,6 +38,9 @@ waits = False  # whether looking at a result holds the caller up
 adds_products = multiplies_bfloat16 = False  # what NumPy's matrix product does not do
 chunk_times = 1  # how many times the budget of the CPU, see ``call/chunked_matmul.py``
 moved = np.moveaxis
+copy_into = in_parts.copy
+multiplier = in_parts.multiplier
+matmul = in_parts.matmul  # rows or columns of both factors are contiguous, and neither overlaps the product
 flat = FLAT  # reshape(-1) of strides that merge would give a strided view
 zeros = np.zeros  # pages of a fresh one that are never written cost nothing
 
@@ -85,11 +89,6 @@ def fill(view: Any, value: float) -> None:
     view.fill(_narrowed(np.float64(value), view.dtype))
 
 
-def matmul(a: Any, b: Any, out: Any) -> None:
-    """Write the matrix product into `out`; rows or columns of `a` and `b` are contiguous, and none overlaps `out`."""
-    np.matmul(a, b, out=out)
-
-
 def host(view: Any) -> Any:
     """Return a contiguous flat view of integers as a NumPy array of int64; what int64 cannot hold is negative."""
     return view.astype(np.int64, copy=False)
@@ -118,11 +117,6 @@ def add_rows(target: Any, index: Any, source: Any) -> None:
 def argmax(view: Any, out: Any) -> None:
     """Write to `out` the place of the largest entry of every row of a real matrix, the first of equal ones."""
     np.argmax(view, axis=1, out=out)
-
-
-def copy_into(target: Any, source: Any) -> None:
-    """Copy `source` into a view of any layout and of the same dtype."""
-    np.copyto(target, source)
 
 
 def sum_to(view: Any, shape: tuple[int, ...]) -> Any:

@@ -151,6 +151,10 @@ class Backend:
         """Write the matrix product into `out`, or add it, by the library that owns the arrays."""
         self.space.matmul(a, b, out, add)
 
+    def multiplier(self, products: int) -> Callable[[DeviceArray, DeviceArray, DeviceArray], None]:
+        """Return what writes matrix products that sum up so many products of two numbers."""
+        return self.matmul
+
     def survey(
         self, target: DeviceArray, weight: Any, columns: int, ignore: int, check: bool, real: Any
     ) -> tuple[int, DeviceArray]:

@@ -21,6 +21,7 @@ from fastloss.cuda.device.numba_cuda import REALS, SIMULATED, SimulatedPointer, 
 from fastloss.cuda.device_array import DeviceArray
 from fastloss.cuda.driver import bindings, checked, current_device
 from fastloss.runtime.compile import fingerprint, foreign_part
+from fastloss.runtime.kernel_cache import keep_on_disk
 
 # Bytes of shared memory that a block gets without asking; beyond it a kernel must be granted them.
 SHARED_MEMORY_OF_ANY_KERNEL = 48 << 10
@@ -76,7 +77,9 @@ class Kernel:
         with _lock:
             if key not in self._loaded:
                 jit: Any = cuda.jit
-                compiled = jit(self.signature(real, args), cache=True, launch_bounds=self.bounds)(self.body)
+                compiled = jit(launch_bounds=self.bounds)(self.body)
+                keep_on_disk(compiled, self.body, "cuda")
+                compiled.compile(self.signature(real, args).args)
                 self._loaded[key] = Loaded(compiled, key[1], self.threads, real, args)
             return self._loaded[key]
 

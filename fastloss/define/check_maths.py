@@ -56,7 +56,7 @@ def _check_row(record: Loss, job: Rowwise) -> None:
         found = _called(maths.terms, *zero_to_one, True, NUMBER, NUMBER, params)
         if found is not UNKNOWN and not _has(found, 3):
             raise TypeError(f"{record.name}: {maths.terms.__name__} must return three sums, got {found!r}")
-    found = _called(maths.finish, NUMBER, NUMBER, (NUMBER,) * 3, NUMBER, NUMBER, params)
+    found = _called(maths.finish, NUMBER, NUMBER, (NUMBER,) * 3, *(NUMBER,) * 4, params)
     if found is UNKNOWN:
         return
     if not (_has(found, 2) and isinstance(found[1], tuple)):

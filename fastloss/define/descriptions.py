@@ -133,11 +133,13 @@ class RowMaths(NamedTuple):
     Notation: z is an entry of the row: less the row's maximum `top` when `softmax` is set, else the raw entry, and
     `top` is 0; p its softmax (0 without `softmax`); t the entry of the second operand, 1 where there is none; w the
     class weight, 1 where there is none; `hit` whether this is the target class; zy and wy the target's z and weight
-    (0 and 1 without class indices); params the loss's options, then 1 / number of classes.
+    (0 and 1 without class indices); p_others is 1 less the largest softmax, from a sum without that entry where it
+    would cancel (0 without `softmax`); py the target's softmax (0 without `softmax`, and where no derivative is asked
+    for); params the loss's options, then 1 / number of classes.
 
     terms(z, p, t, w, hit, zy, wy, params) -> (a, b, c)
         Summed over the row, pieces of it in the row's own precision, these in float64. ``None``: no sums.
-    finish(top, logsum, sums, zy, wy, params) -> (value, coefs)
+    finish(top, logsum, sums, zy, wy, p_others, py, params) -> (value, coefs)
         The row's value, and whatever the entries need, a tuple of numbers of the row's type; logsum = log sum exp z,
         0 without `softmax`.
     entry(z, p, t, w, hit, coefs, params) -> ((d_first, d_second, d_weight), d2_first)
@@ -157,6 +159,29 @@ class RowMaths(NamedTuple):
     sparse: bool = False
 
 
+class Scores(NamedTuple):
+    """What becomes of logits before their softmax, and what is returned beside the loss of a row.
+
+    Logits x are replaced by c tanh(a x / c), a being the `scale` and c the `softcap`, or by a x without one. There are
+    `classes` classes, the others are padding. `returns` are names of ``RETURNS``; `z_loss` is the factor of the last.
+    """
+
+    scale: float = 1.0
+    softcap: float | None = None
+    classes: int | None = None
+    z_loss: float = 0.0
+    returns: tuple[str, ...] = ()
+
+    @property
+    def changes_logits(self) -> bool:
+        """Whether logits are replaced by others."""
+        return self.scale != 1 or self.softcap is not None
+
+
+# The numbers of a row that a loss may return beside its value.
+RETURNS = ("lse", "log_prob", "entropy", "argmax", "z_loss")
+
+
 class Rowwise(NamedTuple):
     """A loss of rows along a class axis: axis 0 of a one-dimensional input, else axis 1, unless `axis` says otherwise.
 
@@ -167,7 +192,7 @@ class Rowwise(NamedTuple):
     `empty` is the value of a row without classes; ``None`` refuses such an input.
 
     `pairs` is the maths of a loss of input, target and weight whose weight may have any shape that broadcasts to the
-    input's; it is used where that is not one number for each class.
+    input's; it is used where that is not one number for each class. `scores` says what becomes of logits before.
     """
 
     maths: RowMaths
@@ -184,6 +209,7 @@ class Rowwise(NamedTuple):
     max_ndim: int | None = None
     empty: float | None = None
     pairs: PairMaths | None = None
+    scores: Scores | None = None
 
 
 class RowIndex(NamedTuple):
@@ -197,7 +223,8 @@ class Projected(NamedTuple):
 
     `rows` describes the loss, its `input` left open. The weight is (C, F) or (C, d1, ..., F). `chunk_rows` maps
     (rows, features, classes) to the rows of a chunk, or to None where the budget decides; `precision` is the dtype the
-    caller expects sums to have. The logits are multiplied by `logit_scale`; `names` are those of input and weight.
+    caller expects sums to have. The logits are multiplied by `logit_scale`; `names` are those of input and weight, and
+    of target and bias where they have others.
     """
 
     rows: Rowwise
@@ -207,7 +234,7 @@ class Projected(NamedTuple):
     chunk_rows: Callable[[int, int, int], int | None] | None = None
     precision: str | None = None
     logit_scale: float = 1.0
-    names: tuple[str, str] = ("input", "linear_weight")
+    names: tuple[str, ...] = ("input", "linear_weight")
 
 
 class Clustered(NamedTuple):
@@ -258,10 +285,13 @@ class PairMaths(NamedTuple):
     """The scalar functions of a loss over vectors a, b (and c) of equal length.
 
     peaks(a, b, c, params) -> (u, v, w)
-        Running maxima over the vector, for the infinity norm; ``None``: no maxima.
-    terms(a, b, c, peaks, params) -> (u, v, w)
+        Their largest values over the vector are its tops; ``None``: the tops are 1.
+    again(sums, params) -> (u, v, w)
+        The tops that the sums call for: where one is not 1, the row is summed a second time, with these. For vectors
+        whose squares would overflow or underflow; ``None``: once is enough.
+    terms(a, b, c, tops, params) -> (u, v, w)
         Summed over the vector in float64.
-    finish(sums, peaks, y, params) -> (value, coefs)
+    finish(sums, tops, y, params) -> (value, coefs)
         The row's value from its sums; y is the label.
     entry(a, b, c, coefs, params) -> ((d_a, d_b, d_c), d2_a)
         One component of each derivative.
@@ -271,6 +301,7 @@ class PairMaths(NamedTuple):
     finish: MathFunction
     entry: MathFunction
     peaks: MathFunction | None = None
+    again: MathFunction | None = None
 
 
 class Pairwise(NamedTuple):

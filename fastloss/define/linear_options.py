@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-_POLICIES = ("auto", "accurate", "balanced", "compact")
+_POLICIES = ("auto", "accurate", "compact")
 
 
 @dataclasses.dataclass(slots=True, frozen=True)
@@ -21,7 +21,7 @@ class LinearCrossEntropyOptions:
     chunking_method : str, optional
         ``"auto"`` or None: `batch_chunk_size`, or the budget. ``"aspect_ratio"`` makes the logits of a chunk about as
         large as the input, ``"aspect_ratio:N"`` an N-th of that.
-    acc_policy : {"auto", "accurate", "balanced", "compact"}
+    acc_policy : {"auto", "accurate", "compact"}
         All mean "accurate": every intermediate result is kept in the computing type.
     acc_dtype : dtype, optional
         The type of sums. They are in float64 for float64 input and in float32 otherwise; any other one is refused.

@@ -50,7 +50,9 @@ class Row(NamedTuple):
     """What the functions of a loss of rows see of the row.
 
     `sums` are those of the terms, `z` and `w` those of the target's entry (0 and 1 without class indices), `logsum` is
-    log Σ exp z and `top` the maximum, both 0 without a softmax. While terms are computed only `z` and `w` are known.
+    log Σ exp z, `top` the maximum and `p_others` the softmax of all entries but the largest, all 0 without a softmax;
+    ``complement(entry.z, entry.p, row.p_others)`` is 1 - p with all its digits. While terms are computed only `z` and
+    `w` are known.
     """
 
     sums: Any
@@ -58,6 +60,7 @@ class Row(NamedTuple):
     w: Any
     logsum: Any
     top: Any
+    p_others: Any
 
 
 class RowMaths(NamedTuple):
@@ -124,20 +127,20 @@ def row_maths(functions: RowMaths, indexed: bool, names: tuple[str, ...]) -> des
     """Return the maths of a loss of rows as the loops call it."""
     value, derived, summed = functions[:3]
     numbers = numbers_of((*names, "inverse_classes"))
-    sample = value(Row((0.5, 0.5, 0.5), -0.5, 1.0, 0.75, 0.5), numbers(*[0.5] * (len(names) + 1)))
+    sample = value(Row((0.5, 0.5, 0.5), -0.5, 1.0, 0.75, 0.5, 0.5), numbers(*[0.5] * (len(names) + 1)))
     keeps = isinstance(sample, tuple)
 
     def terms(z, p, t, w, hit, zy, wy, params):
         T = type(z)
-        row = Row((T(0), T(0), T(0)), zy, wy, T(0), T(0))
+        row = Row((T(0), T(0), T(0)), zy, wy, T(0), T(0), T(0))
         return summed(Entry(z, p, t, w, hit), row, numbers(*params))
 
-    def finish(top, logsum, sums, zy, wy, params):
-        found = value(Row(sums, zy, wy, logsum, top), numbers(*params))
-        return found if keeps else (found, (*sums, zy, wy, logsum, top))
+    def finish(top, logsum, sums, zy, wy, p_others, py, params):
+        found = value(Row(sums, zy, wy, logsum, top, p_others), numbers(*params))
+        return found if keeps else (found, (*sums, zy, wy, logsum, top, p_others))
 
     def entry(z, p, t, w, hit, coefs, params):
-        row = coefs if keeps else Row(coefs[:3], coefs[3], coefs[4], coefs[5], coefs[6])
+        row = coefs if keeps else Row(coefs[:3], *coefs[3:])
         return derived(Entry(z, p, t, w, hit), row, numbers(*params))
 
     _marked("rows", names, (finish, value), (entry, derived))

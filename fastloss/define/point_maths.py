@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from fastloss.define.maths import maths
+from fastloss.define.scalars import exp_nonpositive, tanh
 
 
 @maths
@@ -106,6 +107,13 @@ def kept(v, s):
 
 
 @maths
+def finite_if_out(v, s):
+    """V; beside a weight s of 0 what is not finite is 0."""
+    T = type(v)
+    return (v if s != T(0) or v - v == T(0) else T(0)), (T(0),), T(0)
+
+
+@maths
 def is_nonzero(s):
     """1 where a weight is not 0."""
     T = type(s)
@@ -150,3 +158,43 @@ def sampled(point: Any, arity: int, slopes: int) -> Any:
     if hasattr(point, "hard"):
         made.hard = sampled(point.hard, arity, slopes)
     return maths(made)
+
+
+@maths
+def capped(x, scale, cap):
+    """Logits x replaced by c tanh(a x / c)."""
+    T = type(x)
+    return cap * tanh(scale * x / cap), (T(0),), T(0)
+
+
+@maths
+def uncapped(g, z, scale, cap):
+    """Carry g back: g dz/dx, where z = c tanh(a x / c)."""
+    T = type(g)
+    ratio = z / cap
+    return g * scale * ((T(1) - ratio) * (T(1) + ratio)), (T(0),), T(0)
+
+
+@maths
+def uncapped_twice(h, g, z, scale, cap):
+    """Carry h back: h (dz/dx)² + g d²z/dx², where z = c tanh(a x / c)."""
+    T = type(h)
+    ratio = z / cap
+    slope = scale * ((T(1) - ratio) * (T(1) + ratio))
+    return slope * (h * slope - T(2) * g * ratio * scale / cap), (T(0),), T(0)
+
+
+@maths
+def scaled_square(x, factor):
+    """x² times a factor."""
+    T = type(x)
+    return factor * x * x, (T(0),), T(0)
+
+
+@maths
+def shard_softmax(x, lse, g):
+    """Softmax exp(x - lse) times g; 0 for a g of 0."""
+    T = type(x)
+    difference = x - lse
+    p = exp_nonpositive(difference if difference < T(0) else T(0))
+    return (g * p if g != T(0) else T(0)), (T(0),), T(0)

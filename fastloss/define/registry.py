@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import operator
 import warnings
 from collections.abc import Iterable
 from typing import Any
 
 from fastloss.define.descriptions import Loss
+from fastloss.define.options import INTEGERS
 from fastloss.runtime.stacklevel import stacklevel
 
 LOSSES: dict[str, Loss] = {}
@@ -16,12 +19,18 @@ LEGACY = frozenset(("size_average", "reduce"))
 
 
 def check_options(record: Loss, kwargs: dict[str, Any]) -> None:
-    """Check the options in `kwargs` against their domains; map size_average and reduce to reduction in place."""
+    """Check the options in `kwargs` against their domains.
+
+    In place, size_average and reduce become reduction, and arrays without axes, where an integer is wanted, integers.
+    """
     if record.legacy and not LEGACY.isdisjoint(kwargs):
         _map_legacy_reduction(kwargs)
     domains = record.options
     for name, value in kwargs.items():
         if name in domains:
+            if getattr(value, "shape", None) == () and domains[name] in INTEGERS:
+                with contextlib.suppress(TypeError):  # no integer
+                    value = kwargs[name] = operator.index(value)
             domains[name].check(name, value)
 
 

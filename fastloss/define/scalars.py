@@ -68,6 +68,38 @@ def power(x, p):
 
 
 @maths
+def smallest_normal(x):
+    """Return the smallest normal number of the type of x; smaller ones have fewer digits, and an infinite inverse."""
+    T = type(x)
+    double = T(2.2250738585072014e-308)  # 0 in float32; the compiler knows which it is
+    return double if double > T(0) else T(1.1754943508222875e-38)
+
+
+@maths
+def scale_of_squares(total):
+    """Return what numbers are to be multiplied by whose squares sum up to `total`, so that all of their digits count.
+
+    A power of 2: 1 where the norm is in [2**-40, 2**60], or [2**-450, 2**500] for float64; else such a one that scaled
+    norms have squares, products and inverses of products that are normal numbers. NaN and 0 have 1 and the largest.
+    """
+    T = type(total)
+    double = T(2.0**-600) > T(0)
+    least, most = (T(2.0**-900), T(2.0**1000)) if double else (T(2.0**-80), T(2.0**120))
+    up, down = (T(2.0**600), T(2.0**-600)) if double else (T(2.0**90), T(2.0**-100))
+    return up if total < least else (down if total > most else T(1))
+
+
+@maths
+def scale_of_size(x):
+    """Return what :func:`scale_of_squares` does, for numbers of which x > 0 is typical."""
+    T = type(x)
+    double = T(2.0**-600) > T(0)
+    least, most = (T(2.0**-450), T(2.0**500)) if double else (T(2.0**-40), T(2.0**60))
+    up, down = (T(2.0**600), T(2.0**-600)) if double else (T(2.0**90), T(2.0**-100))
+    return up if x < least else (down if x > most else T(1))
+
+
+@maths
 def sigmoid(x):
     """Return 1 / (1 + exp(-x)) without overflow."""
     T = type(x)
@@ -76,15 +108,27 @@ def sigmoid(x):
 
 
 @maths
+def tanh(x):
+    """Return the hyperbolic tangent: below 0.45 a continued fraction, above it by an exponential."""
+    T = type(x)
+    s = x * x
+    small = abs(x) < T(0.45)
+    e = exp_nonpositive(-abs(x + x))
+    above = x * (T(135135) + s * (T(17325) + s * (T(378) + s))) if small else (T(1) - e if x > T(0) else e - T(1))
+    below = T(135135) + s * (T(62370) + s * (T(3150) + s * T(28))) if small else T(1) + e
+    return above / below
+
+
+@maths
 def softplus(x):
-    """Return log(1 + exp(x)) = max(x, 0) + log1p(exp(-|x|))."""
+    """Return log(1 + exp(x)), as ``max(x, 0) + log1p(exp(-|x|))``."""
     T = type(x)
     return (x if x > T(0) else T(0)) + log1p_unit(exp_nonpositive(-abs(x)))
 
 
 @maths
 def log_sigmoid(x):
-    """Return log(sigmoid(x)) = min(x, 0) - log1p(exp(-|x|))."""
+    """Return log(sigmoid(x)), as ``min(x, 0) - log1p(exp(-|x|))``."""
     T = type(x)
     return (x if x < T(0) else T(0)) - log1p_unit(exp_nonpositive(-abs(x)))
 
@@ -112,9 +156,16 @@ def relu(x):
 
 @maths
 def step(x):
-    """Return the derivative of max(0, x), 1 at 0; that of NaN is 0, as in torch."""
+    """Return the derivative of max(0, x), 0 at 0 as in torch since 2.14; that of NaN is 0."""
     T = type(x)
-    return T(1) if x >= T(0) else T(0)
+    return T(1) if x > T(0) else T(0)
+
+
+@maths
+def complement(z, p, p_others):
+    """Return 1 - p, p the softmax of an entry that is z below the largest one, whose complement is `p_others`."""
+    T = type(z)
+    return p_others if z == T(0) else T(1) - p
 
 
 @maths

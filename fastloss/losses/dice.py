@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastloss.custom import INTEGER, NON_NEGATIVE, Array, SumMaths, Sums, loss, maths
+from fastloss.custom import FINITE_NON_NEGATIVE, INTEGER, Array, SumMaths, Sums, loss, maths
 from fastloss.losses.softmax import softmax
 
 
 @maths
 def dice_terms(x, t, p):
-    """X t, and x + t."""
-    return x * t, x + t
+    """x (1 - t) + t (1 - x), in which nothing cancels, and x + t."""
+    T = type(x)
+    return x * (T(1) - t) + t * (T(1) - x), x + t
 
 
 @maths
 def dice_value(sums, p):
-    """1 - n / d with n = 2 Σ x t + s and d = Σ (x + t) + s; n / d² and 2 / d."""
+    """What differs, Σ x (1 - t) + t (1 - x), over d = Σ (x + t) + s; n / d² for n = 2 Σ x t + s, and 2 / d."""
     T = type(sums[0])
-    overlap, total = sums
-    numerator = overlap + overlap + p.smooth
-    inverse = T(1) / (total + p.smooth)
-    ratio = numerator * inverse
-    return T(1) - ratio, (ratio * inverse, inverse + inverse)
+    apart, total = sums
+    whole = total + p.smooth
+    inverse = T(1) / whole
+    value = apart / whole
+    return value, ((T(1) - value) * inverse, inverse + inverse)
 
 
 @maths
@@ -41,7 +42,7 @@ def dice_loss(
     input: Annotated[Array, "probability"],
     target: Annotated[Array, "probability"],
     *,
-    smooth: Annotated[float, NON_NEGATIVE] = 1.0,
+    smooth: Annotated[float, FINITE_NON_NEGATIVE] = 1.0,
     reduction: str = "mean",
 ) -> Array:
     r"""One less the Dice coefficient, of probabilities.
@@ -72,6 +73,7 @@ def dice_loss(
 
     Notes
     -----
+    Computed from the sum of x (1 - t) + t (1 - x), so that the loss of masks that nearly agree keeps its digits.
     Differentiable with respect to `input` and `target`. A non-contiguous array is copied.
 
     References
@@ -94,7 +96,7 @@ def soft_dice_loss(
     target: Annotated[Array, "probability"],
     *,
     dim: Annotated[int, INTEGER] = 1,
-    smooth: Annotated[float, NON_NEGATIVE] = 1.0,
+    smooth: Annotated[float, FINITE_NON_NEGATIVE] = 1.0,
     reduction: str = "mean",
 ) -> Array:
     r"""One less the Dice coefficient, of logits.

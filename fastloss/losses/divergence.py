@@ -8,23 +8,26 @@ from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, Elementwise
 from fastloss.define.maths import maths
 from fastloss.define.options import FLAG, KL_REDUCTION
-from fastloss.define.scalars import exp, log, xlogy
+from fastloss.define.scalars import exp, log
 
 
 @maths
 def kl(x, t):
-    """t (log t - x), with 0 log 0 = 0."""
+    """t (log t - x), 0 for t = 0 whatever x is (NaN excepted)."""
     T = type(x)
-    slope = T(math.nan) if t == T(0) else log(t) + T(1) - x
-    return xlogy(t, t) - t * x, (-t, slope), T(0)
+    gap = log(t) - x
+    none = t == T(0) and x == x
+    return (T(0) if none else t * gap), (-t, T(math.nan) if t == T(0) else gap + T(1)), T(0)
 
 
 @maths
 def kl_log_target(x, t):
-    """exp(t) (t - x)."""
+    """exp(t) (t - x), 0 for t = -inf whatever x is (NaN excepted)."""
     T = type(x)
     q = exp(t)
-    return q * (t - x), (-q, q * (t - x + T(1))), T(0)
+    gap = t - x
+    none = t == T(-math.inf) and x == x
+    return (T(0) if none else q * gap), (-q, T(math.nan) if t == T(-math.inf) else q * (gap + T(1))), T(0)
 
 
 @loss(
@@ -66,9 +69,9 @@ def kl_div(input: Array, target: Array, *, reduction: str = "mean", log_target: 
 
     Notes
     -----
-    A probability of 0 counts as 0 log 0 = 0; where the log-probability beside it is -inf the result is NaN, as in
-    torch. Differentiable with respect to `input` and `target`; as in torch the derivative with respect to a probability
-    of 0 is NaN. The loss is linear in `input`: the Hessian is zero.
+    A target probability of 0 contributes 0, also beside a log-probability of -inf, and also if it is given by its
+    logarithm; torch gives NaN there. Differentiable with respect to `input` and `target`; as in torch the derivative
+    with respect to a probability of 0 is NaN. The loss is linear in `input`: the Hessian is zero.
 
     References
     ----------

@@ -6,27 +6,47 @@ from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, Elementwise, PairMaths, Pairwise
 from fastloss.define.maths import maths
 from fastloss.define.options import AXIS, FINITE, NON_NEGATIVE
-from fastloss.define.scalars import relu, sqrt, step
+from fastloss.define.scalars import relu, scale_of_squares, sqrt, step
 
 # torch adds this to each *squared* norm of a cosine embedding.
 _COSINE_EPSILON = 1e-12
 
 
 @maths
-def cosine_terms(a, b, c, peaks, params):
-    """a·b, |a|² and |b|²."""
-    return a * b, a * a, b * b
+def cosine_terms(a, b, c, tops, params):
+    """a·b, |a|² and |b|², of scaled vectors."""
+    u = a * tops[0]
+    v = b * tops[1]
+    return u * v, u * u, v * v
 
 
 @maths
-def cosine_row(sums, peaks, y, params):
+def quotient(x, y):
+    """Return x / y, and exactly 1 and -1 for equal and opposite numbers, however the compiler divides."""
+    T = type(x)
+    return T(1) if x == y else (T(-1) if x == -y else x / y)
+
+
+@maths
+def cosine_of(dot, square_a, square_b):
+    """Return (cos, 1 / |a||b|) of an inner product and two squared norms; cos is 1 and -1 for equal and opposite."""
+    T = type(dot)
+    norm_a, norm_b = sqrt(square_a), sqrt(square_b)
+    norms = norm_a * norm_b
+    norms = square_a if square_a == square_b else norms  # which rounding might have moved
+    cosine = quotient(dot, norms)
+    cosine = T(1) if cosine > T(1) else (T(-1) if cosine < T(-1) else cosine)
+    return cosine, T(1) / norms
+
+
+@maths
+def cosine_row(sums, tops, y, params):
     """1 - cos for y = 1, max(0, cos - m) for y = -1, else 0."""
     T = type(y)
     dot, aa, bb = sums
-    aa = aa + T(_COSINE_EPSILON)
-    bb = bb + T(_COSINE_EPSILON)
-    inverse = T(1) / (sqrt(aa) * sqrt(bb))  # the product of the squares could overflow
-    cosine = dot * inverse
+    aa = aa + T(_COSINE_EPSILON) * tops[0] * tops[0]
+    bb = bb + T(_COSINE_EPSILON) * tops[1] * tops[1]
+    cosine, inverse = cosine_of(dot, aa, bb)
     excess = cosine - params[0]
     value = T(0)
     slope = T(0)
@@ -34,21 +54,33 @@ def cosine_row(sums, peaks, y, params):
         value = T(1) - cosine
         slope = T(-1)
     elif y == T(-1):
-        value = T(0) if excess < T(0) else excess
-        slope = T(0) if excess < T(0) else T(1)
-    return value, (slope * inverse, slope * cosine / aa, slope * cosine / bb, T(1) / aa)
+        value = relu(excess)
+        slope = step(excess)
+    unit = T(1) / sqrt(aa)
+    return value, (tops[0], tops[1], slope * inverse, quotient(dot, aa), quotient(dot, bb), unit, unit)
 
 
 @maths
 def cosine_entry(a, b, c, coefs, params):
-    """±(b / |a||b| - cos a / |a|²), and ±(3 cos a²/|a|⁴ - 2 a b / |a|³|b| - cos / |a|²)."""
+    """(b - a (a·b / |a|²)) / |a||b|, exactly 0 for equal vectors, and the second derivative in a."""
     T = type(a)
-    inverse, along_a, along_b, inverse_aa = coefs
-    curvature = (T(3) * along_a * a - T(2) * inverse * b) * a * inverse_aa - along_a
-    return (inverse * b - along_a * a, inverse * a - along_b * b), curvature
+    scale_a, scale_b, inverse, along_a, along_b, unit, over_norm = coefs
+    a = a * scale_a
+    b = b * scale_b
+    slope = inverse * (b - along_a * a)
+    u = a * unit
+    curvature = inverse * along_a * (u * u - T(1)) - T(2) * u * over_norm * slope
+    return (slope * scale_a, inverse * (a - along_b * b) * scale_b), curvature * scale_a * scale_a
 
 
-COSINE = PairMaths(cosine_terms, cosine_row, cosine_entry)
+@maths
+def cosine_again(sums, params):
+    """The scales of the two vectors."""
+    T = type(sums[0])
+    return scale_of_squares(sums[1] + T(_COSINE_EPSILON)), scale_of_squares(sums[2] + T(_COSINE_EPSILON)), T(1)
+
+
+COSINE = PairMaths(cosine_terms, cosine_row, cosine_entry, again=cosine_again)
 
 
 @loss(
@@ -93,8 +125,9 @@ def cosine_embedding_loss(
     Notes
     -----
     As in torch, 1e-12 is added to each squared norm, which biases vectors shorter than about 1e-6. Differentiable with
-    respect to `input1` and `input2`; at the kink ``cos = margin`` the gradient is that of the active side. A
-    non-contiguous vector is copied.
+    respect to `input1` and `input2`; at the kink ``cos = margin`` the gradient is 0, as in torch since 2.14. Squares
+    neither overflow nor underflow, and no cosine is above 1: the loss of equal vectors is not negative. A vector that
+    is not contiguous is copied.
 
     References
     ----------
@@ -110,43 +143,53 @@ def cosine_embedding_loss(
 
 
 @maths
-def similarity_row(sums, peaks, y, params):
+def similarity_row(sums, tops, y, params):
     """a·b / |a||b|, the norms at least eps; one below it counts as eps, but its derivative flows, as in torch."""
     T = type(y)
     dot, aa, bb = sums
+    square_a = clamped_square(aa, params[0] * tops[0])
+    square_b = clamped_square(bb, params[0] * tops[1])
+    cosine, inverse = cosine_of(dot, square_a, square_b)
+    cosine = T(0) if square_a == T(0) or square_b == T(0) else cosine
+    unit = T(1) / sqrt(aa) if aa > T(0) else T(0)
+    along_a = along(dot, aa, square_a)
+    along_b = along(dot, bb, square_b)
+    return cosine, (tops[0], tops[1], inverse, along_a, along_b, unit, T(1) / sqrt(square_a))
+
+
+@maths
+def clamped_square(square, eps):
+    """Return the square of a norm, and that of eps where it is smaller; NaN stays NaN."""
+    return eps * eps if square < eps * eps else square
+
+
+@maths
+def along(dot, square, clamped):
+    """Return a·b / |a|², one |a| of which is clamped; d|a|/da = a / |a|, 0 for the zero vector."""
+    T = type(dot)
+    if square < clamped:
+        return dot / sqrt(clamped) / sqrt(square) if square > T(0) else T(0)
+    return quotient(dot, square)
+
+
+@maths
+def similarity_again(sums, params):
+    """The scales of the two vectors: those of eps, where their norms are below it."""
+    T = type(sums[0])
     eps = params[0]
-    norm_a = sqrt(aa)
-    norm_b = sqrt(bb)
-    clamped_a = eps if norm_a < eps else norm_a  # NaN stays NaN
-    clamped_b = eps if norm_b < eps else norm_b
-    cosine = dot / clamped_a / clamped_b
-    # d|a|/da = a / |a|, 0 for the zero vector
-    along_a = cosine / clamped_a / norm_a if norm_a > T(0) else T(0)
-    along_b = cosine / clamped_b / norm_b if norm_b > T(0) else T(0)
-    unit = T(1) / norm_a if norm_a > T(0) else T(0)
-    return cosine, (T(1) / clamped_a / clamped_b, along_a, along_b, unit / clamped_a, unit)
+    return scale_of_squares(clamped_square(sums[1], eps)), scale_of_squares(clamped_square(sums[2], eps)), T(1)
 
 
 @maths
-def similarity_entry(a, b, c, coefs, params):
-    """b / |a||b| - cos a / |a|², and 3 cos a²/|a|⁴ - 2 a b / |a|³|b| - cos / |a|²."""
-    T = type(a)
-    inverse, along_a, along_b, per_square, unit = coefs
-    u = a * unit
-    curvature = along_a * (u * u - T(1)) + T(2) * a * per_square * (along_a * a - inverse * b)
-    return (inverse * b - along_a * a, inverse * a - along_b * b), curvature
-
-
-@maths
-def cosine_distance_row(sums, peaks, y, params):
-    """1 - cos: the entries are linear in the coefficients that change their sign."""
+def cosine_distance_row(sums, tops, y, params):
+    """1 - cos: the entries are linear in the coefficient that changes its sign."""
     T = type(y)
-    cosine, (inverse, along_a, along_b, per_square, unit) = similarity_row(sums, peaks, y, params)
-    return T(1) - cosine, (-inverse, -along_a, -along_b, per_square, unit)
+    cosine, coefs = similarity_row(sums, tops, y, params)
+    return T(1) - cosine, (coefs[0], coefs[1], -coefs[2], coefs[3], coefs[4], coefs[5], coefs[6])
 
 
-SIMILARITY = PairMaths(cosine_terms, similarity_row, similarity_entry)
-COSINE_DISTANCE = PairMaths(cosine_terms, cosine_distance_row, similarity_entry)
+SIMILARITY = PairMaths(cosine_terms, similarity_row, cosine_entry, again=similarity_again)
+COSINE_DISTANCE = PairMaths(cosine_terms, cosine_distance_row, cosine_entry, again=similarity_again)
 SIMILARITY_EPSILON = 1e-8
 
 
@@ -183,9 +226,10 @@ def cosine_similarity(x1: Array, x2: Array, *, dim: int = 1, eps: float = SIMILA
 
     Notes
     -----
-    A norm below `eps` is replaced by it in the value, yet its derivative flows, as in torch. In half precision the
-    norms and `eps` are float32: a zero vector gives 0, where torch gives NaN. With `dim` other than the last axis, and
-    for non-contiguous arrays, the arrays are copied.
+    A norm below `eps` is replaced by it in the value, yet its derivative flows, as in torch. Squares neither overflow
+    nor underflow, and the result is in [-1, 1]. Two numbers are vectors of one component. In half precision the norms
+    and `eps` are float32: a zero vector gives 0, where torch gives NaN. With `dim` other than the last axis, and for
+    non-contiguous arrays, the arrays are copied.
 
     References
     ----------
@@ -253,7 +297,7 @@ def margin_ranking_loss(
 
     Notes
     -----
-    Differentiable with respect to all three; at the hinge's kink the gradient is that of the active side. The second
+    Differentiable with respect to all three; at the hinge's kink the gradient is 0, as in torch since 2.14. The second
     derivative is zero.
 
     References

@@ -8,8 +8,11 @@ import math
 from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, Elementwise, MathFunction
 from fastloss.define.maths import hard_targets, maths
-from fastloss.define.options import BELOW_ONE, NON_NEGATIVE
+from fastloss.define.options import BELOW_ONE, FINITE_NON_NEGATIVE
 from fastloss.define.scalars import exp_nonpositive, log1p_unit, log_unit, power, square
+
+# No power of a number below 1 with a larger exponent is other than 0, and float32 holds this one.
+LARGEST_GAMMA = 1e38
 
 
 def _power_of(gamma: float) -> MathFunction:
@@ -19,15 +22,15 @@ def _power_of(gamma: float) -> MathFunction:
 
 @functools.cache
 def sigmoid_focal(raised: MathFunction) -> MathFunction:
-    """Return α_t q^γ ce with q = 1 - p_t; every derivative is q^γ times something finite, r = q'/q."""
+    """Return α_t q^γ ce with q = 1 - p_t; every derivative is q^γ times something, r = q'/q, and 0 where q^γ is."""
 
     def point(x, t, gamma, alpha):
         T = type(x)
         e = exp_nonpositive(-abs(x))
         positive = x > T(0)
         inverse = T(1) / (T(1) + e)
-        p = inverse if positive else e * inverse
-        ce = (T(1) - t if positive else -t) * x + log1p_unit(e)
+        rest = T(1) - t if positive else -t
+        ce = rest * x + log1p_unit(e)
         # With u the larger and v = e u the smaller of p and 1 - p: q = u (a + e b), p (1 - p) / q = e u / (a + e b).
         a = T(1) - t if positive else t
         b = t if positive else T(1) - t
@@ -35,11 +38,12 @@ def sigmoid_focal(raised: MathFunction) -> MathFunction:
         r = (T(1) - T(2) * t) * e * inverse / mix if mix > T(0) else T(0)
         factor = raised(inverse * mix, gamma)
         factor *= alpha * t + (T(1) - alpha) * (T(1) - t) if alpha >= T(0) else T(1)
-        d = p - t
-        curvature = e * inverse * inverse + gamma * r * (
-            T(2) * d + ce * ((gamma - T(1)) * r + T(1) - T(2) * p)
-        )
-        return factor * ce, (factor * (d + gamma * r * ce),), factor * curvature
+        d = rest + (-e * inverse if positive else e * inverse)  # σ(x) - t, which would cancel
+        tilt = (e - T(1) if positive else T(1) - e) * inverse  # 1 - 2 σ(x)
+        curvature = e * inverse * inverse + gamma * r * (T(2) * d + ce * ((gamma - T(1)) * r + tilt))
+        slope = d + gamma * r * ce
+        none = factor == T(0)  # and then a huge gamma may have made what it multiplies infinite
+        return factor * ce, (T(0) if none else factor * slope,), (T(0) if none else factor * curvature)
 
     point.__name__ = point.__qualname__ = f"sigmoid_focal_{raised.__name__}"
     return maths(point)
@@ -47,7 +51,7 @@ def sigmoid_focal(raised: MathFunction) -> MathFunction:
 
 @loss(
     "elementwise",
-    options={"gamma": NON_NEGATIVE, "alpha": BELOW_ONE},
+    options={"gamma": FINITE_NON_NEGATIVE, "alpha": BELOW_ONE},
     domains={"target": "probability"},
 )
 def sigmoid_focal_loss(
@@ -69,7 +73,7 @@ def sigmoid_focal_loss(
     alpha : float
         Weight of the positive class, at most 1; a negative one turns the weighting off.
     gamma : float
-        Focusing exponent, at least 0.
+        Focusing exponent, at least 0 and finite.
     reduction : {"mean", "sum", "none"}
         The mean is over the number of elements. torchvision's default is ``"none"``.
 
@@ -102,7 +106,7 @@ def sigmoid_focal_loss(
     return Elementwise(
         sigmoid_focal(_power_of(gamma)),
         (input, target),
-        params=(float(gamma), float(alpha)),
+        params=(min(float(gamma), LARGEST_GAMMA), float(alpha)),
         reduction=reduction,
         broadcast="exact",
     )
@@ -120,13 +124,18 @@ def binary_focal(raised: MathFunction) -> MathFunction:
     """Return α t (1 - x)^γ (-log x) + (1 - α) (1 - t) x^γ (-log(1 - x))."""
 
     def side(u, y, over_x, over_y, gamma):
-        """-y^γ u for u = log x, x = 1 - y, and its first two derivatives with respect to x; u not below -100."""
+        """-y^γ u for u = log x, x = 1 - y, and its first two derivatives with respect to x; u not below -100.
+
+        All are 0 where y^γ is, for a huge γ may have made what it multiplies infinite.
+        """
         T = type(y)
         u = T(-100) if u < T(-100) else u
         w = raised(y, gamma)
         s = gamma * over_y
         slope = w * (s * u - over_x)
-        return -w * u, slope, w * (T(2) * s * over_x - s * (gamma - T(1)) * over_y * u + over_x * over_x)
+        curvature = w * (T(2) * s * over_x - s * (gamma - T(1)) * over_y * u + over_x * over_x)
+        none = w == T(0)
+        return -w * u, (T(0) if none else slope), (T(0) if none else curvature)
 
     side.__name__ = side.__qualname__ = f"focal_side_{raised.__name__}"
     maths(side)
@@ -161,7 +170,7 @@ def binary_focal(raised: MathFunction) -> MathFunction:
 
 @loss(
     "elementwise",
-    options={"gamma": NON_NEGATIVE, "alpha": BELOW_ONE},
+    options={"gamma": FINITE_NON_NEGATIVE, "alpha": BELOW_ONE},
     domains={"input": "probability", "target": "probability"},
 )
 def binary_focal_loss(
@@ -178,7 +187,7 @@ def binary_focal_loss(
     target : array, shape (*)
         0 or 1, or a probability.
     gamma : float
-        Focusing exponent, at least 0.
+        Focusing exponent, at least 0 and finite.
     alpha : float
         Weight of the positive class, at most 1; a negative one turns the weighting off.
     reduction : {"mean", "sum", "none"}
@@ -214,7 +223,7 @@ def binary_focal_loss(
     return Elementwise(
         binary_focal(_power_of(gamma)),
         (input, target),
-        params=(float(gamma), float(alpha)),
+        params=(min(float(gamma), LARGEST_GAMMA), float(alpha)),
         reduction=reduction,
         broadcast="exact",
         unit_interval=True,

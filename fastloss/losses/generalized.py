@@ -4,36 +4,37 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastloss.custom import INTEGER, UNIT_ABOVE_ZERO, Array, RowMaths, Rowwise, exp, loss, maths
+from fastloss.custom import INTEGER, UNIT_ABOVE_ZERO, Array, RowMaths, Rowwise, complement, exp, loss, maths
 
 # Terms of the series of 1 - exp(u) for u from -0.5 on: the first one left out is below half an ulp of float64.
 _TERMS = 15
 
 
 @maths
-def one_minus_exp(u):
-    """1 - exp(u) for u <= 0, near 0 by its series: the difference would lose the digits that u has."""
-    T = type(u)
+def one_minus_power(log_p, q):
+    """(1 - p**q) / q for log p <= 0, near 0 by its series: the difference would lose the digits that log p has."""
+    T = type(log_p)
+    u = q * log_p
     series = T(1)
     for n in range(_TERMS, 1, -1):
         series = T(1) + u * series / T(n)
-    return -u * series if u > T(-0.5) else T(1) - exp(u)
+    return -log_p * series if u > T(-0.5) else (T(1) - exp(u)) / q
 
 
 @maths
 def gce_value(row, p):
-    """w (1 - p_y^q) / q, and w p_y^q."""
-    u = p.q * (row.z - row.logsum)
-    return row.w * one_minus_exp(u) / p.q, (row.w * exp(u),)
+    """w (1 - p_y^q) / q; and w p_y^q, 1 - p_y and 1 less the largest softmax."""
+    log_p = row.z - row.logsum
+    missed = complement(row.z, exp(log_p), row.p_others)
+    return row.w * one_minus_power(log_p, p.q), (row.w * exp(p.q * log_p), missed, row.p_others)
 
 
 @maths
 def gce_grad(entry, kept, p):
     """p_y^q (p - [y]), and p_y^q (p (1 - p) - q (p - [y])²)."""
-    T = type(entry.z)
-    (power,) = kept
-    d = entry.p - T(1) if entry.hit else entry.p
-    return (power * d,), power * (entry.p * (T(1) - entry.p) - p.q * d * d)
+    power, missed, p_others = kept
+    d = -missed if entry.hit else entry.p
+    return (power * d,), power * (entry.p * complement(entry.z, entry.p, p_others) - p.q * d * d)
 
 
 GENERALIZED = RowMaths(gce_value, gce_grad, softmax=True)
@@ -84,7 +85,8 @@ def generalized_cross_entropy(
 
     Notes
     -----
-    The diagonal of the Hessian is p_y^q (p (1 - p) - q (p - [y])²) times the row's weight, which may be negative.
+    The diagonal of the Hessian is p_y^q (p (1 - p) - q (p - [y])²) times the row's weight, which may be negative. A
+    small loss and the derivatives of a row that is sure keep their digits, for any q.
 
     References
     ----------

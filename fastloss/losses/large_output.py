@@ -8,8 +8,15 @@ from typing import Any
 from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, Clustered, Projected, Rowwise
 from fastloss.define.linear_options import dtype_name, options_of
-from fastloss.define.options import INTEGER_OR_NONE, UNIT_INTERVAL
-from fastloss.losses.multiclass import CROSS_ENTROPY, SMOOTH_CROSS_ENTROPY, SOFT_CROSS_ENTROPY
+from fastloss.define.options import FINITE, INTEGER_OR_NONE, POSITIVE_OR_NONE, UNIT_INTERVAL
+from fastloss.losses.multiclass import (
+    CROSS_ENTROPY,
+    SCORED,
+    SMOOTH_CROSS_ENTROPY,
+    SOFT_CROSS_ENTROPY,
+    TOKEN_LOG_PROBABILITY,
+    scored,
+)
 
 
 @loss(
@@ -18,7 +25,7 @@ from fastloss.losses.multiclass import CROSS_ENTROPY, SMOOTH_CROSS_ENTROPY, SOFT
     also=("linear_bias",),
     differentiable=("input", "linear_weight", "linear_bias", "target", "weight"),
     hessian=None,
-    options={"ignore_index": INTEGER_OR_NONE, "label_smoothing": UNIT_INTERVAL},
+    options={"ignore_index": INTEGER_OR_NONE, "label_smoothing": UNIT_INTERVAL, **SCORED},
 )
 def linear_cross_entropy(
     input: Array,
@@ -31,6 +38,11 @@ def linear_cross_entropy(
     ignore_index: int | None = None,
     label_smoothing: float = 0.0,
     options: Any = None,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    z_loss: float = 0.0,
+    valid_classes: int | None = None,
+    returns: tuple[str, ...] = (),
 ) -> Array:
     r"""Cross-entropy of logits that are a linear map of the input, which are never stored whole.
 
@@ -62,6 +74,8 @@ def linear_cross_entropy(
         In [0, 1].
     options : LinearCrossEntropyOptions, optional
         How to cut the rows in chunks: this package's class or torch's.
+    logit_scale, softcap, z_loss, valid_classes, returns
+        Those of :func:`cross_entropy`.
 
     Returns
     -------
@@ -118,13 +132,83 @@ def linear_cross_entropy(
         "weights",
     )
     return Projected(
-        rows,
+        scored(rows, logit_scale, softcap, z_loss, valid_classes, returns),
         input,
         linear_weight,
         linear_bias,
         None if chosen is None else chosen.rows,
         None if chosen is None else dtype_name(chosen.acc_dtype),
     )
+
+
+@loss(
+    "projected",
+    wrt=("hidden", "head"),
+    also=("bias",),
+    differentiable=("hidden", "head", "bias"),
+    hessian=None,
+    options={"logit_scale": FINITE, "softcap": POSITIVE_OR_NONE},
+    domains={"token": "class"},
+)
+def linear_log_prob(
+    hidden: Array,
+    head: Array,
+    token: Array,
+    *,
+    bias: Array | None = None,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    returns: tuple[str, ...] = (),
+) -> Array:
+    r"""Log-probability of each token, from hidden states; the logits are never stored whole.
+
+    .. math:: \ell_n = \log \mathrm{softmax}(W x_n + b)_{y_n}
+
+    Parameters
+    ----------
+    hidden : array, shape (F,) or (N, F)
+        Hidden states x.
+    head : array, shape (C, F)
+        The map W, a row for each token of the vocabulary.
+    token : array of integers, shape () or (N,)
+        The tokens y; -100 is ignored, and has 0.
+    bias : array, shape (C,), optional
+        The bias b.
+    logit_scale, softcap, returns
+        Those of :func:`cross_entropy`.
+
+    Returns
+    -------
+    array
+        Of the shape of `token`; with `returns` a named tuple of it and what was asked for.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not go together or an option is out of range.
+    TypeError
+        If `hidden`, `head` or `bias` is not floating point, or `token` not of an integer dtype.
+    IndexError
+        If a token is neither a class nor -100.
+
+    Notes
+    -----
+    Memory and speed are those of :func:`linear_cross_entropy`, of whose unreduced value it is the negative. A
+    transform's `grad_output` has a number for each token.
+
+    References
+    ----------
+    E. Wijmans et al., "Cut your losses in large-vocabulary language models", ICLR 2025.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> print(fl.linear_log_prob([[1.0, 1.0]], [[2.0, 0.0], [0.0, 0.0]], [0]).round(4))
+    [-0.1269]
+    """
+    rows = Rowwise(TOKEN_LOG_PROBABILITY, None, token, ignore_index=-100, reduction="none")
+    rows = scored(rows, logit_scale, softcap, 0.0, None, returns)
+    return Projected(rows, hidden, head, bias, names=("hidden", "head", "token", "bias"))
 
 
 @loss(

@@ -8,19 +8,46 @@ from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, Elementwise
 from fastloss.define.maths import maths
 from fastloss.define.options import FLAG, NON_NEGATIVE, POSITIVE
-from fastloss.define.scalars import exp, log
+from fastloss.define.scalars import exp, log, smallest_normal
 
 _HALF_LOG_TWO_PI = 0.9189385332046727
 
 
 @maths
-def stirling(t):
-    """Stirling's approximation of log t! for t > 1, else 0; and its derivative."""
+def poisson_deviance(t, rate, log_rate):
+    """rate - t + t log(t / rate), and the logarithm in it; for t > 0 to nearly all digits, t near the rate included.
+
+    With v = (t - rate) / (t + rate) the logarithm is 2 artanh v = 2 v + v³ P(v²), and the deviance
+    v (t - rate) + t v³ P(v²), in which nothing cancels. P is a minimax fit for t / rate in [1/2, 2].
+    """
     T = type(t)
-    u = log(t)
-    counts = t > T(1)
-    value = t * u - t + T(0.5) * u + T(_HALF_LOG_TWO_PI)
-    return (value if counts else T(0)), (u + T(0.5) / t if counts else T(0))
+    excess = t - rate
+    v = excess / (t + rate)
+    z = v * v
+    p = T(0.17018598677073125996)
+    p = p * z + T(0.083400890923261868295)
+    p = p * z + T(0.12106088019918906004)
+    p = p * z + T(0.13300973251349798686)
+    p = p * z + T(0.1538655994704029555)
+    p = p * z + T(0.1818174392388355181)
+    p = p * z + T(0.22222223969758854731)
+    p = p * z + T(0.28571428547853423082)
+    p = p * z + T(0.40000000000157247603)
+    p = p * z + T(0.66666666666666303779)
+    cubic = v * z * p
+    ratio = t / rate
+    known = ratio > T(1e-30) and ratio < T(1e30)
+    far = log(ratio if known else t) - (T(0) if known else log_rate)
+    near = z < T(0.11)
+    u = v + v + cubic if near else far
+    return (v * excess + t * cubic if near else t * far - excess), u
+
+
+@maths
+def half_log_two_pi_of(t):
+    """log(2 π t) / 2, what Stirling's approximation of log t! has beside t log t - t."""
+    T = type(t)
+    return T(0.5) * log(t) + T(_HALF_LOG_TWO_PI)
 
 
 @maths
@@ -32,29 +59,39 @@ def poisson_log(x, t, eps):
 
 @maths
 def poisson_log_full(x, t, eps):
-    """The same, with Stirling's term."""
+    """The same, for t > 1 with Stirling's term."""
+    T = type(x)
     rate = exp(x)
-    constant, slope = stirling(t)
-    return rate - t * x + constant, (rate - t, slope - x), rate
+    counts = t > T(1)
+    deviance, u = poisson_deviance(t, rate, x)
+    value = deviance + half_log_two_pi_of(t) if counts else rate - t * x
+    return value, (rate - t, u + T(0.5) / t if counts else -x), rate
 
 
 @maths
 def poisson_rate(x, t, eps):
-    """x - t log(x + ε), x the rate."""
+    """x - t log(x + ε), x the rate; a count of 0 takes no part of the logarithm, even where that is infinite.
+
+    The derivative is 1 - t / (x + ε), by a difference that cancels only where the exact one does.
+    """
     T = type(x)
-    u = log(x + eps)
-    q = T(1) / (x + eps)
-    return x - t * u, (T(1) - t * q, -u), t * q * q
+    y = x + eps
+    u = log(y)
+    none = t == T(0)
+    slope = T(1) if y == T(math.inf) or (none and y == y) else ((x - t) + eps) / y
+    return x - (T(0) if none and u == u else t * u), (slope, -u), (T(0) if none and y == y else t / y / y)
 
 
 @maths
 def poisson_rate_full(x, t, eps):
-    """The same, with Stirling's term."""
+    """The same, for t > 1 with Stirling's term."""
     T = type(x)
-    u = log(x + eps)
-    q = T(1) / (x + eps)
-    constant, slope = stirling(t)
-    return x - t * u + constant, (T(1) - t * q, slope - u), t * q * q
+    y = x + eps
+    counts = t > T(1)
+    value, (slope, plain), curvature = poisson_rate(x, t, eps)
+    deviance, u = poisson_deviance(t, y, -plain)
+    value = deviance - eps + half_log_two_pi_of(t) if counts else value
+    return value, (slope, u + T(0.5) / t if counts else plain), curvature
 
 
 _POISSON = {
@@ -115,7 +152,9 @@ def poisson_nll_loss(
     Notes
     -----
     Differentiable with respect to `input` and `target`; with `full` the derivative with respect to a target of 0 is
-    finite, where torch's is NaN.
+    finite, where torch's is NaN. With `full` value and derivatives keep their digits where a count is near its rate,
+    however large both are; torch adds up terms of the size of t log t. A count of 0 beside a rate and an `eps` of 0
+    gives 0, where torch gives NaN.
 
     References
     ----------
@@ -128,21 +167,31 @@ def poisson_nll_loss(
     1.0
     """
     return Elementwise(
-        _POISSON[bool(log_input), bool(full)], (input, target), params=(float(eps),), reduction=reduction
+        _POISSON[bool(log_input), bool(full)],
+        (input, target),
+        params=(float(eps),),
+        reduction=reduction,
     )
 
 
 @maths
 def gaussian(x, t, v, eps, constant):
-    """(log v + r²/v)/2 + constant, with v clamped at ε from below, unseen by the derivative; NaN for v < 0."""
+    """(log v + r²/v)/2 + constant, with v clamped at ε from below, unseen by the derivative; NaN for v < 0.
+
+    The derivative (1 - r²/v) / 2 v cancels where v is near r², unless the difference is taken before the division, as a
+    product and a sum that round once.
+    """
     T = type(x)
     r = x - t
     negative = v < T(0)
     v = eps if v < eps else v
     q = T(1) / v
     d = r * q
-    value = T(0.5) * (log(v) + r * d) + constant
-    return (T(math.nan) if negative else value), (d, -d, T(0.5) * (q - d * d)), q
+    ratio = r * d
+    value = T(0.5) * (log(v) + ratio) + constant
+    near = ratio > T(0.5) and ratio < T(2) and v * smallest_normal(x) < T(1)  # r² does not overflow
+    miss = (v - r * r) * q if near else T(1) - ratio
+    return (T(math.nan) if negative else value), (d, -d, T(0.5) * q * miss), q
 
 
 @loss(
@@ -169,7 +218,7 @@ def gaussian_nll_loss(
     target : array, shape (*)
         Observations, broadcast against `input`.
     var : array or float
-        Variances, not negative: of the shape of `input`, the same with one axis of length 1, or without its last axis.
+        Variances, not negative: of the shape of `input`, the same with axes of length 1, or without its last axis.
     full : bool
         Whether to add the constant :math:`\tfrac12 \log 2 \pi`.
     eps : float
@@ -191,8 +240,9 @@ def gaussian_nll_loss(
 
     Notes
     -----
-    As in torch, the clamp is invisible to the gradient: that of a variance below `eps` is taken at `eps`.
-    Differentiable with respect to `input`, `target` and `var`.
+    As in torch, the clamp is invisible to the gradient: that of a variance below `eps` is taken at `eps`. An `eps`
+    below the smallest normal number of the computing type counts as that number. Differentiable with respect to
+    `input`, `target` and `var`.
 
     References
     ----------

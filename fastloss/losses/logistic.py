@@ -14,9 +14,10 @@ def sigmoid_block(x):
     T = type(x)
     e = exp_nonpositive(-abs(x))
     inverse = T(1) / (T(1) + e)
-    p = inverse if x > T(0) else e * inverse
+    positive = x > T(0)
     d = e * inverse * inverse
-    return p, (d,), d * (T(1) - T(2) * p)
+    tilt = (e - T(1) if positive else T(1) - e) * inverse  # 1 - 2 σ(x)
+    return (inverse if positive else e * inverse), (d,), d * tilt
 
 
 @maths

@@ -11,7 +11,8 @@ from fastloss.define.options import FINITE, ONE_OR_TWO
 from fastloss.define.scalars import exp_nonpositive, log1p_unit
 
 # Notation of RowMaths: z an entry less the row's maximum, p its softmax, t the second operand's entry, w the class
-# weight, hit whether this is the target, zy and wy the target's z and w, logsum = log Σ exp z.
+# weight, hit whether this is the target, zy and wy the target's z and w, logsum = log Σ exp z, p_others 1
+# less the softmax of the largest entry and py that of the target.
 
 
 @maths
@@ -34,7 +35,7 @@ def multi_margin_terms_2(z, p, t, w, hit, zy, wy, params):
 
 
 @maths
-def multi_margin_row_1(top, logsum, sums, zy, wy, params):
+def multi_margin_row_1(top, logsum, sums, zy, wy, p_others, py, params):
     """w_y / C times the sum; params are the margin and 1/C."""
     c = wy * params[1]
     return c * sums[0], (zy, c, sums[1])
@@ -51,7 +52,7 @@ def multi_margin_entry_1(z, p, t, w, hit, coefs, params):
 
 
 @maths
-def multi_margin_row_2(top, logsum, sums, zy, wy, params):
+def multi_margin_row_2(top, logsum, sums, zy, wy, p_others, py, params):
     """As for p = 1; the count of active hinges rides on the scale of the curvature."""
     T = type(zy)
     c = T(2) * wy * params[1]
@@ -84,7 +85,7 @@ def multilabel_soft_terms(z, p, t, w, hit, zy, wy, params):
 
 
 @maths
-def multilabel_soft_row(top, logsum, sums, zy, wy, params):
+def multilabel_soft_row(top, logsum, sums, zy, wy, p_others, py, params):
     """The mean over the classes."""
     return params[0] * sums[0], ()
 
@@ -95,10 +96,12 @@ def multilabel_soft_entry(z, p, t, w, hit, coefs, params):
     T = type(z)
     e = exp_nonpositive(-abs(z))
     inverse = T(1) / (T(1) + e)
-    s = inverse if z > T(0) else e * inverse
-    value = (T(1) - t if z > T(0) else -t) * z + log1p_unit(e)
+    smaller = e * inverse  # σ(-|z|)
+    rest = T(1) - t if z > T(0) else -t
+    slope = rest + (-smaller if z > T(0) else smaller)  # σ(z) - t, which would cancel
+    value = rest * z + log1p_unit(e)
     scaled = w * params[0]
-    return (scaled * (s - t), -scaled * z, params[0] * value), scaled * e * inverse * inverse
+    return (scaled * slope, -scaled * z, params[0] * value), scaled * smaller * inverse
 
 
 MULTILABEL_SOFT = RowMaths(multilabel_soft_row, multilabel_soft_entry, multilabel_soft_terms)
@@ -220,7 +223,7 @@ def multilabel_soft_margin_loss(
 
     Parameters
     ----------
-    input : array, shape (C,), (N, C) or (*, C)
+    input : array, shape (C,), (N, C) or (..., C)
         Logits, the classes along the last axis.
     target : array, shape of `input`
         Probabilities of the labels.

@@ -2,57 +2,81 @@
 
 from __future__ import annotations
 
+import functools
+import math
+from typing import Any
+
 from fastloss.api.loss import loss
-from fastloss.define.descriptions import Array, RowMaths, Rowwise
+from fastloss.define.descriptions import Array, RowMaths, Rowwise, Scores
 from fastloss.define.maths import maths
-from fastloss.define.options import INTEGER, UNIT_INTERVAL
+from fastloss.define.options import COUNT_OR_NONE, FINITE, INTEGER, NON_NEGATIVE, POSITIVE_OR_NONE, UNIT_INTERVAL
+from fastloss.define.scalars import complement
 
 # Notation of RowMaths: z an entry less the row's maximum, p its softmax, t the second operand's entry, w the class
-# weight, hit whether this is the target, zy and wy the target's z and w, logsum = log Σ exp z.
+# weight, hit whether this is the target, zy and wy the target's z and w, logsum = log Σ exp z, p_others 1
+# less the softmax of the largest entry and py that of the target.
 
 
 @maths
-def ce_row(top, logsum, sums, zy, wy, params):
-    """-w log p_y."""
-    return wy * (logsum - zy), (wy,)
+def ce_row(top, logsum, sums, zy, wy, p_others, py, params):
+    """-w log p_y; a weight of 0 counts as 0 even where p_y is."""
+    T = type(zy)
+    none = wy == T(0) and zy == T(-math.inf)
+    return (T(0) if none else wy * (logsum - zy)), (wy, wy * complement(zy, py, p_others), p_others)
 
 
 @maths
 def ce_entry(z, p, t, w, hit, coefs, params):
     """w_y (p - [y]), and w_y p (1 - p)."""
-    T = type(z)
-    (wy,) = coefs
-    return ((wy * (p - T(1)) if hit else wy * p),), wy * p * (T(1) - p)
+    wy, missed, p_others = coefs
+    return ((-missed if hit else wy * p),), wy * p * complement(z, p, p_others)
 
 
 CROSS_ENTROPY = RowMaths(ce_row, ce_entry, softmax=True, indexed=True)
 
 
 @maths
-def smooth_terms(z, p, t, w, hit, zy, wy, params):
-    """Σ w and Σ w z."""
-    T = type(z)
-    return w, w * z, T(0)
+def token_row(top, logsum, sums, zy, wy, p_others, py, params):
+    """Log p_y."""
+    return zy - logsum, (complement(zy, py, p_others),)
 
 
 @maths
-def smooth_row(top, logsum, sums, zy, wy, params):
+def token_entry(z, p, t, w, hit, coefs, params):
+    """[y] - p."""
+    T = type(z)
+    return ((coefs[0] if hit else -p),), T(0)
+
+
+TOKEN_LOG_PROBABILITY = RowMaths(token_row, token_entry, softmax=True, indexed=True)
+
+
+@maths
+def smooth_terms(z, p, t, w, hit, zy, wy, params):
+    """Σ w and Σ w z; a weight of 0 counts as 0 even where z = -inf."""
+    T = type(z)
+    return w, (w * z if w != T(0) else T(0)), T(0)
+
+
+@maths
+def smooth_row(top, logsum, sums, zy, wy, p_others, py, params):
     """-(1 - ε) w log p_y - ε/C Σ w log p."""
     T = type(zy)
     smoothing = params[0]
     share = smoothing * params[1]  # ε/C
     kept = (T(1) - smoothing) * wy
-    value = kept * (logsum - zy) + share * (sums[0] * logsum - sums[1])
-    return value, (kept, kept + share * sums[0])
+    total = kept + share * sums[0]
+    surprise = T(0) if kept == T(0) and zy == T(-math.inf) else logsum - zy
+    at_target = share * (sums[0] - wy) - total * p_others if zy == T(0) else total * py - (kept + share * wy)
+    return kept * surprise + share * (sums[0] * logsum - sums[1]), (total, at_target, p_others)
 
 
 @maths
 def smooth_entry(z, p, t, w, hit, coefs, params):
     """(Σ mass) p - mass, where the target's mass is (1 - ε) w_y + ε/C w_y and another's ε/C w."""
-    T = type(z)
-    kept, total = coefs
-    mass = params[0] * params[1] * w + (kept if hit else T(0))
-    return (total * p - mass,), total * p * (T(1) - p)
+    total, at_target, p_others = coefs
+    other = total * p - params[0] * params[1] * w
+    return ((at_target if hit else other),), total * p * complement(z, p, p_others)
 
 
 SMOOTH_CROSS_ENTROPY = RowMaths(smooth_row, smooth_entry, smooth_terms, softmax=True, indexed=True)
@@ -69,9 +93,9 @@ def soft_terms(z, p, t, w, hit, zy, wy, params):
 
 
 @maths
-def soft_row(top, logsum, sums, zy, wy, params):
+def soft_row(top, logsum, sums, zy, wy, p_others, py, params):
     """-Σ w q log p."""
-    return sums[0] * logsum - sums[1], (sums[0], logsum)
+    return sums[0] * logsum - sums[1], (sums[0], logsum, p_others)
 
 
 @maths
@@ -80,18 +104,61 @@ def soft_entry(z, p, t, w, hit, coefs, params):
     T = type(z)
     smoothing = params[0]
     share = smoothing * params[1]
-    total, logsum = coefs
+    total, logsum, p_others = coefs
     q = (T(1) - smoothing) * t + share
     surprise = logsum - z
     d_weight = q * surprise if q != T(0) else T(0)
-    return (total * p - w * q, w * (T(1) - smoothing) * surprise, d_weight), total * p * (T(1) - p)
+    mass = w * q
+    miss = complement(z, p, p_others)
+    slope = (total - mass) - total * miss if z == T(0) else total * p - mass
+    return (slope, w * (T(1) - smoothing) * surprise, d_weight), total * p * miss
 
 
 SOFT_CROSS_ENTROPY = RowMaths(soft_row, soft_entry, soft_terms, softmax=True)
 
 
+@functools.cache
+def with_z_loss(base: RowMaths) -> RowMaths:
+    """Return the maths of a cross-entropy plus ζ (log Σ exp x)²; its parameters are the base's first, ζ, and 1/C."""
+    terms, finish, entry = base.terms, base.finish, base.entry
+
+    def z_terms(z, p, t, w, hit, zy, wy, params):
+        return terms(z, p, t, w, hit, zy, wy, (params[0], params[2]))
+
+    def z_row(top, logsum, sums, zy, wy, p_others, py, params):
+        value, coefs = finish(top, logsum, sums, zy, wy, p_others, py, (params[0], params[2]))
+        lse = top + logsum
+        return value + params[1] * lse * lse, (*coefs, params[1] * (lse + lse))
+
+    def z_entry(z, p, t, w, hit, coefs, params):
+        T = type(z)
+        slopes, curvature = entry(z, p, t, w, hit, coefs[:-1], (params[0], params[2]))
+        pull = coefs[-1] * p
+        return (slopes[0] + pull, *slopes[1:]), curvature + pull * (T(1) - p) + (params[1] + params[1]) * p * p
+
+    for function, plain in ((z_terms, terms), (z_row, finish), (z_entry, entry)):
+        function.__name__ = function.__qualname__ = f"z_{plain.__name__}" if plain is not None else "z_terms"
+        maths(function)
+    return base._replace(terms=None if terms is None else z_terms, finish=z_row, entry=z_entry)
+
+
+def scored(
+    rows: Rowwise, scale: float, softcap: float | None, z_loss: float, classes: int | None, returns: Any
+) -> Rowwise:
+    """Return a cross-entropy with what becomes of its logits, and what is returned beside its value."""
+    names = (returns,) if isinstance(returns, str) else tuple(returns)
+    scores = Scores(float(scale), softcap, classes, float(z_loss), names)
+    if scores == Scores():
+        return rows
+    if z_loss:
+        rows = rows._replace(
+            maths=with_z_loss(rows.maths), soft=with_z_loss(rows.soft), params=(*rows.params, float(z_loss))
+        )
+    return rows._replace(scores=scores)
+
+
 @maths
-def nll_row(top, logsum, sums, zy, wy, params):
+def nll_row(top, logsum, sums, zy, wy, p_others, py, params):
     """-w x_y."""
     return -wy * zy, (wy,)
 
@@ -107,6 +174,7 @@ NLL = RowMaths(nll_row, nll_entry, indexed=True, sparse=True)
 
 
 _ROW_DOMAINS = {"target": "class"}
+SCORED = {"logit_scale": FINITE, "softcap": POSITIVE_OR_NONE, "z_loss": NON_NEGATIVE, "valid_classes": COUNT_OR_NONE}
 
 
 @loss("rowwise", options={"ignore_index": INTEGER}, domains=_ROW_DOMAINS, hessian="zero", legacy=True)
@@ -168,7 +236,7 @@ def nll_loss(
 @loss(
     "rowwise",
     differentiable=("input", "target", "weight"),
-    options={"ignore_index": INTEGER, "label_smoothing": UNIT_INTERVAL},
+    options={"ignore_index": INTEGER, "label_smoothing": UNIT_INTERVAL, **SCORED},
     domains=_ROW_DOMAINS,
     legacy=True,
 )
@@ -180,6 +248,11 @@ def cross_entropy(
     ignore_index: int = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    z_loss: float = 0.0,
+    valid_classes: int | None = None,
+    returns: tuple[str, ...] = (),
 ) -> Array:
     r"""Cross-entropy of logits against class indices or class probabilities.
 
@@ -205,11 +278,22 @@ def cross_entropy(
         number of rows.
     label_smoothing : float
         In [0, 1].
+    logit_scale, softcap : float
+        Logits x are replaced by :math:`c \tanh(a x / c)`, with a the scale and c the cap; without a cap by a x.
+    z_loss : float
+        Adds this times the square of the log-sum-exp to the loss of each row that counts, whatever its class weighs.
+    valid_classes : int, optional
+        Classes from this one on are padding: their probability and their gradient are 0.
+    returns : tuple of str
+        Numbers of each row to return beside the loss: ``"lse"``, the log-sum-exp of its logits; ``"log_prob"``, the
+        log-probability of its class; ``"entropy"``; ``"argmax"``; ``"z_loss"``. Ignored rows have 0, but for the
+        argmax.
 
     Returns
     -------
     array
-        Zero-dimensional, or of the shape of `input` without its class axis for ``reduction="none"``.
+        Zero-dimensional, or of the shape of `input` without its class axis for ``reduction="none"``. With `returns` a
+        named tuple of the loss and what was asked for, of that shape.
 
     Raises
     ------
@@ -225,10 +309,12 @@ def cross_entropy(
     Notes
     -----
     Stable for any finite logits: log-sum-exp about the row's maximum. Softmax, value and gradient come from one visit
-    to each row while it is in cache; log-probabilities are never stored. A row that is ignored has gradient 0 even
-    where it holds NaN or infinity, and a probability of 0 beside a logit of -inf contributes 0; torch gives NaN for
-    both. Differentiable with respect to `input`, and with class probabilities to `target` and `weight`. The diagonal of
-    the Hessian is p (1 - p) times the row's weight. A non-contiguous `input` is copied, unless its classes lie side by
+    to each row while it is in cache; log-probabilities are never stored. Of a row whose largest entry takes nearly all
+    of the softmax the rest is summed by itself, so that a small loss and its gradient keep their digits; torch's are 0
+    in the end. A row that is ignored has gradient 0 even where it holds NaN or infinity, and a probability of 0, or a
+    smoothed class of weight 0, contributes 0 beside a logit of -inf; torch gives NaN for all of these.
+    Differentiable with respect to `input`, and with class probabilities to `target` and `weight`. The diagonal of the
+    Hessian is p (1 - p) times the row's weight. A non-contiguous `input` is copied, unless its classes lie side by
     side, as those of a transposed (N, L, C) do; its gradient then lies in the same way.
 
     References
@@ -243,7 +329,7 @@ def cross_entropy(
     0.1269
     """
     smooth = label_smoothing > 0
-    return Rowwise(
+    rows = Rowwise(
         SMOOTH_CROSS_ENTROPY if smooth else CROSS_ENTROPY,
         input,
         target,
@@ -254,3 +340,4 @@ def cross_entropy(
         reduction,
         "weights",
     )
+    return scored(rows, logit_scale, softcap, z_loss, valid_classes, returns)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, Penalty
 from fastloss.define.maths import maths
-from fastloss.define.options import NON_NEGATIVE
+from fastloss.define.options import FINITE_NON_NEGATIVE
 from fastloss.define.scalars import sign
 
 
@@ -24,7 +24,7 @@ def half_square(p, c):
     return T(0.5) * slope * p, (slope,), c
 
 
-@loss("penalty", wrt=("params",), hessian="zero", options={"coefficient": NON_NEGATIVE})
+@loss("penalty", wrt=("params",), hessian="zero", options={"coefficient": FINITE_NON_NEGATIVE})
 def l1_penalty(params: Array, coefficient: float) -> Array:
     r"""L1 penalty, the lasso's.
 
@@ -64,11 +64,11 @@ def l1_penalty(params: Array, coefficient: float) -> Array:
     >>> print(fl.l1_penalty(np.array([1.0, -2.0]), 0.5))
     1.5
     """
-    NON_NEGATIVE.check("coefficient", coefficient)  # given by position, it has not been checked
+    FINITE_NON_NEGATIVE.check("coefficient", coefficient)  # given by position, it has not been checked
     return Penalty(absolute, params, coefficient)
 
 
-@loss("penalty", wrt=("params",), options={"coefficient": NON_NEGATIVE})
+@loss("penalty", wrt=("params",), options={"coefficient": FINITE_NON_NEGATIVE})
 def l2_penalty(params: Array, coefficient: float) -> Array:
     r"""Squared L2 penalty, weight decay.
 
@@ -108,5 +108,5 @@ def l2_penalty(params: Array, coefficient: float) -> Array:
     >>> print(fl.grad(fl.l2_penalty)([np.array([1.0, -2.0]), np.array([4.0])], 0.5))
     [array([ 0.5, -1. ]), array([2.])]
     """
-    NON_NEGATIVE.check("coefficient", coefficient)  # given by position, it has not been checked
+    FINITE_NON_NEGATIVE.check("coefficient", coefficient)  # given by position, it has not been checked
     return Penalty(half_square, params, coefficient)

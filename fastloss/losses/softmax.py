@@ -8,22 +8,24 @@ from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, RowMap, RowMaths, Rowwise
 from fastloss.define.maths import maths
 from fastloss.define.options import FLAG
+from fastloss.define.scalars import complement
 
 # Notation of RowMaths: z an entry less the row's maximum, p its softmax, t the second operand's entry, w the class
-# weight, hit whether this is the target, zy and wy the target's z and w, logsum = log Σ exp z.
+# weight, hit whether this is the target, zy and wy the target's z and w, logsum = log Σ exp z, p_others 1
+# less the softmax of the largest entry and py that of the target.
 
 
 @maths
-def no_row(top, logsum, sums, zy, wy, params):
+def no_row(top, logsum, sums, zy, wy, p_others, py, params):
     """Nothing but what the entries need."""
     T = type(top)
-    return T(0), (logsum, sums[0])
+    return T(0), (logsum, sums[0], p_others)
 
 
 @maths
-def logsumexp_row(top, logsum, sums, zy, wy, params):
+def logsumexp_row(top, logsum, sums, zy, wy, p_others, py, params):
     """Maximum + log Σ exp z; an infinite maximum is the result itself."""
-    return (top if top - top != top - top else top + logsum), ()
+    return (top if top - top != top - top else top + logsum), (p_others,)
 
 
 @maths
@@ -31,7 +33,7 @@ def logsumexp_entry(z, p, t, w, hit, coefs, params):
     """p, and p (1 - p); 0 where z = -inf, be it a number below an infinite maximum."""
     T = type(z)
     p = T(0) if z == T(-math.inf) else p
-    return (p,), p * (T(1) - p)
+    return (p,), p * complement(z, p, coefs[0])
 
 
 LOGSUMEXP = RowMaths(logsumexp_row, logsumexp_entry, softmax=True)
@@ -47,9 +49,8 @@ def softmax_terms(z, p, t, w, hit, zy, wy, params):
 @maths
 def softmax_entry(z, p, t, w, hit, coefs, params):
     """p; p (g - Σ p g), and p (1 - 2 p) (g - Σ p g)."""
-    T = type(z)
     slope = params[0] * p * (t - coefs[1])
-    return (p, slope), slope * (T(1) - p - p)
+    return (p, slope), slope * (complement(z, p, coefs[2]) - p)
 
 
 @maths
@@ -63,8 +64,10 @@ def log_softmax_terms(z, p, t, w, hit, zy, wy, params):
 def log_softmax_entry(z, p, t, w, hit, coefs, params):
     """z - log Σ exp z; g - p Σ g, and -p (1 - p) Σ g."""
     T = type(z)
-    total = params[0] * coefs[1]
-    return (z - coefs[0], params[0] * t - p * total), -p * (T(1) - p) * total
+    g, total = params[0] * t, params[0] * coefs[1]
+    miss = complement(z, p, coefs[2])
+    slope = (g - total) + miss * total if z == T(0) else g - p * total
+    return (z - coefs[0], slope), -p * miss * total
 
 
 SOFTMAX = RowMaths(no_row, softmax_entry, softmax_terms, softmax=True)

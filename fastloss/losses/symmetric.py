@@ -5,7 +5,8 @@ from __future__ import annotations
 from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, RowMaths, Rowwise
 from fastloss.define.maths import maths
-from fastloss.define.options import INTEGER, NON_NEGATIVE
+from fastloss.define.options import FINITE_NON_NEGATIVE, INTEGER
+from fastloss.define.scalars import complement
 
 # Label and softmax are clamped to it in the reverse cross-entropy, so that log 0 counts as its logarithm.
 _SCE_FLOOR = 1e-4
@@ -14,20 +15,24 @@ _SCE_SURPRISE = 9.210340371976182  # -log 1e-4
 
 @maths
 def sce_terms(z, p, t, w, hit, zy, wy, params):
-    """Σ max(p, 1e-4), and Σ p over the unclamped, both without the target."""
+    """Σ max(p, 1e-4) over the other classes; Σ p over the free ones, neither the target nor clamped, and over the rest.
+
+    The two sum up to 1, and one is small where the row is sure: a difference from 1 would not have its digits.
+    """
     T = type(z)
     floor = T(_SCE_FLOOR)
     clamped = p < floor
     counts = T(0) if hit else T(1)
-    return counts * (floor if clamped else p), (T(0) if clamped else counts * p), T(0)
+    free = T(0) if clamped else counts * p
+    return counts * (floor if clamped else p), free, p - free
 
 
 @maths
-def sce_row(top, logsum, sums, zy, wy, params):
+def sce_row(top, logsum, sums, zy, wy, p_others, py, params):
     """-a log p_y + b log(1e4) Σ max(p, 1e-4) over the other classes."""
     T = type(zy)
     a, b = params[0], params[1] * T(_SCE_SURPRISE)
-    return a * (logsum - zy) + b * sums[0], (sums[1],)
+    return a * (logsum - zy) + b * sums[0], (sums[1], sums[2], a * complement(zy, py, p_others), p_others)
 
 
 @maths
@@ -35,10 +40,10 @@ def sce_entry(z, p, t, w, hit, coefs, params):
     """a (p - [y]) + b' p (free - Σ p over the free), where free says neither clamped nor the target."""
     T = type(z)
     a, b = params[0], params[1] * T(_SCE_SURPRISE)
-    free = T(0) if hit or p < T(_SCE_FLOOR) else T(1)
-    pull = b * p * (free - coefs[0])
-    d = a * (p - T(1)) if hit else a * p
-    return (d + pull,), a * p * (T(1) - p) + pull * (T(1) - T(2) * p)
+    free, rest, missed, p_others = coefs
+    pull = b * p * (-free if hit or p < T(_SCE_FLOOR) else rest)
+    miss = complement(z, p, p_others)
+    return ((-missed if hit else a * p) + pull,), a * p * miss + pull * (miss - p)
 
 
 SYMMETRIC = RowMaths(sce_row, sce_entry, sce_terms, softmax=True, indexed=True)
@@ -46,7 +51,7 @@ SYMMETRIC = RowMaths(sce_row, sce_entry, sce_terms, softmax=True, indexed=True)
 
 @loss(
     "rowwise",
-    options={"ignore_index": INTEGER, "a": NON_NEGATIVE, "b": NON_NEGATIVE},
+    options={"ignore_index": INTEGER, "a": FINITE_NON_NEGATIVE, "b": FINITE_NON_NEGATIVE},
     domains={"target": "class"},
 )
 def symmetric_cross_entropy(
@@ -94,7 +99,8 @@ def symmetric_cross_entropy(
     Notes
     -----
     In the reverse term label and softmax are clamped to 1e-4, so that log 0 counts as log 1e-4; a softmax below it has
-    no gradient there. A non-contiguous `input` is copied.
+    no gradient there. Of a row whose largest entry takes nearly all of the softmax, value and derivatives keep their
+    digits. A non-contiguous `input` is copied.
 
     References
     ----------

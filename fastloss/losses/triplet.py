@@ -8,24 +8,29 @@ from collections.abc import Callable
 from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, Distance, OfDistances, PairMaths, Pairwise
 from fastloss.define.maths import maths
-from fastloss.define.options import FINITE, FLAG, NORM, POSITIVE, Domain
-from fastloss.define.scalars import relu, step
+from fastloss.define.options import FINITE, FLAG, NUMBER, POSITIVE, Domain
+from fastloss.define.scalars import relu, scale_of_squares, step
 from fastloss.losses.embedding import COSINE_DISTANCE, SIMILARITY_EPSILON
-from fastloss.losses.norms import SQUARED, Norm, norm_of
+from fastloss.losses.norms import SQUARED, Norm, norm_of, size
 
 
 @functools.cache
 def triplet(norm: Norm, swap: bool) -> PairMaths:
     """Return max(0, d(a, p) - d(a, n) + margin), with d(p, n) where that is smaller and `swap` is set.
 
-    params: margin, p, eps. At the hinge's kink the gradient is that of the active side; where the two negative
-    distances are equal each gets half of it.
+    params: margin, p, eps. At the hinge's kink the gradient is 0; where the two negative distances are equal each gets
+    half of it.
     """
-    summand, root, slope, curvature = norm.summand, norm.root, norm.slope, norm.curvature
+    summand, finish, slope, curvature = norm.summand, norm.finish, norm.slope, norm.curvature
+    peak = norm.peak or size
 
     def peaks(a, p, n, params):
         e = params[2]
-        return abs(a - p + e), abs(a - n + e), abs(p - n + e)
+        return peak(a - p + e), peak(a - n + e), peak(p - n + e)
+
+    def again(sums, params):
+        T = type(sums[0])
+        return scale_of_squares(sums[0]), scale_of_squares(sums[1]), scale_of_squares(sums[2]) if swap else T(1)
 
     def terms(a, p, n, tops, params):
         T = type(a)
@@ -36,41 +41,38 @@ def triplet(norm: Norm, swap: bool) -> PairMaths:
     def row(sums, tops, y, params):
         T = type(sums[0])
         margin, power, _ = params
-        positive = root(sums[0], tops[0], power)
-        negative = root(sums[1], tops[1], power)
-        swapped = root(sums[2], tops[2], power) if swap else T(0)
+        positive, shape_p = finish(sums[0], tops[0], power)
+        negative, shape_n = finish(sums[1], tops[1], power)
+        swapped, shape_s = finish(sums[2], tops[2], power)
         share = T(0)  # of the swapped distance
         if swap:
             share = T(1) if swapped < negative else (T(0.5) if swapped == negative else T(0))
         nearest = swapped if swap and swapped < negative else negative
         hinge = positive - nearest + margin
-        active = T(1) if hinge >= T(0) else T(0)
-        value = T(0) if hinge < T(0) else hinge
-        return value, (active, (T(1) - share) * active, share * active, (positive, negative, swapped), sums)
+        active = step(hinge)
+        return relu(hinge), (active, (T(1) - share) * active, share * active, shape_p, shape_n, shape_s)
 
     def entry(a, p, n, coefs, params):
         T = type(a)
-        active, on_negative, on_swapped, norms, sums = coefs
+        active, on_negative, on_swapped, shape_p, shape_n, shape_s = coefs
         _, power, e = params
-        u = active * slope(a - p + e, norms[0], sums[0], power)
-        v = on_negative * slope(a - n + e, norms[1], sums[1], power)
-        w = on_swapped * slope(p - n + e, norms[2], sums[2], power) if swap else T(0)
-        second = active * curvature(a - p + e, norms[0], sums[0], power) - on_negative * curvature(
-            a - n + e, norms[1], sums[1], power
-        )
+        u = active * slope(a - p + e, shape_p, power)
+        v = on_negative * slope(a - n + e, shape_n, power)
+        w = on_swapped * slope(p - n + e, shape_s, power) if swap else T(0)
+        second = active * curvature(a - p + e, shape_p, power) - on_negative * curvature(a - n + e, shape_n, power)
         return (u - v, -u - w, v + w), second
 
     kind = f"triplet_{norm.name}{'_swap' if swap else ''}"
-    for function in (peaks, terms, row, entry):
+    for function in (peaks, again, terms, row, entry):
         function.__name__ = function.__qualname__ = f"{kind}_{function.__name__}"
         maths(function)
-    return PairMaths(terms, row, entry, peaks if norm.name == "linf" else None)
+    return PairMaths(terms, row, entry, peaks if norm.peak else None, again if norm.rescaled else None)
 
 
 @loss(
     "pairwise",
     wrt=("anchor", "positive", "negative"),
-    options={"margin": POSITIVE, "p": NORM, "eps": FINITE, "swap": FLAG},
+    options={"margin": POSITIVE, "p": NUMBER, "eps": FINITE, "swap": FLAG},
     legacy=True,
 )
 def triplet_margin_loss(
@@ -90,12 +92,12 @@ def triplet_margin_loss(
 
     Parameters
     ----------
-    anchor, positive, negative : array, shape (D,), (N, D) or (*, D)
+    anchor, positive, negative : array, shape (D,), (N, D) or (..., D)
         Vectors along the last axis; axes of length 1 are broadcast, by a copy.
     margin : float
         The margin m, positive.
     p : float
-        Order of the norm, positive; infinity included.
+        Order of the norm, see :func:`pairwise_distance`.
     eps : float
         Added to each component of the differences.
     swap : bool
@@ -117,9 +119,9 @@ def triplet_margin_loss(
 
     Notes
     -----
-    Differentiable with respect to all three; at the hinge's kink the gradient is that of the active side, and where the
-    two distances compared by `swap` are equal each gets half. A zero difference has gradient 0. A non-contiguous vector
-    is copied.
+    Differentiable with respect to all three; at the hinge's kink the gradient is 0, as in torch since 2.14, and where
+    the two distances compared by `swap` are equal each gets half. A zero difference has gradient 0. No power of a
+    component overflows or underflows, see :func:`pairwise_distance`. A non-contiguous vector is copied.
 
     References
     ----------
@@ -139,6 +141,7 @@ def triplet_margin_loss(
         None,
         (float(margin), float(p), float(eps)),
         reduction,
+        broadcast=anchor.ndim == positive.ndim == negative.ndim == 0,
     )
 
 
@@ -199,7 +202,7 @@ def triplet_margin_with_distance_loss(
 
     Parameters
     ----------
-    anchor, positive, negative : array, shape (D,), (N, D) or (*, D)
+    anchor, positive, negative : array, shape (D,), (N, D) or (..., D)
         Vectors along the last axis; a callable may see them otherwise, but all have the same number of axes.
     distance_function : None, str or callable
         None or ``"euclidean"``: :func:`pairwise_distance` with its defaults, as in torch. ``"squared_euclidean"``:

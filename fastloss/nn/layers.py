@@ -13,11 +13,13 @@ import numpy as np
 
 from fastloss.api.transforms import Transform, Wrt, function_transform, mode_of, names_of
 from fastloss.call.array_ops import convert_into
+from fastloss.call.autograd import bump_versions
 from fastloss.call.dispatch import space_of
 from fastloss.cpu.arrays import NUMPY
 from fastloss.define.descriptions import Array
 from fastloss.define.registry import record_of, refuse_options
 from fastloss.nn.modules import equal
+from fastloss.runtime import graph_break
 from fastloss.runtime.dtypes import FLOATS
 
 
@@ -110,7 +112,8 @@ class Layer(abc.ABC):
         for name, array in own.items():
             given = state_dict[name]
             space = space_of((array, given), ("parameter", name))  # refuses another device
-            target, source = space.output(array, name), space_of((given,), (name,)).view(given, name)
+            target = space.output(array.detach() if _is_torch(array) else array, name)
+            source = space_of((given,), (name,)).view(given, name)
             if target.shape != source.shape:
                 raise ValueError(f"{name} must have shape {target.shape}, got shape {source.shape}")
             if source.dtype not in FLOATS:
@@ -118,6 +121,7 @@ class Layer(abc.ABC):
             moves.append((space.backend, target, source))
         for backend, target, source in moves:
             convert_into(backend, target, source)
+        bump_versions(filter(_is_torch, own.values()))
 
     def bound(self, kind: str, wrt: Any = None) -> Callable[..., Any]:
         """Return a transform of the loss with the parameters bound; the same one as long as somebody holds it."""
@@ -135,6 +139,8 @@ class Layer(abc.ABC):
         return {name: value for name, value in self.__dict__.items() if name != "_bound"}  # those are of this instance
 
     def _transformed(self, kind: str, wrt: Any, input: Array, target: Array, extra: dict[str, Any]) -> Any:
+        if graph_break.is_traced():
+            return graph_break.untraced(self._transformed, kind, wrt, input, target, extra)
         arguments = self._arguments(input, target)
         if extra:
             refuse_options(self, extra, arguments)

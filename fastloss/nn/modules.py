@@ -8,6 +8,7 @@ from typing import Any, ClassVar, dataclass_transform
 
 from fastloss.api.partial_sums import PartialLoss
 from fastloss.api.transforms import Transform, mode_of, names_of
+from fastloss.call.autograd import warn_outside_autograd
 from fastloss.call.call import Call
 from fastloss.call.request import VALUE
 from fastloss.define.descriptions import Array, Loss
@@ -31,6 +32,8 @@ from fastloss.losses import (
     symmetric,
     triplet,
 )
+from fastloss.runtime import graph_break
+from fastloss.runtime.graph_break import LOADED
 
 
 @dataclass_transform(frozen_default=True, eq_default=False)
@@ -70,18 +73,26 @@ class LossModule:
 
     def __call__(self, *arrays: Array, **named: Array) -> Any:
         """Return the value of the loss."""
+        if "torch._dynamo" in LOADED and LOADED["torch"].compiler.is_dynamo_compiling():
+            return graph_break.untraced(self, *arrays, **named)
         if named:
             refuse_options(self, named, self._options)
         call = self.__dict__.get("_call")
         if call is None:
             call = self.__dict__.setdefault("_call", Call(self._record, VALUE, self._options))
-        return call.run(arrays, named, VALUE)
+        result = call.last(arrays, named, VALUE)
+        if result is not None:
+            return result
+        warn_outside_autograd(self._record.name, (arrays, named.values(), call.bound))
+        return call.find(arrays, named, VALUE)
 
     def bound(self, kind: str, wrt: Any = None) -> Callable[..., Any]:
         """Return a transform of the loss with the options bound; cached."""
         wrt = wrt if wrt is None else names_of(wrt)
         cache = self.__dict__.setdefault("_bound", {})
         if (kind, wrt) not in cache:
+            if graph_break.is_traced():
+                return graph_break.untraced(self.bound, kind, wrt)  # type: ignore[no-any-return]
             mode = mode_of(self._record, kind, wrt)
             cache[kind, wrt] = Transform(self._record, mode, self._options, (self, kind, wrt))
         return cache[kind, wrt]  # type: ignore[no-any-return]

@@ -14,7 +14,9 @@ import numba
 import numpy as np
 from numba.extending import register_jitable
 
-from fastloss.runtime.threads import run_shared
+from fastloss.runtime.kernel_cache import keep_on_disk
+from fastloss.runtime.threads import QUEUE_HEAD, run_interruptible, run_shared
+from fastloss.runtime.version import __version__
 
 # No nnan or ninf: NaN and infinity in the data must come out as IEEE arithmetic has them.
 FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
@@ -25,7 +27,8 @@ MATHS_FASTMATH = {"contract", "nsz", "arcp"}
 
 # Nothing calls a kernel from C, nor what it is made of. The function for that, which Numba adds to each of them unless
 # told otherwise, took a tenth of the time to compile: it is optimised again with every caller.
-NOT_FROM_C: Any = {"no_cfunc_wrapper": True}
+# Nor are they stepped through: NUMBA_DEBUGINFO=1 is for the user's own functions, and fails at absent arrays.
+NOT_FROM_C: Any = {"no_cfunc_wrapper": True, "debug": False}
 
 
 def kernel_part(**options: Any) -> Callable[..., Any]:
@@ -56,8 +59,11 @@ PARALLEL_FROM = 1 << 17
 CHUNK = 1 << 14
 MAX_CHUNKS = 256
 
+# Work from which the main thread hears Ctrl-C during a call, for some 0.1 ms more.
+LONG_FROM = 1 << 25
+
 # Counters at the head of a work queue; two slots for every chunk follow, see cpu/simd/work_queue.py.
-BOARD_HEAD = 4
+BOARD_HEAD = QUEUE_HEAD
 SMALL_BOARD = BOARD_HEAD + 2
 
 
@@ -86,8 +92,10 @@ def fingerprint(*more: str) -> str:
     functions of many files.
     """
     root = Path(__file__).parent.parent
-    digest = hashlib.sha256(f"{numba.__version__} {np.__version__}".encode())
-    for path in sorted(path for pattern in (*_SOURCES, *more) for path in root.glob(pattern)):
+    digest = hashlib.sha256(f"{__version__} {numba.__version__} {np.__version__}".encode())
+    # A package may come without sources, its compiled files in their places: *.py, or *.pyc but those of caches.
+    found = {path for pattern in (*_SOURCES, *more) for path in (*root.glob(pattern), *root.glob(f"{pattern}c"))}
+    for path in sorted(path for path in found if path.parent.name != "__pycache__"):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -157,9 +165,8 @@ class Kernel:
 
     def __init__(self, name: str, body: Callable[..., Any]) -> None:
         body.__qualname__ = body.__name__ = f"{name}_{fingerprint()}{foreign_part(body)}"
-        self.compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH, **NOT_FROM_C)(
-            body
-        )
+        self.compiled: Any = numba.njit(nogil=True, error_model="numpy", fastmath=FASTMATH, **NOT_FROM_C)(body)
+        keep_on_disk(self.compiled, body, "cpu")
         self.found: dict[Any, Callable[..., Any]] = {}
 
     def machine_code(self, arguments: tuple[Any, ...], flat: bool, params: int) -> Callable[..., Any]:
@@ -172,6 +179,8 @@ class Kernel:
         key = (params, *map(type, arguments), *map(getattr, arguments, repeat("dtype"), repeat(None)))
         code = self.found.get(key)
         if code is None:
+            if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+                raise RuntimeError("NUMBA_DISABLE_JIT is set, and losses are computed by what Numba compiles: unset it")
             if flat:
                 arguments = tuple([a.ravel() if type(a) is np.ndarray else a for a in arguments])
             types = tuple([self.compiled.typeof_pyval(a) for a in (*arguments, _small_queue(), True)])
@@ -198,6 +207,5 @@ def launch_of(code: Callable[..., Any], units: int, work: int) -> Launch:
         return Launch(code, _small_queue)
     chunks = chunk_count(units, work)
     shared = chunks if work >= PARALLEL_FROM else 1
-    return Launch(
-        lambda *args: run_shared(code, args[:-1], shared), functools.partial(np.zeros, BOARD_HEAD + 2 * chunks)
-    )
+    run = run_interruptible if work >= LONG_FROM else run_shared
+    return Launch(lambda *args: run(code, args[:-1], shared), functools.partial(np.zeros, BOARD_HEAD + 2 * chunks))

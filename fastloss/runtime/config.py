@@ -17,7 +17,8 @@ class config:  # noqa: N801 (it reads as a function, and is one that can be undo
     ----------
     num_threads : int, optional
         Threads that a large call on the CPU uses, the calling one included. The default is ``NUMBA_NUM_THREADS`` or
-        the number of cores available. Results do not depend on it.
+        the number of cores that the process, and its container's quota, may use. Results do not depend on it. With
+        ``FASTLOSS_PIN=0`` in the environment, helper threads are not kept from the core of their caller.
     check_indices : bool, optional
         Whether class indices and labels are checked before anything is computed (the default). Without the check an
         index out of range makes its row's value and gradient NaN, and is never used to read or write; a CUDA call

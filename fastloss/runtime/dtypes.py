@@ -10,5 +10,7 @@ I64 = np.dtype(np.int64)
 F16_BITS = np.dtype(np.int16)
 BF16_BITS = np.dtype(np.uint16)
 
+HALF = frozenset({F16_BITS, BF16_BITS})
+
 # What an input may be, as the dtype of its view.
 FLOATS = frozenset({F32, F64, F16_BITS, BF16_BITS})

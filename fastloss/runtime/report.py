@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib import import_module, metadata, util
 from pathlib import Path
 from typing import Any
 
-from fastloss.runtime.settings import settings, thread_count
+from fastloss.runtime.kernel_cache import folders, is_off
+from fastloss.runtime.settings import available_cores, settings, thread_count
 from fastloss.runtime.version import __version__
 
 # Distributions whose versions matter to a report; those that are not installed are left out.
@@ -43,7 +43,7 @@ def facts() -> dict[str, str]:
             found[name] = version
     found["processor"] = _processor()
     found["SIMD"] = _simd()
-    found["threads"] = f"{thread_count()} of fastloss's own pool, on {_cores()} cores available"
+    found["threads"] = f"{thread_count()} of fastloss's own pool, on {available_cores()} cores available"
     found["recycled"] = f"up to {settings.recycled_bytes >> 20} MiB of the memory of dropped results"
     found["index checks"] = "on" if settings.check_indices else "off"
     found["kernel cache"] = _cache_folder()
@@ -56,12 +56,6 @@ def _version(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _processor() -> str:
@@ -89,13 +83,13 @@ def _simd() -> str:
 
 
 def _cache_folder() -> str:
-    chosen = os.environ.get("NUMBA_CACHE_DIR")
-    if chosen:
-        return chosen
-    beside = Path(__file__).parent / "cpu"
-    if os.access(beside, os.W_OK):
-        return str(beside / "__pycache__")
-    return "numba's user-wide cache folder (set NUMBA_CACHE_DIR to choose one)"
+    if is_off():
+        return "off (FASTLOSS_CACHE)"
+    writable, readable = folders()
+    if writable is not None:
+        return str(writable)
+    also = f"{', '.join(map(str, readable))}, which cannot be written" if readable else "none"
+    return f"{also} (set FASTLOSS_CACHE_DIR)"
 
 
 def _gpus() -> list[str]:

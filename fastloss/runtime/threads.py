@@ -29,15 +29,24 @@ from typing import Any
 
 from fastloss.runtime.settings import thread_count
 
+# Counters at the head of a work queue (cpu/simd/work_queue.py), of chunks taken and finished in each of two phases; and
+# what they are set to for all chunks to be taken and finished, those being counted that threads are still at.
+QUEUE_HEAD = 4
+EMPTIED = 1 << 40
+
 
 class _Task:
-    """A function and its arguments, which the caller takes back when nothing is left to do; and who is busy with it."""
+    """A function and its arguments, which the caller takes back when nothing is left to do; and who is busy with it.
 
-    __slots__ = ("busy", "work")
+    `environment` is that of the caller's floating-point unit: rounding, and whether tiny numbers are zeros.
+    """
+
+    __slots__ = ("busy", "environment", "work")
 
     def __init__(self, work: tuple[Callable[..., Any], tuple[Any, ...]]) -> None:
         self.work: Any = work
         self.busy: list[int] = []
+        self.environment = _environment()
 
 
 class _Pool:
@@ -48,13 +57,18 @@ class _Pool:
         self.size = 0
         self.lock = threading.Lock()
         self.ids: list[int] = []  # of the threads that have started, for the operating system
+        self.caller = self.calls = 0  # the thread that called last, and how often without another between
         self.caller_cpu = -1  # where the helpers are kept from
 
     def grow(self, size: int) -> None:
+        """Start threads until there are `size`, or as many as there can be."""
         with self.lock:
             while self.size < size:
                 name = f"fastloss-{self.size}"
-                threading.Thread(target=_work, args=(self.tasks, self.ids), name=name, daemon=True).start()
+                try:
+                    threading.Thread(target=_work, args=(self.tasks, self.ids), name=name, daemon=True).start()
+                except (RuntimeError, OSError, MemoryError):  # a limit of the system's, or the interpreter shuts down
+                    return
                 self.size += 1
 
 
@@ -67,6 +81,7 @@ def _work(tasks: queue.SimpleQueue[_Task], ids: list[int]) -> None:
         try:
             if work := task.work:
                 function, args = work
+                _set_environment(task.environment)
                 # Raised before anything is claimed: the caller then computes what this thread could not.
                 with contextlib.suppress(MemoryError):
                     function(*args)
@@ -96,6 +111,13 @@ def _ask_for_short_slices() -> None:
 # Helpers up to which they are kept from the caller's core; with more cores than this Linux finds an idle one.
 MOST_KEPT_APART = 7
 
+# Calls by one thread without another between, from which its core is kept free. For two threads that call in turn the
+# helpers would be moved about with each call.
+STEADY = 8
+
+# FASTLOSS_PIN=0 leaves helpers to the system.
+PINS = os.environ.get("FASTLOSS_PIN", "").strip().lower() not in ("0", "off", "no", "false")
+
 
 def _keep_apart(pool: _Pool) -> None:
     """Keep the helpers from the core that the caller runs on.
@@ -106,24 +128,60 @@ def _keep_apart(pool: _Pool) -> None:
     """
     if _current_cpu is None or len(pool.ids) > MOST_KEPT_APART:
         return
-    cpu = _current_cpu()
-    if cpu == pool.caller_cpu or not pool.ids:
-        return
+    caller = _get_ident()
+    if caller != pool.caller:
+        pool.caller, pool.calls = caller, 0
+        _let_go(pool)
+    elif pool.calls < STEADY:
+        pool.calls += 1
+    elif (cpu := _current_cpu()) != pool.caller_cpu and pool.ids:
+        _pin(pool, os.sched_getaffinity(0) - {cpu})
+        pool.caller_cpu = cpu if len(pool.ids) == pool.size else -1
+
+
+def _let_go(pool: _Pool) -> None:
+    """Let the helpers run where their caller may."""
+    if pool.caller_cpu >= 0:
+        _pin(pool, os.sched_getaffinity(0))
+        pool.caller_cpu = -1
+
+
+def _pin(pool: _Pool, cores: set[int]) -> None:
     with contextlib.suppress(OSError):
-        others = os.sched_getaffinity(0) - {cpu}
-        for thread in list(pool.ids) if others else ():
-            os.sched_setaffinity(thread, others)
-    pool.caller_cpu = cpu if len(pool.ids) == pool.size else -1
+        for thread in list(pool.ids) if cores else ():
+            os.sched_setaffinity(thread, cores)
 
 
 def _cpu_reader() -> Callable[[], int] | None:
-    """Return the function of the C library that names the caller's core; None where there is none."""
-    if sys.platform != "linux" or not hasattr(os, "sched_setaffinity"):
+    """Return the function of the C library that names the caller's core; None where there is none, or no need."""
+    if sys.platform != "linux" or not hasattr(os, "sched_setaffinity") or not PINS:
         return None
     # Unlike CDLL, PyDLL keeps the interpreter's lock: a tenth of a microsecond.
     return getattr(ctypes.PyDLL(None), "sched_getcpu", None)
 
 
+def _environment_functions() -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+    """Return what reads the environment of a thread's floating-point unit, and what sets it: C's own functions.
+
+    Helpers keep that of the thread that started them. After torch.set_flush_denormal(True) the caller's chunks had
+    zeros where theirs had tiny numbers, and ten calls ten results.
+    """
+    try:
+        library = ctypes.PyDLL(None)
+        read, write = library.fegetenv, library.fesetenv
+    except (AttributeError, OSError, TypeError):
+        return lambda: None, lambda environment: None
+    room = ctypes.c_uint64 * 8  # glibc's takes 32 bytes
+
+    def environment() -> Any:
+        read(found := room())
+        return found
+
+    return environment, write
+
+
+_environment, _set_environment = _environment_functions()
+_get_ident = threading.get_ident
 _current_cpu = _cpu_reader()
 _pool = _Pool()
 
@@ -137,25 +195,82 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def run_shared(function: Callable[..., Any], args: tuple[Any, ...], chunks: int) -> Any:
-    """Call ``function(*args, True)`` here and ``function(*args, False)`` on helper threads."""
+def run_shared(
+    function: Callable[..., Any], args: tuple[Any, ...], chunks: int, tasks: list[_Task] | None = None
+) -> Any:
+    """Call ``function(*args, True)`` here and ``function(*args, False)`` on helper threads.
+
+    What the helpers are given is appended to `tasks`.
+    """
     helpers = min(thread_count(), chunks) - 1
     if helpers <= 0:
         return function(*args, True)
     pool = _pool
     if pool.size < helpers:
         pool.grow(helpers)
+        helpers = min(helpers, pool.size)
     _keep_apart(pool)
     task = _Task((function, (*args, False)))
+    if tasks is not None:
+        tasks.append(task)
     try:
         for _ in range(helpers):
             pool.tasks.put(task)
         return function(*args, True)
     except BaseException:
         # Ctrl-C before the loop has begun here: helpers may have, and are not to write when the caller has left.
-        task.work = None
-        while task.busy:
-            time.sleep(1e-4)
+        _take_back(task)
         raise
     finally:
         task.work = None  # a helper that comes later must not hold the arrays
+
+
+def _take_back(task: _Task) -> None:
+    """Wait until nobody works on a task any more, whatever is pressed meanwhile."""
+    task.work = None
+    while task.busy:
+        with contextlib.suppress(KeyboardInterrupt):
+            time.sleep(1e-4)
+
+
+def run_interruptible(function: Callable[..., Any], args: tuple[Any, ...], chunks: int) -> Any:
+    """Do the same where Ctrl-C is heard meanwhile: an exception of a signal's handler leaves when all threads have.
+
+    Python handles signals in its main thread, between two of its instructions, and a kernel is one instruction. So the
+    main thread has another one lead the kernel, and waits. It empties the work queue, the last of `args`, when it is
+    interrupted: every thread leaves after the chunk that it is at.
+    """
+    if _get_ident() != threading.main_thread().ident:
+        return run_shared(function, args, chunks)
+    environment, tasks, result, failure = _environment(), list[_Task](), list[Any](), list[BaseException]()
+    begun, ended = threading.Event(), threading.Event()
+
+    def lead() -> None:
+        begun.set()
+        try:
+            _set_environment(environment)
+            result.append(run_shared(function, args, chunks, tasks))
+        except BaseException as error:
+            failure.append(error)
+        finally:
+            ended.set()
+
+    leader = threading.Thread(target=lead, name="fastloss-leader", daemon=True)
+    try:
+        try:
+            leader.start()
+        except (RuntimeError, OSError, MemoryError):  # no thread to be had
+            return run_shared(function, args, chunks)
+        while not ended.wait(0.2):  # on Windows no wait is interrupted
+            pass
+    except BaseException:
+        args[-1].view("i8")[:QUEUE_HEAD] = EMPTIED
+        while begun.is_set() and not ended.is_set():
+            with contextlib.suppress(KeyboardInterrupt):
+                ended.wait(0.2)
+        for task in tasks:
+            _take_back(task)
+        raise
+    if failure:
+        raise failure[0]
+    return result[0]

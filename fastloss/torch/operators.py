@@ -30,6 +30,8 @@ _TYPES = {
     "bool": "bool",
     "int": "int",
     "float": "float",
+    "float | None": "float?",
+    "Array | float | None": "Tensor?",
     "int | None": "int?",
     "int | tuple[int, ...]": "int[]",
     "Sequence[int]": "int[]",
@@ -82,7 +84,7 @@ class Operator:
         for key in arguments.keys() - {*self.arrays, *self.options, "options"}:
             if key not in self.defaults:
                 raise TypeError(f"{self.name}() got an unexpected keyword argument {key!r}")
-            if arguments[key] is not self.defaults[key]:
+            if arguments[key] is not self.defaults[key] and arguments[key] != ():
                 raise TypeError(f"{self.name}: {key} cannot be given inside torch.compile")
         arrays = [self._tensor(key, arguments.get(key), arguments) for key in self.arrays]
         options = [arguments.get(key, self.defaults.get(key)) for key in self.options]

@@ -38,8 +38,8 @@ def unreduced_shape(loss: str, arrays: Mapping[str, Any], options: Mapping[str, 
         shape = arrays["target"].shape
         return _without(shape, 1) if arrays["target"].is_floating_point() else tuple(shape)
     if loss in ROWS:
-        shape = arrays["target"].shape
-        return _without(first, 1) if shape == first else tuple(shape)
+        shape, axis = arrays["target"].shape, options.get("axis")
+        return _without(first, 1 if axis is None else axis) if shape == first else tuple(shape)
     if loss == "info_nce_loss":
         return tuple(first[:1])
     if loss in ("dice_loss", "soft_dice_loss"):  # a number for each sample and class
@@ -53,12 +53,14 @@ def unreduced_shape(loss: str, arrays: Mapping[str, Any], options: Mapping[str, 
     if loss in VECTORS:
         if loss == "cosine_embedding_loss":
             del shapes["target"]  # a number for each vector
-        return _without(_broadcast(shapes), options.get("dim", -1), options.get("keepdim", False))
+        axis = options.get("axis")
+        axis = options.get("dim", -1) if axis is None else axis
+        return _without(_broadcast(shapes), axis, options.get("keepdim", False))
     return _broadcast(shapes)
 
 
 # Tensors that the value does not broadcast with.
-_ASIDE = frozenset(("weight", "pos_weight", "sample_weight", "var"))
+_ASIDE = frozenset(("weight", "pos_weight", "sample_weight", "divisor", "var"))
 
 
 def _broadcast(shapes: Mapping[str, Sequence[int]]) -> tuple[int, ...]:

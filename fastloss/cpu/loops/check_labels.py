@@ -10,7 +10,7 @@ import numpy as np
 from fastloss.cpu.simd.memory import label_at, load_or, present, store
 from fastloss.cpu.simd.work_queue import chunks, finish, total_of
 from fastloss.define.descriptions import NO_INDEX
-from fastloss.runtime.compile import Kernel, kernel_part
+from fastloss.runtime.compile import Kernel, Launch, kernel_part
 
 
 @kernel_part(forceinline=True)
@@ -82,5 +82,12 @@ def _weights_kernel() -> Kernel:
 def class_weights(target: Any, weight: Any, columns: int, ignore: int, real: Any) -> Any:
     """Return the weight of the class of each row, 1 without a `weight`, and 0 for rows that do not count."""
     result = np.empty(target.size, real)
-    _weights_kernel()(target.size, target.size, target, weight, columns, ignore, result, target.size)
+    launch = _weights_launch(target.dtype, None if type(weight) is tuple else weight.dtype, real, target.size)
+    launch.code(target, weight, columns, ignore, result, target.size, launch.queue(), True)
     return result
+
+
+@functools.lru_cache(256)
+def _weights_launch(label: Any, weight: Any, real: Any, count: int) -> Launch:
+    sample = () if weight is None else np.empty(0, weight)
+    return _weights_kernel().launch(count, count, (np.empty(0, label), sample, 1, 1, np.empty(0, real), count))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import numpy as np
+
 from fastloss.cpu.simd.memory import clear, load
 from fastloss.cpu.simd.work_queue import chunks, finish, total_of
-from fastloss.runtime.compile import Kernel
+from fastloss.runtime.compile import Kernel, Launch
 
 
 @functools.cache
@@ -30,4 +32,10 @@ def _kernel() -> Kernel:
 
 def run(weights: Any, gradient: Any, rows: int, layout: tuple[int, int, int]) -> None:
     """Write zeros to the entries of rows whose weight is 0; see :class:`fastloss.call.weighting.Layout`."""
-    _kernel()(rows, rows, weights, gradient, rows, *layout)
+    launch = _launch(weights.dtype, gradient.dtype, rows)
+    launch.code(weights, gradient, rows, *layout, launch.queue(), True)
+
+
+@functools.lru_cache(256)
+def _launch(weight: Any, gradient: Any, rows: int) -> Launch:
+    return _kernel().launch(rows, rows, (np.empty(0, weight), np.empty(0, gradient), rows, 1, 1, 1))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numba.extending import overload
 
+from fastloss.cpu import in_parts
 from fastloss.cpu.simd.llvm_hints import interleaved, is_absent, separate_arrays, vector_function, wide_vectors
 from fastloss.cpu.simd.memory import cast, load, load_or, part, present, store, store_each, stream, stream_each
 from fastloss.cpu.simd.nontemporal import are_streamed, moves_enough
@@ -290,11 +291,11 @@ def staging(arrays: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[tuple[Any,
     more than three are left the arrays are copied. Every window has one type, so that one kernel serves all strides.
     """
     whole = tuple([type(a) is tuple or whole_strides(a) for a in arrays])
-    copied = tuple([a if is_whole else a.copy() for a, is_whole in zip(arrays, whole, strict=True)])
+    copied = tuple([a if is_whole else in_parts.copied(a) for a, is_whole in zip(arrays, whole, strict=True)])
     present = [a for a in copied if type(a) is not tuple]
     lengths, axes = merged_axes(present, shape)
     if len(axes) > 3:
-        flat = tuple([a if type(a) is tuple else np.ascontiguousarray(a).reshape(-1) for a in copied])
+        flat = tuple([a if type(a) is tuple else in_parts.flat(a) for a in copied])
         _, windows, layout = staging(flat, (math.prod(shape),))
         return tuple([_copied_window for _ in present]), windows, layout
     missing = [0] * (3 - len(axes))
@@ -318,11 +319,11 @@ def staging(arrays: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[tuple[Any,
 
 def _window(offset: int, extent: int, whole: bool, array: Any) -> Any:
     """Return `extent` elements of an array's memory, from `offset` bytes before its first element on."""
-    return flat_window(array if whole else array.copy(), offset, extent)
+    return flat_window(array if whole else in_parts.copied(array), offset, extent)
 
 
 def _copied_window(array: Any) -> Any:
-    flat = np.ascontiguousarray(array).reshape(-1)
+    flat = in_parts.flat(array)
     return flat_window(flat, 0, flat.size)
 
 

@@ -28,9 +28,9 @@ from fastloss.cpu.simd.memory import (
 )
 from fastloss.cpu.simd.nontemporal import beyond_line, drain_rest, drain_rows, drain_whole_lines, from_line
 from fastloss.cpu.simd.stack_arrays import group_array, lane_array
-from fastloss.cpu.simd.sum_exp import BLOCK, TOGETHER, of_blocks, of_rows, row_maxima
+from fastloss.cpu.simd.sum_exp import BLOCK, SURE, TOGETHER, of_blocks, of_others, of_rows, row_maxima
 from fastloss.define.descriptions import RowMaths
-from fastloss.define.scalars import exp_difference, log_sum
+from fastloss.define.scalars import exp_difference, log1p_unit, log_sum
 from fastloss.runtime.compile import kernel_part, written_out
 
 # Terms of a loss that are summed in the row's own precision before they go to float64 sums. A part of BLOCK, whose
@@ -181,6 +181,11 @@ def _short_rows(maths: RowMaths, streamed: bool) -> tuple[Callable[..., Any], Ca
                     continue
                 top, exp_sum = (maxima[i], sums[i]) if softmax else (T(0), T(0))
                 inverse = T(1) / exp_sum if softmax else T(0)
+                logsum, p_others = log_sum(exp_sum) if softmax else T(0), T(1) - inverse if softmax else T(0)
+                if softmax and exp_sum < T(SURE):
+                    others = of_others(x, base, columns, top, keep, exps, at, (), ())
+                    inverse = T(1) / (T(1) + others)
+                    logsum, p_others = log1p_unit(others), others * inverse
                 zy = load(x, base + label) - top if indexed else T(0)
                 wy = load_or(weight, label, T(1)) if indexed else T(1)
                 py = load(exps, at + label) * inverse if keep else T(0)
@@ -198,7 +203,7 @@ def _short_rows(maths: RowMaths, streamed: bool) -> tuple[Callable[..., Any], Ca
                             u, v, q = terms(z, p, s, w, np.int32(place) == target, zy, wy, numbers)
                             of_a, of_b, of_c = of_a + u, of_b + v, of_c + q
                         a, b, c = a + of_a, b + of_b, c + of_c
-                value, coefs = finish(top, log_sum(exp_sum) if softmax else T(0), (T(a), T(b), T(c)), zy, wy, numbers)
+                value, coefs = finish(top, logsum, (T(a), T(b), T(c)), zy, wy, p_others, py, numbers)
                 store(values, r, value)
                 total += value
                 g = load_or(grad_output, r, factor)
@@ -275,6 +280,11 @@ def _long_rows(maths: RowMaths, replaces: bool, streamed: bool) -> tuple[Callabl
                 if softmax:
                     top, exp_sum = of_blocks(x, base, columns, keep, exps, at, references, factors, t, grads, streamed)
                 inverse = T(1) / exp_sum if softmax else T(0)
+                logsum, p_others = log_sum(exp_sum) if softmax else T(0), T(1) - inverse if softmax else T(0)
+                if softmax and exp_sum < T(SURE):
+                    others = of_others(x, base, columns, top, keep, exps, at, references, factors)
+                    inverse = T(1) / (T(1) + others)
+                    logsum, p_others = log1p_unit(others), others * inverse
                 if keep:
                     _scale_all(factors, inverse)
                 zy = load(x, base + label) - top if indexed else T(0)
@@ -294,7 +304,7 @@ def _long_rows(maths: RowMaths, replaces: bool, streamed: bool) -> tuple[Callabl
                             u, v, q = terms(z, p, s, w, np.int32(place) == target, zy, wy, numbers)
                             of_a, of_b, of_c = of_a + u, of_b + v, of_c + q
                         a, b, c = a + of_a, b + of_b, c + of_c
-                value, coefs = finish(top, log_sum(exp_sum) if softmax else T(0), (T(a), T(b), T(c)), zy, wy, numbers)
+                value, coefs = finish(top, logsum, (T(a), T(b), T(c)), zy, wy, p_others, py, numbers)
                 store(values, r, value)
                 total += value
                 g = load_or(grad_output, r, factor)

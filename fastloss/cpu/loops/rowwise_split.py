@@ -18,11 +18,11 @@ import numpy as np
 from fastloss.cpu.loops.rowwise_contiguous import TERMS_BLOCK, place_in
 from fastloss.cpu.simd.llvm_hints import vector_function
 from fastloss.cpu.simd.memory import cast, label_at, load, load_or, store, store_each
-from fastloss.cpu.simd.sum_exp import of_row
+from fastloss.cpu.simd.sum_exp import SURE, of_others, of_row
 from fastloss.cpu.simd.work_queue import chunks, share, total_of
 from fastloss.cpu.simd.work_queue import finish as finish_chunk
 from fastloss.define.descriptions import RowMaths
-from fastloss.define.scalars import exp_difference, log_sum
+from fastloss.define.scalars import exp_difference, log1p_unit, log_sum
 from fastloss.runtime.compile import Kernel
 
 # Entries of a piece: 32 KiB of float32, which the first cache holds while it is passed over twice.
@@ -34,9 +34,10 @@ PIECE = 1 << 13
 FEW_ROWS = 4
 SPLIT_FROM = 1 << 21
 
-# Numbers of a piece: its largest entry, the sum of exponentials relative to that, the target's entry if it is here.
+# Numbers of a piece: its largest entry, the sum of the others' exponentials relative to that, the target's entry if it
+# is here.
 GAUGED = 3
-# Numbers of a row: largest entry, sum of exponentials, the target's entry, three sums of terms.
+# Numbers of a row: largest entry, the sum of the others' exponentials, the target's entry, three sums of terms.
 OF_A_ROW = 6
 
 
@@ -58,8 +59,11 @@ def gauge() -> Kernel:
                 base = r * columns
                 begin, end = base + share(columns, s, pieces), base + share(columns, s + 1, pieces)
                 top, exp_sum = of_row(x, begin, end - begin, False, ())
+                others = exp_sum - T(1)
+                if exp_sum < T(SURE):
+                    others = of_others(x, begin, end - begin, top, False, (), 0, (), ())
                 store(found, GAUGED * u, top)
-                store(found, GAUGED * u + 1, exp_sum)
+                store(found, GAUGED * u + 1, others)
                 place = base + label_at(y, r)
                 store(found, GAUGED * u + 2, load(x, place) if begin <= place and place < end else T(0))
             finish_chunk(queue, 1, k, 0.0)
@@ -83,7 +87,7 @@ def tally(maths: RowMaths) -> Kernel:
             for u in range(start, stop):
                 r, s = u // pieces, u % pieces
                 base, label = r * columns, label_at(y, r)
-                top, inverse, zy = T(rows[r, 0]), T(1) / T(rows[r, 1]), T(rows[r, 2])
+                top, inverse, zy = T(rows[r, 0]), T(1) / (T(1) + T(rows[r, 1])), T(rows[r, 2])
                 wy = load_or(weight, label, T(1)) if indexed else T(1)
                 a = 0.0
                 b = 0.0
@@ -135,11 +139,15 @@ def finish(maths: RowMaths) -> Kernel:
             for u in range(start, stop):
                 r, s = u // pieces, u % pieces
                 base, label = r * columns, label_at(y, r)
-                top, exp_sum, zy = T(rows[r, 0]), T(rows[r, 1]), T(rows[r, 2])
-                inverse = T(1) / exp_sum
+                top, others, zy = T(rows[r, 0]), T(rows[r, 1]), T(rows[r, 2])
+                inverse = T(1) / (T(1) + others)
+                sure = others < T(SURE - 1)
+                logsum = log1p_unit(others) if sure else log_sum(T(1) + others)
+                p_others = others * inverse if sure else T(1) - inverse
+                py = exp_difference(zy) * inverse
                 wy = load_or(weight, label, T(1)) if indexed else T(1)
                 sums = (T(rows[r, 3]), T(rows[r, 4]), T(rows[r, 5]))
-                value, coefs = close(top, log_sum(exp_sum), sums, zy, wy, numbers)
+                value, coefs = close(top, logsum, sums, zy, wy, p_others, py, numbers)
                 if s == 0:
                     store(values, r, value)
                     total += value
@@ -153,7 +161,7 @@ def finish(maths: RowMaths) -> Kernel:
                     store_each(grads, base + j, slopes, g)
                     store(hess, base + j, g * curvature)
                 if indexed and begin <= label and label < end:
-                    slopes, curvature = entry(zy, exp_difference(zy) * inverse, T(0), wy, True, coefs, numbers)
+                    slopes, curvature = entry(zy, py, T(0), wy, True, coefs, numbers)
                     store_each(grads, base + label, slopes, g)
                     store(hess, base + label, g * curvature)
             finish_chunk(queue, 1, k, total)
@@ -201,8 +209,10 @@ def run(
         return None
     rows = np.zeros((count, OF_A_ROW))
     with np.errstate(all="ignore"):
-        energies = np.where(np.isneginf(tops), 0.0, found[:, :, 1] * np.exp(tops - top[:, None]))
-        rows[:, 0], rows[:, 1] = top, energies.sum(1)
+        exp_sums = np.where(np.isneginf(tops), 0.0, (1.0 + found[:, :, 1]) * np.exp(tops - top[:, None]))
+        first = np.arange(count), tops.argmax(1)  # the piece whose largest entry is the row's, and is left out
+        exp_sums[first] = found[:, :, 1][first]
+        rows[:, 0], rows[:, 1] = top, exp_sums.sum(1)
         if maths.indexed:
             rows[:, 2] = found[:, :, 2].sum(1) - top
     if maths.terms is not None:

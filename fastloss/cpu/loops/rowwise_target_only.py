@@ -80,7 +80,7 @@ def gather(maths: RowMaths) -> tuple[Callable[..., Any], Callable[..., Any]]:
                 value = T(0)
                 if is_counted(label, columns, ignore):
                     w = load_or(weight, label, T(1))
-                    value, coefs = finish(T(0), T(0), (T(0), T(0), T(0)), entries[l], w, numbers)
+                    value, coefs = finish(T(0), T(0), (T(0), T(0), T(0)), entries[l], w, T(0), T(0), numbers)
                     slopes, curvature = entry(entries[l], T(0), T(0), w, True, coefs, numbers)
                     g = load_or(grad_output, r, factor)
                     store_each(grads, base + label * inner, slopes, g)

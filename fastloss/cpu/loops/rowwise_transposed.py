@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastloss.cpu.loops.check_labels import is_counted
-from fastloss.cpu.simd.llvm_hints import interleaved, vector_function
+from fastloss.cpu.simd.llvm_hints import interleaved, vector_function, wide_vectors
 from fastloss.cpu.simd.memory import (
     LINE,
     fetch,
@@ -25,10 +25,11 @@ from fastloss.cpu.simd.memory import (
 )
 from fastloss.cpu.simd.row_max import column_maxima
 from fastloss.cpu.simd.stack_arrays import LANES, lane_array, lane_arrays
+from fastloss.cpu.simd.sum_exp import SURE
 from fastloss.cpu.simd.transpose import place_of, read_rows, read_strided, write_rows, write_strided
 from fastloss.define.descriptions import RowMaths
-from fastloss.define.scalars import exp_difference, log_sum
-from fastloss.runtime.compile import kernel_part, written_out
+from fastloss.define.scalars import exp_difference, log1p_unit, log_sum
+from fastloss.runtime.compile import FASTMATH, kernel_part, written_out
 
 # Entries that the across loop keeps in each buffer: what it touches fits the L1 cache. Where the class axis is strided
 # it fits the L2 cache: the more rows, the longer the stretches that are read of every class. cross_entropy of
@@ -41,6 +42,9 @@ STRIDED_ENTRIES = 1 << 15
 # steps: a line that two of them shared was read and written by both. cross_entropy of 4x4096x256 on two threads: 49 ms
 # with chunks of single rows, 9 with this.
 STEP = 16
+
+# One in so many rows of a tile from which :func:`_sum_others` sums all of them.
+FEW_SURE = 16
 
 # Classes whose terms are summed in the row's own precision before they go to float64 sums, which hold half the lanes.
 COLUMNS_BLOCK = 32
@@ -63,13 +67,15 @@ class Tile(NamedTuple):
 class Rows(NamedTuple):
     """The numbers of each row of a tile: label, maximum, inverse of the sum of exponentials and its logarithm.
 
-    `z` and `w` are those of the target's entry; `top` is the row's value in the end.
+    `p_others` is 1 less the largest softmax, `z` and `w` are those of the target's entry; `top` is the row's value in
+    the end.
     """
 
     labels: Any
     top: Any
     inverse: Any
     log_sum: Any
+    p_others: Any
     z: Any
     w: Any
 
@@ -108,13 +114,42 @@ def _skip_rows(tile, rows, y, first, n, columns, ignore):
                 store(tile.outs, place, number)
 
 
+@kernel_part(fastmath=FASTMATH)
+def _sum_others(exps, lanes, n, columns, sums, others):
+    """Write to `others` the sum of each row's exponentials less the one that is 1, of rows whose sum is below SURE.
+
+    Those are found one by one if they are few, else all rows are summed as the lanes have them. Of the other rows
+    nothing is said.
+    """
+    wide_vectors()
+    T = type(sums[0])
+    sure = 0
+    for l in range(n):
+        sure += sums[l] < T(SURE)
+    if sure * FEW_SURE > n:
+        for l in range(n):
+            others[l] = T(0)
+        for j in range(0, columns * lanes, lanes):
+            for l in range(n):
+                e = load(exps, j + l)
+                others[l] += e if e < T(1) else T(0)
+    elif sure > 0:
+        for l in range(n):
+            if sums[l] < T(SURE):
+                total = T(0)
+                for j in range(l, columns * lanes, lanes):
+                    e = load(exps, j)
+                    total += e if e < T(1) else T(0)
+                others[l] = total
+
+
 def _softmax(strided: bool) -> Callable[..., Any]:
     """Return the stage that finds the maxima of the rows, their exponentials and the sums of those."""
 
     @written_out
     def softmax(tile, rows, n, columns, x, d0, here, ahead, inner):
         lanes = tile.lanes
-        one = type(rows.top[0])(1)
+        one, sure_below = type(rows.top[0])(1), type(rows.top[0])(SURE)
         column_maxima(tile.z, lanes, n, columns, rows.top)
         # Two columns at a time, which share the maxima and the constants of exp: one from each half, since LLVM tests
         # before the outer loop whether what the two streams cover overlaps, and neighbouring columns would. What is
@@ -140,9 +175,14 @@ def _softmax(strided: bool) -> Callable[..., Any]:
         for j in range(2 * half, columns * lanes, lanes):
             for l in range(n):
                 rows.inverse[l] += _exp_of(tile.z, j + l, rows.top[l], tile.exps)
+        _sum_others(tile.exps, lanes, n, columns, rows.inverse, rows.p_others)
         for l in range(n):
-            rows.log_sum[l] = log_sum(rows.inverse[l])
-            rows.inverse[l] = one / rows.inverse[l]
+            exp_sum, others = rows.inverse[l], rows.p_others[l]
+            sure = exp_sum < sure_below
+            inverse = one / (one + others if sure else exp_sum)
+            rows.log_sum[l] = log1p_unit(others) if sure else log_sum(exp_sum)
+            rows.p_others[l] = others * inverse if sure else one - inverse
+            rows.inverse[l] = inverse
 
     return softmax
 
@@ -203,7 +243,8 @@ def across(maths: RowMaths, strided: bool) -> tuple[Callable[..., Any], Callable
         z, outs = part(buffers, 0, size), part(buffers, 3 * size, buffers.size)
         tile = Tile(z, part(buffers, size, 2 * size), part(buffers, 2 * size, 3 * size), outs, lanes, size)
         labels, top, inverse = lane_array(np.int32(0)), lane_array(factor), lane_array(factor)
-        rows = Rows(labels, top, inverse, lane_array(factor), lane_array(factor), lane_array(factor))
+        log_sums, p_others = lane_array(factor), lane_array(factor)
+        rows = Rows(labels, top, inverse, log_sums, p_others, lane_array(factor), lane_array(factor))
         after_d0 = present(d0) * size
         after_d1 = after_d0 + present(d1) * size
         after_d2 = after_d1 + present(d2) * size
@@ -218,7 +259,8 @@ def across(maths: RowMaths, strided: bool) -> tuple[Callable[..., Any], Callable
             for l in range(n):
                 top[l] = T(0)
                 inverse[l] = T(0)
-                rows.log_sum[l] = T(0)
+                log_sums[l] = T(0)
+                p_others[l] = T(0)
                 pack(sums, LANES, l, (0.0, 0.0, 0.0))
             if has_softmax:
                 here, ahead = place_of(first, columns, inner), place_of(first + lanes, columns, inner)
@@ -229,10 +271,11 @@ def across(maths: RowMaths, strided: bool) -> tuple[Callable[..., Any], Callable
             if has_terms:
                 terms_of(tile, rows, n, columns, t, weight, parts, sums, numbers)
 
-            coefs = finish(T(0), T(0), (T(0), T(0), T(0)), T(0), T(0), numbers)[1]  # for its type
+            coefs = finish(T(0), T(0), (T(0), T(0), T(0)), T(0), T(0), T(0), T(0), numbers)[1]  # its type
             for l in range(n):
                 abc = (T(sums[l]), T(load(sums, LANES + l)), T(load(sums, 2 * LANES + l)))
-                value, coefs = finish(top[l], rows.log_sum[l], abc, rows.z[l], rows.w[l], numbers)
+                py = load(tile.exps, labels[l] * lanes + l) * inverse[l] if has_softmax and indexed else T(0)
+                value, coefs = finish(top[l], log_sums[l], abc, rows.z[l], rows.w[l], p_others[l], py, numbers)
                 pack(kept, LANES, l, coefs)
                 top[l] = value
                 g[l] = load_or(grad_output, first + l, factor)

@@ -16,13 +16,21 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import binding, ir
+from llvmlite.binding.ffi import lib
 from numba import config, types
 from numba.core import cgutils
+from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.imputils import impl_ret_borrowed
 from numba.extending import lower_builtin, type_callable
 from numba.np.arrayobj import populate_array
 
+from fastloss.runtime import forks, kernel_cache
+
 Emitter = Callable[..., Any]
+
+kernel_cache.provide("cpu", FunctionCache, IndexDataCacheFile)
+forks.guard(global_compiler_lock, lib._lock)
 
 
 def emits(stub: Callable[..., Any]) -> Callable[[Callable[..., Any]], None]:

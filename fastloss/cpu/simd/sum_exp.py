@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastloss.cpu.simd.llvm_hints import interleaved, wide_vectors
-from fastloss.cpu.simd.memory import LINE, fetch, fetch_to_write, load, store
+from fastloss.cpu.simd.memory import LINE, fetch, fetch_to_write, load, load_or, store
 from fastloss.cpu.simd.row_max import row_maximum
 from fastloss.define.scalars import exp_difference, exp_nonpositive
 from fastloss.runtime.compile import FASTMATH, kernel_part
@@ -128,6 +128,33 @@ def of_blocks(x, start, count, keep, exps, at, references, factors, operand, res
         exp_sum += factors[block] * factor
         factors[block] = factor
     return top, T(exp_sum)
+
+
+# A sum of exponentials below this is nearly all the largest entry's own 1: the others are summed by themselves, or else
+# log(1 + their sum) and 1 less the largest softmax would have lost their digits.
+SURE = 1.25
+
+
+@kernel_part(fastmath=FASTMATH)
+def of_others(x, start, count, top, keep, exps, at, references, factors):
+    """Return the sum of the exponentials of a row whose sum is below SURE, less the one that is 1.
+
+    They are those that :func:`of_rows` or :func:`of_blocks` kept, or are computed once more: relative to the `factors`
+    and `references` of blocks if there are any, else to `top`.
+    """
+    wide_vectors()
+    T = type(top)
+    exp_sum = 0.0
+    for begin in range(0, count, BLOCK):
+        factor = load_or(factors, begin // BLOCK, T(1))
+        reference = load_or(references, begin // BLOCK, top)
+        limit = T(1) if factor == T(1) else T(2)  # a block's own largest entry counts where it is not the row's
+        total = T(0)
+        for j in range(begin, min(begin + BLOCK, count)):
+            e = load_or(exps, at + j, T(0)) if keep else exp_difference(load(x, start + j) - reference)
+            total += e if e < limit else T(0)
+        exp_sum += total * factor
+    return T(exp_sum)
 
 
 @kernel_part(fastmath=FASTMATH, forceinline=True)

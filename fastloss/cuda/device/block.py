@@ -155,6 +155,31 @@ def over(combine: Callable[..., Any], lanes: int) -> Callable[..., Any]:
 
 
 @functools.cache
+def anyone(lanes: int) -> Callable[..., Any]:
+    """Return the function that says whether it is true in any thread that must go the way of this one.
+
+    Those are the threads that meet in a reduction over `lanes` of them: of the warp, or of the block.
+    """
+
+    def group(said: Any) -> Any:
+        context = simulated()
+        board = context.__dict__.setdefault("fastloss_board", {})
+        board[thread()] = said
+        context.syncthreads()
+        found = any(board[k] for k in range(threads()))
+        context.syncthreads()
+        return found
+
+    @overload(group)
+    def _group(said):
+        if lanes == 1 or lanes > WARP:  # nobody else, or all of the block, which know the same
+            return lambda said: said
+        return lambda said: cuda.any_sync(EVERY_LANE, said) != 0
+
+    return group
+
+
+@functools.cache
 def meet(lanes: int) -> Callable[..., Any]:
     """Return the barrier of `lanes` threads: what they read before it is read before any of them writes after it."""
 

@@ -25,6 +25,7 @@ from numba.cuda.extending import (  # type: ignore[attr-defined]
 )
 
 from fastloss.cuda.device_array import DeviceArray
+from fastloss.runtime import kernel_cache
 
 __all__ = ["SIMULATED", "SimulatedPointer", "cgutils", "cuda", "emits", "jitable", "overload", "type_of", "types"]
 
@@ -32,6 +33,12 @@ __all__ = ["SIMULATED", "SimulatedPointer", "cgutils", "cuda", "emits", "jitable
 types: Any = _types
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
+
+if not SIMULATED:  # the simulator compiles nothing
+    from numba.cuda.core.caching import IndexDataCacheFile
+    from numba.cuda.dispatcher import CUDACache
+
+    kernel_cache.provide("cuda", CUDACache, IndexDataCacheFile)
 
 jitable = register_jitable
 

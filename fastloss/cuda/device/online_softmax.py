@@ -11,12 +11,55 @@ from fastloss.cuda.device.block import maximum
 from fastloss.cuda.device.numba_cuda import jitable
 from fastloss.cuda.device.packs import filled, folded, spread, total_of
 from fastloss.cuda.device.shared_rows import reader
-from fastloss.define.scalars import exp_nonpositive
+from fastloss.define.scalars import exp_nonpositive, log, log1p_unit
 
 
 @jitable
 def _energy_of(x, b, c, w, u, j, rest):
     return (exp_nonpositive(x - rest[0]),)
+
+
+# A sum of exponentials below this is nearly all the largest entry's own 1: the others are summed by themselves, or else
+# log(1 + their sum) and 1 less the largest softmax would have lost their digits.
+SURE = 1.25
+
+
+@jitable
+def _other_of(x, b, c, w, u, j, rest):
+    T = type(x)
+    return ((exp_nonpositive(x - rest[0]) if x < rest[0] else T(0)),)
+
+
+@functools.cache
+def of_others(lanes: int, width: int, keeps: bool = False) -> Callable[..., Any]:
+    """Return the function that sums the exponentials of a thread's share of entries, less those that are 1.
+
+    Its arguments are those of :func:`gauge`'s, with the row's largest entry.
+    """
+    fill, energies, first_of, read = filled(width), spread(_other_of, width), total_of(0, width), reader(keeps)
+    stride = lanes * width
+
+    @jitable
+    def others(row, top, start, stop):
+        T = type(top)
+        zeros, ones = fill(T(0)), fill(T(1))
+        energy = T(0)
+        for j in range(start, stop, stride):
+            energy += first_of(energies(read(row, j, zeros), zeros, zeros, ones, ones, j, (top,)))
+        return energy
+
+    return others
+
+
+@jitable
+def of_energy(energy, others):
+    """Return (1 / energy, log energy, 1 less the largest softmax); of a sure row by the sum of the others."""
+    T = type(energy)
+    if energy < T(SURE):
+        inverse = T(1) / (T(1) + others)
+        return inverse, log1p_unit(others), others * inverse
+    inverse = T(1) / energy
+    return inverse, T(log(energy)), T(1) - inverse
 
 
 @functools.cache

@@ -6,9 +6,10 @@ A warp or a block has a pair, by the length of the vectors; its second and third
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
-from fastloss.cuda.device.block import added, block, blocks, maximum, meet, over, thread, threads
+from fastloss.cuda.device.block import added, anyone, block, blocks, maximum, meet, over, thread, threads
 from fastloss.cuda.device.memory import load_or, load_pack, store, store_derivatives
 from fastloss.cuda.device.numba_cuda import jitable
 from fastloss.cuda.device.packs import filled, spread, total_of
@@ -25,6 +26,12 @@ from fastloss.define.descriptions import PairMaths
 def _no_peaks(a, b, c, params):
     T = type(a)
     return T(0), T(0), T(0)
+
+
+@jitable
+def _once(sums, params):
+    T = type(sums[0])
+    return T(1), T(1), T(1)
 
 
 @functools.cache
@@ -53,6 +60,7 @@ def kernel(maths: PairMaths, lanes: int, width: int) -> Kernel:
     """Return the kernel with `lanes` threads for each pair, which handle packs of `width` components."""
     peaks, has_peaks = maths.peaks or _no_peaks, maths.peaks is not None
     terms, finish, entry = maths.terms, maths.finish, maths.entry
+    again, has_again = maths.again or _once, maths.again is not None
 
     @jitable
     def peaks_of(a, b, c, w, u, j, rest):
@@ -73,7 +81,7 @@ def kernel(maths: PairMaths, lanes: int, width: int) -> Kernel:
     top_u, top_v, top_w = (_largest(k, width) for k in range(3))
     sum_u, sum_v, sum_w = (total_of(k, width) for k in range(3))
     top_over, sum_over, total_over = over(maximum, lanes), over(added, lanes), over(added, THREADS)
-    settle = meet(lanes)
+    settle, someone = meet(lanes), anyone(lanes)
 
     def pairwise(
         a, b, c, y, upstream, values, d0, d1, d2, second, params, factor, count, columns, partials, counted, divisor,
@@ -90,10 +98,9 @@ def kernel(maths: PairMaths, lanes: int, width: int) -> Kernel:
             here = r < count
             r = r if here else count - 1
             base = r * columns
-            u = T(0)
-            v = T(0)
-            w = T(0)
+            u = v = w = T(1)
             if has_peaks:
+                u = v = w = T(-math.inf) if columns else T(0)
                 for j in range(base + lane * width, base + columns, lanes * width):
                     parts = maxima(
                         load_pack(a, j, zeros), load_pack(b, j, zeros), load_pack(c, j, zeros), ones, ones, j, (params,)
@@ -105,20 +112,27 @@ def kernel(maths: PairMaths, lanes: int, width: int) -> Kernel:
                 v = top_over(v)
                 w = top_over(w)
             tops = (u, v, w)
-            u = T(0)
-            v = T(0)
-            w = T(0)
-            rest = tops, params
-            for j in range(base + lane * width, base + columns, lanes * width):
-                parts = sums(
-                    load_pack(a, j, zeros), load_pack(b, j, zeros), load_pack(c, j, zeros), ones, ones, j, rest
-                )
-                u += sum_u(parts)
-                v += sum_v(parts)
-                w += sum_w(parts)
-            u = sum_over(u)
-            v = sum_over(v)
-            w = sum_over(w)
+            visits = 1
+            visit = 0
+            while visit < visits:
+                visit += 1
+                u = v = w = T(0)
+                rest = tops, params
+                for j in range(base + lane * width, base + columns, lanes * width):
+                    parts = sums(
+                        load_pack(a, j, zeros), load_pack(b, j, zeros), load_pack(c, j, zeros), ones, ones, j, rest
+                    )
+                    u += sum_u(parts)
+                    v += sum_v(parts)
+                    w += sum_w(parts)
+                u = sum_over(u)
+                v = sum_over(v)
+                w = sum_over(w)
+                if has_again and visit == 1:
+                    wanted = again((u, v, w), params)
+                    if someone(wanted != tops):
+                        tops = wanted
+                        visits = 2
             value, coefs = finish((u, v, w), tops, load_or(y, r, T(0)), params)
             value = T(value)
             if here and lane == 0:

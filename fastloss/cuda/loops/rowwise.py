@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from fastloss.cuda.device.block import added, block, blocks, maximum, meet, over, thread, threads
+from fastloss.cuda.device.block import added, anyone, block, blocks, maximum, meet, over, thread, threads
 from fastloss.cuda.device.memory import WIDEST, label_at, load, load_or, load_pack, store, store_derivatives, store_pack
 from fastloss.cuda.device.numba_cuda import SIMULATED
-from fastloss.cuda.device.online_softmax import gauge
+from fastloss.cuda.device.online_softmax import SURE, gauge, of_energy, of_others
 from fastloss.cuda.device.packs import filled, total_of
 from fastloss.cuda.device.reduce import THREADS, deliver, divided, grid_of
 from fastloss.cuda.device.shared_rows import put_on_shelf, reader, room, shelf_is_full, shelf_like
@@ -36,7 +36,7 @@ from fastloss.cuda.loops.rowwise_target_only import gather_kernel
 from fastloss.cuda.planned import Form, Run, itself, looping, never, plan_of, run_once, unaligned
 from fastloss.cuda.views import real_of
 from fastloss.define.descriptions import RowMaths
-from fastloss.define.scalars import exp_nonpositive, log
+from fastloss.define.scalars import exp_nonpositive
 from fastloss.runtime.plans import KernelPlan, count_present
 
 # Threads of a group, and the packs of a row up to which a group is that small. Registers let a multiprocessor have 1024
@@ -62,10 +62,10 @@ def group_kernel(maths: RowMaths, lanes: int, width: int, strided: bool, keeps: 
     """
     finish, has_terms, softmax, indexed = maths.finish, maths.terms is not None, maths.softmax, maths.indexed
     (sums, entries), fill = packed(maths, width), filled(width)
-    gauged, read = gauge(lanes, width, keeps), reader(keeps)
+    gauged, others_of, read = gauge(lanes, width, keeps), of_others(lanes, width, keeps), reader(keeps)
     first_of, second_of, third_of = (total_of(k, width) for k in range(3))
     top_over, sum_over, total_over = over(maximum, lanes), over(added, lanes), over(added, block_of(lanes))
-    settle = meet(lanes)
+    settle, someone = meet(lanes), anyone(lanes)
 
     def rowwise(
         x, t, y, weight, upstream, values, d0, d1, d2, second,
@@ -101,13 +101,19 @@ def group_kernel(maths: RowMaths, lanes: int, width: int, strided: bool, keeps: 
             top = T(0)
             inverse = T(0)
             logsum = T(0)
+            p_others = T(0)
             if softmax:
                 own, energy = gauged(row, factor, lane * width, columns)
                 top = top_over(own)
                 energy = sum_over(energy * exp_nonpositive(own - top))
-                inverse = T(1) / energy
-                logsum = T(log(energy))
+                others = T(0)
+                if someone(energy < T(SURE)):
+                    if energy < T(SURE):
+                        others = others_of(row, top, lane * width, columns)
+                    others = sum_over(others)
+                inverse, logsum, p_others = of_energy(energy, others)
             zy = T(load(x, base + place * step)) - top if indexed else T(0)
+            py = exp_nonpositive(zy) * inverse if indexed and softmax else T(0)
             wy = load_or(weight, place, T(1)) if indexed else T(1)
 
             a = T(0)
@@ -132,7 +138,7 @@ def group_kernel(maths: RowMaths, lanes: int, width: int, strided: bool, keeps: 
                 b = sum_over(b)
                 c = sum_over(c)
 
-            value, coefs = finish(top, logsum, (a, b, c), zy, wy, params)
+            value, coefs = finish(top, logsum, (a, b, c), zy, wy, p_others, py, params)
             blank = T(0) if label == ignore else T(math.nan)
             value = T(value) if known else blank
             if here and lane == 0:

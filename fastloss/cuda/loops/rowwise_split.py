@@ -11,16 +11,16 @@ import functools
 import math
 from typing import Any
 
-from fastloss.cuda.device.block import added, block, maximum, over, thread
+from fastloss.cuda.device.block import added, block, maximum, minimum, over, thread
 from fastloss.cuda.device.memory import label_at, load, load_or, load_pack, store, store_derivatives, store_pack
 from fastloss.cuda.device.numba_cuda import SIMULATED
-from fastloss.cuda.device.online_softmax import gauge
+from fastloss.cuda.device.online_softmax import SURE, gauge, of_energy, of_others
 from fastloss.cuda.device.packs import filled, total_of
 from fastloss.cuda.device.reduce import THREADS, Total, deliver, divided
 from fastloss.cuda.launch import Kernel
 from fastloss.cuda.loops.row_maths import packed
 from fastloss.define.descriptions import RowMaths
-from fastloss.define.scalars import exp_nonpositive, log
+from fastloss.define.scalars import exp_nonpositive
 
 # Entries of a piece, a multiple of every pack's width: enough work for a block of 256 threads, few enough for a single
 # row of a language model's vocabulary to keep the multiprocessors of a large device busy.
@@ -30,7 +30,7 @@ PIECE = 32 if SIMULATED else 4096
 FEW_ROWS = 4 if SIMULATED else 128
 SPLIT_FROM = 2 * PIECE if SIMULATED else 8 * PIECE
 
-# Numbers of a row: largest entry, sum of exponentials, three sums of terms.
+# Numbers of a row: largest entry, sum of the others' exponentials, three sums of terms.
 OF_A_ROW = 5
 
 
@@ -42,18 +42,23 @@ def suits(maths: RowMaths, count: int, columns: int, inner: int) -> bool:
 @functools.cache
 def gauge_kernel(width: int) -> Kernel:
     """Return the kernel of the first step, the same for all losses; two numbers for each piece."""
-    gauged, size = gauge(THREADS, width), PIECE
+    gauged, others_of, size = gauge(THREADS, width), of_others(THREADS, width), PIECE
     top_over, sum_over = over(maximum, THREADS), over(added, THREADS)
 
     def split_gauge(x, like, found, columns, pieces):
         base, start = block() // pieces * columns, block() % pieces * size
         stop = min(start + size, columns)
-        own, energy = gauged((x, base, 1, (), 0, 0), like, start + thread() * width, stop)
+        T = type(like)
+        row = (x, base, 1, (), 0, 0)
+        own, energy = gauged(row, like, start + thread() * width, stop)
         top = top_over(own)
         energy = sum_over(energy * exp_nonpositive(own - top))
+        others = energy - T(1)
+        if energy < T(SURE):
+            others = sum_over(others_of(row, top, start + thread() * width, stop))
         if thread() == 0:
             store(found, 2 * block(), top)
-            store(found, 2 * block() + 1, energy)
+            store(found, 2 * block() + 1, others)
 
     return Kernel(f"split_gauge_{width}", split_gauge, THREADS)
 
@@ -61,7 +66,7 @@ def gauge_kernel(width: int) -> Kernel:
 @functools.cache
 def gauge_rows() -> Kernel:
     """Return the kernel that combines what the pieces of a row have found in the first step."""
-    top_over, sum_over = over(maximum, THREADS), over(added, THREADS)
+    top_over, first_over, sum_over = over(maximum, THREADS), over(minimum, THREADS), over(added, THREADS)
     step, size = THREADS, OF_A_ROW
 
     def split_gauge_rows(found, like, rows, pieces):
@@ -71,16 +76,21 @@ def gauge_rows() -> Kernel:
         for s in range(thread(), pieces, step):
             top = maximum(top, load(found, 2 * (first + s)))
         top = top_over(top)
-        energy = T(0)
+        holder = pieces  # of the largest entry: the first piece, for there may be several
         for s in range(thread(), pieces, step):
-            its = load(found, 2 * (first + s))
+            if load(found, 2 * (first + s)) == top:
+                holder = minimum(holder, s)
+        holder = first_over(holder)
+        others = T(0)
+        for s in range(thread(), pieces, step):
+            its, rest = load(found, 2 * (first + s)), load(found, 2 * (first + s) + 1)
             # A piece of nothing but -inf has no energy, unless the row is nothing else.
             if its != T(-math.inf) or top == its:
-                energy += load(found, 2 * (first + s) + 1) * exp_nonpositive(its - top)
-        energy = sum_over(energy)
+                others += (rest if s == holder else T(1) + rest) * exp_nonpositive(its - top)
+        others = sum_over(others)
         if thread() == 0:
             store(rows, block() * size, top)
-            store(rows, block() * size + 1, energy)
+            store(rows, block() * size + 1, others)
 
     return Kernel("split_gauge_rows", split_gauge_rows, THREADS)
 
@@ -101,7 +111,7 @@ def tally_kernel(maths: RowMaths, width: int) -> Kernel:
         stop = min(start + size, columns)
         label = label_at(y, r)
         place = label if label >= 0 and label < columns else 0
-        top, inverse = load(rows, r * of_a_row), T(1) / load(rows, r * of_a_row + 1)
+        top, inverse = load(rows, r * of_a_row), T(1) / (T(1) + load(rows, r * of_a_row + 1))
         zy = T(load(x, base + place)) - top if indexed else T(0)
         wy = load_or(weight, place, T(1)) if indexed else T(1)
         rest = (top, inverse, label, zy, wy, params)
@@ -187,13 +197,14 @@ def finish_kernel(maths: RowMaths, width: int) -> Kernel:
         stop = min(start + size, columns)
         label = label_at(y, r)
         known = not indexed or (label >= 0 and label < columns and label != ignore)
-        top, energy = load(rows, r * of_a_row), load(rows, r * of_a_row + 1)
+        top, others = load(rows, r * of_a_row), load(rows, r * of_a_row + 1)
+        inverse, logsum, p_others = of_energy(T(1) + others, others)
         zy = load_or(hits, r, T(0)) - top if indexed else T(0)
         wy = load_or(weight, label if known else 0, T(1)) if indexed else T(1)
         sums = (T(0), T(0), T(0))
         if has_terms:
             sums = (load(rows, r * of_a_row + 2), load(rows, r * of_a_row + 3), load(rows, r * of_a_row + 4))
-        value, coefs = close(top, T(log(energy)), sums, zy, wy, params)
+        value, coefs = close(top, logsum, sums, zy, wy, p_others, exp_nonpositive(zy) * inverse, params)
         blank = T(0) if label == ignore else T(math.nan)
         value = T(value) if known else blank
         total = T(0)
@@ -202,7 +213,7 @@ def finish_kernel(maths: RowMaths, width: int) -> Kernel:
             total += value
         g = load_or(upstream, r, factor)
         if known:
-            tail = (top, T(1) / energy, label, coefs, g, params)
+            tail = (top, inverse, label, coefs, g, params)
             for j in range(start + thread() * width, stop, step):
                 outcomes = entries(
                     load_pack(x, base + j, zeros), load_pack(t, base + j, ones), zeros, load_pack(weight, j, ones),

@@ -39,7 +39,7 @@ def gather_kernel(maths: RowMaths) -> Kernel:
             value = blank
             if known:
                 wy = load_or(weight, label, T(1))
-                value, coefs = finish(T(0), T(0), (T(0), T(0), T(0)), zy, wy, params)
+                value, coefs = finish(T(0), T(0), (T(0), T(0), T(0)), zy, wy, T(0), T(0), params)
                 slopes, curvature = entry(zy, T(0), T(0), wy, True, coefs, params)
                 g = load_or(upstream, r, factor)
                 store_derivatives((d0, d1, d2), second, place, ((value, slopes, curvature, g),))

@@ -1,0 +1,231 @@
+"""Cross-entropy over classes that lie on several devices: each has a part of the logits, and three numbers travel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import array_api_compat
+import numpy as np
+
+from fastloss.call.call import Call
+from fastloss.call.request import VALUE
+from fastloss.define.descriptions import Array, Elementwise, Loss, Rowwise
+from fastloss.define.point_maths import shard_softmax
+from fastloss.define.row_numbers import LOG_SUM
+
+_IGNORED = -100
+
+
+class ShardStats(NamedTuple):
+    """What the classes of a shard contribute to each row: ``-inf``, 0 and 0 where there is nothing."""
+
+    max: Array
+    sum_exp: Array
+    target_logit: Array
+
+
+def shard_stats(logits_shard: Array, target: Array, *, class_offset: int = 0, num_classes: int | None = None) -> Any:
+    r"""Return what the classes of a shard contribute to the cross-entropy of each row.
+
+    .. math:: m_n = \max_c x_{nc}, \qquad s_n = \sum_c e^{x_{nc} - m_n}
+
+    Parameters
+    ----------
+    logits_shard : array, shape (N, C)
+        Logits of the classes from `class_offset` on.
+    target : array of integers, shape (N,)
+        Class indices among those of all shards; -100 is ignored.
+    class_offset : int
+        The first class of the shard.
+    num_classes : int, optional
+        The number of classes of all shards, to check the class indices.
+
+    Returns
+    -------
+    ShardStats
+        A named tuple ``(max, sum_exp, target_logit)`` of arrays of shape (N,), float32 for half types. Rows that are
+        ignored have ``-inf``, 0 and 0; the last is 0 where the target is in another shard.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not go together or `class_offset` is negative.
+    IndexError
+        If a class index is negative or not below `num_classes`.
+
+    References
+    ----------
+    M. Shoeybi et al., "Megatron-LM: training multi-billion parameter language models using model parallelism", 2019.
+
+    Examples
+    --------
+    >>> import numpy as np, fastloss as fl
+    >>> x, y = np.array([[2.0, 0.0, 1.0]]), np.array([2])
+    >>> stats = [fl.shard_stats(x[:, :2], y), fl.shard_stats(x[:, 2:], y, class_offset=2)]
+    >>> loss, lse = fl.combine_shards(stats)
+    >>> print(loss.round(4), lse.round(4))
+    [1.4076] [2.4076]
+    """
+    xp, x, target, local, counts = _looked_at(logits_shard, target, class_offset, num_classes)
+    rows, classes = x.shape
+    wide = x.dtype if x.dtype == xp.float64 else xp.float32
+    if classes == 0:
+        nothing = xp.zeros((rows,), dtype=wide, device=array_api_compat.device(x))
+        return ShardStats(nothing - xp.inf, nothing, nothing)
+    top = xp.astype(xp.max(x, axis=1), wide)
+    lse = xp.empty((rows,), dtype=wide, device=array_api_compat.device(x))
+    _LSE.run((x,), {}, VALUE._replace(out=lse))
+    finite = xp.where(xp.isfinite(top), top, xp.zeros_like(top))
+    sums = xp.where(top == -xp.inf, xp.zeros_like(top), xp.exp(lse - finite))
+    here = counts & (local >= 0) & (local < classes)
+    at = xp.where(here, local, xp.zeros_like(local))
+    logit = xp.astype(xp.take_along_axis(x, at[:, None], axis=1)[:, 0], wide)
+    zero = xp.zeros_like(top)
+    return ShardStats(
+        xp.where(counts, top, zero - xp.inf), xp.where(counts, sums, zero), xp.where(here, logit, zero)
+    )
+
+
+def combine_shards(stats: Iterable[Any]) -> tuple[Array, Array]:
+    r"""Return the loss of each row, and its log-sum-exp, from what the shards contribute.
+
+    .. math:: \mathrm{lse}_n = m_n + \log \sum_k s_{nk} e^{m_{nk} - m_n}, \qquad m_n = \max_k m_{nk}
+
+    Parameters
+    ----------
+    stats : iterable of tuples of three arrays
+        Those of :func:`shard_stats`, in any order.
+
+    Returns
+    -------
+    loss, lse : array, shape (N,)
+        A row that is ignored has 0, and -inf.
+
+    Raises
+    ------
+    ValueError
+        If there are none.
+    """
+    parts = [tuple(one) for one in stats]
+    if not parts:
+        raise ValueError("stats must be those of at least one shard")
+    xp = array_api_compat.array_namespace(*parts[0])
+    top = parts[0][0]
+    for part in parts[1:]:
+        top = xp.maximum(top, part[0])
+    sums = logit = xp.zeros_like(top)
+    finite = xp.where(xp.isfinite(top), top, xp.zeros_like(top))
+    for own, sum_exp, target_logit in parts:
+        sums = sums + sum_exp * xp.exp(own - finite)
+        logit = logit + target_logit
+    counts = top != -xp.inf
+    lse = finite + xp.log(xp.where(counts, sums, xp.ones_like(sums)))
+    lse = xp.where(counts, lse, top)
+    return xp.where(counts, lse - logit, xp.zeros_like(lse)), lse
+
+
+def shard_grad(
+    logits_shard: Array,
+    target: Array,
+    lse: Array,
+    *,
+    class_offset: int = 0,
+    divisor: float = 1.0,
+    grad_output: Array | float | None = None,
+    grad_out: Array | None = None,
+) -> Array:
+    r"""Return the gradient of the cross-entropy with respect to the logits of a shard.
+
+    .. math:: g_{nc} = \frac{u_n}{d} \left( e^{x_{nc} - \mathrm{lse}_n} - [c = y_n] \right)
+
+    Parameters
+    ----------
+    logits_shard, target, class_offset
+        Those of :func:`shard_stats`.
+    lse : array, shape (N,)
+        The log-sum-exp of :func:`combine_shards`.
+    divisor : float
+        What the loss is divided by, such as the number of rows that count.
+    grad_output : array, shape (N,), or float, optional
+        The upstream gradient u of each row, 1 by default.
+    grad_out : array, shape (N, C), optional
+        Where to write; float32 goes beside half types.
+
+    Returns
+    -------
+    array
+        Of the shape of `logits_shard`; rows that are ignored have 0.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not go together, or the divisor is negative or NaN.
+    """
+    xp, x, target, local, counts = _looked_at(logits_shard, target, class_offset, None)
+    if not divisor >= 0:
+        raise ValueError(f"divisor must be a number >= 0, got {divisor}")
+    if lse.shape != target.shape:
+        raise ValueError(f"lse must have shape {tuple(target.shape)}, one number for each row, got {tuple(lse.shape)}")
+    zero = xp.zeros_like(lse)
+    scale = zero + (1 if grad_output is None else grad_output) / (divisor or 5e-324)
+    scale = xp.where(counts, scale, zero)
+    request = VALUE if grad_out is None else VALUE._replace(out=grad_out)
+    result = _SOFTMAX.run((x, lse[:, None], scale[:, None]), {}, request)
+    here = xp.nonzero(counts & (local >= 0) & (local < x.shape[1]))[0]
+    result[here, local[here]] -= xp.astype(scale[here], result.dtype)
+    return result
+
+
+def _looked_at(logits: Any, target: Any, offset: int, classes: int | None) -> tuple[Any, ...]:
+    """Return the library, the arrays, the class indices within the shard, and which rows count."""
+    if not hasattr(logits, "dtype"):
+        logits = np.asarray(logits, dtype=float)
+    xp = array_api_compat.array_namespace(logits)
+    if not hasattr(target, "dtype"):
+        target = xp.asarray(target)
+    if logits.ndim != 2 or target.shape != logits.shape[:1]:
+        raise ValueError(
+            f"logits_shard and target must have shapes (N, C) and (N,), got {tuple(logits.shape)} and "
+            f"{tuple(target.shape)}"
+        )
+    if offset < 0:
+        raise ValueError(f"class_offset must not be negative, got {offset}")
+    target = xp.astype(target, xp.int64)
+    counts = target != _IGNORED
+    bad = counts & ((target < 0) | (target >= (2**63 - 1 if classes is None else classes)))
+    if bool(xp.any(bad)):
+        row = int(xp.nonzero(bad)[0][0])
+        known = "" if classes is None else f" for {classes} classes"
+        raise IndexError(f"target {int(target[row])} at position ({row},) is out of range{known}")
+    return xp, logits, target, target - offset, counts
+
+
+def _part(describe: Any, *names: str) -> Call:
+    """Return a way of calling a description that is no loss of the registry."""
+    record = Loss(
+        name=describe.__name__,
+        family="elementwise",
+        function=describe,
+        describe=describe,
+        wrt=(),
+        differentiable=(),
+        hessian=None,
+        options={},
+        domains={},
+        legacy=False,
+        positional=names,
+        operands=frozenset(names),
+    )
+    return Call(record, VALUE, {})
+
+
+def _lse(input: Any) -> Rowwise:
+    return Rowwise(LOG_SUM, input, reduction="none", axis=1)
+
+
+def _softmax(input: Any, lse: Any, scale: Any) -> Elementwise:
+    return Elementwise(shard_softmax, (input, lse, scale), ("input", "lse", "scale"), reduction="none", leads=3)
+
+
+_LSE, _SOFTMAX = _part(_lse, "input"), _part(_softmax, "input", "lse", "scale")

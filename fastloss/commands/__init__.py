@@ -1,0 +1,1 @@
+"""What the sub-commands of ``fastloss`` do; each file has one, and the rest serves several."""

@@ -1,0 +1,105 @@
+"""Losses by name, and the options of a loss as flags of the command line."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import inspect
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from fastloss.commands.errors import CommandError
+from fastloss.define.descriptions import Loss
+from fastloss.define.registry import LOSSES
+
+# Keyword arguments that commands set themselves, and those that no text can stand for.
+_NO_FLAGS = frozenset(
+    ("reduction", "sample_weight", "divisor", "returns", "distance_vjp", "dtype", "options", "keepdim")
+)
+_TYPES = {"int": int, "float": float, "str": str}
+
+
+def named(name: str) -> Loss:
+    """Return the loss of a name, or raise with the names that are like it."""
+    if name in LOSSES:
+        return LOSSES[name]
+    lower = {one.lower().replace("_", ""): one for one in LOSSES}
+    classes = {cls.__name__.lower(): one for one, loss in LOSSES.items() for cls in loss.modules}
+    known = {**classes, **lower}
+    like = difflib.get_close_matches(name.lower().replace("_", ""), known, n=3, cutoff=0.6)
+    suggested = " or ".join(dict.fromkeys(known[one] for one in like))
+    raise CommandError(
+        f"unknown loss {name!r}" + (f"; did you mean {suggested}?" if like else "; `fastloss list` shows all")
+    )
+
+
+def flag(name: str) -> str:
+    """Return the flag of an argument."""
+    return f"--{name.replace('_', '-')}"
+
+
+def dashed(arguments: Sequence[str]) -> list[str]:
+    """Return arguments whose flags have dashes, where they were written like arguments of a function."""
+    return [re.sub(r"^--[^=]*", lambda found: found[0].replace("_", "-"), one) for one in arguments]
+
+
+def first_names(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> list[str]:
+    """Return what stands first among the arguments of a command whose other flags are those of `parser`.
+
+    The flags of a loss can be read when it is known which loss it is.
+    """
+    parser.add_argument("names", nargs="*")
+    names: list[str] = parser.parse_known_args(arguments)[0].names
+    return names
+
+
+def options_of(loss: Loss) -> dict[str, inspect.Parameter]:
+    """Return the parameters of a loss that are options with a flag, by name."""
+    parameters = inspect.signature(loss.function).parameters
+    return {
+        name: parameter
+        for name, parameter in parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and name not in loss.operands and name not in _NO_FLAGS
+    }
+
+
+def add_flags(parser: Any, loss: Loss) -> None:
+    """Add a flag for each option of a loss; what is not given is absent from the result."""
+    for name, parameter in options_of(loss).items():
+        domain = loss.options.get(name)
+        text = f"{domain.text if domain else 'see `fastloss describe`'} (default {parameter.default})"
+        if isinstance(parameter.default, bool):
+            parser.add_argument(flag(name), action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
+        else:
+            parser.add_argument(
+                flag(name), type=_Reader(parameter), default=argparse.SUPPRESS, metavar="VALUE", help=text
+            )
+
+
+def given_options(loss: Loss, namespace: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of a loss that were given, their values checked."""
+    given = {name: value for name, value in vars(namespace).items() if name in options_of(loss)}
+    for name, value in given.items():
+        if name in loss.options:
+            try:
+                loss.options[name].check(name, value)
+            except (TypeError, ValueError) as error:
+                raise CommandError(str(error)) from None
+    return given
+
+
+class _Reader:
+    """What makes the value of an option from text, by the option's annotation."""
+
+    def __init__(self, parameter: inspect.Parameter) -> None:
+        annotation = str(parameter.annotation)
+        found = re.search(r"\b(int|float|str)\b", annotation)
+        self.type: Any = _TYPES[found[1]] if found else type(parameter.default)
+        self.optional = "None" in annotation
+        self.__name__ = getattr(self.type, "__name__", "value")  # argparse: invalid float value
+
+    def __call__(self, text: str) -> Any:
+        if self.optional and text.lower() == "none":
+            return None
+        return self.type(text)

@@ -1,0 +1,43 @@
+"""Functions of rows that are returned beside a loss: see ``descriptions.RowMaths`` for the notation."""
+
+from __future__ import annotations
+
+from fastloss.define.descriptions import RowMaths
+from fastloss.define.maths import maths
+
+
+@maths
+def no_slopes(z, p, t, w, hit, coefs, params):
+    """0."""
+    T = type(z)
+    return (T(0),), T(0)
+
+
+@maths
+def log_sum_row(top, logsum, sums, zy, wy, p_others, py, params):
+    """Log Σ exp x."""
+    return top + logsum, (logsum,)
+
+
+@maths
+def log_probability_row(top, logsum, sums, zy, wy, p_others, py, params):
+    """Log p_y."""
+    return zy - logsum, (logsum,)
+
+
+@maths
+def entropy_terms(z, p, t, w, hit, zy, wy, params):
+    """Σ p z; 0 where p is 0."""
+    T = type(z)
+    return (p * z if p != T(0) else T(0)), T(0), T(0)
+
+
+@maths
+def entropy_row(top, logsum, sums, zy, wy, p_others, py, params):
+    """-Σ p log p."""
+    return logsum - sums[0], (logsum,)
+
+
+LOG_SUM = RowMaths(log_sum_row, no_slopes, softmax=True)
+LOG_PROBABILITY = RowMaths(log_probability_row, no_slopes, softmax=True, indexed=True)
+ENTROPY = RowMaths(entropy_row, no_slopes, entropy_terms, softmax=True)

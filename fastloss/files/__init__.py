@@ -1,0 +1,1 @@
+"""Arrays in files, read and written by blocks of rows."""

@@ -1,0 +1,39 @@
+"""From what the user writes to an array in a file: FILE.npy, FILE.npz:MEMBER, FILE.zarr, FILE.parquet:COLUMN,..."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from fastloss.files.npy import Npy, Npz
+from fastloss.files.parquet import Parquet
+from fastloss.files.source import FileError, Source
+from fastloss.files.zarr_array import Zarr
+
+_WRITTEN = re.compile(r"(?P<path>.*\.(?P<kind>npy|npz|zarr|parquet))(:(?P<inside>.*))?", re.DOTALL)
+
+
+def opened(text: str) -> Source:
+    """Open the array that `text` names.
+
+    Raises
+    ------
+    FileError
+        If there is none, or none that holds numbers.
+    """
+    found = _WRITTEN.fullmatch(text)
+    if found is None:
+        raise FileError(f"{text}: expected FILE.npy, FILE.npz:MEMBER, FILE.zarr or FILE.parquet:COLUMN,...")
+    path, kind, inside = found["path"], found["kind"], found["inside"] or ""
+    try:
+        if kind == "npy":
+            if inside:
+                raise FileError(f"{text}: a .npy file has no members")
+            return Npy(text, path)
+        if kind == "npz":
+            return Npz(text, path, inside)
+        if kind == "zarr":
+            return Zarr(text, path, inside)
+        return Parquet(text, path, inside)
+    except OSError as error:
+        raise FileError(f"{text}: {os.strerror(error.errno).lower() if error.errno else error}") from None

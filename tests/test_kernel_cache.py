@@ -1,0 +1,191 @@
+"""Kernels on disk: whatever is wrong with the folder, calls are right, and a user is told at most once."""
+
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+import fastloss as fl
+from fastloss.runtime import kernel_cache
+
+ROOT = Path(fl.__file__).parents[1]
+CODE = """
+import sys, warnings
+import numpy as np
+import fastloss as fl
+
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    x = np.linspace(-1, 1, 12)
+    value, gradient = fl.value_and_grad(fl.mse_loss)(x, x + 2)
+    fl.mse_loss(x.astype("f4"), x.astype("f4"))
+assert np.isclose(value, 4) and np.allclose(gradient, -1 / 3), (value, gradient)
+for one in caught:
+    assert one.filename == "<string>", one.filename
+    print(one.category.__name__, one.message)
+"""
+
+
+def start(folder, code=CODE, root=ROOT, **environment):
+    """Start a process with a cache folder, or with none named, that calls a loss of two dtypes."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("FASTLOSS_", "NUMBA_"))}
+    named = {} if folder is None else {"FASTLOSS_CACHE_DIR": str(folder)}
+    environment = {**clean, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1", **named, **environment}
+    return subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(process):
+    """Return what a process has printed, its warnings."""
+    output, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    return output.strip()
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    """Return a folder with the kernels of the calls."""
+    folder = tmp_path_factory.mktemp("cache") / "made" / "anew"
+    assert finish(start(folder)) == ""
+    return folder
+
+
+@pytest.fixture
+def folder(filled, tmp_path):
+    """Return a copy of it."""
+    return shutil.copytree(filled, tmp_path / "cache")
+
+
+def contents(folder):
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
+
+
+def test_kernels_are_kept_and_found(folder):
+    before = contents(folder)
+    assert len([name for name in before if name.endswith(".nbc")]) >= 2
+    assert finish(start(folder)) == ""
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
+@pytest.mark.parametrize("damage", ["cut", "garbage", "empty", "flipped"])
+def test_a_damaged_file_is_replaced(folder, suffix, damage):
+    """In this process: compiling is what takes long, and is left out."""
+    import numba
+    from numba.core import caching
+
+    def one(x):
+        return x + 1
+
+    def found():
+        compiled = numba.njit(one)
+        compiled._cache = maker(one)
+        assert compiled(1) == 2
+        return sum(compiled.stats.cache_hits.values())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel_cache, "folders", lambda: (folder, (folder,)))
+        maker = kernel_cache._disk_cache(caching.FunctionCache, caching.IndexDataCacheFile)
+        assert [found(), found()] == [0, 1]
+        (path,) = folder.glob(f"*one-*{suffix}")
+        whole = path.read_bytes()
+        flipped = whole[:-50] + bytes([whole[-50] ^ 1]) + whole[-49:]
+        garbage = b"\x80\x04garbage" * 9
+        path.write_bytes({"cut": whole[:40], "garbage": garbage, "empty": b"", "flipped": flipped}[damage])
+        assert [found(), found()] == [0, 1]
+
+
+def test_a_full_disk_is_told_once(monkeypatch, tmp_path):
+    import numba
+    from numba.core import caching
+
+    def full(self, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(kernel_cache, "folders", lambda: (tmp_path, (tmp_path,)))
+    monkeypatch.setattr(kernel_cache, "_warned", False)
+    monkeypatch.setattr(caching.IndexDataCacheFile, "_open_for_write", full)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for one in (lambda x: x + 1, lambda x: x + 2):
+            compiled = numba.njit(one)
+            compiled._cache = kernel_cache._disk_cache(caching.FunctionCache, caching.IndexDataCacheFile)(one)
+            compiled(1)
+    (told,) = caught
+    assert "takes no more: [Errno 28] No space left on device): set FASTLOSS_CACHE_DIR" in str(told.message)
+    assert told.filename == __file__
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["no-folder", "with-kernels"])
+def test_a_folder_that_cannot_be_written(monkeypatch, folder, full):
+    """Where it holds the kernels nobody has to know."""
+    if not full:
+        shutil.rmtree(folder)
+    monkeypatch.setenv("FASTLOSS_CACHE_DIR", str(folder))
+    monkeypatch.setattr(kernel_cache, "_is_writable", lambda folder: False)
+    assert kernel_cache.folders.__wrapped__() == (None, (folder,) if full else ())
+
+
+@pytest.mark.slow
+def test_no_folder_can_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    for environment in ({"FASTLOSS_CACHE_DIR": str(tmp_path / "file" / "cache")}, {"NUMBA_CACHE_DIR": "/proc/cache"}):
+        told = finish(start(None, **environment))
+        assert told.count("RuntimeWarning") == 1
+        assert "set FASTLOSS_CACHE_DIR to a folder that can be written" in told
+
+
+@pytest.mark.slow
+def test_the_cache_can_be_turned_off(tmp_path):
+    assert finish(start(tmp_path / "cache", FASTLOSS_CACHE="0")) == ""
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.slow
+def test_processes_that_start_together_share_a_folder(tmp_path):
+    processes = [start(tmp_path / "cache") for _ in range(8)]
+    assert [finish(process) for process in processes] == [""] * 8
+    assert finish(start(tmp_path / "cache")) == ""
+
+
+@pytest.mark.slow
+def test_a_package_without_sources(tmp_path):
+    shutil.copytree(ROOT / "fastloss", tmp_path / "fastloss", ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run([sys.executable, "-m", "compileall", "-q", "-b", str(tmp_path / "fastloss")], check=True)
+    for source in (tmp_path / "fastloss").rglob("*.py"):
+        source.unlink()
+    for _ in range(2):
+        assert finish(start(tmp_path / "cache", root=tmp_path)) == ""
+    before = contents(tmp_path / "cache")
+    assert before
+    assert finish(start(tmp_path / "cache", root=tmp_path)) == ""
+    assert contents(tmp_path / "cache") == before
+
+
+def test_a_user_without_a_home_has_the_folder_beside_the_package(monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("FASTLOSS_CACHE_DIR", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert list(kernel_cache._candidates()) == [Path(fl.__file__).parent / "__pycache__"]
+
+
+def test_nothing_is_said_twice_nor_where_it_is_off(monkeypatch):
+    monkeypatch.setattr(kernel_cache, "_warned", False)
+    monkeypatch.setenv("FASTLOSS_CACHE", "off")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kernel_cache.warn_of_memory()
+    monkeypatch.delenv("FASTLOSS_CACHE")
+    with pytest.warns(RuntimeWarning):
+        kernel_cache.warn_of_memory()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kernel_cache.warn_of_memory()

@@ -1,0 +1,115 @@
+"""Cross-entropy over shards of classes, float32 results of half types, and the checks of fastloss.testing."""
+
+import itertools
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import fastloss as fl
+import fastloss.testing
+
+RNG = np.random.default_rng(0)
+LABELS = np.array([0, 6, 3, -100, 8])
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+def test_shards_come_to_the_whole(dtype):
+    x = (RNG.normal(size=(5, 9)) * 4).astype(dtype)
+    bounds = [0, 2, 2, 7, 9]
+    parts = list(itertools.pairwise(bounds))
+    stats = [fl.shard_stats(x[:, a:b], LABELS, class_offset=a, num_classes=9) for a, b in parts]
+    loss, lse = fl.combine_shards(stats)
+    wide = x.astype(float)
+    tolerance = 1e-12 if dtype == "float64" else 1e-5
+    np.testing.assert_allclose(loss, fl.cross_entropy(wide, LABELS, reduction="none"), rtol=tolerance, atol=tolerance)
+    assert lse.dtype == (np.float64 if dtype == "float64" else np.float32)
+    assert loss[3] == 0
+    assert lse[3] == -np.inf
+    assert all(one.max[3] == -np.inf and one.sum_exp[3] == one.target_logit[3] == 0 for one in stats)
+    up = RNG.normal(size=5)
+    expected = fl.grad(fl.cross_entropy)(wide, LABELS, reduction="none", grad_output=up / 4)
+    pieces = [fl.shard_grad(x[:, a:b], LABELS, lse, class_offset=a, divisor=4, grad_output=up) for a, b in parts]
+    gradient = np.concatenate(pieces, axis=1)
+    assert gradient.dtype == dtype
+    np.testing.assert_allclose(gradient, expected, atol=1e-3 if dtype == "float16" else tolerance * 10)
+    into = np.empty((5, 9), dtype)
+    assert fl.shard_grad(x, LABELS, lse, divisor=4, grad_output=up, grad_out=into) is into
+    np.testing.assert_array_equal(into, gradient)
+
+
+def test_shards_of_extreme_logits():
+    x = np.array([[1e4, -1e4, 1e4], [-np.inf, -np.inf, 2.0]])
+    stats = [fl.shard_stats(x[:, :2], [0, 2]), fl.shard_stats(x[:, 2:], [0, 2], class_offset=2)]
+    loss, lse = fl.combine_shards(stats[::-1])
+    np.testing.assert_allclose(loss, [np.log(2), 0])
+    np.testing.assert_allclose(lse, [1e4 + np.log(2), 2])
+
+
+def test_shards_of_tensors():
+    torch = pytest.importorskip("torch")
+    x, y = torch.randn(5, 9), torch.from_numpy(LABELS)
+    loss, lse = fl.combine_shards([fl.shard_stats(x[:, :4], y), fl.shard_stats(x[:, 4:], y, class_offset=4)])
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(x, y, reduction="none"))
+    assert isinstance(fl.shard_grad(x[:, 4:], y, lse, class_offset=4), torch.Tensor)
+
+
+def test_bad_shards():
+    x = np.zeros((2, 3))
+    with pytest.raises(IndexError, match="target 9"):
+        fl.shard_stats(x, [0, 9], num_classes=9)
+    with pytest.raises(IndexError, match="target -3"):
+        fl.shard_stats(x, [0, -3])
+    with pytest.raises(ValueError, match="class_offset"):
+        fl.shard_stats(x, [0, 1], class_offset=-1)
+    with pytest.raises(ValueError, match="lse"):
+        fl.shard_grad(x, [0, 1], np.zeros(3))
+    with pytest.raises(ValueError, match="at least one"):
+        fl.combine_shards([])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_float32_results_of_half_types(dtype):
+    x, y = RNG.normal(size=(6, 5)).astype(dtype), np.array([0, 1, 2, 3, 4, 0])
+    into, out = np.empty((6, 5), np.float32), np.empty(6, np.float32)
+    value, gradient = fl.value_and_grad(fl.cross_entropy)(x, y, reduction="none", grad_out=into, out=out)
+    assert value is out
+    assert gradient is into
+    exact, expected = fl.value_and_grad(fl.cross_entropy)(x.astype(float), y, reduction="none")
+    np.testing.assert_allclose(out, exact, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(into, expected, rtol=1e-5, atol=1e-7)
+    t = RNG.normal(size=(6, 5)).astype(dtype)
+    fl.grad(fl.mse_loss)(x, t, grad_out=into)
+    np.testing.assert_allclose(into, (x.astype(float) - t.astype(float)) / 15, rtol=1e-6)
+    with pytest.raises(TypeError, match="grad_out"):
+        fl.grad(fl.mse_loss)(x, t, grad_out=np.empty((6, 5)))
+    with pytest.raises(TypeError, match="grad_out"):
+        fl.grad(fl.mse_loss)(x.astype("f4"), t, grad_out=np.empty((6, 5)))
+
+
+@pytest.mark.parametrize("loss", ["mse_loss", "cross_entropy", "triplet_margin_loss", "quantile_loss"])
+def test_checks_of_our_losses(loss):
+    fastloss.testing.check(getattr(fl, loss))
+
+
+def test_batch_invariance_of_many_rows():
+    x, y = RNG.normal(size=(300, 100)).astype("f4"), RNG.integers(0, 100, 300)
+    fastloss.testing.assert_batch_invariant(fl.cross_entropy, x, y, label_smoothing=0.1)
+    with pytest.raises(TypeError, match="matrix products"):
+        fastloss.testing.assert_batch_invariant(fl.linear_cross_entropy, x, x, y)
+
+
+def test_checks_find_what_is_wrong():
+    from fastloss.custom import Elementwise, loss, maths
+
+    @maths
+    def wrong_slope(x, t):
+        T = type(x)
+        return (x - t) * (x - t), (x - t, t - x), T(1)
+
+    @loss
+    def wrong_loss(input, target, *, reduction="mean"):
+        return Elementwise(wrong_slope)
+
+    with pytest.raises(AssertionError, match="gradient of input"):
+        fastloss.testing.check(wrong_loss)
