@@ -19,7 +19,7 @@ da = pytest.importorskip("dask.array")
 
 REPRESENTATIVE = ("cross_entropy", "mse_loss", "kl_div", "triplet_margin_loss", "ctc_loss", "linear_cross_entropy")
 # What compares all rows with each other, and what is no loss of blocks.
-WHOLE = ("info_nce_loss",)
+WHOLE = ("info_nce_loss", "linear_log_prob")
 
 
 def cut(array, seed=0):

@@ -15,7 +15,7 @@ from fastloss.call.request import VALUE, Request
 from fastloss.define.registry import LOSSES
 
 # Losses that have several arrays with a gradient that adds up over rows: their reduction is the kernel's.
-SUMMED = frozenset(("info_nce_loss", "l1_penalty", "l2_penalty", "linear_cross_entropy"))
+SUMMED = frozenset(("info_nce_loss", "l1_penalty", "l2_penalty", "linear_cross_entropy", "linear_log_prob"))
 # Losses of elements whose weights count in the divisor of a mean.
 _DIVIDED_BY_WEIGHTS = frozenset(("l1_loss", "mse_loss"))
 # The label that is ignored where none is named.
@@ -135,8 +135,8 @@ class Job(NamedTuple):
         """Return the shapes of the arrays of an elementwise loss, in which they broadcast to that of its values."""
         shapes = dict(zip(self.names, self.shapes, strict=True))
         if "var" in shapes:
-            like = [np.broadcast_to(np.empty((), bool), shapes[name]) for name in ("var", "input")]
-            shapes["var"] = aligned_variance(*like, "var").shape
+            variance, like = (np.broadcast_to(np.empty((), bool), shapes[name]) for name in ("var", "input"))
+            shapes["var"] = aligned_variance(variance, like, "var").shape
         return shapes
 
 

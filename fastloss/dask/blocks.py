@@ -96,7 +96,7 @@ def weight(names: tuple[str, ...], job: Job, *arrays: Any) -> float:
     """Return what a mean over a block is divided by, from its labels and weights alone."""
     given = dict(zip(names, map(np.asarray, map(only, arrays)), strict=True))
     samples = given.pop("sample_weight", None)
-    if not given:
+    if samples is not None and not given:
         return float(np.sum(samples, dtype=np.float64))
     shape = given["target" if "target" in given else "weight"].shape
     weights = None if samples is None else samples.reshape(lying(samples.shape, shape)).astype(np.float64)

@@ -13,10 +13,10 @@ import math
 import operator
 from typing import Any, NamedTuple
 
-import dask
 import dask.array as da
 import numpy as np
 from dask.array.utils import meta_from_array
+from dask.base import compute as compute_now
 from dask.base import tokenize
 from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph
@@ -66,15 +66,20 @@ def compute(record: Loss, args: tuple[Any, ...], keywords: dict[str, Any], reque
     options = {name: value for name, value in bound.arguments.items() if name not in names}
     if request.out is not None or request.grad_out is not None:
         raise TypeError("out and grad_out do not go with Dask arrays, whose results are made block by block")
-    if record.family in ("clustered",) or record.name == "info_nce_loss" or _is_composed(record):
+    if options.get("returns"):
+        raise ValueError(f"returns does not go with Dask arrays, got {options['returns']!r}")
+    if not _is_of_blocks(record):
         raise TypeError(f"{record.name} is not computed block by block: call it on NumPy arrays")
     if "divisor" in arrays and options.get("reduction") != "mean":
         raise ValueError(f"divisor does not go with reduction={options.get('reduction')!r}")
     return _Lazy(record, arrays, options, request).result()
 
 
-def _is_composed(record: Loss) -> bool:
-    return record.family == "chain" and record.name != "soft_dice_loss"
+def _is_of_blocks(record: Loss) -> bool:
+    """Return whether a loss of rows in blocks is that of the blocks."""
+    if record.family in ("chain", "projected"):
+        return record.name in ("linear_cross_entropy", "soft_dice_loss")
+    return record.family != "clustered"
 
 
 def _lazy(array: Any, name: str) -> Any:
@@ -123,7 +128,7 @@ class _Lazy:
         """Return what the call returns."""
         mode = self.mode
         if mode.partial:
-            (part,) = dask.compute(self.parts().to_delayed().item())
+            (part,) = compute_now(self.parts().to_delayed().item())
             return part.total, part.weight, part.count
         if not mode.wrt:
             return self.values() if self.reduction == "none" else self.reduced()
