@@ -236,7 +236,9 @@ class _Lazy:
         pairs = [part for name in names for part in (arrays[name], places.of[name])]
         function = functools.partial(blocks.weight, tuple(names), job)
         total = _added(da.blockwise(function, index, *pairs, dtype=object, meta=_OBJECT))
-        factor = count / max(1, samples.size) if names == ["sample_weight"] else 1.0
+        factor = 1.0
+        if samples is not None and len(names) == 1:  # the weights are those of rows of several values
+            factor = count / max(1, samples.size)
         scaled = functools.partial(operator.mul, factor)
         return da.blockwise(scaled, (), total, (), dtype=np.float64, meta=np.empty((), np.float64))
 
