@@ -49,7 +49,9 @@ def main() -> None:
     y = jnp.asarray(rng.integers(chosen.classes, size=chosen.rows), jnp.int32)
     theirs, ours = (jax.jit(jax.value_and_grad(loss)) for loss in (written_out, door.cross_entropy))
     times = alternated({"jax.numpy": lambda: theirs(x, y), "ours": lambda: ours(x, y)}, chosen.rounds)
-    print(f"{chosen.rows}x{chosen.classes}: jax.numpy {times['jax.numpy']:.1f} ms, ours {times['ours']:.1f} ms, ", end="")
+    print(
+        f"{chosen.rows}x{chosen.classes}: jax.numpy {times['jax.numpy']:.1f} ms, ours {times['ours']:.1f} ms, ", end=""
+    )
     print(f"ratio {times['jax.numpy'] / times['ours']:.2f}")
 
 

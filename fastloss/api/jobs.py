@@ -15,7 +15,7 @@ from fastloss.call.request import VALUE, Request
 from fastloss.define.registry import LOSSES
 
 # Losses that have several arrays with a gradient that adds up over rows: their reduction is the kernel's.
-SUMMED = frozenset(("info_nce_loss", "l1_penalty", "l2_penalty", "linear_cross_entropy"))
+SUMMED = frozenset(("info_nce_loss", "l1_penalty", "l2_penalty", "linear_cross_entropy", "linear_log_prob"))
 # Losses of elements whose weights count in the divisor of a mean.
 _DIVIDED_BY_WEIGHTS = frozenset(("l1_loss", "mse_loss"))
 # The label that is ignored where none is named.
@@ -135,8 +135,8 @@ class Job(NamedTuple):
         """Return the shapes of the arrays of an elementwise loss, in which they broadcast to that of its values."""
         shapes = dict(zip(self.names, self.shapes, strict=True))
         if "var" in shapes:
-            like = [np.broadcast_to(np.empty((), bool), shapes[name]) for name in ("var", "input")]
-            shapes["var"] = aligned_variance(*like, "var").shape
+            variance, like = (np.broadcast_to(np.empty((), bool), shapes[name]) for name in ("var", "input"))
+            shapes["var"] = aligned_variance(variance, like, "var").shape
         return shapes
 
 
@@ -153,7 +153,7 @@ def _stand_in(shape: Shape, dtype: np.dtype[Any]) -> Any:
 def counts_of(job: Job, xp: Any, arrays: Mapping[str, Any], weights: Any = None) -> Any:
     """Return what each value of a loss counts for in the divisor of its mean, 1.0 where all count for one.
 
-    `arrays` are those of the job with labels in the shape of the values, `weights` those of samples, `xp` their library.
+    `arrays` are the job's, labels in the shape of the values; `weights` are those of samples, `xp` their library.
     """
     options = job.keywords
     counts: Any = 1.0

@@ -96,7 +96,7 @@ def weight(names: tuple[str, ...], job: Job, *arrays: Any) -> float:
     """Return what a mean over a block is divided by, from its labels and weights alone."""
     given = dict(zip(names, map(np.asarray, map(only, arrays)), strict=True))
     samples = given.pop("sample_weight", None)
-    if not given:
+    if samples is not None and not given:
         return float(np.sum(samples, dtype=np.float64))
     shape = given["target" if "target" in given else "weight"].shape
     weights = None if samples is None else samples.reshape(lying(samples.shape, shape)).astype(np.float64)
@@ -117,14 +117,20 @@ def add(parts: Sequence[Any]) -> Any:
     return first
 
 
-def mean_of(part: fl.PartialSum, divisor: Any, dtype: Any) -> Any:
-    """Return the mean of what all blocks come to."""
+def mean_of(dtype: Any, part: fl.PartialSum, divisor: Any = None) -> Any:
+    """Return the mean of what all blocks come to; over a given divisor nothing is 0."""
     if divisor is None:
         return np.asarray(part.mean(), dtype)
-    divisor = float(divisor)
-    return np.asarray(part.total / divisor if divisor else 0.0 if part.count == 0 else math.nan, dtype)
+    divisor = float(np.asarray(only(divisor)).reshape(()))
+    return np.asarray(part.total / divisor if divisor else math.inf if part.total else 0.0, dtype)
 
 
-def scalar(number: float, dtype: Any) -> Any:
-    """Return a number as an array without axes."""
-    return np.asarray(number, dtype)
+def total_of(dtype: Any, part: fl.PartialSum, divisor: None = None) -> Any:
+    """Return the sum of what all blocks come to."""
+    return np.asarray(part.total, dtype)
+
+
+def scalar(dtype: Any, number: float, divisor: Any = None) -> Any:
+    """Return a number as an array without axes; NaN where it is a mean over nothing."""
+    nothing = divisor is not None and float(only(divisor)) == 0
+    return np.asarray(math.nan if nothing else number, dtype)

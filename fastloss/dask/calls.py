@@ -1,8 +1,8 @@
 """Calls whose arrays are Dask's: the loss of each block, lazily, and sums of what blocks return.
 
 Rows stay in the blocks in which they are; the axes of rows and vectors are put into one block. A mean is the sum of all
-blocks over what they count for, and the gradient of a block is divided by that: it follows from labels and weights alone,
-which are read before any gradient is computed.
+blocks over what they count for, and the gradient of a block is divided by that: it follows from labels and weights
+alone, which are read before any gradient is computed.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Sequence
+import operator
 from typing import Any, NamedTuple
 
-import dask
 import dask.array as da
 import numpy as np
 from dask.array.utils import meta_from_array
+from dask.base import compute as compute_now
+from dask.base import tokenize
+from dask.core import flatten
+from dask.highlevelgraph import HighLevelGraph
 
 from fastloss.api.jobs import MAPS, Job
 from fastloss.call.request import Mode, Request, is_number
@@ -63,15 +66,20 @@ def compute(record: Loss, args: tuple[Any, ...], keywords: dict[str, Any], reque
     options = {name: value for name, value in bound.arguments.items() if name not in names}
     if request.out is not None or request.grad_out is not None:
         raise TypeError("out and grad_out do not go with Dask arrays, whose results are made block by block")
-    if record.family in ("clustered",) or record.name == "info_nce_loss" or _is_composed(record):
+    if options.get("returns"):
+        raise ValueError(f"returns does not go with Dask arrays, got {options['returns']!r}")
+    if not _is_of_blocks(record):
         raise TypeError(f"{record.name} is not computed block by block: call it on NumPy arrays")
     if "divisor" in arrays and options.get("reduction") != "mean":
         raise ValueError(f"divisor does not go with reduction={options.get('reduction')!r}")
     return _Lazy(record, arrays, options, request).result()
 
 
-def _is_composed(record: Loss) -> bool:
-    return record.family == "chain" and record.name != "soft_dice_loss"
+def _is_of_blocks(record: Loss) -> bool:
+    """Return whether a loss of rows in blocks is that of the blocks."""
+    if record.family in ("chain", "projected"):
+        return record.name in ("linear_cross_entropy", "soft_dice_loss")
+    return record.family != "clustered"
 
 
 def _lazy(array: Any, name: str) -> Any:
@@ -120,7 +128,7 @@ class _Lazy:
         """Return what the call returns."""
         mode = self.mode
         if mode.partial:
-            (part,) = dask.compute(self.parts())
+            (part,) = compute_now(self.parts().to_delayed().item())
             return part.total, part.weight, part.count
         if not mode.wrt:
             return self.values() if self.reduction == "none" else self.reduced()
@@ -137,25 +145,24 @@ class _Lazy:
 
     def reduced(self) -> Any:
         """Return the reduced value."""
+        if self.reduction == "sum" and (self.record.family == "sequence" or "reduction" not in self.options):
+            return self._number(blocks.scalar, _added(self.each(blocks.total, self.options, self.places.cut)))
         if self.reduction == "sum":
-            options = {key: value for key, value in self.options.items() if key != "reduction"}
-            if self.record.family == "sequence" or "reduction" not in self.options:
-                total = _added(self.each(blocks.total, self.options, self.places.cut))
-            else:
-                total = _attribute(self.parts({**options, "reduction": "mean"}), "total")
-            return self._number(dask.delayed(blocks.scalar)(total, self.real))
-        divisor = self.arrays.get("divisor")
-        by = None if divisor is None else divisor.to_delayed(optimize_graph=False).item()
-        if self.reduction == "batchmean":
-            by = self.divisor(())
-        return self._number(dask.delayed(blocks.mean_of)(self.parts(), by, self.real))
+            return self._number(blocks.total_of, self.parts({**self.options, "reduction": "mean"}))
+        divisor = self.divisor(()) if self.reduction == "batchmean" else self.arrays.get("divisor")
+        return self._number(blocks.mean_of, self.parts(), divisor)
 
     def parts(self, options: dict[str, Any] | None = None) -> Any:
         """Return the partial sum of all blocks, to be computed."""
         return _added(self.each(blocks.partial, options or self.options, self.places.cut, without=("divisor",)))
 
-    def _number(self, number: Any) -> Any:
-        return da.from_delayed(number, (), self.real, meta_from_array(self.first, 0, self.real))
+    def _number(self, function: Any, total: Any, divisor: Any = None) -> Any:
+        """Return a number of all blocks, from their sum and what that is divided by."""
+        pairs = (total, (), *((divisor, labels("divisor", divisor.ndim)) if isinstance(divisor, da.Array) else ()))
+        if not isinstance(divisor, da.Array):
+            function = functools.partial(function, divisor=divisor)
+        meta = meta_from_array(self.first, 0, self.real)
+        return da.blockwise(functools.partial(function, self.real), (), *pairs, dtype=self.real, meta=meta)
 
     def derivatives(self, mode: Mode) -> Any:
         """Return what a transform returns."""
@@ -178,8 +185,7 @@ class _Lazy:
         if not shift:
             return found
         if reduced:
-            firsts = da.blockwise(functools.partial(_first, 0), places.cut, parts, places.cut, dtype=object, meta=_OBJECT)
-            return self._number(dask.delayed(blocks.scalar)(_added(firsts), self.real)), found
+            return self._number(blocks.scalar, _added(self._nth(parts, 0)), more.get("divisor")), found
         return self._pick(parts, 0, places.values, self.first.dtype), found
 
     def _picked(self, parts: Any, number: int, name: str) -> Any:
@@ -190,16 +196,25 @@ class _Lazy:
         if fits and set(places.cut) <= set(index):
             return self._pick(parts, number, index, array.dtype)
         if not fits or set(places.cut) & set(index):
-            raise ValueError(f"the gradient with respect to {name} adds up over blocks: broadcast it to the input first")
-        picked = da.blockwise(functools.partial(_first, number), places.cut, parts, places.cut, dtype=object, meta=_OBJECT)
-        return da.from_delayed(_added(picked), array.shape, array.dtype, array._meta)
+            raise ValueError(f"the gradient with respect to {name} adds up over blocks: broadcast it to the input")
+        new = {label: places.sizes[label] for label in index}
+        whole = _added(self._nth(parts, number))
+        return da.blockwise(blocks.only, index, whole, (), new_axes=new or None, dtype=array.dtype, meta=array._meta)
+
+    def _nth(self, parts: Any, number: int) -> Any:
+        """Return one of the results of each block, to be added."""
+        function, cut = functools.partial(_first, number), self.places.cut
+        return da.blockwise(function, cut, parts, cut, concatenate=True, dtype=object, meta=_OBJECT)
 
     def _pick(self, parts: Any, number: int, index: Index, dtype: Any) -> Any:
         places = self.places
         new = {label: places.sizes[label] for label in index if label in places.single}
         meta = meta_from_array(self.first, len(index), dtype)
         function = functools.partial(blocks.pick, number)
-        return da.blockwise(function, index, parts, places.cut, new_axes=new or None, dtype=dtype, meta=meta)
+        # Said to concatenate, which it has no cause to, so that Dask does not fuse the kernel into each of its results.
+        return da.blockwise(
+            function, index, parts, places.cut, new_axes=new or None, concatenate=True, dtype=dtype, meta=meta
+        )
 
     def divisor(self, wrt: tuple[str, ...]) -> Any:
         """Return what the mean is divided by, a number where it follows from the shapes."""
@@ -207,7 +222,7 @@ class _Lazy:
         if self.reduction == "batchmean":
             return float(self.first.shape[0] if self.first.ndim else 1)
         if job.loss in ("l1_loss", "mse_loss") and "weight" in wrt:
-            raise ValueError("the gradient of a weighted mean with respect to its weights is not computed block by block")
+            raise ValueError("a weighted mean is not differentiated with respect to its weights block by block")
         labelled = "ignore_index" in self.options and arrays["target"].dtype.kind in "iu"
         weighted = job.loss in ("l1_loss", "mse_loss") and "weight" in arrays
         names = [*["target"] * labelled, *["weight"] * ((labelled or weighted) and "weight" in arrays)]
@@ -221,9 +236,11 @@ class _Lazy:
         pairs = [part for name in names for part in (arrays[name], places.of[name])]
         function = functools.partial(blocks.weight, tuple(names), job)
         total = _added(da.blockwise(function, index, *pairs, dtype=object, meta=_OBJECT))
-        if names == ["sample_weight"]:
-            total = total * (count / max(1, samples.size))
-        return da.from_delayed(total, (), np.float64, np.empty((), np.float64))
+        factor = 1.0
+        if samples is not None and len(names) == 1:  # the weights are those of rows of several values
+            factor = count / max(1, samples.size)
+        scaled = functools.partial(operator.mul, factor)
+        return da.blockwise(scaled, (), total, (), dtype=np.float64, meta=np.empty((), np.float64))
 
     def each(
         self,
@@ -263,17 +280,20 @@ def _first(number: int, results: tuple[Any, ...]) -> Any:
 
 
 def _added(parts: Any) -> Any:
-    """Return the sum of all blocks of an array, added in their order by a tree of tasks."""
-    level: Sequence[Any] = parts.to_delayed(optimize_graph=False).ravel().tolist()
-    add = dask.delayed(blocks.add, pure=True)
-    while True:
-        level = [add(list(level[k : k + _BRANCHES])) for k in range(0, len(level), _BRANCHES)]
-        if len(level) == 1:
-            return level[0]
+    """Return the sum of all blocks of an array, added in their order by a tree of tasks, as the one block of an array.
 
-
-def _attribute(part: Any, name: str) -> Any:
-    return dask.delayed(getattr, pure=True)(part, name)
+    The graph is written out: by way of ``dask.delayed`` each sum would have a copy of the kernels that it is of.
+    """
+    name = f"add-{tokenize(parts.name)}"
+    keys: list[Any] = list(flatten(parts.__dask_keys__()))
+    graph: dict[Any, Any] = {}
+    level = 0
+    while level == 0 or len(keys) > 1:
+        groups = [keys[k : k + _BRANCHES] for k in range(0, len(keys), _BRANCHES)]
+        keys = [(name,) if len(groups) == 1 else (f"{name}-{level}", k) for k in range(len(groups))]
+        graph |= {key: (blocks.add, group) for key, group in zip(keys, groups, strict=True)}
+        level += 1
+    return da.Array(HighLevelGraph.from_collections(name, graph, dependencies=[parts]), name, (), meta=_OBJECT)
 
 
 def labels(name: str, count: int) -> Index:

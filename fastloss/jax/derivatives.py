@@ -47,7 +47,7 @@ def values_of_rows(job: Job, layout: Layout, given: Job, weights: tuple[int, ...
         wrt = _active(job.loss, (*names, "sample_weight"), tangents)
         value, *gradients = derivatives(job, layout, wrt, given)(*arrays[: len(names)])
         more = arrays[len(names) :]
-        slope = 0
+        slope: Any = 0
         for gradient, tangent in zip(gradients, moving, strict=True):
             slope = slope + jnp.sum(weighed(gradient, more, True) * tangent, axes, keepdims=layout.keeps)
         return weighed(value, more, False), slope

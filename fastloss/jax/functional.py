@@ -77,6 +77,8 @@ def _is_known(array: Any) -> bool:
 def compute(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return what a function of the door returns."""
     arrays, options = arguments_of(name, args, kwargs)
+    if options.get("returns"):
+        raise ValueError(f"returns is not known to fastloss.jax, got {options['returns']!r}: call fastloss.{name}")
     if name in MAPS:
         return _map(name, arrays, options)
     if name in SUMMED:
@@ -150,7 +152,7 @@ def _summed(name: str, arrays: dict[str, Any], options: dict[str, Any]) -> Any:
     """Return a loss whose reduction is the kernel's."""
     options = {key: value for key, value in options.items() if key not in ("sample_weight", "divisor")}
     job, made, dtype = job_of(name, arrays, options)
-    if options.get("reduction") == "none":
+    if options.get("reduction") == "none" or name == "linear_log_prob":
         return unreduced_of_summed(job)(*made.values()).astype(dtype)
     return reduced_value(job)(*made.values())
 

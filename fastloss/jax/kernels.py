@@ -154,6 +154,8 @@ def values_of(job: Job, layout: Layout | None) -> Shape:
     """Return the shape of the values of a job."""
     if layout is not None:
         return layout.shape if job.loss in MAPS else layout.values
+    if job.loss == "linear_log_prob":
+        return job.shape("token")
     if job.keywords.get("reduction") != "none":
         return ()
     if job.loss == "info_nce_loss":
