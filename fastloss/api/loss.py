@@ -154,9 +154,10 @@ def _filling(describe: Callable[..., Any], signed: Signed) -> Callable[..., Any]
 
     @functools.wraps(describe)
     def filled(*args: Any, **kwargs: Any) -> Any:
-        for name, value in (*zip(signed.positional, args, strict=False), *kwargs.items()):
-            if value is None and name in required:
-                raise TypeError(f"{name} must be an array, got NoneType")
+        if type(None) in {*map(type, args), *map(type, kwargs.values())}:
+            for name, value in (*zip(signed.positional, args, strict=False), *kwargs.items()):
+                if value is None and name in required:
+                    raise TypeError(f"{name} must be an array, got NoneType")
         job = describe(*args, **kwargs)
         if not isinstance(job, Draft):
             return job

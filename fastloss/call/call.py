@@ -46,6 +46,7 @@ from fastloss.define.descriptions import (
     WeightedSum,
 )
 from fastloss.define.registry import LEGACY, check_options
+from fastloss.runtime.graph_break import LOADED
 
 # Plans that are kept for one way of calling a loss; then all are forgotten.
 MOST_PLANS = 1024
@@ -88,8 +89,7 @@ class Call:
 
     def find(self, args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> Any:
         """Compute a call by its plan, made where there is none."""
-        elsewhere = lazy((*args, *kwargs.values(), *self.bound))
-        if elsewhere is not None:
+        if "dask.array" in LOADED and (elsewhere := lazy((*args, *kwargs.values(), *self.bound))) is not None:
             return elsewhere.compute(self.record, args, {**self.options, **kwargs}, request)
         found = signature(args, kwargs, self.bound, request) if self.settled else None
         if found is None:
@@ -144,9 +144,14 @@ class Call:
         planning = Planning(record, request, operands.arrays, found is not None and LEGACY.isdisjoint(kwargs))
         if request is not self.request:
             _set_extras(planning, operands, count + len(self.bound))
-        common = {name: named.pop(name) for name in record.common if name in named}
-        set_common(planning, common, named.get("reduction", "mean"))
-        job = along(record.describe(*arguments, **named), common.get("axis"))
+        axis = None
+        if named:
+            common = {name: named.pop(name) for name in record.common if name in named}
+            set_common(planning, common, named.get("reduction", "mean"))
+            axis = common.get("axis")
+        job = record.describe(*arguments, **named)
+        if axis is not None:
+            job = along(job, axis)
         planner = _PLANNERS.get(type(job))
         if planner is None:
             raise TypeError(f"{record.name} must return a description (fastloss.custom), got {type(job).__name__}")

@@ -66,6 +66,7 @@ def broadcast_shape(names: tuple[str, ...], views: Any) -> Shape:
 
 
 @functools.lru_cache(1024)
+@functools.lru_cache(1024)
 def representable(numbers: tuple[float, ...], dtype: Any) -> tuple[float, ...]:
     """Return numbers, none of which becomes 0 or infinite in the computing type of arrays of `dtype` unless it is.
 

@@ -31,7 +31,7 @@ def set_common(planning: Planning, common: dict[str, Any], reduction: str) -> No
         raise ValueError(f"partial_sum is of a mean, and does not go with reduction={reduction!r}")
 
 
-def along(job: Any, axis: int | None) -> Any:
+def along(job: Any, axis: int) -> Any:
     """Return a description with its rows or vectors along another axis.
 
     Raises
@@ -39,8 +39,6 @@ def along(job: Any, axis: int | None) -> Any:
     TypeError
         If the axis is none.
     """
-    if axis is None:
-        return job
     if isinstance(job, OfDistances):
         if any(distance.describe is None for distance in job.distances):
             raise ValueError("axis does not go with a distance_function of one's own")

@@ -32,7 +32,7 @@ def _late(kind: str) -> Any:
 
 def lazy(arrays: tuple[Any, ...]) -> Any:
     """Return the module that computes calls of lazy arrays, None where there is none among `arrays`."""
-    if "dask.array" in sys.modules and any(is_instance(array, "dask.array", "Array") for array in arrays):
+    if any(is_instance(array, "dask.array", "Array") for array in arrays):
         return _late("dask")
     return None
 

@@ -97,11 +97,12 @@ def plan(planning: Planning, job: Projected) -> Plan:
     if numbered is not None:
         readers[_TARGET] = lambda arrays: target
 
+    read_divisor = by if callable(by) and weighing is None else None
     if weighing is not None:
         readers[_INPUT] = _counting_rows(readers[_INPUT], planning, run)
 
     def body(arrays: tuple[Any, ...], request: Request, values: Any, *grads: Any) -> Any:
-        divisor = by(arrays) if callable(by) and weighing is None else 1
+        divisor = read_divisor(arrays) if read_divisor is not None else 1
         found = arrays[place] if scores.returns else {}
         return run.run([read(arrays) for read in readers], arrays, request, values, grads, divisor, found)
 
@@ -160,7 +161,8 @@ class _Run:
     ) -> Any:
         """Write the results and return the reduced value; both are divided by `divisor` too."""
         backend = self.backend
-        found.update(self.numbers.make(self.count))
+        if self.scores.returns:
+            found.update(self.numbers.make(self.count))
         if self.count == 0:
             for gradient in grads:
                 if gradient is not ABSENT:
@@ -180,7 +182,8 @@ class _Run:
             total = self._at_once(x, w, bias, of_rows, scale, values, grads)
         else:
             total = self._by_chunks(x, w, bias, of_rows, scale, values, grads, found)
-            self.numbers.finish(found, labels, self.classes)
+            if found:
+                self.numbers.finish(found, labels, self.classes)
         return total if divisor == 1 else total / divisor
 
     def _without_padding(self, grads: tuple[Any, ...]) -> tuple[Any, ...]:

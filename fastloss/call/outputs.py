@@ -54,6 +54,8 @@ class Outputs:
     user's own, unless that has another shape or layout than what kernels write; then it is made anew, and copied.
     """
 
+    _weighs_values = False
+
     def __init__(
         self,
         planning: Planning,
@@ -117,11 +119,10 @@ class Outputs:
     def want_values(self, shape: Shape, wanted: bool, entries: bool = False, dtype: Any = None) -> None:
         """Plan the unreduced values: a number for each row, or for each of its `entries`."""
         self.values = shape
-        out = self.planning.out
-        weighing = None
-        if self.planning.sample_weight is not None:
-            weighing = self.planning.weighing = Weighing(self.planning, shape, self.real)
-        slot = self._shift if weighing is None else None  # what kernels write is multiplied by the weights then
+        planning, out, slot = self.planning, self.planning.out, self._shift
+        if planning.sample_weight is not None:
+            planning.weighing, slot = Weighing(planning, shape, self.real), None  # type: ignore[assignment]
+            self._weighs_values = planning.mode.value  # which the kernel writes elsewhere
         if not wanted:
             if out is not None:
                 what = "use it with reduction='none'" if self.planning.mode.value else "no value is asked for"
@@ -307,10 +308,6 @@ class Outputs:
     def real(self) -> Any:
         """The dtype that the loss is computed in."""
         return F64 if self.dtype == F64 else F32
-
-    @property
-    def _weighs_values(self) -> bool:
-        return self.planning.weighing is not None and self.planning.mode.value
 
     def written_places(self) -> list[int]:
         """Return the places, among the arrays made, of those that a kernel of five results writes, in its order."""

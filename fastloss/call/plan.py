@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from fastloss.call.outputs import Outputs, Results, make_all
 from fastloss.call.planning import ABSENT, Compute, Planning, Reads, Scale
 from fastloss.call.request import Mode, Request
-from fastloss.call.weighting import partial_of
+from fastloss.call.weighting import Execute, partial_of
 from fastloss.cpu.windows import FLAT
 from fastloss.runtime.plans import KernelPlan
 from fastloss.runtime.settings import settings
@@ -105,20 +105,22 @@ def kernel_call(
     one, scalar = planning.space.one(dtype), planning.space.scalar
     reduces = planning.mode.value and not each
     answer = answering(planning.mode, each and planning.mode.value)
-    if planning.weighing is not None:
+    if planning.weighing is not None or planning.mode.partial:
         if domain is not None:
             planning.look_before = lambda arrays: domain(arrays, None)
 
-        def execute(arrays: tuple[Any, ...], request: Request, written: tuple[Any, ...]) -> None:
+        def execute(arrays: tuple[Any, ...], request: Request, written: tuple[Any, ...]) -> Any:
             read = order((*map(call, readers, pick(arrays)), ABSENT))
             found = code(*read, *written, *numbers_of(1.0, 1.0, settings.check_indices), queue(), True)
             if labelled and found[0] >= 0:
                 raise bad_label(arrays, found[0])  # type: ignore[misc]
+            return found[1] if labelled else found
 
-        return Plan(planning.weighing.plan(execute, outputs, each, answer, slots))
-    denominators = partial_of(planning, math.prod(outputs.values), outputs.real) if planning.mode.partial else None
+        if planning.weighing is not None:
+            return Plan(planning.weighing.plan(execute, outputs, each, answer, slots))
+        return _partial_call(planning, outputs, execute, arrange((ABSENT,)))
     addressed = None
-    plain = kernel.at is not None and domain is None and denominators is None and outputs.are_as_made()
+    plain = kernel.at is not None and domain is None and outputs.are_as_made()
     if plain and not callable(scale) and not callable(divisor):
         addressed = Addressed(
             planning.space, kernel.at, pick, makes, outputs.written_places(), scale, divisor, labelled, answer, reduces
@@ -131,12 +133,15 @@ def kernel_call(
         if dynamic:
             by = divisor(arrays) if callable(divisor) else divisor
             factor = scale(arrays, request) if callable(scale) else scale
+            if weighs and by == 0:
+                return _of_no_weight(planning.space, results, scalar(_NAN, dtype) if reduces else None, answer)(
+                    arrays, request
+                )
         made = [*map(call, makes)] if make is None else make(arrays)
         total = code(
             *order((*map(call, readers, pick(arrays)), ABSENT)),
             *arrange((*map(call, flats, made), ABSENT)),
-            # A mean over no weight is NaN, and its gradient 0.
-            *numbers_of(factor, math.inf if weighs and by == 0 else by, settings.check_indices),  # type: ignore[arg-type]
+            *numbers_of(factor, by, settings.check_indices),  # type: ignore[arg-type]
             queue(),
             True,
         )
@@ -148,21 +153,41 @@ def kernel_call(
             total = total / by if by else _NAN
         if domain is not None:
             domain(arrays, total)
-        if denominators is not None:
-            return denominators(arrays, total)
         if finish is not None:
             made = finish(made, arrays, request)
         if not reduces:
             return answer(None, made)
         return answer(total * one if one is not None else scalar(total, dtype), made)
 
-    if denominators is not None:
-        return Plan(compute)
     parts = functools.partial(
         _parts_of, planning.mode, planning.space, kernel, reads, dtype, results, reduces, scale,
         divisor, domain, slots, answer,
     )  # fmt: skip
     return Plan(compute, parts, addressed)
+
+
+def _partial_call(planning: Planning, outputs: Outputs, execute: Execute, absent: tuple[Any, ...]) -> Plan:
+    """Return what computes partial sums; `absent` are the results of its kernel."""
+    partial = partial_of(planning, math.prod(outputs.values), outputs.real)
+
+    def compute(arrays: tuple[Any, ...], request: Request) -> Any:
+        if planning.look_before is not None:
+            planning.look_before(arrays)
+        return partial(arrays, execute(arrays, request, absent))
+
+    return Plan(compute)
+
+
+def _of_no_weight(space: Any, results: Results, value: Any, answer: Answer) -> Compute:
+    """Return what gives the mean over no weight, which is NaN, and its gradient, which is 0."""
+
+    def compute(arrays: tuple[Any, ...], request: Request) -> Any:
+        made = make_all(results, arrays)
+        for flat in map(call, results.flats, made):
+            space.backend.fill(flat, 0.0)
+        return answer(value, made if results.finish is None else results.finish(made, arrays, request))
+
+    return compute
 
 
 def _parts_of(
@@ -224,13 +249,16 @@ def program_call(planning: Planning, outputs: Outputs, each: bool, body: Body, s
     results = outputs.plan(slots)
     scalar, dtype = planning.space.scalar, outputs.dtype
     reduces = planning.mode.value and not each
-    denominators = partial_of(planning, math.prod(outputs.values), outputs.real) if planning.mode.partial else None
+    if planning.mode.partial:
+
+        def alone(arrays: tuple[Any, ...], request: Request, written: tuple[Any, ...]) -> Any:
+            return body(arrays, request, *written)
+
+        return _partial_call(planning, outputs, alone, results.order((ABSENT,)))
 
     def compute(arrays: tuple[Any, ...], request: Request) -> Any:
         made = make_all(results, arrays)
         total = body(arrays, request, *results.order((*made, ABSENT)))
-        if denominators is not None:
-            return denominators(arrays, total)
         if results.finish is not None:
             made = results.finish(made, arrays, request)
         return answer(scalar(total, dtype) if reduces else None, made)

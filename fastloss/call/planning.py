@@ -5,9 +5,10 @@ What a plan keeps follows from types, shapes, layouts and options alone. It may 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import nan
 from operator import itemgetter
+from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -78,27 +79,28 @@ class Operand:
 class Planning:
     """What planners are given of a call, and what they find out."""
 
+    # Options that losses have in common, and what the families say of their mean for them.
+    averages = True
+    common: Mapping[str, Any] = MappingProxyType({})  # as they were given
+    sample_weight: Operand | None = None
+    weighs = False  # whether a kernel multiplies by the weights of samples itself
+    divisor: Operand | None = None
+    weighing: Any = None
+    look_before: Callable[[tuple[Any, ...]], None] | None = None
+    denominator: Any = 1  # of the mean: a number, or what reads it
+    counts: Read | None = None  # what each value counts for in the mean, beside its weight
+    counted: Read | None = None  # the same, but 1 or 0
+    how_many: Read | None = None  # how many values have a weight that is not 0
+    space: Any = None
+    grad_output: Operand | None = None
+    out: Operand | None = None
+
     def __init__(self, record: Loss, request: Request, arrays: list[Any], kept: bool) -> None:
         self.record, self.request = record, request
         self.mode: Mode = request.mode
         self.arrays = arrays  # of this call; a planner may look at them where the plan is not kept
         self.kept = kept
-        self.space: Any = None
-        self.grad_output: Operand | None = None
         self.targets: list[Operand] = []
-        self.out: Operand | None = None
-        # Options that every loss has, and what the families say of their mean for them.
-        self.averages = False
-        self.common: dict[str, Any] = {}  # as they were given
-        self.sample_weight: Operand | None = None
-        self.weighs = False  # whether a kernel multiplies by the weights of samples itself
-        self.divisor: Operand | None = None
-        self.weighing: Any = None
-        self.look_before: Callable[[tuple[Any, ...]], None] | None = None
-        self.denominator: Any = 1  # of the mean: a number, or what reads it
-        self.counts: Read | None = None  # what each value counts for in the mean, beside its weight
-        self.counted: Read | None = None  # the same, but 1 or 0
-        self.how_many: Read | None = None  # how many values have a weight that is not 0
 
     def over(self, denominator: Any) -> Any:
         """Return what the sum is divided by, a number or what reads it: in a mean the caller's divisor if there is one.
@@ -201,6 +203,8 @@ class Planning:
 
     def upstream(self, reduced: bool, shape: Shape) -> tuple[Scale, Operand | None]:
         """Return the upstream gradient as a factor, or what gives it of each call, and as an operand of `shape`."""
+        if self.request.grad_output is self.weighing is None:
+            return 1.0, None
         found = self._given_upstream(reduced, shape)
         return found if self.weighing is None else (1.0, self.weighing.upstream(*found))
 

@@ -20,7 +20,7 @@ from fastloss.runtime.dtypes import F64, FLOATS
 from fastloss.runtime.settings import settings
 
 # Runs a kernel with the arrays of a call, and what it writes in the order of its results.
-Execute = Callable[[tuple[Any, ...], Request, tuple[Any, ...]], None]
+Execute = Callable[[tuple[Any, ...], Request, tuple[Any, ...]], Any]
 
 
 class Layout(NamedTuple):

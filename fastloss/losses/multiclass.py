@@ -146,10 +146,10 @@ def scored(
     rows: Rowwise, scale: float, softcap: float | None, z_loss: float, classes: int | None, returns: Any
 ) -> Rowwise:
     """Return a cross-entropy with what becomes of its logits, and what is returned beside its value."""
+    if scale == 1 and softcap is classes is None and not z_loss and not returns:
+        return rows
     names = (returns,) if isinstance(returns, str) else tuple(returns)
     scores = Scores(float(scale), softcap, classes, float(z_loss), names)
-    if scores == Scores():
-        return rows
     if z_loss:
         rows = rows._replace(
             maths=with_z_loss(rows.maths), soft=with_z_loss(rows.soft), params=(*rows.params, float(z_loss))
