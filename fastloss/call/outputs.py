@@ -119,15 +119,17 @@ class Outputs:
     def want_values(self, shape: Shape, wanted: bool, entries: bool = False, dtype: Any = None) -> None:
         """Plan the unreduced values: a number for each row, or for each of its `entries`."""
         self.values = shape
-        planning, out, slot = self.planning, self.planning.out, self._shift
+        planning = self.planning
+        out = planning.out
         if planning.sample_weight is not None:
-            planning.weighing, slot = Weighing(planning, shape, self.real), None  # type: ignore[assignment]
+            planning.weighing = Weighing(planning, shape, self.real)
             self._weighs_values = planning.mode.value  # which the kernel writes elsewhere
         if not wanted:
             if out is not None:
                 what = "use it with reduction='none'" if self.planning.mode.value else "no value is asked for"
                 raise ValueError(f"out is for an unreduced value: {what}")
             return
+        slot = None if planning.sample_weight is not None else self._shift
         argument = self._argument(0)
         dtype = argument.view.dtype if dtype is None else dtype
         if out is not None:

@@ -65,7 +65,7 @@ def plan(planning: Planning, job: Rowwise) -> Plan:
     if job.reduction == "mean":
         is_counted = job.mean == "weights" and labels is not None
         divisor = planning.over(0 if is_counted else count)  # 0: the driver counts
-        if is_counted and labels is not None and (planning.sample_weight is not None or mode.partial):
+        if is_counted and (planning.sample_weight is not None or mode.partial):
             set_counts(planning, job, labels, x.dtype, classes)
     arguments: tuple[Argument | None, ...] = (Argument(job.input, x),)
     if operand is not None:
