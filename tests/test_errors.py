@@ -97,7 +97,7 @@ def test_option_that_float64_does_not_hold(case, name):
 
 
 def test_divisor_that_float64_does_not_hold():
-    with pytest.raises(ValueError, match="divisor .*float64"):
+    with pytest.raises(ValueError, match=r"divisor .*float64"):
         fl.mse_loss(np.ones(3), np.zeros(3), divisor=10**400)
 
 
