@@ -86,6 +86,8 @@ def _read_only(a):
 
 
 def _misaligned(a):
+    if a.dtype.hasobject:
+        return a
     raw = np.empty(a.nbytes + 1, np.uint8)[1:].view(a.dtype).reshape(a.shape)
     raw[...] = a
     return raw
@@ -145,12 +147,12 @@ class Liar:
 HARMLESS = "version"
 
 
+# What NumPy finds out. That a shape reaches past the memory nobody can see, as the size of that is told nowhere.
 LIES = {
     "null": {"data": (0, False)},
     "negative": {"shape": (-3,)},
     "endless": {"shape": (2**62, 2**62)},
     "no shape": {"shape": "four"},
-    "short": {"data": b"1234", "shape": (1000,)},
     "strides": {"shape": (2, 2), "strides": (8,)},
     "type": {"typestr": "<q9"},
     "name": {"typestr": 7},
@@ -523,7 +525,7 @@ def _same(one, other, when):
 
 
 def _close(one, other):
-    """Check that results have the same bits whatever the layout; a sum, which is added up in another order, is close."""
+    """Check that results have the same bits in any layout; a sum, which is added up in another order, is close."""
     for a, b in zip(_leaves(one), _leaves(other), strict=True):
         a, b = np.asarray(a), np.asarray(b)
         if a.dtype != b.dtype:
@@ -604,7 +606,7 @@ def main(argv=None):
             kind = (drawn.case.loss, type(error).__name__, str(error)[:60])
             if kind not in failures and len(failures) < given.show:
                 failures[kind] = drawn
-                print(f"\n{drawn!r}\n  {type(error).__name__}: {error}", flush=True)
+                print(f"\n{drawn!r}\n  {type(error).__name__}: {str(error)[:500]}", flush=True)
 
     strategy = calls(given.losses, tuple(given.dtypes))
     for number in range(-(-given.cases // given.block)):

@@ -16,12 +16,12 @@ settings = hypothesis.settings(
 
 
 @hypothesis.settings(settings, max_examples=250)
-@hypothesis.given(fuzz.calls(("mse_loss", "sigmoid"), ("float64", "float32")))
+@hypothesis.given(fuzz.calls(("mse_loss",), ("float64", "float32")))
 def test_calls_of_elementwise_losses(drawn):
     fuzz.check(drawn)
 
 
-@hypothesis.settings(settings, max_examples=40)
+@hypothesis.settings(settings, max_examples=30)
 @hypothesis.given(fuzz.calls(("nll_loss",), ("float64",)))
 def test_calls_of_row_losses(drawn):
     fuzz.check(drawn)
