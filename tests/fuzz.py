@@ -86,8 +86,6 @@ def _read_only(a):
 
 
 def _misaligned(a):
-    if a.dtype.hasobject:
-        return a
     raw = np.empty(a.nbytes + 1, np.uint8)[1:].view(a.dtype).reshape(a.shape)
     raw[...] = a
     return raw
@@ -345,7 +343,7 @@ def _lay(name, a, how, rng, into, made):
     for wild in how.wild:
         if (a.size and a.dtype.kind in "fiu") or a.dtype == DTYPES["bfloat16"]:
             a.reshape(-1)[rng.integers(a.size)] = _wild(wild, a.dtype, made)
-    laid = LAYOUTS[how.layout](a)
+    laid = a if a.dtype.hasobject else LAYOUTS[how.layout](a)
     owned.append(_base(laid))
     plain[name] = np.array(laid.astype(laid.dtype.newbyteorder("=")), order="C", subok=False)
     if how.lie is not None and a.size and a.dtype.kind in "fiu":

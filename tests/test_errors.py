@@ -88,6 +88,16 @@ def test_option_of_the_wrong_type(case, name):
     refuses(TypeError, f"{name} .*'wide'", case, case.make(), **{name: "wide"})
 
 
+def test_integers_behind_an_array_interface_are_no_list():
+    class Exported:
+        numbers = np.arange(3)
+        __array_interface__ = numbers.__array_interface__
+
+    with pytest.raises(TypeError, match="input must be floating point, got dtype int64"):
+        fl.mse_loss(Exported(), np.ones(3))
+    assert fl.mse_loss([0, 1, 2], np.ones(3)) == fl.mse_loss(np.arange(3.0), np.ones(3))
+
+
 @pytest.mark.parametrize(("case", "name"), NUMBERS, ids=[f"{c.loss}-{n}-{k}" for k, (c, n) in enumerate(NUMBERS)])
 def test_option_that_float64_does_not_hold(case, name):
     case = case._replace(options={k: v for k, v in case.options.items() if k != name})
