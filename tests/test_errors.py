@@ -34,7 +34,11 @@ NOT_POSSIBLE = {
     "an integer, the number of an axis": (0.5, float("inf")),
     "None, 'euclidean', 'squared_euclidean', 'manhattan', 'cosine' or a callable": ("chebyshev", 2),
     "None or a callable": ("cosine", 2),
-    "an integer or None": (0.5, float("inf")),
+    "an integer of 64 bits or None": (2**70, 0.5, float("inf")),
+    "an integer >= 1 or None": (0, 0.5),
+    "a number, infinity included": (float("nan"),),
+    "a finite number >= 0": (-0.5, float("inf"), float("nan")),
+    "a number > 0 or None": (0.0, -1.0, float("nan")),
     "True or False": (2, "yes"),
 }
 
@@ -83,6 +87,29 @@ NUMBERS = [(case, name) for case, name, value in OPTIONS if isinstance(value, fl
 def test_option_of_the_wrong_type(case, name):
     case = case._replace(options={k: v for k, v in case.options.items() if k != name})
     refuses(TypeError, f"{name} .*'wide'", case, case.make(), **{name: "wide"})
+
+
+def test_integers_behind_an_array_interface_are_no_list():
+    class Exported:
+        numbers = np.arange(3)
+        __array_interface__ = numbers.__array_interface__
+
+    with pytest.raises(TypeError, match="input must be floating point, got dtype int64"):
+        fl.mse_loss(Exported(), np.ones(3))
+    assert fl.mse_loss([0, 1, 2], np.ones(3)) == fl.mse_loss(np.arange(3.0), np.ones(3))
+
+
+@pytest.mark.parametrize(("case", "name"), NUMBERS, ids=[f"{c.loss}-{n}-{k}" for k, (c, n) in enumerate(NUMBERS)])
+def test_option_that_float64_does_not_hold(case, name):
+    case = case._replace(options={k: v for k, v in case.options.items() if k != name})
+    for number in (10**400, -(10**400)):
+        with pytest.raises(ValueError, match=name):
+            case.call(case.make(), **{name: number})
+
+
+def test_divisor_that_float64_does_not_hold():
+    with pytest.raises(ValueError, match=r"divisor .*float64"):
+        fl.mse_loss(np.ones(3), np.zeros(3), divisor=10**400)
 
 
 def test_every_domain_of_an_option_is_tested():
@@ -318,6 +345,9 @@ def test_number_of_arrays_in_grad_out():
     x = np.ones(3)
     with pytest.raises(ValueError, match=r"grad_out .*2 .*3"):
         fl.grad(fl.mse_loss, ("input", "target"))(x, x, grad_out=(x.copy(), x.copy(), x.copy()))
+    for several in ((x.copy(), x.copy()), (x.copy(),), [x.copy()]):
+        with pytest.raises(TypeError, match="grad_out must be an array"):
+            fl.grad_and_hess(fl.mse_loss)(x, x, grad_out=several)
 
 
 def test_grad_out_that_overlaps_an_argument():

@@ -141,6 +141,14 @@ def test_layout_of_weights_and_labels(layout, rng):
             np.testing.assert_array_equal(gradient, expected[1])
 
 
+@pytest.mark.parametrize("layout", ["columns", "backwards"])
+def test_layout_of_class_weights_beside_sample_weights(layout, rng):
+    x, y, w, s = rng.normal(size=(6, 5)), rng.integers(5, size=6), rng.uniform(1, 2, 5), rng.uniform(1, 2, 6)
+    laid = LAYOUTS[layout](w)
+    for function in (fl.cross_entropy, fl.nll_loss, fl.partial_sum(fl.nll_loss)):
+        assert function(x, y, laid, sample_weight=s) == function(x, y, w, sample_weight=s)
+
+
 @pytest.mark.parametrize("cut", [slice(None), slice(1, None), slice(None, None, 2)], ids=["whole", "shifted", "apart"])
 def test_classes_that_lie_innermost(cut, rng):
     """Rows along such an axis are read as they lie, and what has the input's shape lies in the same way."""
@@ -326,9 +334,7 @@ def test_integer_targets_of_elementwise_losses(case, dtype):
 
 def test_boolean_targets_of_elementwise_losses(rng):
     x, y = rng.normal(size=20), rng.random(20) < 0.5
-    assert_close(
-        fl.binary_cross_entropy_with_logits(x, y), fl.binary_cross_entropy_with_logits(x, y.astype(float))
-    )
+    assert_close(fl.binary_cross_entropy_with_logits(x, y), fl.binary_cross_entropy_with_logits(x, y.astype(float)))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16], ids=["f4", "f2", "bf16"])

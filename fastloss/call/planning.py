@@ -192,6 +192,8 @@ class Planning:
             return None
         if not self.mode.single:
             several(given, count)
+        elif isinstance(given, tuple | list):
+            raise TypeError(f"grad_out must be an array, as one gradient is asked for, got a {type(given).__name__}")
         return self.targets
 
     def see_target(self, operand: Operand) -> Any:

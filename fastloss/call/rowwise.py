@@ -118,7 +118,7 @@ def set_counts(
     """
     backend, real = planning.space.backend, F64 if dtype == F64 else F32
     ignore = NO_INDEX if job.ignore_index is None else int(job.ignore_index)
-    read_weight = planning.reader(job.weight)
+    read_weight = planning.reader(job.weight, backend.flat)
     read = (lambda arrays: numbered) if numbered is not None else planning.reader(labels, backend.flat)
 
     def counted(arrays: tuple[Any, ...]) -> Any:

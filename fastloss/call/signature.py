@@ -114,7 +114,10 @@ def signature(
 
 
 def _as_array(number: Any) -> Any:
-    return np.array(number, np.float64)
+    try:
+        return np.array(number, np.float64)
+    except OverflowError:
+        raise ValueError("divisor must be a number that float64 can hold") from None
 
 
 def _layout(array: Any) -> Any:

@@ -273,7 +273,7 @@ def as_numpy(array: Any, name: str) -> Any:
         except (BufferError, RuntimeError, TypeError, ValueError) as error:  # Arrow's, of nulls, are of both kinds
             what = f"{type(array).__name__} of dtype {getattr(array, 'dtype', 'unknown')}"
             raise TypeError(f"{name}: NumPy cannot read this {what}: {error}") from None
-    was_array = hasattr(array, "dtype")
+    was_array = any(hasattr(array, name) for name in ("dtype", "__array_interface__", "__array__"))
     try:
         array = np.asarray(array)
     except ValueError as error:

@@ -18,15 +18,17 @@ class Domain(NamedTuple):
         """Raise when `value` lies outside."""
         try:
             inside = bool(self.contains(value))
+            if isinstance(value, int):
+                float(value)
         except (TypeError, ValueError):  # the truth value of an array is ambiguous
             raise TypeError(f"{name} must be {self.text}, got {value!r}") from None
+        except OverflowError:
+            raise ValueError(f"{name} must be {self.text}, and one that float64 can hold") from None
         if not inside:
             raise ValueError(f"{name} must be {self.text}, got {value!r}")
 
 
-REDUCTION = Domain(
-    "'mean', 'sum' or 'none'", lambda v: v in ("mean", "sum", "none"), ("mean", "sum", "none")
-)
+REDUCTION = Domain("'mean', 'sum' or 'none'", lambda v: v in ("mean", "sum", "none"), ("mean", "sum", "none"))
 KL_REDUCTION = Domain(
     "'mean', 'batchmean', 'sum' or 'none'",
     lambda v: v in ("mean", "batchmean", "sum", "none"),
@@ -42,7 +44,9 @@ UNIT_INTERVAL = Domain("a number in [0, 1]", lambda v: 0 <= v <= 1, (0.0, 0.1))
 OPEN_UNIT = Domain("a number in (0, 1)", lambda v: 0 < v < 1, (0.5, 0.2))
 UNIT_ABOVE_ZERO = Domain("a number in (0, 1]", lambda v: 0 < v <= 1, (0.7, 1.0, 0.2))
 ONE_OR_TWO = Domain("1 or 2", lambda v: v in (1, 2), (1, 2))
-INTEGER_OR_NONE = Domain("an integer or None", lambda v: v is None or v % 1 == 0, (None, 1))
+INTEGER_OR_NONE = Domain(
+    "an integer of 64 bits or None", lambda v: v is None or (v % 1 == 0 and -(2**63) <= v < 2**63), (None, 1)
+)
 INDEX = Domain("an integer >= 0", lambda v: v % 1 == 0 and v >= 0, (0, 1))
 INTEGER = Domain("an integer of 64 bits", lambda v: v % 1 == 0 and -(2**63) <= v < 2**63, (-100, 1))
 POSITIVE_OR_NONE = Domain("a number > 0 or None", lambda v: v is None or v > 0, (None, 5.0))
