@@ -59,9 +59,11 @@ def test_gradients_of_an_instance(case, module):
         expected = transform(case.function)(**whole)
         for result in (getattr(instance, kind)(**arrays), transform(instance)(**arrays)):
             for one, other in zip(_leaves(result), _leaves(expected), strict=True):
-                np.testing.assert_array_equal(one, other)
+                np.testing.assert_allclose(one, other, rtol=1e-13)
     name = case.record.wrt[-1]
-    np.testing.assert_array_equal(instance.grad(**arrays, wrt=name), fl.grad(case.function, name)(**whole))
+    # Bits of a matrix product may depend on where its arrays lie.
+    tolerance = 1e-13 if case.record.family in ("projected", "chain") else 0
+    np.testing.assert_allclose(instance.grad(**arrays, wrt=name), fl.grad(case.function, name)(**whole), rtol=tolerance)
 
 
 def _leaves(result):

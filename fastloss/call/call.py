@@ -29,7 +29,7 @@ from fastloss.call.dispatch import lazy
 from fastloss.call.plan import Plan
 from fastloss.call.planning import Compute, Operand, Planning
 from fastloss.call.request import Request, is_number
-from fastloss.call.signature import OPTIONS, Signature, Take, extras_of, signature, taker
+from fastloss.call.signature import Signature, Take, extras_of, is_option, signature, taker
 from fastloss.define.descriptions import (
     Alignment,
     Applied,
@@ -75,7 +75,7 @@ class Call:
         self.record, self.request, self.options = record, request, options
         self.bound = tuple([value for name, value in options.items() if name in record.operands and value is not None])
         # An array, or whatever else can change, may be an option of a class: its value counts in each call.
-        self.settled = all(name in record.operands or type(value) in OPTIONS for name, value in options.items())
+        self.settled = all(name in record.operands or is_option(value) for name, value in options.items())
         self.plans: dict[Any, list[Any]] = {}  # signature -> the plan, and what runs it
         self.last: Run = _no_call
 

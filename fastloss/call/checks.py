@@ -6,6 +6,7 @@ import functools
 import math
 import operator
 import warnings
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -65,15 +66,22 @@ def broadcast_shape(names: tuple[str, ...], views: Any) -> Shape:
     return shape
 
 
-@functools.lru_cache(1024)
-@functools.lru_cache(1024)
+# The smallest normal and the largest number of float32 and float64.
+_RANGES = [(float(np.finfo(kind).smallest_normal), float(np.finfo(kind).max)) for kind in (np.float32, np.float64)]
+
+
 def representable(numbers: tuple[float, ...], dtype: Any) -> tuple[float, ...]:
     """Return numbers, none of which becomes 0 or infinite in the computing type of arrays of `dtype` unless it is.
 
     The smallest normal and the largest number of that type take the place of those outside its range.
     """
-    info = np.finfo(np.float64 if dtype == np.float64 else np.float32)
-    least, most = float(info.smallest_normal), float(info.max)
+    return _representable(numbers, tuple(map(math.copysign, repeat(1.0), numbers)), dtype)
+
+
+@functools.lru_cache(1024)
+def _representable(numbers: tuple[float, ...], signs: tuple[float, ...], dtype: Any) -> tuple[float, ...]:
+    """Return the same; `signs` tell zeros apart, which are equal."""
+    least, most = _RANGES[dtype == np.float64]
     found = map(float, numbers)
     return tuple([math.copysign(min(max(abs(n), least), most), n) if n and math.isfinite(n) else n for n in found])
 

@@ -95,7 +95,9 @@ def plan(planning: Planning, job: Rowwise) -> Plan:
     elif classes == 0:
         kernel = nothing(job.empty, labelled=True, fill=backend.fill)  # type: ignore[arg-type]
     else:
-        seen = [ABSENT if one is None else one.view for one in operands]
+        indices, entries = (ABSENT, target) if labels is None else (target, ABSENT)
+        above = ABSENT if upstream is None else upstream.view
+        seen = [x, entries if operand is not None else ABSENT, indices, weight, above]
         if spread is not None:
             pairs = zip(seen, spreads, strict=True)
             seen = [view if spreading is None or view is ABSENT else spreading(view) for view, spreading in pairs]

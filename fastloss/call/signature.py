@@ -26,6 +26,12 @@ OPTIONS = frozenset((int, float, bool, str, type(None), type, np.float64, np.flo
 _ARRAYS = {np.ndarray}
 NUMBERS = frozenset((int, float, np.float64, np.float32, np.int64, np.int32))
 
+
+def is_option(value: Any) -> bool:
+    """Return whether a value may be an option of a kind of call, itself or as a tuple of such."""
+    return type(value) in OPTIONS or (type(value) is tuple and all(type(one) in OPTIONS for one in value))
+
+
 # What a lowering raises for an array that is not of its kind.
 OTHER_KIND = (TypeError, ValueError, RuntimeError, BufferError, AttributeError)
 
@@ -87,7 +93,7 @@ def signature(
         elif place == numbered and kind in NUMBERS:  # which differs from call to call
             lower, a = _as_array, _as_array(a)
             layout = _host_layout(a)
-        elif kind in OPTIONS or (kind is tuple and all(type(one) in OPTIONS for one in a)):
+        elif kind in OPTIONS or is_option(a):
             parts.append((kind, a or str(a)))  # 0.0 equals -0.0
             continue
         else:

@@ -35,6 +35,9 @@ from fastloss.losses import (
 from fastloss.runtime import graph_break
 from fastloss.runtime.graph_break import LOADED
 
+# Options that a repr shows only where they are not what they are by default.
+_SELDOM = {"axis": None, "logit_scale": 1.0, "softcap": None, "z_loss": 0.0, "valid_classes": None, "returns": ()}
+
 
 @dataclass_transform(frozen_default=True, eq_default=False)
 class LossModule:
@@ -115,7 +118,7 @@ class LossModule:
         return self.__dict__.setdefault("_partial", PartialLoss(self._record, self._options, self))  # type: ignore[no-any-return]
 
     def __repr__(self) -> str:
-        shown = {name: value for name, value in self._options.items() if name != "axis" or value is not None}
+        shown = {name: value for name, value in self._options.items() if name not in _SELDOM or value != _SELDOM[name]}
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
     def __eq__(self, other: object) -> bool:
@@ -270,6 +273,11 @@ class CrossEntropyLoss(LegacyModule, function=multiclass.cross_entropy):
     ignore_index: int = -100
     reduction: str = "mean"
     label_smoothing: float = 0.0
+    logit_scale: float = dataclasses.field(default=1.0, kw_only=True)
+    softcap: float | None = dataclasses.field(default=None, kw_only=True)
+    z_loss: float = dataclasses.field(default=0.0, kw_only=True)
+    valid_classes: int | None = dataclasses.field(default=None, kw_only=True)
+    returns: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
 
 
 class MultiMarginLoss(LegacyModule, function=margin.multi_margin_loss):

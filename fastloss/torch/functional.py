@@ -57,7 +57,16 @@ KEPT_BY_AUTOCAST = {
 }
 # What is no loss, and has no reduction.
 MAPS = frozenset(
-    ("cosine_similarity", "log_softmax", "logsigmoid", "logsumexp", "pairwise_distance", "sigmoid", "softmax")
+    (
+        "cosine_similarity",
+        "linear_log_prob",
+        "log_softmax",
+        "logsigmoid",
+        "logsumexp",
+        "pairwise_distance",
+        "sigmoid",
+        "softmax",
+    )
 )
 # Losses with labels, which on a GPU are not waited for unless `check_indices` asks for it.
 LABELLED = frozenset(
@@ -67,6 +76,7 @@ LABELLED = frozenset(
         "ctc_loss",
         "generalized_cross_entropy",
         "linear_cross_entropy",
+        "linear_log_prob",
         "multi_margin_loss",
         "multilabel_margin_loss",
         "nll_loss",
@@ -324,6 +334,8 @@ def with_distance(fused: Callable[..., Any], ranking: Callable[..., Any]) -> Cal
         if distance_function is None or _is_torchs_default(distance_function):
             return fused(anchor, positive, negative, **options)
         margin, swap = options.pop("margin", 1.0), options.pop("swap", False)
+        if options.pop("axis", None) is not None:
+            raise ValueError("axis does not go with a distance_function of one's own")
         if margin <= 0:
             raise ValueError(f"margin must be positive, got {margin}")
         near, far = distance_function(anchor, positive), distance_function(anchor, negative)

@@ -84,8 +84,9 @@ class Operator:
         for key in arguments.keys() - {*self.arrays, *self.options, "options"}:
             if key not in self.defaults:
                 raise TypeError(f"{self.name}() got an unexpected keyword argument {key!r}")
-            if arguments[key] is not self.defaults[key] and arguments[key] != ():
-                raise TypeError(f"{self.name}: {key} cannot be given inside torch.compile")
+            given = arguments[key]
+            if given is not self.defaults[key] and not (isinstance(given, tuple | list) and len(given) == 0):
+                raise TypeError(f"{self.name}: {key} cannot be given inside torch.compile, got {given!r}")
         arrays = [self._tensor(key, arguments.get(key), arguments) for key in self.arrays]
         options = [arguments.get(key, self.defaults.get(key)) for key in self.options]
         if self.name == "logsumexp":  # one axis or several

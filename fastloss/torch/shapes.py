@@ -37,6 +37,8 @@ def unreduced_shape(loss: str, arrays: Mapping[str, Any], options: Mapping[str, 
     if loss == "linear_cross_entropy":
         shape = arrays["target"].shape
         return _without(shape, 1) if arrays["target"].is_floating_point() else tuple(shape)
+    if loss == "linear_log_prob":
+        return tuple(arrays["token"].shape)
     if loss in ROWS:
         shape, axis = arrays["target"].shape, options.get("axis")
         return _without(first, 1 if axis is None else axis) if shape == first else tuple(shape)
