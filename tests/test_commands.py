@@ -25,7 +25,7 @@ def run(capsys, *args):
 def test_list_has_every_loss_and_what_it_is(capsys):
     status, printed, _ = run(capsys, "list")
     assert status == 0
-    lines = dict(line.split(maxsplit=1) for line in printed.splitlines())
+    lines = {name: " ".join(words) for name, *words in map(str.split, printed.splitlines())}
     assert set(lines) == set(LOSSES)
     assert lines["huber_loss"] == "Huber loss: quadratic near zero, linear far away."
 

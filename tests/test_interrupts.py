@@ -1,5 +1,6 @@
 """Ctrl-C during a call: heard within a second, nothing is written after it, and the next call is right."""
 
+import math
 import os
 import signal
 import subprocess
@@ -18,9 +19,17 @@ from fastloss.runtime import threads as _threads
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="os.kill ends a process there")
 
 
+@pytest.fixture(autouse=True)
+def _handler():
+    """Set Python's own handler, which is not there in a process that was started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupted(call, after=0.3):
     """Return how many seconds after Ctrl-C a call has been left."""
-    pressed = []
+    pressed, left = [], math.inf
 
     def press():
         pressed.append(time.perf_counter())

@@ -132,7 +132,7 @@ class Transform:
     @property
     def __signature__(self) -> Any:
         """The loss's signature, less the options that are bound, with what a transform takes beside."""
-        loss = inspect.signature(self._record.describe)
+        loss = inspect.signature(self._record.function)
         given = [one for one in loss.parameters.values() if one.name not in self._bound]
         more = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
