@@ -155,6 +155,10 @@ def test_rows_are_gathered_and_scattered(dtype):
         compare_registers(f"{launch.name} {dtype}", result.registers)
 
 
+# Bytes of local memory that the second, scaled sums of vectors may take in float64 on architectures before Hopper.
+ON_OTHERS = 40
+
+
 @pytest.mark.parametrize("dtype", cuda_tools.DTYPES)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_kernel_on_other_architectures(name, dtype):
@@ -168,7 +172,8 @@ def _assembled_for_others(body, signature, bounds):
     ptx = cuda_tools.compile_ptx(body, signature, OTHERS[0], bounds)
     for capability in OTHERS:
         result = cuda_tools.assemble(ptx, capability)
-        assert (result.stack, result.spills) == (0, 0), body.__name__
+        most = ON_OTHERS if body.__name__.startswith("pairwise") else 0
+        assert max(result.stack, result.spills) <= most, body.__name__
         assert result.registers * math.prod(bounds) <= REGISTERS, body.__name__
 
 

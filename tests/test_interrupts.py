@@ -150,7 +150,7 @@ def test_a_compilation_goes_on_when_it_is_interrupted():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("after", [0.05, 0.3, 1.0])
+@pytest.mark.parametrize("after", [0.05, 0.3])
 def test_the_first_call_hears_it_and_the_second_is_right(after):
     code = f"""
 import os, signal, threading
@@ -165,7 +165,13 @@ except KeyboardInterrupt:
 assert np.isfinite(fl.grad(fl.sigmoid_focal_loss)(x, x)).all()
 """
     named = {"PYTHONPATH": str(Path(fl.__file__).parents[1]), "FASTLOSS_CACHE": "0"}
-    subprocess.run([sys.executable, "-c", code], env={**os.environ, **named}, check=True, timeout=120)
+    subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **named},
+        check=True,
+        timeout=120,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # it is ignored in the background
+    )
 
 
 @pytest.mark.slow
