@@ -24,7 +24,7 @@ def unreduced(case, arrays, **options):
         ignored = target == case.options.get("ignore_index", -100)
         counts = np.where(ignored, 0.0, 1.0 if weight is None else weight[np.where(ignored, 0, target)])
         counts = counts.reshape(values.shape)
-    elif case.loss in ("mse_loss", "l1_loss", "huber_loss") and weight is not None:
+    elif case.loss in ("mse_loss", "l1_loss") and weight is not None:
         counts = np.broadcast_to(weight, values.shape)
     elif case.loss == "ctc_loss":
         factors = 1 / np.maximum(np.reshape(case.options["target_lengths"], values.shape), 1)

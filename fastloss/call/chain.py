@@ -51,7 +51,7 @@ def planner(make_call: MakeCall) -> Callable[[Planning, Applied | WeightedSum], 
             targets = check_targets(planning, given, [operands[name] for name in mode.wrt])
         if mode.partial and isinstance(job, WeightedSum):
             raise TypeError(f"{record.name} is a sum of losses: take partial sums of these, each has a mean of its own")
-        clear = _clearing(planning)
+        clear = _clearing(planning, job)
         root = _node_of(_with_common(job, planning), part, frozenset(mode.wrt), _arithmetic(record, part))
 
         def compute(_: tuple[Any, ...], request: Request) -> Any:
@@ -74,10 +74,13 @@ def planner(make_call: MakeCall) -> Callable[[Planning, Applied | WeightedSum], 
     return plan
 
 
-def _clearing(planning: Planning) -> Callable[[Any], None]:
-    """Return what writes zeros to the gradient of samples of weight 0, where a NaN has come through a chain."""
+def _clearing(planning: Planning, job: Any) -> Callable[[Any], None]:
+    """Return what writes zeros to the gradient of samples of weight 0, where a NaN has come through a chain.
+
+    In a sum of losses a sample may be a part of the values of others.
+    """
     operand = planning.sample_weight
-    if operand is None:
+    if operand is None or isinstance(job, WeightedSum):
         return lambda gradient: None
     weights, backend = planning.see(operand, "sample_weight"), planning.space.backend
     rows = weights.size
