@@ -428,7 +428,32 @@ def test_arrays_are_not_kept(function):
     kept = [weakref.ref(array) for array in arrays.values()]
     del arrays
     gc.collect()
-    assert [reference() for reference in kept] == [None] * len(kept)
+    assert not [one for one in kept if one() is not None]
+
+
+@pytest.mark.parametrize(
+    ("function", "options"),
+    [
+        (fl.cross_entropy, {"divisor": 2.5}),
+        (fl.cross_entropy, {"softcap": 3.0, "z_loss": 0.01}),
+        (fl.linear_cross_entropy, {"softcap": 3.0}),
+        *[(function, {"sample_weight": ...}) for function in TAKEN if "sample_weight" in function.__fastloss__.common],
+    ],
+    ids=lambda value: value.__name__ if callable(value) else ",".join(value),
+)
+def test_arrays_are_not_kept_of_options_in_common(function, options):
+    case = next(case for case in CASES if case.loss == function.__name__)
+    arrays, given = case.make(), dict(options)
+    if "sample_weight" in given:
+        given["sample_weight"] = np.ones(np.shape(function(**arrays, **case.options, reduction="none")))
+    partial = fl.partial_sum(function)
+    for _ in range(3):
+        case.value_and_grad(arrays, **given)
+        partial(**arrays, **case.options, **given)
+    kept = [weakref.ref(array) for array in (*arrays.values(), *given.values()) if isinstance(array, np.ndarray)]
+    del arrays, given
+    gc.collect()
+    assert not [one for one in kept if one() is not None]
 
 
 def test_arrays_that_may_not_be_written_are_read():

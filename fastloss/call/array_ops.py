@@ -6,7 +6,9 @@ of another dtype are converted where they are read, and results are rounded once
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from operator import call
 from typing import Any
 
 from fastloss.call.planning import ABSENT
@@ -69,16 +71,43 @@ def sum_of(backend: Any, view: Any, divisor: Any = 1, point: Any = itself) -> An
     return backend.elementwise(point, (view,), ABSENT, ABSENT, (), 1.0, divisor, ABSENT, NO_GRADIENTS, ABSENT, False)
 
 
+def mapping(
+    backend: Any,
+    point: Any,
+    views: tuple[Any, ...],
+    slot: int | None = None,
+    dtype: Any = None,
+    params: tuple[float, ...] = (),
+    aliased: bool = False,
+) -> Any:
+    """Return what computes a function of elements of arrays like `views`, and `params`, in the type of the first.
+
+    The target may be one of them where it is `aliased`.
+
+    ``run(arrays, target, scale, divisor)`` writes the values (`slot` 0) or the first derivatives (1), these times
+    `scale` over `divisor`, to a target of `dtype`, and returns the sum of the values over `divisor`.
+    """
+    missing = (ABSENT,) * (5 - len(views))
+    before, behind = (ABSENT,) * (slot or 0), (ABSENT,) * (4 - (slot or 0))
+    sample = ABSENT if slot is None else backend.sample(dtype or views[0].dtype)
+    kernel = backend.plan_elementwise(point, (*views, *missing), (*before, sample, *behind), params, aliased)
+    reads, (code, queue) = kernel.reads[: len(views)], kernel.launch
+    numbers_of, divided = kernel.numbers, kernel.divided
+
+    def run(arrays: tuple[Any, ...], target: Any = ABSENT, scale: float = 1.0, divisor: Any = 1) -> Any:
+        read, numbers = map(call, reads, arrays), numbers_of(scale, divisor, True)
+        total = code(*read, *missing, *before, target, *behind, *numbers, queue(), True)
+        return total if divided else total / divisor if divisor else math.nan
+
+    return run
+
+
 def summing(backend: Any, view: Any) -> Callable[[Any], Any]:
     """Return what sums arrays like `view`."""
     if view.size == 0:
         return lambda view: 0.0
-    kernel = backend.plan_elementwise(itself, (view, *_ABSENT[:4]), _ABSENT, (), False)
-    read = kernel.reads[0]
-    return lambda view: kernel.run((read(view), *_ABSENT[:4]), _ABSENT, 1.0, 1)[1]
-
-
-_ABSENT = (ABSENT,) * 5
+    add_up = mapping(backend, itself, (view,))
+    return lambda view: add_up((view,))
 
 
 def blocks(rows: int, columns: int, itemsize: int, times: int) -> list[slice]:

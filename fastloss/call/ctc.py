@@ -63,12 +63,12 @@ def plan(planning: Planning, job: Alignment) -> Plan:
     read_x, read_labels, read_upstream = (
         planning.reader(operand, backend.flat) for operand in (job.log_probs, job.targets, upstream)
     )
-    zero_infinity = bool(job.zero_infinity)
+    zero_infinity, empty_mean = bool(job.zero_infinity), planning.empty_mean
 
     def body(arrays: tuple[Any, ...], request: Request, values: Any, gradient: Any) -> Any:
         (steps, frames), (labels_of, counts) = (one.of(arrays) for one in lengths)
         if samples == 0:
-            return planning.empty_mean
+            return empty_mean
         labels = backend.zeros(targets.shape, I64).reshape(-1) if no_labels else read_labels(arrays)
         if len(targets.shape) == 2:
             most = targets.shape[1]

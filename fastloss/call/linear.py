@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastloss.call.array_ops import convert_into, in_type, scale_into, sum_of
+from fastloss.call.array_ops import convert_into, in_type, mapping, scale_into, sum_of
 from fastloss.call.checks import check_float, check_labels, check_shape, dtype_name, representable
 from fastloss.call.chunked_matmul import Products, chunks, part
 from fastloss.call.outputs import Argument, Outputs
@@ -20,7 +20,6 @@ from fastloss.call.planning import ABSENT, Planning, Read
 from fastloss.call.request import Request
 from fastloss.call.rowwise import out_of_range, set_counts
 from fastloss.call.scored import RowNumbers, back_of, check_returns, forward_of, returning, valid_classes
-from fastloss.call.weighting import mapping
 from fastloss.define.descriptions import NO_INDEX, Projected, RowIndex, Scores
 from fastloss.define.point_maths import finite_if_out, is_nonzero
 from fastloss.runtime.dtypes import F32, F64

@@ -102,7 +102,8 @@ def kernel_call(
     look_before = domain if domain is not None and outputs.writes_over else None
     dynamic, weighs = callable(scale) or callable(divisor), planning.weighs
     dtype = outputs.dtype
-    one, scalar = planning.space.one(dtype), planning.space.scalar
+    space = planning.space  # and not the planning: it holds the arrays of this call, which a plan may not keep
+    one, scalar = space.one(dtype), space.scalar
     reduces = planning.mode.value and not each
     answer = answering(planning.mode, each and planning.mode.value)
     if planning.weighing is not None or planning.mode.partial:
@@ -123,7 +124,7 @@ def kernel_call(
     plain = kernel.at is not None and domain is None and outputs.are_as_made()
     if plain and not callable(scale) and not callable(divisor):
         addressed = Addressed(
-            planning.space, kernel.at, pick, makes, outputs.written_places(), scale, divisor, labelled, answer, reduces
+            space, kernel.at, pick, makes, outputs.written_places(), scale, divisor, labelled, answer, reduces
         )
 
     def compute(arrays: tuple[Any, ...], request: Request) -> Any:
@@ -134,7 +135,7 @@ def kernel_call(
             by = divisor(arrays) if callable(divisor) else divisor
             factor = scale(arrays, request) if callable(scale) else scale
             if weighs and by == 0:
-                return _of_no_weight(planning.space, results, scalar(_NAN, dtype) if reduces else None, answer)(
+                return _of_no_weight(space, results, scalar(_NAN, dtype) if reduces else None, answer)(
                     arrays, request
                 )
         made = [*map(call, makes)] if make is None else make(arrays)
@@ -160,7 +161,7 @@ def kernel_call(
         return answer(total * one if one is not None else scalar(total, dtype), made)
 
     parts = functools.partial(
-        _parts_of, planning.mode, planning.space, kernel, reads, dtype, results, reduces, scale,
+        _parts_of, planning.mode, space, kernel, reads, dtype, results, reduces, scale,
         divisor, domain, slots, answer,
     )  # fmt: skip
     return Plan(compute, parts, addressed)
@@ -168,11 +169,11 @@ def kernel_call(
 
 def _partial_call(planning: Planning, outputs: Outputs, execute: Execute, absent: tuple[Any, ...]) -> Plan:
     """Return what computes partial sums; `absent` are the results of its kernel."""
-    partial = partial_of(planning, math.prod(outputs.values), outputs.real)
+    partial, look_before = partial_of(planning, math.prod(outputs.values), outputs.real), planning.look_before
 
     def compute(arrays: tuple[Any, ...], request: Request) -> Any:
-        if planning.look_before is not None:
-            planning.look_before(arrays)
+        if look_before is not None:
+            look_before(arrays)
         return partial(arrays, execute(arrays, request, absent))
 
     return Plan(compute)

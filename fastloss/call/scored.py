@@ -14,12 +14,13 @@ from collections.abc import Callable
 from typing import Any
 
 from fastloss.call import rowwise
+from fastloss.call.array_ops import mapping
 from fastloss.call.checks import check_float, check_shape, split_axis
 from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import Plan, program_call
 from fastloss.call.planning import ABSENT, Planning
 from fastloss.call.request import Request
-from fastloss.call.weighting import Layout, mapping
+from fastloss.call.weighting import Layout
 from fastloss.define.descriptions import NO_INDEX, RETURNS, RowMaths, Rowwise, Scores
 from fastloss.define.point_maths import (
     capped,
@@ -95,6 +96,7 @@ def _plan(planning: Planning, job: Rowwise, scores: Scores) -> Plan:
     outputs.check_read(target=labels, weight=job.weight, grad_output=upstream)
     run = _Run(planning, job, scores, maths, (outer, classes, inner), valid, outputs.first_replaces)
     readers = [planning.reader(one, backend.flat) for one in (job.input, operand, labels, job.weight, upstream)]
+    empty_mean = planning.empty_mean
     bad_label = None if labels is None else rowwise.bad_label_of(backend, labels, rows, valid)
 
     def body(arrays: tuple[Any, ...], request: Request, values: Any, *grads: Any) -> Any:
@@ -106,7 +108,7 @@ def _plan(planning: Planning, job: Rowwise, scores: Scores) -> Plan:
         by = found if type(by) is int and by == 0 and counted else by
         factor = scale(arrays, request) if callable(scale) else scale
         total = run.run(read, values, grads, factor, by, arrays[place] if scores.returns else {})
-        return planning.empty_mean if total is None else total
+        return empty_mean if total is None else total
 
     made = program_call(planning, outputs, each, body, slots=5)
     if not scores.returns:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from operator import call
 from typing import Any, NamedTuple
 
+from fastloss.call.array_ops import mapping
 from fastloss.call.checks import Shape
 from fastloss.call.planning import ABSENT, Operand, Planning, Read, Scale
 from fastloss.call.request import Request
@@ -29,37 +30,6 @@ class Layout(NamedTuple):
     columns: int = 1
     inner: int = 1
     width: int = 1
-
-
-def mapping(
-    backend: Any,
-    point: Any,
-    views: tuple[Any, ...],
-    slot: int | None = None,
-    dtype: Any = None,
-    params: tuple[float, ...] = (),
-    aliased: bool = False,
-) -> Any:
-    """Return what computes a function of elements of arrays like `views`, and `params`, in the type of the first.
-
-    The target may be one of them where it is `aliased`.
-
-    ``run(arrays, target, scale, divisor)`` writes the values (`slot` 0) or the first derivatives (1), these times
-    `scale` over `divisor`, to a target of `dtype`, and returns the sum of the values over `divisor`.
-    """
-    missing = (ABSENT,) * (5 - len(views))
-    before, behind = (ABSENT,) * (slot or 0), (ABSENT,) * (4 - (slot or 0))
-    sample = ABSENT if slot is None else backend.sample(dtype or views[0].dtype)
-    kernel = backend.plan_elementwise(point, (*views, *missing), (*before, sample, *behind), params, aliased)
-    reads, (code, queue) = kernel.reads[: len(views)], kernel.launch
-    numbers_of, divided = kernel.numbers, kernel.divided
-
-    def run(arrays: tuple[Any, ...], target: Any = ABSENT, scale: float = 1.0, divisor: Any = 1) -> Any:
-        read, numbers = map(call, reads, arrays), numbers_of(scale, divisor, True)
-        total = code(*read, *missing, *before, target, *behind, *numbers, queue(), True)
-        return total if divided else total / divisor if divisor else math.nan
-
-    return run
 
 
 def lying(weights: Shape, shape: Shape) -> Shape:
@@ -88,12 +58,12 @@ def spreading(planning: Planning, shape: Shape) -> Callable[[Any], Any] | None:
     return None if view.shape == shape else lambda view: backend.broadcast(view.reshape(lies), shape)
 
 
-def checked(total: Any, backend: Any, name: str = "sample_weight") -> Any:
+def checked(total: Any, backend: Any) -> Any:
     """Return the sum of weights, after a look at it: it is NaN where one is negative."""
     if settings.check_indices or not backend.waits:
         total = backend.number(total)
         if math.isnan(total):
-            raise ValueError(f"{name} must not be negative or NaN")
+            raise ValueError("sample_weight must not be negative or NaN")
     return total
 
 
@@ -137,7 +107,7 @@ def sampling(
 
 
 def converting(backend: Any, view: Any, real: Any) -> Callable[[Any], Any]:
-    """Return what converts arrays like `view`, of integers, to a floating point type."""
+    """Return what makes contiguous arrays of a floating point type of arrays like `view`."""
     like = backend.empty(view.shape, real)
     if view.size == 0:
         return lambda view: like
@@ -172,9 +142,8 @@ class Weighing:
         seen = planning.sample_weight.view  # type: ignore[union-attr]
         seen = seen if spread is None else spread(seen)
         self._like = backend.empty((self.size,), real)
-        self._convert: Any = None
-        if self.size and not (seen.dtype == real and seen.ndim == 1 and seen.flags.c_contiguous):
-            self._convert = mapping(backend, other, (self._like.reshape(shape), seen), 0)
+        as_given = seen.dtype == real and seen.ndim == 1 and seen.flags.c_contiguous
+        self._convert = None if as_given else converting(backend, seen, real)
 
     def upstream(self, scale: Scale, operand: Operand | None) -> Operand | None:
         """Keep the caller's upstream gradient, and return the operand that the kernel is given in its place."""
@@ -196,20 +165,22 @@ class Weighing:
         add_up = mapping(backend, weighed, (like, like)) if size and reduces else None
         write = mapping(backend, weighed, (like, like), 0, dtype) if size and mode.value and each else None
         count = self._counting() if partial else None
+        # What follows may keep neither this object nor the planning, which hold the arrays of this call.
+        place, layout, look_before = self.place, self.layout, planning.look_before
 
         def compute(arrays: tuple[Any, ...], request: Request) -> Any:
-            if planning.look_before is not None:
-                planning.look_before(arrays)
+            if look_before is not None:
+                look_before(arrays)
             own, shares, by, above = begin(arrays, request)
             made = [*map(call, results.makes)] if results.make is None else results.make(arrays)
             values = backend.empty((size,), real) if mode.value else ABSENT
             written = [*map(call, results.flats, made)]
-            execute((*arrays[: self.place], own, above), request, results.order((*written, values, ABSENT)))
+            execute((*arrays[:place], own, above), request, results.order((*written, values, ABSENT)))
             if write is not None:
                 write((values, shares), written[0])
-            if self.layout is not None and size:
+            if layout is not None and size:
                 for gradient in written[first:]:
-                    backend.clear_rows(own, gradient, size, self.layout)
+                    backend.clear_rows(own, gradient, size, layout)
             if results.finish is not None:
                 made = results.finish(made, arrays, request)
             if not reduces:
@@ -228,6 +199,8 @@ class Weighing:
         planning, backend, like, size = self.planning, self.backend, self._like, self.size
         convert, scale, given = self._convert, self._scale, planning.reads_divisor()
         counts, factors, averages = planning.counts, self.factors, planning.averages
+        shape, real, read_own = self.shape, self.real, self._read
+        nothing = None if size else like.reshape(shape)
         wanted = bool(planning.mode.wrt) and size > 0
         above = self._above
         read_above = None if above is None else planning.reader(above, backend.flat)
@@ -239,27 +212,25 @@ class Weighing:
             scaled = mapping(backend, point, (like, *flat), 1) if wanted else None
 
         def begin(arrays: tuple[Any, ...], request: Request) -> tuple[Any, ...]:
-            own = self._read(arrays)
+            own = read_own(arrays)
             if convert is not None:
-                made = backend.empty((size,), self.real)
-                convert((made.reshape(self.shape), own), made)
-                own = made
+                own = convert(own).reshape((size,))
             if not size:
-                return own, own, (given(arrays) if given else 0.0) if averages else 1, like.reshape(self.shape)
+                return own, own, (given(arrays) if given else 0.0) if averages else 1, nothing
             total = checked(add_up((own,) if counts is None else (own, counts(arrays))), backend)
             by = (total if given is None else given(arrays)) if averages else 1
             shares = own
             if times is not None:
-                shares = backend.empty((size,), self.real)
+                shares = backend.empty((size,), real)
                 times((own, factors(arrays)), shares)  # type: ignore[misc]
             made = ABSENT
             if scaled is not None:
-                made = backend.empty((size,), self.real)
+                made = backend.empty((size,), real)
                 factor = scale(arrays, request) if callable(scale) else scale
                 read = (shares,) if read_above is None else (shares, read_above(arrays))
                 # Where nothing weighs anything the mean is NaN, and the gradient 0.
                 scaled(read, made, factor, math.inf if type(by) is float and by == 0 else by)
-                made = made.reshape(self.shape)
+                made = made.reshape(shape)
             return own, shares, by, made
 
         return begin
