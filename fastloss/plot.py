@@ -193,10 +193,10 @@ def _curves(record: Loss, x: Any, options: Mapping[str, Any], records: Sequence[
         given["reduction"] = "none"
     first = record.wrt[0]
     value, gradient = fl.value_and_grad(record.function, first)(**arrays, **given)
-    found = {"value": value, "gradient": gradient}
+    # Of a row, all of its values, and the derivatives in the entry that is the prediction.
+    found = {"value": np.sum(np.reshape(value, (len(x), -1)), axis=1), "gradient": gradient}
     if record.hessian is not None:
         found["curvature"] = fl.grad_and_hess(record.function)(**arrays, **given)[1]
-    # Of a row, the entry that is the prediction.
     return Curves(x, {kind: np.asarray(y).reshape(len(x), -1)[:, 0] for kind, y in found.items()}, label)
 
 
