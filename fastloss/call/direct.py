@@ -178,9 +178,9 @@ def _into(
     request: Request,
 ) -> Run | None:
     """Return what computes calls into arrays of the caller's; all have memory of their own, so that none overlaps."""
-    code, frames, queue, _, results, labelled, divisor, one, _, reduces, answer, _, defined = parts
+    code, frames, queue, _, results, labelled, divisor, number, reduces, answer, wrap, _, defined = parts
     takes_out, takes_gradients, single = request.out is not None, request.grad_out is not None, request.mode.single
-    if defined or one is None:
+    if defined or wrap is not None:
         return None
     gradients = () if not takes_gradients else (request.grad_out,) if single else tuple(request.grad_out)
     like = iter([*((request.out,) if takes_out else ()), *gradients])
@@ -242,7 +242,7 @@ def _into(
             bad, total = total
             if bad >= 0:
                 return None
-        return answer(total / divisor * one if reduces else None, made)
+        return answer(number(total / divisor) if reduces else None, made)
 
     return run
 
@@ -252,15 +252,12 @@ def _into(
 
 def _finish(parts: Parts) -> Finish:
     """Return what makes the results, calls the machine code, and returns the answer."""
-    code, _, queue, _, results, labelled, divisor, one, scalar, reduces, answer, wrap, defined = parts
-    if (
-        reduces
-        and wrap is None
-        and one is not None
-        and len(results) <= 1
-        and answer in (value_alone, value_and_gradient)
-    ):
-        return _value_and_gradient(parts) if results else _value(parts)
+    code, _, queue, _, results, labelled, divisor, number, reduces, answer, wrap, wraps, defined = parts
+    if reduces and len(results) <= 1 and answer in (value_alone, value_and_gradient):
+        if not results:
+            return _value(parts)
+        if wrap is None or wraps is not None:
+            return _value_and_gradient(parts)
 
     def finish(frame: list[Any]) -> Any:
         made = []
@@ -280,14 +277,15 @@ def _finish(parts: Parts) -> Finish:
             made = wrap(made)
         if not reduces:
             return answer(None, made)
-        return answer(total / divisor * one if one is not None else scalar(total / divisor), made)
+        return answer(number(total / divisor), made)
 
     return finish
 
 
 def _value_and_gradient(parts: Parts) -> Finish:
-    """Return the same for a reduced value and one gradient of NumPy, in 0.9 of the time."""
-    code, _, queue, _, ((slot, make),), labelled, divisor, one, *_, defined = parts
+    """Return the same for a reduced value and one gradient, in 0.9 of the time."""
+    code, _, queue, _, ((slot, make),), labelled, divisor, number, *_, wraps, defined = parts
+    wrap = None if wraps is None else wraps[0]
 
     def finish(frame: list[Any]) -> Any:
         gradient = make()
@@ -300,14 +298,14 @@ def _value_and_gradient(parts: Parts) -> Finish:
                 return None
         if defined and total != total:
             return None
-        return total / divisor * one, gradient
+        return number(total / divisor), gradient if wrap is None else wrap(gradient)
 
     return finish
 
 
 def _value(parts: Parts) -> Finish:
     """Return the same for a reduced value alone."""
-    code, _, queue, _, _, labelled, divisor, one, *_, defined = parts
+    code, _, queue, _, _, labelled, divisor, number, *_, defined = parts
 
     def finish(frame: list[Any]) -> Any:
         frame[-2] = queue()
@@ -318,6 +316,6 @@ def _value(parts: Parts) -> Finish:
                 return None
         if defined and total != total:
             return None
-        return total / divisor * one
+        return number(total / divisor)
 
     return finish

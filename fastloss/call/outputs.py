@@ -45,6 +45,7 @@ class Results(NamedTuple):
     flats: tuple[Callable[[Any], Any], ...]  # what a kernel sees of each
     order: Callable[[tuple[Any, ...]], tuple[Any, ...]]  # of those and ``()``, that of the kernel's slots
     slots: list[int | None]  # the kernel's slot of each, None where it is not just made flat
+    wraps: tuple[Callable[[Any], Any], ...] | None  # what `finish` does to each, where it needs the array alone
 
 
 class Outputs:
@@ -81,7 +82,7 @@ class Outputs:
         flat = self.backend.flat
         self._flat = flat if innermost is None else lambda view: flat(self.ordered(view))
         self._written: list[_Written] = []
-        self._wraps: list[Finish] = []
+        self._wraps: dict[Finish | None, Callable[[Any], Any]] = {}  # what ends with an array of the user's library
         self._out: Operand | None = None
         self._targets: list[Operand] = []
         self.dtype = self._argument(0).view.dtype  # that of the input, which decides that of the value
@@ -265,8 +266,12 @@ class Outputs:
         wrap = self.space.wrapping(dtype, getattr(operand.given, "dtype", None))
         if wrap is None:
             return None
-        self._wraps.append(lambda written, arrays, request: wrap(written))
-        return self._wraps[-1]
+
+        def wrapped(written: Any, arrays: tuple[Any, ...], request: Request) -> Any:
+            return wrap(written)
+
+        self._wraps[wrapped] = wrap
+        return wrapped
 
     def _folding(self, argument: Argument) -> Finish:
         """Return what adds up what was written for the repeated elements of an argument that was broadcast."""
@@ -346,7 +351,8 @@ class Outputs:
         finish = _finisher(finishes) if ends else None
         if copies:
             finish, slots_written = _copier(self.backend, copies, _finisher(finishes)), [None] * len(written)
-        return Results(make, tuple(makes), finish, tuple(flats), itemgetter(*places), slots_written)
+        wraps = tuple([self._wraps[one] for one in finishes]) if self.are_as_made() else None
+        return Results(make, tuple(makes), finish, tuple(flats), itemgetter(*places), slots_written, wraps)
 
     def _maker(self) -> Callable[[tuple[Any, ...]], list[Any]]:
         """Return what makes the arrays of which some are the caller's."""

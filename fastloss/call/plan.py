@@ -65,11 +65,11 @@ class Parts(NamedTuple):
     results: tuple[tuple[int, Callable[[], Any]], ...]  # (place in the frame, what makes the array)
     labelled: bool
     divisor: float
-    one: Any
-    scalar: Callable[[float], Any]
+    number: Callable[[float], Any]  # makes a reduced value
     reduces: bool
     answer: Answer
-    wrap: Callable[[list[Any]], list[Any]] | None
+    wrap: Callable[[list[Any]], list[Any]] | None  # makes the results of the arrays, None: they are the results
+    wraps: tuple[Callable[[Any], Any], ...] | None  # the same for each alone, where it can be done so
     defined: bool  # whether a value of NaN means that the loss may not be
 
     @property
@@ -97,13 +97,13 @@ def kernel_call(
     (code, queue), _, numbers_of, labelled, divided, *_ = kernel
     pick, readers, order, _ = reads
     results = outputs.plan(slots)
-    make, makes, finish, flats, arrange, _ = results
+    make, makes, finish, flats, arrange, *_ = results
     # Nothing of the user's is written where the loss is not defined.
     look_before = domain if domain is not None and outputs.writes_over else None
     dynamic, weighs = callable(scale) or callable(divisor), planning.weighs
     dtype = outputs.dtype
     space = planning.space  # and not the planning: it holds the arrays of this call, which a plan may not keep
-    one, scalar = space.one(dtype), space.scalar
+    number = space.number_of(dtype)
     reduces = planning.mode.value and not each
     answer = answering(planning.mode, each and planning.mode.value)
     if planning.weighing is not None or planning.mode.partial:
@@ -135,7 +135,7 @@ def kernel_call(
             by = divisor(arrays) if callable(divisor) else divisor
             factor = scale(arrays, request) if callable(scale) else scale
             if weighs and by == 0:
-                return _of_no_weight(space, results, scalar(_NAN, dtype) if reduces else None, answer)(
+                return _of_no_weight(space, results, number(_NAN) if reduces else None, answer)(
                     arrays, request
                 )
         made = [*map(call, makes)] if make is None else make(arrays)
@@ -158,7 +158,7 @@ def kernel_call(
             made = finish(made, arrays, request)
         if not reduces:
             return answer(None, made)
-        return answer(total * one if one is not None else scalar(total, dtype), made)
+        return answer(number(total), made)
 
     parts = functools.partial(
         _parts_of, planning.mode, space, kernel, reads, dtype, results, reduces, scale,
@@ -210,15 +210,12 @@ def _parts_of(
         return None
     if any(reader is not FLAT for reader in reads.reads):
         return None
-    one = space.one(dtype)
-    wrap = None
+    wrap = wraps = None
     if results.finish is not None and results.make is None:
-        if one is not None:
-            return None
-        finish, plain = results.finish, Request(mode)
+        finish, plain, wraps = results.finish, Request(mode), results.wraps
 
         def wrap(made: list[Any]) -> list[Any]:
-            return finish(made, (), plain)
+            return [*map(call, wraps, made)] if wraps is not None else finish(made, (), plain)
 
     head = [ABSENT] * (len(reads.places) + slots)
     frames = [[*head, *kernel.numbers(scale, divisor, check), None, True] for check in (False, True)]
@@ -226,8 +223,8 @@ def _parts_of(
     made_at = [len(reads.places) + slot % slots for slot in results.slots]  # type: ignore[operator]
     return Parts(
         kernel.launch.code, (frames[0], frames[1]), kernel.launch.queue, operands,
-        tuple(zip(made_at, results.makes, strict=True)), kernel.labelled, 1 if kernel.divided else divisor, one,
-        functools.partial(space.scalar, dtype=dtype), reduces, answer, wrap, domain is not None,
+        tuple(zip(made_at, results.makes, strict=True)), kernel.labelled, 1 if kernel.divided else divisor,
+        space.number_of(dtype), reduces, answer, wrap, wraps, domain is not None,
     )  # fmt: skip
 
 

@@ -122,8 +122,9 @@ class DeviceSpace:
 
         return allocate if _single_device() else activate_and_allocate
 
-    def one(self, dtype: Any) -> None:
-        """Return None: a reduced value is made by `scalar`."""
+    def number_of(self, dtype: Any) -> Any:
+        """Return what makes reduced values."""
+        return functools.partial(self.scalar, dtype=dtype)
 
     def wrapping(self, view_dtype: Any, dtype: Any) -> Any:
         """Return what makes arrays of this library of output views."""

@@ -63,32 +63,34 @@ class _Loss(Function):
         return tuple([torch.stack(column) for column in zip(*results, strict=True)]), (0,) * len(results[0])
 
 
-class Reduced(_Loss):
+class Reduced(Function):
     """A loss that is a number: value and gradients out of one kernel. Returns the fields of the value, then gradients.
 
     The gradients are outputs that nobody but backward sees. A gradient with respect to one of them is a second
-    derivative, which is how it is found out.
+    derivative, which is how it is found out. Not for transforms of torch.func, to which one function for both would
+    have to show what it saves: that takes a microsecond.
     """
 
-    @staticmethod
-    def forward(call: Call, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Compute value and gradients."""
-        value, gradients = call.value_and_grad(tensors)
-        return (value, *gradients) if isinstance(value, Tensor) else (*value, *gradients)
+    @classmethod
+    def run(cls, *args: Any) -> Any:
+        """Call ``apply`` without what it does for torch.func, which takes another microsecond."""
+        return super(Function, cls).apply(*args)  # type: ignore[misc]
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        """Save the gradients."""
-        ctx.call = call = inputs[0]
+    def forward(ctx: Any, call: Call, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Compute value and gradients, and save the gradients."""
+        value, gradients = call.value_and_grad(tensors)
+        ctx.call = call
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*output[len(call.fields) :])
+        ctx.save_for_backward(*gradients)
+        return (value, *gradients) if isinstance(value, Tensor) else (*value, *gradients)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Any, ...]:
         """Scale the gradients."""
         call: Call = ctx.call
-        factor = check_fields(call, grad_outputs)
-        return (None, *call.in_places(_scaled(ctx.saved_tensors, factor)))
+        gradients = _scaled(ctx.saved_tensors, check_fields(call, grad_outputs))
+        return (None, *call.in_places(gradients))
 
 
 def check_fields(call: Call, grad_outputs: Sequence[Tensor | None]) -> Tensor | None:
@@ -116,10 +118,9 @@ def _scaled(gradients: tuple[Tensor, ...], factor: Tensor | None) -> Sequence[Te
         return [None] * len(gradients)
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or _graph_is_kept():
         return [gradient * factor for gradient in gradients]
-    own = [gradient.detach() for gradient in gradients]
     if factor.is_cpu and factor.item() == 1:  # loss.backward(): scaling takes a third of the time of the loss
-        return own
-    return [gradient.mul_(factor) for gradient in own]
+        return [gradient.detach() for gradient in gradients]
+    return [gradient.detach().mul_(factor) for gradient in gradients]
 
 
 class Unreduced(_Loss):

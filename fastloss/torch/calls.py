@@ -44,7 +44,9 @@ class Call:
     """
 
     # Not a tuple, which torch.func would take apart.
-    __slots__ = ("fields", "leading", "loss", "names", "options", "several", "transform", "type", "waits", "wrt")
+    __slots__ = (
+        *("fields", "leading", "loss", "names", "options", "several", "transform", "type", "waits", "wanted", "wrt"),
+    )
 
     def __init__(
         self,
@@ -57,6 +59,7 @@ class Call:
     ) -> None:
         self.loss, self.names, self.options, self.wrt = loss, names, options, wrt
         self.several, self.waits = several, waits
+        self.wanted = [name in wrt for name in self._names()]  # for each tensor whether it has a gradient
         self.transform: Callable[..., Any] | None = None  # that computes value and gradients, once there was a call
         self.leading = several is None and _positional(loss)[: len(names)] == names  # may be given by position
         # Of the value, where it is a named tuple.
@@ -93,7 +96,7 @@ class Call:
     def in_places(self, gradients: Iterable[Any]) -> list[Any]:
         """Return the gradients in the places of their tensors, None elsewhere."""
         found = iter(gradients)
-        return [next(found) if name in self.wrt else None for name in self._names()]
+        return [next(found) if wanted else None for wanted in self.wanted]
 
     def _names(self) -> tuple[str, ...]:
         """Return the argument of each tensor."""

@@ -138,17 +138,18 @@ class Door:
         self.reduction = "mean" if "reduction" in parameters else "none" if name in MAPS else "sum"
         self.operator = Operator(name, self.reduction != "none")
         self.promotes = name in PROMOTING
-        self.calls: dict[Hashable, Call] = {}
+        self.calls: dict[Hashable, tuple[Callable[[Call, list[Tensor]], Any], Call]] = {}
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return what the function returns."""
         if torch.compiler.is_compiling():
             return self.first(args, kwargs, None)
         key, tensors = kind_of(args, kwargs)
-        call = self.calls.get(key)
-        if call is None or observers() or in_transform():
+        found = self.calls.get(key)
+        if found is None or observers() or in_transform():
             return self.first(args, kwargs, key)
-        return self.differentiated(call, tensors, False)
+        run, call = found
+        return run(call, tensors)
 
     def first(self, args: tuple[Any, ...], kwargs: dict[str, Any], key: Hashable) -> Any:
         """Return what the function returns, for the first call of a kind or one that is always like the first."""
@@ -257,22 +258,31 @@ class Door:
         count = None if several is None else Several(several, len(more), 1 if several == "params" else 2)
         call = Call(self.loss, tuple(tensors), options, tuple(wrt), count, waits)
         inside = in_transform()
-        result = self.differentiated(call, whole, inside)
+        run = self.entrance(call, inside)
+        result = run(call, whole)
         if key is not None and not inside:
             if len(self.calls) > KINDS_KEPT:
                 self.calls.clear()
-            self.calls[key] = call
+            self.calls[key] = (run, call)
         return result
 
-    def differentiated(self, call: Call, tensors: list[Tensor], inside: bool) -> Any:
-        """Return the value of a call, inside autograd where it belongs there, or `inside` a transform."""
+    def entrance(self, call: Call, inside: bool) -> Callable[[Call, list[Tensor]], Any]:
+        """Return what computes a call, inside autograd where it belongs there, or `inside` a transform."""
         if not (call.wrt or inside):
-            return call.value(tensors)
-        if inside or self.is_array(call.options):
-            result = Unreduced.run(call, *tensors)
-            return result if call.type is None else call.type(*result)
-        result = Reduced.run(call, *tensors)
-        return result[0] if call.type is None else call.type(*result[: len(call.fields)])
+            return Call.value
+        return array_in_autograd if inside or self.is_array(call.options) else number_in_autograd
+
+
+def array_in_autograd(call: Call, tensors: list[Tensor]) -> Any:
+    """Return the value of a loss whose gradient comes after it."""
+    result = Unreduced.run(call, *tensors)
+    return result if call.type is None else call.type(*result)
+
+
+def number_in_autograd(call: Call, tensors: list[Tensor]) -> Any:
+    """Return the value of a loss whose gradient comes with it."""
+    result = Reduced.run(call, *tensors)
+    return result[0] if call.type is None else call.type(*result[: len(call.fields)])
 
 
 def kind_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Hashable, list[Tensor]]:
