@@ -456,3 +456,17 @@ def test_results_of_long_rows_may_replace_them(function, rng):
     assert result is x
     np.testing.assert_array_equal(x, expected)
     np.testing.assert_array_equal(gradient, slopes)
+
+
+@pytest.mark.parametrize("case", typical([c for c in PLAIN if c.record.family in ("elementwise", "pairwise")]))
+def test_bits_do_not_depend_on_how_near_a_result_lies(case):
+    arrays, name = case.make(), case.record.wrt[0]
+    gradient = fl.grad(case.function, name)
+    expected = gradient(**arrays, **case.options)
+    size, buffer = arrays[name].size, np.zeros(3 * arrays[name].size + 20)
+    read = buffer[:size].reshape(arrays[name].shape)
+    read[...] = arrays[name]
+    for distance in (0, *range(size, size + 18)):  # in place, and up to two vectors behind
+        near = buffer[distance : distance + size].reshape(read.shape)
+        np.testing.assert_array_equal(gradient(**{**arrays, name: read}, **case.options, grad_out=near), expected)
+        read[...] = arrays[name]

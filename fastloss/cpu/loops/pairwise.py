@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastloss.cpu.simd.llvm_hints import maximum, vector_function
+from fastloss.cpu.simd.llvm_hints import apart_or_in_place, maximum, vector_function
 from fastloss.cpu.simd.memory import cast, load, load_or, store, store_each, stream, stream_each
 from fastloss.cpu.simd.nontemporal import are_streamed, moves_enough
 from fastloss.cpu.simd.work_queue import chunks, finish, total_of
@@ -75,6 +75,7 @@ def _write(maths: PairMaths, streamed: bool) -> Callable[..., Any]:
             slopes, curvature = entry(load(a, j), load_or(b, j, T(0)), load_or(c, j, T(0)), coefs, numbers)
             put_each(grads, j, slopes, g)
             put(hess, j, g * curvature)
+        apart_or_in_place()
         return value
 
     return write

@@ -185,6 +185,14 @@ def separate_arrays() -> None:
     """
 
 
+def apart_or_in_place() -> None:
+    """Say of the loops above this call that what a turn writes no other turn reads: results lie apart, or in place.
+
+    LLVM would compare addresses, and compute results that begin less than a vector behind an argument one by one: with
+    other roundings.
+    """
+
+
 def maximum(a, b):
     """Return the larger, NaN if either is. ``max`` keeps LLVM from vectorising a running maximum; this does not."""
 
@@ -211,18 +219,55 @@ def _wide_vectors():
     return types.none, emit
 
 
+def _loops(builder):
+    """Yield the blocks of each loop so far that has no hint yet, and the branch that ends it."""
+    blocks = builder.function.blocks
+    places = {block: k for k, block in enumerate(blocks)}
+    for block, k in places.items():
+        end = block.terminator
+        starts = () if end is None else [places[to] for to in end.operands if to in places and places[to] <= k]
+        if starts and "llvm.loop" not in end.metadata:
+            yield blocks[min(starts) : k + 1], end
+
+
+def _hint(builder, end, name, value):
+    """Give the loop that a branch ends a hint to the optimiser."""
+    hint = builder.module.add_metadata([name, value])
+    loop = ir.MDValue(builder.module, [hint], str(len(builder.module.metadata)))
+    loop.operands = (loop, hint)  # a loop's name is the node that refers to itself
+    end.set_metadata("llvm.loop", loop)
+
+
+class _AccessGroup(ir.MDValue):
+    """The name of a set of instructions: a node that is equal to no other."""
+
+    __eq__, __hash__ = object.__eq__, object.__hash__
+
+    def descr(self, buffer):
+        """Append the node's text."""
+        buffer += ("distinct !{}\n",)
+
+
 @emits(interleaved)
 def _interleaved(count):
     def emit(context, builder, kinds, args):
-        places = {block: k for k, block in enumerate(builder.function.blocks)}
-        for block, k in places.items():
-            end = block.terminator
-            targets = () if end is None else [to for to in end.operands if to in places]
-            if any(places[to] <= k for to in targets) and "llvm.loop" not in end.metadata:
-                hint = builder.module.add_metadata(["llvm.loop.interleave.count", ir.IntType(32)(args[0].constant)])
-                name = ir.MDValue(builder.module, [hint], str(len(builder.module.metadata)))
-                name.operands = (name, hint)  # a loop's name is the node that refers to itself
-                end.set_metadata("llvm.loop", name)
+        for _, end in _loops(builder):
+            _hint(builder, end, "llvm.loop.interleave.count", ir.IntType(32)(args[0].constant))
+
+    return types.none, emit
+
+
+@emits(apart_or_in_place)
+def _apart_or_in_place():
+    def emit(context, builder, kinds, args):
+        nodes = builder.module.metadata
+        found = [one for one in nodes if isinstance(one, _AccessGroup)]
+        group = found[0] if found else _AccessGroup(builder.module, [], str(len(nodes)))
+        for blocks, end in _loops(builder):
+            for instruction in [one for block in blocks for one in block.instructions]:
+                if isinstance(instruction, ir.LoadInstr | ir.StoreInstr | ir.CallInstr):
+                    instruction.set_metadata("llvm.access.group", group)
+            _hint(builder, end, "llvm.loop.parallel_accesses", group)
 
     return types.none, emit
 
