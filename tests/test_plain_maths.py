@@ -6,7 +6,7 @@ What is wrong in the formula of a loss is found here in a second; `bench/mutate.
 import numpy as np
 import plain
 import pytest
-from cases import ACTIVE, assert_close
+from cases import ACTIVE, Case, assert_close
 
 from fastloss.losses import softmax
 
@@ -54,7 +54,23 @@ def is_small(case):
 
 
 FAMILIES = ("elementwise", "rowwise", "pairwise", "sums", "label_sets")
-PLAIN = [case for case in ACTIVE if is_small(case) and plain.is_plain(case.loss, full(case), case.options)]
+SCORES = {"input": ("probability", (4, 5)), "target": ("probability", (4, 5))}
+SOFT = {"input": (6, 5), "target": ("class_probability", (6, 5))}
+MORE = [
+    *[
+        Case(loss, arrays, options)
+        for loss, arrays in (
+            ("sigmoid_focal_loss", {**SCORES, "input": (4, 5)}),
+            ("sigmoid_focal_loss", {"input": (4, 5), "target": ("binary", (4, 5))}),
+            ("binary_focal_loss", SCORES),
+        )
+        for options in ({}, {"gamma": 4.0, "alpha": 0.0}, {"gamma": 1.5, "alpha": -1.0}, {"alpha": 1.0, "gamma": 1.0})
+    ],
+    Case("cross_entropy", SOFT, {"label_smoothing": 1.0}),
+    Case("cross_entropy", {**SOFT, "weight": ("positive", (5,))}, {"label_smoothing": 0.1}),
+    Case("hinge_embedding_loss", {"input": (4, 5), "target": (4, 5)}, {"margin": -0.5}),
+]
+PLAIN = [case for case in [*ACTIVE, *MORE] if is_small(case) and plain.is_plain(case.loss, full(case), case.options)]
 
 
 @pytest.mark.parametrize("case", PLAIN, ids=str)
@@ -155,3 +171,168 @@ def test_second_derivatives(case):
             found, places = (second[row], range(len(args[k]))) if isinstance(args[k], list) else ([second[row]], [None])
             right = [float(exact.partial(case.value, args, k, i, 2)) for i in places]
             np.testing.assert_allclose(found, right, 1e-9, 1e-200)
+
+
+# -- edges -----------------------------------------------------------------------------------------------------------
+
+# A loss, its arrays and options, and what it has to compute there: values, slopes by name, second derivatives; what
+# is left out is not asked for. Elements are lists, rows and vectors lists of lists.
+TINY = 2.0**-1074
+EDGES = [
+    ("l1_loss", {"input": [1.0, NAN], "target": [1.0, 0.0]}, {}, [0, NAN], {"input": [0, 0], "target": [0, 0]}, [0, 0]),
+    (
+        "smooth_l1_loss", {"input": [0.5, -0.5, 0.49], "target": [0.0] * 3}, {"beta": 0.5},
+        [0.25, 0.25, 0.49**2], {"input": [1, -1, 0.98], "target": [-1, 1, -0.98]}, [0, 0, 2],
+    ),
+    (
+        "huber_loss", {"input": [0.5, -0.5, 0.51], "target": [0.0] * 3}, {"delta": 0.5},
+        [0.125, 0.125, 0.13], {"input": [0.5, -0.5, 0.5], "target": [-0.5, 0.5, -0.5]}, [1, 1, 0],
+    ),
+    ("quantile_loss", {"input": [1.0], "target": [1.0]}, {"q": 0.3}, [0], {"input": [0], "target": [0]}, [0]),
+    # rates and counts
+    (
+        "poisson_nll_loss", {"input": [0.5, 0.5, 0.5], "target": [0.0, 1.0, -1.0]}, {"full": True},
+        np.exp(0.5) - np.array([0.0, 0.5, -0.5]), {"target": [-0.5] * 3}, None,
+    ),
+    (
+        "poisson_nll_loss", {"input": [-700.0, 700.0], "target": [1e6, 2.0]}, {"full": True},
+        [700e6 + 1e6 * np.log(1e6) - 1e6 + np.log(2e6 * np.pi) / 2, np.exp(700)],
+        {"target": [np.log(1e6) + 700 + 0.5e-6, np.log(2) - 700 + 0.25]}, None,
+    ),
+    (
+        "poisson_nll_loss",
+        {"input": [INF, 0.0, NAN, -1.0, INF, -1.0], "target": [0.0, 0.0, 0.0, 0.0, 2.0, 1.0]},
+        {"log_input": False, "eps": 0.0},
+        [INF, 0, NAN, NAN, NAN, NAN],
+        {"input": [1, 1, NAN, 1, 1, 2], "target": [-INF, INF, NAN, NAN, -INF, NAN]},
+        [0, 0, NAN, 0, 0, 1],
+    ),
+    (
+        "poisson_nll_loss", {"input": [0.5, 0.5], "target": [1.0, 1.5]}, {"log_input": False, "eps": 0.5, "full": True},
+        [0.5, 0.5 + 1.5 * np.log(1.5) - 1.5 + np.log(3 * np.pi) / 2],
+        {"input": [0, -0.5], "target": [0, np.log(1.5) + 1 / 3]}, [1, 1.5],
+    ),
+    # variances
+    (
+        "gaussian_nll_loss", {"input": [1.0, 1.0, 1.0], "target": [0.0] * 3, "var": [0.0, 0.25, -TINY]}, {"eps": 0.5},
+        [np.log(0.5) / 2 + 1, np.log(0.5) / 2 + 1, NAN], {"input": [2] * 3, "target": [-2] * 3, "var": [-1] * 3}, [2] * 3,
+    ),
+    (
+        "gaussian_nll_loss", {"input": [1e200, 1e-200], "target": [0.0] * 2, "var": [1e250, 1.0]}, {"eps": 1e-6},
+        [0.5e150, 0], {"input": [1e-50, 1e-200], "var": [-0.5e-100, 0.5]}, [1e-250, 1],
+    ),
+    ("gaussian_nll_loss", {"input": [1.3e154], "target": [0.0], "var": [1e308]}, {"eps": 1e-6}, None,
+     {"var": [0.5e-308 * (1 - 1.69)]}, [1e-308]),
+    # divergences
+    (
+        "kl_div", {"input": [-1.0, -INF, NAN], "target": [0.0, 0.0, 0.0]}, {}, [0, 0, NAN],
+        {"input": [0] * 3, "target": [NAN] * 3}, [0] * 3,
+    ),
+    (
+        "kl_div", {"input": [-1.0, -INF, NAN], "target": [-INF] * 3}, {"log_target": True}, [0, 0, NAN],
+        {"input": [0] * 3, "target": [NAN] * 3}, [0] * 3,
+    ),
+    ("kl_div", {"input": [NAN, -1.0], "target": [0.5, NAN]}, {}, [NAN, NAN], {}, None),
+    # yes or no
+    (
+        "binary_cross_entropy_with_logits", {"input": [INF, -INF, INF, -INF, NAN], "target": [0.0, 1, 1, 0, 0]}, {},
+        [INF, NAN, NAN, NAN, NAN], {"input": [1, -1, 0, 0, NAN]}, [0, 0, 0, 0, NAN],
+    ),
+    (
+        "binary_cross_entropy_with_logits",
+        {"input": [INF, -INF, INF, -INF, NAN], "target": [0.0, 1, 1, 0, 0], "pos_weight": [2.0] * 5}, {},
+        [INF, NAN, NAN, NAN, NAN], {"input": [1, -2, 0, 0, NAN]}, [0, 0, 0, 0, NAN],
+    ),
+    (
+        "binary_cross_entropy", {"input": [0.0, 1.0, 0.0, 1.0, 1.2e-12, 1e-50], "target": [1.0, 0, 0, 1, 1, 1]}, {},
+        [100, 100, 0, 0, -np.log(1.2e-12), 100],
+        {"input": [-1e12, 1e12, 0, 0, -1 / 1.2e-12, -1e12], "target": [INF, -INF, INF, -INF, -np.log(1.2e-12), -np.log(1e-50)]},
+        [1e24, 1e24, 1, 1, 1 / 1.44e-24, 1e24],
+    ),
+    *[
+        (loss, {"input": [-0.5, 1.5, 0.5, 0.5, NAN], "target": [0.5, 0.5, -0.5, 1.5, 0.5]}, {}, [NAN] * 5, {}, None)
+        for loss in ("binary_cross_entropy", "binary_focal_loss")
+    ],
+    ("binary_focal_loss", {"input": [0.0, 1.0, 0.0, 1.0, 1e-50], "target": [1.0, 0, 0, 1, 1]}, {"alpha": 0.75},
+     [75, 25, 0, 0, 75], {"input": [-0.75 * (1e12 + 200), 0.25 * (1e12 + 200), 0, 0, -0.75 * (1e12 + 200)]},
+     [0.75 * (1e24 + 4e12 - 200), 0.25 * (1e24 + 4e12 - 200), 0, 0, 0.75 * (1e24 + 4e12 - 200)]),
+    ("binary_focal_loss", {"input": [0.5, 0.5, 0.3], "target": [0.0, 1.0, 0.5]}, {"gamma": 1e300},
+     [0] * 3, {"input": [0] * 3}, [0] * 3),
+    ("sigmoid_focal_loss", {"input": [0.5, -0.5, 0.3, 0.0], "target": [0.0, 1.0, 0.5, 0.0]}, {"gamma": 1e300},
+     [0] * 4, {"input": [0] * 4}, [0] * 4),
+    ("sigmoid_focal_loss", {"input": [1e4, 1e4, -1e4, -1e4], "target": [0.0, 1, 0, 1]}, {"gamma": 0.5, "alpha": -1.0},
+     [1e4, 0, 0, 1e4], {"input": [1, 0, 0, -1]}, [0] * 4),
+    ("hinge_embedding_loss", {"input": [1.0, 0.25, 2.0, NAN], "target": [-1.0, 0.0, 0.5, -1.0]}, {},
+     [0, 1, 2, NAN], {"input": [0, 0, 1, 0]}, [0] * 4),
+    ("margin_ranking_loss", {"input1": [2.0, 0.0], "input2": [1.0, 1.0], "target": [1.0, -1.0]}, {"margin": 1.0},
+     [0, 0], {"input1": [0, 0], "input2": [0, 0], "target": [0, 0]}, [0, 0]),
+    # classes
+    ("cross_entropy", {"input": [[0.0, -INF], [0.0, 0.0]], "target": [1, 0], "weight": [2.0, 0.0]}, {},
+     [0, 2 * np.log(2)], {"input": [[0, 0], [-1, 1]]}, [[0, 0], [0.5, 0.5]]),
+    ("cross_entropy", {"input": [[0.0, -INF], [-INF, 0.0]], "target": [1, 0]}, {}, [INF, INF],
+     {"input": [[1, -1], [-1, 1]]}, [[0, 0], [0, 0]]),
+    ("cross_entropy", {"input": [[0.0, -INF, 0.0]], "target": [0], "weight": [1.0, 0.0, 3.0]}, {"label_smoothing": 0.3},
+     [0.7 * np.log(2) + 0.1 * 4 * np.log(2)], {"input": [[0.55 - 0.8, 0, 0.55 - 0.3]]}, [[0.275, 0, 0.275]]),
+    ("cross_entropy", {"input": [[0.0, -INF, 0.0]], "target": [1], "weight": [1.0, 0.0, 3.0]}, {"label_smoothing": 0.3},
+     [0.1 * 4 * np.log(2)], {"input": [[0.2 - 0.1, 0, 0.2 - 0.3]]}, [[0.1, 0, 0.1]]),
+    ("cross_entropy", {"input": [[0.0, -INF, 0.0]], "target": [1]}, {"label_smoothing": 0.3}, [INF], {}, None),
+    ("cross_entropy", {"input": [[0.0, -INF, 0.0]], "target": [[0.25, 0.0, 0.75]]}, {}, [np.log(2)],
+     {"input": [[0.25, 0, -0.25]], "weight": [[0.25 * np.log(2), 0, 0.75 * np.log(2)]]}, [[0.25, 0, 0.25]]),
+    ("multi_margin_loss", {"input": [[0.0, 1.0]], "target": [1]}, {}, [0], {"input": [[0, 0]]}, [[0, 0]]),
+    ("multi_margin_loss", {"input": [[0.0, 1.0]], "target": [1]}, {"p": 2}, [0], {"input": [[0, 0]]}, [[0, 0]]),
+    ("multi_margin_loss", {"input": [[0.0, 1.0, 0.5]], "target": [1]}, {"p": 2, "margin": 1.0}, [0.25 / 3],
+     {"input": [[0, -1 / 3, 1 / 3]]}, [[0, 2 / 3, 2 / 3]]),
+    ("multilabel_margin_loss", {"input": [[0.0, 1.0]], "target": [[1, -1]]}, {}, [0], {"input": [[0, 0]]}, [[0, 0]]),
+    ("logsumexp", {"input": [[INF, 0.0, -INF], [-INF, -INF, -INF], [NAN, INF, 0.0], [-INF, 0.0, 0.0]]}, {"dim": 1},
+     [INF, -INF, NAN, np.log(2)], {"input": [[NAN, 0, 0], [NAN] * 3, [NAN] * 3, [0, 0.5, 0.5]]}, None),
+    # vectors
+    *[
+        ("pairwise_distance", {"x1": [[0.0, 0.0]], "x2": [[0.0, 0.0]]}, {"eps": 0.0, "p": p}, [0],
+         {"x1": [[0, 0]], "x2": [[0, 0]]}, [[0, 0]] if p not in (0.5,) else None)
+        for p in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, INF)
+    ],
+    ("pairwise_distance", {"x1": [[3.0, -3.0, 1.0, 0.0]], "x2": [[0.0] * 4]}, {"eps": 0.0, "p": INF}, [3],
+     {"x1": [[0.5, -0.5, 0, 0]], "x2": [[-0.5, 0.5, 0, 0]]}, [[0] * 4]),
+    ("pairwise_distance", {"x1": [[3.0, -1.0, 1.0, 2.0]], "x2": [[0.0] * 4]}, {"eps": 0.0, "p": -INF}, [1],
+     {"x1": [[0, -0.5, 0.5, 0]], "x2": [[0, 0.5, -0.5, 0]]}, [[0] * 4]),
+    ("pairwise_distance", {"x1": [[3.0, -3.0, 1.0, 0.0]], "x2": [[0.0] * 4]}, {"eps": 0.0, "p": 0.0}, [3],
+     {"x1": [[0] * 4], "x2": [[0] * 4]}, [[0] * 4]),
+    ("pairwise_distance", {"x1": [[3.0, 4.0], [INF, 1.0]], "x2": [[0.0] * 2] * 2}, {"eps": 0.0, "p": 2e30}, [4, INF],
+     {"x1": [[0, 1], [1, 0]]}, [[0] * 2] * 2),
+    ("pairwise_distance", {"x1": [[3.0, 0.0]], "x2": [[0.0, 0.0]]}, {"eps": 0.0}, [3], {"x1": [[1, 0]]}, [[0, 1 / 3]]),
+    ("pairwise_distance", {"x1": [[0.0, 2.0]], "x2": [[0.0] * 2]}, {"eps": 0.0, "p": 0.5}, [2], {"x1": [[0, 1]]}, [[0, 0]]),
+    ("pairwise_distance", {"x1": [[0.0, 2.0]], "x2": [[0.0] * 2]}, {"eps": 0.0, "p": -1.0}, [0], {"x1": [[0, 0]]}, None),
+    ("pairwise_distance", {"x1": [[INF, 1.0], [NAN, 1.0]], "x2": [[0.0] * 2] * 2}, {"eps": 0.0, "p": 3.0}, [INF, NAN],
+     {}, None),
+    ("cosine_similarity", {"x1": [[0.5], [0.0], [0.0]], "x2": [[1.0], [1.0], [0.0]]}, {"eps": 1.0}, [0.5, 0, 0],
+     {"x1": [[0.5], [1], [0]], "x2": [[0], [0], [0]]}, None),
+    ("cosine_similarity", {"x1": [[0.0, 0.0]], "x2": [[1.0, 0.0]]}, {"eps": 0.0}, [0], {}, None),
+    ("cosine_similarity", {"x1": [[3.0, 4.0]] * 2, "x2": [[3.0, 4.0], [-3.0, -4.0]]}, {"eps": 0.0}, [1, -1],
+     {"x1": [[0, 0]] * 2, "x2": [[0, 0]] * 2}, [[-0.64 / 25, -0.36 / 25], [0.64 / 25, 0.36 / 25]]),
+    ("cosine_embedding_loss", {"input1": [[1.0, 0.0]] * 2, "input2": [[0.0, 1.0]] * 2, "target": [-1.0, 0.0]}, {}, [0, 0],
+     {"input1": [[0, 0]] * 2, "input2": [[0, 0]] * 2}, [[0, 0]] * 2),
+    ("triplet_margin_loss", {"anchor": [[0.0, 0.0]], "positive": [[1.0, 0.0]], "negative": [[-2.0, 0.0]]}, {"eps": 0.0},
+     [0], {name: [[0, 0]] for name in ("anchor", "positive", "negative")}, [[0, 0]]),
+    ("triplet_margin_loss", {"anchor": [[0.0, 0.0]], "positive": [[2.0, 0.0]], "negative": [[1.0, 0.0]]},
+     {"eps": 0.0, "swap": True}, [2],
+     {"anchor": [[-0.5, 0]], "positive": [[0.5, 0]], "negative": [[0, 0]]}, [[0, 0]]),
+]  # fmt: skip
+
+
+def as_array(entries):
+    array = np.array(entries)
+    return array if array.dtype.kind == "i" else array.astype(float)
+
+
+@pytest.mark.parametrize(
+    ("loss", "arrays", "options", "value", "slopes", "second"), EDGES, ids=[f"{e[0]}-{k}" for k, e in enumerate(EDGES)]
+)
+def test_edges(loss, arrays, options, value, slopes, second):
+    found = plain.computed(loss, {name: as_array(a) for name, a in arrays.items()}, options)
+    close = dict(rtol=1e-12, atol=1e-320)
+    if value is not None:
+        np.testing.assert_allclose(found.value, value, **close)
+    for name, slope in slopes.items():
+        np.testing.assert_allclose(found.slopes[name], slope, err_msg=name, **close)
+    if second is not None:
+        np.testing.assert_allclose(found.second, second, err_msg="second derivative", **close)
