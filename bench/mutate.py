@@ -156,6 +156,17 @@ class Places(ast.NodeVisitor):
             self.between(node, left, right, operator)
         self.generic_visit(node)
 
+    def visit_IfExp(self, node: Any) -> None:  # noqa: N802
+        """Leave the boundary of a choice between the two numbers compared: where they are equal, so are both ways."""
+        test, parts = node.test, {ast.unparse(node.body), ast.unparse(node.orelse)}
+        if isinstance(test, ast.Compare) and {ast.unparse(test.left), *map(ast.unparse, test.comparators)} == parts:
+            self.visit(test.left)
+            self.visit(test.comparators[0])
+        else:
+            self.visit(test)
+        self.visit(node.body)
+        self.visit(node.orelse)
+
     def visit_UnaryOp(self, node: Any) -> None:  # noqa: N802
         if isinstance(node.op, ast.USub):
             self.change(node, self.span(node)[0], self.span(node)[0] + 1, b"")
@@ -191,8 +202,11 @@ def users() -> dict[str, list[str]]:
             names = [node.name] if isinstance(node, ast.FunctionDef) else []
             names += [ast.unparse(t) for t in node.targets] if isinstance(node, ast.Assign) else []
             for name in names:
-                uses[name] = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+                uses[name] = uses.get(name, set()) | {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
                 file_of[name] = path.name
+            for decorator in getattr(node, "decorator_list", ()):  # @hard_targets(bce) makes a part of bce
+                for given in getattr(decorator, "args", ()):
+                    uses.setdefault(ast.unparse(given), set()).add(node.name)
             if isinstance(node, ast.FunctionDef) and any("loss" in ast.unparse(d) for d in node.decorator_list):
                 losses.append(node.name)
 

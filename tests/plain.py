@@ -37,7 +37,7 @@ def computed(loss, arrays, options, hard=False):
     `hard` takes the functions for targets that are all 0 or 1, where there are such.
     """
     job = described(loss, arrays, options)
-    compute = {Elementwise: _elements, Rowwise: _rows, Pairwise: _pairs, LabelSets: _sets, Penalty: _penalty}
+    compute = {Elementwise: _elements, Rowwise: _rows, Pairwise: pairs, LabelSets: _sets, Penalty: _penalty}
     with np.errstate(all="ignore"):
         return compute[type(job)](job, hard) if hard else compute[type(job)](job)
 
@@ -113,7 +113,7 @@ def mapped(maths, x, upstream):
     return tuple(np.array(part) for part in zip(*[(s[0], s[1], h) for _, s, h in found], strict=True))
 
 
-def _pairs(job):
+def pairs(job):
     """The vectors of a pair lie along the last axis."""
     arrays = np.broadcast_arrays(*job.arrays)
     T, maths = arrays[0].dtype.type, job.maths

@@ -8,7 +8,7 @@ import plain
 import pytest
 from cases import ACTIVE, Case, assert_close
 
-from fastloss.losses import softmax
+from fastloss.losses import softmax, triplet
 
 exact = pytest.importorskip("exact", reason="mpmath is not installed", exc_type=ImportError)
 
@@ -69,6 +69,8 @@ MORE = [
     Case("cross_entropy", SOFT, {"label_smoothing": 1.0}),
     Case("cross_entropy", {**SOFT, "weight": ("positive", (5,))}, {"label_smoothing": 0.1}),
     Case("hinge_embedding_loss", {"input": (4, 5), "target": (4, 5)}, {"margin": -0.5}),
+    Case("soft_margin_loss", {"input": (4, 5), "target": (4, 5)}),
+    Case("margin_ranking_loss", {"input1": (4, 5), "input2": (4, 5), "target": ("real", (4, 5))}, {"margin": 0.5}),
 ]
 PLAIN = [case for case in [*ACTIVE, *MORE] if is_small(case) and plain.is_plain(case.loss, full(case), case.options)]
 
@@ -123,17 +125,18 @@ def test_maps_of_rows(maths, rng):
     assert_close(second, differences(lambda moved: plain.mapped(maths, moved, g)[1], x, True), factor=1e4)
 
 
-@pytest.mark.parametrize("options", [{}, {"gamma": 0.0}, {"gamma": 1.5, "alpha": -1.0}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"gamma": 0.0}, {"gamma": 1.5, "alpha": -1.0}, {"alpha": 0.0}], ids=str)
 @pytest.mark.parametrize("loss", ["binary_cross_entropy", "binary_focal_loss"])
 def test_functions_for_hard_targets(loss, options):
     if options and loss == "binary_cross_entropy":
         pytest.skip("has no options")
-    edges = np.array([0, 5e-324, 1e-300, 1e-50, 1e-24, 1e-20, 9e-13, 2e-12, 1e-5, 0.3, 0.5, 1 - 1e-13, 1 - 2**-53, 1, NAN])
+    edges = np.array([-0.5, 1.5, 0, 5e-324, 1e-300, 1e-50, 1e-24, 1e-20, 9e-13, 2e-12, 1e-5, 0.3, 0.5, 1 - 1e-13, 1 - 2**-53, 1, NAN])
     x, t = np.concatenate([edges, edges]), np.repeat([0.0, 1.0], edges.size)
     general, hard = (plain.computed(loss, {"input": x, "target": t}, options, h) for h in (False, True))
     np.testing.assert_allclose(hard.value, general.value, 1e-14)
-    np.testing.assert_allclose(hard.slopes["input"], general.slopes["input"], 1e-14)
-    np.testing.assert_allclose(hard.second, general.second, 1e-14)
+    inside = (x >= 0) & (x <= 1)  # outside the derivatives are anything
+    np.testing.assert_allclose(hard.slopes["input"][inside], general.slopes["input"][inside], 1e-14)
+    np.testing.assert_allclose(hard.second[inside], general.second[inside], 1e-14)
 
 
 # -- at high precision -----------------------------------------------------------------------------------------------
@@ -223,6 +226,10 @@ EDGES = [
     ),
     ("gaussian_nll_loss", {"input": [1.3e154], "target": [0.0], "var": [1e308]}, {"eps": 1e-6}, None,
      {"var": [0.5e-308 * (1 - 1.69)]}, [1e-308]),
+    (  # variances that nearly are the squared residual: their difference is exact
+        "gaussian_nll_loss", {"input": [3.0, 3.0], "target": [0.0] * 2, "var": [9 + 2.0**-30, 9 - 2.0**-30]}, {}, None,
+        {"var": [2.0**-31 / (9 + 2.0**-30) ** 2, -(2.0**-31) / (9 - 2.0**-30) ** 2]}, None,
+    ),
     # divergences
     (
         "kl_div", {"input": [-1.0, -INF, NAN], "target": [0.0, 0.0, 0.0]}, {}, [0, 0, NAN],
@@ -260,6 +267,11 @@ EDGES = [
      [0] * 3, {"input": [0] * 3}, [0] * 3),
     ("sigmoid_focal_loss", {"input": [0.5, -0.5, 0.3, 0.0], "target": [0.0, 1.0, 0.5, 0.0]}, {"gamma": 1e300},
      [0] * 4, {"input": [0] * 4}, [0] * 4),
+    ("binary_focal_loss", {"input": [1.2e-12], "target": [1.0]}, {"alpha": 1.0, "gamma": 1.0},
+     [(1.2e-12 - 1) * np.log(1.2e-12)],
+     {"input": [np.log(1.2e-12) - (1 - 1.2e-12) / 1.2e-12]}, [1 / 1.2e-12**2 + 1 / 1.2e-12]),
+    ("sigmoid_focal_loss", {"input": [1e4, -1e4], "target": [1.0, 0.0]}, {"gamma": 0.0, "alpha": -1.0}, [0, 0],
+     {"input": [0, 0]}, [0, 0]),
     ("sigmoid_focal_loss", {"input": [1e4, 1e4, -1e4, -1e4], "target": [0.0, 1, 0, 1]}, {"gamma": 0.5, "alpha": -1.0},
      [1e4, 0, 0, 1e4], {"input": [1, 0, 0, -1]}, [0] * 4),
     ("hinge_embedding_loss", {"input": [1.0, 0.25, 2.0, NAN], "target": [-1.0, 0.0, 0.5, -1.0]}, {},
@@ -304,13 +316,21 @@ EDGES = [
     ("pairwise_distance", {"x1": [[0.0, 2.0]], "x2": [[0.0] * 2]}, {"eps": 0.0, "p": -1.0}, [0], {"x1": [[0, 0]]}, None),
     ("pairwise_distance", {"x1": [[INF, 1.0], [NAN, 1.0]], "x2": [[0.0] * 2] * 2}, {"eps": 0.0, "p": 3.0}, [INF, NAN],
      {}, None),
-    ("cosine_similarity", {"x1": [[0.5], [0.0], [0.0]], "x2": [[1.0], [1.0], [0.0]]}, {"eps": 1.0}, [0.5, 0, 0],
-     {"x1": [[0.5], [1], [0]], "x2": [[0], [0], [0]]}, None),
+    ("cosine_similarity", {"x1": [[0.25], [0.0], [0.0]], "x2": [[1.0], [1.0], [0.0]]}, {"eps": 0.5}, [0.5, 0, 0],
+     {"x1": [[1], [2], [0]], "x2": [[0], [0], [0]]}, [[-4], [0], [0]]),
+    ("cosine_similarity", {"x1": [[1.0, 0.0]], "x2": [[0.6, 0.8]]}, {}, [0.6], {"x1": [[0, 0.8]], "x2": [[0.64, -0.48]]},
+     [[0, -0.6]]),
+    ("cosine_similarity", {"x1": [[3e-9, 4e-9]], "x2": [[1.0, 0.0]]}, {}, [0.3], {}, None),
     ("cosine_similarity", {"x1": [[0.0, 0.0]], "x2": [[1.0, 0.0]]}, {"eps": 0.0}, [0], {}, None),
     ("cosine_similarity", {"x1": [[3.0, 4.0]] * 2, "x2": [[3.0, 4.0], [-3.0, -4.0]]}, {"eps": 0.0}, [1, -1],
      {"x1": [[0, 0]] * 2, "x2": [[0, 0]] * 2}, [[-0.64 / 25, -0.36 / 25], [0.64 / 25, 0.36 / 25]]),
     ("cosine_embedding_loss", {"input1": [[1.0, 0.0]] * 2, "input2": [[0.0, 1.0]] * 2, "target": [-1.0, 0.0]}, {}, [0, 0],
      {"input1": [[0, 0]] * 2, "input2": [[0, 0]] * 2}, [[0, 0]] * 2),
+    *[
+        ("cosine_embedding_loss", {one: [[0.0, 0.0]], other: [[0.0, 1.0]], "target": [-1.0]}, {"margin": -0.5}, [0.5],
+         {one: [[0, 1e6 / np.sqrt(1 + 1e-12)]], other: [[0, 0]]}, None)
+        for one, other in (("input1", "input2"), ("input2", "input1"))
+    ],
     ("triplet_margin_loss", {"anchor": [[0.0, 0.0]], "positive": [[1.0, 0.0]], "negative": [[-2.0, 0.0]]}, {"eps": 0.0},
      [0], {name: [[0, 0]] for name in ("anchor", "positive", "negative")}, [[0, 0]]),
     ("triplet_margin_loss", {"anchor": [[0.0, 0.0]], "positive": [[2.0, 0.0]], "negative": [[1.0, 0.0]]},
@@ -336,3 +356,80 @@ def test_edges(loss, arrays, options, value, slopes, second):
         np.testing.assert_allclose(found.slopes[name], slope, err_msg=name, **close)
     if second is not None:
         np.testing.assert_allclose(found.second, second, err_msg="second derivative", **close)
+
+
+# -- vectors ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("exponent", [-505, 505])
+@pytest.mark.parametrize(
+    ("loss", "options"),
+    [
+        ("cosine_similarity", {"eps": 0.0}),
+        ("cosine_embedding_loss", {}),
+        ("pairwise_distance", {"eps": 0.0}),
+        ("pairwise_distance", {"eps": 0.0, "p": 3.0}),
+        ("pairwise_distance", {"eps": 0.0, "p": -2.0}),
+    ],
+)
+def test_the_size_of_a_vector_is_a_factor(loss, options, exponent, rng):
+    """Its square is no number of float64 any more, yet no digit changes."""
+    names = list(plain.LOSSES[loss].wrt)
+    one, other = rng.normal(size=(2, 6, 4))
+    distance = loss == "pairwise_distance"
+    if loss == "cosine_embedding_loss":  # whose 1e-12 is no matter of vectors that are long before
+        if exponent < 0:
+            pytest.skip("adds a number that does not shrink")
+        one, other, options = one * 1e9, other * 1e9, {**options, "margin": -0.5}
+    labels = {} if "similarity" in loss or distance else {"target": np.array([1.0, -1, 1, -1, 1, -1])}
+    found = plain.computed(loss, {names[0]: one, names[1]: other, **labels}, options)
+    c = 2.0**exponent
+    for which in (names[:1], names[1:], names):
+        if distance and which != names:
+            continue
+        factor = {name: c if name in which else 1.0 for name in names}
+        arrays = {names[0]: one * factor[names[0]], names[1]: other * factor[names[1]]}
+        moved = plain.computed(loss, {**arrays, **labels}, options)
+        np.testing.assert_allclose(moved.value / (c if distance else 1), found.value, 1e-13, 1e-15)
+        for name in names:
+            slope = moved.slopes[name] * (1 if distance else factor[name])
+            np.testing.assert_allclose(slope, found.slopes[name], 1e-12, 1e-14 * abs(found.slopes[name]).max())
+        if loss == "cosine_embedding_loss" and names[0] in which:
+            continue  # the second derivative is below the smallest normal number
+        second = moved.second * factor[names[0]] * (1 if distance else factor[names[0]])
+        np.testing.assert_allclose(second, found.second, 1e-12, 1e-14 * abs(found.second).max())
+
+
+def test_no_cosine_is_beyond_one(rng):
+    a = rng.normal(size=(400, 5))
+    for loss, names, options in (
+        ("cosine_similarity", ("x1", "x2"), {"eps": 0.0}),
+        ("cosine_embedding_loss", ("input1", "input2"), {}),
+    ):
+        labels = {} if loss == "cosine_similarity" else {"target": np.ones(400)}
+        for factor in (3.0, -3.0, 7.0, -7.0):
+            value = plain.computed(loss, dict(zip(names, (a, factor * a), strict=True)) | labels, options).value
+            value = 1 - value if labels else value
+            assert abs(value).max() <= 1
+            np.testing.assert_allclose(value, np.sign(factor), 1e-10 if labels else 1e-13)
+        if not labels:
+            for other in (a, -a):
+                found = plain.computed(loss, {"x1": a, "x2": other}, options)
+                np.testing.assert_array_equal(found.value, np.sign(other[:, 0] * a[:, 0]))
+                assert not found.slopes["x1"].any()
+                assert not found.slopes["x2"].any()
+
+
+def test_the_cosine_distance_of_triplets(rng):
+    a, b = rng.normal(size=(2, 6, 4))
+    found = plain.pairs(triplet._cosine_distance(a, b))
+    cosine = plain.computed("cosine_similarity", {"x1": a, "x2": b}, {})
+    np.testing.assert_array_equal(found.value, 1 - cosine.value)
+    for name in ("x1", "x2"):
+        np.testing.assert_array_equal(found.slopes[name], -cosine.slopes[name])
+    np.testing.assert_array_equal(found.second, -cosine.second)
+
+
+def test_axes_of_overlaps():
+    for shape, axes in (((4, 5), (1,)), ((4, 3, 5), (2,)), ((2, 3, 4, 5), (2, 3))):
+        assert plain.described("dice_loss", {"input": np.ones(shape), "target": np.ones(shape)}, {}).axis == axes
