@@ -19,6 +19,8 @@ import ast
 import contextlib
 import gc
 import importlib
+import inspect
+import itertools
 import json
 import multiprocessing
 import os
@@ -47,7 +49,6 @@ OPERATORS = {
     ast.Lt: ("<", "<="), ast.LtE: ("<=", "<"), ast.Gt: (">", ">="), ast.GtE: (">=", ">"),
     ast.Eq: ("==", "!="), ast.NotEq: ("!=", "=="), ast.And: ("and", "or"), ast.Or: ("or", "and"),
 }  # fmt: skip
-EXTREMA = {"min": "max", "max": "min"}
 
 
 class Change(NamedTuple):
@@ -71,123 +72,82 @@ class Change(NamedTuple):
         return f"{LOSSES}/{self.file}:{self.line} {self.function}: {self.before}  ->  {self.after}"
 
 
-class Places(ast.NodeVisitor):
-    """Collects the changes of a module. No maths: docstrings, annotations, signatures, decorators and indices."""
+class Places:
+    """The changes of a module. No maths: docstrings, annotations, signatures, decorators and indices."""
 
     def __init__(self, path: Path) -> None:
         self.file, self.source = path.name, path.read_bytes()
         self.lines = [0]
         for line in self.source.splitlines(keepends=True):
             self.lines.append(self.lines[-1] + len(line))
-        self.names: list[str] = []
-        self.around: Any = None  # the statement, or the head of one that holds others
-        self.described = False  # whether this is the description of a loss, whose numbers are no maths
         self.found: list[Change] = []
-        self.visit(ast.parse(self.source))
+        self.walk(ast.parse(self.source), None, (), False)
 
-    def at(self, line: int, column: int) -> int:
-        return self.lines[line - 1] + column
+    def walk(self, node: Any, around: Any, names: tuple[str, ...], described: bool) -> None:
+        """Collect the changes of a node in the statement `around` it, or the head of one, of a function or constant.
+
+        In what is `described` by a function marked ``@loss`` only operators change: its numbers are no maths.
+        """
+        children, triples = [*ast.iter_child_nodes(node)], []
+        match node:
+            case ast.ClassDef() | ast.Expr() | ast.Raise() | ast.AnnAssign() | ast.JoinedStr():
+                return
+            case ast.FunctionDef():
+                children, names, described = node.body, (*names, node.name), is_loss(node)
+            case ast.If() | ast.For():
+                head = node.test if isinstance(node, ast.If) else node.iter
+                self.walk(head, head, names, described)
+                children = node.body + node.orelse
+            case ast.Assign():
+                children, around, names = [node.value], node, names or (ast.unparse(node.targets[0]),)
+            case ast.AugAssign():
+                children, around, triples = [node.value], node, [(node.target, node.op, node.value)]
+            case ast.stmt():
+                around = node
+            case ast.BinOp():
+                triples = [(node.left, node.op, node.right)]
+            case ast.BoolOp():
+                triples = [(one, node.op, other) for one, other in itertools.pairwise(node.values)]
+            case ast.Compare():
+                operands = [node.left, *node.comparators]
+                triples = [*zip(operands, node.ops, node.comparators, strict=False)]
+            case ast.IfExp(test=ast.Compare(left=left, comparators=[right])):
+                # Of a choice between the numbers compared the boundary is none: both ways are equal there.
+                if {*map(ast.unparse, (left, right))} == {*map(ast.unparse, (node.body, node.orelse))}:
+                    children = [left, right, node.body, node.orelse]
+            case ast.UnaryOp(op=ast.USub()):
+                self.change(around, names, self.span(node)[0], self.span(node)[0] + 1, b"")
+            case ast.Call(func=ast.Name(id="min" | "max" as extremum)):
+                self.change(around, names, *self.span(node.func), b"max" if extremum == "min" else b"min")
+            case ast.Constant(value=float() | int() as number) if not isinstance(number, bool) and not described:
+                self.change(around, names, *self.span(node), repr(2 * number or type(number)(1)).encode())
+            case ast.Subscript():
+                children = [node.value]
+        for left, operator, right in triples:
+            if type(operator) in OPERATORS:
+                old, new = (text.encode() for text in OPERATORS[type(operator)])
+                start = self.source.index(old, self.span(left)[1], self.span(right)[0])
+                self.change(around, names, start, start + len(old), new)
+        for child in children:
+            self.walk(child, around, names, described)
 
     def span(self, node: Any) -> tuple[int, int]:
-        return self.at(node.lineno, node.col_offset), self.at(node.end_lineno, node.end_col_offset)
+        """Return where a node begins and ends, in bytes."""
+        begin, end = self.lines[node.lineno - 1], self.lines[node.end_lineno - 1]
+        return begin + node.col_offset, end + node.end_col_offset
 
-    def change(self, node: Any, start: int, stop: int, new: bytes) -> None:
-        first, last = self.span(self.around)
+    def change(self, around: Any, names: tuple[str, ...], start: int, stop: int, new: bytes) -> None:
+        """Add a change of some bytes."""
+        first, last = self.span(around)
         changed = self.source[first:start] + new + self.source[stop:last]
         before, after = (" ".join(text.decode().split()) for text in (self.source[first:last], changed))
-        line = self.source.count(b"\n", 0, start) + 1
-        name = ".".join([self.file.removesuffix(".py"), *self.names])
-        self.found.append(Change(self.file, line, name, start, stop, new, before, after))
+        line, function = self.source.count(b"\n", 0, start) + 1, ".".join([self.file.removesuffix(".py"), *names])
+        self.found.append(Change(self.file, line, function, start, stop, new, before, after))
 
-    def between(self, node: Any, left: Any, right: Any, operator: Any) -> None:
-        """Change the operator that stands between two nodes."""
-        if type(operator) in OPERATORS:
-            old, new = (text.encode() for text in OPERATORS[type(operator)])
-            start = self.source.index(old, self.span(left)[1], self.span(right)[0])
-            self.change(node, start, start + len(old), new)
 
-    def visit(self, node: Any) -> None:
-        if isinstance(node, ast.stmt) and not isinstance(node, ast.FunctionDef | ast.If | ast.For | ast.ClassDef):
-            self.around = node
-        super().visit(node)
-
-    def visit_FunctionDef(self, node: Any) -> None:  # noqa: N802 (ast's names)
-        outer, self.described = self.described, any("loss" in ast.unparse(d) for d in node.decorator_list)
-        self.names.append(node.name)
-        for statement in node.body:
-            self.visit(statement)
-        self.names.pop()
-        self.described = outer
-
-    def visit_If(self, node: Any) -> None:  # noqa: N802
-        self.around = node.test
-        self.visit(node.test)
-        for statement in node.body + node.orelse:
-            self.visit(statement)
-
-    def visit_For(self, node: Any) -> None:  # noqa: N802
-        self.around = node.iter
-        self.visit(node.iter)
-        for statement in node.body:
-            self.visit(statement)
-
-    def visit_Assign(self, node: Any) -> None:  # noqa: N802
-        self.names += [] if self.names else [ast.unparse(node.targets[0])]
-        self.visit(node.value)
-        if len(self.names) == 1 and self.names[0] == ast.unparse(node.targets[0]):
-            self.names.pop()
-
-    def visit_AugAssign(self, node: Any) -> None:  # noqa: N802
-        self.between(node, node.target, node.value, node.op)
-        self.visit(node.value)
-
-    def visit_BinOp(self, node: Any) -> None:  # noqa: N802
-        self.between(node, node.left, node.right, node.op)
-        self.generic_visit(node)
-
-    def visit_BoolOp(self, node: Any) -> None:  # noqa: N802
-        for left, right in zip(node.values, node.values[1:], strict=False):
-            self.between(node, left, right, node.op)
-        self.generic_visit(node)
-
-    def visit_Compare(self, node: Any) -> None:  # noqa: N802
-        operands = [node.left, *node.comparators]
-        for left, right, operator in zip(operands, operands[1:], node.ops, strict=False):
-            self.between(node, left, right, operator)
-        self.generic_visit(node)
-
-    def visit_IfExp(self, node: Any) -> None:  # noqa: N802
-        """Leave the boundary of a choice between the two numbers compared: where they are equal, so are both ways."""
-        test, parts = node.test, {ast.unparse(node.body), ast.unparse(node.orelse)}
-        if isinstance(test, ast.Compare) and {ast.unparse(test.left), *map(ast.unparse, test.comparators)} == parts:
-            self.visit(test.left)
-            self.visit(test.comparators[0])
-        else:
-            self.visit(test)
-        self.visit(node.body)
-        self.visit(node.orelse)
-
-    def visit_UnaryOp(self, node: Any) -> None:  # noqa: N802
-        if isinstance(node.op, ast.USub):
-            self.change(node, self.span(node)[0], self.span(node)[0] + 1, b"")
-        self.generic_visit(node)
-
-    def visit_Call(self, node: Any) -> None:  # noqa: N802
-        if isinstance(node.func, ast.Name) and node.func.id in EXTREMA:
-            self.change(node, *self.span(node.func), EXTREMA[node.func.id].encode())
-        self.generic_visit(node)
-
-    def visit_Constant(self, node: Any) -> None:  # noqa: N802
-        if isinstance(node.value, int | float) and not isinstance(node.value, bool) and not self.described:
-            self.change(node, *self.span(node), repr(2 * node.value or type(node.value)(1)).encode())
-
-    def visit_Subscript(self, node: Any) -> None:  # noqa: N802
-        self.visit(node.value)
-
-    def skip(self, node: Any) -> None:
-        """Leave a node as it is."""
-
-    visit_ClassDef = visit_Expr = visit_Raise = visit_AnnAssign = visit_JoinedStr = visit_Import = visit_ImportFrom = skip  # noqa: N815
+def is_loss(node: Any) -> bool:
+    """Return whether a statement is the description of a loss."""
+    return any("loss" in ast.unparse(decorator) for decorator in getattr(node, "decorator_list", ()))
 
 
 def users() -> dict[str, list[str]]:
@@ -207,8 +167,7 @@ def users() -> dict[str, list[str]]:
             for decorator in getattr(node, "decorator_list", ()):  # @hard_targets(bce) makes a part of bce
                 for given in getattr(decorator, "args", ()):
                     uses.setdefault(ast.unparse(given), set()).add(node.name)
-            if isinstance(node, ast.FunctionDef) and any("loss" in ast.unparse(d) for d in node.decorator_list):
-                losses.append(node.name)
+            losses += [node.name] if is_loss(node) else []
 
     def closure(name: str, seen: set[str]) -> set[str]:
         seen.add(name)
@@ -231,8 +190,6 @@ class Selection:
         self.losses, self.known, self.narrow, self.failed = set(losses), set(known), narrow, ""
 
     def keeps(self, item: Any) -> bool:
-        import inspect
-
         words = set(re.findall(r"\w+", item.nodeid)) & self.known
         words = words or set(re.findall(r"\w+", inspect.getsource(item.function)))
         return not self.losses.isdisjoint(words) and (self.narrow or not NARROW.search(item.nodeid))

@@ -52,8 +52,8 @@ def is_plain(loss, arrays, options):
 _KINDS = (Elementwise, Rowwise, Pairwise, LabelSets, Penalty)
 
 
-def _numbers(params, T):
-    return tuple([T(number) for number in params])
+def _numbers(params, kind):
+    return tuple([kind(number) for number in params])
 
 
 def _elements(job, hard=False):
@@ -78,14 +78,14 @@ def _rows(job):
     weight = np.ones(x.shape[1], T) if job.weight is None else job.weight
     targets = np.ones_like(x) if job.target is None or job.target.shape != x.shape else job.target
     params = _numbers((*job.params, 1 / x.shape[1]), T)
-    rows = [_row(maths, *row, weight, params) for row in zip(x, targets, labels, strict=True)]
+    rows = [row_of(maths, *row, weight, params) for row in zip(x, targets, labels, strict=True)]
     value, slopes, second = zip(*rows, strict=True)
     names = ("input", "target", "weight")
     parts = {name: np.array([s[k] for s in slopes]) for k, name in enumerate(names) if k < len(slopes[0])}
     return Computed(np.array(value), parts, np.array(second))
 
 
-def _row(maths, x, t, label, w, params):
+def row_of(maths, x, t, label, w, params):
     """Return value, derivatives (one row for each argument) and second derivatives of a row."""
     T, indexed = x.dtype.type, label is not None
     top = x.max() if maths.softmax else T(0)
@@ -109,7 +109,10 @@ def _row(maths, x, t, label, w, params):
 def mapped(maths, x, upstream):
     """Return the results of a function of rows, the gradient of Σ upstream · results, and its diagonal Hessian."""
     with np.errstate(all="ignore"):
-        found = [_row(maths, row, g, None, np.ones_like(row), (x.dtype.type(1),)) for row, g in zip(x, upstream)]
+        found = [
+            row_of(maths, row, g, None, np.ones_like(row), (x.dtype.type(1),))
+            for row, g in zip(x, upstream, strict=True)
+        ]
     return tuple(np.array(part) for part in zip(*[(s[0], s[1], h) for _, s, h in found], strict=True))
 
 

@@ -8,11 +8,12 @@ import plain
 import pytest
 from cases import ACTIVE, Case, assert_close
 
-from fastloss.losses import softmax, triplet
+from fastloss.define import descriptions
+from fastloss.losses import margin, multiclass, softmax, triplet
 
 exact = pytest.importorskip("exact", reason="mpmath is not installed", exc_type=ImportError)
 
-NAN, INF = np.nan, np.inf
+NAN, INF, TINY = np.nan, np.inf, 2.0**-1074
 STEP = 1e-4
 WEIGHTS = {-2: 1 / 12, -1: -8 / 12, 1: 8 / 12, 2: -1 / 12}
 
@@ -125,12 +126,20 @@ def test_maps_of_rows(maths, rng):
     assert_close(second, differences(lambda moved: plain.mapped(maths, moved, g)[1], x, True), factor=1e4)
 
 
-@pytest.mark.parametrize("options", [{}, {"gamma": 0.0}, {"gamma": 1.5, "alpha": -1.0}, {"alpha": 0.0}], ids=str)
-@pytest.mark.parametrize("loss", ["binary_cross_entropy", "binary_focal_loss"])
+@pytest.mark.parametrize(
+    ("loss", "options"),
+    [
+        ("binary_cross_entropy", {}),
+        *[
+            ("binary_focal_loss", o)
+            for o in ({}, {"gamma": 0.0}, {"gamma": 1.5, "alpha": -1.0}, {"alpha": 0.0}, {"gamma": 1e300})
+        ],
+    ],
+)
 def test_functions_for_hard_targets(loss, options):
-    if options and loss == "binary_cross_entropy":
-        pytest.skip("has no options")
-    edges = np.array([-0.5, 1.5, 0, 5e-324, 1e-300, 1e-50, 1e-24, 1e-20, 9e-13, 2e-12, 1e-5, 0.3, 0.5, 1 - 1e-13, 1 - 2**-53, 1, NAN])
+    edges = np.array(
+        [-0.5, 1.5, 0, 5e-324, 1e-300, 1e-50, 1e-24, 1e-20, 9e-13, 2e-12, 1e-5, 0.3, 0.5, 1 - 1e-13, 1 - 2**-53, 1, NAN]
+    )
     x, t = np.concatenate([edges, edges]), np.repeat([0.0, 1.0], edges.size)
     general, hard = (plain.computed(loss, {"input": x, "target": t}, options, h) for h in (False, True))
     np.testing.assert_allclose(hard.value, general.value, 1e-14)
@@ -148,9 +157,7 @@ def in_plain_python(case, arrays):
 
 
 EXACT = [
-    case
-    for case in exact.EXACT
-    if plain.is_plain(case.loss, case.make(np.random.default_rng(0), 2), case.options)
+    case for case in exact.EXACT if plain.is_plain(case.loss, case.make(np.random.default_rng(0), 2), case.options)
 ]
 
 
@@ -180,7 +187,6 @@ def test_second_derivatives(case):
 
 # A loss, its arrays and options, and what it has to compute there: values, slopes by name, second derivatives; what
 # is left out is not asked for. Elements are lists, rows and vectors lists of lists.
-TINY = 2.0**-1074
 EDGES = [
     ("l1_loss", {"input": [1.0, NAN], "target": [1.0, 0.0]}, {}, [0, NAN], {"input": [0, 0], "target": [0, 0]}, [0, 0]),
     (
@@ -218,7 +224,8 @@ EDGES = [
     # variances
     (
         "gaussian_nll_loss", {"input": [1.0, 1.0, 1.0], "target": [0.0] * 3, "var": [0.0, 0.25, -TINY]}, {"eps": 0.5},
-        [np.log(0.5) / 2 + 1, np.log(0.5) / 2 + 1, NAN], {"input": [2] * 3, "target": [-2] * 3, "var": [-1] * 3}, [2] * 3,
+        [np.log(0.5) / 2 + 1, np.log(0.5) / 2 + 1, NAN],
+        {"input": [2] * 3, "target": [-2] * 3, "var": [-1] * 3}, [2] * 3,
     ),
     (
         "gaussian_nll_loss", {"input": [1e200, 1e-200], "target": [0.0] * 2, "var": [1e250, 1.0]}, {"eps": 1e-6},
@@ -253,7 +260,8 @@ EDGES = [
     (
         "binary_cross_entropy", {"input": [0.0, 1.0, 0.0, 1.0, 1.2e-12, 1e-50], "target": [1.0, 0, 0, 1, 1, 1]}, {},
         [100, 100, 0, 0, -np.log(1.2e-12), 100],
-        {"input": [-1e12, 1e12, 0, 0, -1 / 1.2e-12, -1e12], "target": [INF, -INF, INF, -INF, -np.log(1.2e-12), -np.log(1e-50)]},
+        {"input": [-1e12, 1e12, 0, 0, -1 / 1.2e-12, -1e12],
+         "target": [INF, -INF, INF, -INF, -np.log(1.2e-12), -np.log(1e-50)]},
         [1e24, 1e24, 1, 1, 1 / 1.44e-24, 1e24],
     ),
     *[
@@ -312,20 +320,22 @@ EDGES = [
     ("pairwise_distance", {"x1": [[3.0, 4.0], [INF, 1.0]], "x2": [[0.0] * 2] * 2}, {"eps": 0.0, "p": 2e30}, [4, INF],
      {"x1": [[0, 1], [1, 0]]}, [[0] * 2] * 2),
     ("pairwise_distance", {"x1": [[3.0, 0.0]], "x2": [[0.0, 0.0]]}, {"eps": 0.0}, [3], {"x1": [[1, 0]]}, [[0, 1 / 3]]),
-    ("pairwise_distance", {"x1": [[0.0, 2.0]], "x2": [[0.0] * 2]}, {"eps": 0.0, "p": 0.5}, [2], {"x1": [[0, 1]]}, [[0, 0]]),
-    ("pairwise_distance", {"x1": [[0.0, 2.0]], "x2": [[0.0] * 2]}, {"eps": 0.0, "p": -1.0}, [0], {"x1": [[0, 0]]}, None),
+    ("pairwise_distance", {"x1": [[0.0, 2.0]], "x2": [[0.0] * 2]}, {"eps": 0.0, "p": 0.5}, [2], {"x1": [[0, 1]]},
+     [[0, 0]]),
+    ("pairwise_distance", {"x1": [[0.0, 2.0]], "x2": [[0.0] * 2]}, {"eps": 0.0, "p": -1.0}, [0], {"x1": [[0, 0]]},
+     None),
     ("pairwise_distance", {"x1": [[INF, 1.0], [NAN, 1.0]], "x2": [[0.0] * 2] * 2}, {"eps": 0.0, "p": 3.0}, [INF, NAN],
      {}, None),
     ("cosine_similarity", {"x1": [[0.25], [0.0], [0.0]], "x2": [[1.0], [1.0], [0.0]]}, {"eps": 0.5}, [0.5, 0, 0],
      {"x1": [[1], [2], [0]], "x2": [[0], [0], [0]]}, [[-4], [0], [0]]),
-    ("cosine_similarity", {"x1": [[1.0, 0.0]], "x2": [[0.6, 0.8]]}, {}, [0.6], {"x1": [[0, 0.8]], "x2": [[0.64, -0.48]]},
-     [[0, -0.6]]),
+    ("cosine_similarity", {"x1": [[1.0, 0.0]], "x2": [[0.6, 0.8]]}, {}, [0.6],
+     {"x1": [[0, 0.8]], "x2": [[0.64, -0.48]]}, [[0, -0.6]]),
     ("cosine_similarity", {"x1": [[3e-9, 4e-9]], "x2": [[1.0, 0.0]]}, {}, [0.3], {}, None),
     ("cosine_similarity", {"x1": [[0.0, 0.0]], "x2": [[1.0, 0.0]]}, {"eps": 0.0}, [0], {}, None),
     ("cosine_similarity", {"x1": [[3.0, 4.0]] * 2, "x2": [[3.0, 4.0], [-3.0, -4.0]]}, {"eps": 0.0}, [1, -1],
      {"x1": [[0, 0]] * 2, "x2": [[0, 0]] * 2}, [[-0.64 / 25, -0.36 / 25], [0.64 / 25, 0.36 / 25]]),
-    ("cosine_embedding_loss", {"input1": [[1.0, 0.0]] * 2, "input2": [[0.0, 1.0]] * 2, "target": [-1.0, 0.0]}, {}, [0, 0],
-     {"input1": [[0, 0]] * 2, "input2": [[0, 0]] * 2}, [[0, 0]] * 2),
+    ("cosine_embedding_loss", {"input1": [[1.0, 0.0]] * 2, "input2": [[0.0, 1.0]] * 2, "target": [-1.0, 0.0]}, {},
+     [0, 0], {"input1": [[0, 0]] * 2, "input2": [[0, 0]] * 2}, [[0, 0]] * 2),
     *[
         ("cosine_embedding_loss", {one: [[0.0, 0.0]], other: [[0.0, 1.0]], "target": [-1.0]}, {"margin": -0.5}, [0.5],
          {one: [[0, 1e6 / np.sqrt(1 + 1e-12)]], other: [[0, 0]]}, None)
@@ -349,7 +359,7 @@ def as_array(entries):
 )
 def test_edges(loss, arrays, options, value, slopes, second):
     found = plain.computed(loss, {name: as_array(a) for name, a in arrays.items()}, options)
-    close = dict(rtol=1e-12, atol=1e-320)
+    close = {"rtol": 1e-12, "atol": 1e-320}
     if value is not None:
         np.testing.assert_allclose(found.value, value, **close)
     for name, slope in slopes.items():
@@ -361,15 +371,20 @@ def test_edges(loss, arrays, options, value, slopes, second):
 # -- vectors ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("exponent", [-505, 505])
 @pytest.mark.parametrize(
-    ("loss", "options"),
+    ("loss", "options", "exponent"),
     [
-        ("cosine_similarity", {"eps": 0.0}),
-        ("cosine_embedding_loss", {}),
-        ("pairwise_distance", {"eps": 0.0}),
-        ("pairwise_distance", {"eps": 0.0, "p": 3.0}),
-        ("pairwise_distance", {"eps": 0.0, "p": -2.0}),
+        ("cosine_embedding_loss", {}, 505),  # not -505: it adds a number that does not shrink
+        *[
+            (loss, {"eps": 0.0, **options}, exponent)
+            for loss, options in (
+                ("cosine_similarity", {}),
+                ("pairwise_distance", {}),
+                ("pairwise_distance", {"p": 3.0}),
+                ("pairwise_distance", {"p": -2.0}),
+            )
+            for exponent in (-505, 505)
+        ],
     ],
 )
 def test_the_size_of_a_vector_is_a_factor(loss, options, exponent, rng):
@@ -378,8 +393,6 @@ def test_the_size_of_a_vector_is_a_factor(loss, options, exponent, rng):
     one, other = rng.normal(size=(2, 6, 4))
     distance = loss == "pairwise_distance"
     if loss == "cosine_embedding_loss":  # whose 1e-12 is no matter of vectors that are long before
-        if exponent < 0:
-            pytest.skip("adds a number that does not shrink")
         one, other, options = one * 1e9, other * 1e9, {**options, "margin": -0.5}
     labels = {} if "similarity" in loss or distance else {"target": np.array([1.0, -1, 1, -1, 1, -1])}
     found = plain.computed(loss, {names[0]: one, names[1]: other, **labels}, options)
@@ -433,3 +446,169 @@ def test_the_cosine_distance_of_triplets(rng):
 def test_axes_of_overlaps():
     for shape, axes in (((4, 5), (1,)), ((4, 3, 5), (2,)), ((2, 3, 4, 5), (2, 3))):
         assert plain.described("dice_loss", {"input": np.ones(shape), "target": np.ones(shape)}, {}).axis == axes
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-3])
+@pytest.mark.parametrize("p", [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, INF, -INF, -2.0])
+def test_triplets_are_differences_of_distances(p, eps, rng):
+    a, b, c = rng.normal(size=(3, 8, 4))
+    order = {"p": p, "eps": eps}
+    near, far, swapped = (
+        plain.computed("pairwise_distance", {"x1": u, "x2": v}, order) for u, v in ((a, b), (a, c), (b, c))
+    )
+    for swap in (False, True):
+        found = plain.computed(
+            "triplet_margin_loss", {"anchor": a, "positive": b, "negative": c}, {**order, "swap": swap}
+        )
+        nearer = (swapped.value < far.value) & swap
+        share = np.where(swapped.value == far.value, 0.5, nearer)[:, None] if swap else 0
+        hinge = near.value - np.where(nearer, swapped.value, far.value) + 1
+        active = (hinge > 0)[:, None]
+        np.testing.assert_allclose(found.value, np.maximum(hinge, 0), 1e-14)
+        slopes = {
+            "anchor": near.slopes["x1"] - (1 - share) * far.slopes["x1"],
+            "positive": near.slopes["x2"] - share * swapped.slopes["x1"],
+            "negative": -(1 - share) * far.slopes["x2"] - share * swapped.slopes["x2"],
+        }
+        for name, slope in slopes.items():
+            np.testing.assert_allclose(found.slopes[name], active * slope, 1e-13, 1e-14)
+        np.testing.assert_allclose(found.second, active * (near.second - (1 - share) * far.second), 1e-12, 1e-13)
+
+
+def test_named_distances(rng):
+    a, b, c = rng.normal(size=(3, 8, 4))
+    arrays = {"anchor": a, "positive": b, "negative": c}
+    for name, distance in {
+        None: lambda u, v: np.sqrt(((u - v + 1e-6) ** 2).sum(1)),
+        "euclidean": lambda u, v: np.sqrt(((u - v + 1e-6) ** 2).sum(1)),
+        "manhattan": lambda u, v: abs(u - v).sum(1),
+        "squared_euclidean": lambda u, v: ((u - v) ** 2).sum(1),
+    }.items():
+        for swap in (False, True):
+
+            def value(moved, distance=distance, swap=swap):
+                u, v, w = ({**arrays, **moved}[k] for k in arrays)
+                far = np.minimum(distance(u, w), distance(v, w)) if swap else distance(u, w)
+                return np.maximum(0, distance(u, v) - far + 0.5)
+
+            options = {"distance_function": name, "margin": 0.5, "swap": swap}
+            found = plain.computed("triplet_margin_with_distance_loss", arrays, options)
+            assert_close(found.value, value({}))
+            for k in arrays:
+                exact = differences(lambda moved, k=k: value({k: moved}), arrays[k], True)
+                assert_close(found.slopes[k], exact, factor=1e5)
+            if name != "squared_euclidean":
+                continue
+
+            def slope(moved, options=options):
+                found = plain.computed("triplet_margin_with_distance_loss", {**arrays, "anchor": moved}, options)
+                return found.slopes["anchor"]
+
+            assert_close(found.second, differences(slope, a, True), factor=1e5)
+
+
+def test_hinges_of_chosen_distances():
+    arrays = {"anchor": np.ones((1, 2)), "positive": np.ones((1, 2)), "negative": np.ones((1, 2))}
+    T = np.float64
+    for swap, pairs in ((False, ((0, 1), (0, 2))), (True, ((0, 1), (0, 2), (1, 2)))):
+        options = {"distance_function": "cosine", "swap": swap, "margin": 0.25}
+        job = plain.described("triplet_margin_with_distance_loss", arrays, options)
+        assert tuple(distance.operands for distance in job.distances) == pairs
+        assert job.params == (0.25,)
+        if not swap:
+            assert job.point(T(1), T(0.5), T(0.25)) == (0.75, (1, -1), 0)
+            assert job.point(T(0.25), T(0.5), T(0.25)) == (0, (0, 0), 0)
+            continue
+        assert job.point(T(1), T(0.5), T(0.75), T(0.25)) == (0.75, (1, -1, 0), 0)
+        assert job.point(T(1), T(0.5), T(0.375), T(0.25)) == (0.875, (1, 0, -1), 0)
+        assert job.point(T(1), T(0.5), T(0.5), T(0.25)) == (0.75, (1, -0.5, -0.5), 0)
+        assert job.point(T(0.25), T(0.5), T(0.5), T(0.25)) == (0, (0, 0, 0), 0)
+
+
+# -- what is beside the ordinary forms of a loss -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_cross_entropy_and_the_square_of_its_logarithm(soft, smoothing, rng):
+    x, t = rng.normal(size=(6, 5)), rng.dirichlet(np.ones(5), 6) if soft else rng.integers(5, size=6)
+    options = {"label_smoothing": smoothing}
+    squared = {**options, "z_loss": 0.3}
+
+    def with_squares(moved):
+        plainly = plain.computed("cross_entropy", {"input": moved, "target": t}, options).value
+        return plainly + 0.3 * np.log(np.exp(moved).sum(1)) ** 2
+
+    def slope(moved):
+        return plain.computed("cross_entropy", {"input": moved, "target": t}, squared).slopes["input"]
+
+    found = plain.computed("cross_entropy", {"input": x, "target": t}, squared)
+    assert_close(found.value, with_squares(x))
+    assert_close(found.slopes["input"], differences(with_squares, x, True), factor=1e5)
+    assert_close(found.second, differences(slope, x, True), factor=1e4)
+    if soft:
+        plainly = plain.computed("cross_entropy", {"input": x, "target": t}, options)
+        np.testing.assert_array_equal(found.slopes["target"], plainly.slopes["target"])
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"logit_scale": 2.0}, {"softcap": 30.0}, {"valid_classes": 3}, {"z_loss": 0.1}, {"returns": ("lse",)}],
+    ids=str,
+)
+def test_options_of_logits_of_cross_entropy_alone(option):
+    arrays = {"input": np.ones((2, 5)), "target": np.array([0, 1])}
+    assert plain.described("cross_entropy", arrays, {}).scores is None
+    scores = plain.described("cross_entropy", arrays, option).scores
+    names = {"logit_scale": "scale", "valid_classes": "classes"}
+    ((name, value),) = option.items()
+    assert getattr(scores, names.get(name, name)) == value
+
+
+def test_log_probability_of_a_token_of_linear_log_prob(rng):
+    x = rng.normal(size=5)
+    p = np.exp(x) / np.exp(x).sum()
+    for y in range(5):
+        value, (slope,), _ = plain.row_of(
+            multiclass.TOKEN_LOG_PROBABILITY, x, np.ones(5), y, np.ones(5), (np.float64(0.2),)
+        )
+        np.testing.assert_allclose(value, np.log(p[y]), 1e-14)
+        np.testing.assert_allclose(slope, np.eye(5)[y] - p, 1e-14)
+
+
+def test_multilabel_soft_margin_loss_with_a_weight_of_each_entry(rng):
+    x, t, w = rng.normal(size=(6, 5)), rng.uniform(size=(6, 5)), rng.uniform(0.5, 2, (6, 5))
+
+    job = plain.described("multilabel_soft_margin_loss", {"input": x, "target": t, "weight": w}, {})
+    found = plain.pairs(descriptions.Pairwise(job.pairs, (x, t, w), ("input", "target", "weight")))
+    right = plain.computed("multilabel_soft_margin_loss", {"input": x, "target": t}, {})
+    assert job.pairs is margin.MULTILABEL_SOFT_PAIRS
+    assert_close(found.value, (w * (np.log1p(np.exp(x)) - t * x)).mean(1))
+    for name in ("input", "target"):
+        assert_close(found.slopes[name], w * right.slopes[name])
+    assert_close(found.slopes["weight"], (np.log1p(np.exp(x)) - t * x) / 5)
+    assert_close(found.second, w * right.second)
+
+
+@pytest.mark.parametrize(
+    ("loss", "value", "slope", "second"),
+    [
+        ("l1_penalty", [0.75, 0, 0.5], [-0.25, 0, 0.25], [0, 0, 0]),
+        ("l2_penalty", [1.125, 0, 0.5], [-0.75, 0, 0.5], [0.25] * 3),
+    ],
+)
+def test_penalties(loss, value, slope, second):
+    found = plain.computed(loss, {"params": np.array([-3.0, 0.0, 2.0])}, {"coefficient": 0.25})
+    np.testing.assert_array_equal(found.value, value)
+    np.testing.assert_array_equal(found.slopes["params"], slope)
+    np.testing.assert_array_equal(found.second, second)
+
+
+def test_no_class_is_ignored_unless_told_otherwise():
+    arrays = {"input": np.ones((2, 3)), "linear_weight": np.ones((200, 3)), "target": np.array([0, 100])}
+    for smoothing, maths in ((0.0, multiclass.CROSS_ENTROPY), (0.1, multiclass.SMOOTH_CROSS_ENTROPY)):
+        rows = plain.described("linear_cross_entropy", arrays, {"label_smoothing": smoothing}).rows
+        assert rows.ignore_index == -100
+        assert rows.maths is maths
+    tokens = {"hidden": arrays["input"], "head": arrays["linear_weight"], "token": arrays["target"]}
+    assert plain.described("linear_log_prob", tokens, {}).rows.ignore_index == -100
