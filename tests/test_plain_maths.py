@@ -8,8 +8,8 @@ import plain
 import pytest
 from cases import ACTIVE, Case, assert_close
 
-from fastloss.define import descriptions
-from fastloss.losses import margin, multiclass, softmax, triplet
+from fastloss.define import descriptions, scalars
+from fastloss.losses import binary, focal, margin, multiclass, softmax, triplet
 
 exact = pytest.importorskip("exact", reason="mpmath is not installed", exc_type=ImportError)
 
@@ -69,8 +69,8 @@ MORE = [
     ],
     Case("cross_entropy", SOFT, {"label_smoothing": 1.0}),
     Case("cross_entropy", {**SOFT, "weight": ("positive", (5,))}, {"label_smoothing": 0.1}),
-    Case("hinge_embedding_loss", {"input": (4, 5), "target": (4, 5)}, {"margin": -0.5}),
-    Case("soft_margin_loss", {"input": (4, 5), "target": (4, 5)}),
+    Case("hinge_embedding_loss", {"input": (4, 5), "target": ("real", (4, 5))}, {"margin": -0.5}),
+    Case("soft_margin_loss", {"input": (4, 5), "target": ("real", (4, 5))}),
     Case("margin_ranking_loss", {"input1": (4, 5), "input2": (4, 5), "target": ("real", (4, 5))}, {"margin": 0.5}),
 ]
 PLAIN = [case for case in [*ACTIVE, *MORE] if is_small(case) and plain.is_plain(case.loss, full(case), case.options)]
@@ -258,19 +258,23 @@ EDGES = [
         [INF, NAN, NAN, NAN, NAN], {"input": [1, -2, 0, 0, NAN]}, [0, 0, 0, 0, NAN],
     ),
     (
-        "binary_cross_entropy", {"input": [0.0, 1.0, 0.0, 1.0, 1.2e-12, 1e-50], "target": [1.0, 0, 0, 1, 1, 1]}, {},
-        [100, 100, 0, 0, -np.log(1.2e-12), 100],
-        {"input": [-1e12, 1e12, 0, 0, -1 / 1.2e-12, -1e12],
-         "target": [INF, -INF, INF, -INF, -np.log(1.2e-12), -np.log(1e-50)]},
-        [1e24, 1e24, 1, 1, 1 / 1.44e-24, 1e24],
+        "binary_cross_entropy", {"input": [0.0, 1.0, 0.0, 1.0, 1.2e-12], "target": [1.0, 0, 0, 1, 1]}, {},
+        [100, 100, 0, 0, -np.log(1.2e-12)],
+        {"input": [-1e12, 1e12, 0, 0, -1 / 1.2e-12], "target": [INF, -INF, INF, -INF, -np.log(1.2e-12)]},
+        [1e24, 1e24, 1, 1, 1 / 1.44e-24],
+    ),
+    (
+        "binary_cross_entropy", {"input": [1e-50], "target": [1.0]}, {},
+        [100], {"input": [-1e12], "target": [-np.log(1e-50)]}, [1e24],
     ),
     *[
         (loss, {"input": [-0.5, 1.5, 0.5, 0.5, NAN], "target": [0.5, 0.5, -0.5, 1.5, 0.5]}, {}, [NAN] * 5, {}, None)
         for loss in ("binary_cross_entropy", "binary_focal_loss")
     ],
-    ("binary_focal_loss", {"input": [0.0, 1.0, 0.0, 1.0, 1e-50], "target": [1.0, 0, 0, 1, 1]}, {"alpha": 0.75},
-     [75, 25, 0, 0, 75], {"input": [-0.75 * (1e12 + 200), 0.25 * (1e12 + 200), 0, 0, -0.75 * (1e12 + 200)]},
-     [0.75 * (1e24 + 4e12 - 200), 0.25 * (1e24 + 4e12 - 200), 0, 0, 0.75 * (1e24 + 4e12 - 200)]),
+    ("binary_focal_loss", {"input": [0.0, 1.0, 0.0, 1.0], "target": [1.0, 0, 0, 1]}, {"alpha": 0.75},
+     [75, 25, 0, 0], {"input": [-0.75 * (1e12 + 200), 0.25 * (1e12 + 200), 0, 0]},
+     [0.75 * (1e24 + 4e12 - 200), 0.25 * (1e24 + 4e12 - 200), 0, 0]),
+    ("binary_focal_loss", {"input": [1e-50], "target": [1.0]}, {}, [75], {"input": [-0.75e12 - 150]}, [0.75e24]),
     ("binary_focal_loss", {"input": [0.5, 0.5, 0.3], "target": [0.0, 1.0, 0.5]}, {"gamma": 1e300},
      [0] * 3, {"input": [0] * 3}, [0] * 3),
     ("sigmoid_focal_loss", {"input": [0.5, -0.5, 0.3, 0.0], "target": [0.0, 1.0, 0.5, 0.0]}, {"gamma": 1e300},
@@ -366,6 +370,22 @@ def test_edges(loss, arrays, options, value, slopes, second):
         np.testing.assert_allclose(found.slopes[name], slope, err_msg=name, **close)
     if second is not None:
         np.testing.assert_allclose(found.second, second, err_msg="second derivative", **close)
+
+
+@pytest.mark.parametrize("loss", ["binary_cross_entropy", "binary_focal_loss"])
+def test_edges_of_probabilities_with_the_logarithm_of_kernels(loss, monkeypatch):
+    """That of 0 is a number below -100, and that of what lies outside anything."""
+
+    def log_unit(x, whole):
+        if 0 <= x <= 1:
+            return max(scalars.log_unit(x, whole), -104.0)
+        return 3.0
+
+    for module in (binary, focal):
+        monkeypatch.setattr(module, "log_unit", log_unit)
+    for edge in EDGES:
+        if edge[0] == loss and 1e-50 not in edge[1]["input"]:
+            test_edges(*edge)
 
 
 # -- vectors ---------------------------------------------------------------------------------------------------------
