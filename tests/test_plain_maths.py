@@ -246,6 +246,7 @@ EDGES = [
         "kl_div", {"input": [-1.0, -INF, NAN], "target": [-INF] * 3}, {"log_target": True}, [0, 0, NAN],
         {"input": [0] * 3, "target": [NAN] * 3}, [0] * 3,
     ),
+    ("kl_div", {"input": [-1.0], "target": [INF]}, {"log_target": True}, [INF], {"input": [-INF], "target": [INF]}, [0]),
     ("kl_div", {"input": [NAN, -1.0], "target": [0.5, NAN]}, {}, [NAN, NAN], {}, None),
     # yes or no
     (
@@ -274,7 +275,7 @@ EDGES = [
     ("binary_focal_loss", {"input": [0.0, 1.0, 0.0, 1.0], "target": [1.0, 0, 0, 1]}, {"alpha": 0.75},
      [75, 25, 0, 0], {"input": [-0.75 * (1e12 + 200), 0.25 * (1e12 + 200), 0, 0]},
      [0.75 * (1e24 + 4e12 - 200), 0.25 * (1e24 + 4e12 - 200), 0, 0]),
-    ("binary_focal_loss", {"input": [1e-50], "target": [1.0]}, {}, [75], {"input": [-0.75e12 - 150]}, [0.75e24]),
+    ("binary_focal_loss", {"input": [1e-50], "target": [1.0]}, {}, [75], {"input": [-0.75e12 - 150]}, [0.75e24 + 3e12]),
     ("binary_focal_loss", {"input": [0.5, 0.5, 0.3], "target": [0.0, 1.0, 0.5]}, {"gamma": 1e300},
      [0] * 3, {"input": [0] * 3}, [0] * 3),
     ("sigmoid_focal_loss", {"input": [0.5, -0.5, 0.3, 0.0], "target": [0.0, 1.0, 0.5, 0.0]}, {"gamma": 1e300},
