@@ -290,10 +290,11 @@ def main() -> int:
         if noticed := verdict(involved, known, stages, 4 * given.limit):
             print(f"without any change: {noticed}")
             return 2
-        for change in changes:
+        for number, change in enumerate(changes):
             path, started = copy / LOSSES / change.file, time.monotonic()
             source = path.read_bytes()
             path.write_bytes(source[: change.start] + change.new + source[change.stop :])
+            os.utime(path, (number, number))  # not the bytecode of another change, of the same size and second
             noticed = verdict(of[change.function.split(".")[1]], known, stages, given.limit)
             path.write_bytes(source)
             alive += [] if noticed else [change]
