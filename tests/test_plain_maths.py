@@ -335,6 +335,9 @@ EDGES = [
      {"x1": [[1], [2], [0]], "x2": [[0], [0], [0]]}, [[-4], [0], [0]]),
     ("cosine_similarity", {"x1": [[1.0, 0.0]], "x2": [[0.6, 0.8]]}, {}, [0.6],
      {"x1": [[0, 0.8]], "x2": [[0.64, -0.48]]}, [[0, -0.6]]),
+    ("cosine_similarity", {"x1": [[0.3, 0.4]], "x2": [[0.1, 0.0]]}, {}, [0.6], {"x1": [[1.28, -0.96]]}, None),
+    ("cosine_similarity", {"x1": [[3e-200, 4e-200]], "x2": [[1.0, 0.0]]}, {"eps": 1e-190}, [3e-10], {}, None),
+    ("cosine_similarity", {"x1": [[1.0, 0.0]], "x2": [[3e-200, 4e-200]]}, {"eps": 1e-190}, [3e-10], {}, None),
     ("cosine_similarity", {"x1": [[3e-9, 4e-9]], "x2": [[1.0, 0.0]]}, {}, [0.3], {}, None),
     ("cosine_similarity", {"x1": [[0.0, 0.0]], "x2": [[1.0, 0.0]]}, {"eps": 0.0}, [0], {}, None),
     ("cosine_similarity", {"x1": [[3.0, 4.0]] * 2, "x2": [[3.0, 4.0], [-3.0, -4.0]]}, {"eps": 0.0}, [1, -1],
@@ -455,6 +458,7 @@ def test_no_cosine_is_beyond_one(rng):
 
 
 def test_the_cosine_distance_of_triplets(rng):
+    """That of triplet_margin_with_distance_loss."""
     a, b = rng.normal(size=(2, 6, 4))
     found = plain.pairs(triplet._cosine_distance(a, b))
     cosine = plain.computed("cosine_similarity", {"x1": a, "x2": b}, {})
@@ -586,7 +590,8 @@ def test_options_of_logits_of_cross_entropy_alone(option):
     assert getattr(scores, names.get(name, name)) == value
 
 
-def test_log_probability_of_a_token_of_linear_log_prob(rng):
+def test_log_probability_of_a_token(rng):
+    """That of linear_log_prob."""
     x = rng.normal(size=5)
     p = np.exp(x) / np.exp(x).sum()
     for y in range(5):
