@@ -187,6 +187,8 @@ def test_second_derivatives(case):
 
 # A loss, its arrays and options, and what it has to compute there: values, slopes by name, second derivatives; what
 # is left out is not asked for. Elements are lists, rows and vectors lists of lists.
+REST = np.exp(-30.0)
+MISS = REST / (1 + REST)  # of a row [30, 0], of which the difference from 1 has few digits
 EDGES = [
     ("l1_loss", {"input": [1.0, NAN], "target": [1.0, 0.0]}, {}, [0, NAN], {"input": [0, 0], "target": [0, 0]}, [0, 0]),
     (
@@ -275,6 +277,17 @@ EDGES = [
     ("binary_focal_loss", {"input": [0.0, 1.0, 0.0, 1.0], "target": [1.0, 0, 0, 1]}, {"alpha": 0.75},
      [75, 25, 0, 0], {"input": [-0.75 * (1e12 + 200), 0.25 * (1e12 + 200), 0, 0]},
      [0.75 * (1e24 + 4e12 - 200), 0.25 * (1e24 + 4e12 - 200), 0, 0]),
+    *[
+        (loss, {"input": [0.0, 0.0], "target": [1.0, 0.0]}, options, [factor * np.log(2)] * 2,
+         {"input": [-factor / 2, factor / 2]}, [factor / 4] * 2)
+        for loss, options, factor in (
+            ("binary_cross_entropy_with_logits", {}, 1),
+            ("sigmoid_focal_loss", {"gamma": 0.0, "alpha": 0.5}, 0.5),
+        )
+    ],
+    ("soft_margin_loss", {"input": [0.0], "target": [1.0]}, {}, [np.log(2)], {"input": [-0.5]}, [0.25]),
+    ("sigmoid", {"input": [0.0]}, {}, [0.5], {"input": [0.25]}, [0]),
+    ("logsigmoid", {"input": [0.0]}, {}, [-np.log(2)], {"input": [0.5]}, [-0.25]),
     ("binary_focal_loss", {"input": [1e-50], "target": [1.0]}, {}, [75], {"input": [-0.75e12 - 150]}, [0.75e24 + 3e12]),
     ("binary_focal_loss", {"input": [0.5, 0.5, 0.3], "target": [0.0, 1.0, 0.5]}, {"gamma": 1e300},
      [0] * 3, {"input": [0] * 3}, [0] * 3),
@@ -301,12 +314,16 @@ EDGES = [
     ("cross_entropy", {"input": [[0.0, -INF, 0.0]], "target": [1], "weight": [1.0, 0.0, 3.0]}, {"label_smoothing": 0.3},
      [0.1 * 4 * np.log(2)], {"input": [[0.2 - 0.1, 0, 0.2 - 0.3]]}, [[0.1, 0, 0.1]]),
     ("cross_entropy", {"input": [[0.0, -INF, 0.0]], "target": [1]}, {"label_smoothing": 0.3}, [INF], {}, None),
+    ("cross_entropy", {"input": [[30.0, 0.0]], "target": [0]}, {"label_smoothing": 2.0**-40},
+     [np.log1p(REST) + 30 * 2.0**-41], {"input": [[2.0**-41 - MISS, MISS - 2.0**-41]]}, [[MISS * (1 - MISS)] * 2]),
     ("cross_entropy", {"input": [[0.0, -INF, 0.0]], "target": [[0.25, 0.0, 0.75]]}, {}, [np.log(2)],
      {"input": [[0.25, 0, -0.25]], "weight": [[0.25 * np.log(2), 0, 0.75 * np.log(2)]]}, [[0.25, 0, 0.25]]),
     ("multi_margin_loss", {"input": [[0.0, 1.0]], "target": [1]}, {}, [0], {"input": [[0, 0]]}, [[0, 0]]),
     ("multi_margin_loss", {"input": [[0.0, 1.0]], "target": [1]}, {"p": 2}, [0], {"input": [[0, 0]]}, [[0, 0]]),
     ("multi_margin_loss", {"input": [[0.0, 1.0, 0.5]], "target": [1]}, {"p": 2, "margin": 1.0}, [0.25 / 3],
      {"input": [[0, -1 / 3, 1 / 3]]}, [[0, 2 / 3, 2 / 3]]),
+    ("multilabel_soft_margin_loss", {"input": [[0.0, 0.0]], "target": [[1.0, 0.0]]}, {}, [np.log(2)],
+     {"input": [[-0.25, 0.25]], "target": [[0, 0]]}, [[0.125, 0.125]]),
     ("multilabel_margin_loss", {"input": [[0.0, 1.0]], "target": [[1, -1]]}, {}, [0], {"input": [[0, 0]]}, [[0, 0]]),
     ("logsumexp", {"input": [[INF, 0.0, -INF], [-INF, -INF, -INF], [NAN, INF, 0.0], [-INF, 0.0, 0.0]]}, {"dim": 1},
      [INF, -INF, NAN, np.log(2)], {"input": [[NAN, 0, 0], [NAN] * 3, [NAN] * 3, [0, 0.5, 0.5]]}, None),
