@@ -90,7 +90,8 @@ def row_of(maths, x, t, label, w, params):
     T, indexed = x.dtype.type, label is not None
     top = x.max() if maths.softmax else T(0)
     z = x - top
-    others = np.delete(np.exp(z), int(x.argmax())).sum() if maths.softmax else T(0)
+    largest = int(x.argmax())
+    others = np.delete(np.exp(z), largest).sum() + z[largest] if maths.softmax else T(0)  # z is 0 there, or NaN
     p = np.exp(z) / (1 + others) if maths.softmax else np.zeros_like(z)
     logsum, p_others = np.log1p(others), others / (1 + others)
     zy, wy, py = (z[label], w[label], p[label]) if indexed else (T(0), T(1), T(0))

@@ -9,7 +9,7 @@ import pytest
 from cases import ACTIVE, Case, assert_close
 
 from fastloss.define import descriptions, scalars
-from fastloss.losses import binary, focal, margin, multiclass, softmax, triplet
+from fastloss.losses import binary, focal, margin, multiclass, softmax, symmetric, triplet
 
 exact = pytest.importorskip("exact", reason="mpmath is not installed", exc_type=ImportError)
 
@@ -248,7 +248,7 @@ EDGES = [
         "kl_div", {"input": [-1.0, -INF, NAN], "target": [-INF] * 3}, {"log_target": True}, [0, 0, NAN],
         {"input": [0] * 3, "target": [NAN] * 3}, [0] * 3,
     ),
-    ("kl_div", {"input": [-1.0], "target": [INF]}, {"log_target": True}, [INF], {"input": [-INF], "target": [INF]}, [0]),
+    ("kl_div", {"input": [-1.0], "target": [INF]}, {"log_target": True}, [INF], {"input": [-INF], "target": [INF]}, None),
     ("kl_div", {"input": [NAN, -1.0], "target": [0.5, NAN]}, {}, [NAN, NAN], {}, None),
     # yes or no
     (
@@ -346,6 +346,17 @@ EDGES = [
      [[0, 0]]),
     ("pairwise_distance", {"x1": [[0.0, 2.0]], "x2": [[0.0] * 2]}, {"eps": 0.0, "p": -1.0}, [0], {"x1": [[0, 0]]},
      None),
+    ("pairwise_distance", {"x1": [[1e-6, 0.0]], "x2": [[0.0] * 2]}, {"eps": 0.0, "p": 60.0}, [1e-6], {"x1": [[1, 0]]},
+     [[0, 0]]),
+    ("pairwise_distance", {"x1": [[1e-300, 0.0]], "x2": [[0.0] * 2]}, {"eps": 0.0, "p": 1.5}, [1e-300],
+     {"x1": [[1, 0]]}, [[0, 0]]),
+    ("pairwise_distance", {"x1": [[1e10, 5e-310]], "x2": [[0.0] * 2]}, {"eps": 0.0, "p": 0.5}, [1e10],
+     {"x1": [[1, 1e5 / np.sqrt(5e-310)]]}, None),
+    ("pairwise_distance", {"x1": [[1.0, 0.5]], "x2": [[0.0] * 2]}, {"eps": 0.0, "p": 3.0}, [1.125 ** (1 / 3)],
+     {"x1": [[1.125 ** (-2 / 3), 0.25 * 1.125 ** (-2 / 3)]]},
+     [[2 * 1.125 ** (-2 / 3) * (1 - 1 / 1.125), 1.125 ** (-2 / 3) * (1 - 0.125 / 1.125)]]),
+    ("pairwise_distance", {"x1": [[1.0, 1e-200]], "x2": [[0.0] * 2]}, {"eps": 0.0, "p": 3.0}, [1], {"x1": [[1, 0]]},
+     [[0, 2e-200]]),
     ("pairwise_distance", {"x1": [[INF, 1.0], [NAN, 1.0]], "x2": [[0.0] * 2] * 2}, {"eps": 0.0, "p": 3.0}, [INF, NAN],
      {}, None),
     ("cosine_similarity", {"x1": [[0.25], [0.0], [0.0]], "x2": [[1.0], [1.0], [0.0]]}, {"eps": 0.5}, [0.5, 0, 0],
@@ -454,6 +465,19 @@ def test_the_size_of_a_vector_is_a_factor(loss, options, exponent, rng):
         np.testing.assert_allclose(second, found.second, 1e-12, 1e-14 * abs(found.second).max())
 
 
+@pytest.mark.parametrize("p", [2.0, 1.5, 3.0, -2.0])
+def test_a_single_component_has_no_curvature(p, rng):
+    """Nor a negative one by rounding: its pairwise_distance is its size."""
+    x = rng.normal(size=(400, 1)) * 10
+    for dtype in (np.float64, np.float32):
+        arrays = {"x1": x.astype(dtype), "x2": np.zeros_like(x, dtype)}
+        found = plain.computed("pairwise_distance", arrays, {"p": p, "eps": 0.0})
+        assert found.value.dtype == dtype
+        unit = 4 * np.finfo(dtype).eps / abs(x)
+        assert (abs(found.second) <= unit).all()
+        assert p < 1 or (found.second >= 0).all()
+
+
 def test_no_cosine_is_beyond_one(rng):
     a = rng.normal(size=(400, 5))
     for loss, names, options in (
@@ -483,6 +507,25 @@ def test_the_cosine_distance_of_triplets(rng):
     for name in ("x1", "x2"):
         np.testing.assert_array_equal(found.slopes[name], -cosine.slopes[name])
     np.testing.assert_array_equal(found.second, -cosine.second)
+
+
+def test_a_sure_row_of_log_softmax_keeps_its_digits():
+    found, slope, second = plain.mapped(softmax.LOG_SOFTMAX, np.array([[30.0, 0.0]]), np.array([[1.0, 0.0]]))
+    np.testing.assert_allclose(found, [[-np.log1p(REST), -np.log1p(REST) - 30]], 1e-12)
+    np.testing.assert_allclose(slope, [[MISS, -MISS]], 1e-12)
+    np.testing.assert_allclose(second, [[-MISS * (1 - MISS)] * 2], 1e-12)
+
+
+def test_a_softmax_of_just_the_floor_of_symmetric_cross_entropy_is_free():
+    T, p = np.float64, np.float64(1e-4)
+    entry = (T(-9), p, T(1), T(1), False)
+    assert symmetric.sce_terms(*entry, T(0), T(1), (T(0), T(1))) == (p, p, 0)
+    (slope,), _ = symmetric.sce_entry(*entry, (T(0.75), T(0.25), T(0), T(0.5)), (T(0), T(1)))
+    np.testing.assert_allclose(slope, -np.log(1e-4) * p * 0.25, 1e-14)
+
+
+def test_nothing_has_a_logsumexp_of_minus_infinity():
+    assert plain.described("logsumexp", {"input": np.ones((3, 0))}, {"dim": 1}).empty == -INF
 
 
 def test_axes_of_overlaps():
@@ -518,7 +561,7 @@ def test_triplets_are_differences_of_distances(p, eps, rng):
 
 
 def test_named_distances(rng):
-    a, b, c = rng.normal(size=(3, 8, 4))
+    a, b, c = rng.normal(size=(3, 40, 4))
     arrays = {"anchor": a, "positive": b, "negative": c}
     for name, distance in {
         None: lambda u, v: np.sqrt(((u - v + 1e-6) ** 2).sum(1)),
