@@ -248,7 +248,8 @@ EDGES = [
         "kl_div", {"input": [-1.0, -INF, NAN], "target": [-INF] * 3}, {"log_target": True}, [0, 0, NAN],
         {"input": [0] * 3, "target": [NAN] * 3}, [0] * 3,
     ),
-    ("kl_div", {"input": [-1.0], "target": [INF]}, {"log_target": True}, [INF], {"input": [-INF], "target": [INF]}, None),
+    ("kl_div", {"input": [-1.0], "target": [INF]}, {"log_target": True}, [INF],
+     {"input": [-INF], "target": [INF]}, None),
     ("kl_div", {"input": [NAN, -1.0], "target": [0.5, NAN]}, {}, [NAN, NAN], {}, None),
     # yes or no
     (
@@ -522,6 +523,12 @@ def test_a_softmax_of_just_the_floor_of_symmetric_cross_entropy_is_free():
     assert symmetric.sce_terms(*entry, T(0), T(1), (T(0), T(1))) == (p, p, 0)
     (slope,), _ = symmetric.sce_entry(*entry, (T(0.75), T(0.25), T(0), T(0.5)), (T(0), T(1)))
     np.testing.assert_allclose(slope, -np.log(1e-4) * p * 0.25, 1e-14)
+
+
+def test_numbers_alone_are_vectors_of_triplet_margin_loss():
+    for shape in ((), (3,), (2, 3)):
+        arrays = {name: np.ones(shape) for name in ("anchor", "positive", "negative")}
+        assert plain.described("triplet_margin_loss", arrays, {}).broadcast == (shape == ())
 
 
 def test_nothing_has_a_logsumexp_of_minus_infinity():
