@@ -510,14 +510,16 @@ def test_the_cosine_distance_of_triplets(rng):
     np.testing.assert_array_equal(found.second, -cosine.second)
 
 
-def test_a_sure_row_of_log_softmax_keeps_its_digits():
+def test_a_sure_row_of_a_map_keeps_its_digits():
+    """That of log_softmax."""
     found, slope, second = plain.mapped(softmax.LOG_SOFTMAX, np.array([[30.0, 0.0]]), np.array([[1.0, 0.0]]))
     np.testing.assert_allclose(found, [[-np.log1p(REST), -np.log1p(REST) - 30]], 1e-12)
     np.testing.assert_allclose(slope, [[MISS, -MISS]], 1e-12)
     np.testing.assert_allclose(second, [[-MISS * (1 - MISS)] * 2], 1e-12)
 
 
-def test_a_softmax_of_just_the_floor_of_symmetric_cross_entropy_is_free():
+def test_a_softmax_of_just_the_floor_is_free():
+    """In symmetric_cross_entropy."""
     T, p = np.float64, np.float64(1e-4)
     entry = (T(-9), p, T(1), T(1), False)
     assert symmetric.sce_terms(*entry, T(0), T(1), (T(0), T(1))) == (p, p, 0)
@@ -597,6 +599,22 @@ def test_named_distances(rng):
                 return found.slopes["anchor"]
 
             assert_close(found.second, differences(slope, a, True), factor=1e5)
+
+
+def test_distances_that_triplet_margin_with_distance_loss_takes():
+    for distance in (None, "euclidean", "squared_euclidean", "manhattan", "cosine", np.hypot):
+        triplet.DISTANCE.check("distance_function", distance)
+    for distance in ("chebyshev", "", 2, ("cosine",)):
+        with pytest.raises(ValueError, match="distance_function"):
+            triplet.DISTANCE.check("distance_function", distance)
+    for vjp in (None, np.hypot):
+        triplet.CALLABLE.check("distance_vjp", vjp)
+    with pytest.raises(ValueError, match="distance_vjp"):
+        triplet.CALLABLE.check("distance_vjp", 2)
+    arrays = {name: np.ones((1, 2)) for name in ("anchor", "positive", "negative")}
+    for distance, described in (("cosine", triplet._cosine_distance), (np.hypot, None)):
+        job = plain.described("triplet_margin_with_distance_loss", arrays, {"distance_function": distance})
+        assert {one.describe for one in job.distances} == {described}
 
 
 def test_hinges_of_chosen_distances():
