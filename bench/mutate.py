@@ -145,6 +145,11 @@ class Places:
         self.found.append(Change(self.file, line, function, start, stop, new, before, after))
 
 
+def changes_of(path: Path) -> list[Change]:
+    """Return the changes of a module."""
+    return Places(path).found
+
+
 def is_loss(node: Any) -> bool:
     """Return whether a statement is the description of a loss."""
     return any("loss" in ast.unparse(decorator) for decorator in getattr(node, "decorator_list", ()))
@@ -261,7 +266,7 @@ def main() -> int:
     """Make the changes, print which are alive, and return whether there are any."""
     given, of = arguments(), users()
     known = sorted({loss for losses in of.values() for loss in losses})
-    changes = [change for path in sorted((ROOT / LOSSES).glob("*.py")) for change in Places(path).found]
+    changes = [change for path in sorted((ROOT / LOSSES).glob("*.py")) for change in changes_of(path)]
     if given.losses:
         changes = [c for c in changes if not set(of[c.function.split(".")[1]]).isdisjoint(given.losses)]
     equivalents = {(e["function"], e["before"], e["after"]) for e in json.loads(EQUIVALENTS.read_text())}
