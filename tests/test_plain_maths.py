@@ -1,6 +1,6 @@
 """The maths of every loss as plain Python, without a kernel: values, derivatives, and the numbers at the edges.
 
-What is wrong in the formula of a loss is found here in a second; `bench/mutate.py` asks whether it would be.
+What is wrong in a formula is found here in a second, and `bench/mutate.py` asks whether it would be.
 """
 
 import numpy as np
@@ -11,7 +11,9 @@ from cases import ACTIVE, Case, assert_close
 from fastloss.define import descriptions, scalars
 from fastloss.losses import binary, focal, margin, multiclass, softmax, symmetric, triplet
 
-exact = pytest.importorskip("exact", reason="mpmath is not installed", exc_type=ImportError)
+pytest.importorskip("mpmath")
+
+import exact  # noqa: E402
 
 NAN, INF, TINY = np.nan, np.inf, 2.0**-1074
 STEP = 1e-4
