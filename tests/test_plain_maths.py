@@ -13,7 +13,7 @@ from fastloss.losses import binary, focal, margin, multiclass, softmax, symmetri
 
 pytest.importorskip("mpmath")
 
-import exact  # noqa: E402
+import exact
 
 NAN, INF, TINY = np.nan, np.inf, 2.0**-1074
 STEP = 1e-4
@@ -139,9 +139,8 @@ def test_maps_of_rows(maths, rng):
     ],
 )
 def test_functions_for_hard_targets(loss, options):
-    edges = np.array(
-        [-0.5, 1.5, 0, 5e-324, 1e-300, 1e-50, 1e-24, 1e-20, 9e-13, 2e-12, 1e-5, 0.3, 0.5, 1 - 1e-13, 1 - 2**-53, 1, NAN]
-    )
+    near_one = [1 - 1.2e-12, 1 - 1e-13, 1 - 2**-53, 1]
+    edges = np.array([-0.5, 1.5, 0, TINY, 1e-300, 1e-50, 1e-20, 9e-13, 1.2e-12, 1e-5, 0.3, 0.5, *near_one, NAN])
     x, t = np.concatenate([edges, edges]), np.repeat([0.0, 1.0], edges.size)
     general, hard = (plain.computed(loss, {"input": x, "target": t}, options, h) for h in (False, True))
     np.testing.assert_allclose(hard.value, general.value, 1e-14)
