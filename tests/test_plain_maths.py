@@ -8,6 +8,7 @@ import plain
 import pytest
 from cases import ACTIVE, Case, assert_close
 
+import fastloss as fl
 from fastloss.define import descriptions, scalars
 from fastloss.losses import binary, focal, margin, multiclass, softmax, symmetric, triplet
 
@@ -404,6 +405,36 @@ def test_edges(loss, arrays, options, value, slopes, second):
         np.testing.assert_allclose(found.slopes[name], slope, err_msg=name, **close)
     if second is not None:
         np.testing.assert_allclose(found.second, second, err_msg="second derivative", **close)
+
+
+def is_refused(loss, arrays):
+    """Return whether a kernel never sees the arrays, because the loss refuses their values."""
+    if loss == "gaussian_nll_loss":
+        return (arrays["var"] < 0).any()
+    return loss in ("binary_cross_entropy", "binary_focal_loss") and (arrays["input"] > 1).any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("loss", "arrays", "options", "value", "slopes", "second"), EDGES, ids=[f"{e[0]}-{k}" for k, e in enumerate(EDGES)]
+)
+def test_edges_in_kernels(loss, arrays, options, value, slopes, second):
+    function, record = getattr(fl, loss), plain.LOSSES[loss]
+    arrays = {name: as_array(a) for name, a in arrays.items()}
+    options = options | ({"reduction": "none"} if "reduction" in record.options else {})
+    close = {"rtol": 1e-11, "atol": 1e-307}  # what is below the smallest normal number may be 0
+    if is_refused(loss, arrays):
+        with pytest.raises(ValueError, match=r"var|\[0, 1\]"):
+            function(**arrays, **options)
+        return
+    names = tuple(name for name in slopes if name in record.differentiable and name in arrays)
+    found, gradients = fl.value_and_grad(function, names or None)(**arrays, **options)
+    if value is not None:
+        np.testing.assert_allclose(found, value, **close)
+    for name, gradient in zip(names, gradients, strict=False):
+        np.testing.assert_allclose(gradient, slopes[name], err_msg=name, **close)
+    if second is not None and record.hessian is not None:
+        np.testing.assert_allclose(fl.grad_and_hess(function)(**arrays, **options)[1], second, **close)
 
 
 @pytest.mark.parametrize("loss", ["binary_cross_entropy", "binary_focal_loss"])
