@@ -225,6 +225,10 @@ EDGES = [
         [0.5, 0.5 + 1.5 * np.log(1.5) - 1.5 + np.log(3 * np.pi) / 2],
         {"input": [0, -0.5], "target": [0, np.log(1.5) + 1 / 3]}, [1, 1.5],
     ),
+    (
+        "poisson_nll_loss", {"input": [1e-40], "target": [2.0]}, {"log_input": False, "eps": 0.0, "full": True},
+        [2 * np.log(2e40) - 2 + np.log(4 * np.pi) / 2], {"target": [np.log(2e40) + 0.25]}, [2e80],
+    ),
     # variances
     (
         "gaussian_nll_loss", {"input": [1.0, 1.0, 1.0], "target": [0.0] * 3, "var": [0.0, 0.25, -TINY]}, {"eps": 0.5},
