@@ -334,7 +334,7 @@ EXACT = [
 # -- errors ----------------------------------------------------------------------------------------------------------
 
 
-def _numbers(entry):
+def numbers_of(entry):
     """Return an entry of an array, a number or a vector, as mpmath's; integers as they are."""
     if entry.ndim:
         return [mp.mpf(float(u)) for u in entry]
@@ -357,7 +357,7 @@ def ulp(found, exact, scale, dtype):
     return float(abs(mp.mpf(float(found)) - exact) / float(np.spacing(dtype(size))))
 
 
-def _partial(value, args, k, i):
+def partial(value, args, k, i, order=1):
     """Return the derivative of the value with respect to entry `i` of argument `k`, a number where `i` is None."""
 
     def moved(u):
@@ -366,20 +366,24 @@ def _partial(value, args, k, i):
         return value(*changed)
 
     at = args[k] if i is None else args[k][i]
-    return mp.diff(moved, at, h=mp.mpf(10) ** -45 * (abs(at) or mp.mpf(10) ** -30))
+    return mp.diff(moved, at, order, h=mp.mpf(10) ** -45 * (abs(at) or mp.mpf(10) ** -30))
 
 
-def errors(case, dtype, n, seed=0):
+def by_kernels(case, arrays):
+    none = {"reduction": "none"} if takes_reduction(case) else {}
+    return fl.value_and_grad(getattr(fl, case.loss), case.wrt)(**arrays, **case.options, **none)
+
+
+def errors(case, dtype, n, seed=0, compute=by_kernels):
     """Return the worst errors in ulp of value and gradient over a sample of `n` elements, rows or pairs."""
     arrays = {name: a if a.dtype.kind == "i" else a.astype(dtype)
               for name, a in case.make(np.random.default_rng(seed), n).items()}  # fmt: skip
-    none = {"reduction": "none"} if takes_reduction(case) else {}
-    found, slopes = fl.value_and_grad(getattr(fl, case.loss), case.wrt)(**arrays, **case.options, **none)
+    found, slopes = compute(case, arrays)
     slopes = dict(zip(case.wrt, slopes, strict=True))
     worst = [0.0, 0.0]
     with mp.workdps(DIGITS):
         for row in range(n):
-            args = [_numbers(a[row]) for a in arrays.values()]
+            args = [numbers_of(a[row]) for a in arrays.values()]
             scale = case.scale(*args) if case.scale else 0
             worst[0] = max(worst[0], ulp(found[row], case.value(*args), scale, dtype))
             for name, slope in slopes.items():
@@ -389,7 +393,7 @@ def errors(case, dtype, n, seed=0):
                         continue
                     scale = case.slope_scale(args, name, i) if case.slope_scale else 0
                     computed = slope[row] if i is None else slope[row, i]
-                    worst[1] = max(worst[1], ulp(computed, _partial(case.value, args, k, i), scale, dtype))
+                    worst[1] = max(worst[1], ulp(computed, partial(case.value, args, k, i), scale, dtype))
     return tuple(worst)
 
 

@@ -103,7 +103,8 @@ def hinge_embedding_loss(input, target, margin=1.0):
 
 
 def binary_focal_loss(input, target, gamma=2.0, alpha=0.75):
-    return -alpha * (1 - input) ** gamma * target * np.log(input) - (1 - alpha) * input**gamma * (
+    positive, negative = (1, 1) if alpha < 0 else (alpha, 1 - alpha)
+    return -positive * (1 - input) ** gamma * target * np.log(input) - negative * input**gamma * (
         1 - target
     ) * np.log(1 - input)
 

@@ -294,3 +294,45 @@ def test_ratios_are_stored_and_held_against(tmp_path, capsys):
     record["ratios"]["mse_loss"]["reused/copy"] = 1e-6
     path.write_text(json.dumps(record))
     assert cli.main(args) == 1
+
+
+def test_changes_of_the_maths_that_alter_nothing_are_changes_of_the_maths():
+    """What is listed stands in the sources as it is listed, once, and each with a reason."""
+    mutate = script("mutate")
+    changes = [
+        change for path in sorted((BENCH.parent / mutate.LOSSES).glob("*.py")) for change in mutate.changes_of(path)
+    ]
+    keys = [change.key for change in changes]
+    assert len(set(keys)) == len(keys) > 1000
+    listed = json.loads(mutate.EQUIVALENTS.read_text())
+    assert [
+        one for one in listed if (one["function"], one["before"], one["after"]) not in keys or not one["reason"]
+    ] == []
+    losses = mutate.users()
+    assert all(losses[change.function.split(".")[1]] for change in changes)
+
+
+def test_what_a_change_of_the_maths_is(tmp_path):
+    source = """@maths
+def hinge(x, margin):
+    '''1 - x.'''
+    h = min(margin, 2.0) - x[0]  # é
+    if h >= 0 and not x:
+        return -h
+    return h if h < 1 else 1
+
+
+@loss("elementwise")
+def hinge_loss(input, margin=1.0):
+    return Elementwise(hinge, input / 2)
+"""
+    path = tmp_path / "hinges.py"
+    path.write_text(source, encoding="utf-8")
+    found = [(change.line, change.function, change.after) for change in script("mutate").changes_of(path)]
+    hinge = "hinges.hinge"
+    assert sorted(found) == sorted([
+        (4, hinge, "h = max(margin, 2.0) - x[0]"), (4, hinge, "h = min(margin, 4.0) - x[0]"),
+        (4, hinge, "h = min(margin, 2.0) + x[0]"), (5, hinge, "h > 0 and not x"), (5, hinge, "h >= 1 and not x"),
+        (5, hinge, "h >= 0 or not x"), (6, hinge, "return h"), (7, hinge, "return h if h < 2 else 1"),
+        (7, hinge, "return h if h < 1 else 2"), (12, "hinges.hinge_loss", "return Elementwise(hinge, input * 2)"),
+    ])  # fmt: skip
