@@ -21,7 +21,7 @@ RECIPES = {
 
 @pytest.fixture
 def data():
-    """Rows of which some are ignored, more of them in the first blocks: the means of blocks add up to another number."""
+    """Rows of which some are ignored, most of them in the first blocks: a mean of means is another number."""
     rng = np.random.default_rng(3)
     logits, labels = rng.normal(size=(600, 10)).astype(np.float32), rng.integers(10, size=600)
     labels[:250:2] = -100
