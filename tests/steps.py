@@ -189,7 +189,7 @@ def count(kind):
 def main():
     """Print the steps of each kind of call, beside the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="keep the counts, and 2 % more, as the table")
+    parser.add_argument("--write", action="store_true", help="keep the counts, and 2 %% more, as the table")
     parser.add_argument("--json", action="store_true", help="print nothing but the counts, as JSON")
     given = parser.parse_args()
     table = json.loads(TABLE.read_text()) if TABLE.exists() else {"counts": {}}
