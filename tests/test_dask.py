@@ -1,11 +1,8 @@
 """Dask arrays in every loss: lazy results, sums that combine whatever the blocks are, memory of a few blocks."""
 
 import pickle
-import re
-import textwrap
 import threading
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -255,29 +252,3 @@ def test_schedulers(scheduler, tmp_path):
         value, gradient = compute(*both, scheduler=scheduler)
     np.testing.assert_allclose(value, exact, rtol=2e-7)
     np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-9)
-
-
-GUIDE = Path(__file__).parent.parent / "docs" / "guides" / "larger_than_memory.md"
-
-
-def examples(language):
-    text = GUIDE.read_text(encoding="utf-8")
-    return [
-        textwrap.dedent(one) for one in re.findall(rf"^ *```{language}\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
-    ]
-
-
-def test_examples_of_the_guide_run():
-    found = examples("python")
-    assert len(found) >= 3
-    with dask.config.set(scheduler="threads"):
-        exec("\n".join([one for one in found if "import ray" not in one and "pyspark" not in one]), {})
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("package", ["ray", "pyspark"])
-def test_recipes_run_where_the_package_is_installed(package):
-    pytest.importorskip(package)
-    (recipe,) = [one for one in examples("python") if f"import {package}" in one or f"from {package}" in one]
-    exec(recipe, {})

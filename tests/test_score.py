@@ -221,6 +221,8 @@ BAD = {
     "missing": (None, "x.npy z.npy", "z.npy: no such file"),
     "missing member": (lambda: np.savez("a.npz", x=X), "a.npz:z y.npy", "no member 'z'; it has x"),
     "no member": (lambda: np.savez("a.npz", x=X), "a.npz y.npy", "a.npz:x"),
+    "pipe": (lambda: os.mkfifo("p.npy"), "p.npy y.npy", "p.npy: is no file"),
+    "no name of a member": (lambda: np.savez("a.npz", x=X), "a.npz: y.npy", "as in a.npz:x "),
     "no archive": (lambda: Path("a.npz").write_bytes(b"PK"), "a.npz:x y.npy", "no .npz file"),
     "damaged archive": (_damaged_npz, "a.npz:x a.npz:y", "damaged"),
     "format": (lambda: Path("x.csv").write_text("1,2"), "x.csv y.npy", "expected FILE.npy"),

@@ -105,7 +105,7 @@ class TorchSpace(NumpySpace):
 
     def wrapping(self, view_dtype: Any, dtype: Any) -> Callable[[Any], Any] | None:
         if view_dtype in (F32, F64):
-            return sys.modules["torch"].from_numpy  # type: ignore[no-any-return]
+            return sys.modules["torch"].from_numpy
         return functools.partial(self.wrap, dtype=dtype)
 
     def wrap(self, view: Any, dtype: Any) -> Any:

@@ -95,7 +95,9 @@ def _member(name: str, archive: zipfile.ZipFile, member: str) -> str:
     members = archive.namelist()
     if not member:
         listed = ", ".join(one.removesuffix(".npy") for one in members)
-        raise FileError(f"{name}: name a member, as in {name}:{listed.split(', ')[0]} (it has {listed or 'none'})")
+        raise FileError(
+            f"{name}: name a member, as in {name.removesuffix(':')}:{listed.split(', ')[0]} (it has {listed or 'none'})"
+        )
     for one in (f"{member}.npy", member):
         if one in members:
             return one

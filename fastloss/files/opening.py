@@ -25,6 +25,8 @@ def opened(text: str) -> Source:
     if found is None:
         raise FileError(f"{text}: expected FILE.npy, FILE.npz:MEMBER, FILE.zarr or FILE.parquet:COLUMN,...")
     path, kind, inside = found["path"], found["kind"], found["inside"] or ""
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise FileError(f"{text}: is no file but a pipe or a device")  # to open a pipe would wait for its writer
     try:
         if kind == "npy":
             if inside:

@@ -238,7 +238,7 @@ def _hint(builder, end, name, value):
     end.set_metadata("llvm.loop", loop)
 
 
-class _AccessGroup(ir.MDValue):
+class _AccessGroup(ir.MDValue):  # type: ignore[misc]
     """The name of a set of instructions: a node that is equal to no other."""
 
     __eq__, __hash__ = object.__eq__, object.__hash__
