@@ -108,6 +108,7 @@ def test_growth_writes_every_mode_with_memory(grown):
 # -- shapes -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_shapes_are_those_asked_for(tmp_path):
     args = ["cross_entropy", "mse_loss", "ctc_loss", "--shapes", "30x7,5x100", "--seconds", "0.001", "--threads", "2"]
     options = ["--contenders", "fresh,reused,copy", "--out", str(tmp_path), "--name", "here"]
@@ -279,6 +280,7 @@ def test_the_worst_of_several_runs_is_stored():
     assert guard.worst(runs) == {"mse_loss": {"reused/copy": 1.2, "fresh/torch": 0.5}}
 
 
+@pytest.mark.slow
 def test_ratios_are_stored_and_held_against(tmp_path, capsys):
     path = tmp_path / "ratios.json"
     args = ["bench", "mse_loss", "--guard", str(path), "--seconds", "0.001", "--contenders", "reused,copy"]

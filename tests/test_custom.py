@@ -184,7 +184,7 @@ def kept_grad(entry, kept, p):
 
 
 @pytest.mark.parametrize("functions", [(brier_value, brier_grad), (kept_value, kept_grad)], ids=["row", "kept"])
-@pytest.mark.parametrize("classes", [5, 80])
+@pytest.mark.parametrize("classes", [5, pytest.param(80, marks=pytest.mark.slow)])
 def test_rows_with_named_arguments(functions, classes):
     rows = RowMaths(*functions, brier_terms, softmax=True)
 

@@ -15,7 +15,7 @@ settings = hypothesis.settings(
 )
 
 
-@hypothesis.settings(settings, max_examples=250)
+@hypothesis.settings(settings, max_examples=60)
 @hypothesis.given(fuzz.calls(("mse_loss",), ("float64", "float32")))
 def test_calls_of_elementwise_losses(drawn):
     fuzz.check(drawn)

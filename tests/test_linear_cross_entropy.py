@@ -57,8 +57,16 @@ GRID = [
 ]
 
 
+def marked_kinds():
+    """Return the kinds as parameters: every third one, with `slow` all."""
+    return [
+        pytest.param(kind, marks=[pytest.mark.slow] * (k % 3 > 0), id="-".join(map(str, kind.values())))
+        for k, kind in enumerate(GRID)
+    ]
+
+
 @pytest.mark.usefixtures("budget")
-@pytest.mark.parametrize("kind", GRID, ids=lambda k: "-".join(str(v) for v in k.values()))
+@pytest.mark.parametrize("kind", marked_kinds())
 def test_parity_with_torch(kind):
     torch = pytest.importorskip("torch", reason="torch is not installed: nothing to compare with")
     arrays = arrays_of(**kind)

@@ -28,7 +28,7 @@ def assert_near(found, expected, *dtypes):
     np.testing.assert_allclose(wide(found), wide(expected), tolerance, tolerance)
 
 
-@pytest.mark.parametrize("classes", [5, 16])
+@pytest.mark.parametrize("classes", [5, pytest.param(16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("own", "other"), PAIRS)
 def test_class_probabilities(own, other, classes):
     x, w = rows(own, classes, 0), np.linspace(0.5, 2, classes).astype(other)

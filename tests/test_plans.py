@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from cases import PLAIN
+from cases import PLAIN, marked
 
 import fastloss as fl
 from fastloss.api import transforms as _transforms
@@ -22,6 +22,7 @@ TAKEN = [
     fl.logsumexp, fl.cosine_embedding_loss, fl.triplet_margin_loss, fl.multilabel_margin_loss,
     fl.linear_cross_entropy,
 ]  # fmt: skip
+QUICK = ("mse_loss", "cross_entropy", "cosine_embedding_loss")  # of those, what does not wait for `slow`
 
 
 @pytest.fixture
@@ -421,9 +422,9 @@ def test_what_is_kept_is_bounded(monkeypatch):
         assert len(call.plans) <= 8
 
 
-@pytest.mark.parametrize("function", TAKEN, ids=lambda function: function.__name__)
-def test_arrays_are_not_kept(function):
-    case = next(case for case in CASES if case.loss == function.__name__)
+@pytest.mark.parametrize("name", marked([function.__name__ for function in TAKEN], QUICK.__contains__))
+def test_arrays_are_not_kept(name):
+    case = next(case for case in CASES if case.loss == name)
     arrays = case.make()
     for _ in range(3):
         case.value_and_grad(arrays)
@@ -437,9 +438,13 @@ def test_arrays_are_not_kept(function):
     ("function", "options"),
     [
         (fl.cross_entropy, {"divisor": 2.5}),
-        (fl.cross_entropy, {"softcap": 3.0, "z_loss": 0.01}),
-        (fl.linear_cross_entropy, {"softcap": 3.0}),
-        *[(function, {"sample_weight": ...}) for function in TAKEN if "sample_weight" in function.__fastloss__.common],
+        pytest.param(fl.cross_entropy, {"softcap": 3.0, "z_loss": 0.01}, marks=pytest.mark.slow),
+        pytest.param(fl.linear_cross_entropy, {"softcap": 3.0}, marks=pytest.mark.slow),
+        *[
+            pytest.param(function, {"sample_weight": ...}, marks=() if function.__name__ in QUICK else pytest.mark.slow)
+            for function in TAKEN
+            if "sample_weight" in function.__fastloss__.common
+        ],
     ],
     ids=lambda value: value.__name__ if callable(value) else ",".join(value),
 )

@@ -33,8 +33,8 @@ def labels(shape, classes):
     return y
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("shape", [(6, 7), (3, 7, 4), (40, 1000)], ids=str)
+@pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("shape", [(6, 7), pytest.param((3, 7, 4), marks=pytest.mark.slow), (40, 1000)], ids=str)
 def test_values_and_numbers(shape, dtype):
     x, valid = (RNG.normal(size=shape) * 3).astype(dtype), shape[1] - 2
     y = labels(shape[:1] + shape[2:], valid)

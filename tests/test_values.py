@@ -250,7 +250,7 @@ def test_identity_weight_decay():
     np.testing.assert_allclose(gradient, 0.1 * parameters)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("dtype", [pytest.param("float16", marks=pytest.mark.slow), "float32", "float64"])
 @pytest.mark.parametrize("name", ["binary_cross_entropy", "binary_focal_loss"])
 @pytest.mark.parametrize("options", [{}, {"gamma": 0.0}, {"gamma": 1.5, "alpha": -1.0}], ids=str)
 def test_hard_targets_take_another_way_to_the_same_result(name, dtype, options, rng):

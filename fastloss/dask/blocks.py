@@ -94,13 +94,18 @@ def derivatives(block: Block, kind: str, wrt: tuple[str, ...], reduced: bool, *a
 
 def weight(names: tuple[str, ...], job: Job, *arrays: Any) -> float:
     """Return what a mean over a block is divided by, from its labels and weights alone."""
-    given = dict(zip(names, map(np.asarray, map(only, arrays)), strict=True))
+    given = dict(zip(names, map(_on_host, map(only, arrays)), strict=True))
     samples = given.pop("sample_weight", None)
     if samples is not None and not given:
         return float(np.sum(samples, dtype=np.float64))
     shape = given["target" if "target" in given else "weight"].shape
     weights = None if samples is None else samples.reshape(lying(samples.shape, shape)).astype(np.float64)
     return float(np.sum(np.broadcast_to(counts_of(job, np, given, weights), shape), dtype=np.float64))
+
+
+def _on_host(block: Any) -> Any:
+    """Return labels or weights as a NumPy array; CuPy's are copied."""
+    return block.get() if hasattr(block, "__cuda_array_interface__") else np.asarray(block)
 
 
 def pick(number: int, results: tuple[Any, ...]) -> Any:
@@ -120,14 +125,14 @@ def add(parts: Sequence[Any]) -> Any:
 def mean_of(dtype: Any, part: fl.PartialSum, divisor: Any = None) -> Any:
     """Return the mean of what all blocks come to; over a given divisor nothing is 0."""
     if divisor is None:
-        return np.asarray(part.mean(), dtype)
+        return np.asarray(float(part.mean()), dtype)
     divisor = float(np.asarray(only(divisor)).reshape(()))
-    return np.asarray(part.total / divisor if divisor else math.inf if part.total else 0.0, dtype)
+    return np.asarray(float(part.total) / divisor if divisor else math.inf if part.total else 0.0, dtype)
 
 
 def total_of(dtype: Any, part: fl.PartialSum, divisor: None = None) -> Any:
     """Return the sum of what all blocks come to."""
-    return np.asarray(part.total, dtype)
+    return np.asarray(float(part.total), dtype)
 
 
 def scalar(dtype: Any, number: float, divisor: Any = None) -> Any:
