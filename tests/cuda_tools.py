@@ -147,8 +147,8 @@ class PretendSpace:
     def reading(self, view: Any) -> None:
         return None
 
-    def one(self, dtype: Any) -> None:
-        return None
+    def number_of(self, dtype: Any) -> Any:
+        return functools.partial(self.scalar, dtype=dtype)
 
     def wrapping(self, view_dtype: Any, dtype: Any) -> None:
         return None
