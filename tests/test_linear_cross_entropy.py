@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import ml_dtypes
 import numpy as np
 import pytest
-from cases import assert_close
+from cases import assert_close, marked
 
 import fastloss as fl
 from fastloss.call import array_ops as _blocks
@@ -57,16 +57,8 @@ GRID = [
 ]
 
 
-def marked_kinds():
-    """Return the kinds as parameters: every third one, with `slow` all."""
-    return [
-        pytest.param(kind, marks=[pytest.mark.slow] * (k % 3 > 0), id="-".join(map(str, kind.values())))
-        for k, kind in enumerate(GRID)
-    ]
-
-
 @pytest.mark.usefixtures("budget")
-@pytest.mark.parametrize("kind", marked_kinds())
+@pytest.mark.parametrize("kind", marked(GRID, GRID[::3].__contains__))
 def test_parity_with_torch(kind):
     torch = pytest.importorskip("torch", reason="torch is not installed: nothing to compare with")
     arrays = arrays_of(**kind)
