@@ -373,7 +373,7 @@ def _wild(wild, dtype, made):
     info = np.finfo(dtype)
     named = {"tiny": info.smallest_normal, "least": info.smallest_subnormal, "max": info.max, "eps": info.eps}
     if isinstance(wild, str):
-        return -named[wild[1:]] if wild[0] == "-" else named[wild]
+        return -named[wild[1:]] if wild[0] == "-" else named.get(wild, info.max)  # a label among real numbers
     return wild
 
 
@@ -442,7 +442,7 @@ def _check(drawn):
         return type(first).__name__
     if isinstance(expected, Exception):
         raise AssertionError(f"{expected!r} of plain copies, but a result of what is given: {first!r}")
-    _close(first, expected)
+    _close(first, expected, 8 if _is_reordered(drawn) else 0)
     _check_dtypes(drawn, made.plain, expected)
     _check_reference(drawn, made.plain, expected)
     return "result"
@@ -524,8 +524,20 @@ def _same(one, other, when):
         np.testing.assert_array_equal(a, b, err_msg=when)
 
 
-def _close(one, other):
-    """Check that results have the same bits in any layout; a sum, which is added up in another order, is close."""
+def _is_reordered(drawn):
+    """Return whether the classes of a row may follow each other though their axis is not the last one.
+
+    Rows of 64 classes and more have a loop of their own where their classes do.
+    """
+    layout = next(iter(drawn.arrays.values())).layout
+    return drawn.case.record.family == "rowwise" and layout in ("fortran", "transposed", "windows")
+
+
+def _close(one, other, rounding):
+    """Check that results have the same bits in any layout, but for a few units in the last place where those differ.
+
+    A sum, which is added up in another order, is close.
+    """
     for a, b in zip(_leaves(one), _leaves(other), strict=True):
         a, b = np.asarray(a), np.asarray(b)
         if a.dtype != b.dtype:
@@ -533,7 +545,9 @@ def _close(one, other):
             with np.errstate(over="ignore"):
                 a = a.astype(b.dtype)
         if a.ndim:
-            np.testing.assert_array_equal(a, b)
+            np.testing.assert_allclose(
+                a, b, rtol=rounding * np.finfo(a.dtype).eps, atol=rounding * np.finfo(a.dtype).eps
+            )
         else:
             np.testing.assert_allclose(a, b, rtol=8 * np.finfo(a.dtype).eps, atol=0)
 

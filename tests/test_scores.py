@@ -98,6 +98,39 @@ def test_rows_keep_their_bits():
     np.testing.assert_array_equal(again.lse, out.lse)
 
 
+@pytest.mark.parametrize("soft", [False, True])
+def test_blocks_of_rows(soft):
+    """So many rows that they are computed block by block have the gradients of a few, wherever these are written."""
+    classes, valid, few = 1000, 997, 100
+    x = RNG.normal(size=(3 * few, classes))
+    y = RNG.integers(0, valid, 3 * few)
+    if soft:
+        y = np.zeros(x.shape)
+        y[:, :valid] = RNG.uniform(size=(3 * few, valid))
+    row = RNG.uniform(size=3 * few)
+    options = {**OPTIONS, "valid_classes": valid, "reduction": "sum"}
+    gradient = fl.value_and_grad(fl.cross_entropy)
+    for more in ({}, {"returns": "lse"}, {"reduction": "none"}):
+        value, whole = gradient(x, y, **options | more)
+        parts = [slice(k, k + few) for k in range(0, 3 * few, few)]
+        values, pieces = zip(*[gradient(x[part], y[part], **options | more) for part in parts], strict=True)
+        np.testing.assert_array_equal(whole, np.concatenate(pieces))
+        if "returns" in more:
+            np.testing.assert_array_equal(value.lse, np.concatenate([piece.lse for piece in values]))
+            value, values = value.loss, [piece.loss for piece in values]
+        np.testing.assert_allclose(np.sum(value), np.sum(values), rtol=1e-12)
+    weighed = gradient(x, y, **options, sample_weight=row)[1]
+    np.testing.assert_allclose(weighed, whole * row[:, None], rtol=1e-12, atol=1e-15)
+    _, second = fl.grad_and_hess(fl.cross_entropy)(x, y, **options)
+    _, part = fl.grad_and_hess(fl.cross_entropy)(x[-few:], y[-few:], **options)
+    np.testing.assert_array_equal(second[-few:], part)
+    apart = np.full((3 * few, classes + 1), np.nan)[:, :classes]
+    for into in (x.copy(), np.full_like(x, np.nan), apart):
+        given = into if into[0, 0] == x[0, 0] else x
+        gradient(given, y, **options, grad_out=into)
+        np.testing.assert_array_equal(into, whole)
+
+
 def test_repeated_calls():
     """The first call plans, the third is told apart by itself."""
     x, y, w = RNG.normal(size=(6, 7)), labels((6,), 5), RNG.uniform(size=6)

@@ -182,6 +182,8 @@ BAD = [
     ({"divisor": -1.0}, ValueError, "divisor must be"),
     ({"divisor": np.nan}, ValueError, "divisor must be"),
     ({"divisor": np.ones(3)}, ValueError, "divisor must be"),
+    ({"divisor": 10**400}, ValueError, "float64 can hold"),
+    ({"divisor": 10**400, "label_smoothing": np.array(0.1)}, ValueError, "float64 can hold"),
     ({"divisor": 2.0, "reduction": "sum"}, ValueError, "divisor"),
     ({"axis": 2}, ValueError, "2"),
     ({"axis": 0.5}, TypeError, "integer"),

@@ -7,6 +7,7 @@ in place, and two more products carry that to the input's rows and to the weight
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -102,11 +103,11 @@ def plan(planning: Planning, job: Projected) -> Plan:
 
     def body(arrays: tuple[Any, ...], request: Request, values: Any, *grads: Any) -> Any:
         divisor = read_divisor(arrays) if read_divisor is not None else 1
-        found = arrays[place] if scores.returns else {}
+        found = arrays[place] if scores.returns else ()
         return run.run([read(arrays) for read in readers], arrays, request, values, grads, divisor, found)
 
     made = program_call(planning, outputs, each, body, slots=6)
-    return Plan(returning(planning, made, place, scores.returns, results)) if scores.returns else made
+    return returning(planning, made, place, run.numbers, results) if scores.returns else made
 
 
 class _Run:
@@ -156,12 +157,10 @@ class _Run:
         values: Any,
         grads: tuple[Any, ...],
         divisor: float,
-        found: dict[str, Any],
+        found: Sequence[Any],
     ) -> Any:
         """Write the results and return the reduced value; both are divided by `divisor` too."""
         backend = self.backend
-        if self.scores.returns:
-            found.update(self.numbers.make(self.count))
         if self.count == 0:
             for gradient in grads:
                 if gradient is not ABSENT:
@@ -181,8 +180,6 @@ class _Run:
             total = self._at_once(x, w, bias, of_rows, scale, values, grads)
         else:
             total = self._by_chunks(x, w, bias, of_rows, scale, values, grads, found)
-            if found:
-                self.numbers.finish(found, labels, self.classes)
         return total if divisor == 1 else total / divisor
 
     def _without_padding(self, grads: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -236,7 +233,7 @@ class _Run:
         scale: float,
         values: Any,
         grads: tuple[Any, ...],
-        found: dict[str, Any],
+        found: Sequence[Any],
     ) -> Any:
         """Compute chunk by chunk, when all labels have been checked and counted."""
         backend, real, count = self.backend, self.real, self.count
@@ -273,7 +270,8 @@ class _Run:
             d_weight = backend.empty((chunk.size,), real) if doubled else ABSENT
             operands = (part(operand, entries), part(labels, places), class_weight, part(upstream, places))
             if found:
-                self.numbers.fill(found, places, chunk.reshape(-1), operands[1], (stop - start, *self.shape))
+                written = [one[places] for one in found]
+                self.numbers.write(written, chunk.reshape(-1), operands[1], (stop - start, *self.shape))
             flat = gradient if gradient is ABSENT else gradient.reshape(-1)
             results = (part(each, places), flat, part(grads[_TARGET], entries), d_weight, ABSENT)
             self._rows(stop - start, (chunk.reshape(-1), *operands), results, gradient is chunk, scale, by, False)

@@ -135,9 +135,7 @@ def kernel_call(
             by = divisor(arrays) if callable(divisor) else divisor
             factor = scale(arrays, request) if callable(scale) else scale
             if weighs and by == 0:
-                return _of_no_weight(space, results, number(_NAN) if reduces else None, answer)(
-                    arrays, request
-                )
+                return _of_no_weight(space, results, number(_NAN) if reduces else None, answer)(arrays, request)
         made = [*map(call, makes)] if make is None else make(arrays)
         total = code(
             *order((*map(call, readers, pick(arrays)), ABSENT)),
@@ -230,8 +228,8 @@ def _parts_of(
 
 _NAN = float("nan")
 
-# What computes a loss that is more than one kernel: of the call's arrays, its request, and the arrays that it writes,
-# absent ones ``()``. It returns the reduced value.
+# What computes a loss that is more than one kernel: of the call's arrays, its request, and flat views of what it
+# writes, absent ones ``()``. It returns the reduced value.
 Body = Callable[..., Any]
 
 
@@ -245,6 +243,7 @@ def program_call(planning: Planning, outputs: Outputs, each: bool, body: Body, s
 
         return Plan(planning.weighing.plan(execute, outputs, each, answer, slots))
     results = outputs.plan(slots)
+    make, makes, finish, flats, order, *_ = results
     scalar, dtype = planning.space.scalar, outputs.dtype
     reduces = planning.mode.value and not each
     if planning.mode.partial:
@@ -255,10 +254,10 @@ def program_call(planning: Planning, outputs: Outputs, each: bool, body: Body, s
         return _partial_call(planning, outputs, alone, results.order((ABSENT,)))
 
     def compute(arrays: tuple[Any, ...], request: Request) -> Any:
-        made = make_all(results, arrays)
-        total = body(arrays, request, *results.order((*made, ABSENT)))
-        if results.finish is not None:
-            made = results.finish(made, arrays, request)
+        made = [*map(call, makes)] if make is None else make(arrays)
+        total = body(arrays, request, *order((*map(call, flats, made), ABSENT)))
+        if finish is not None:
+            made = finish(made, arrays, request)
         return answer(scalar(total, dtype) if reduces else None, made)
 
     return Plan(compute)

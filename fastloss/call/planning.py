@@ -124,6 +124,8 @@ class Planning:
         if array is None:
             self.arrays[place] = array = host_array(given, "divisor")
         number = float if isinstance(array, np.ndarray) else backend.number
+        if number is float and array.dtype.kind == "O":
+            raise ValueError("divisor must be a number that float64 can hold")
         if array.size != 1:
             raise ValueError(f"divisor must be a number or an array of one, got shape {array.shape}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from operator import call
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from fastloss.call.checks import (
 )
 from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import BadLabel, Plan, kernel_call
-from fastloss.call.planning import ABSENT, Operand, Planning, chained, reads_of
+from fastloss.call.planning import ABSENT, Operand, Planning, Read, chained, reads_of
 from fastloss.call.request import Request
 from fastloss.call.weighting import Layout
 from fastloss.define.descriptions import NO_INDEX, Pairwise, RowMap, RowMaths, Rowwise
@@ -109,6 +110,13 @@ def plan(planning: Planning, job: Rowwise) -> Plan:
     reads = reads_of(operands, spreads, kernel.reads)
     bad_label = None if labels is None else bad_label_of(backend, labels, rows, classes)
     return kernel_call(planning, kernel, reads, outputs, each, scale, divisor, bad_label=bad_label)
+
+
+def reads_of_rows(planning: Planning, operands: tuple[Operand | None, ...]) -> Read:
+    """Return what gives the flat views of operands, ``()`` for those not given, of the arrays of a call."""
+    flats = (planning.space.backend.flat,) * len(operands)
+    pick, readers, order, _ = reads_of(operands, (None,) * len(operands), flats)
+    return lambda arrays: order((*map(call, readers, pick(arrays)), ABSENT))
 
 
 def set_counts(

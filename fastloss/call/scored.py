@@ -1,8 +1,8 @@
 """Plans losses of rows whose logits are scaled, capped or padded, or that return more of a row than its value.
 
 Blocks of rows are worked through while they are in cache: what becomes of the logits is written to a buffer, the row
-loss runs over that, and its gradient is carried back. Where the logits stay what they are there is one block, without
-a buffer.
+loss runs over that, and its gradient is carried back. Where the logits stay what they are it is a loss of rows like any
+other, and further numbers of the rows are computed before it.
 """
 
 from __future__ import annotations
@@ -10,39 +10,41 @@ from __future__ import annotations
 import functools
 import math
 from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from operator import call, methodcaller
 from typing import Any
 
 from fastloss.call import rowwise
-from fastloss.call.array_ops import mapping
-from fastloss.call.checks import check_float, check_shape, split_axis
+from fastloss.call.array_ops import sum_of, writing
+from fastloss.call.checks import check_float, check_shape, representable, split_axis
 from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import Plan, program_call
-from fastloss.call.planning import ABSENT, Planning
+from fastloss.call.planning import ABSENT, Planning, Read, chained
 from fastloss.call.request import Request
 from fastloss.call.weighting import Layout
 from fastloss.define.descriptions import NO_INDEX, RETURNS, RowMaths, Rowwise, Scores
-from fastloss.define.point_maths import (
-    capped,
-    itself,
-    kept,
-    scaled_square,
-    times,
-    uncapped,
-    uncapped_twice,
-)
-from fastloss.define.row_numbers import ENTROPY, LOG_PROBABILITY, LOG_SUM
+from fastloss.define.point_maths import capped, itself, times, uncapped, uncapped_twice
+from fastloss.define.row_numbers import ROW_NUMBERS
 from fastloss.runtime.dtypes import F32, F64, I64
-from fastloss.runtime.plans import KernelPlan
 from fastloss.runtime.settings import settings
 
 # Bytes of the buffer of a block.
 BLOCK_BYTES = 1 << 20
 
+_NO_DERIVATIVES = (ABSENT,) * 4
+
+Split = tuple[int, int, int]  # (outer, classes, inner)
+
+# Writes the results of a block, and returns (row of the first bad label or -1, reduced value).
+Block = Callable[..., tuple[int, Any]]
+
 
 def plan(planning: Planning, job: Rowwise) -> Plan:
-    """Plan a loss of rows."""
-    return rowwise.plan(planning, job) if job.scores is None else _plan(planning, job, job.scores)
+    """Plan a loss of rows; one with a z_loss alone is a loss of rows like any other."""
+    scores = job.scores
+    if scores is None or scores == Scores(z_loss=scores.z_loss):
+        return rowwise.plan(planning, job)
+    return _plan(planning, job, scores)
 
 
 def check_returns(planning: Planning, scores: Scores, soft: bool) -> None:
@@ -74,6 +76,16 @@ def _plan(planning: Planning, job: Rowwise, scores: Scores) -> Plan:
     if job.weight is not None and weight.shape != (valid,):
         check_shape(weight, (classes,), "weight", "one entry for each class, shape")
 
+    of_input = rowwise.reads_of_rows(planning, (job.input, operand, labels, job.weight, None))
+    ignore = NO_INDEX if job.ignore_index is None else int(job.ignore_index)
+    real = F64 if x.dtype == F64 else F32
+    numbers = RowNumbers(backend, real, scores, ignore)
+    is_converted = x.dtype != real and "argmax" in scores.returns
+    if not scores.changes_logits and valid == classes and not is_converted:
+        if not scores.returns:
+            return rowwise.plan(planning, job)
+        return returning_rows(planning, rowwise.plan(planning, job), numbers, of_input, rows, (outer, classes, inner))
+
     each, count = job.reduction == "none", outer * inner
     place = len(planning.arrays)  # of what is returned beside the loss
     if scores.returns:
@@ -94,26 +106,25 @@ def _plan(planning: Planning, job: Rowwise, scores: Scores) -> Plan:
         planning.weighing.layout, divisor = Layout(classes, inner), 1
     scale, upstream = planning.upstream(not each, rows)
     outputs.check_read(target=labels, weight=job.weight, grad_output=upstream)
-    run = _Run(planning, job, scores, maths, (outer, classes, inner), valid, outputs.first_replaces)
-    readers = [planning.reader(one, backend.flat) for one in (job.input, operand, labels, job.weight, upstream)]
+    read_rows = rowwise.reads_of_rows(planning, (job.input, operand, labels, job.weight, upstream))
+    params = representable((*job.params, 1.0 / valid), x.dtype)
+    run = Blocks(backend, maths, params, scores, (outer, classes, inner), valid, numbers).runner()
     empty_mean = planning.empty_mean
     bad_label = None if labels is None else rowwise.bad_label_of(backend, labels, rows, valid)
+    returns, dynamic = bool(scores.returns), callable(divisor) or callable(scale)
 
     def body(arrays: tuple[Any, ...], request: Request, values: Any, *grads: Any) -> Any:
-        read = [reader(arrays) for reader in readers]
-        by = divisor(arrays) if callable(divisor) else divisor
-        bad, found = run.survey(read[2], read[3])
+        by, factor = divisor, scale
+        if dynamic:
+            by = divisor(arrays) if callable(divisor) else divisor
+            factor = scale(arrays, request) if callable(scale) else scale
+        bad, total = run(read_rows(arrays), values, grads, factor, by, arrays[place] if returns else ())
         if bad >= 0:
             raise bad_label(arrays, bad)  # type: ignore[misc]
-        by = found if type(by) is int and by == 0 and counted else by
-        factor = scale(arrays, request) if callable(scale) else scale
-        total = run.run(read, values, grads, factor, by, arrays[place] if scores.returns else {})
         return empty_mean if total is None else total
 
     made = program_call(planning, outputs, each, body, slots=5)
-    if not scores.returns:
-        return made
-    return Plan(returning(planning, made, place, scores.returns, rows))
+    return returning(planning, made, place, numbers, rows) if returns else made
 
 
 def valid_classes(scores: Scores, classes: int, what: str) -> int:
@@ -146,24 +157,6 @@ def _changes(scores: Scores) -> list[str]:
     return [name for name, value, plain in zip(names, scores, Scores(), strict=True) if value != plain]
 
 
-def returning(planning: Planning, made: Plan, place: int, names: tuple[str, ...], rows: tuple[int, ...]) -> Any:
-    """Return what computes calls whose value comes with further numbers of its rows, which the plan puts in a dict."""
-    kind, space, single = output_class(names), planning.space, not planning.mode.wrt
-
-    def wrapped(view: Any) -> Any:
-        wrap = space.wrapping(view.dtype, None)
-        view = view.reshape(rows)
-        return view if wrap is None else wrap(view)
-
-    def compute(arrays: tuple[Any, ...], request: Request) -> Any:
-        found: dict[str, Any] = {}
-        result = made.compute((*arrays[:place], found), request)
-        more = [wrapped(found[name]) for name in names]
-        return kind(result, *more) if single else (kind(result[0], *more), *result[1:])
-
-    return compute
-
-
 @functools.cache
 def output_class(names: tuple[str, ...]) -> Any:
     """Return the class of a loss with further numbers of its rows."""
@@ -182,191 +175,247 @@ class RowNumbers:
     """The numbers of rows that are returned beside the loss, block by block of logits that are final."""
 
     def __init__(self, backend: Any, real: Any, scores: Scores, ignore: int) -> None:
-        self.backend, self.real, self.scores, self.ignore = backend, real, scores, ignore
-        self.kernels: dict[Any, KernelPlan] = {}
+        self.backend, self.real, self.ignore = backend, real, ignore
+        self.names, self.factor = scores.returns, float(scores.z_loss)
+        self.planned: dict[Split, Callable[..., None]] = {}
 
-    def make(self, count: int) -> dict[str, Any]:
-        """Return the arrays for the numbers of all rows."""
-        backend = self.backend
-        names = dict.fromkeys((*self.scores.returns, *(("lse",) if "z_loss" in self.scores.returns else ())))
-        return {name: backend.empty((count,), I64 if name == "argmax" else self.real) for name in names}
+    def makes(self, count: int) -> list[Callable[[], Any]]:
+        """Return what makes the arrays for the numbers of all rows."""
+        return [self.backend.maker((count,), I64 if name == "argmax" else self.real) for name in self.names]
 
-    def fill(self, found: dict[str, Any], places: slice, z: Any, labels: Any, shape: tuple[int, int, int]) -> None:
-        """Write the numbers of a block of rows, whose flat logits `z` have `shape`."""
-        outer, classes, inner = shape
-        maths = {"lse": LOG_SUM, "log_prob": LOG_PROBABILITY, "entropy": ENTROPY}
-        for name in maths.keys() & found.keys():
-            self._rows(maths[name], z, labels, shape, found[name][places])
-        if "argmax" in found:
-            lying = z.reshape((outer, classes, inner))
-            if inner > 1:
-                lying = self.backend.flat(self.backend.moved(lying, 1, 2))
-            self.backend.argmax(lying.reshape((outer * inner, classes)), found["argmax"][places])
+    def write(self, made: Sequence[Any], z: Any, labels: Any, shape: Split) -> None:
+        """Write the numbers of a block of rows, whose flat logits `z` have `shape`; 0 for rows that are ignored.
 
-    def _rows(self, maths: RowMaths, z: Any, labels: Any, shape: tuple[int, int, int], values: Any) -> None:
-        operands = (z, ABSENT, labels if maths.indexed else ABSENT, ABSENT, ABSENT)
-        results = (values, ABSENT, ABSENT, ABSENT, ABSENT)
-        key = maths, shape, z.dtype
-        kernel = self.kernels.get(key)
-        if kernel is None:
-            kernel = self.kernels[key] = self.backend.plan_rowwise(
-                maths, operands, results, (1 / shape[1],), shape, self.ignore, False
-            )
-        kernel.run(operands, results, 1.0, 1.0, False)
+        The place of the largest logit is that of every row.
+        """
+        write = self.planned.get(shape) or self._plan(made, z, labels, shape)
+        write(made, z, labels)
 
-    def finish(self, found: dict[str, Any], labels: Any, classes: int) -> None:
-        """Write zeros for rows that are ignored, but for `argmax`, and what follows from other numbers."""
-        backend, count = self.backend, next(iter(found.values())).size if found else 0
-        if not count:
-            return
-        like = backend.empty((count,), self.real)
-        if labels is not ABSENT:
-            counted = backend.class_weights(labels, ABSENT, classes, self.ignore, self.real)
-            for name in found.keys() - {"argmax", "log_prob", "z_loss"}:
-                keep = mapping(backend, kept, (like, like), 0)
-                masked = backend.empty((count,), self.real)
-                keep((found[name], counted), masked)
-                found[name] = masked
-        if "z_loss" in found:
-            square = mapping(backend, scaled_square, (like,), 0, None, (float(self.scores.z_loss),))
-            square((found["lse"],), found["z_loss"])
+    def _plan(self, made: Sequence[Any], z: Any, labels: Any, shape: Split) -> Callable[..., None]:
+        writes = [
+            self._argmax(shape) if name == "argmax" else self._kernel(name, array, z, labels, shape)
+            for name, array in zip(self.names, made, strict=True)
+        ]
+
+        def write(made: Sequence[Any], z: Any, labels: Any) -> None:
+            for write, array in zip(writes, made):  # noqa: B905 (of the same length)
+                write(array, z, labels)
+
+        self.planned[shape] = write
+        return write
+
+    def _kernel(self, name: str, array: Any, z: Any, labels: Any, shape: Split) -> Callable[..., None]:
+        maths, params = ROW_NUMBERS[name, labels is not ABSENT], (self.factor, 1 / shape[1])
+        operands, results = (z, ABSENT, labels, ABSENT, ABSENT), (array, *_NO_DERIVATIVES)
+        kernel = self.backend.plan_rowwise(maths, operands, results, params, shape, self.ignore, False)
+        (code, queue), rest = kernel.launch, (*_NO_DERIVATIVES, *kernel.numbers(1.0, 1.0, False))
+
+        def write(array: Any, z: Any, labels: Any) -> None:
+            code(z, ABSENT, labels, ABSENT, ABSENT, array, *rest, queue(), True)
+
+        return write
+
+    def _argmax(self, shape: Split) -> Callable[..., None]:
+        backend, argmax, (outer, classes, inner) = self.backend, self.backend.argmax, shape
+        matrix = outer * inner, classes
+        if inner == 1:
+            return lambda array, z, labels: argmax(z.reshape(matrix), array)
+        return lambda array, z, labels: argmax(
+            backend.flat(backend.moved(z.reshape(shape), 1, 2)).reshape(matrix), array
+        )
 
 
-class _Run:
-    """What all calls of a kind have in common: the blocks, and the plans of the loops for these."""
+def returning_rows(
+    planning: Planning, made: Plan, numbers: RowNumbers, read_rows: Read, rows: tuple[int, ...], split: Split
+) -> Plan:
+    """Return the plan of a loss of rows as `made` plans it that comes with further numbers of these rows."""
+    count, answer = split[0] * split[2], answering_with(planning, numbers, rows)
+    makes = numbers.makes(count)
+
+    def compute(arrays: tuple[Any, ...], request: Request) -> Any:
+        # First: the gradient may replace the input.
+        found = [*map(call, makes)]
+        if count:
+            x, _, labels, *_ = read_rows(arrays)
+            numbers.write(found, x, labels, split)
+        return answer(made.compute(arrays, request), found)
+
+    return Plan(compute)
+
+
+def returning(planning: Planning, made: Plan, place: int, numbers: RowNumbers, rows: tuple[int, ...]) -> Plan:
+    """Return the plan of a loss that writes further numbers of its `rows` to arrays at a place among the others."""
+    answer, makes = answering_with(planning, numbers, rows), numbers.makes(math.prod(rows))
+
+    def compute(arrays: tuple[Any, ...], request: Request) -> Any:
+        found = [*map(call, makes)]
+        return answer(made.compute((*arrays[:place], found), request), found)
+
+    return Plan(compute)
+
+
+def answering_with(planning: Planning, numbers: RowNumbers, rows: tuple[int, ...]) -> Callable[[Any, list[Any]], Any]:
+    """Return what puts numbers of `rows`, which lie in flat arrays, beside the value of a loss."""
+    space, kind, single = planning.space, output_class(numbers.names), not planning.mode.wrt
+    wraps = [space.wrapping(I64 if name == "argmax" else numbers.real, None) for name in numbers.names]
+    shape = methodcaller("reshape", rows)
+    finish = [shape if wrap is None else chained(shape, wrap) for wrap in wraps]
+
+    def answer(result: Any, found: list[Any]) -> Any:
+        more = map(call, finish, found)
+        return kind(result, *more) if single else (kind(result[0], *more), *result[1:])
+
+    return answer
+
+
+class Blocks:
+    """The blocks of rows of a kind of call whose logits change, and the plans of the loops for these."""
 
     def __init__(
         self,
-        planning: Planning,
-        job: Rowwise,
-        scores: Scores,
+        backend: Any,
         maths: RowMaths,
-        split: tuple[int, int, int],
+        params: tuple[float, ...],
+        scores: Scores,
+        split: Split,
         valid: int,
-        replaces: bool,
+        numbers: RowNumbers,
     ) -> None:
-        x = job.input.view
-        self.backend, self.maths, self.scores, self.split, self.valid = (
-            planning.space.backend, maths, scores, split, valid,
-        )  # fmt: skip
-        self.dtype, self.real = x.dtype, F64 if x.dtype == F64 else F32
-        self.ignore = NO_INDEX if job.ignore_index is None else int(job.ignore_index)
-        self.params = (*job.params, 1.0 / valid)
-        self.reduces = planning.mode.value and job.reduction != "none" and planning.weighing is None
-        self.valued = planning.mode.value
-        outer, classes, inner = split
-        self.as_given = not scores.changes_logits and valid == classes
-        self.as_given = self.as_given and (x.dtype == self.real or "argmax" not in scores.returns)
-        step = outer if self.as_given else max(1, BLOCK_BYTES // max(1, valid * inner * self.real.itemsize))
+        self.backend, self.maths, self.params, self.scores, self.numbers = backend, maths, params, scores, numbers
+        self.real, self.ignore, self.split, self.valid = numbers.real, numbers.ignore, split, valid
+        outer, _, inner = split
+        step = max(1, BLOCK_BYTES // max(1, valid * inner * self.real.itemsize))
         self.bounds = [(start, min(start + step, outer)) for start in range(0, outer, step)] if inner else []
-        self.replaces = replaces
-        self.numbers = RowNumbers(self.backend, self.real, scores, self.ignore)
-        self.kernels: dict[int, KernelPlan] = {}
-        self.maps: dict[Any, Any] = {}
+        self.planned: dict[int, Block] = {}
 
-    def survey(self, labels: Any, weight: Any) -> tuple[int, Any]:
-        """Return the first row whose label is no class, and what the rows that count weigh."""
-        if labels is ABSENT or labels.size == 0:
-            return -1, math.nan
-        found: tuple[int, Any] = self.backend.survey(
-            labels, weight, self.valid, self.ignore, settings.check_indices, self.real
-        )
-        return found
+    def runner(self) -> Block:
+        """Return what writes the results and returns (row of the first bad label or -1, reduced value).
 
-    def run(
-        self, read: list[Any], values: Any, grads: tuple[Any, ...], scale: float, by: Any, found: dict[str, Any]
-    ) -> Any:
-        """Write the results and return the reduced value; None without rows."""
-        backend, (outer, classes, inner), valid = self.backend, self.split, self.valid
+        The value is None without rows. What the sum is divided by is 0 where the rows are to be counted. One block
+        counts and checks its labels itself.
+        """
+        length, planned, plan = self.split[0], self.planned, self._plan
+
+        def at_once(read: Any, values: Any, grads: Any, scale: float, by: Any, found: Sequence[Any]) -> tuple[int, Any]:
+            block = planned.get(length) or plan(length, read, values, grads)
+            return block(read, values, grads, scale, by, settings.check_indices, found)
+
+        return at_once if len(self.bounds) == 1 else self._by_blocks if self.bounds else lambda *_: (-1, None)
+
+    def _by_blocks(
+        self, read: Any, values: Any, grads: Any, scale: float, by: Any, found: Sequence[Any]
+    ) -> tuple[int, Any]:
+        """Compute block by block, when all labels have been checked and counted."""
         x, operand, labels, weight, upstream = read
-        found.update(self.numbers.make(outer * inner))
-        if not self.bounds:
-            return None
-        self._check_padding(operand)
-        if valid < classes:
-            for gradient in grads:
-                if gradient is not ABSENT:
-                    backend.fill(gradient, 0.0)
-        weight = weight if weight is ABSENT else weight[:valid]
-        each = values
-        if self.reduces:
-            each = backend.empty((outer * inner,), self.real)
+        backend, (outer, classes, inner) = self.backend, self.split
+        if labels is not ABSENT:
+            used = weight if weight is ABSENT else weight[: self.valid]
+            bad, counted = backend.survey(labels, used, self.valid, self.ignore, settings.check_indices, self.real)
+            if bad >= 0:
+                return bad, None
+            by = counted if type(by) is int and by == 0 else by
+        each = backend.empty((outer * inner,), self.real) if values is ABSENT else values
         for start, stop in self.bounds:
-            places, entries = slice(start * inner, stop * inner), slice(start * classes * inner, stop * classes * inner)
-            parts = [one if one is ABSENT else one[entries] for one in (x, operand, *grads)]
-            per_row = [one if one is ABSENT else one[places] for one in (labels, upstream, each)]
-            self._block(stop - start, parts, per_row, weight, (scale, by), found, places)
-        self.numbers.finish(found, labels, valid)
-        if not self.reduces:
-            return 0.0
-        return self._map("sum", itself, (each,))((each,), divisor=by)
+            rows, entries = slice(start * inner, stop * inner), slice(start * classes * inner, stop * classes * inner)
+            of_entries = [one if one is ABSENT else one[entries] for one in (x, operand, *grads)]
+            of_rows = [one if one is ABSENT else one[rows] for one in (labels, upstream, each)]
+            part = (*of_entries[:2], of_rows[0], weight, of_rows[1]), of_rows[2], of_entries[2:]
+            block = self.planned.get(stop - start) or self._plan(stop - start, *part)
+            block(*part, scale, by, False, [one[rows] for one in found])
+        return -1, sum_of(backend, each, by) if values is ABSENT else 0.0
 
-    def _block(
-        self,
-        length: int,
-        parts: list[Any],
-        per_row: list[Any],
-        weight: Any,
-        factors: tuple[float, Any],
-        found: dict[str, Any],
-        places: slice,
-    ) -> None:
-        """Compute a block of rows: its flat logits, class probabilities and derivatives, and numbers of each row."""
-        backend, (_, classes, inner), valid, real = self.backend, self.split, self.valid, self.real
-        (x, operand, *grads), (labels, upstream, each) = parts, per_row
-        shape, size = (length, valid, inner), length * valid * inner
+    def _plan(self, length: int, read: Any, values: Any, grads: Any) -> Block:
+        """Plan blocks of `length` rows, from the arrays of one of them."""
+        backend, numbers, (_, classes, inner), valid = self.backend, self.numbers, self.split, self.valid
+        given, shape = (length, classes, inner), (length, valid, inner)
+        make = backend.maker((math.prod(shape),), self.real)
+        forward = self._forward(read[0], given, make)
+        like, wanted = make(), [k for k, gradient in enumerate(grads) if gradient is not ABSENT]
+        makes = [make if k in wanted else tuple for k in range(4)]  # an absent array is an empty tuple
+        operands, results = (like, *self._used(read[1:], given)), (values, *map(call, makes))
+        kernel = backend.plan_rowwise(self.maths, operands, results, self.params, shape, self.ignore, False)
+        backs = [self._back(k, like, grads[k].dtype, given) for k in wanted]
+        (code, queue), numbers_of, used = kernel.launch, kernel.numbers, self._used
+        narrows = valid < classes and not (read[1] is read[3] is ABSENT)
 
-        def cut(array: Any) -> Any:
-            return array if array is ABSENT else array.reshape((length, classes, inner))[:, :valid]
+        def block(
+            read: Any, each: Any, grads: Any, scale: float, by: Any, check: bool, found: Sequence[Any]
+        ) -> tuple[int, Any]:
+            x, *rest = read
+            if narrows:
+                rest = used(rest, given)
+            z, derivatives = forward(x), [*map(call, makes)]
+            bad, total = code(z, *rest, each, *derivatives, *numbers_of(scale, by, check), queue(), True)
+            if bad >= 0:
+                return bad, total
+            if found:
+                numbers.write(found, z, rest[1], shape)
+            for back in backs:
+                back(grads, derivatives, z)
+            return bad, total
 
-        z, derivatives, operand_seen = x, list(grads), operand
-        if not self.as_given:
-            z = backend.empty((size,), real)
-            self._forward(cut(x), z.reshape(shape))
-            derivatives = [one if one is ABSENT else backend.empty((size,), real) for one in grads]
-            operand_seen = operand if operand is ABSENT or valid == classes else backend.flat(cut(operand))
-        if found:
-            self.numbers.fill(found, places, z, labels, shape)
-        operands = (z, operand_seen, labels, weight, upstream)
-        results = (each, *derivatives)
-        kernel = self.kernels.get(length)
-        if kernel is None:
-            kernel = self.kernels[length] = backend.plan_rowwise(
-                self.maths, operands, results, self.params, shape, self.ignore, self.replaces and self.as_given
-            )
-        kernel.run(operands, results, *factors, False)
-        if not self.as_given:
-            self._back(z, derivatives, grads, cut, shape)
+        self.planned[length] = block
+        return block
 
-    def _forward(self, x: Any, z: Any) -> None:
-        """Write what becomes of logits."""
-        point, params = forward_of(self.scores)
-        self._map(("forward", x.shape), point, (x,), 0, self.real, params)((x,), z.reshape((z.size,)))
+    def _used(self, operands: Sequence[Any], given: Split) -> Sequence[Any]:
+        """Return the operands behind the logits without the padding of a block of the shape `given`."""
+        probabilities, labels, weight, upstream = operands
+        valid = self.valid
+        if valid == given[1]:
+            return operands
+        if probabilities is not ABSENT:
+            backend = self.backend
+            padding = backend.flat(probabilities.reshape(given)[:, valid:])
+            if backend.number(sum_of(backend, padding)) != 0:
+                raise ValueError(f"target has probability on classes from valid_classes={valid} on")
+            probabilities = backend.flat(_cut(probabilities, given, valid))
+        return probabilities, labels, weight if weight is ABSENT else weight[:valid], upstream
 
-    def _back(self, z: Any, derivatives: list[Any], grads: list[Any], cut: Callable[[Any], Any], shape: Any) -> None:
-        """Write the derivatives with respect to the logits as they were given, and class probabilities."""
-        dtype, whole = self.dtype, self.valid == self.split[1]
-        first = derivatives[0]
-        for k, (derivative, gradient) in enumerate(zip(derivatives, grads, strict=True)):
-            if gradient is ABSENT:
-                continue
-            point, params, needed = (itself, (), 1) if k == 1 else back_of(self.scores, second=k == 3)
-            operands = ((first, z) if k == 0 else (derivative, first, z))[:needed]
-            target = gradient if whole else self.backend.empty((z.size,), dtype)
-            self._map(("back", k, z.size), point, operands, 0, dtype, params)(operands, target)
-            if not whole:
-                self.backend.copy_into(cut(gradient), target.reshape(shape))
+    def _forward(self, x: Any, given: Split, make: Callable[[], Any]) -> Callable[[Any], Any]:
+        """Return what makes the logits that count of those like `x`, flat and in the computing type."""
+        flat, valid, scores = self.backend.flat, self.valid, self.scores
+        x, is_padded = flat(_cut(x, given, valid)), valid < given[1]
+        if not scores.changes_logits and x.dtype == self.real:
+            return lambda x: flat(_cut(x, given, valid))
+        point, params = forward_of(scores)
+        write = writing(self.backend, point, (x,), self.real, params)
 
-    def _map(self, key: Any, *plan: Any) -> Any:
-        found = self.maps.get(key)
-        if found is None:
-            found = self.maps[key] = mapping(self.backend, *plan)
-        return found
+        def forward(x: Any) -> Any:
+            z = make()
+            write(z, flat(_cut(x, given, valid)) if is_padded else x)
+            return z
 
-    def _check_padding(self, operand: Any) -> None:
-        """Raise where class probabilities lie on padding."""
-        if operand is ABSENT or self.valid == self.split[1]:
-            return
-        padding = self.backend.flat(operand.reshape(self.split)[:, self.valid :])
-        if self.backend.number(self._map("padding", itself, (padding,))((padding,))) != 0:
-            raise ValueError(f"target has probability on classes from valid_classes={self.valid} on")
+        return forward
+
+    def _back(self, k: int, like: Any, dtype: Any, given: Split) -> Callable[..., None]:
+        """Return what writes derivative number `k` with respect to the logits as they were given, or probabilities."""
+        backend, valid, scores = self.backend, self.valid, self.scores
+        shape, is_padded = (given[0], valid, given[2]), valid < given[1]
+        if is_padded and not scores.changes_logits and dtype == self.real:
+            pad = backend.pad
+            return lambda grads, derivatives, z: pad(grads[k].reshape(given), derivatives[k].reshape(shape), valid)
+        point, params, needed = (itself, (), 1) if k == 1 else back_of(scores, second=k == 3)
+        write = writing(backend, point, (like,) * needed, dtype, params)
+
+        def alone(grads: Sequence[Any], derivatives: list[Any], z: Any) -> None:
+            write(grads[k], derivatives[k])
+
+        def capped(grads: Sequence[Any], derivatives: list[Any], z: Any) -> None:
+            write(grads[0], derivatives[0], z)
+
+        def twice(grads: Sequence[Any], derivatives: list[Any], z: Any) -> None:
+            write(grads[k], derivatives[k], derivatives[0], z)
+
+        back = alone if needed == 1 else capped if k == 0 else twice
+
+        def padded(grads: Sequence[Any], derivatives: list[Any], z: Any) -> None:
+            made = [ABSENT if one is ABSENT else backend.empty((like.size,), dtype) for one in grads]
+            back(made, derivatives, z)
+            backend.pad(grads[k].reshape(given), made[k].reshape(shape), valid)
+
+        return padded if is_padded else back
+
+
+def _cut(array: Any, given: Split, valid: int) -> Any:
+    """Return an array of the shape `given` without its padding."""
+    return array if valid == given[1] else array.reshape(given)[:, :valid]

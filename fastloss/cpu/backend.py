@@ -28,9 +28,9 @@ from fastloss.runtime.memory_pool import RECYCLED_FROM, empty
 __all__ = [
     "add_rows", "add_to", "adds_products", "argmax", "broadcast", "chunk_times", "class_weights", "clear_rows",
     "copy_into", "ctc", "elementwise", "empty", "fill", "flat", "follows_layout", "host", "maker", "matmul", "moved",
-    "multiplier", "multiplies_bfloat16", "number", "on_device", "overlap", "plan_elementwise", "plan_multilabel",
-    "plan_pairwise", "plan_rowwise", "rowwise", "same", "sample", "sum_to", "survey", "take", "upload", "waits",
-    "zeros",
+    "multiplier", "multiplies_bfloat16", "number", "on_device", "overlap", "pad", "plan_elementwise",
+    "plan_multilabel", "plan_pairwise", "plan_rowwise", "rowwise", "same", "sample", "sum_to", "survey", "take",
+    "upload", "waits", "zeros",
 ]  # fmt: skip
 
 follows_layout = True  # whether results of rows may lie in another order than C's, as their input does
@@ -89,6 +89,12 @@ def fill(view: Any, value: float) -> None:
     view.fill(_narrowed(np.float64(value), view.dtype))
 
 
+def pad(target: Any, source: Any, columns: int) -> None:
+    """Copy `source` to the first `columns` of the target's second axis, and write zeros to the others."""
+    target[:, :columns] = source
+    target[:, columns:] = 0
+
+
 def host(view: Any) -> Any:
     """Return a contiguous flat view of integers as a NumPy array of int64; what int64 cannot hold is negative."""
     return view.astype(np.int64, copy=False)
@@ -116,7 +122,7 @@ def add_rows(target: Any, index: Any, source: Any) -> None:
 
 def argmax(view: Any, out: Any) -> None:
     """Write to `out` the place of the largest entry of every row of a real matrix, the first of equal ones."""
-    np.argmax(view, axis=1, out=out)
+    view.argmax(axis=1, out=out)
 
 
 def sum_to(view: Any, shape: tuple[int, ...]) -> Any:

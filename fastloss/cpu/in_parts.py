@@ -17,6 +17,9 @@ MULTIPLIED_AT_ONCE = 1 << 32
 
 def copy(target: Any, source: Any) -> None:
     """Copy `source` into a view of its shape, converted to its dtype."""
+    if source.size <= COPIED_AT_ONCE:
+        np.copyto(target, source, casting="unsafe")
+        return
     for part in _parts([(0, length) for length in source.shape]):
         np.copyto(target[part], source[part], casting="unsafe")
 

@@ -147,6 +147,12 @@ class Backend:
         """Write `value` to every element of a contiguous view."""
         memory.fill(self, view, value)
 
+    def pad(self, target: DeviceArray, source: DeviceArray, columns: int) -> None:
+        """Copy `source` to the first `columns` of the target's second axis, and write zeros to the others."""
+        self.copy_into(target[:, :columns], source)
+        rest = target[:, columns:]
+        self.copy_into(rest, self.zeros(rest.shape, rest.dtype))
+
     def matmul(self, a: DeviceArray, b: DeviceArray, out: DeviceArray, add: bool = False) -> None:
         """Write the matrix product into `out`, or add it, by the library that owns the arrays."""
         self.space.matmul(a, b, out, add)

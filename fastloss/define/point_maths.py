@@ -185,13 +185,6 @@ def uncapped_twice(h, g, z, scale, cap):
 
 
 @maths
-def scaled_square(x, factor):
-    """x² times a factor."""
-    T = type(x)
-    return factor * x * x, (T(0),), T(0)
-
-
-@maths
 def shard_softmax(x, lse, g):
     """Softmax exp(x - lse) times g; 0 for a g of 0."""
     T = type(x)

@@ -38,6 +38,21 @@ def entropy_row(top, logsum, sums, zy, wy, p_others, py, params):
     return logsum - sums[0], (logsum,)
 
 
+@maths
+def squared_log_sum_row(top, logsum, sums, zy, wy, p_others, py, params):
+    """Z (log Σ exp x)²."""
+    return params[0] * ((top + logsum) * (top + logsum)), (logsum,)
+
+
 LOG_SUM = RowMaths(log_sum_row, no_slopes, softmax=True)
-LOG_PROBABILITY = RowMaths(log_probability_row, no_slopes, softmax=True, indexed=True)
-ENTROPY = RowMaths(entropy_row, no_slopes, entropy_terms, softmax=True)
+_PLAIN = {
+    "lse": LOG_SUM,
+    "log_prob": RowMaths(log_probability_row, no_slopes, softmax=True),
+    "entropy": RowMaths(entropy_row, no_slopes, entropy_terms, softmax=True),
+    "z_loss": RowMaths(squared_log_sum_row, no_slopes, softmax=True),
+}
+
+# By name, and by whether there are class indices: with them, rows that are ignored have 0.
+ROW_NUMBERS = {
+    (name, indexed): maths._replace(indexed=indexed) for name, maths in _PLAIN.items() for indexed in (False, True)
+}
