@@ -25,13 +25,13 @@ TABLE = Path(__file__).with_name("steps.json")
 VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 # What a repeated call is to come to, on any version of Python, by the kind of arrays and loss.
-NUMPY, TORCH, LINEAR, FIRST = 400, 800, 800, 3000
+NUMPY, OPTION, TORCH, LINEAR, FIRST = 400, 450, 800, 800, 3000
 
 WARMING = 3
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(64, 10)).astype("f4")
 LABELS = RNG.integers(10, size=64)
-WEIGHT = RNG.uniform(0.5, 2, size=10).astype("f4")
+WEIGHT, SAMPLE = RNG.uniform(0.5, 2, size=10).astype("f4"), RNG.uniform(0.5, 2, size=64).astype("f4")
 CHANCES = RNG.dirichlet(np.ones(10), size=64).astype("f4")
 CROSS_ENTROPY = fl.value_and_grad(fl.cross_entropy)
 MSE = fl.value_and_grad(fl.mse_loss)
@@ -123,6 +123,10 @@ def _pos_weight():
     return loss, (LOGITS, CHANCES), {"pos_weight": WEIGHT}
 
 
+def _wider():
+    return CROSS_ENTROPY, (LOGITS.astype("f2"), LABELS), {"grad_out": np.empty_like(LOGITS)}
+
+
 def _linear():
     head = RNG.normal(size=(20, 10)).astype("f4")
     bias = RNG.normal(size=20).astype("f4")
@@ -158,6 +162,18 @@ KINDS = {
     "mse with weight": (lambda: (MSE, (LOGITS, CHANCES), {"weight": CHANCES}), NUMPY),
     "pos_weight": (_pos_weight, NUMPY),
     "unreduced": (lambda: (CROSS_ENTROPY, (LOGITS, LABELS), {"reduction": "none"}), NUMPY),
+    "sample_weight": (lambda: (CROSS_ENTROPY, (LOGITS, LABELS), {"sample_weight": SAMPLE}), OPTION),
+    "sample_weight, elements": (lambda: (MSE, (LOGITS, CHANCES), {"sample_weight": CHANCES}), OPTION),
+    "sample_weight, rows": (lambda: (MSE, (LOGITS, CHANCES), {"sample_weight": SAMPLE}), OPTION),
+    "divisor": (lambda: (CROSS_ENTROPY, (LOGITS, LABELS), {"divisor": 100.0}), OPTION),
+    "axis": (lambda: (CROSS_ENTROPY, (LOGITS.T.copy(), LABELS), {"axis": 0}), OPTION),
+    "logit_scale": (lambda: (CROSS_ENTROPY, (LOGITS, LABELS), {"logit_scale": 2.0}), OPTION),
+    "softcap": (lambda: (CROSS_ENTROPY, (LOGITS, LABELS), {"softcap": 30.0}), OPTION),
+    "z_loss": (lambda: (CROSS_ENTROPY, (LOGITS, LABELS), {"z_loss": 1e-4}), OPTION),
+    "valid_classes": (lambda: (CROSS_ENTROPY, (LOGITS, LABELS % 8), {"valid_classes": 8}), OPTION),
+    "returns": (lambda: (CROSS_ENTROPY, (LOGITS, LABELS), {"returns": ("lse",)}), OPTION),
+    "partial_sum": (lambda: (fl.partial_sum(fl.cross_entropy), (LOGITS, LABELS), {}), OPTION),
+    "float32 of float16": (_wider, OPTION),
     "torch": (_torch, TORCH),
     "torch with grad_out": (lambda: _torch(into=True), TORCH),
     "torch bfloat16": (lambda: _torch("bfloat16"), TORCH),

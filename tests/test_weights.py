@@ -199,6 +199,52 @@ def test_bad_options(options, error, message):
     assert (into == 7).all()
 
 
+ROWS = {
+    "few classes": (40, 10),
+    "classes": (40, 100),
+    "many classes": (20, 700),
+    "strided": (4, 10, 5),
+}
+
+
+@pytest.mark.parametrize("kind", ROWS)
+@pytest.mark.parametrize(
+    "loss", ["cross_entropy", "class probabilities", "multi_margin_loss", "nll_loss", "symmetric_cross_entropy"]
+)
+def test_rows_are_weighed_in_their_loop(loss, kind):
+    """Weights that are powers of two scale a row's value and gradient exactly; 0 takes a row of NaN out."""
+    shape = ROWS[kind]
+    if loss == "multi_margin_loss" and len(shape) > 2:
+        pytest.skip("takes two axes")
+    rng = np.random.default_rng(3)
+    rows = shape[:1] + shape[2:]
+    x, y = rng.normal(size=shape).astype("f4"), rng.integers(shape[1], size=rows)
+    s = rng.choice([0.0, 0.5, 1.0, 2.0], size=rows).astype("f4")
+    s.reshape(-1)[0] = 0.0
+    function = getattr(fl, "cross_entropy" if loss == "class probabilities" else loss)
+    target = np.moveaxis(rng.dirichlet(np.ones(shape[1]), rows), -1, 1).astype("f4") if " " in loss else y
+    gradient = fl.value_and_grad(function)
+    values, slopes = gradient(x, target, reduction="none")
+    x_nan = x.copy()
+    x_nan[0, :, *(0,) * (len(shape) - 2)] = np.nan
+    weighed, weighed_slopes = gradient(x_nan, target, reduction="none", sample_weight=s)
+    along = s[:, None] if len(shape) == 2 else s[:, None, :]
+    np.testing.assert_array_equal(weighed, s * values)
+    np.testing.assert_array_equal(weighed_slopes, along * slopes)
+    total, total_slopes = gradient(x_nan, target, reduction="sum", sample_weight=s)
+    np.testing.assert_allclose(total, (s * values).sum(dtype=float), rtol=1e-6)
+    np.testing.assert_array_equal(total_slopes, weighed_slopes)
+    mean, mean_slopes = gradient(x_nan, target, sample_weight=s.astype("f2"))
+    np.testing.assert_allclose(mean, (s * values).sum(dtype=float) / s.sum(), rtol=1e-6)
+    np.testing.assert_allclose(mean_slopes, weighed_slopes / s.sum(), rtol=1e-6, atol=1e-12)
+    nothing, zeros = gradient(x_nan, target, sample_weight=np.zeros_like(s))
+    assert np.isnan(nothing)
+    assert not zeros.any()
+    s.reshape(-1)[1] = -1
+    with pytest.raises(ValueError, match="sample_weight must not be negative"):
+        function(x, target, sample_weight=s)
+
+
 def test_bad_combinations():
     x = np.ones((4, 3))
     with pytest.raises(ValueError, match="batchmean"):

@@ -240,7 +240,7 @@ def _into(
         total = code(*frame)
         if labelled:
             bad, total = total
-            if bad >= 0:
+            if bad != -1:
                 return None
         return answer(number(total / divisor) if reduces else None, made)
 
@@ -269,7 +269,7 @@ def _finish(parts: Parts) -> Finish:
         total = code(*frame)
         if labelled:
             bad, total = total
-            if bad >= 0:
+            if bad != -1:
                 return None
         if defined and total != total:
             return None
@@ -294,7 +294,7 @@ def _value_and_gradient(parts: Parts) -> Finish:
         total = code(*frame)
         if labelled:
             bad, total = total
-            if bad >= 0:
+            if bad != -1:
                 return None
         if defined and total != total:
             return None
@@ -312,7 +312,7 @@ def _value(parts: Parts) -> Finish:
         total = code(*frame)
         if labelled:
             bad, total = total
-            if bad >= 0:
+            if bad != -1:
                 return None
         if defined and total != total:
             return None

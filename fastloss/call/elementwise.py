@@ -63,12 +63,12 @@ def plan(planning: Planning, job: Elementwise) -> Plan:
             views.append(weight.view)
             spreads.append(None)
 
-    sampled_by = planning.sample_weight
+    sampled_by, converts = planning.sample_weight, False
     if sampled_by is not None and len(views) < 3 and size:
         planning.sample_weight, planning.weighs = None, True
         slopes = sum(name in planning.record.differentiable for name in names[:2])
         point = sampled(point, len(views), slopes)
-        divisor, spread = sampling(planning, sampled_by, shape, divisor, None if weight is None else weight)
+        divisor, spread, converts = sampling(planning, sampled_by, shape, divisor, None if weight is None else weight)
         if mode.partial:
             planning.denominator, divisor = divisor, 1
         arguments = (*arguments, Argument(sampled_by, sampled_by.view))
@@ -91,15 +91,15 @@ def plan(planning: Planning, job: Elementwise) -> Plan:
         kernel = nothing(planning.empty_mean)
     else:
         kernel = backend.plan_elementwise(point, read_views, outputs.samples(5), params, outputs.aliased)
-    spreading = tuple(
-        [
-            chain
-            if operand is None or operand is sampled_by or kernel.raw or operand.view.shape == shape
-            else _broadcasting(backend, chain, shape)
-            for operand, chain in zip(operands, (*spreads, *(None,) * (5 - len(spreads))), strict=True)
-        ]
-    )
-    reads = reads_of(operands, spreading, kernel.reads)
+    spreading = []
+    for operand, chain in zip(operands, (*spreads, *(None,) * (5 - len(spreads))), strict=True):
+        if operand is not None and operand is sampled_by:  # what spreads weights also brings them to their shape
+            spreading.append(None if kernel.raw and not converts else chain)
+        elif operand is None or kernel.raw or operand.view.shape == shape:
+            spreading.append(chain)
+        else:
+            spreading.append(_broadcasting(backend, chain, shape))
+    reads = reads_of(operands, tuple(spreading), kernel.reads)
     return kernel_call(planning, kernel, reads, outputs, each, scale, divisor, _domain(planning, job, size))
 
 

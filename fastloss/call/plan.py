@@ -113,7 +113,7 @@ def kernel_call(
         def execute(arrays: tuple[Any, ...], request: Request, written: tuple[Any, ...]) -> Any:
             read = order((*map(call, readers, pick(arrays)), ABSENT))
             found = code(*read, *written, *numbers_of(1.0, 1.0, settings.check_indices), queue(), True)
-            if labelled and found[0] >= 0:
+            if labelled and found[0] != -1:
                 raise bad_label(arrays, found[0])  # type: ignore[misc]
             return found[1] if labelled else found
 
@@ -146,7 +146,7 @@ def kernel_call(
         )
         if labelled:
             bad, total = total
-            if bad >= 0:
+            if bad != -1:
                 raise bad_label(arrays, bad)  # type: ignore[misc]
         if not divided:
             total = total / by if by else _NAN

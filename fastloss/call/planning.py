@@ -16,7 +16,7 @@ import numpy as np
 from fastloss.call.checks import Shape, check_float, check_shape
 from fastloss.call.dispatch import host_array, lowering, space_of
 from fastloss.call.request import Mode, Request, is_number
-from fastloss.cpu.arrays import NUMPY
+from fastloss.cpu.arrays import NUMPY, kernel_view
 from fastloss.cpu.in_parts import COPIED_AT_ONCE, flat
 from fastloss.cpu.windows import FLAT
 from fastloss.define.descriptions import Loss
@@ -167,7 +167,7 @@ class Planning:
             if low is None:
                 low = self.arrays[operand.place] = self.space.lower(operand.given, name)
             operand.read = self.space.reading(low)
-            operand.view = low if operand.read is None else operand.read(low, name)
+            operand.view = low if operand.read is None else kernel_view(low, name)
         return operand.view
 
     def operand(self, name: str, array: Any) -> Operand:
@@ -281,26 +281,19 @@ def reads_of(
     there, to what the kernel takes.
     """
     chains: list[Callable[[Any], Any]] = []
-    places: list[int | None] = []
-    order: list[int] = []
-    left = iter(reads)
-    for operand, spread in zip(operands, spreads, strict=True):
+    places: list[int | None] = [None] * len(operands)
+    order, present, left = [-1] * len(operands), [], iter(reads)
+    for k, operand in enumerate(operands):
         if operand is None:
-            places.append(None)
-            order.append(-1)
             continue
-        places.append(operand.place)
-        order.append(len(chains))
-        read = next(left)
+        places[k], order[k] = operand.place, len(chains)
+        present.append(operand.place)
+        spread, read = spreads[k], next(left)
         if (spread is not None or operand.view.size > COPIED_AT_ONCE) and read is FLAT:
             read = _flattening(operand.view if spread is None else spread(operand.view))
         chains.append(read if operand.read is spread is None else chained(operand.read, spread, read))
-    present = [place for place in places if place is not None]
     first = present[0]
-    if present == [*range(first, first + len(present))]:
-        pick: Any = itemgetter(slice(first, first + len(present)))
-    else:
-        pick = itemgetter(*present)
+    pick: Any = itemgetter(*present) if len(present) > 1 else itemgetter(slice(first, first + 1))
     return Reads(pick, tuple(chains), itemgetter(*order), tuple(places))
 
 

@@ -26,7 +26,7 @@ from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import BadLabel, Plan, kernel_call
 from fastloss.call.planning import ABSENT, Operand, Planning, Read, chained, reads_of
 from fastloss.call.request import Request
-from fastloss.call.weighting import Layout
+from fastloss.call.weighting import Layout, or_negative, sampling_rows
 from fastloss.define.descriptions import NO_INDEX, Pairwise, RowMap, RowMaths, Rowwise
 from fastloss.runtime.dtypes import F32, F64, FLOATS
 from fastloss.runtime.plans import nothing
@@ -62,10 +62,13 @@ def plan(planning: Planning, job: Rowwise) -> Plan:
         check_shape(weight, (classes,), "weight", "one entry for each class, shape")
 
     each, count = job.reduction == "none", outer * inner
+    results = shape[:first] + (1,) * len(shape[first:last]) + shape[last:] if job.keepdim else rows
+    is_sampled = planning.sample_weight is not None and count > 0 and classes > 0 and _is_sampled(planning, job, labels)
+    sampled_by, spread_weights = sampling_rows(planning, results) if is_sampled else (None, None)
     divisor: Any = 1
     if job.reduction == "mean":
         is_counted = job.mean == "weights" and labels is not None
-        divisor = planning.over(0 if is_counted else count)  # 0: the driver counts
+        divisor = planning.over(0 if is_counted or is_sampled else count)  # 0: the driver counts
         if is_counted and (planning.sample_weight is not None or mode.partial):
             set_counts(planning, job, labels, x.dtype, classes)
     arguments: tuple[Argument | None, ...] = (Argument(job.input, x),)
@@ -77,20 +80,22 @@ def plan(planning: Planning, job: Rowwise) -> Plan:
     if innermost is not None:
         split = (count, classes, 1)
     outputs = Outputs(planning, arguments, shape, innermost=innermost)
-    results = shape[:first] + (1,) * len(shape[first:last]) + shape[last:] if job.keepdim else rows
     outputs.want_values(results, each and mode.value)
     if planning.weighing is not None:
         planning.weighing.layout = Layout(classes, split[2])
         divisor = 1
     scale, upstream = planning.upstream(not each, results)
     outputs.check_read(target=labels, weight=job.weight if operand is None else None, grad_output=upstream)
+    if sampled_by is not None:
+        upstream, maths = sampled_by, maths._replace(sampled=True)
+        outputs.check_read(sample_weight=sampled_by)
 
     ordering = None if innermost is None else outputs.ordered
     spread: Callable[[Any], Any] | None = ordering
     if operand is not None and target.shape != shape:
         spread = chained(lambda view: backend.broadcast(view, shape), ordering)
     operands = (job.input, operand, labels, job.weight, upstream)
-    spreads = (ordering, spread, None, None, None)
+    spreads = (ordering, spread, None, None, spread_weights)
     if count == 0:
         kernel = nothing(planning.empty_mean, labelled=True)
     elif classes == 0:
@@ -99,7 +104,7 @@ def plan(planning: Planning, job: Rowwise) -> Plan:
         indices, entries = (ABSENT, target) if labels is None else (target, ABSENT)
         above = ABSENT if upstream is None else upstream.view
         seen = [x, entries if operand is not None else ABSENT, indices, weight, above]
-        if spread is not None:
+        if spread is not None or spread_weights is not None:
             pairs = zip(seen, spreads, strict=True)
             seen = [view if spreading is None or view is ABSENT else spreading(view) for view, spreading in pairs]
         ignore = NO_INDEX if job.ignore_index is None else int(job.ignore_index)
@@ -109,7 +114,20 @@ def plan(planning: Planning, job: Rowwise) -> Plan:
         )
     reads = reads_of(operands, spreads, kernel.reads)
     bad_label = None if labels is None else bad_label_of(backend, labels, rows, classes)
+    if is_sampled:
+        bad_label = or_negative(bad_label)
     return kernel_call(planning, kernel, reads, outputs, each, scale, divisor, bad_label=bad_label)
+
+
+def _is_sampled(planning: Planning, job: Rowwise, labels: Operand | None) -> bool:
+    """Return whether the loop over rows multiplies by the weights of samples: where it divides by their sum, or not."""
+    assert planning.sample_weight is not None
+    by_rows = labels is not None and job.mean != "weights"  # whose sum knows neither class weights nor rows to ignore
+    if by_rows and not (job.weight is None and job.ignore_index is None):
+        return False
+    if planning.mode.partial or planning.grad_output is not None or not planning.space.backend.samples_rows:
+        return False
+    return planning.see(planning.sample_weight, "sample_weight").dtype in FLOATS
 
 
 def reads_of_rows(planning: Planning, operands: tuple[Operand | None, ...]) -> Read:

@@ -20,6 +20,8 @@ from fastloss.define.point_maths import are_nonzero, is_nonzero, other, product,
 from fastloss.runtime.dtypes import F64, FLOATS
 from fastloss.runtime.settings import settings
 
+_NUMBERS = frozenset((int, float))
+
 # Runs a kernel with the arrays of a call, and what it writes in the order of its results.
 Execute = Callable[[tuple[Any, ...], Request, tuple[Any, ...]], Any]
 
@@ -61,16 +63,35 @@ def spreading(planning: Planning, shape: Shape) -> Callable[[Any], Any] | None:
 def checked(total: Any, backend: Any) -> Any:
     """Return the sum of weights, after a look at it: it is NaN where one is negative."""
     if settings.check_indices or not backend.waits:
-        total = backend.number(total)
-        if math.isnan(total):
-            raise ValueError("sample_weight must not be negative or NaN")
+        total = total if type(total) is float else backend.number(total)
+        if total != total:
+            raise refused()
     return total
+
+
+def sampling_rows(planning: Planning, shape: Shape) -> tuple[Operand, Callable[[Any], Any] | None]:
+    """Return the weights of a loss whose loop over rows multiplies by them, and what spreads them over these rows."""
+    operand = planning.sample_weight
+    assert operand is not None
+    spread = spreading(planning, shape)
+    planning.sample_weight = None
+    return operand, spread
+
+
+def or_negative(bad_label: Callable[..., Exception] | None) -> Callable[..., Exception]:
+    """Return what makes the error about a label, or about a weight that the loop over rows found to be negative."""
+    return lambda arrays, bad: refused() if bad_label is None or bad < 0 else bad_label(arrays, bad)
+
+
+def refused() -> ValueError:
+    """Return the error about a weight of a sample."""
+    return ValueError("sample_weight must not be negative or NaN")
 
 
 def sampling(
     planning: Planning, operand: Operand, shape: Shape, divisor: Any, weight: Operand | None
-) -> tuple[Read, Callable[[Any], Any] | None]:
-    """Return what reads the divisor of a loss whose kernel multiplies by the weights, and what spreads these.
+) -> tuple[Read, Callable[[Any], Any] | None, bool]:
+    """Return what reads the divisor of a loss whose kernel multiplies by the weights, what spreads these, and converts.
 
     The weights of a call are looked at where the divisor is read. `weight` counts in a mean beside them.
     """
@@ -99,11 +120,11 @@ def sampling(
             return divisor(arrays) if callable(divisor) else divisor
         if both is not None:
             return both((read_flat(arrays), counts(arrays)))  # type: ignore[misc]
-        return total if repeated == 1 else backend.number(total) * repeated
+        return total if repeated == 1 else (total if type(total) is float else backend.number(total)) * repeated
 
     count = mapping(backend, is_nonzero, (real,))
     planning.how_many = lambda arrays: backend.number(count((read(arrays),))) * repeated
-    return by, None if convert is None and view.shape == shape else spread
+    return by, None if convert is None and view.shape == shape else spread, convert is not None
 
 
 def converting(backend: Any, view: Any, real: Any) -> Callable[[Any], Any]:
@@ -268,4 +289,6 @@ def partial_of(planning: Planning, size: int, real: Any) -> Callable[[tuple[Any,
 
 def numbers(backend: Any, *sums: Any) -> tuple[float, ...]:
     """Return sums as numbers; those of a device are waited for."""
+    if _NUMBERS.issuperset(map(type, sums)):
+        return sums
     return tuple([one if isinstance(one, int | float) else backend.number(one) for one in sums])

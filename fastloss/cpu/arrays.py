@@ -49,7 +49,9 @@ class NumpySpace:
     @staticmethod
     def reading(low: Any) -> Callable[..., Any] | None:
         """Return what makes of such arrays the views that kernels read; None where they are those views."""
-        return None if low.dtype in _DIRECT and low.flags.aligned and low.flags.writeable else kernel_view
+        if not (low.flags.aligned and low.flags.writeable):
+            return kernel_view
+        return None if low.dtype in _DIRECT else _AS_BITS.get(low.dtype, kernel_view)
 
     def output(self, array: Any, name: str) -> Any:
         """Return the view of an array that the user wants written."""
@@ -161,6 +163,9 @@ TORCH = TorchSpace()
 
 # bfloat16 of torch as a dtype of NumPy, which has none of its own: no other array has this one.
 TENSOR_BF16 = np.dtype([("bfloat16", np.uint16)])
+
+# What gives the bits of half types: a method that is called without a step of the interpreter.
+_AS_BITS = {np.dtype(np.float16): methodcaller("view", F16_BITS), TENSOR_BF16: methodcaller("view", BF16_BITS)}
 
 
 def lowering(array: Any) -> Callable[[Any], Any] | None:
@@ -300,11 +305,6 @@ def kernel_view(array: Any, name: str = "array") -> Any:
     if array.dtype not in _DIRECT or not array.flags.aligned:
         array = _kernel_dtype(array, name)
     return array if array.flags.writeable else unlocked(array)
-
-
-def reading(low: Any) -> Callable[[Any], Any] | None:
-    """Return what makes of such arrays the views that kernels read; None where they are those views."""
-    return None if low.dtype in _DIRECT and low.flags.aligned and low.flags.writeable else kernel_view
 
 
 def _kernel_dtype(array: Any, name: str) -> Any:

@@ -29,10 +29,11 @@ __all__ = [
     "add_rows", "add_to", "adds_products", "argmax", "broadcast", "chunk_times", "class_weights", "clear_rows",
     "copy_into", "ctc", "elementwise", "empty", "fill", "flat", "follows_layout", "host", "maker", "matmul", "moved",
     "multiplier", "multiplies_bfloat16", "number", "on_device", "overlap", "pad", "plan_elementwise",
-    "plan_multilabel", "plan_pairwise", "plan_rowwise", "rowwise", "same", "sample", "sum_to", "survey", "take",
-    "upload", "waits", "zeros",
+    "plan_multilabel", "plan_pairwise", "plan_rowwise", "rowwise", "same", "sample", "samples_rows",
+    "sum_to", "survey", "take", "upload", "waits", "zeros",
 ]  # fmt: skip
 
+samples_rows = True  # whether loops over rows multiply by the weights of samples
 follows_layout = True  # whether results of rows may lie in another order than C's, as their input does
 waits = False  # whether looking at a result holds the caller up
 adds_products = multiplies_bfloat16 = False  # what NumPy's matrix product does not do

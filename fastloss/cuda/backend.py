@@ -31,6 +31,7 @@ class Backend:
     Reduced values stay on the device; :meth:`number` and the check of class indices alone wait for it.
     """
 
+    samples_rows = False  # whether loops over rows multiply by the weights of samples
     follows_layout = False  # neighbouring threads take neighbouring rows: an axis of rows may as well come last
     waits = True
     chunk_times = 2  # how many times the budget of the CPU, see fastloss/_products.py

@@ -148,7 +148,8 @@ class RowMaths(NamedTuple):
         target's with ``hit=True`` and ``t=0``, which replaces the first result; so it must not fail where it is
         superfluous, and t means nothing where there are class indices.
 
-    `indexed`: there are class indices. `sparse`: all but the target's entry are 0, and unread.
+    `indexed`: there are class indices. `sparse`: all but the target's entry are 0, and unread. `sampled`: where an
+    upstream gradient would be, a weight of each row multiplies its value and its derivatives; 0 takes it out.
     """
 
     finish: MathFunction
@@ -157,6 +158,7 @@ class RowMaths(NamedTuple):
     softmax: bool = False
     indexed: bool = False
     sparse: bool = False
+    sampled: bool = False
 
 
 class Scores(NamedTuple):

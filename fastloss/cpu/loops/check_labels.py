@@ -12,6 +12,9 @@ from fastloss.cpu.simd.work_queue import chunks, finish, total_of
 from fastloss.define.descriptions import NO_INDEX
 from fastloss.runtime.compile import Kernel, Launch, kernel_part
 
+# In the place of a bad row: the weight of a sample is negative, or NaN.
+NEGATIVE = -2
+
 
 @kernel_part(forceinline=True)
 def is_counted(label, columns, ignore):
@@ -20,9 +23,10 @@ def is_counted(label, columns, ignore):
 
 
 @kernel_part()
-def survey(y, weight, columns, ignore, check, count, queue):
+def survey(y, weight, sample, columns, ignore, check, count, queue):
     """Return the first row whose class does not exist (-1: none), and the summed weight of the rows that count.
 
+    A row's weight is that of its class times that of the `sample`; the row is NEGATIVE where one of these is negative.
     A sum of 0 is returned as NaN: it is a divisor, and the mean over nothing is NaN whatever is divided.
     Every thread waits for the whole survey: nothing is computed before all classes are known to exist.
     """
@@ -36,26 +40,31 @@ def survey(y, weight, columns, ignore, check, count, queue):
             kept += is_counted(label, columns, ignore)
         bad = kept + ignored < last - first
         total = float(kept)
-        if present(weight):
+        if present(weight) or present(sample):
             total = 0.0
             for r in range(first, last):
-                label = label_at(y, r)
+                label, own = label_at(y, r), load_or(sample, r, 1.0)
+                if not own >= 0.0:
+                    total = np.nan
                 if is_counted(label, columns, ignore):
-                    total += load_or(weight, label, 1.0)
+                    total += load_or(weight, label, 1.0) * own
         finish(queue, 0, k, np.nan if bad and check else total)
     total = total_of(queue, 0)
-    if check and total != total:
+    if total != total:
         for r in range(count):
             label = label_at(y, r)
-            if not (ignores and label == ignore) and (label < 0 or label >= columns):
+            if check and not (ignores and label == ignore) and (label < 0 or label >= columns):
                 return r, total
+        for r in range(count):
+            if not load_or(sample, r, 1.0) >= 0.0:
+                return NEGATIVE, total
     return -1, total if total != 0.0 else np.nan
 
 
 @functools.cache
 def _kernel() -> Kernel:
     def survey_alone(y, weight, columns, ignore, check, count, queue, lead):
-        return survey(y, weight, columns, ignore, check, count, queue)
+        return survey(y, weight, (), columns, ignore, check, count, queue)
 
     return Kernel("survey", survey_alone)
 

@@ -32,7 +32,7 @@ from fastloss.cpu.simd.stack_arrays import LANES
 from fastloss.cpu.simd.work_queue import chunks, finish, total_of
 from fastloss.cpu.windows import ALL_FLAT
 from fastloss.define.descriptions import RowMaths
-from fastloss.runtime.compile import Kernel, Launch, is_small, launch_of
+from fastloss.runtime.compile import Kernel, Launch, is_small, kernel_part, launch_of
 from fastloss.runtime.plans import KernelPlan
 
 # Classes from which a row fills the lanes by itself. What a loop along the row leaves to narrower vectors and to scalar
@@ -58,6 +58,18 @@ SPARSE_ROW = 8
 CLEARED = 16
 
 
+@kernel_part(forceinline=True)
+def itself(array):
+    """Return the array."""
+    return array
+
+
+@kernel_part(forceinline=True)
+def absent(array):
+    """Return an array that is absent."""
+    return ()
+
+
 @functools.cache
 def kernel(maths: RowMaths, layout: str) -> Kernel:
     """Return the kernel of a row loss.
@@ -73,7 +85,8 @@ def kernel(maths: RowMaths, layout: str) -> Kernel:
         streamed = layout.startswith("streamed")
         loop = along(maths, layout not in ("along", "streamed"), layout == "replacing", streamed)
         body = _over_rows(maths, *loop, 1, 1)
-    return Kernel(f"rowwise_{layout}_{maths.finish.__name__}_{maths.entry.__name__}", body)
+    sampled = "sampled_" if maths.sampled else ""
+    return Kernel(f"rowwise_{sampled}{layout}_{maths.finish.__name__}_{maths.entry.__name__}", body)
 
 
 def _over_rows(
@@ -83,16 +96,18 @@ def _over_rows(
 
     Each thread has one set of what `buffers_for` returns.
     """
-    indexed = maths.indexed
+    indexed, sampled = maths.indexed, maths.sampled
+    of_classes, of_samples = itself if indexed else absent, itself if sampled else absent
 
     def rowwise(
         x, t, y, weight, grad_output, values, d0, d1, d2, hess,
         params, scale, divisor, count, columns, inner, ignore, check, queue, lead,
     ):  # fmt: skip
         x, t, d0, d1, d2 = borrowed((x, t, d0, d1, d2))
-        if indexed and (check or divisor == 0.0):
-            bad, counted = survey(y, weight, columns, ignore, check, count, queue)
-            if bad >= 0:
+        if sampled or (indexed and (check or divisor == 0.0)):
+            own, sample = of_classes(weight), of_samples(grad_output)
+            bad, counted = survey(y, own, sample, columns, ignore, check and indexed, count, queue)
+            if bad != -1:
                 return bad, 0.0
             divisor = counted if divisor == 0.0 else divisor
         like = load(x, 0)
@@ -159,7 +174,7 @@ def plan(
     layout = layout_of(maths, columns, inner, replaces and columns >= LONG_FROM)
     units = count if inner == 1 else -(-count // (LANES if maths.sparse else STEP))
     work = work_of(maths, count, columns, inner)
-    if split.suits(maths, count, columns, inner):
+    if split.suits(maths, count, columns, inner) and not maths.sampled:
         launch = launch_of(_split(maths, layout, units, work), units, 0)
     else:
         launch = _launch(maths, layout, units, work, count * columns, (*operands, *results, *numbers(1.0, 1.0, True)))

@@ -125,7 +125,7 @@ def along(
 def _short_rows(maths: RowMaths, streamed: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Return the loop over rows of which several are computed together, and the maxima of those that follow before."""
     terms, has_terms, finish, entry = maths.terms, maths.terms is not None, maths.finish, maths.entry
-    softmax, indexed = maths.softmax, maths.indexed
+    softmax, indexed, sampled = maths.softmax, maths.indexed, maths.sampled
 
     @written_out
     def buffers_for(x, grads, hess, factor, columns):
@@ -176,8 +176,10 @@ def _short_rows(maths: RowMaths, streamed: bool) -> tuple[Callable[..., Any], Ca
                 if far:
                     _fetch_ahead(x, t, grads, base, columns, not streamed)
                 label = label_at(y, r)
-                if indexed and not is_counted(label, columns, ignore):
-                    total += _skip_row(label == ignore, r, base, into, columns, values, grads, hess, factor)
+                own = load_or(grad_output, r, T(1)) if sampled else T(1)
+                if (indexed and not is_counted(label, columns, ignore)) or (sampled and own == T(0)):
+                    ignored = label == ignore or own == T(0)
+                    total += _skip_row(ignored, r, base, into, columns, values, grads, hess, factor)
                     continue
                 top, exp_sum = (maxima[i], sums[i]) if softmax else (T(0), T(0))
                 inverse = T(1) / exp_sum if softmax else T(0)
@@ -204,9 +206,10 @@ def _short_rows(maths: RowMaths, streamed: bool) -> tuple[Callable[..., Any], Ca
                             of_a, of_b, of_c = of_a + u, of_b + v, of_c + q
                         a, b, c = a + of_a, b + of_b, c + of_c
                 value, coefs = finish(top, logsum, (T(a), T(b), T(c)), zy, wy, p_others, py, numbers)
+                value = own * value if sampled else value
                 store(values, r, value)
                 total += value
-                g = load_or(grad_output, r, factor)
+                g = own * factor if sampled else load_or(grad_output, r, factor)
                 for j in range(columns):
                     z = load(x, base + j) - top
                     p = load(exps, at + j) * inverse if softmax else T(0)
@@ -239,7 +242,7 @@ def _long_rows(maths: RowMaths, replaces: bool, streamed: bool) -> tuple[Callabl
     result is of another type, or `replaces` an operand.
     """
     terms, has_terms, finish, entry = maths.terms, maths.terms is not None, maths.finish, maths.entry
-    softmax, indexed = maths.softmax, maths.indexed
+    softmax, indexed, sampled = maths.softmax, maths.indexed, maths.sampled
 
     @written_out
     def buffers_for(x, grads, hess, factor, columns):
@@ -273,8 +276,10 @@ def _long_rows(maths: RowMaths, replaces: bool, streamed: bool) -> tuple[Callabl
             into = at if streamed else base
             written = 0
             label = label_at(y, r)
-            if indexed and not is_counted(label, columns, ignore):
-                total += _skip_row(label == ignore, r, base, into, columns, values, grads, hess, factor)
+            own = load_or(grad_output, r, T(1)) if sampled else T(1)
+            if (indexed and not is_counted(label, columns, ignore)) or (sampled and own == T(0)):
+                ignored = label == ignore or own == T(0)
+                total += _skip_row(ignored, r, base, into, columns, values, grads, hess, factor)
             else:
                 top, exp_sum = T(0), T(0)
                 if softmax:
@@ -305,9 +310,10 @@ def _long_rows(maths: RowMaths, replaces: bool, streamed: bool) -> tuple[Callabl
                             of_a, of_b, of_c = of_a + u, of_b + v, of_c + q
                         a, b, c = a + of_a, b + of_b, c + of_c
                 value, coefs = finish(top, logsum, (T(a), T(b), T(c)), zy, wy, p_others, py, numbers)
+                value = own * value if sampled else value
                 store(values, r, value)
                 total += value
-                g = load_or(grad_output, r, factor)
+                g = own * factor if sampled else load_or(grad_output, r, factor)
                 for begin in range(0, columns, BLOCK):
                     end = min(begin + BLOCK, columns)
                     scale = factors[begin // BLOCK] if keep else inverse

@@ -52,7 +52,7 @@ def _clear_rows(array, row, n, columns, inner, zero):
 
 def gather(maths: RowMaths) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Return the loop over rows `start` ... `last` of a sparse loss, and its buffers, which it has none of."""
-    finish, entry = maths.finish, maths.entry
+    finish, entry, sampled = maths.finish, maths.entry, maths.sampled
 
     @written_out
     def rows(
@@ -78,14 +78,16 @@ def gather(maths: RowMaths) -> tuple[Callable[..., Any], Callable[..., Any]]:
                 label = label_at(y, r)
                 base = place_of(r, columns, inner)
                 value = T(0)
-                if is_counted(label, columns, ignore):
+                own = load_or(grad_output, r, T(1)) if sampled else T(1)
+                if is_counted(label, columns, ignore) and own != T(0):
                     w = load_or(weight, label, T(1))
                     value, coefs = finish(T(0), T(0), (T(0), T(0), T(0)), entries[l], w, T(0), T(0), numbers)
                     slopes, curvature = entry(entries[l], T(0), T(0), w, True, coefs, numbers)
-                    g = load_or(grad_output, r, factor)
+                    value = own * value if sampled else value
+                    g = own * factor if sampled else load_or(grad_output, r, factor)
                     store_each(grads, base + label * inner, slopes, g)
                     store(hess, base + label * inner, g * curvature)
-                elif label != ignore:  # nobody was to check it
+                elif label != ignore and own != T(0):  # nobody was to check it
                     value = T(np.nan)
                     for j in range(columns):
                         store_each(grads, base + j * inner, (value, value, value), T(1))

@@ -114,6 +114,17 @@ def _skip_rows(tile, rows, y, first, n, columns, ignore):
                 store(tile.outs, place, number)
 
 
+@kernel_part(forceinline=True)
+def _leave_out(tile, rows, weights, first, n):
+    """Make what the loss returns of rows of weight 0 zero, whatever they hold."""
+    zero = type(rows.top[0])(0)
+    for l in range(n):
+        if load_or(weights, first + l, zero) == zero:
+            rows.top[l] = zero
+            for place in range(l, tile.outs.size, tile.lanes):
+                store(tile.outs, place, zero)
+
+
 @kernel_part(fastmath=FASTMATH)
 def _sum_others(exps, lanes, n, columns, sums, others):
     """Write to `others` the sum of each row's exponentials less the one that is 1, of rows whose sum is below SURE.
@@ -220,6 +231,7 @@ def _terms_of(maths: RowMaths) -> Callable[..., Any]:
 def across(maths: RowMaths, strided: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Return the loop over rows `start` ... `last` for few classes, or for a strided class axis, and its buffers."""
     has_terms, has_softmax, indexed = maths.terms is not None, maths.softmax, maths.indexed
+    sampled = maths.sampled
     finish, entry = maths.finish, maths.entry
     read_tile, write_tile = (read_strided, write_strided) if strided else (read_rows, write_rows)
     softmax, terms_of = _softmax(strided), _terms_of(maths)
@@ -277,8 +289,9 @@ def across(maths: RowMaths, strided: bool) -> tuple[Callable[..., Any], Callable
                 py = load(tile.exps, labels[l] * lanes + l) * inverse[l] if has_softmax and indexed else T(0)
                 value, coefs = finish(top[l], log_sums[l], abc, rows.z[l], rows.w[l], p_others[l], py, numbers)
                 pack(kept, LANES, l, coefs)
-                top[l] = value
-                g[l] = load_or(grad_output, first + l, factor)
+                own = load_or(grad_output, first + l, T(1)) if sampled else T(1)
+                top[l] = own * value if sampled else value
+                g[l] = own * factor if sampled else load_or(grad_output, first + l, factor)
             for j in range(columns):
                 base = j * lanes
                 w = load_or(weight, j, T(1))
@@ -293,6 +306,8 @@ def across(maths: RowMaths, strided: bool) -> tuple[Callable[..., Any], Callable
                     stage_each(outs, size, after_d2 + base + l, (curvature,), g[l], (hess,))
             if indexed and skipped > 0:
                 _skip_rows(tile, rows, y, first, n, columns, ignore)
+            if sampled:
+                _leave_out(tile, rows, grad_output, first, n)
             for l in range(n):
                 store(values, first + l, top[l])
                 total += top[l]
