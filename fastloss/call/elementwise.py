@@ -91,15 +91,13 @@ def plan(planning: Planning, job: Elementwise) -> Plan:
         kernel = nothing(planning.empty_mean)
     else:
         kernel = backend.plan_elementwise(point, read_views, outputs.samples(5), params, outputs.aliased)
-    spreading = []
-    for operand, chain in zip(operands, (*spreads, *(None,) * (5 - len(spreads))), strict=True):
-        if operand is not None and operand is sampled_by:  # what spreads weights also brings them to their shape
-            spreading.append(None if kernel.raw and not converts else chain)
-        elif operand is None or kernel.raw or operand.view.shape == shape:
-            spreading.append(chain)
-        else:
-            spreading.append(_broadcasting(backend, chain, shape))
-    reads = reads_of(operands, tuple(spreading), kernel.reads)
+    chains = [*spreads, *(None,) * (5 - len(spreads))]
+    if sampled_by is not None and planning.weighs and kernel.raw and not converts:
+        chains[len(job.arrays)] = None  # what spreads weights also brings them to their shape
+    for k, operand in enumerate(operands):
+        if not (operand is None or operand is sampled_by or kernel.raw or operand.view.shape == shape):
+            chains[k] = _broadcasting(backend, chains[k], shape)
+    reads = reads_of(operands, tuple(chains), kernel.reads)
     return kernel_call(planning, kernel, reads, outputs, each, scale, divisor, _domain(planning, job, size))
 
 

@@ -41,12 +41,8 @@ def plan(planning: Planning, job: Rowwise) -> Plan:
     backend = planning.space.backend
     check_float(x, "input")
     shape = x.shape
-    first, last, split = split_axis(shape, job.axis)
-    if job.max_ndim is not None and len(shape) > job.max_ndim:
-        raise ValueError(f"input must have at most {job.max_ndim} axes, got shape {shape}")
+    first, last, split = _split(job, shape)
     outer, classes, inner = split
-    if classes == 0 and job.empty is None:
-        raise ValueError(f"input must have at least one class, got shape {shape}")
     rows = shape[:first] + shape[last:]
     if job.target is None and "target" in planning.record.domains:
         raise TypeError("target must be an array, got None")
@@ -117,6 +113,16 @@ def plan(planning: Planning, job: Rowwise) -> Plan:
     if is_sampled:
         bad_label = or_negative(bad_label)
     return kernel_call(planning, kernel, reads, outputs, each, scale, divisor, bad_label=bad_label)
+
+
+def _split(job: Rowwise, shape: Shape) -> tuple[int, int, tuple[int, int, int]]:
+    """Return where the class axis begins and ends, and (outer, classes, inner), of an input that the loss can have."""
+    found = split_axis(shape, job.axis)
+    if job.max_ndim is not None and len(shape) > job.max_ndim:
+        raise ValueError(f"input must have at most {job.max_ndim} axes, got shape {shape}")
+    if found[2][1] == 0 and job.empty is None:
+        raise ValueError(f"input must have at least one class, got shape {shape}")
+    return found
 
 
 def _is_sampled(planning: Planning, job: Rowwise, labels: Operand | None) -> bool:

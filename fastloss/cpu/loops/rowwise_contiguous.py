@@ -86,13 +86,13 @@ def _fetch_ahead(x, t, grads, base, columns, writes):
 
 
 @kernel_part(forceinline=True)
-def _skip_row(ignored, r, base, into, columns, values, grads, hess, like):
+def _skip_row(ignored, own, r, base, into, columns, values, grads, hess, like):
     """Write the value and the derivatives of a row that does not count, and return the value.
 
-    It is 0 for a row that is `ignored`, NaN for one whose class does not exist.
+    It is 0 for a row that is `ignored` or whose own weight is 0, NaN for one whose class does not exist.
     """
     T = type(like)
-    number = T(0) if ignored else T(np.nan)
+    number = T(0) if ignored or own == T(0) else T(np.nan)
     store(values, r, number)
     for j in range(columns):
         store_each(grads, into + j, (number, number, number), T(1))
@@ -105,6 +105,26 @@ def _scale_all(factors, number):
     """Multiply the factors of a row's blocks, once: LLVM multiplies in an order that differs from loop to loop."""
     for block in range(factors.size):
         factors[block] *= number
+
+
+def _of_softmax(softmax: bool) -> Callable[..., Any]:
+    """Return what makes of a row's sum of exponentials its inverse, its logarithm, and 1 less the largest softmax.
+
+    Where that sum is hardly more than 1 they come of a sum without the largest exponential.
+    """
+
+    @written_out
+    def of_softmax(x, base, columns, top, exp_sum, keep, exps, at, references, factors):
+        T = type(exp_sum)
+        inverse = T(1) / exp_sum if softmax else T(0)
+        logsum, p_others = log_sum(exp_sum) if softmax else T(0), T(1) - inverse if softmax else T(0)
+        if softmax and exp_sum < T(SURE):
+            others = of_others(x, base, columns, top, keep, exps, at, references, factors)
+            inverse = T(1) / (T(1) + others)
+            logsum, p_others = log1p_unit(others), others * inverse
+        return inverse, logsum, p_others
+
+    return of_softmax
 
 
 def along(
@@ -125,7 +145,7 @@ def along(
 def _short_rows(maths: RowMaths, streamed: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Return the loop over rows of which several are computed together, and the maxima of those that follow before."""
     terms, has_terms, finish, entry = maths.terms, maths.terms is not None, maths.finish, maths.entry
-    softmax, indexed, sampled = maths.softmax, maths.indexed, maths.sampled
+    softmax, indexed, sampled, of_softmax = maths.softmax, maths.indexed, maths.sampled, _of_softmax(maths.softmax)
 
     @written_out
     def buffers_for(x, grads, hess, factor, columns):
@@ -159,7 +179,7 @@ def _short_rows(maths: RowMaths, streamed: bool) -> tuple[Callable[..., Any], Ca
             row_maxima(x, start * columns, min(together, last - start), columns, next_maxima)
         for first in range(start, last, together):
             n = min(together, last - first)
-            base = first * columns
+            base, size = first * columns, n * columns
             needed = not indexed
             for i in range(n):
                 maxima[i] = next_maxima[i]
@@ -168,8 +188,7 @@ def _short_rows(maths: RowMaths, streamed: bool) -> tuple[Callable[..., Any], Ca
                 if needed:
                     of_rows(x, base, n, together, columns, padding, maxima, keep, exps, held, stride, sums)
                 # Here neither their last steps nor those of the sums are waited for: 0.9 to 0.95 of the time.
-                rest = min(together, last - first - n)
-                row_maxima(x, base + n * columns, rest, columns, next_maxima)
+                row_maxima(x, base + size, min(together, last - first - n), columns, next_maxima)
             for i in range(n):
                 r, base, at = first + i, (first + i) * columns, held + i * stride
                 into = at if streamed else base
@@ -178,16 +197,10 @@ def _short_rows(maths: RowMaths, streamed: bool) -> tuple[Callable[..., Any], Ca
                 label = label_at(y, r)
                 own = load_or(grad_output, r, T(1)) if sampled else T(1)
                 if (indexed and not is_counted(label, columns, ignore)) or (sampled and own == T(0)):
-                    ignored = label == ignore or own == T(0)
-                    total += _skip_row(ignored, r, base, into, columns, values, grads, hess, factor)
+                    total += _skip_row(label == ignore, own, r, base, into, columns, values, grads, hess, factor)
                     continue
                 top, exp_sum = (maxima[i], sums[i]) if softmax else (T(0), T(0))
-                inverse = T(1) / exp_sum if softmax else T(0)
-                logsum, p_others = log_sum(exp_sum) if softmax else T(0), T(1) - inverse if softmax else T(0)
-                if softmax and exp_sum < T(SURE):
-                    others = of_others(x, base, columns, top, keep, exps, at, (), ())
-                    inverse = T(1) / (T(1) + others)
-                    logsum, p_others = log1p_unit(others), others * inverse
+                inverse, logsum, p_others = of_softmax(x, base, columns, top, exp_sum, keep, exps, at, (), ())
                 zy = load(x, base + label) - top if indexed else T(0)
                 wy = load_or(weight, label, T(1)) if indexed else T(1)
                 py = load(exps, at + label) * inverse if keep else T(0)
@@ -224,8 +237,7 @@ def _short_rows(maths: RowMaths, streamed: bool) -> tuple[Callable[..., Any], Ca
                     store(hess, base + label, g * curvature)
             interleaved(VECTORS)
             if streamed:
-                end = (first + n) * columns
-                held = drain_whole_lines(buffers, results, 0, held + n * columns, start * columns, end)
+                held = drain_whole_lines(buffers, results, 0, held + size, start * columns, first * columns + size)
         if streamed:
             drain_rest(buffers, results, held, last * columns)
         return total
@@ -242,7 +254,7 @@ def _long_rows(maths: RowMaths, replaces: bool, streamed: bool) -> tuple[Callabl
     result is of another type, or `replaces` an operand.
     """
     terms, has_terms, finish, entry = maths.terms, maths.terms is not None, maths.finish, maths.entry
-    softmax, indexed, sampled = maths.softmax, maths.indexed, maths.sampled
+    softmax, indexed, sampled, of_softmax = maths.softmax, maths.indexed, maths.sampled, _of_softmax(maths.softmax)
 
     @written_out
     def buffers_for(x, grads, hess, factor, columns):
@@ -278,18 +290,14 @@ def _long_rows(maths: RowMaths, replaces: bool, streamed: bool) -> tuple[Callabl
             label = label_at(y, r)
             own = load_or(grad_output, r, T(1)) if sampled else T(1)
             if (indexed and not is_counted(label, columns, ignore)) or (sampled and own == T(0)):
-                ignored = label == ignore or own == T(0)
-                total += _skip_row(ignored, r, base, into, columns, values, grads, hess, factor)
+                total += _skip_row(label == ignore, own, r, base, into, columns, values, grads, hess, factor)
             else:
                 top, exp_sum = T(0), T(0)
                 if softmax:
                     top, exp_sum = of_blocks(x, base, columns, keep, exps, at, references, factors, t, grads, streamed)
-                inverse = T(1) / exp_sum if softmax else T(0)
-                logsum, p_others = log_sum(exp_sum) if softmax else T(0), T(1) - inverse if softmax else T(0)
-                if softmax and exp_sum < T(SURE):
-                    others = of_others(x, base, columns, top, keep, exps, at, references, factors)
-                    inverse = T(1) / (T(1) + others)
-                    logsum, p_others = log1p_unit(others), others * inverse
+                inverse, logsum, p_others = of_softmax(
+                    x, base, columns, top, exp_sum, keep, exps, at, references, factors
+                )
                 if keep:
                     _scale_all(factors, inverse)
                 zy = load(x, base + label) - top if indexed else T(0)
