@@ -217,9 +217,7 @@ CASES = [
     Case("kl_div", {"input": ("log_probability", (4, 5)), "target": ("probability", (4, 5))}),
     Case("kl_div", {"input": ("log_probability", ()), "target": ("probability", ())}),
     Case("kl_div", {"input": ("log_probability", (4, 5)), "target": ("probability", (5,))}),
-    Case(
-        "kl_div", {"input": ("log_probability", (4, 5)), "target": ("log_probability", (4, 5))}, {"log_target": True}
-    ),
+    Case("kl_div", {"input": ("log_probability", (4, 5)), "target": ("log_probability", (4, 5))}, {"log_target": True}),
     Case("cosine_embedding_loss", PAIR),
     Case("cosine_embedding_loss", {**PAIR, "input2": (1, 4)}, {"margin": 0.3}),
     Case("cosine_embedding_loss", {"input1": (4,), "input2": (4,), "target": ("sign", ())}),

@@ -104,9 +104,9 @@ def hinge_embedding_loss(input, target, margin=1.0):
 
 def binary_focal_loss(input, target, gamma=2.0, alpha=0.75):
     positive, negative = (1, 1) if alpha < 0 else (alpha, 1 - alpha)
-    return -positive * (1 - input) ** gamma * target * np.log(input) - negative * input**gamma * (
-        1 - target
-    ) * np.log(1 - input)
+    return -positive * (1 - input) ** gamma * target * np.log(input) - negative * input**gamma * (1 - target) * np.log(
+        1 - input
+    )
 
 
 def sigmoid_focal_loss(input, target, gamma=2.0, alpha=0.25):

@@ -392,7 +392,7 @@ def test_state_that_does_not_fit():
     assert pickle.dumps(made) == before
 
 
-@pytest.mark.parametrize("out_features", [(), (2, 3)])
+@pytest.mark.parametrize("out_features", [pytest.param((), marks=pytest.mark.slow), (2, 3)])
 @pytest.mark.parametrize("dtype", ["numpy", "torch"])
 def test_linear_layer_against_torch(dtype, out_features):
     torch = pytest.importorskip("torch", reason="torch is not installed: nothing to compare with")

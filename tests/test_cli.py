@@ -107,9 +107,7 @@ def test_demo_agrees_draws_and_cleans_up(tmp_path):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     picture = tmp_path / "demo.png"
-    done = fastloss(
-        "demo", "--size", "2000", "--output", str(picture), env={**os.environ, "TMPDIR": str(scratch)}
-    )
+    done = fastloss("demo", "--size", "2000", "--output", str(picture), env={**os.environ, "TMPDIR": str(scratch)})
     assert done.returncode == 0, done.stdout + done.stderr
     assert "they agree" in done.stdout
     for loss in ("cross_entropy, value and gradient", "multi_margin_loss", "mse_loss"):

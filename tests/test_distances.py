@@ -37,7 +37,7 @@ def by_definition(distance, swap, margin=0.7):
     return np.maximum(0, distance(a, p) - far + margin)
 
 
-@pytest.mark.parametrize("swap", [False, True])
+@pytest.mark.parametrize("swap", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("name", DISTANCES)
 def test_named_distances(name, swap):
     options = {"distance_function": name, "margin": 0.7, "swap": swap}
@@ -48,7 +48,7 @@ def test_named_distances(name, swap):
         assert_close(LOSS(*TRIPLET, margin=0.7, swap=swap), by_definition(DISTANCES[name], swap).mean(), factor=10)
 
 
-@pytest.mark.parametrize("swap", [False, True])
+@pytest.mark.parametrize("swap", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("name", DISTANCES)
 def test_derivatives_of_named_distances(name, swap):
     """Along a random direction, by central differences; the second derivative from the first."""

@@ -423,8 +423,8 @@ def test_rows_of_few_classes_are_rounded_alike_wherever_they_lie(rows, columns, 
     [
         (np.float16, False, 0, 0.0),
         (np.float32, False, 0, 0.0),
-        (np.float32, False, 0, 0.1),
-        (np.float32, True, 0, 0.0),
+        pytest.param(np.float32, False, 0, 0.1, marks=pytest.mark.slow),
+        pytest.param(np.float32, True, 0, 0.0, marks=pytest.mark.slow),
         (np.float32, True, 1, 0.0),
     ],
 )

@@ -131,7 +131,7 @@ def test_what_a_transform_is_given_is_a_part_of_the_kind(rng):
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore::fastloss.AutogradWarning")
 def test_what_is_kept_gives_the_same_tensors(case, dtype, anew):
     torch = pytest.importorskip("torch")

@@ -1,6 +1,5 @@
 """Values and gradients in SciPy's optimisers: the fits of scikit-learn."""
 
-
 import numpy as np
 import pytest
 

@@ -62,9 +62,9 @@ def compare(found, expected, dtype):
     [
         {},
         {"label_smoothing": 0.1},
-        {"reduction": "sum"},
+        pytest.param({"reduction": "sum"}, marks=pytest.mark.slow),
         {"reduction": "none"},
-        {"weight": True},
+        pytest.param({"weight": True}, marks=pytest.mark.slow),
         {"weight": True, "label_smoothing": 0.1},
     ],
 )
@@ -89,7 +89,14 @@ def test_cross_entropy(rng, whole_rows, cut, count, dtype, options):
     compare((value, gradient), expected, dtype)
 
 
-@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp", "symmetric_cross_entropy"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "softmax",
+        *[pytest.param(n, marks=pytest.mark.slow) for n in ("log_softmax", "logsumexp")],
+        "symmetric_cross_entropy",
+    ],
+)
 def test_other_functions(rng, whole_rows, cut, name):
     function = getattr(fl, name)
     x = rng.standard_normal((2, COLUMNS), dtype=np.float32)

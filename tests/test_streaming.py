@@ -154,7 +154,14 @@ def test_rows_of_any_length_of_classes_that_are_ignored_or_unknown(columns, rng,
 
 
 @pytest.mark.parametrize("shape", [(61, 1000), (611, 100), (7, 9001)])
-@pytest.mark.parametrize("wrt", ["input", "target", ("input", "target"), ("target", "input")])
+@pytest.mark.parametrize(
+    "wrt",
+    [
+        "input",
+        *[pytest.param(wrt, marks=pytest.mark.slow) for wrt in ("target", ("target", "input"))],
+        ("input", "target"),
+    ],
+)
 def test_gradients_of_class_probabilities(wrt, shape, rng, streamed):
     x = rng.standard_normal(shape)
     p = rng.dirichlet(np.ones(shape[1]), shape[0])

@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from cases import ACTIVE, PLAIN, TYPICAL, assert_close, marked
+from cases import ACTIVE, PLAIN, TYPICAL, assert_close, marked, typical
 
 import fastloss as fl
 
@@ -72,7 +72,7 @@ def test_values_and_gradients(case):
                 assert_close(gradient, one, factor=1e3)
 
 
-@pytest.mark.parametrize("case", FIRST, ids=str)
+@pytest.mark.parametrize("case", typical(FIRST))
 def test_a_weight_of_zero_takes_a_sample_out(case):
     arrays = case.make(seed=5)
     values, *_ = unreduced(case, arrays)
@@ -127,7 +127,7 @@ def test_partial_sums_add_up(case):
     assert weighed.count == np.count_nonzero(counts * weights)
 
 
-@pytest.mark.parametrize("case", [case for case in FIRST if case.record.hessian == "exact"], ids=str)
+@pytest.mark.parametrize("case", typical([case for case in FIRST if case.record.hessian == "exact"]))
 def test_hessians(case):
     arrays = case.make(seed=5)
     values, counts, _ = unreduced(case, arrays)
@@ -207,15 +207,22 @@ ROWS = {
 }
 
 
-@pytest.mark.parametrize("kind", ROWS)
+QUICK = {("cross_entropy", kind) for kind in ROWS} | {("nll_loss", "strided")}
+LOSSES_OF_ROWS = ["cross_entropy", "class probabilities", "multi_margin_loss", "nll_loss", "symmetric_cross_entropy"]
+
+
 @pytest.mark.parametrize(
-    "loss", ["cross_entropy", "class probabilities", "multi_margin_loss", "nll_loss", "symmetric_cross_entropy"]
+    ("loss", "kind"),
+    [
+        pytest.param(loss, kind, marks=() if (loss, kind) in QUICK else pytest.mark.slow)
+        for loss in LOSSES_OF_ROWS
+        for kind in ROWS
+        if (loss, kind) != ("multi_margin_loss", "strided")  # which takes two axes
+    ],
 )
 def test_rows_are_weighed_in_their_loop(loss, kind):
     """Weights that are powers of two scale a row's value and gradient exactly; 0 takes a row of NaN out."""
     shape = ROWS[kind]
-    if loss == "multi_margin_loss" and len(shape) > 2:
-        pytest.skip("takes two axes")
     rng = np.random.default_rng(3)
     rows = shape[:1] + shape[2:]
     x, y = rng.normal(size=shape).astype("f4"), rng.integers(shape[1], size=rows)
