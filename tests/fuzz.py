@@ -530,7 +530,7 @@ def _is_reordered(drawn):
     Rows of 64 classes and more have a loop of their own where their classes do.
     """
     layout = next(iter(drawn.arrays.values())).layout
-    return drawn.case.record.family == "rowwise" and layout in ("fortran", "transposed", "windows")
+    return drawn.case.record.family in ("rowwise", "rowmap") and layout in ("fortran", "transposed", "windows")
 
 
 def _close(one, other, rounding):
