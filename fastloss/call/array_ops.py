@@ -103,14 +103,15 @@ def mapping(
 
 
 def writing(
-    backend: Any, point: Any, views: tuple[Any, ...], dtype: Any, params: tuple[float, ...] = ()
+    backend: Any, point: Any, views: tuple[Any, ...], dtype: Any, params: tuple[float, ...], aliased: bool = False
 ) -> Callable[..., None]:
     """Return what writes the values of a function of elements of arrays like `views` to a target of `dtype`.
 
-    ``write(target, *arrays)`` does it in half the interpreter's steps of :func:`mapping`.
+    The target may be one of them where it is `aliased`. ``write(target, *arrays)`` does what the run of a mapping does
+    in half the interpreter's steps.
     """
     missing, behind = (ABSENT,) * (5 - len(views)), (ABSENT,) * 4
-    kernel = backend.plan_elementwise(point, (*views, *missing), (backend.sample(dtype), *behind), params, False)
+    kernel = backend.plan_elementwise(point, (*views, *missing), (backend.sample(dtype), *behind), params, aliased)
     (code, queue), reads = kernel.launch, kernel.reads[: len(views)]
     rest = (*behind, *kernel.numbers(1.0, 1, True))
 

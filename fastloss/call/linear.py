@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fastloss.call.array_ops import convert_into, in_type, mapping, scale_into, sum_of
+from fastloss.call.array_ops import convert_into, in_type, mapping, scale_into, sum_of, writing
 from fastloss.call.checks import check_float, check_labels, check_shape, dtype_name, representable
 from fastloss.call.chunked_matmul import Products, chunks, part
 from fastloss.call.outputs import Argument, Outputs
@@ -148,6 +148,7 @@ class _Run:
         self.multiply = self.backend.multiplier(self.batch * self.columns * self.features)
         self.ones: Any = None
         self.plans: dict[int, KernelPlan] = {}
+        self.maps: dict[tuple[str, int], Any] = {}
 
     def run(
         self,
@@ -295,15 +296,22 @@ class _Run:
         """Replace logits by what is scaled and capped of them."""
         if self.scores.changes_logits:
             flat, (point, params) = chunk.reshape(-1), forward_of(self.scores)
-            mapping(self.backend, point, (flat,), 0, None, params, aliased=True)((flat,), flat)
+            self._map("forward", point, params, (flat,), flat, True)
 
     def _back(self, gradient: Any, logits: Any, target: Any) -> None:
         """Write the gradient of logits as they were before; it may replace either."""
         if self.scores.changes_logits:
             point, params, needed = back_of(self.scores)
             read = (gradient.reshape(-1), logits.reshape(-1))[:needed]
-            aliased = target is logits or target is gradient
-            mapping(self.backend, point, read, 0, target.dtype, params, aliased)(read, target.reshape(-1))
+            self._map("back", point, params, read, target.reshape(-1), target is logits or target is gradient)
+
+    def _map(self, name: str, point: Any, params: tuple[float, ...], read: Any, target: Any, aliased: bool) -> None:
+        """Write a function of elements; `aliased`: to one of the arrays that are read."""
+        write = self.maps.get((name, target.size))
+        if write is None:
+            write = writing(self.backend, point, read, target.dtype, params, aliased)
+            self.maps[name, target.size] = write
+        write(target, *read)
 
     def _divisor(self, labels: Any, class_weight: Any) -> Any:
         """Check the labels of all chunks before the first one, and return what the sum is divided by."""
