@@ -186,6 +186,22 @@ def test_arguments_to_differentiate_may_be_listed():
     assert len(fl.LinearCrossEntropyLoss(3, 4).grad(x, np.array(1), wrt=["input", "linear_weight"])) == 2
 
 
+def test_a_linear_layer_takes_the_options_of_its_function(rng):
+    x, y, s = rng.normal(size=(6, 3)), rng.integers(3, size=6), rng.uniform(size=6)
+    scores = {"logit_scale": 0.5, "softcap": 4.0, "z_loss": 0.01, "valid_classes": 3, "returns": ("entropy",)}
+    layer = fl.LinearCrossEntropyLoss(3, 4, dtype=np.float64, **scores)
+    ours = layer(x, y, sample_weight=s, divisor=2.0)
+    theirs = fl.linear_cross_entropy(x, layer.linear.weight, y, sample_weight=s, divisor=2.0, **scores)
+    assert ours.loss == theirs.loss
+    np.testing.assert_array_equal(ours.entropy, theirs.entropy)
+    assert layer.value_and_grad(x, y, sample_weight=s, divisor=2.0)[0].loss == ours.loss
+    assert eval(
+        repr(fl.LinearCrossEntropyLoss(3, 4, softcap=2.0)), {"LinearCrossEntropyLoss": fl.LinearCrossEntropyLoss}
+    )
+    with pytest.raises(ValueError, match="softcap"):
+        fl.LinearCrossEntropyLoss(3, 4, softcap=-1.0)
+
+
 def test_a_deep_copy_has_arrays_of_its_own():
     w = np.array([1.0, 2.0, 3.0])
     instance = fl.CrossEntropyLoss(weight=w)

@@ -47,7 +47,7 @@ class LinearCrossEntropyLoss(Layer):
         Whether the map has a bias.
     device, dtype : optional
         Of the parameters: NumPy arrays, or torch tensors where these are torch's.
-    reduction, weight, ignore_index, label_smoothing, options
+    reduction, weight, ignore_index, label_smoothing, options, logit_scale, softcap, z_loss, valid_classes, returns
         Those of the function.
 
     Attributes
@@ -56,6 +56,8 @@ class LinearCrossEntropyLoss(Layer):
         Its `weight`, of shape (C d1 ... dK, F), and `bias`, of shape (C d1 ... dK,) or None.
     weight
         The class weight or None.
+    scores
+        The options from `logit_scale` on, by name.
 
     Notes
     -----
@@ -79,6 +81,11 @@ class LinearCrossEntropyLoss(Layer):
         ignore_index: int | None = None,
         label_smoothing: float = 0.0,
         options: Any = None,
+        logit_scale: float = 1.0,
+        softcap: float | None = None,
+        z_loss: float = 0.0,
+        valid_classes: int | None = None,
+        returns: tuple[str, ...] = (),
     ) -> None:
         in_features, num_classes = _count("in_features", in_features), _count("num_classes", num_classes)
         if not isinstance(out_features, Sequence) or isinstance(out_features, str):
@@ -86,8 +93,16 @@ class LinearCrossEntropyLoss(Layer):
         out_features = tuple([_count(f"out_features[{k}]", size) for k, size in enumerate(out_features)])
         FLAG.check("bias", bias)
         options_of(options)
+        self.scores = {
+            "logit_scale": logit_scale,
+            "softcap": softcap,
+            "z_loss": z_loss,
+            "valid_classes": valid_classes,
+            "returns": returns,
+        }
         checked = {"reduction": reduction, "ignore_index": ignore_index, "label_smoothing": label_smoothing}
-        check_options(record_of(linear_cross_entropy), checked)
+        known = record_of(linear_cross_entropy)
+        check_options(known, {name: value for name, value in (checked | self.scores).items() if name in known.options})
         if weight is not None and tuple(np.shape(weight)) != (num_classes,):
             raise ValueError(f"weight must have shape ({num_classes},), got shape {tuple(np.shape(weight))}")
         self.num_classes, self.out_features = num_classes, out_features
@@ -114,6 +129,7 @@ class LinearCrossEntropyLoss(Layer):
             "ignore_index": self.ignore_index,
             "label_smoothing": self.label_smoothing,
             "options": self.options,
+            **self.scores,
         }
 
     def _arguments(self, input: Array, target: Array) -> dict[str, Any]:
@@ -128,6 +144,7 @@ class LinearCrossEntropyLoss(Layer):
             "ignore_index": self.ignore_index,
             "label_smoothing": self.label_smoothing,
             "options": self.options,
+            **self.scores,
         }
 
     def _transformed(self, kind: str, wrt: Any, input: Array, target: Array, extra: dict[str, Any]) -> Any:
@@ -140,9 +157,7 @@ class LinearCrossEntropyLoss(Layer):
         given = extra.get("grad_out")
         if given is not None:
             arrays = (given,) if mode.single else several(given, len(names))
-            shaped = tuple(
-                [self._split(a, own[n]) if n in own else a for a, n in zip(arrays, names, strict=True)]
-            )
+            shaped = tuple([self._split(a, own[n]) if n in own else a for a, n in zip(arrays, names, strict=True)])
             extra = {**extra, "grad_out": shaped[0] if mode.single else shaped}
         result = super()._transformed(kind, wrt, input, target, extra)
         gradients = result[1] if mode.value else result
@@ -256,9 +271,9 @@ class AdaptiveLogSoftmaxWithLoss(Layer):
             "cutoffs": self.cutoffs,
         }
 
-    def __call__(self, input: Array, target: Array) -> AdaptiveOutput:
+    def __call__(self, input: Array, target: Array, **extra: Any) -> AdaptiveOutput:
         """Return the log-probability of each target, and the loss."""
-        return super().__call__(input, target)  # type: ignore[no-any-return]
+        return super().__call__(input, target, **extra)  # type: ignore[no-any-return]
 
     def log_prob(self, input: Array) -> Array:
         """Return the log-probability of every class, of shape (N, n_classes) or (n_classes,)."""

@@ -150,9 +150,12 @@ class Layer(abc.ABC):
     def _arguments(self, input: Array, target: Array) -> dict[str, Any]:
         """Return the arguments of the function for a call with these."""
 
-    def __call__(self, input: Array, target: Array) -> Any:
-        """Return the loss."""
-        return type(self)._function(**self._arguments(input, target))
+    def __call__(self, input: Array, target: Array, **extra: Any) -> Any:
+        """Return the loss; `sample_weight` and `divisor` as for the function."""
+        arguments = self._arguments(input, target)
+        if extra:
+            refuse_options(self, extra, arguments)
+        return type(self)._function(**arguments, **extra)
 
     def grad(self, input: Array, target: Array, *, wrt: Any = None, **extra: Any) -> Any:
         """Return the gradient; see :func:`fastloss.grad`."""
