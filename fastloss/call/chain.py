@@ -16,7 +16,7 @@ from fastloss.call.composed import MakeCall, check_targets
 from fastloss.call.plan import Plan
 from fastloss.call.planning import Operand, Planning, several
 from fastloss.call.request import VALUE, Mode, Request, is_number
-from fastloss.call.weighting import Layout
+from fastloss.call.weighting import RowLayout
 from fastloss.define.descriptions import Applied, Elementwise, Loss, WeightedSum
 from fastloss.define.point_maths import plus_times, times
 
@@ -87,7 +87,7 @@ def _clearing(planning: Planning, job: Any) -> Callable[[Any], None]:
 
     def clear(gradient: Any) -> None:
         if gradient.shape[:1] == weights.shape[:1] == (rows,):
-            backend.clear_rows(backend.flat(weights), backend.flat(gradient), rows, Layout(gradient.size // rows))
+            backend.clear_rows(backend.flat(weights), backend.flat(gradient), rows, RowLayout(gradient.size // rows))
 
     return clear
 

@@ -13,7 +13,7 @@ from fastloss.call.plan import Plan, program_call
 from fastloss.call.planning import ABSENT, Operand, Planning, Read
 from fastloss.call.request import Request
 from fastloss.call.rowwise import out_of_range
-from fastloss.call.weighting import Layout
+from fastloss.call.weighting import RowLayout
 from fastloss.define.descriptions import Alignment
 from fastloss.runtime.dtypes import F64, I64
 from fastloss.runtime.settings import settings
@@ -56,7 +56,7 @@ def plan(planning: Planning, job: Alignment) -> Plan:
     scale, upstream = planning.upstream(not each, results)
     outputs.check_read(grad_output=upstream)
     if planning.weighing is not None:
-        planning.weighing.layout = Layout(times, samples, classes)
+        planning.weighing.layout = RowLayout(times, samples, classes)
         if by_length:
             planning.weighing.factors = _shares(planning, lengths[1], outputs.real)
         by_length, divisor = False, 1

@@ -10,7 +10,7 @@ from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import Plan, kernel_call
 from fastloss.call.planning import ABSENT, Planning, reads_of
 from fastloss.call.rowwise import bad_label_of
-from fastloss.call.weighting import Layout
+from fastloss.call.weighting import RowLayout
 from fastloss.define.descriptions import LabelSets
 from fastloss.runtime.plans import nothing
 
@@ -40,7 +40,7 @@ def plan(planning: Planning, job: LabelSets) -> Plan:
     outputs.check_read(target=job.target, grad_output=upstream)
     divisor = planning.over(count) if job.reduction == "mean" else 1
     if planning.weighing is not None:
-        planning.weighing.layout, divisor = Layout(columns), 1
+        planning.weighing.layout, divisor = RowLayout(columns), 1
     operands = (job.input, job.target, upstream)
     if count == 0:
         kernel = nothing(planning.empty_mean, labelled=True)

@@ -11,7 +11,7 @@ from fastloss.call.checks import Shape, broadcast_shape, check_float, listed, no
 from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import Plan, kernel_call
 from fastloss.call.planning import ABSENT, Operand, Planning, chained, reads_of
-from fastloss.call.weighting import Layout
+from fastloss.call.weighting import RowLayout
 from fastloss.define.descriptions import Pairwise
 from fastloss.runtime.plans import nothing
 
@@ -47,7 +47,7 @@ def plan(planning: Planning, job: Pairwise) -> Plan:
     outputs.check_read(target=job.target, grad_output=upstream)
     divisor = planning.over(count) if job.reduction == "mean" else 1
     if planning.weighing is not None:
-        planning.weighing.layout, divisor = Layout(columns), 1
+        planning.weighing.layout, divisor = RowLayout(columns), 1
     missing = (None,) * (3 - len(views))
     operands: tuple[Operand | None, ...] = (*job.arrays, *missing, job.target, upstream)
     spreading = (*spreads, *missing, spread_label, None)

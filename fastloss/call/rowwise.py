@@ -26,7 +26,7 @@ from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import BadLabel, Plan, kernel_call
 from fastloss.call.planning import ABSENT, Operand, Planning, Read, chained, reads_of
 from fastloss.call.request import Request
-from fastloss.call.weighting import Layout, or_negative, sampling_rows
+from fastloss.call.weighting import RowLayout, or_negative, sampling_rows
 from fastloss.define.descriptions import NO_INDEX, Pairwise, RowMap, RowMaths, Rowwise
 from fastloss.runtime.dtypes import F32, F64, FLOATS
 from fastloss.runtime.plans import nothing
@@ -78,7 +78,7 @@ def plan(planning: Planning, job: Rowwise) -> Plan:
     outputs = Outputs(planning, arguments, shape, innermost=innermost)
     outputs.want_values(results, each and mode.value)
     if planning.weighing is not None:
-        planning.weighing.layout = Layout(classes, split[2])
+        planning.weighing.layout = RowLayout(classes, split[2])
         divisor = 1
     scale, upstream = planning.upstream(not each, results)
     outputs.check_read(target=labels, weight=job.weight if operand is None else None, grad_output=upstream)
@@ -200,11 +200,11 @@ def bad_label_of(backend: Any, operand: Operand, rows: Shape, classes: int, what
 
 
 def out_of_range(
-    backend: Any, labels: Any, strange: int, rows: Shape, classes: int, what: str = "target"
+    backend: Any, labels: Any, bad: int, rows: Shape, classes: int, what: str = "target"
 ) -> IndexError:
-    """Return the error about the class index number `strange` of the flat `labels`, which have shape `rows`."""
-    place = tuple(int(i) for i in np.unravel_index(strange, rows))
-    label = int(backend.host(labels[strange : strange + 1])[0])  # no float, which would round it
+    """Return the error about the class index number `bad` of the flat `labels`, which have shape `rows`."""
+    place = tuple(int(i) for i in np.unravel_index(bad, rows))
+    label = int(backend.host(labels[bad : bad + 1])[0])  # no float, which would round it
     if labels.dtype == np.uint64:
         label %= 2**64
     return IndexError(f"{what} {label} at position {place} is out of range for {classes} classes")

@@ -21,7 +21,7 @@ from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import Plan, program_call
 from fastloss.call.planning import ABSENT, Planning, Read, chained
 from fastloss.call.request import Request
-from fastloss.call.weighting import Layout
+from fastloss.call.weighting import RowLayout
 from fastloss.define.descriptions import NO_INDEX, RETURNS, RowMaths, Rowwise, Scores
 from fastloss.define.point_maths import capped, itself, times, uncapped, uncapped_twice
 from fastloss.define.row_numbers import ROW_NUMBERS
@@ -103,7 +103,7 @@ def _plan(planning: Planning, job: Rowwise, scores: Scores) -> Plan:
         rowwise.set_counts(planning, job, labels, x.dtype, valid)
     divisor = planning.over(0 if counted else count) if averages else 1
     if planning.weighing is not None:
-        planning.weighing.layout, divisor = Layout(classes, inner), 1
+        planning.weighing.layout, divisor = RowLayout(classes, inner), 1
     scale, upstream = planning.upstream(not each, rows)
     outputs.check_read(target=labels, weight=job.weight, grad_output=upstream)
     read_rows = rowwise.reads_of_rows(planning, (job.input, operand, labels, job.weight, upstream))

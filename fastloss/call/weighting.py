@@ -26,7 +26,7 @@ _NUMBERS = frozenset((int, float))
 Execute = Callable[[tuple[Any, ...], Request, tuple[Any, ...]], Any]
 
 
-class Layout(NamedTuple):
+class RowLayout(NamedTuple):
     """Where the entries of row ``o * inner + i`` lie in a gradient: at ``((o * columns + c) * inner + i) * width``."""
 
     columns: int = 1
@@ -155,7 +155,7 @@ class Weighing:
         self.place = len(planning.arrays)  # of the weights among a run's arrays; behind it their upstream gradient
         planning.arrays += [None, None]
         self.factors: Read | None = None
-        self.layout: Layout | None = Layout()
+        self.layout: RowLayout | None = RowLayout()
         self._scale: Scale = 1.0
         self._above: Operand | None = None
         spread = spreading(planning, shape)

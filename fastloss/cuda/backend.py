@@ -173,7 +173,7 @@ class Backend:
         return check_labels.class_weights(self, target, weight, columns, ignore, real)
 
     def clear_rows(self, weights: DeviceArray, gradient: DeviceArray, rows: int, layout: tuple[int, int, int]) -> None:
-        """Write zeros to the entries of rows whose weight is 0; see :class:`fastloss.call.weighting.Layout`."""
+        """Write zeros to the entries of rows whose weight is 0; see :class:`fastloss.call.weighting.RowLayout`."""
         columns, inner, width = layout
         shape = (rows // inner, columns, inner, width)
         spread = weights.reshape((rows // inner, 1, inner, 1)).broadcast(shape)

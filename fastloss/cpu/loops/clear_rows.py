@@ -31,7 +31,7 @@ def _kernel() -> Kernel:
 
 
 def run(weights: Any, gradient: Any, rows: int, layout: tuple[int, int, int]) -> None:
-    """Write zeros to the entries of rows whose weight is 0; see :class:`fastloss.call.weighting.Layout`."""
+    """Write zeros to the entries of rows whose weight is 0; see :class:`fastloss.call.weighting.RowLayout`."""
     launch = _launch(weights.dtype, gradient.dtype, rows)
     launch.code(weights, gradient, rows, *layout, launch.queue(), True)
 
