@@ -525,10 +525,13 @@ def _same(one, other, when):
 
 
 def _is_reordered(drawn):
-    """Return whether the classes of a row may follow each other though their axis is not the last one.
+    """Return whether the layout may decide the order of a sum that results are divided by, or made of.
 
-    Rows of 64 classes and more have a loop of their own where their classes do.
+    Weights are added up as they lie. Rows of 64 classes and more have a loop of their own where their classes follow
+    each other, though their axis is not the last one.
     """
+    if "weight" in drawn.arrays or drawn.sample_weight is not None:
+        return True
     layout = next(iter(drawn.arrays.values())).layout
     return drawn.case.record.family in ("rowwise", "rowmap") and layout in ("fortran", "transposed", "windows")
 
