@@ -53,7 +53,9 @@ def write_memory(device: Any, pointer: int, source: int, size: int) -> None:
     with device.activated():
         stream = device.stream
         # A graph would read the address when it is replayed, and not what is there now.
-        _refuse_capture(stream, "numbers of the host, such as lengths, cannot be copied into a graph that is captured")
+        _refuse_capture(
+            stream, "numbers of the host, such as lengths, cannot be copied into a graph that is captured"
+        )
         checked(bindings.cuMemcpyHtoDAsync(pointer, source, size, stream))
         if _reads_pageable_memory(device.ordinal):
             checked(bindings.cuStreamSynchronize(stream))  # else the driver has staged a copy when it returns

@@ -156,18 +156,7 @@ def run(
     scratch = device.scratch(grid * groups * 2 * columns, real)
     total = Total(device, grid, real, values == (), divisor)
     kernel(point, lanes).launch(
-        device,
-        grid,
-        real,
-        x,
-        target,
-        upstream,
-        values,
-        grad,
-        scratch,
-        scale / divisor,
-        count,
-        columns,
+        device, grid, real, x, target, upstream, values, grad, scratch, scale / divisor, count, columns,
         *total.arguments,
     )
     return -1, total.result()

@@ -49,10 +49,7 @@ def memory_kernel(maths: RowMaths, lanes: int, width: int) -> Kernel:
             label = label_at(y, r)
             known = not indexed or (label >= 0 and label < columns and label != ignore)
             place = label if known else 0
-            top = T(0)
-            inverse = T(0)
-            logsum = T(0)
-            p_others = T(0)
+            top = inverse = logsum = p_others = T(0)
             if softmax:
                 own, energy = gauged(x, base, inner, start, columns, factor)
                 top = top_over(own)
@@ -64,9 +61,7 @@ def memory_kernel(maths: RowMaths, lanes: int, width: int) -> Kernel:
             zy = T(load(x, base + place * inner)) - top if indexed else T(0)
             py = exponential(zy, T(0)) * inverse if indexed and softmax else T(0)
             wy = load_or(weight, place, T(1)) if indexed else T(1)
-            a = T(0)
-            b = T(0)
-            c = T(0)
+            a = b = c = T(0)
             if has_terms:
                 rest = (top, inverse, label, zy, wy, params)
                 for j in range(start, columns, stride):

@@ -25,8 +25,8 @@ GROUPS = ((1, 2), (4, 4), (8, 4), (16, 4)) if SIMULATED else (
     (1, 8), (4, 8), (8, 16), (32, 32), (64, 32), (128, 32), (256, 32), (512, 64),
 )  # fmt: skip
 
-# Threads that a multiprocessor holds, with up to 102 registers each; 512 of the largest groups, with 128.
-RESIDENT = 640
+# Threads that a multiprocessor holds at least, so that each has up to 128 registers.
+RESIDENT = 512
 
 # Threads of a block of smaller groups.
 THREADS = 8 if SIMULATED else 128
@@ -68,14 +68,9 @@ def register_kernel(maths: RowMaths, layout: Layout) -> Kernel:
     sums, entries = packed(maths, width)
     read, fill, fill_one, outcome_at_target = reading(packs, stride), filled(width), filled(1), at_target(maths)
     add_up, derive = adding_up(sums, packs, width, stride), deriving(entries, packs, width, stride)
-    highest, sum_of, exps_of, others_of = (
-        folded(maximum, size),
-        folded(added, size),
-        mapped(exponential, size),
-        of_others(size),
-    )
+    highest, sum_of, exps_of = folded(maximum, size), folded(added, size), mapped(exponential, size)
     top_over, sum_over, total_over = over(maximum, lanes), over(added, lanes), over(added, layout.threads)
-    settle, someone = meet(lanes), anyone(lanes)
+    settle, someone, others_of = meet(lanes), anyone(lanes), of_others(size)
 
     def rowwise(
         x, t, y, weight, upstream, values, d0, d1, d2, second,
@@ -100,11 +95,8 @@ def register_kernel(maths: RowMaths, layout: Layout) -> Kernel:
             place = label if known else 0
             mine = int32(place - first)  # the target's place behind this thread's first entry
             row = read(x, base + first, left, low)
-            zy = T(load(x, base + place)) if indexed else T(0)
-            top = T(0)
-            inverse = T(0)
-            logsum = T(0)
-            p_others = T(0)
+            target = T(load(x, base + place)) if indexed else T(0)
+            top = inverse = logsum = p_others = T(0)
             exps = row
             if softmax:
                 top = top_over(highest(row))
@@ -114,7 +106,7 @@ def register_kernel(maths: RowMaths, layout: Layout) -> Kernel:
                 if someone(energy < T(SURE)):
                     others = sum_over(others_of(exps))
                 inverse, logsum, p_others = of_energy(energy, others)
-            zy -= top
+            zy = target - top if indexed else T(0)
             py = exponential(zy, T(0)) * inverse if indexed and softmax else T(0)
             wy = load_or(weight, place, T(1)) if indexed else T(1)
             terms = (T(0), T(0), T(0))
