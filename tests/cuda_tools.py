@@ -54,7 +54,8 @@ def assembler() -> str:
     return ".".join(map(str, nvjitlink.version()))
 
 
-def assemble(ptx: str, capability: tuple[int, int]) -> Assembled:
+def link(ptx: str, capability: tuple[int, int]) -> tuple[bytes, str]:
+    """Return the machine code, and what the assembler reports of it."""
     from cuda.bindings import nvjitlink
 
     arch = f"-arch=sm_{capability[0]}{capability[1]}"
@@ -65,14 +66,116 @@ def assemble(ptx: str, capability: tuple[int, int]) -> Assembled:
         nvjitlink.complete(handle)
         log = bytearray(nvjitlink.get_info_log_size(handle))
         nvjitlink.get_info_log(handle, log)
+        code = bytearray(nvjitlink.get_linked_cubin_size(handle))
+        nvjitlink.get_linked_cubin(handle, code)
     finally:
         nvjitlink.destroy(handle)
-    report = log.decode(errors="replace")
+    return bytes(code), log.decode(errors="replace")
+
+
+def assemble(ptx: str, capability: tuple[int, int]) -> Assembled:
+    report = link(ptx, capability)[1]
     registers = [int(n) for n in re.findall(r"Used (\d+) registers", report)]
     stack = [int(n) for n in re.findall(r"(\d+) bytes stack frame", report)]
     spills = [int(n) for n in re.findall(r"(\d+) bytes spill", report)]
     assert registers, report
     return Assembled(ptx, max(registers), max(stack, default=0), max(spills, default=0))
+
+
+# -- instructions, without a device --------------------------------------------------------------------------------
+
+
+def disassembler() -> str | None:
+    """Return the path of nvdisasm, as the wheel nvidia-cuda-nvdisasm or a CUDA toolkit brings it; None without one."""
+    import importlib.util
+    import shutil
+    from pathlib import Path
+
+    found = importlib.util.find_spec("nvidia")
+    wheels = [Path(place, "cu13", "bin", "nvdisasm") for place in (found.submodule_search_locations if found else ())]
+    return next((str(path) for path in wheels if path.exists()), shutil.which("nvdisasm"))
+
+
+class Block(NamedTuple):
+    """Instructions that run one after another, and the numbers of the blocks that may follow."""
+
+    code: list[str]
+    following: list[int]
+
+
+def blocks_of(text: str) -> list[Block]:
+    """Return the basic blocks of the kernel in a listing; subroutines of the compiler's have sections of their own.
+
+    `BRA.DIV` is the way of warps whose threads have parted before a shuffle or a barrier of the warp, which threads
+    that take as many turns never do: it is no edge here.
+    """
+    parts = re.split(r"^\s*\.section\s+\.text\.", text, flags=re.MULTILINE)[1:]
+    (kernel,) = [part for part in parts if part.startswith("_Z")]
+    pieces: list[tuple[list[str], list[str]]] = [([], [])]
+    for line in kernel.splitlines():
+        label = re.match(r"(\.L_x_\d+):", line)
+        instruction = re.match(r"\s+/\*[0-9a-f]+\*/\s+(.*?)\s*;", line)
+        ended = pieces[-1][1] and re.search(r"\b(BRA|EXIT|RET)\b(?!\.DIV)", pieces[-1][1][-1])
+        if (label and pieces[-1][1]) or (instruction and ended):
+            pieces.append(([], []))
+        if label:
+            pieces[-1][0].append(label[1])
+        elif instruction:
+            pieces[-1][1].append(instruction[1])
+    at = {label: k for k, (labels, _) in enumerate(pieces) for label in labels}
+    blocks = []
+    for k, (_, code) in enumerate(pieces):
+        last = code[-1] if code else ""
+        jump = re.search(r"\bBRA\b(?!\.DIV).*`\((\.L_x_\d+)\)", last)
+        always = re.match(r"(BRA `|EXIT|RET)", last)
+        following = ([at[jump[1]]] if jump else []) + ([] if always or k + 1 == len(pieces) else [k + 1])
+        blocks.append(Block(code, following))
+    return blocks
+
+
+def reached(blocks: list[Block], start: int, without: int = -1) -> set[int]:
+    """Return the blocks that can follow a block, itself only through a loop; none by way of `without`."""
+    found: set[int] = set()
+    waiting = [start]
+    while waiting:
+        for k in blocks[waiting.pop()].following:
+            if k not in found and k != without:
+                found.add(k)
+                waiting.append(k)
+    return found
+
+
+def loop_around(blocks: list[Block], stores: str) -> list[str]:
+    """Return the instructions of a turn of the outermost loop around the first of the most stores that match `stores`.
+
+    All of the blocks that can run in a turn that runs this store, both sides of a branch. What other turns run instead,
+    such as those of rows that are ignored, is left out.
+    """
+    after = [reached(blocks, k) for k in range(len(blocks))]
+    counts = [sum(bool(re.search(stores, line)) for line in block.code) for block in blocks]
+    loops = [{k for k in after[start] if start in after[k]} for start in range(len(blocks)) if start in after[start]]
+    loop = max(loops, key=lambda found: sum(counts[k] for k in found))
+    anchor = min(k for k in loop if counts[k])
+    (head,) = {
+        k for start in set(range(len(blocks))) - loop for k in blocks[start].following if k in loop and start < k
+    }
+    behind = reached(blocks, anchor, head) & loop | {anchor}
+    before = {k for k in loop if k == head or anchor in reached(blocks, k, head)}
+    return [line for k in sorted(before | behind) if k == head or head in after[k] for line in blocks[k].code]
+
+
+def disassemble(launch: Launch, capability: tuple[int, int]) -> list[Block]:
+    """Return the basic blocks of the kernel of a launch."""
+    import subprocess
+    import tempfile
+
+    ptx = compile_ptx(launch.kernel.body, launch.signature, capability, launch.kernel.bounds)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(link(ptx, capability)[0])
+        file.flush()
+        tool = disassembler()
+        assert tool is not None
+        return blocks_of(subprocess.run([tool, "-c", file.name], capture_output=True, text=True, check=True).stdout)
 
 
 # -- which kernels the losses launch, without a device -------------------------------------------------------------

@@ -121,37 +121,22 @@ def test_a_small_call_without_checks_is_two_launches_and_no_wait(run):
     assert not [line for line in lines if line.startswith(("wait", "copy"))]
 
 
-def test_rows_are_kept_in_shared_memory(run):
-    """A warp's and a block's rows, whole or, of the longest, as much as a block may have; more than 48 KB by grant."""
+def test_rows_lie_in_registers(run):
+    """Of part of a warp, of a warp or of a block; beyond that blocks visit them in memory. None in shared memory."""
     code = """
         def gradient(rows, classes):
             with fl.config(check_indices=False):
                 fl.value_and_grad(fl.cross_entropy)(array((rows, classes)), array(rows, np.int64))
-        gradient(200, 10), gradient(200, 1000), gradient(200, 10000), gradient(200, 20000), gradient(200, 100000)
-        gradient(200, 99999), gradient(200, 20000)
-        with fl.config(check_indices=False):
-            fl.cross_entropy(array((200, 1000)), array(200, np.int64))  # a value alone visits its row once
+        gradient(200, 10), gradient(200, 1000), gradient(200, 3000), gradient(200, 30000), gradient(200, 99999)
     """
     _, lines = run(code)
-    seen = [(int(line.split(" block ")[1].split()[0]), line.partition(" shared ")[2]) for line in launches(lines)]
-    seen = [one for line, one in zip(launches(lines), seen, strict=True) if "rowwise" in line]
-    largest = 232448 - 1024
-    most = [largest // 4 // (512 * width) * (512 * width) * 4 for width in (4, 1)]
-    assert [block for block, _ in seen] == [256, 256, 256, 512, 512, 512, 512, 256]
-    assert [int(size or 0) for _, size in seen] == [0, 8 * 4000, 40000, 80000, most[0], most[1], 80000, 0]
-    assert largest - 8192 < most[0] < most[1] <= largest
-    grants = [int(line.split()[-1]) for line in lines if line.startswith("attribute 8 ")]
-    assert grants == [80000, most[0], most[1]]  # of kernels for packs of 4, packs of 4, and single entries
-
-
-def test_devices_that_cannot_copy_to_shared_memory_keep_no_rows(run):
-    code = """
-        with fl.config(check_indices=False):
-            fl.value_and_grad(fl.cross_entropy)(array((200, 1000)), array(200, np.int64))
-    """
-    _, lines = run(code, FAKE_DRIVER_CAPABILITY="75")
-    assert [line for line in launches(lines) if "rowwise_32x4" in line]
-    assert not [line for line in lines if "shared" in line or line.startswith("attribute")]
+    seen = [
+        (re.search(r".*rowwise_(\w+)_ce_row_ce", line)[1], int(line.split(" block ")[1].split()[0]))
+        for line in launches(lines)
+        if "rowwise" in line
+    ]
+    assert seen == [("4x2x2", 128), ("32x8x4", 128), ("128x8x4", 128), ("512x16x4", 512), ("long_1", 512)]
+    assert not [line for line in lines if " shared " in line or line.startswith("attribute 8 ")]
 
 
 def test_the_check_of_the_classes_waits_for_its_stream_alone(run):

@@ -11,7 +11,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from fastloss.cuda.device.numba_cuda import cuda, jitable, overload, types
+from llvmlite import ir
+
+from fastloss.cuda.device.numba_cuda import capability, cuda, emits, jitable, overload, types
 
 int64 = types.int64
 
@@ -64,10 +66,21 @@ def _blocks():
     return lambda: int64(cuda.gridDim.x)
 
 
-@jitable
 def maximum(a, b):
     """Return the larger, NaN if either is."""
     return a if a > b or a != a else b
+
+
+@emits(maximum)
+def _maximum(a, b):
+    def emit(context, builder, args):
+        if a == types.float32 and capability() >= (8, 0):
+            signature = ir.FunctionType(ir.FloatType(), [ir.FloatType()] * 2)
+            return builder.asm(signature, "max.NaN.f32 $0, $1, $2;", "=f,f,f", args, side_effect=False)
+        first = builder.or_(builder.fcmp_ordered(">", *args), builder.fcmp_unordered("uno", args[0], args[0]))
+        return builder.select(first, *args)
+
+    return a, emit
 
 
 @jitable

@@ -20,10 +20,13 @@ from fastloss.cuda.device.memory import (
     store_pack,
     store_values,
 )
-from fastloss.cuda.device.numba_cuda import cgutils, emits, types
+from fastloss.cuda.device.numba_cuda import capability, cgutils, emits, types
 
 _I16, _I32, _HALF, _FLOAT = ir.IntType(16), ir.IntType(32), ir.HalfType(), ir.FloatType()
 _HALVES = (types.int16, types.uint16)
+
+# The first devices that round pairs of numbers, and keep NaN in a maximum.
+_AMPERE = (8, 0)
 
 
 def _absent(kind: Any) -> bool:
@@ -50,6 +53,8 @@ def _narrow(builder: Any, kind: Any, value: Any) -> Any:
         return builder.bitcast(builder.fptrunc(value, _HALF), _I16)
     if kind != types.uint16:
         return value
+    if capability() >= _AMPERE:
+        return builder.trunc(_rounded_pair(builder, kind, value, value), _I16)
     # Add half of the last kept place, less one when that place is 0. A NaN could round to infinity; it gets a quiet
     # bit instead.
     bits = builder.bitcast(value, _I32)
@@ -58,6 +63,22 @@ def _narrow(builder: Any, kind: Any, value: Any) -> Any:
     quiet = builder.or_(bits, _I32(0x400000))
     chosen = builder.select(builder.fcmp_unordered("uno", value, value), quiet, rounded)
     return builder.trunc(builder.lshr(chosen, _I32(16)), _I16)
+
+
+def _rounded_pair(builder: Any, kind: Any, low: Any, high: Any) -> Any:
+    """Convert two float32 to a word of two numbers of a half type, by the instruction that devices from 8.0 on have."""
+    name = "bf16x2" if kind == types.uint16 else "f16x2"
+    signature = ir.FunctionType(_I32, [_FLOAT, _FLOAT])
+    return builder.asm(signature, f"cvt.rn.{name}.f32 $0, $1, $2;", "=r,f,f", [high, low], side_effect=False)
+
+
+def _words(builder: Any, kind: Any, numbers: list[Any], word_type: Any) -> list[Any]:
+    """Return the words that hold numbers of a half type, the first in the lowest bits."""
+    if capability() >= _AMPERE:
+        return [_rounded_pair(builder, kind, *numbers[k : k + 2]) for k in range(0, len(numbers), 2)]
+    narrow = [_narrow(builder, kind, number) for number in numbers]
+    each = word_type.width // 16
+    return [_joined(builder, word_type, narrow[k : k + each], 16) for k in range(0, len(narrow), each)]
 
 
 def _element_type(kind: Any) -> Any:
@@ -112,19 +133,16 @@ def _emit_store(
     """Write numbers from `index` on."""
     number_type = _number_type(kind)
     words = [
-        _narrow(builder, kind.dtype, context.cast(builder, value, value_type, number_type))
+        context.cast(builder, value, value_type, number_type)
         for value_type, value in zip(value_types, values, strict=True)
     ]
     address = builder.gep(pointer, [index])
-    width = kind.dtype.bitwidth
     if len(words) == 1:
-        builder.store(words[0], address, align=width // 8)
+        builder.store(_narrow(builder, kind.dtype, words[0]), address, align=kind.dtype.bitwidth // 8)
         return
     stores, piece, wide = _pieces(kind.dtype, len(words))
-    if width < 32:
-        word_type = wide.element if isinstance(wide, ir.VectorType) else wide
-        each = word_type.width // width
-        words = [_joined(builder, word_type, words[k : k + each], width) for k in range(0, len(words), each)]
+    if kind.dtype in _HALVES:
+        words = _words(builder, kind.dtype, words, wide.element if isinstance(wide, ir.VectorType) else wide)
     base = builder.bitcast(address, wide.as_pointer())
     each = len(words) // stores
     for k in range(stores):

@@ -16,7 +16,7 @@ import numpy as np
 from numba import cuda
 from numba.cuda import cgutils  # type: ignore[attr-defined]
 from numba.cuda import types as _types
-from numba.cuda.core import config
+from numba.cuda.core import config, targetconfig
 from numba.cuda.extending import (  # type: ignore[attr-defined]
     lower_builtin,
     overload,
@@ -27,7 +27,10 @@ from numba.cuda.extending import (  # type: ignore[attr-defined]
 from fastloss.cuda.device_array import DeviceArray
 from fastloss.runtime import kernel_cache
 
-__all__ = ["SIMULATED", "SimulatedPointer", "cgutils", "cuda", "emits", "jitable", "overload", "type_of", "types"]
+__all__ = [
+    "SIMULATED", "SimulatedPointer", "capability", "cgutils", "cuda", "emits", "jitable", "overload", "type_of",
+    "types",
+]  # fmt: skip
 
 # Numba's types come into being at import, which a type checker does not see.
 types: Any = _types
@@ -68,6 +71,12 @@ def emits(stub: Callable[..., Any]) -> Callable[[Callable[..., Any]], None]:
             return context.get_dummy_value() if result is None else result
 
     return register
+
+
+def capability() -> tuple[int, int]:
+    """Return the compute capability that the kernel at hand is compiled for."""
+    asked: tuple[int, int] = targetconfig.ConfigStack().top().compute_capability
+    return asked
 
 
 class SimulatedPointer:

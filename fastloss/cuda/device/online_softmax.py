@@ -1,4 +1,7 @@
-"""The largest entry of a row and the sum of its exponentials, in one pass over it."""
+"""The largest entry of a row and the sum of its exponentials.
+
+Exponentials are those of differences, :func:`fastloss.define.scalars.exp_difference`: exp(x - top), top the largest.
+"""
 
 from __future__ import annotations
 
@@ -7,46 +10,39 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from fastloss.cuda.device.block import maximum
+from fastloss.cuda.device.block import added, maximum
+from fastloss.cuda.device.memory import load_pack
 from fastloss.cuda.device.numba_cuda import jitable
-from fastloss.cuda.device.packs import filled, folded, spread, total_of
-from fastloss.cuda.device.shared_rows import reader
-from fastloss.define.scalars import exp_nonpositive, log, log1p_unit
-
-
-@jitable
-def _energy_of(x, b, c, w, u, j, rest):
-    return (exp_nonpositive(x - rest[0]),)
-
+from fastloss.cuda.device.packs import filled, folded, mapped
+from fastloss.cuda.device.polynomials import reciprocal
+from fastloss.define.scalars import exp_difference
 
 # A sum of exponentials below this is nearly all the largest entry's own 1: the others are summed by themselves, or else
-# log(1 + their sum) and 1 less the largest softmax would have lost their digits.
+# log(1 + their sum) and 1 less the largest softmax would have lost their digits. Of these others none is as large as 1,
+# so that their exponentials tell them from the largest entry.
 SURE = 1.25
 
 
 @jitable
-def _other_of(x, b, c, w, u, j, rest):
-    T = type(x)
-    return ((exp_nonpositive(x - rest[0]) if x < rest[0] else T(0)),)
+def exponential(x, top):
+    """Return exp(x - top)."""
+    return exp_difference(x - top)
+
+
+@jitable
+def _below_1(e, rest):
+    T = type(e)
+    return e if e < T(1) else T(0)
 
 
 @functools.cache
-def of_others(lanes: int, width: int, keeps: bool = False) -> Callable[..., Any]:
-    """Return the function that sums the exponentials of a thread's share of entries, less those that are 1.
-
-    Its arguments are those of :func:`gauge`'s, with the row's largest entry.
-    """
-    fill, energies, first_of, read = filled(width), spread(_other_of, width), total_of(0, width), reader(keeps)
-    stride = lanes * width
+def of_others(size: int) -> Callable[..., Any]:
+    """Return the function that sums a pack of exponentials, less those that are 1."""
+    below, sum_of = mapped(_below_1, size), folded(added, size)
 
     @jitable
-    def others(row, top, start, stop):
-        T = type(top)
-        zeros, ones = fill(T(0)), fill(T(1))
-        energy = T(0)
-        for j in range(start, stop, stride):
-            energy += first_of(energies(read(row, j, zeros), zeros, zeros, ones, ones, j, (top,)))
-        return energy
+    def others(exps):
+        return sum_of(below(exps, exps[0]))
 
     return others
 
@@ -55,44 +51,60 @@ def of_others(lanes: int, width: int, keeps: bool = False) -> Callable[..., Any]
 def of_energy(energy, others):
     """Return (1 / energy, log energy, 1 less the largest softmax); of a sure row by the sum of the others."""
     T = type(energy)
-    if energy < T(SURE):
-        inverse = T(1) / (T(1) + others)
-        return inverse, log1p_unit(others), others * inverse
-    inverse = T(1) / energy
-    return inverse, T(log(energy)), T(1) - inverse
+    rest = others if energy < T(SURE) else energy - T(1)
+    inverse = T(reciprocal(T(1) + rest))
+    return inverse, T(math.log1p(rest)), rest * inverse
 
 
 @functools.cache
-def gauge(lanes: int, width: int, keeps: bool = False) -> Callable[..., Any]:
-    """Return the function that gauges a thread's share of entries that `lanes` threads share in packs of `width`.
-
-    It reads a row as :func:`fastloss.cuda.device.shared_rows.reader` does.
+def gauge(width: int, stride: int) -> Callable[..., Any]:
+    """Return the function that gauges a thread's packs, `stride` entries apart, of a row that it reads from memory.
 
     A thread keeps the largest entry it has seen, and its exponentials relative to that: where a larger one comes, they
     are scaled down. So a row that no cache holds is read once for both numbers. With `highest` the largest of all
-    threads, the row's energy is the sum of ``energy * exp_nonpositive(top - highest)``, which is NaN for a row of
-    nothing but -inf, as its softmax is. (The kernel itself sums: shared memory of a function that both it and this one
-    call would be linked twice.)
+    threads, the row's energy is the sum of ``energy * exponential(top, highest)``, which is NaN for a row of nothing
+    but -inf, as its softmax is. (The kernel itself sums: shared memory of a function that both it and this one call
+    would be linked twice.)
     """
-    fill, top_of_pack = filled(width), folded(maximum, width)
-    energies, first_of, read = spread(_energy_of, width), total_of(0, width), reader(keeps)
-    stride = lanes * width
+    fill, top_of, sum_of, exps_of = (
+        filled(width),
+        folded(maximum, width),
+        folded(added, width),
+        mapped(exponential, width),
+    )
 
     @jitable
-    def gauged(row, like, start, stop):
-        """Return (top, energy) of entries `start`, that of this thread's first pack, to `stop` of a row."""
+    def gauged(x, base, step, start, stop, like):
+        """Return (top, energy) of entries from `start`, that of this thread's first pack, to `stop` of a row."""
         T = type(like)
-        zeros, ones = fill(T(0)), fill(T(1))
+        zeros = fill(T(0))
         top = T(-math.inf)
         energy = T(0)
         for j in range(start, stop, stride):
-            pack = read(row, j, zeros)
-            higher = maximum(top, top_of_pack(pack))
+            pack = load_pack(x, base + j * step, zeros)
+            higher = T(maximum(top, top_of(pack)))
             if higher != top:
-                energy *= exp_nonpositive(top - higher)
+                energy *= exponential(top, higher)
                 top = higher
             shift = top if top != T(-math.inf) else T(0)
-            energy += first_of(energies(pack, zeros, zeros, ones, ones, j, (shift,)))
+            energy += sum_of(exps_of(pack, shift))
         return top, energy
+
+    return gauged
+
+
+@functools.cache
+def gauge_others(width: int, stride: int) -> Callable[..., Any]:
+    """Return the function that sums the exponentials that :func:`gauge` sums, less those that are 1."""
+    fill, exps_of, others_of = filled(width), mapped(exponential, width), of_others(width)
+
+    @jitable
+    def gauged(x, base, step, start, stop, top):
+        T = type(top)
+        zeros = fill(T(0))
+        energy = T(0)
+        for j in range(start, stop, stride):
+            energy += others_of(exps_of(load_pack(x, base + j * step, zeros), top))
+        return energy
 
     return gauged

@@ -1,4 +1,4 @@
-"""From a function of one element to one of a pack of 1, 2, 4 or 8 neighbouring elements.
+"""From a function of one element to one of a pack of neighbouring elements, their number a power of 2.
 
 The calls are written out: a loop over a tuple would put it into local memory wherever the compiler leaves the loop as
 it is.
@@ -32,6 +32,27 @@ def spread(one: Callable[..., Any], width: int) -> Callable[..., Any]:
         return low(first(x), first(b), first(c), first(w), first(u), i, rest) + high(
             second(x), second(b), second(c), second(w), second(u), i + half, rest
         )
+
+    return both
+
+
+@functools.cache
+def mapped(one: Callable[..., Any], width: int) -> Callable[..., Any]:
+    """Return the function that gives the pack of ``one(x, rest)``, x each number of a pack."""
+    if width == 1:
+
+        @jitable
+        def single(pack, rest):
+            return (one(pack[0], rest),)
+
+        return single
+
+    part = mapped(one, width // 2)
+    first, second = halves(width)
+
+    @jitable
+    def both(pack, rest):
+        return part(first(pack), rest) + part(second(pack), rest)
 
     return both
 

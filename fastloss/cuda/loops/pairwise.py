@@ -11,15 +11,17 @@ from typing import Any
 
 from fastloss.cuda.device.block import added, anyone, block, blocks, maximum, meet, over, thread, threads
 from fastloss.cuda.device.memory import load_or, load_pack, store, store_derivatives
-from fastloss.cuda.device.numba_cuda import jitable
+from fastloss.cuda.device.numba_cuda import SIMULATED, jitable
 from fastloss.cuda.device.packs import filled, spread, total_of
 from fastloss.cuda.device.reduce import THREADS, Total, deliver, grid_of
 from fastloss.cuda.device_array import DeviceArray
 from fastloss.cuda.launch import Kernel
 from fastloss.cuda.loops.elementwise import pack_width
-from fastloss.cuda.loops.rowwise import group_of
 from fastloss.cuda.views import real_of
 from fastloss.define.descriptions import PairMaths
+
+# Threads that share a pair, and the packs of a vector up to which it is so few of them.
+GROUPS = ((1, 2), (4, 6), (8, 24)) if SIMULATED else ((1, 4), (8, 32), (32, 256))
 
 
 @jitable
@@ -177,7 +179,7 @@ def run(
     vectors = [*operands, *((),) * (3 - len(operands))]
     packed = [a for a in (*operands, *grads, second) if type(a) is DeviceArray]
     width = pack_width(first.itemsize, packed, columns)
-    lanes = min(group_of(columns // width), THREADS)
+    lanes = next((lanes for lanes, most in GROUPS if columns // width <= most), THREADS)
     grid = grid_of(count * lanes, THREADS, -(-columns // (width * lanes)))
     total = Total(device, grid, real, values == (), divisor)
     numbers = tuple([float(p) for p in params])
