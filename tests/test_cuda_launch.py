@@ -121,6 +121,36 @@ def test_a_small_call_without_checks_is_two_launches_and_no_wait(run):
     assert not [line for line in lines if line.startswith(("wait", "copy"))]
 
 
+LARGE = """
+    loss = fl.value_and_grad(fl.mse_loss)
+    def call(stream):
+        loss(array((4000, 4), stream=stream), array((4000, 4), stream=stream))
+"""
+
+
+def test_a_loss_of_several_blocks_is_one_launch(run):
+    """Their sums and a counter, which is cleared once, lie in memory that launches on one stream share."""
+    code = "    call(4660), call(4660), call(4661), call(4660), call(4661)"
+    _, lines = run(LARGE + code, FAKE_DRIVER_ARGUMENTS="9")
+    seen = [line for line in lines if line.startswith(("launch", "clear"))]
+    streams = ["4660", "4660", "4661", "4660", "4661"]
+    assert [re.search(r"stream (\d+)", line)[1] for line in launches(seen)] == streams
+    assert all("grid 16 " in line for line in launches(seen))
+    assert [line for line in seen if line.startswith("clear")] == ["clear 16 stream 4660", "clear 16 stream 4661"]
+    assert seen[0].startswith("clear")
+    counters = [line.split()[-2] for line in launches(seen)]
+    assert counters[0] == counters[1] == counters[3] != counters[2] == counters[4]
+    sums = [line.split()[-3] for line in launches(seen)]
+    assert [int(sum_, 16) - int(counter, 16) for sum_, counter in zip(sums, counters, strict=True)] == [16] * 5
+
+
+def test_launches_in_a_graph_share_no_counter(run):
+    """It is replayed beside whatever runs on the stream it was captured on, and clears its own each time."""
+    _, lines = run(LARGE + "    call(4660), call(4660)", FAKE_DRIVER_CAPTURES="1")
+    seen = [line.split()[0] for line in lines if line.startswith(("launch", "clear"))]
+    assert seen == ["clear", "launch"] * 2
+
+
 def test_rows_are_kept_in_shared_memory(run):
     """A warp's and a block's rows, whole or, of the longest, as much as a block may have; more than 48 KB by grant."""
     code = """
@@ -254,7 +284,7 @@ def test_repeated_calls_know_streams(run):
     """
     found, lines = run(code)
     assert found == ["0", "0", "4660", "4660", "4660", "4660"] * 3
-    seen = [int(re.search(r"stream (\d+)", line)[1]) for line in launches(lines) if "combine" not in line]
+    seen = [int(re.search(r"stream (\d+)", line)[1]) for line in launches(lines)]
     assert seen == [0, 4660, 4660] * 3
     assert lines.count("stream 4660 waits") == 3
     assert lines.count("event of stream 4661") == 3

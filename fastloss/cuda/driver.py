@@ -14,8 +14,8 @@ except ImportError:
     bindings = None
 
 __all__ = [
-    "bindings", "checked", "current_device", "device_of_address", "external_stream", "read_memory", "shared_memory_of",
-    "wait_for", "write_memory",
+    "bindings", "checked", "clear_memory", "current_device", "device_of_address", "external_stream", "read_memory",
+    "shared_memory_of", "stream_id", "wait_for", "write_memory",
 ]  # fmt: skip
 
 
@@ -53,12 +53,33 @@ def write_memory(device: Any, pointer: int, source: int, size: int) -> None:
     with device.activated():
         stream = device.stream
         # A graph would read the address when it is replayed, and not what is there now.
-        _refuse_capture(
-            stream, "numbers of the host, such as lengths, cannot be copied into a graph that is captured"
-        )
+        _refuse_capture(stream, "numbers of the host, such as lengths, cannot be copied into a graph that is captured")
         checked(bindings.cuMemcpyHtoDAsync(pointer, source, size, stream))
         if _reads_pageable_memory(device.ordinal):
             checked(bindings.cuStreamSynchronize(stream))  # else the driver has staged a copy when it returns
+
+
+def stream_id(device: Any) -> int | None:
+    """Return what tells the stream of `device` from all others that there have been; None while it is captured."""
+    if SIMULATED:
+        return 0
+    if current_device() != device.ordinal:
+        with device.activated():
+            return stream_id(device)
+    stream = device.stream
+    error, capturing = bindings.cuStreamIsCapturing(stream)
+    if error or capturing:  # an error: another stream is, and the launch will say so
+        return None
+    return int(checked(bindings.cuStreamGetId(stream)))  # an address may be used again by another stream
+
+
+def clear_memory(device: Any, pointer: int, size: int) -> None:
+    """Write zeros to `size` bytes of device memory, in the order of the stream of `device`."""
+    if SIMULATED:
+        ctypes.memset(pointer, 0, size)
+        return
+    with device.activated():
+        checked(bindings.cuMemsetD8Async(pointer, 0, size, device.stream))
 
 
 def wait_for(device: Any, stream: int) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from operator import and_
 from typing import Any, NamedTuple
 
 from fastloss.cuda.device.memory import WIDEST
-from fastloss.cuda.device.reduce import Combine, combining
+from fastloss.cuda.device.reduce import COUNTER, U32
 from fastloss.cuda.device_array import DeviceArray, addresses, like
 from fastloss.cuda.launch import Kernel, prepared
 from fastloss.runtime.compile import Launch
@@ -31,19 +32,29 @@ class Form(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """Where the blocks of a planned launch leave their sums, and what becomes of these."""
+    """Where a planned launch leaves its reduced value, and what memory its blocks share to make it."""
 
     arguments: tuple[Any, ...]  # like what a kernel hands to `deliver`
-    make: Callable[[], DeviceArray]  # memory for the sums
-    combine: Combine | None  # None: a lone block makes the reduced value
+    make: Any  # makes memory for the value; None: nobody wants it
+    room: Callable[[], DeviceArray]  # a workspace
 
 
 def ending(device: Any, grid: int, real: Any, wanted: bool = True, counted: Any = None) -> Ending:
     """Plan the end of a launch; `counted` is the dtype of a divisor that lies on the device."""
     by: Any = () if counted is None else like(counted)
-    if grid == 1 or not wanted:
-        return Ending((like(real) if wanted else (), by, 1.0), device.maker((), real), None)
-    return Ending((like(real), by, 1.0), device.maker((grid,), real), combining(device, grid, real, by))
+    if not wanted:
+        return Ending(((), by, 1.0), None, _no_room)
+    partials = (like(real), like(real), like(U32))
+    room = _no_room if grid == 1 else functools.partial(device.workspace, grid)
+    return Ending((partials, by, 1.0), device.maker((), real), room)
+
+
+_NOWHERE = like(U32)
+
+
+def _no_room() -> DeviceArray:
+    """Return what a lone block uses of a workspace: nothing."""
+    return _NOWHERE
 
 
 # Runs a launch with the addresses of its arrays, its parameters, the factor of the derivatives, and a divisor.
@@ -70,7 +81,7 @@ def looping(
         start = prepared(kernel, device, grid, real, args, shared)
         if layout:
             start = _spliced(start, read, tuple([number for numbers in layout for number in numbers]))
-        return start, sizes, end.make if reduces else None, end.combine
+        return start, sizes, end.make, end.room
 
     def run(pointers: tuple[int, ...], params: tuple[float, ...], factor: float, divisor: Any) -> Any:
         by: tuple[Any, ...]
@@ -81,13 +92,13 @@ def looping(
         launch = launches.get(key)
         if launch is None:
             launch = launches[key] = prepare(*key)
-        start, sizes, make, combine = launch
+        start, sizes, make, room = launch
         if make is None:
             start((*pointers, *params, factor, *sizes, *by))
             return None
-        partials = make()
-        start((*pointers, *params, factor, *sizes, partials.pointer, *by))
-        return partials if combine is None else combine(partials, by)
+        result, space = make(), room()
+        start((*pointers, *params, factor, *sizes, result.pointer, space.pointer + COUNTER, space.pointer, *by))
+        return result
 
     return run
 

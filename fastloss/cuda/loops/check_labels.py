@@ -10,7 +10,7 @@ import numpy as np
 
 from fastloss.cuda.device.block import added, block, blocks, minimum, over, thread, threads
 from fastloss.cuda.device.memory import label_at, load, load_or, store
-from fastloss.cuda.device.reduce import THREADS, deliver, grid_of
+from fastloss.cuda.device.reduce import COUNTER, THREADS, deliver, grid_of
 from fastloss.cuda.device_array import DeviceArray, like
 from fastloss.cuda.driver import read_memory
 from fastloss.cuda.launch import Kernel, prepared
@@ -94,7 +94,7 @@ def plan(device: Any, real: Any, target: DeviceArray, weight: Any, columns: int,
     count, grid = target.size, grid_of(target.size, THREADS)
     weight = weight if type(weight) is tuple else like(weight.dtype)
     numbers = (1.0, count, columns, ignore)
-    arguments, make, combine = ending(device, grid, real)
+    arguments, make, room = ending(device, grid, real)
     make_firsts = device.maker((grid,), I64)
     starts = [
         prepared(_kernel(), device, grid, real, (like(target.dtype), weight, *numbers, firsts, *arguments))
@@ -102,13 +102,13 @@ def plan(device: Any, real: Any, target: DeviceArray, weight: Any, columns: int,
     ]
 
     def look(pointers: tuple[int, ...], check: bool) -> tuple[int, DeviceArray]:
-        partials = make()
+        counted, space = make(), room()
+        end = (counted.pointer, space.pointer + COUNTER, space.pointer, 1.0)
         if not check:
-            starts[0]((*pointers, *numbers, partials.pointer, 1.0))
-            return -1, partials if combine is None else combine(partials, (1.0,))
+            starts[0]((*pointers, *numbers, *end))
+            return -1, counted
         firsts = make_firsts()
-        starts[1]((*pointers, *numbers, firsts.pointer, partials.pointer, 1.0))
-        counted = partials if combine is None else combine(partials, (1.0,))
+        starts[1]((*pointers, *numbers, firsts.pointer, *end))
         first = first_of(device, real, firsts, grid)
         return (first if first < count else -1), counted
 
