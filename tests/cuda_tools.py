@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import operator
 import re
 import sys
 import warnings
@@ -140,7 +141,9 @@ class PretendSpace:
         return view
 
     def maker(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        return functools.partial(self.allocate, shape, dtype)
+        from fastloss.cuda.libraries import Maker
+
+        return Maker(functools.partial(self.allocate, shape, dtype), operator.attrgetter("pointer"), shape, dtype)
 
     def view(self, array: Any, name: str) -> Any:
         return array

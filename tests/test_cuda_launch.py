@@ -3,6 +3,7 @@
 Each test runs a few lines in a process of its own that finds the fake driver where it looks for the real one.
 """
 
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,8 @@ import sys
 import textwrap
 
 import pytest
+
+import fastloss as fl
 
 pytest.importorskip("numba.cuda.extending", reason="numba-cuda is not installed")
 pytest.importorskip("cuda.bindings.nvjitlink", reason="nvJitLink is not installed (numba-cuda[cu13])")
@@ -271,6 +274,25 @@ def test_a_repeated_call_takes_few_steps(run):
     assert mse <= 500, found
     assert cross_entropy <= 500, found
     assert checked <= 800, found
+
+
+def test_a_repeated_call_of_tensors_takes_few_steps(driver):
+    """No more than the table says, and than the bar on any version of Python."""
+    pytest.importorskip("torch")
+    import steps
+
+    path = f"{driver}:{os.environ.get('LD_LIBRARY_PATH', '')}"
+    package = os.path.dirname(os.path.dirname(fl.__file__))
+    given = {**os.environ, "LD_LIBRARY_PATH": path, "PYTHONPATH": package}
+    command = [sys.executable, steps.__file__, "--device", "--json"]
+    done = subprocess.run(command, env=given, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found, table = json.loads(done.stdout), json.loads(steps.TABLE.read_text())
+    assert found.keys() == steps.DEVICE_KINDS.keys() == table["device"].keys()
+    for kind, (_, bar) in steps.DEVICE_KINDS.items():
+        assert found[kind] <= bar, kind
+        if table["python"] == steps.VERSION:
+            assert found[kind] <= table["device"][kind], kind
 
 
 def test_repeated_calls_know_streams(run):

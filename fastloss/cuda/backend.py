@@ -44,7 +44,6 @@ class Backend:
         self.ordinal = space.ordinal
         self.elementwise = functools.partial(elementwise.run, self)
         self.rowwise = functools.partial(rowwise.run, self)
-        self.pairwise = functools.partial(pairwise.run, self)
         self.adds_products, self.multiplies_bfloat16 = space.adds_products, space.multiplies_bfloat16
         self.ctc = functools.partial(ctc.run, self)
         self.label_sets = functools.partial(label_sets.run, self)
@@ -94,15 +93,7 @@ class Backend:
         shape: tuple[int, int],
     ) -> KernelPlan:
         """Plan a loss of vectors, see :func:`fastloss.cpu.loops.pairwise.plan`."""
-        arity = count_present(operands[:3])
-
-        def code(a: Any, b: Any, c: Any, target: Any, upstream: Any, *rest: Any) -> Any:
-            values, d0, d1, d2, second, scale, divisor, *_ = rest
-            return self.pairwise(
-                maths, (a, b, c)[:arity], target, upstream, params, scale, divisor, shape, values, (d0, d1, d2), second
-            )
-
-        return _planned(code, operands, self.flat)
+        return pairwise.plan(self, maths, operands, results, params, shape)
 
     def plan_multilabel(
         self, point: Any, operands: tuple[Any, ...], results: tuple[Any, ...], shape: tuple[int, int]

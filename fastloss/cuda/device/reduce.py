@@ -180,6 +180,10 @@ class Total:
         """Return the value as a device scalar, None if nobody wants it."""
         return self._result
 
+    def owner(self) -> Any:
+        """Return the value as an array of the library, None if nobody wants it."""
+        return None if self._result is None else self._result.owner
+
 
 # Bytes in front of the sums in a workspace: the counter, and what keeps the sums aligned.
 COUNTER = 16

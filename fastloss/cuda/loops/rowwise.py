@@ -33,7 +33,7 @@ from fastloss.cuda.loops import check_labels
 from fastloss.cuda.loops.row_maths import packed
 from fastloss.cuda.loops.rowwise_split import run_split, suits
 from fastloss.cuda.loops.rowwise_target_only import gather_kernel
-from fastloss.cuda.planned import Form, Run, itself, looping, never, plan_of, run_once, unaligned
+from fastloss.cuda.planned import Form, Looping, Run, itself, never, plan_of, run_once, unaligned
 from fastloss.cuda.views import real_of
 from fastloss.define.descriptions import RowMaths
 from fastloss.define.scalars import exp_nonpositive
@@ -244,7 +244,7 @@ def plan(
         return -1, launch(pointers, numbers, scale if type(by) is DeviceArray else scale / by, by)
 
     reads = tuple([itself if a.is_contiguous() else device.flat for a in operands if type(a) is not tuple])
-    return plan_of(at if maths.indexed else without_labels, reads, labelled=True)
+    return plan_of(device, at if maths.indexed else without_labels, reads, labelled=True)
 
 
 def _launching(
@@ -267,7 +267,7 @@ def _launching(
 
         def split(pointers: tuple[int, ...], numbers: tuple[float, ...], factor: float, by: Any) -> Any:
             width, given = 1 if misaligned(pointers) else widest, with_values(typed, iter(pointers))
-            return run_split(device, maths, width, real, given, numbers, factor, by, count, columns, ignore).result()
+            return run_split(device, maths, width, real, given, numbers, factor, by, count, columns, ignore).owner()
 
         return split
     visits = maths.softmax + (maths.terms is not None) + any(type(a) is not tuple for a in arrays[6:])
@@ -286,10 +286,10 @@ def _launching(
         return Form(kernel, grid, (count, columns, inner, kept, ignore), shared=shared)
 
     if not maths.sparse:
-        return looping(device, real, arrays, params, misaligned, group)
+        return Looping(device, real, arrays, params, misaligned, group)
     # Zeros first, but where the gradient lies over the input: there an entry is read before zeros take its place.
     zeros = [device.filling(math.prod(shape), a.dtype) for a in arrays[6:] if type(a) is not tuple]
-    gathered = looping(device, real, arrays, params, lambda pointers: pointers[0] in pointers[first:], gather)
+    gathered = Looping(device, real, arrays, params, lambda pointers: pointers[0] in pointers[first:], gather)
 
     def fill_and_gather(pointers: tuple[int, ...], numbers: tuple[float, ...], factor: float, by: Any) -> Any:
         if pointers[0] not in pointers[first:]:
