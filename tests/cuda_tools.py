@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import operator
 import re
 import sys
 import warnings
@@ -217,11 +218,14 @@ class PretendSpace:
     reader = None  # no library knows such arrays: every call is planned anew
 
     def __init__(self) -> None:
+        import numpy as np
+
         from fastloss.cuda.backend import Backend
 
         self.backend = Backend(self)
         self.backend.activated = contextlib.nullcontext
         self.backend.shared_memory = 227 << 10  # that of a Hopper
+        self.backend.workspace = lambda blocks: self.allocate((2 + blocks,), np.dtype(np.float64))
         self.backend.upload = lambda array: self.array(array.shape, array.dtype.name)
         self.next = 1 << 40
 
@@ -240,7 +244,9 @@ class PretendSpace:
         return view
 
     def maker(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        return functools.partial(self.allocate, shape, dtype)
+        from fastloss.cuda.libraries import Maker
+
+        return Maker(functools.partial(self.allocate, shape, dtype), operator.attrgetter("pointer"), shape, dtype)
 
     def view(self, array: Any, name: str) -> Any:
         return array

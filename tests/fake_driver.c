@@ -96,6 +96,12 @@ static Result synchronize(void *stream) {
     fprintf(log_file(), "wait %zu\n", (size_t)stream), fflush(log_file());
     return current() ? SUCCESS : INVALID_CONTEXT;
 }
+static Result stream_id(void *stream, unsigned long long *id) { return *id = (uintptr_t)stream + 1, SUCCESS; }
+static Result clear(uintptr_t pointer, unsigned char value, size_t size, void *stream) {
+    if (!current()) return INVALID_CONTEXT;
+    fprintf(log_file(), "clear %zu stream %zu\n", size, (size_t)stream), fflush(log_file());
+    return memset((void *)pointer, value, size), SUCCESS;
+}
 static Result is_capturing(void *stream, int *status) { return *status = getenv("FAKE_DRIVER_CAPTURES") != NULL, SUCCESS; }
 static Result make_event(void **event, unsigned flags) { return *event = &device_context, SUCCESS; }
 static Result wait_event(void *stream, void *event, unsigned flags) {
@@ -138,7 +144,8 @@ static const struct { const char *name; void *function; } table[] = {
     {"cuStreamGetCtx", context_of_stream}, {"cuMemGetInfo", memory_left}, {"cuMemAlloc", allocate},
     {"cuMemFree", release}, {"cuMemcpyHtoD", copy_sync}, {"cuMemcpyDtoH", copy_sync}, {"cuMemcpyHtoDAsync", copy},
     {"cuMemcpyDtoHAsync", copy}, {"cuPointerGetAttribute", pointer_attribute}, {"cuStreamSynchronize", synchronize},
-    {"cuStreamIsCapturing", is_capturing}, {"cuEventCreate", make_event}, {"cuEventRecord", record_event},
+    {"cuStreamIsCapturing", is_capturing}, {"cuStreamGetId", stream_id}, {"cuMemsetD8Async", clear},
+    {"cuEventCreate", make_event}, {"cuEventRecord", record_event},
     {"cuStreamWaitEvent", wait_event}, {"cuLibraryLoadData", load_library}, {"cuModuleLoadDataEx", load_library},
     {"cuLibraryGetKernel", get_kernel}, {"cuKernelGetAttribute", kernel_attribute},
     {"cuKernelGetFunction", get_function}, {"cuKernelSetAttribute", grant},

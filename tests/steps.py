@@ -5,9 +5,11 @@ bytecode instructions that the calling thread executes, in every frame below the
 
 With the package importable, ``python tests/steps.py`` prints the counts beside those of the table, ``--json`` prints
 them alone, and ``--write`` renews the table. A count depends on the calls before it, so it takes a process of its own.
+``--device`` counts calls of arrays on a GPU, for which the process must find the driver of tests/fake_driver.c.
 """
 
 import argparse
+import functools
 import gc
 import importlib.util
 import itertools
@@ -26,6 +28,7 @@ VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 # What a repeated call is to come to, on any version of Python, by the kind of arrays and loss.
 NUMPY, OPTION, TORCH, LINEAR, FIRST = 400, 450, 800, 800, 3000
+DEVICE, DEVICE_WITH_LABELS = 500, 800
 
 WARMING = 3
 RNG = np.random.default_rng(0)
@@ -193,6 +196,67 @@ def _first_visit():
     return steps(CROSS_ENTROPY, np.resize(LOGITS, (size, 10)), np.resize(LABELS, size))
 
 
+def _on_device():
+    """Have tensors in host memory taken for such in device memory, where labels are never found to be bad.
+
+    Launches go to a driver that does nothing.
+    """
+    import torch
+
+    from fastloss.call import dispatch
+    from fastloss.cuda.device.numba_cuda import cuda
+    from fastloss.cuda.libraries import TorchSpace
+
+    class StandIn(TorchSpace):
+        current_stream = int  # 0, the default one
+
+        def making(self, shape, dtype):
+            if dtype == np.int64:
+                return functools.partial(torch.full, shape, -1)
+            return super().making(shape, dtype)
+
+    space = StandIn(0)
+    space.device = "cpu"
+    space.reader = functools.partial(space.view, name="array")
+    dispatch._space = lambda array, name: space
+    dispatch.host.lowering = lambda array: None
+    cuda.current_context()
+
+
+def _device(name, *shapes, dtype=None, **kwargs):
+    """Return the call of a loss with tensors of these shapes."""
+    import torch
+
+    arrays = [torch.ones(shape) for shape in shapes] + ([torch.ones(64, dtype=torch.int64)] if dtype else [])
+    kwargs = {key: torch.empty(shape) for key, shape in kwargs.items()}
+    return fl.value_and_grad(getattr(fl, name)), arrays, kwargs
+
+
+_ROWS = (64, 10)
+DEVICE_KINDS = {
+    "mse": (lambda: _device("mse_loss", _ROWS, _ROWS), DEVICE),
+    "mse with grad_out": (lambda: _device("mse_loss", _ROWS, _ROWS, grad_out=_ROWS), DEVICE),
+    "mse in several blocks": (lambda: _device("mse_loss", (640, 64), (640, 64)), DEVICE),
+    "binary_cross_entropy_with_logits": (
+        lambda: _device("binary_cross_entropy_with_logits", _ROWS, _ROWS),
+        DEVICE,
+    ),
+    "cross_entropy with labels checked": (lambda: _device("cross_entropy", _ROWS, dtype="int64"), DEVICE_WITH_LABELS),
+    "cosine_embedding": (lambda: _device("cosine_embedding_loss", _ROWS, _ROWS, (64,)), DEVICE),
+    "triplet_margin": (lambda: _device("triplet_margin_loss", _ROWS, _ROWS, _ROWS), DEVICE),
+}
+
+
+def counts_on_device():
+    """Return the steps of each kind of call of arrays on a GPU."""
+    _on_device()
+    found = {}
+    for kind, (make, _) in DEVICE_KINDS.items():
+        function, args, kwargs = make()
+        found[kind] = repeated(function, *args, **kwargs)
+    return found
+
+
 def count(kind):
     """Return the steps of a call of a kind, two threads at work where the call is large enough."""
     with fl.config(num_threads=2):
@@ -207,19 +271,23 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="keep the counts, and 2 %% more, as the table")
     parser.add_argument("--json", action="store_true", help="print nothing but the counts, as JSON")
+    parser.add_argument("--device", action="store_true", help="count calls of arrays on a GPU")
     given = parser.parse_args()
-    table = json.loads(TABLE.read_text()) if TABLE.exists() else {"counts": {}}
+    table = json.loads(TABLE.read_text()) if TABLE.exists() else {"counts": {}, "device": {}}
+    part, bars = (
+        ("device", {kind: bar for kind, (_, bar) in DEVICE_KINDS.items()}) if given.device else ("counts", BARS)
+    )
     kinds = [kind for kind in BARS if "torch" not in kind or importlib.util.find_spec("torch")]
-    counts = {kind: count(kind) for kind in kinds}
+    counts = counts_on_device() if given.device else {kind: count(kind) for kind in kinds}
     if given.json:
         print(json.dumps(counts))
         return
     print(f"{'steps':>8} {'table':>8} {'bar':>8}  kind (Python {VERSION})")
     for kind, found in counts.items():
-        print(f"{found:8} {table['counts'].get(kind, '-'):>8} {BARS[kind]:8}  {kind}")
+        print(f"{found:8} {table.get(part, {}).get(kind, '-'):>8} {bars[kind]:8}  {kind}")
     if given.write:
-        kept = {kind: min(math.ceil(found * 1.02), max(found, BARS[kind])) for kind, found in counts.items()}
-        TABLE.write_text(json.dumps({"python": VERSION, "counts": kept}, indent=2) + "\n")
+        kept = {kind: min(math.ceil(found * 1.02), max(found, bars[kind])) for kind, found in counts.items()}
+        TABLE.write_text(json.dumps({**table, "python": VERSION, part: kept}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def check(launch, capability=HOPPER):
     assert result.spills == 0, f"{launch.name}: spills {result.spills} bytes"
     assert result.registers * math.prod(launch.kernel.bounds) <= REGISTERS, launch.name
     assert ".local" not in result.ptx, launch.name
-    if launch.name != "combine" and str(launch.real) == "float32":
+    if str(launch.real) == "float32":
         doubles = re.findall(r"\s(\S+\.f64\S*)", result.ptx)
         assert not doubles, f"{launch.name}: double precision {set(doubles)}"
     width = re.match(r"elementwise_.*_(\d)$|(?:rowwise_\d+x\d+x|rowwise_long_|pairwise_\d+x)(\d)_", launch.name)
@@ -248,7 +248,7 @@ def test_sequences(monkeypatch):
     monkeypatch.setattr("fastloss.cuda.loops.ctc.first_of", lambda device, real, firsts, grid: 1 << 40)
     with cuda_tools.recorded(space) as launches, fl.config(check_indices=True):
         fl.ctc_loss(**cuda_tools.arguments(record, space, "bfloat16"))
-    assert [launch.name for launch in launches] == ["ctc_survey", "ctc_value_32", "combine"]
+    assert [launch.name for launch in launches] == ["ctc_survey", "ctc_value_32", "elementwise_itself_4"]
     for launch in launches:
         check(launch)
 

@@ -3,6 +3,7 @@
 Each test runs a few lines in a process of its own that finds the fake driver where it looks for the real one.
 """
 
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,8 @@ import sys
 import textwrap
 
 import pytest
+
+import fastloss as fl
 
 pytest.importorskip("numba.cuda.extending", reason="numba-cuda is not installed")
 pytest.importorskip("cuda.bindings.nvjitlink", reason="nvJitLink is not installed (numba-cuda[cu13])")
@@ -121,6 +124,36 @@ def test_a_small_call_without_checks_is_two_launches_and_no_wait(run):
     assert not [line for line in lines if line.startswith(("wait", "copy"))]
 
 
+LARGE = """
+    loss = fl.value_and_grad(fl.mse_loss)
+    def call(stream):
+        loss(array((4000, 4), stream=stream), array((4000, 4), stream=stream))
+"""
+
+
+def test_a_loss_of_several_blocks_is_one_launch(run):
+    """Their sums and a counter, which is cleared once, lie in memory that launches on one stream share."""
+    code = "    call(4660), call(4660), call(4661), call(4660), call(4661)"
+    _, lines = run(LARGE + code, FAKE_DRIVER_ARGUMENTS="9")
+    seen = [line for line in lines if line.startswith(("launch", "clear"))]
+    streams = ["4660", "4660", "4661", "4660", "4661"]
+    assert [re.search(r"stream (\d+)", line)[1] for line in launches(seen)] == streams
+    assert all("grid 16 " in line for line in launches(seen))
+    assert [line for line in seen if line.startswith("clear")] == ["clear 16 stream 4660", "clear 16 stream 4661"]
+    assert seen[0].startswith("clear")
+    counters = [line.split()[-2] for line in launches(seen)]
+    assert counters[0] == counters[1] == counters[3] != counters[2] == counters[4]
+    sums = [line.split()[-3] for line in launches(seen)]
+    assert [int(sum_, 16) - int(counter, 16) for sum_, counter in zip(sums, counters, strict=True)] == [16] * 5
+
+
+def test_launches_in_a_graph_share_no_counter(run):
+    """It is replayed beside whatever runs on the stream it was captured on, and clears its own each time."""
+    _, lines = run(LARGE + "    call(4660), call(4660)", FAKE_DRIVER_CAPTURES="1")
+    seen = [line.split()[0] for line in lines if line.startswith(("launch", "clear"))]
+    assert seen == ["clear", "launch"] * 2
+
+
 def test_rows_lie_in_registers(run):
     """Of part of a warp, of a warp or of a block; beyond that blocks visit them in memory. None in shared memory."""
     code = """
@@ -228,6 +261,25 @@ def test_a_repeated_call_takes_few_steps(run):
     assert checked <= 800, found
 
 
+def test_a_repeated_call_of_tensors_takes_few_steps(driver):
+    """No more than the table says, and than the bar on any version of Python."""
+    pytest.importorskip("torch")
+    import steps
+
+    path = f"{driver}:{os.environ.get('LD_LIBRARY_PATH', '')}"
+    package = os.path.dirname(os.path.dirname(fl.__file__))
+    given = {**os.environ, "LD_LIBRARY_PATH": path, "PYTHONPATH": package}
+    command = [sys.executable, steps.__file__, "--device", "--json"]
+    done = subprocess.run(command, env=given, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found, table = json.loads(done.stdout), json.loads(steps.TABLE.read_text())
+    assert found.keys() == steps.DEVICE_KINDS.keys() == table["device"].keys()
+    for kind, (_, bar) in steps.DEVICE_KINDS.items():
+        assert found[kind] <= bar, kind
+        if table["python"] == steps.VERSION:
+            assert found[kind] <= table["device"][kind], kind
+
+
 def test_repeated_calls_know_streams(run):
     """Arrays of another stream are another kind of call, and are waited for each time where they lie beside others."""
     code = """
@@ -239,7 +291,7 @@ def test_repeated_calls_know_streams(run):
     """
     found, lines = run(code)
     assert found == ["0", "0", "4660", "4660", "4660", "4660"] * 3
-    seen = [int(re.search(r"stream (\d+)", line)[1]) for line in launches(lines) if "combine" not in line]
+    seen = [int(re.search(r"stream (\d+)", line)[1]) for line in launches(lines)]
     assert seen == [0, 4660, 4660] * 3
     assert lines.count("stream 4660 waits") == 3
     assert lines.count("event of stream 4661") == 3

@@ -37,10 +37,10 @@ def writing(compute: Compute, request: Request) -> Compute:
     """Return what computes calls like this one and tells autograd of the tensors that they write, if there are any."""
     if not any(map(_is_tensor, _leaves(request[2:]))):
         return compute
-    several = request.out is not None or isinstance(request.grad_out, tuple | list)
+    increment = sys.modules["torch"].autograd.graph.increment_version
 
-    def run(arrays: tuple[Any, ...], request: Request) -> Any:
-        tensors = tuple(_leaves(request[2:])) if several else (request.grad_out,)
+    def run_with_several(arrays: tuple[Any, ...], request: Request) -> Any:
+        tensors = tuple(_leaves(request[2:]))
         for tensor in tensors:
             if tensor.requires_grad:
                 _refuse_leaf(tensor, "out" if tensor is request.out else "grad_out")
@@ -49,7 +49,17 @@ def writing(compute: Compute, request: Request) -> Compute:
         finally:  # when a call is interrupted, too
             bump_versions(tensors)
 
-    return run
+    def run_with_one(arrays: tuple[Any, ...], request: Request) -> Any:
+        tensor = request.grad_out
+        if tensor.requires_grad:
+            _refuse_leaf(tensor, "grad_out")
+        try:
+            return compute(arrays, request)
+        finally:
+            increment(tensor)
+
+    several = request.out is not None or isinstance(request.grad_out, tuple | list)
+    return run_with_several if several else run_with_one
 
 
 def bump_versions(tensors: Iterable[Any]) -> None:

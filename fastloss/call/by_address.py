@@ -11,45 +11,83 @@ from collections.abc import Callable
 from operator import and_, attrgetter, call, itemgetter
 from typing import Any
 
+from fastloss.call.autograd import writing
+from fastloss.call.dispatch import APART, OVERLAPPING
 from fastloss.call.plan import Addressed
 from fastloss.call.request import Request
-from fastloss.call.signature import OTHER_KIND, Signature
+from fastloss.call.signature import Signature, extras_of, pairs_of, taker
 from fastloss.runtime.settings import settings
 
-_pointer, _owner = attrgetter("pointer"), attrgetter("owner")
+_pointer = attrgetter("pointer")
 
 
 def by_address(
-    plan: Addressed, found: Signature, args: tuple[Any, ...], plain: Request
+    plan: Addressed, found: Signature, args: tuple[Any, ...], kwargs: dict[str, Any], request: Request, plain: Request
 ) -> Callable[[tuple[Any, ...], dict[str, Any], Request], Any] | None:
-    """Return what computes calls of arrays by position and nothing else; None where the arrays must be looked at."""
-    space, at, pick, makes, written, scale, divisor, labelled, answer, reduces = plan
-    layout, address, places = space.layout, space.address, tuple(range(len(args)))
-    if layout is None or found.places != places or len(found.given) != len(args) or len(pick(places)) != len(args):
+    """Return what computes calls of the kind of this one; None where the arrays must be looked at."""
+    space, at, pick, makes, written, results, labelled, answer, reduces = plan
+    layouts, address, arrays = space.layout, space.address, [found.given[place] for place in found.places]
+    if layouts is None or OVERLAPPING in found.relations or not all(map(space.owns, arrays)):
         return None
-    if not all(map(space.owns, args)) or [*map(address, args)] != [*map(_pointer, found.arrays)]:
-        return None  # another library's, or copied
-    order = [*pick(places), *[len(args) + place for place in written]]
-    arrange = itemgetter(*order) if len(order) > 1 else tuple
-    layouts, masks = [*map(layout, args)], [array.itemsize - 1 for array in found.arrays]
+    if [*map(address, arrays)] != [*map(_pointer, found.arrays)]:
+        return None  # copied
+    if not all(hasattr(make, "bare") for make in makes):
+        return None
+    makes = [make.bare for make in makes]  # type: ignore[attr-defined]
+    count = len(args) + len(kwargs)
+    bound = found.given[count : len(found.given) - len(extras_of(request))]
+    take = taker(found, args, kwargs, bound, request, plain, layouts)
+    arrange, collect = _picks([*pick(tuple(range(len(arrays)))), *written]), _picks(results)
+    masks, apart = [array.itemsize - 1 for array in found.arrays], _relations(found, request)
 
-    def run(args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> Any:
-        if request is not plain or kwargs:
-            return None
-        try:
-            if [*map(layout, args)] != layouts:
-                return None
-        except OTHER_KIND:
-            return None
-        addresses = [*map(address, args)]
+    def write(arrays: tuple[Any, ...], request: Request) -> Any:
+        addresses = [*map(address, arrays)]
         if any(map(and_, addresses, masks)):
             return None  # they do not lie at multiples of their size
-        made = [*map(call, makes)]
-        total = at(arrange((*addresses, *map(_pointer, made))), scale, divisor, settings.check_indices)
+        for target, other, least, most, inside in apart:
+            if (least < addresses[other] - addresses[target] < most) is not inside:
+                return None
+        if makes:
+            made = [*map(call, makes)]
+            addresses += map(address, made)
+            arrays = (*arrays, *made)
+        total = at(arrange(addresses), settings.check_indices)
         if labelled:
             bad, total = total
             if bad >= 0:
                 return None
-        return answer(total.owner if reduces else None, [*map(_owner, made)])
+        return answer(total if reduces else None, collect(arrays))
+
+    compute = writing(write, request)
+
+    def run(args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> Any:
+        arrays = take(args, kwargs, request)
+        return None if arrays is None else compute(arrays, request)
 
     return run
+
+
+def _picks(places: list[int]) -> Callable[[Any], Any]:
+    """Return what gives the entries at `places` in a sequence."""
+    if len(places) > 1:
+        return itemgetter(*places)
+    return itemgetter(slice(places[0], places[0] + 1) if places else slice(0))
+
+
+def _relations(found: Signature, request: Request) -> list[tuple[int, int, int, int, bool]]:
+    """Return, of each array that is written and another, where the other's address may be, counted from its own.
+
+    Strictly between two numbers where they are to be the same array, else not there.
+    """
+    apart = []
+    for (target, other), relation in zip(pairs_of(found, request), found.relations, strict=True):
+        (low, high), (first, end) = (_reach(found.arrays[place]) for place in (target, other))
+        between = (low - end, high - first) if relation == APART else (-1, 1)
+        apart.append((target, other, *between, relation != APART))
+    return apart
+
+
+def _reach(view: Any) -> tuple[int, int]:
+    """Return the first address of a view and the one past the last, counted from its own."""
+    first, end = view.bounds()
+    return first - view.pointer, end - view.pointer

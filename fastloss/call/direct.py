@@ -42,8 +42,7 @@ def direct(
     parts, arrays = plan.parts(), found.arrays
     flags = _PLAIN if request is plain else _OWN
     if parts is None or any(type(a) is not np.ndarray or a.flags.num & flags != flags for a in arrays):
-        addressed = plan.addressed if request is plain and not kwargs else None
-        return None if addressed is None else by_address(addressed, found, args, plain)
+        return None if plan.addressed is None else by_address(plan.addressed, found, args, kwargs, request, plain)
     if found.relations.count(APART) < len(found.relations):
         return None
     count, names = len(args), [*kwargs]

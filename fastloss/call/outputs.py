@@ -316,10 +316,26 @@ class Outputs:
         """The dtype that the loss is computed in."""
         return F64 if self.dtype == F64 else F32
 
-    def written_places(self) -> list[int]:
-        """Return the places, among the arrays made, of those that a kernel of five results writes, in its order."""
-        written = [(one.slot % 5, place) for place, one in enumerate(self._written) if one.slot is not None]
-        return [place for _, place in sorted(written)]
+    def sources(self, count: int) -> tuple[list[Callable[[], Any]], list[int], list[int]] | None:
+        """Return what makes new arrays, and places of what a kernel of five results writes, in its order, and of all.
+
+        Places among the `count` arrays of a call and, behind them, the new ones. None where results are not what the
+        kernel wrote, each another array: the caller's own or as it was made.
+        """
+        makes: list[Callable[[], Any]] = []
+        places, slots = [], {}
+        for written in self._written:
+            target = written.target
+            if written.slot in slots or (
+                written.finish not in self._wraps if target is None else target.read is not None
+            ):
+                return None
+            places.append(count + len(makes) if target is None else target.place)
+            if target is None:
+                makes.append(written.make)
+            slots[written.slot] = places[-1]
+        order = sorted([(slot % 5, place) for slot, place in slots.items() if slot is not None])
+        return makes, [place for _, place in order], places
 
     def are_as_made(self) -> bool:
         """Return whether every result is what was made for it, as an array of the user's library."""

@@ -46,10 +46,9 @@ class Addressed(NamedTuple):
     space: Any
     at: Any
     pick: Callable[[tuple[Any, ...]], tuple[Any, ...]]  # operands of a call's arrays
-    makes: tuple[Callable[[], Any], ...]
-    places: list[int]  # of the kernel's results, in its order, among what was made
-    scale: float
-    divisor: float
+    makes: list[Callable[[], Any]]
+    written: list[int]  # places of the kernel's results, in its order, among a call's arrays and what is made
+    results: list[int]  # places of the call's
     labelled: bool
     answer: Answer
     reduces: bool
@@ -121,11 +120,9 @@ def kernel_call(
             return Plan(planning.weighing.plan(execute, outputs, each, answer, slots))
         return _partial_call(planning, outputs, execute, arrange((ABSENT,)))
     addressed = None
-    plain = kernel.at is not None and domain is None and outputs.are_as_made()
-    if plain and not callable(scale) and not callable(divisor):
-        addressed = Addressed(
-            space, kernel.at, pick, makes, outputs.written_places(), scale, divisor, labelled, answer, reduces
-        )
+    if kernel.bound is not None and domain is None and not callable(scale) and not callable(divisor):
+        sources, at = outputs.sources(len(planning.arrays)), kernel.bound(scale, divisor)
+        addressed = None if sources is None else Addressed(space, at, pick, *sources, labelled, answer, reduces)
 
     def compute(arrays: tuple[Any, ...], request: Request) -> Any:
         if look_before is not None:

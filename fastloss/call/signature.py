@@ -72,6 +72,16 @@ def _pairs(count: int, written: int) -> list[tuple[int, int]]:
     return [(k, n) for k in range(count - written, count) for n in range(k)]
 
 
+def pairs_of(found: Signature, request: Request) -> list[tuple[int, int]]:
+    """Return the pairs of arrays that the relations of a call of this request are those of."""
+    return _pairs(len(found.arrays), _written_in(request))
+
+
+def _written_in(request: Request) -> int:
+    """Return how many of the arrays of a call are written: they are the last ones."""
+    return len(extras_of(request)) - (request.grad_output is not None and not is_number(request.grad_output))
+
+
 def signature(
     args: tuple[Any, ...], kwargs: dict[str, Any], bound: tuple[Any, ...], request: Request
 ) -> Signature | None:
@@ -113,8 +123,7 @@ def signature(
         lowers.append(lower)
     relations: tuple[int, ...] = ()
     if extras or request.grad_output is not None:
-        written = len(extras) - (request.grad_output is not None and not is_number(request.grad_output))
-        relations = tuple([relation(arrays[k], arrays[n]) for k, n in _pairs(len(arrays), written)])
+        relations = tuple([relation(arrays[k], arrays[n]) for k, n in _pairs(len(arrays), _written_in(request))])
         parts.append((_form(request), relations))
     return Signature(tuple(parts), tuple(arrays), tuple(places), given, tuple(lowers), relations)
 
@@ -137,25 +146,32 @@ def taker(
     bound: tuple[Any, ...],
     request: Request,
     plain: Request,
+    as_given: tuple[Callable[[Any], Any], Callable[[Any], Any] | None] | None = None,
 ) -> Take:
     """Return ``take(args, kwargs, request)``: the arrays of a call of the signature, None for a call of another one.
 
-    `plain` is the request of calls that bring nothing beside the loss's arguments.
+    `plain` is the request of calls that bring nothing beside the loss's arguments. With `as_given`, functions
+    that give all that decides how an array is read but its address, the arrays are those of the caller.
     """
     arrays = [found.given[place] for place in found.places]
-    kinds, layouts = tuple(map(type, arrays)), tuple(map(_layout, found.arrays))
+    kinds = tuple(map(type, arrays))
     count, names = len(args), [*kwargs]
     rest = [place for place in range(len(found.given)) if place not in found.places]
     pick, others = _picker(found.places), _picker(rest)
     constants = others(found.given)
     lowers = tuple([lower or _itself for lower in found.lowers]) if any(found.lowers) else None
     on_host = {type(array) is np.ndarray for array in found.arrays}
-    layout = _layout if len(on_host) > 1 else _host_layout if True in on_host else _device_layout
+    layout: Any = _layout if len(on_host) > 1 else _host_layout if True in on_host else _device_layout
     more = _extras_like(request) if request is not plain else None
-    written = len(extras_of(request)) - (request.grad_output is not None and not is_number(request.grad_output))
-    pairs = _pairs(len(arrays), written)
+    pairs = pairs_of(found, request)
     firsts, seconds = _picker([k for k, _ in pairs]), _picker([n for _, n in pairs])
     relations = found.relations
+    layouts: Any = tuple(map(_layout, found.arrays))
+    strides = strided = None
+    if as_given is not None:
+        lowers, relations = None, ()
+        layout, strides = as_given
+        layouts, strided = tuple(map(layout, arrays)), None if strides is None else [*map(strides, arrays)]
 
     def take(args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> Any:
         if len(args) != count or [*kwargs] != names:
@@ -169,14 +185,14 @@ def taker(
         elif request is not plain:
             return None
         arrays = pick(given)
-        if tuple(map(type, arrays)) != kinds or not all(map(is_, others(given), constants)):
+        if tuple(map(type, arrays)) != kinds or (constants and not all(map(is_, others(given), constants))):
             return None
         if lowers is not None:
             try:
                 arrays = tuple(map(call, lowers, arrays))
             except OTHER_KIND:
                 return None
-        if tuple(map(layout, arrays)) != layouts:
+        if tuple(map(layout, arrays)) != layouts or (strides is not None and [*map(strides, arrays)] != strided):
             return None
         if relations and tuple(map(relation, firsts(arrays), seconds(arrays))) != relations:
             return None

@@ -12,15 +12,19 @@ import numpy as np
 import fastloss.cuda  # noqa: F401  (registers the maths)
 from fastloss.cuda import memory
 from fastloss.cuda.device.numba_cuda import SIMULATED, cuda
+from fastloss.cuda.device.reduce import COUNTER, MAX_BLOCKS
 from fastloss.cuda.device_array import DeviceArray, addresses, like
-from fastloss.cuda.driver import current_device, read_memory, shared_memory_of, write_memory
+from fastloss.cuda.driver import clear_memory, current_device, read_memory, shared_memory_of, stream_id, write_memory
 from fastloss.cuda.loops import check_labels, ctc, elementwise, indexing, pairwise, rowwise
 from fastloss.cuda.loops import multilabel as label_sets
 from fastloss.cuda.planned import no_queue, numbers_of
-from fastloss.cuda.views import real_of
+from fastloss.cuda.views import F64, real_of
 from fastloss.define.point_maths import kept
 from fastloss.runtime.compile import Launch
 from fastloss.runtime.plans import KernelPlan, count_present
+
+# Streams whose workspaces are kept; then all are forgotten, of streams that are no more among them.
+MOST_WORKSPACES = 64
 
 _NOTHING = contextlib.nullcontext()
 
@@ -41,10 +45,10 @@ class Backend:
         self.ordinal = space.ordinal
         self.elementwise = functools.partial(elementwise.run, self)
         self.rowwise = functools.partial(rowwise.run, self)
-        self.pairwise = functools.partial(pairwise.run, self)
         self.adds_products, self.multiplies_bfloat16 = space.adds_products, space.multiplies_bfloat16
         self.ctc = functools.partial(ctc.run, self)
         self.label_sets = functools.partial(label_sets.run, self)
+        self._workspaces: dict[int, DeviceArray] = {}
 
     @property
     def stream(self) -> int:
@@ -90,15 +94,7 @@ class Backend:
         shape: tuple[int, int],
     ) -> KernelPlan:
         """Plan a loss of vectors, see :func:`fastloss.cpu.loops.pairwise.plan`."""
-        arity = count_present(operands[:3])
-
-        def code(a: Any, b: Any, c: Any, target: Any, upstream: Any, *rest: Any) -> Any:
-            values, d0, d1, d2, second, scale, divisor, *_ = rest
-            return self.pairwise(
-                maths, (a, b, c)[:arity], target, upstream, params, scale, divisor, shape, values, (d0, d1, d2), second
-            )
-
-        return _planned(code, operands, self.flat)
+        return pairwise.plan(self, maths, operands, results, params, shape)
 
     def plan_multilabel(
         self, point: Any, operands: tuple[Any, ...], results: tuple[Any, ...], shape: tuple[int, int]
@@ -135,6 +131,23 @@ class Backend:
     def scratch(self, size: int, dtype: Any) -> DeviceArray:
         """Return memory for a kernel's own use; the library frees it in the order of its stream."""
         return self.empty((size,), dtype)
+
+    def workspace(self, blocks: int) -> DeviceArray:
+        """Return memory for a counter that is 0 and a sum of each block, for a launch on the current stream.
+
+        Launches on a stream follow each other and share it. A graph may be replayed beside whatever runs on the stream
+        that it was captured on: each of its launches has its own, which is cleared at every replay.
+        """
+        stream = stream_id(self) if blocks <= MAX_BLOCKS else None
+        if stream is not None and (kept := self._workspaces.get(stream)) is not None:
+            return kept
+        made = self.scratch(COUNTER // 8 + max(blocks, MAX_BLOCKS), F64)
+        clear_memory(self, made.pointer, COUNTER)
+        if stream is not None:
+            if len(self._workspaces) >= MOST_WORKSPACES:
+                self._workspaces.clear()
+            self._workspaces[stream] = made
+        return made
 
     def scalar(self, dtype: Any) -> DeviceArray:
         """Return a zero-dimensional array for a reduced value."""

@@ -14,8 +14,8 @@ except ImportError:
     bindings = None
 
 __all__ = [
-    "bindings", "checked", "current_device", "device_of_address", "external_stream", "read_memory", "shared_memory_of",
-    "wait_for", "write_memory",
+    "bindings", "checked", "clear_memory", "current_device", "device_of_address", "external_stream", "read_integer",
+    "read_memory", "shared_memory_of", "single_device", "stream_id", "wait_for", "write_memory",
 ]  # fmt: skip
 
 
@@ -25,24 +25,31 @@ def external_stream(ordinal: int, pointer: int) -> Any:
     return cuda.external_stream(pointer) if pointer else 0
 
 
-def read_memory(device: Any, pointer: int, size: int) -> bytes:
+def read_memory(device: Any, pointer: int, size: int) -> Any:
     """Return bytes of device memory; waits for the stream of `device`."""
-    host = ctypes.create_string_buffer(size)
+    host = (ctypes.c_char * size)()
     if SIMULATED:
         ctypes.memmove(host, pointer, size)
         return host.raw
-    with device.activated():
-        stream = device.stream
-        _refuse_capture(
-            stream,
-            "numbers that this call needs on the host cannot be read while a graph is captured: they are those of the "
-            "check of class indices (fl.config(check_indices=False) leaves it out), lengths and grad_output in device "
-            "memory, and the sum of weights that a gradient of the weights needs",
-        )
-        # In the order of this stream alone: a copy that waits for all of them would end a capture in another thread.
-        checked(bindings.cuMemcpyDtoHAsync(ctypes.addressof(host), pointer, size, stream))
-        checked(bindings.cuStreamSynchronize(stream))
+    if current_device() != device.ordinal:
+        with device.activated():
+            return read_memory(device, pointer, size)
+    stream = device.space.current_stream()
+    _refuse_capture(
+        stream,
+        "numbers that this call needs on the host cannot be read while a graph is captured: they are those of the "
+        "check of class indices (fl.config(check_indices=False) leaves it out), lengths and grad_output in device "
+        "memory, and the sum of weights that a gradient of the weights needs",
+    )
+    # In the order of this stream alone: a copy that waits for all of them would end a capture in another thread.
+    checked(bindings.cuMemcpyDtoHAsync(ctypes.addressof(host), pointer, size, stream))
+    checked(bindings.cuStreamSynchronize(stream))
     return host.raw
+
+
+def read_integer(device: Any, pointer: int) -> int:
+    """Return an integer of eight bytes in device memory; waits for the stream of `device`."""
+    return int.from_bytes(read_memory(device, pointer, 8), "little")
 
 
 def write_memory(device: Any, pointer: int, source: int, size: int) -> None:
@@ -53,12 +60,33 @@ def write_memory(device: Any, pointer: int, source: int, size: int) -> None:
     with device.activated():
         stream = device.stream
         # A graph would read the address when it is replayed, and not what is there now.
-        _refuse_capture(
-            stream, "numbers of the host, such as lengths, cannot be copied into a graph that is captured"
-        )
+        _refuse_capture(stream, "numbers of the host, such as lengths, cannot be copied into a graph that is captured")
         checked(bindings.cuMemcpyHtoDAsync(pointer, source, size, stream))
         if _reads_pageable_memory(device.ordinal):
             checked(bindings.cuStreamSynchronize(stream))  # else the driver has staged a copy when it returns
+
+
+def stream_id(device: Any) -> int | None:
+    """Return what tells the stream of `device` from all others that there have been; None while it is captured."""
+    if SIMULATED:
+        return 0
+    if current_device() != device.ordinal:
+        with device.activated():
+            return stream_id(device)
+    stream = device.stream
+    error, capturing = bindings.cuStreamIsCapturing(stream)
+    if error or capturing:  # an error: another stream is, and the launch will say so
+        return None
+    return int(checked(bindings.cuStreamGetId(stream)))  # an address may be used again by another stream
+
+
+def clear_memory(device: Any, pointer: int, size: int) -> None:
+    """Write zeros to `size` bytes of device memory, in the order of the stream of `device`."""
+    if SIMULATED:
+        ctypes.memset(pointer, 0, size)
+        return
+    with device.activated():
+        checked(bindings.cuMemsetD8Async(pointer, 0, size, device.stream))
 
 
 def wait_for(device: Any, stream: int) -> None:
@@ -73,7 +101,7 @@ def wait_for(device: Any, stream: int) -> None:
 
 
 def _refuse_capture(stream: int, reason: str) -> None:
-    if int(checked(bindings.cuStreamIsCapturing(stream))) != 0:
+    if checked(bindings.cuStreamIsCapturing(stream)):
         raise RuntimeError(reason)
 
 
@@ -105,6 +133,12 @@ def current_device() -> int:
     """Return the number of the device whose context is current in this thread, -1 if none is."""
     error, device = bindings.cuCtxGetDevice()
     return -1 if error else int(device)
+
+
+@functools.cache
+def single_device() -> bool:
+    """Return whether there is but one device, so that every array lies on it."""
+    return SIMULATED or len(cuda.gpus) == 1
 
 
 def device_of_address(pointer: int) -> int:

@@ -19,7 +19,7 @@ import numpy as np
 
 from fastloss.cuda.device.numba_cuda import REALS, SIMULATED, SimulatedPointer, cuda, type_of, types
 from fastloss.cuda.device_array import DeviceArray
-from fastloss.cuda.driver import bindings, checked, current_device
+from fastloss.cuda.driver import bindings, checked, current_device, single_device
 from fastloss.runtime.compile import fingerprint, foreign_part
 from fastloss.runtime.kernel_cache import keep_on_disk, warn_of_memory
 
@@ -122,8 +122,10 @@ class Loaded:
         pack, arguments, lock = functools.partial(self.struct.pack_into, self.slots, 0), self.arguments, self.lock
         ordinal, stream = self.ordinal, device.space.current_stream
 
+        several = not single_device()
+
         def start(values: Sequence[Any]) -> None:
-            if current_device() != ordinal:
+            if several and current_device() != ordinal:
                 with device.activated():
                     start(values)
                 return
@@ -134,7 +136,10 @@ class Loaded:
                     pack(*map(_float32_or_int, values))
                 (error,) = launch(stream(), arguments, 0)
             if error:
-                checked((error,))
+                if current_device() == ordinal:
+                    checked((error,))
+                with device.activated():  # this thread had no context
+                    start(values)
 
         return start
 

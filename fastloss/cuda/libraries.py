@@ -18,7 +18,7 @@ import numpy as np
 from fastloss.cuda.backend import Backend
 from fastloss.cuda.device.numba_cuda import SIMULATED, cuda
 from fastloss.cuda.device_array import DeviceArray, contiguous_strides
-from fastloss.cuda.driver import device_of_address, external_stream, wait_for
+from fastloss.cuda.driver import device_of_address, external_stream, single_device, wait_for
 from fastloss.cuda.interface import address_of, aligned, interface_of, kernel_dtype, numpy_dtype
 from fastloss.cuda.views import F32, F64
 from fastloss.runtime.dtypes import BF16_BITS, F16_BITS
@@ -38,6 +38,23 @@ _NUMBA_ARRAY = None if SIMULATED else getattr(cuda, "devicearray").DeviceNDArray
 _AS_THEY_ARE = frozenset(map(np.dtype, ("f4", "f8", "i4", "u4", "i8", "u8")))
 
 
+class Maker:
+    """Makes views of new arrays of a library; `bare` makes the arrays alone, `address` says where one lies."""
+
+    __slots__ = ("address", "bare", "dtype", "shape", "strides")
+
+    def __init__(
+        self, bare: Callable[[], Any], address: Callable[[Any], Any], shape: tuple[int, ...], dtype: Any
+    ) -> None:
+        self.bare, self.address, self.shape, self.dtype = bare, address, shape, dtype
+        self.strides = contiguous_strides(shape, dtype.itemsize)
+
+    def __call__(self) -> DeviceArray:
+        """Return the view of a new array."""
+        array = self.bare()
+        return DeviceArray(self.address(array) or 0, self.shape, self.dtype, array, self.strides)
+
+
 class DeviceSpace:
     """Arrays with ``__cuda_array_interface__``; results are Numba device arrays unless a library does better."""
 
@@ -50,10 +67,13 @@ class DeviceSpace:
         self.reader = self.read  # one object, by which kinds of call are told apart
 
     @property
-    def layout(self) -> Callable[[Any], Any] | None:
-        """What gives all that decides how an array of the library is read, but its address; None: nothing does."""
-        settled = not SIMULATED and _single_device()
-        return attrgetter("__class__", "dtype", "shape", "strides", "stream") if settled else None
+    def layout(self) -> tuple[Callable[[Any], Any], Callable[[Any], Any] | None] | None:
+        """What gives all that decides how an array of the library is read but its address, in one part or two.
+
+        None: nothing does.
+        """
+        settled = not SIMULATED and single_device()
+        return (attrgetter("dtype", "shape", "strides", "stream"), None) if settled else None
 
     @property
     def address(self) -> Callable[[Any], int]:
@@ -85,7 +105,7 @@ class DeviceSpace:
 
     def read(self, array: Any) -> DeviceArray:
         """Return the view of an array of a call that is repeated; ValueError for one of another device or stream."""
-        if type(array) is _NUMBA_ARRAY and not self.stream and not array.stream and _single_device():
+        if type(array) is _NUMBA_ARRAY and not self.stream and not array.stream and single_device():
             dtype, pointer, strides = array.dtype, address_of(array) or 0, array.strides
             if dtype in _AS_THEY_ARE and not any(map(and_, (pointer, *strides), repeat(dtype.itemsize - 1))):
                 return DeviceArray(pointer, array.shape, dtype, array, strides)
@@ -103,24 +123,21 @@ class DeviceSpace:
         """Return the view of a new array of the library."""
         return self.maker(shape, dtype)()
 
-    def maker(self, shape: tuple[int, ...], dtype: Any) -> Callable[[], DeviceArray]:
+    def maker(self, shape: tuple[int, ...], dtype: Any) -> Maker:
         """Return what makes such views."""
-        strides, stream = contiguous_strides(shape, dtype.itemsize), external_stream(self.ordinal, self.stream)
+        return Maker(self.making(shape, dtype), self.address, shape, dtype)
+
+    def making(self, shape: tuple[int, ...], dtype: Any) -> Callable[[], Any]:
+        """Return what makes new arrays of the library."""
+        stream = external_stream(self.ordinal, self.stream)
         # A copy to the host waits for the stream that computes the array.
         make = functools.partial(cuda.device_array, shape, numpy_dtype(dtype), stream=stream)
 
-        if 0 in shape:
-            return lambda: DeviceArray(0, shape, dtype, make(), strides)
-
-        def allocate() -> DeviceArray:
-            array = make()
-            return DeviceArray(address_of(array), shape, dtype, array, strides)
-
-        def activate_and_allocate() -> DeviceArray:
+        def activate_and_make() -> Any:
             with self.backend.activated():
-                return allocate()
+                return make()
 
-        return allocate if _single_device() else activate_and_allocate
+        return make if single_device() else activate_and_make
 
     def number_of(self, dtype: Any) -> Any:
         """Return what makes reduced values."""
@@ -214,7 +231,7 @@ class CupySpace(DeviceSpace):
     """CuPy arrays."""
 
     name = "CuPy"
-    layout = attrgetter("__class__", "dtype", "shape", "strides", "device.id")
+    layout = attrgetter("dtype", "shape", "strides", "device.id"), None
     address = attrgetter("data.ptr")
 
     def owns(self, array: Any) -> bool:
@@ -226,16 +243,15 @@ class CupySpace(DeviceSpace):
             return super().view(array, name)
         return aligned(DeviceArray(array.data.ptr, array.shape, dtype, array, array.strides), name)
 
-    def maker(self, shape: tuple[int, ...], dtype: Any) -> Callable[[], DeviceArray]:
-        cupy, strides = sys.modules["cupy"], contiguous_strides(shape, dtype.itemsize)
+    def making(self, shape: tuple[int, ...], dtype: Any) -> Callable[[], Any]:
+        cupy = sys.modules["cupy"]
         kind = {F16_BITS: np.float16, BF16_BITS: "bfloat16"}.get(dtype, dtype)
 
-        def allocate() -> DeviceArray:
+        def make() -> Any:
             with cupy.cuda.Device(self.ordinal):
-                array = cupy.empty(shape, kind)
-            return DeviceArray(array.data.ptr, shape, dtype, array, strides)
+                return cupy.empty(shape, kind)
 
-        return allocate
+        return make
 
     def upload(self, numbers: Any) -> DeviceArray:
         cupy = sys.modules["cupy"]
@@ -271,10 +287,7 @@ class TorchSpace(DeviceSpace):
     name = "torch"
     address = methodcaller("data_ptr")
 
-    @staticmethod
-    def layout(tensor: Any) -> Any:
-        return tensor.__class__, tensor.dtype, tensor.shape, tensor.stride(), tensor.device
-
+    layout = attrgetter("dtype", "shape", "device"), methodcaller("stride")
     adds_products = True
 
     @property
@@ -303,16 +316,10 @@ class TorchSpace(DeviceSpace):
             raise TypeError(f"{name} must be a torch tensor like the input, got {type(array).__name__}")
         return self.view(array, name)
 
-    def maker(self, shape: tuple[int, ...], dtype: Any) -> Callable[[], DeviceArray]:
-        torch, strides = sys.modules["torch"], contiguous_strides(shape, dtype.itemsize)
+    def making(self, shape: tuple[int, ...], dtype: Any) -> Callable[[], Any]:
+        torch = sys.modules["torch"]
         kind = getattr(torch, _TORCH_DTYPES.get(dtype) or dtype.name)
-        make = functools.partial(torch.empty, shape, dtype=kind, device=self.device)
-
-        def allocate() -> DeviceArray:
-            tensor = make()
-            return DeviceArray(tensor.data_ptr(), shape, dtype, tensor, strides)
-
-        return allocate
+        return functools.partial(torch.empty, shape, dtype=kind, device=self.device)
 
     def upload(self, numbers: Any) -> DeviceArray:
         return self.view(sys.modules["torch"].as_tensor(numbers, device=self.device), "index")
@@ -341,8 +348,13 @@ class TorchSpace(DeviceSpace):
     def converted(self, array: Any, dtype: Any) -> Any:
         return array.to(dtype)
 
-    def current_stream(self) -> int:
-        return int(sys.modules["torch"].cuda.current_stream(self.ordinal).cuda_stream)
+    @functools.cached_property
+    def current_stream(self) -> Callable[[], int]:
+        torch, ordinal = sys.modules["torch"], self.ordinal
+        raw = getattr(torch._C, "_cuda_getCurrentRawStream", None)  # what the code asks that torch generates
+        if raw is not None:
+            return functools.partial(raw, ordinal)
+        return lambda: int(torch.cuda.current_stream(ordinal).cuda_stream)
 
 
 def space_of_device_array(array: Any) -> DeviceSpace:
@@ -356,12 +368,6 @@ def space_of_device_array(array: Any) -> DeviceSpace:
         return _dlpack_space(int(array.__dlpack_device__()[1]), type(array).__name__)
     # Work goes to the stream on which the array was made, if it names one.
     return _space(DeviceSpace, device_of_address(interface["data"][0]), interface.get("stream") or 0)
-
-
-@functools.cache
-def _single_device() -> bool:
-    """Return whether there is but one device, so that every array lies on it."""
-    return SIMULATED or len(cuda.gpus) == 1
 
 
 def _dlpack_space(ordinal: int, name: str) -> DeviceSpace:

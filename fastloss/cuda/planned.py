@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from operator import and_
 from typing import Any, NamedTuple
 
 from fastloss.cuda.device.memory import WIDEST
-from fastloss.cuda.device.reduce import Combine, combining
+from fastloss.cuda.device.reduce import COUNTER, U32
 from fastloss.cuda.device_array import DeviceArray, addresses, like
 from fastloss.cuda.launch import Kernel, prepared
 from fastloss.runtime.compile import Launch
 from fastloss.runtime.plans import KernelPlan, count_present
 
-# Runs a loop given the addresses of its arrays, the scale of the derivatives, a divisor, and whether to check labels.
+# Runs a loop given the addresses of its arrays, the scale of the derivatives, a divisor, and whether to check labels;
+# returns the reduced value as an array of the library.
 At = Callable[[tuple[int, ...], float, Any, bool], Any]
+
+# Given the scale and a divisor, returns what runs a loop given addresses and whether to check labels.
+Bound = Callable[[float, Any], Callable[[tuple[int, ...], bool], Any]]
 
 # Says of the addresses of a loop's arrays which of two forms its launch has.
 Look = Callable[[tuple[int, ...]], bool]
@@ -31,65 +36,93 @@ class Form(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """Where the blocks of a planned launch leave their sums, and what becomes of these."""
+    """Where a planned launch leaves its reduced value, and what memory its blocks share to make it."""
 
     arguments: tuple[Any, ...]  # like what a kernel hands to `deliver`
-    make: Callable[[], DeviceArray]  # memory for the sums
-    combine: Combine | None  # None: a lone block makes the reduced value
+    make: Any  # makes memory for the value; None: nobody wants it
+    room: Callable[[], DeviceArray]  # a workspace
 
 
 def ending(device: Any, grid: int, real: Any, wanted: bool = True, counted: Any = None) -> Ending:
     """Plan the end of a launch; `counted` is the dtype of a divisor that lies on the device."""
     by: Any = () if counted is None else like(counted)
-    if grid == 1 or not wanted:
-        return Ending((like(real) if wanted else (), by, 1.0), device.maker((), real), None)
-    return Ending((like(real), by, 1.0), device.maker((grid,), real), combining(device, grid, real, by))
+    if not wanted:
+        return Ending(((), by, 1.0), None, _no_room)
+    partials = (like(real), like(real), like(U32))
+    room = _no_room if grid == 1 else functools.partial(device.workspace, grid)
+    return Ending((partials, by, 1.0), device.maker((), real), room)
+
+
+_NOWHERE = like(U32)
+
+
+def _no_room() -> DeviceArray:
+    """Return what a lone block uses of a workspace: nothing."""
+    return _NOWHERE
 
 
 # Runs a launch with the addresses of its arrays, its parameters, the factor of the derivatives, and a divisor.
 Run = Callable[[tuple[int, ...], tuple[float, ...], float, Any], Any]
 
 
-def looping(
-    device: Any, real: Any, arrays: tuple[Any, ...], params: int, look: Look, form_of: Callable[[bool], Form]
-) -> Run:
-    """Return what runs a loop over arrays like these, five operands and five results, and returns the reduced value.
+def _divisor(divisor: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Return the dtype of a divisor if it lies on the device, and the numbers that a kernel is given for it."""
+    return (divisor.dtype, (divisor.pointer, 1.0)) if type(divisor) is DeviceArray else (None, (float(divisor),))
 
-    That is a device scalar, or None where values are a result. Alignment is no part of a kind of call, so that `look`
-    is asked at every call: a new array of the library may lie anywhere, and so may the next chunk of one that is worked
-    through.
+
+class Looping:
+    """Runs a loop over arrays of some types, five operands and five results.
+
+    Alignment is no part of a kind of call, so that `look` is asked at every call: a new array of the library may lie
+    anywhere, and so may the next chunk of one that is worked through.
     """
-    reduces, read = type(arrays[5]) is tuple, count_present(arrays[:5])
-    arrays = tuple([a if type(a) is tuple else like(a.dtype) for a in arrays])
-    launches: dict[Any, Any] = {}
 
-    def prepare(second: bool, counted: Any) -> tuple[Any, ...]:
-        kernel, grid, sizes, layout, shared = form_of(second)
-        end = ending(device, grid, real, reduces, counted)
-        args = (*arrays[:5], *layout, *arrays[5:], (1.0,) * params, 1.0, *sizes, *end.arguments)
-        start = prepared(kernel, device, grid, real, args, shared)
-        if layout:
-            start = _spliced(start, read, tuple([number for numbers in layout for number in numbers]))
-        return start, sizes, end.make if reduces else None, end.combine
+    def __init__(
+        self, device: Any, real: Any, arrays: tuple[Any, ...], params: int, look: Look, form_of: Callable[[bool], Form]
+    ) -> None:
+        self._device, self._real, self._params, self._look, self._form_of = device, real, params, look, form_of
+        self._reduces, self._read = type(arrays[5]) is tuple, count_present(arrays[:5])
+        self._arrays = tuple([a if type(a) is tuple else like(a.dtype) for a in arrays])
+        self._launches: dict[Any, Any] = {}  # by form and the dtype of a divisor on the device
 
-    def run(pointers: tuple[int, ...], params: tuple[float, ...], factor: float, divisor: Any) -> Any:
-        by: tuple[Any, ...]
-        if type(divisor) is DeviceArray:
-            key, by = (look(pointers), divisor.dtype), (divisor.pointer, 1.0)
-        else:
-            key, by = (look(pointers), None), (float(divisor),)
-        launch = launches.get(key)
+    def __call__(self, pointers: tuple[int, ...], params: tuple[float, ...], factor: float, divisor: Any) -> Any:
+        """Run once; return the reduced value as an array of the library, or None where values are a result."""
+        return self.run(pointers, (*params, factor), *_divisor(divisor))
+
+    def bound(self, params: tuple[float, ...], factor: float, divisor: Any) -> Callable[[tuple[int, ...], bool], Any]:
+        """Return what runs with these numbers.
+
+        It is given addresses, and whether to check labels, of which there are none.
+        """
+        run, numbers, by = self.run, (*params, factor), _divisor(divisor)
+        return lambda pointers, check: run(pointers, numbers, *by)
+
+    def run(self, pointers: tuple[int, ...], numbers: tuple[float, ...], counted: Any, by: tuple[Any, ...]) -> Any:
+        """Run once, with parameters and the factor as `numbers`, and a divisor that :func:`_divisor` has looked at."""
+        form = self._look(pointers), counted
+        launch = self._launches.get(form)
         if launch is None:
-            launch = launches[key] = prepare(*key)
-        start, sizes, make, combine = launch
+            launch = self._launches[form] = self._prepared(*form)
+        start, sizes, make, address, room = launch
         if make is None:
-            start((*pointers, *params, factor, *sizes, *by))
+            start((*pointers, *numbers, *sizes, *by))
             return None
-        partials = make()
-        start((*pointers, *params, factor, *sizes, partials.pointer, *by))
-        return partials if combine is None else combine(partials, by)
+        value, space = make(), room().pointer
+        start((*pointers, *numbers, *sizes, address(value), space + COUNTER, space, *by))
+        return value
 
-    return run
+    def _prepared(self, second: bool, counted: Any) -> tuple[Any, ...]:
+        kernel, grid, sizes, layout, shared = self._form_of(second)
+        end = ending(self._device, grid, self._real, self._reduces, counted)
+        arrays = self._arrays
+        args = (*arrays[:5], *layout, *arrays[5:], (1.0,) * self._params, 1.0, *sizes, *end.arguments)
+        start = prepared(kernel, self._device, grid, self._real, args, shared)
+        if layout:
+            start = _spliced(start, self._read, tuple([number for numbers in layout for number in numbers]))
+        return (start, sizes, *((None, None) if end.make is None else (end.make.bare, end.make.address)), end.room)
+
+
+looping = Looping
 
 
 def _spliced(start: Any, place: int, numbers: tuple[int, ...]) -> Callable[[Sequence[Any]], None]:
@@ -108,14 +141,21 @@ def never(pointers: tuple[int, ...]) -> bool:
     return False
 
 
-def plan_of(at: At, reads: tuple[Any, ...], **rest: bool) -> KernelPlan:
+def plan_of(device: Any, at: At, reads: tuple[Any, ...], bound: Bound | None = None, **rest: bool) -> KernelPlan:
     """Return the plan of a loop of five operands and five results; `reads` may copy operands."""
+    labelled, view = rest.get("labelled", False), device.space.view
 
     def code(*args: Any) -> Any:
-        return at(addresses(args[:10]), *args[10:13])
+        found = at(addresses(args[:10]), *args[10:13])
+        bad, value = found if labelled else (-1, found)
+        value = None if value is None else view(value, "value")
+        return (bad, value) if labelled else value
 
-    as_they_lie = all(read is itself for read in reads)
-    return KernelPlan(Launch(code, no_queue), reads, numbers_of, divided=True, at=at if as_they_lie else None, **rest)
+    def binding(scale: float, divisor: Any) -> Any:
+        return lambda pointers, check: at(pointers, scale, divisor, check)
+
+    bound = (bound or binding) if all(read is itself for read in reads) else None
+    return KernelPlan(Launch(code, no_queue), reads, numbers_of, divided=True, bound=bound, **rest)
 
 
 def run_once(plan: KernelPlan, operands: tuple[Any, ...], results: tuple[Any, ...], *numbers: Any) -> Any:

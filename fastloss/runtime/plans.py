@@ -15,7 +15,8 @@ class KernelPlan(NamedTuple):
     ``numbers(scale, divisor, check)`` gives what follows the arrays: derivatives are multiplied by `scale` over
     `divisor`. The kernel returns a sum of values, which the caller divides by the divisor if the kernel has not; where
     it is `labelled`, (place of the first bad label or -1, sum). With `raw`, operands need not be broadcast to the shape
-    of the problem before they are read.
+    of the problem before they are read. ``bound(scale, divisor)``, where there is such a way, returns what runs the
+    loop given the addresses of operands and results and whether to check labels, and returns the library's array.
     """
 
     launch: Launch
@@ -24,7 +25,7 @@ class KernelPlan(NamedTuple):
     labelled: bool = False
     divided: bool = False
     raw: bool = False
-    at: Callable[..., Any] | None = None
+    bound: Callable[[float, Any], Callable[..., Any]] | None = None
 
     def run(
         self, operands: tuple[Any, ...], results: tuple[Any, ...], scale: float, divisor: float, check: bool = True

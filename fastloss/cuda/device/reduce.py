@@ -1,21 +1,31 @@
-"""The end of a reduction: a lone block divides its sum; those of several are combined in a fixed order by one block.
+"""The end of a reduction: the last block to finish adds the sums of all blocks in their order, and divides.
 
-The combining kernel alone computes in float64: at most a few thousand numbers whatever the size of the problem.
+Which block is last differs from run to run; what it adds, and in which order, does not. One launch is all that a loss
+takes. Three things make the sums of other blocks visible to the last one, by the memory model of PTX:
+
+* The first thread of a block stores its sum, then a fence, then it counts itself: an atomic increment. A fence before a
+  strong write is a *release pattern*; increments read each other's results, so that the increment of the last block
+  observes those of all others, and the fence behind it makes an *acquire pattern*: the two synchronise at the scope of
+  the device.
+* The barrier of the last block orders what its other threads read behind the fence of its first thread.
+* Nothing reads the sums through the read-only path: the kernel itself writes them.
+
+The counter wraps to 0 with the last increment, so that the next launch finds it so. Launches that share a counter must
+follow each other: :meth:`fastloss.cuda.backend.Backend.workspace` has one for each stream.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 
-from fastloss.cuda.device.block import added, block, blocks, over, thread
+from fastloss.cuda.device.block import WARP, added, block, blocks, over, simulated, thread, threads
 from fastloss.cuda.device.memory import load, load_or, store
-from fastloss.cuda.device.numba_cuda import SIMULATED, jitable
-from fastloss.cuda.device_array import DeviceArray, addresses, like
-from fastloss.cuda.launch import Kernel, prepared
+from fastloss.cuda.device.numba_cuda import SIMULATED, cuda, emits, jitable, overload, types
+from fastloss.cuda.device_array import DeviceArray
 
 # Threads of a block. The simulator runs a Python thread for each.
 THREADS = 8 if SIMULATED else 256
@@ -24,11 +34,11 @@ THREADS = 8 if SIMULATED else 256
 # threads on each of 132 multiprocessors are 1056.
 MAX_BLOCKS = 3 if SIMULATED else 2048
 
-# Numbers, or packs of them, that each thread of a lone block looks at rather than leaving sums of several blocks to be
-# combined: another kernel costs microseconds.
+# Numbers, or packs of them, that each thread of a lone block looks at rather than leaving them to several blocks, which
+# must find out which of them is the last.
 TURNS_OF_ONE = 1 if SIMULATED else 4
 
-F64 = np.dtype(np.float64)
+U32 = np.dtype(np.uint32)
 
 
 @jitable
@@ -39,36 +49,119 @@ def divided(scale, counted):
     return T(np.nan) if divisor == T(0) else scale / divisor
 
 
-@jitable
-def deliver(partials, total, counted, divisor):
-    """Store the sum of a block, or the reduced value if there is no other block."""
-    T = type(total)
+def count_block(counter, last):
+    """Count this block, of which `last` others are counted before the last, and return how many have been before it.
+
+    The last one leaves 0 for the next launch.
+    """
+    place = counter.at(0)
+    before = int(place[0])
+    place[0] = 0 if before == last else before + 1
+    return before
+
+
+@emits(count_block)
+def _count_block(counter, last):
+    def emit(context: Any, builder: Any, args: Any) -> Any:
+        word, wide = ir.IntType(32), ir.IntType(64)
+        kind = ir.FunctionType(word, [wide, word])
+        code = "membar.gl; atom.inc.u32 $0, [$1], $2; membar.gl;"
+        given = [builder.ptrtoint(args[0], wide), builder.trunc(args[1], word)]
+        return builder.zext(builder.asm(kind, code, "=r,l,r,~{memory}", given, side_effect=True), wide)
+
+    return types.int64, emit
+
+
+def is_last_block(counter):
+    """Return whether all other blocks have counted themselves; all threads call it when what they wrote is written."""
+    board = simulated().__dict__.setdefault("fastloss_board", {})
     if thread() == 0:
-        if blocks() == 1:
-            by = load_or(counted, 0, divisor)
-            total = total / by if by != T(0) else T(np.nan)
-        store(partials, block(), total)
+        board["last"] = count_block(counter, blocks() - 1) == blocks() - 1
+    simulated().syncthreads()
+    return board["last"]
 
 
-@functools.cache
-def _kernel() -> Kernel:
-    total_over = over(added, THREADS)
-    step = THREADS
+@overload(is_last_block)
+def _is_last_block(counter):
+    def is_last_block(counter):
+        last = types.int32(0)
+        if thread() == 0 and count_block(counter, blocks() - 1) == blocks() - 1:
+            last = types.int32(1)
+        return cuda.syncthreads_or(last) != 0
 
-    def combine(partials, counted, divisor, result, size):
-        total = 0.0
-        for k in range(thread(), size, step):
-            total += load(partials, k)
-        total = total_over(total)
+    return is_last_block
+
+
+def block_total(value):
+    """Return the sum over all threads of a block, of any size."""
+    context = simulated()
+    board = context.__dict__.setdefault("fastloss_board", {})
+    board[thread()] = value
+    context.syncthreads()
+    numbers = [board[k] for k in range(threads())]
+    context.syncthreads()
+    return functools.reduce(added, numbers)
+
+
+@overload(block_total)
+def _block_total(value):
+    kind, over_warp, most = value, over(added, WARP), 1024 // WARP
+
+    def block_total(value):
+        board = cuda.shared.array(most, kind)
+        value = over_warp(value)
+        if thread() % WARP == 0:
+            board[thread() // WARP] = value
+        cuda.syncthreads()
+        value = board[0]
+        for k in range(1, threads() // WARP):
+            value += board[k]
+        return value
+
+    return block_total
+
+
+@jitable
+def _deliver(result, sums, counter, total, counted, divisor):
+    T = type(total)
+    last = blocks() == 1
+    if not last:
         if thread() == 0:
-            by = load_or(counted, 0, divisor)
-            store(result, 0, total / by if by != 0.0 else np.nan)
+            store(sums, block(), total)
+        last = is_last_block(counter)
+        if last:
+            total = T(0)
+            for k in range(thread(), blocks(), threads()):
+                total += load(sums, k)
+            total = block_total(total)
+    if last and thread() == 0:
+        by = load_or(counted, 0, divisor)
+        store(result, 0, total / by if by != T(0) else T(np.nan))
 
-    return Kernel("combine", combine, THREADS)
+
+def deliver(partials, total, counted, divisor):
+    """Make the reduced value of the sums of all blocks, over the number at `counted` or else `divisor`.
+
+    All threads of a block call it with the block's sum. `partials` is (address of the value, of a sum for each block,
+    of a counter that is 0), or ``()`` where nobody wants the value.
+    """
+    if partials != ():
+        _deliver(*partials, total, counted, divisor)
+
+
+@overload(deliver)
+def _overloaded(partials, total, counted, divisor):
+    if len(partials) == 0:
+        return lambda partials, total, counted, divisor: None
+
+    def deliver(partials, total, counted, divisor):
+        _deliver(partials[0], partials[1], partials[2], total, counted, divisor)
+
+    return deliver
 
 
 class Total:
-    """The reduced value of a launch: where its blocks leave their sums, and what the sum of these is divided by.
+    """The reduced value of a launch: where it goes, and what the sum of the blocks is divided by.
 
     Attributes
     ----------
@@ -78,42 +171,31 @@ class Total:
 
     def __init__(self, device: Any, grid: int, real: Any, wanted: bool, divisor: Any) -> None:
         """Take memory for `grid` blocks; `divisor` is a number or a device scalar."""
-        on_device = type(divisor) is DeviceArray
-        counted, number = (divisor, 1.0) if on_device else ((), float(divisor))
-        self._device, self._real, self._grid, self._wanted = device, real, grid, wanted
-        partials: Any = ()
-        if wanted:
-            partials = device.scalar(real) if grid == 1 else device.scratch(grid, real)
+        counted, number = (divisor, 1.0) if type(divisor) is DeviceArray else ((), float(divisor))
+        self._result = device.scalar(real) if wanted else None
+        partials = (self._result, *places_in(device.workspace(grid), real)) if wanted else ()
         self.arguments = (partials, counted, number)
 
     def result(self) -> Any:
-        """Return the value as a device scalar, None if nobody wants it; a second kernel combines several blocks."""
-        partials, counted, number = self.arguments
-        if not self._wanted:
-            return None
-        return partials if self._grid == 1 else combine(self._device, partials, counted, number, self._real)
+        """Return the value as a device scalar, None if nobody wants it."""
+        return self._result
+
+    def owner(self) -> Any:
+        """Return the value as an array of the library, None if nobody wants it."""
+        return None if self._result is None else self._result.owner
 
 
-# Makes the reduced value of the sums of blocks, and of the address and number that a divisor consists of.
-Combine = Callable[[DeviceArray, tuple[Any, ...]], DeviceArray]
+# Bytes in front of the sums in a workspace: the counter, and what keeps the sums aligned.
+COUNTER = 16
 
 
-def combining(device: Any, size: int, real: Any, counted: Any) -> Combine:
-    """Return what launches the kernel that combines `size` sums; `counted`: like a divisor on the device."""
-    make = device.maker((), real)
-    start = prepared(_kernel(), device, 1, F64, (like(real), counted, 1.0, like(real), size))
-
-    def combine(partials: DeviceArray, divisor: tuple[Any, ...]) -> DeviceArray:
-        result: DeviceArray = make()
-        start((partials.pointer, *divisor, result.pointer, size))
-        return result
-
-    return combine
-
-
-def combine(device: Any, partials: DeviceArray, counted: Any, divisor: float, real: Any) -> DeviceArray:
-    """Return the sum of `partials` over the number at `counted`, over `divisor` where that is absent."""
-    return combining(device, partials.size, real, counted)(partials, (*addresses((counted,)), divisor))
+def places_in(workspace: Any, real: Any) -> tuple[DeviceArray, DeviceArray]:
+    """Return where the sums of blocks are in memory that is kept for them, and the counter."""
+    base = workspace.pointer
+    return (
+        DeviceArray(base + COUNTER, (0,), real, workspace),
+        DeviceArray(base, (1,), U32, workspace),
+    )
 
 
 def grid_of(work: int, threads: int, each: int = 1) -> int:

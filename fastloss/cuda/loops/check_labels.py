@@ -10,9 +10,9 @@ import numpy as np
 
 from fastloss.cuda.device.block import added, block, blocks, minimum, over, thread, threads
 from fastloss.cuda.device.memory import label_at, load, load_or, store
-from fastloss.cuda.device.reduce import THREADS, deliver, grid_of
+from fastloss.cuda.device.reduce import COUNTER, THREADS, deliver, grid_of
 from fastloss.cuda.device_array import DeviceArray, like
-from fastloss.cuda.driver import read_memory
+from fastloss.cuda.driver import read_integer
 from fastloss.cuda.launch import Kernel, prepared
 from fastloss.cuda.planned import ending
 from fastloss.define.descriptions import NO_INDEX
@@ -94,22 +94,27 @@ def plan(device: Any, real: Any, target: DeviceArray, weight: Any, columns: int,
     count, grid = target.size, grid_of(target.size, THREADS)
     weight = weight if type(weight) is tuple else like(weight.dtype)
     numbers = (1.0, count, columns, ignore)
-    arguments, make, combine = ending(device, grid, real)
-    make_firsts = device.maker((grid,), I64)
+    arguments, make, room = ending(device, grid, real)
+    maker = device.maker((grid,), I64)
+    make_firsts, address = maker.bare, maker.address
     starts = [
         prepared(_kernel(), device, grid, real, (like(target.dtype), weight, *numbers, firsts, *arguments))
         for firsts in ((), like(I64))
     ]
 
     def look(pointers: tuple[int, ...], check: bool) -> tuple[int, DeviceArray]:
-        partials = make()
+        counted, space = make(), room().pointer
+        end = (counted.pointer, space + COUNTER, space, 1.0)
         if not check:
-            starts[0]((*pointers, *numbers, partials.pointer, 1.0))
-            return -1, partials if combine is None else combine(partials, (1.0,))
+            starts[0]((*pointers, *numbers, *end))
+            return -1, counted
         firsts = make_firsts()
-        starts[1]((*pointers, *numbers, firsts.pointer, partials.pointer, 1.0))
-        counted = partials if combine is None else combine(partials, (1.0,))
-        first = first_of(device, real, firsts, grid)
+        place = address(firsts)
+        starts[1]((*pointers, *numbers, place, *end))
+        if grid == 1:
+            first = read_integer(device, place)
+        else:
+            first = first_of(device, real, DeviceArray(place, (grid,), I64, firsts), grid)
         return (first if first < count else -1), counted
 
     return look
@@ -121,4 +126,4 @@ def first_of(device: Any, real: Any, firsts: DeviceArray, size: int) -> int:
     if size > 1:
         result = device.scratch(1, I64)
         _first_kernel().launch(device, 1, real, firsts, result, size)
-    return int.from_bytes(read_memory(device, result.pointer, 8), "little")
+    return read_integer(device, result.pointer)

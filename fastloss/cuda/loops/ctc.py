@@ -16,12 +16,14 @@ import numpy as np
 from fastloss.cuda.device.block import added, block, blocks, meet, minimum, over, thread, threads
 from fastloss.cuda.device.memory import label_at, load, load_or, store
 from fastloss.cuda.device.numba_cuda import SIMULATED
-from fastloss.cuda.device.reduce import THREADS, combine, grid_of
+from fastloss.cuda.device.reduce import THREADS, grid_of
 from fastloss.cuda.device_array import DeviceArray
 from fastloss.cuda.launch import Kernel
+from fastloss.cuda.loops import elementwise
 from fastloss.cuda.loops.check_labels import I64, first_of
 from fastloss.cuda.loops.ctc_recursion import recursion_kernel
 from fastloss.cuda.views import real_of
+from fastloss.define.point_maths import itself
 from fastloss.define.scalars import exp
 
 WARP = 4 if SIMULATED else 32
@@ -179,4 +181,7 @@ def run(
                 device, grid, real, *arrays, upstream, gradient, losses, lattice, links,
                 *options, scale / divisor, first, now, count, samples, classes, stored, width,
             )  # fmt: skip
-    return -1, combine(device, partials, (), float(divisor), real) if values == () else None
+    if values != ():
+        return -1, None
+    nothing = ((), (), ())
+    return -1, elementwise.run(device, itself, (partials,), (), (), (), 1.0, divisor, (), nothing, (), False)

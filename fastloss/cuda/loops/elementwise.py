@@ -16,9 +16,9 @@ from fastloss.cuda.device.memory import WIDEST, load_or, load_pack, store_deriva
 from fastloss.cuda.device.numba_cuda import jitable
 from fastloss.cuda.device.packs import filled, spread, total_of
 from fastloss.cuda.device.reduce import THREADS, deliver, divided, grid_of
-from fastloss.cuda.device_array import DeviceArray, addresses
+from fastloss.cuda.device_array import DeviceArray
 from fastloss.cuda.launch import Kernel
-from fastloss.cuda.planned import Form, itself, looping, never, plan_of, run_once, unaligned
+from fastloss.cuda.planned import Form, Looping, itself, never, plan_of, run_once, unaligned
 from fastloss.cuda.views import real_of
 from fastloss.runtime.plans import KernelPlan, count_present
 from fastloss.runtime.strides import merged_axes
@@ -181,13 +181,20 @@ def plan(
 
     look = unaligned(wide, [a.itemsize for a in present]) if packs else never
     numbers = tuple([float(p) for p in params])
-    launch = looping(device, real, arrays, len(numbers), look, form)
+    launch = Looping(device, real, arrays, len(numbers), look, form)
 
     def at(pointers: tuple[int, ...], scale: float, divisor: Any, check: bool) -> Any:
-        factor = scale if type(divisor) is DeviceArray else scale / divisor if divisor else math.nan
-        return launch(pointers, numbers, factor, divisor)
+        return launch(pointers, numbers, factor_of(scale, divisor), divisor)
 
-    return plan_of(at, (device.flat if copies else itself,) * count_present(operands), raw=not copies)
+    def bound(scale: float, divisor: Any) -> Callable[[tuple[int, ...], bool], Any]:
+        return launch.bound(numbers, factor_of(scale, divisor), divisor)
+
+    return plan_of(device, at, (device.flat if copies else itself,) * count_present(operands), bound, raw=not copies)
+
+
+def factor_of(scale: float, divisor: Any) -> float:
+    """Return the factor of the derivatives; a divisor on the device is left to the kernel."""
+    return scale if type(divisor) is DeviceArray else scale / divisor if divisor else math.nan
 
 
 def run(
@@ -211,16 +218,6 @@ def run(
     inputs, results = (*operands, *((),) * (3 - len(operands)), weight, upstream), (values, *grads, second)
     planned = plan(device, point, inputs, results, params)
     return run_once(planned, inputs, results, scale, divisor, False)
-
-
-def pack_width(itemsize: int, arrays: list[DeviceArray], row: int = 0) -> int:
-    """Return how many elements a thread handles at once: 16 bytes of the input, or one where addresses forbid it.
-
-    `row`: the elements of a row, when packs must not cross from one to the next.
-    """
-    width = WIDEST // itemsize
-    misaligned = unaligned(width, [a.itemsize for a in arrays])
-    return 1 if row % width or misaligned(addresses(tuple(arrays))) else width
 
 
 def merged(arrays: Sequence[Any], shape: tuple[int, ...]) -> tuple[Any, list[Any]]:

@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 from fastloss.cuda.device.block import added, anyone, block, blocks, maximum, meet, over, thread, threads
-from fastloss.cuda.device.memory import load_or, load_pack, store, store_derivatives
+from fastloss.cuda.device.memory import WIDEST, load_or, load_pack, store, store_derivatives
 from fastloss.cuda.device.numba_cuda import SIMULATED, jitable
 from fastloss.cuda.device.packs import filled, spread, total_of
-from fastloss.cuda.device.reduce import THREADS, Total, deliver, grid_of
-from fastloss.cuda.device_array import DeviceArray
+from fastloss.cuda.device.reduce import THREADS, deliver, grid_of
 from fastloss.cuda.launch import Kernel
-from fastloss.cuda.loops.elementwise import pack_width
+from fastloss.cuda.loops.elementwise import factor_of
+from fastloss.cuda.planned import Form, Looping, itself, never, plan_of, unaligned
 from fastloss.cuda.views import real_of
 from fastloss.define.descriptions import PairMaths
+from fastloss.runtime.plans import KernelPlan
+
+# Which of the operands and results are read and written in packs: not labels, upstream factors and values.
+IN_PACKS = frozenset((0, 1, 2, 6, 7, 8, 9))
 
 # Threads that share a pair, and the packs of a vector up to which it is so few of them.
 GROUPS = ((1, 2), (4, 6), (8, 24)) if SIMULATED else ((1, 4), (8, 32), (32, 256))
@@ -155,36 +160,38 @@ def kernel(maths: PairMaths, lanes: int, width: int) -> Kernel:
     return Kernel(name, pairwise, THREADS)
 
 
-def run(
+def plan(
     device: Any,
     maths: PairMaths,
     operands: tuple[Any, ...],
-    target: Any,
-    upstream: Any,
+    results: tuple[Any, ...],
     params: tuple[float, ...],
-    scale: float,
-    divisor: float,
     shape: tuple[int, int],
-    values: Any,
-    grads: tuple[Any, Any, Any],
-    second: Any,
-) -> DeviceArray:
-    """Run a loss over `shape` = (vectors, components) and return the sum of its values over `divisor` on the device.
+) -> KernelPlan:
+    """Plan a loss over `shape` = (vectors, components), see :func:`fastloss.cpu.loops.pairwise.plan`.
 
-    The parameters are those of :func:`fastloss.cpu.loops.pairwise.run`.
+    The reduced value is a device scalar.
     """
-    count, columns = shape
-    first = operands[0]
-    real = real_of(first.dtype)
-    vectors = [*operands, *((),) * (3 - len(operands))]
-    packed = [a for a in (*operands, *grads, second) if type(a) is DeviceArray]
-    width = pack_width(first.itemsize, packed, columns)
-    lanes = next((lanes for lanes, most in GROUPS if columns // width <= most), THREADS)
-    grid = grid_of(count * lanes, THREADS, -(-columns // (width * lanes)))
-    total = Total(device, grid, real, values == (), divisor)
+    (count, columns), first, arrays = shape, operands[0], (*operands, *results)
+    widest = WIDEST // first.itemsize
+    widest = 1 if columns % widest else widest
+    packed = [a.itemsize if k in IN_PACKS else 0 for k, a in enumerate(arrays) if type(a) is not tuple]
+
+    def form(single: bool) -> Form:
+        width = 1 if single else widest
+        lanes = next((lanes for lanes, most in GROUPS if columns // width <= most), THREADS)
+        grid = grid_of(count * lanes, THREADS, -(-columns // (width * lanes)))
+        return Form(kernel(maths, lanes, width), grid, (count, columns))
+
     numbers = tuple([float(p) for p in params])
-    kernel(maths, lanes, width).launch(
-        device, grid, real, *vectors, target, upstream, values, *grads, second, numbers, scale / divisor, count,
-        columns, *total.arguments,
-    )  # fmt: skip
-    return total.result()
+    look = unaligned(widest, packed) if widest > 1 else never
+    launch = Looping(device, real_of(first.dtype), arrays, len(numbers), look, form)
+
+    def at(pointers: tuple[int, ...], scale: float, divisor: Any, check: bool) -> Any:
+        return launch(pointers, numbers, factor_of(scale, divisor), divisor)
+
+    def bound(scale: float, divisor: Any) -> Callable[[tuple[int, ...], bool], Any]:
+        return launch.bound(numbers, factor_of(scale, divisor), divisor)
+
+    reads = tuple([itself if a.is_contiguous() else device.flat for a in operands if type(a) is not tuple])
+    return plan_of(device, at, reads, bound)

@@ -22,7 +22,7 @@ from fastloss.cuda.loops import check_labels
 from fastloss.cuda.loops.rowwise_memory import LONG, memory_kernel
 from fastloss.cuda.loops.rowwise_registers import layout_of, register_kernel
 from fastloss.cuda.loops.rowwise_target_only import gather_kernel
-from fastloss.cuda.planned import Form, Run, itself, looping, never, plan_of, run_once, unaligned
+from fastloss.cuda.planned import Form, Looping, Run, itself, never, plan_of, run_once, unaligned
 from fastloss.cuda.views import real_of
 from fastloss.define.descriptions import RowMaths
 from fastloss.runtime.plans import KernelPlan, count_present
@@ -67,7 +67,7 @@ def plan(
         return -1, launch(pointers, numbers, scale if type(by) is DeviceArray else scale / by, by)
 
     reads = tuple([itself if a.is_contiguous() else device.flat for a in operands if type(a) is not tuple])
-    return plan_of(at if maths.indexed else without_labels, reads, labelled=True)
+    return plan_of(device, at if maths.indexed else without_labels, reads, labelled=True)
 
 
 def _launching(
@@ -103,10 +103,10 @@ def _launching(
         return Form(memory_kernel(maths, lanes, width), grid, sizes)
 
     if not maths.sparse:
-        return looping(device, real, arrays, params, misaligned, group)
+        return Looping(device, real, arrays, params, misaligned, group)
     # Zeros first, but where the gradient lies over the input: there an entry is read before zeros take its place.
     zeros = [device.filling(math.prod(shape), a.dtype) for a in arrays[6:] if type(a) is not tuple]
-    gathered = looping(device, real, arrays, params, lambda pointers: pointers[0] in pointers[first:], gather)
+    gathered = Looping(device, real, arrays, params, lambda pointers: pointers[0] in pointers[first:], gather)
 
     def fill_and_gather(pointers: tuple[int, ...], numbers: tuple[float, ...], factor: float, by: Any) -> Any:
         if pointers[0] not in pointers[first:]:
