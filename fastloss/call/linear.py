@@ -19,8 +19,9 @@ from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import Plan, program_call
 from fastloss.call.planning import ABSENT, Planning, Read
 from fastloss.call.request import Request
+from fastloss.call.row_numbers import RowNumbers, check_returns, returning
 from fastloss.call.rowwise import out_of_range, set_counts
-from fastloss.call.scored import RowNumbers, back_of, check_returns, forward_of, returning, valid_classes
+from fastloss.call.scored import back_of, forward_of, valid_classes
 from fastloss.define.descriptions import NO_INDEX, Projected, RowIndex, Scores
 from fastloss.define.point_maths import finite_if_out, is_nonzero
 from fastloss.runtime.dtypes import F32, F64

@@ -199,9 +199,7 @@ def bad_label_of(backend: Any, operand: Operand, rows: Shape, classes: int, what
     return lambda arrays, bad: out_of_range(backend, read(arrays[place]), bad, rows, classes, what)
 
 
-def out_of_range(
-    backend: Any, labels: Any, bad: int, rows: Shape, classes: int, what: str = "target"
-) -> IndexError:
+def out_of_range(backend: Any, labels: Any, bad: int, rows: Shape, classes: int, what: str = "target") -> IndexError:
     """Return the error about the class index number `bad` of the flat `labels`, which have shape `rows`."""
     place = tuple(int(i) for i in np.unravel_index(bad, rows))
     label = int(backend.host(labels[bad : bad + 1])[0])  # no float, which would round it
