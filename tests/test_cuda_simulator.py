@@ -610,3 +610,23 @@ def test_torch_tensors(torch_in_simulator):
     assert fl.mse_loss(x.T[::2], t.T[::2]).item() == pytest.approx(((x - t)[:, ::2] ** 2).mean().item(), rel=1e-5)
     with pytest.raises(ValueError, match="must lie in"):
         fl.binary_cross_entropy(t + 1, t, reduction="none")
+
+
+@in_simulator
+def test_repeated_calls_write_into_tensors(torch_in_simulator):
+    """From the third call on by addresses alone: into another array, in place, never over what overlaps."""
+    torch = torch_in_simulator
+    torch.manual_seed(0)
+    loss = fl.value_and_grad(fl.mse_loss)
+    for _ in range(4):
+        x, t, gradient, whole = torch.randn(9, 7), torch.randn(9, 7), torch.empty(9, 7), torch.randn(100)
+        version, slope = gradient._version, 2 * (x - t) / 63
+        value, found = loss(x, t, grad_out=gradient)
+        assert found is gradient
+        assert gradient._version == version + 1
+        torch.testing.assert_close(gradient, slope)
+        torch.testing.assert_close(value, torch.nn.functional.mse_loss(x, t))
+        with pytest.raises(ValueError, match="overlaps"):
+            loss(whole[:63].view(9, 7), t, grad_out=whole[10:73].view(9, 7))
+        loss(x, t, grad_out=x)
+        torch.testing.assert_close(x, slope)

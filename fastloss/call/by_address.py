@@ -40,13 +40,8 @@ def by_address(
     arrange, collect = _picks([*pick(tuple(range(len(arrays)))), *written]), _picks(results)
     masks, apart = [array.itemsize - 1 for array in found.arrays], _relations(found, request)
 
-    def write(arrays: tuple[Any, ...], request: Request) -> Any:
-        addresses = [*map(address, arrays)]
-        if any(map(and_, addresses, masks)):
-            return None  # they do not lie at multiples of their size
-        for target, other, least, most, inside in apart:
-            if (least < addresses[other] - addresses[target] < most) is not inside:
-                return None
+    def write(given: Any, request: Request) -> Any:
+        arrays, addresses = given
         if makes:
             made = [*map(call, makes)]
             addresses += map(address, made)
@@ -62,7 +57,15 @@ def by_address(
 
     def run(args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> Any:
         arrays = take(args, kwargs, request)
-        return None if arrays is None else compute(arrays, request)
+        if arrays is None:
+            return None
+        addresses = [*map(address, arrays)]
+        if any(map(and_, addresses, masks)):
+            return None  # they do not lie at multiples of their size
+        for target, other, least, most, inside in apart:
+            if (least < addresses[other] - addresses[target] < most) is not inside:
+                return None
+        return compute((arrays, addresses), request)
 
     return run
 
