@@ -148,8 +148,8 @@ def reached(blocks: list[Block], start: int, without: int = -1) -> set[int]:
 def loop_around(blocks: list[Block], stores: str) -> list[str]:
     """Return the instructions of a turn of the outermost loop around the most stores that match `stores`.
 
-    Of the turns that run such a store, that with the most instructions, both sides of a branch counted. What other turns
-    run instead, such as those of rows that are ignored, is left out.
+    Of the turns that run such a store, that with the most instructions, both sides of a branch counted. What other
+    turns run instead, such as those of rows that are ignored, is left out.
     """
     after = [reached(blocks, k) for k in range(len(blocks))]
     counts = [sum(bool(re.search(stores, line)) for line in block.code) for block in blocks]
