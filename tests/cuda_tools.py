@@ -147,22 +147,24 @@ def reached(blocks: list[Block], start: int, without: int = -1) -> set[int]:
 
 
 def loop_around(blocks: list[Block], stores: str) -> list[str]:
-    """Return the instructions of a turn of the outermost loop around the first of the most stores that match `stores`.
+    """Return the instructions of a turn of the outermost loop around the most stores that match `stores`.
 
-    All of the blocks that can run in a turn that runs this store, both sides of a branch. What other turns run instead,
-    such as those of rows that are ignored, is left out.
+    Of the turns that run such a store, that with the most instructions, both sides of a branch counted. What other
+    turns run instead, such as those of rows that are ignored, is left out.
     """
     after = [reached(blocks, k) for k in range(len(blocks))]
     counts = [sum(bool(re.search(stores, line)) for line in block.code) for block in blocks]
     loops = [{k for k in after[start] if start in after[k]} for start in range(len(blocks)) if start in after[start]]
     loop = max(loops, key=lambda found: sum(counts[k] for k in found))
-    anchor = min(k for k in loop if counts[k])
     (head,) = {
         k for start in set(range(len(blocks))) - loop for k in blocks[start].following if k in loop and start < k
     }
-    behind = reached(blocks, anchor, head) & loop | {anchor}
-    before = {k for k in loop if k == head or anchor in reached(blocks, k, head)}
-    return [line for k in sorted(before | behind) if k == head or head in after[k] for line in blocks[k].code]
+    then = {k: reached(blocks, k, head) & loop for k in loop}
+    turns = [
+        {k for k in loop if k == anchor or k in then[anchor] or anchor in then[k]} for anchor in loop if counts[anchor]
+    ]
+    lines = [[line for k in sorted(turn) for line in blocks[k].code] for turn in turns]
+    return max(lines, key=len)
 
 
 def disassemble(launch: Launch, capability: tuple[int, int]) -> list[Block]:

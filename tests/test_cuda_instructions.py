@@ -45,7 +45,6 @@ ROWS = [
     ("float32", 10, 50),
     ("float32", 100, 90),
     ("float32", 1000, 600),
-    ("bfloat16", 10, 50),
     ("bfloat16", 100, 100),
     ("bfloat16", 1000, 600),
 ]
@@ -81,7 +80,7 @@ def test_instructions_of_an_element(dtype):
 @pytest.mark.slow
 @needs_disassembler
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("classes", [2, 30, 100, 1000, 2048, 10000, 32000])
+@pytest.mark.parametrize("classes", [2, 10, 30, 100, 1000, 2048, 10000, 32000])
 def test_rows_of_all_lengths(dtype, classes):
     """At most 20 instructions for each entry that a thread has room for, and 150 for the row and its reductions."""
     launches = cuda_tools.launches_of(LOSSES["cross_entropy"], dtype, shape=(200000, classes))

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from fastloss.cuda.device.memory import load_pack, store_derivatives
+from fastloss.cuda.device.memory import load_pack, store_derivatives, store_pack
 from fastloss.cuda.device.numba_cuda import jitable
 from fastloss.cuda.device.packs import halves, total_of
 
@@ -36,6 +36,29 @@ def reading(packs: int, stride: int, at: int = 0, sure: bool = False) -> Callabl
     @jitable
     def both(array, place, left, beyond):
         return low(array, place, left, beyond) + high(array, place, left, beyond)
+
+    return both
+
+
+@functools.cache
+def filling(packs: int, stride: int, at: int = 0, sure: bool = False) -> Callable[..., Any]:
+    """Return the function that writes one pack in the place of each of a thread's: (arrays, place, left, pack)."""
+    if packs == 1:
+
+        @jitable
+        def one(arrays, place, left, pack):
+            if sure or left > at:
+                store_pack(arrays, place + at, pack)
+
+        return one
+
+    half = packs // 2
+    low, high = filling(half, stride, at, sure or at == 0), filling(half, stride, at + half * stride, sure)
+
+    @jitable
+    def both(arrays, place, left, pack):
+        low(arrays, place, left, pack)
+        high(arrays, place, left, pack)
 
     return both
 

@@ -7,12 +7,12 @@ import math
 from typing import NamedTuple
 
 from fastloss.cuda.device.block import added, anyone, block, blocks, maximum, meet, over, thread
-from fastloss.cuda.device.memory import label_at, load, load_or, store, store_derivatives, store_pack
+from fastloss.cuda.device.memory import label_at, load, load_or, store, store_derivatives
 from fastloss.cuda.device.numba_cuda import SIMULATED, types
 from fastloss.cuda.device.online_softmax import SURE, exponential, of_energy, of_others
 from fastloss.cuda.device.packs import filled, folded, mapped
 from fastloss.cuda.device.reduce import deliver, divided
-from fastloss.cuda.device.registers import adding_up, deriving, reading
+from fastloss.cuda.device.registers import adding_up, deriving, filling, reading
 from fastloss.cuda.launch import Kernel
 from fastloss.cuda.loops.row_maths import at_target, blank_of, packed
 from fastloss.define.descriptions import RowMaths
@@ -65,8 +65,8 @@ def register_kernel(maths: RowMaths, layout: Layout) -> Kernel:
     lanes, packs, width = layout
     size, stride, groups = packs * width, lanes * width, layout.threads // lanes
     finish, has_terms, softmax, indexed = maths.finish, maths.terms is not None, maths.softmax, maths.indexed
-    sums, entries = packed(maths, width)
-    read, fill, fill_one, outcome_at_target = reading(packs, stride), filled(width), filled(1), at_target(maths)
+    (sums, entries), outcome_at_target = packed(maths, width), at_target(maths)
+    read, fill_up, fill = reading(packs, stride), filling(packs, stride), filled(width)
     add_up, derive = adding_up(sums, packs, width, stride), deriving(entries, packs, width, stride)
     highest, sum_of, exps_of = folded(maximum, size), folded(added, size), mapped(exponential, size)
     top_over, sum_over, total_over = over(maximum, lanes), over(added, lanes), over(added, layout.threads)
@@ -128,8 +128,7 @@ def register_kernel(maths: RowMaths, layout: Layout) -> Kernel:
                 if indexed and mine & (stride - 1) < width:
                     store_derivatives(grads, second, base + place, outcome_at_target(zy, py, wy, coefs, g, params))
             elif here:
-                for j in range(lane, columns, lanes):
-                    store_pack((d0, d1, d2, second), base + j, fill_one(blank))
+                fill_up((d0, d1, d2, second), base + first, left, fill(blank))
         total = total_over(total)
         deliver(partials, total, counted, divisor)
 
