@@ -151,8 +151,8 @@ def test_rows_are_gathered_and_scattered(dtype):
         compare_registers(f"{launch.name} {dtype}", result.registers)
 
 
-# Bytes of local memory that the second, scaled sums of vectors, and rows of symmetric cross-entropy, may take in float64
-# on architectures before Hopper.
+# Bytes of local memory that the second, scaled sums of vectors, and rows of symmetric cross-entropy, may take in
+# float64 on architectures before Hopper.
 ON_OTHERS = 40
 
 
