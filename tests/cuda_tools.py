@@ -197,7 +197,6 @@ class Launch(NamedTuple):
     kernel: Any
     real: Any
     args: tuple[Any, ...]
-    shared: int = 0
 
     @property
     def signature(self) -> Any:
@@ -226,7 +225,6 @@ class PretendSpace:
 
         self.backend = Backend(self)
         self.backend.activated = contextlib.nullcontext
-        self.backend.shared_memory = 227 << 10  # that of a Hopper
         self.backend.workspace = lambda blocks: self.allocate((2 + blocks,), np.dtype(np.float64))
         self.backend.upload = lambda array: self.array(array.shape, array.dtype.name)
         self.next = 1 << 40
@@ -290,8 +288,8 @@ def recorded(space: PretendSpace):
     path = [module for name, module in sys.modules.items() if name.startswith("fastloss.call.") and name != _DISPATCH]
     path = [module for module in path if hasattr(module, "space_of")]
 
-    def launch(kernel: Any, device: Any, blocks: int, real: Any, *args: Any, shared: int = 0) -> None:
-        launches.append(Launch(kernel, real, args, shared))
+    def launch(kernel: Any, device: Any, blocks: int, real: Any, *args: Any) -> None:
+        launches.append(Launch(kernel, real, args))
 
     Kernel.launch = launch
     for module in path:

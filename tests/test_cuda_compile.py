@@ -118,7 +118,6 @@ def test_long_rows(name, dtype):
     """Rows in the registers of a warp and of blocks, and rows that registers do not hold."""
     for classes in (1000, 4096, 40000):
         for launch in cuda_tools.launches_of(LOSSES[name], dtype, shape=(200, classes)):
-            assert launch.shared == 0
             result = check(launch)
             compare_registers(f"{launch.name} {dtype}", result.registers)
 

@@ -14,7 +14,7 @@ from fastloss.cuda import memory
 from fastloss.cuda.device.numba_cuda import SIMULATED, cuda
 from fastloss.cuda.device.reduce import COUNTER, MAX_BLOCKS
 from fastloss.cuda.device_array import DeviceArray, addresses, like
-from fastloss.cuda.driver import clear_memory, current_device, read_memory, shared_memory_of, stream_id, write_memory
+from fastloss.cuda.driver import clear_memory, current_device, read_memory, stream_id, write_memory
 from fastloss.cuda.loops import check_labels, ctc, elementwise, indexing, pairwise, rowwise
 from fastloss.cuda.loops import multilabel as label_sets
 from fastloss.cuda.planned import no_queue, numbers_of
@@ -54,11 +54,6 @@ class Backend:
     def stream(self) -> int:
         """The address of the caller's current stream, 0 for the default one."""
         return self.space.current_stream()
-
-    @functools.cached_property
-    def shared_memory(self) -> int:
-        """The bytes of shared memory that rows may be kept in, for a block."""
-        return shared_memory_of(self.ordinal)
 
     def activated(self) -> Any:
         """Return a context in which this device is the current one."""

@@ -15,7 +15,7 @@ except ImportError:
 
 __all__ = [
     "bindings", "checked", "clear_memory", "current_device", "device_of_address", "external_stream", "read_integer",
-    "read_memory", "shared_memory_of", "single_device", "stream_id", "wait_for", "write_memory",
+    "read_memory", "single_device", "stream_id", "wait_for", "write_memory",
 ]  # fmt: skip
 
 
@@ -117,16 +117,6 @@ def checked(answer: Any) -> Any:
     if answer[0]:
         raise RuntimeError(f"the CUDA driver reports {answer[0].name}")
     return answer[1] if len(answer) > 1 else None
-
-
-def shared_memory_of(ordinal: int) -> int:
-    """Return the bytes of shared memory that a block may have; 0 where memory cannot be copied to it asynchronously."""
-    attributes, device = bindings.CUdevice_attribute, checked(bindings.cuDeviceGet(ordinal))
-    major = attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
-    if checked(bindings.cuDeviceGetAttribute(major, device)) < 8:
-        return 0
-    most = attributes.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
-    return int(checked(bindings.cuDeviceGetAttribute(most, device)))
 
 
 def current_device() -> int:

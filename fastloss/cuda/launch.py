@@ -23,9 +23,6 @@ from fastloss.cuda.driver import bindings, checked, current_device, single_devic
 from fastloss.runtime.compile import fingerprint, foreign_part
 from fastloss.runtime.kernel_cache import keep_on_disk, warn_of_memory
 
-# Bytes of shared memory that a block gets without asking; beyond it a kernel must be granted them.
-SHARED_MEMORY_OF_ANY_KERNEL = 48 << 10
-
 _lock = threading.Lock()
 
 
@@ -46,11 +43,10 @@ class Kernel:
         self._simulated: Any = None
         self._loaded: dict[Any, Loaded] = {}
 
-    def launch(self, device: Any, blocks: int, real: Any, *args: Any, shared: int = 0) -> Loaded | None:
+    def launch(self, device: Any, blocks: int, real: Any, *args: Any) -> Loaded | None:
         """Launch on the stream of `device`, and return the loaded kernel; the simulator has none.
 
-        Numbers in `args` are converted to the dtype `real`. `shared`: the bytes of shared memory that a block gets
-        beside what the kernel has of its own.
+        Numbers in `args` are converted to the dtype `real`.
         """
         if SIMULATED:
             if self._simulated is None:
@@ -65,7 +61,7 @@ class Kernel:
             loaded = self._loaded.get(key)
             if loaded is None:
                 loaded = self._load(key, real, args)
-            loaded.start(device, blocks, values, shared)
+            loaded.start(device, blocks, values)
         return loaded
 
     def signature(self, real: Any, args: tuple[Any, ...]) -> Any:
@@ -93,7 +89,7 @@ class Loaded:
     kernels, 420; through this, with one and two kernels, 160 and 210. The rest is the calling path.
     """
 
-    __slots__ = ("arguments", "compiled", "granted", "handle", "lock", "ordinal", "slots", "struct", "table", "threads")
+    __slots__ = ("arguments", "compiled", "handle", "lock", "ordinal", "slots", "struct", "table", "threads")
 
     def __init__(self, compiled: Any, ordinal: int, threads: int, real: Any, args: tuple[Any, ...]) -> None:
         (overload_of_types,) = compiled.overloads.values()
@@ -107,17 +103,14 @@ class Loaded:
         self.table = (ctypes.c_void_p * max(1, len(codes)))(*range(first, first + 8 * len(codes), 8))
         self.arguments = ctypes.addressof(self.table)
         self.lock = threading.Lock()
-        self.granted = SHARED_MEMORY_OF_ANY_KERNEL
 
-    def start(self, device: Any, blocks: int, values: Sequence[Any], shared: int) -> None:
+    def start(self, device: Any, blocks: int, values: Sequence[Any]) -> None:
         """Queue the kernel on the stream of the device; the driver copies the arguments."""
-        self.starter(device, blocks, shared)(values)
+        self.starter(device, blocks)(values)
 
-    def starter(self, device: Any, blocks: int, shared: int) -> Callable[[Sequence[Any]], None]:
+    def starter(self, device: Any, blocks: int) -> Callable[[Sequence[Any]], None]:
         """Return what does so for a grid, given the arguments."""
-        if shared > self.granted:
-            self._grant(shared)
-        grid = (blocks, 1, 1, self.threads, 1, 1, shared)
+        grid = (blocks, 1, 1, self.threads, 1, 1, 0)  # and no shared memory beside the kernel's own
         launch = functools.partial(bindings.cuLaunchKernel, self.handle, *grid)
         pack, arguments, lock = functools.partial(self.struct.pack_into, self.slots, 0), self.arguments, self.lock
         ordinal, stream = self.ordinal, device.space.current_stream
@@ -143,17 +136,9 @@ class Loaded:
 
         return start
 
-    def _grant(self, shared: int) -> None:
-        """Let blocks have more shared memory than they get without asking."""
-        most = bindings.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-        with self.lock:
-            # The handle is that of a kernel: the driver starts it as a function, but does not take it for one here.
-            checked(bindings.cuKernelSetAttribute(most, shared, self.handle, self.ordinal))
-            self.granted = max(shared, self.granted)
-
 
 def prepared(
-    kernel: Kernel, device: Any, blocks: int, real: Any, args: tuple[Any, ...], shared: int = 0
+    kernel: Kernel, device: Any, blocks: int, real: Any, args: tuple[Any, ...]
 ) -> Callable[[Sequence[Any]], None]:
     """Return what repeats a launch with other addresses and numbers, which it is given without the tuples around them.
 
@@ -167,8 +152,8 @@ def prepared(
         if launch is not None:
             launch(values)
         else:
-            loaded = kernel.launch(device, blocks, real, *with_values(like, iter(values)), shared=shared)
-            launch = None if loaded is None else loaded.starter(device, blocks, shared)
+            loaded = kernel.launch(device, blocks, real, *with_values(like, iter(values)))
+            launch = None if loaded is None else loaded.starter(device, blocks)
 
     return start
 

@@ -32,7 +32,6 @@ class Form(NamedTuple):
     grid: int
     sizes: tuple[int, ...]  # what stands behind the factor of the derivatives
     layout: tuple[tuple[int, ...], ...] = ()  # what stands between operands and results
-    shared: int = 0
 
 
 class Ending(NamedTuple):
@@ -112,11 +111,11 @@ class Looping:
         return value
 
     def _prepared(self, second: bool, counted: Any) -> tuple[Any, ...]:
-        kernel, grid, sizes, layout, shared = self._form_of(second)
+        kernel, grid, sizes, layout = self._form_of(second)
         end = ending(self._device, grid, self._real, self._reduces, counted)
         arrays = self._arrays
         args = (*arrays[:5], *layout, *arrays[5:], (1.0,) * self._params, 1.0, *sizes, *end.arguments)
-        start = prepared(kernel, self._device, grid, self._real, args, shared)
+        start = prepared(kernel, self._device, grid, self._real, args)
         if layout:
             start = _spliced(start, self._read, tuple([number for numbers in layout for number in numbers]))
         return (start, sizes, *((None, None) if end.make is None else (end.make.bare, end.make.address)), end.room)
