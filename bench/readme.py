@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import fastloss
-from fastloss.bench.results import Row, medians, ratios, read
+from fastloss.bench.results import Row, medians, ratios, read, share_of_copy
 from fastloss.define.registry import LOSSES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -257,7 +257,7 @@ def gpu_text(path: Path | None) -> str:
             continue
         ours = float(one["reused"]["median_ms"])
         cells = [f"{float(one[name]['median_ms']) / ours:.1f}" if name in one else "-" for name in ("torch", "compile")]
-        share = f"{100 * float(one['copy']['median_ms']) / ours:.0f} %" if "copy" in one else "-"
+        share = f"{100 * share_of_copy(one['copy'], one['reused']):.0f} %" if "copy" in one else "-"
         rate = f"{float(one['reused']['gb_per_s']):.0f}"
         lines.append(f"| {shape} | {dtype} | {rate} | {share} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -274,10 +274,18 @@ def summary_table(rows: Sequence[Row]) -> str:
     ]
     for size, one in found.items():
         cells = [_mean(ratios(one.get(name, {}), one["fresh"])) for name in others]
-        shares = list(ratios(one.get("copy", {}), one.get("reused", {})).values())
+        shares = _shares([row for row in rows if row["size"] == size])
         share = f"{100 * statistics.median(shares):.0f} %" if shares else "-"
         lines.append(f"| {size} | {' | '.join(cells)} | {share} |")
     return "\n".join(lines)
+
+
+def _shares(rows: Sequence[Row]) -> list[float]:
+    """Return the share of a copy of each loss that was timed with a copy."""
+    found: dict[str, dict[str, Row]] = defaultdict(dict)
+    for row in rows:
+        found[row["loss"]][row["contender"]] = row
+    return [share_of_copy(one["copy"], one["reused"]) for one in found.values() if {"copy", "reused"} <= one.keys()]
 
 
 def _mean(of: Mapping[str, float]) -> str:

@@ -15,13 +15,13 @@ from cases import LOSSES, marked, typical
 
 import fastloss as fl
 from fastloss import cli
-from fastloss.bench import contenders, places, threads
+from fastloss.bench import contenders, places, session, threads
 from fastloss.bench import measure as timing
 from fastloss.bench.agreement import disagreement
 from fastloss.bench.cases import EXTENTS, case_of
-from fastloss.bench.contenders import ours, plain, pytorch, scikit
+from fastloss.bench.contenders import available, ours, plain, pytorch, scikit
 from fastloss.bench.measure import measure
-from fastloss.bench.results import COLUMNS
+from fastloss.bench.results import COLUMNS, Results, share_of_copy
 from fastloss.cpu.loops import copy as copying
 from fastloss.runtime.settings import thread_count
 
@@ -285,6 +285,39 @@ def test_cuda_needs_a_device(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert cli.main(["bench", "--device", "cuda"]) == 2
     assert "--device cuda needs a CUDA device" in capsys.readouterr().err
+
+
+class Pretended(places.Host):
+    """Arrays of NumPy on what calls itself a device."""
+
+    device = "pretended"
+
+    def parts(self, call):
+        call()
+        return 2e-3, 3e-4
+
+
+def test_times_of_device_and_host_have_columns_of_their_own():
+    case = case_of(LOSSES["mse_loss"], "small", None, Pretended())
+    found = Results(0.01, places.HOST)
+    for each in measure(case, available(["fresh", "reused"])[0], 0.01, rounds=2).timings:
+        found.add("sizes", case, each, 1)
+    assert [(row["device_ms"], row["host_ms"]) for row in found.rows] == [("2", "0.3")] * 2
+    row = {"median_ms": "8", "device_ms": "2"}
+    assert share_of_copy({"median_ms": "4", "device_ms": "1.5"}, row) == 0.75
+    assert share_of_copy({"median_ms": "4", "device_ms": ""}, row) == 0.5
+
+
+def test_what_scatters_on_a_device_is_not_written_down(monkeypatch, capsys):
+    samples = {"fresh": [1e-3, 1.1e-3, 1e-3], "copy": [1e-3, 2e-3, 4e-3]}
+    timings = [timing.Timing(name, list(taken), 0.1) for name, taken in samples.items()]
+    monkeypatch.setattr(session, "measure", lambda *args: timing.Measured(timings, {}, {}, {}))
+    for place, kept in ((Pretended(), ["fresh"]), (places.HOST, ["fresh", "copy"])):
+        found = Results(0.01, places.HOST)
+        step = session.Step("sizes", "mse_loss", "small", available(["fresh", "copy"])[0], 1, place=place)
+        session.Session(found, rounds=2).run([step])
+        assert [row["contender"] for row in found.rows] == kept
+    assert "copy not kept, 1.4 to 3.2 ms" in capsys.readouterr().err
 
 
 # -- files ------------------------------------------------------------------------------------------------------------

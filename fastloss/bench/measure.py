@@ -29,11 +29,16 @@ Report = Callable[[str], object]
 
 
 class Timing(NamedTuple):
-    """Seconds per call of one contender: the samples, one for each round, and the first call, which compiles."""
+    """Seconds per call of one contender: the samples, one for each round, and the first call, which compiles.
+
+    On a device also those that it computes, and those of the host.
+    """
 
     contender: str
     samples: list[float]
     first: float
+    device: float | None = None
+    host: float | None = None
 
     def percentile(self, q: float) -> float:
         """Return a percentile of the samples."""
@@ -43,6 +48,11 @@ class Timing(NamedTuple):
     def median(self) -> float:
         """The median of the samples."""
         return statistics.median(self.samples)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the middle samples lie close together."""
+        return self.percentile(80) <= SETTLED * self.percentile(20)
 
 
 class Measured(NamedTuple):
@@ -76,11 +86,12 @@ def measure(
         calls, first, absent, wrong = _prepared(case, contenders, report)
         report("timing")
         samples = interleaved(calls, seconds, rounds, case.place, patience)
+        parts = {name: case.place.parts(call) for name, call in calls.items()}
         given = calls.items() if memory else ()
         peaks = {name: peak_extra(name, call, case.moved(), case.place) for name, call in given}
     del calls
     gc.collect()  # graphs of torch and JAX hold arrays in cycles
-    timings = [Timing(name, samples[name], first[name]) for name in samples]
+    timings = [Timing(name, samples[name], first[name], *parts[name]) for name in samples]
     return Measured(timings, absent, wrong, peaks)
 
 

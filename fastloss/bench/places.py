@@ -6,11 +6,16 @@ device. Recipes (:mod:`fastloss.bench.cases`) and formulas do not know of it.
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Sequence
 from importlib import util
 from typing import Any
 
 import numpy as np
+
+# Calls that the shares of device and host are taken from.
+ASKED = 20
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
@@ -55,6 +60,10 @@ class Host:
     def peak(self, call: Any) -> float | None:
         """Return the bytes that a call allocates at its peak, where the place itself knows."""
         return None
+
+    def parts(self, call: Any) -> tuple[float | None, float | None]:
+        """Return the seconds that a device computes a call, and those that the host takes to queue it."""
+        return None, None
 
     def release(self) -> None:
         """Give memory back that a library keeps for later."""
@@ -112,6 +121,38 @@ class Tensors(Host):
         call()
         self.synchronize()
         return float(torch.cuda.max_memory_allocated() - before)
+
+    def parts(self, call: Any) -> tuple[float | None, float | None]:
+        """Return the seconds of a call that is replayed from a graph, and of the host while the device is idle.
+
+        The first is None for a call that cannot be captured, such as one that waits for the device.
+        """
+        if self.device == "cpu":
+            return None, None
+        import torch
+
+        host = []
+        for _ in range(ASKED):
+            self.synchronize()
+            began = time.perf_counter()
+            call()
+            host.append(time.perf_counter() - began)
+        self.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                call()
+        except RuntimeError:
+            return None, statistics.median(host)
+        event: Any = torch.cuda.Event  # which says no types
+        start, end = event(enable_timing=True), event(enable_timing=True)
+        graph.replay()
+        start.record()
+        for _ in range(ASKED):
+            graph.replay()
+        end.record()
+        self.synchronize()
+        return start.elapsed_time(end) / 1e3 / ASKED, statistics.median(host)
 
     def release(self) -> None:
         """Give memory back that torch keeps for later."""

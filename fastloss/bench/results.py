@@ -25,7 +25,7 @@ from fastloss.runtime.report import facts
 # "classes" (the two growths), "threads" (one thread against all), "shapes" (those asked for).
 COLUMNS = (
     "mode", "loss", "size", "shape", "elements", "device", "dtype", "contender", "threads", "rounds",
-    "p20_ms", "median_ms", "p80_ms", "first_call_ms", "megabytes", "gb_per_s", "peak_extra_mb",
+    "p20_ms", "median_ms", "p80_ms", "device_ms", "host_ms", "first_call_ms", "megabytes", "gb_per_s", "peak_extra_mb",
     "machine", "fastloss", "numba", "numpy", "torch", "jax", "scikit-learn", "date",
 )  # fmt: skip
 
@@ -80,7 +80,8 @@ class Results:
         cells = (
             mode, case.loss.name, case.size, case.shape, case.elements, case.place.device, case.place.dtype,
             timing.contender, threads, len(timing.samples),
-            _ms(timing.percentile(20)), _ms(timing.median), _ms(timing.percentile(80)), _ms(timing.first),
+            _ms(timing.percentile(20)), _ms(timing.median), _ms(timing.percentile(80)),
+            *("" if part is None else _ms(part) for part in (timing.device, timing.host)), _ms(timing.first),
             f"{case.moved() / 1e6:.6g}", f"{case.moved() / 1e9 / timing.median:.4g}",
             "" if peak is None else f"{peak / 1e6:.6g}",
             self.processor, *(self.machine.get(name, "") for name in _VERSIONS), self.date,
@@ -131,6 +132,12 @@ def medians(rows: Sequence[Row], **wanted: str) -> dict[str, dict[str, float]]:
         if all(row[name] == value for name, value in wanted.items()):
             found[row["contender"]][row["loss"]] = float(row["median_ms"])
     return found
+
+
+def share_of_copy(copy: Row, ours: Row) -> float:
+    """Return the time of a copy over that of a loss: on the device where both say it, else of whole calls."""
+    column = "device_ms" if copy.get("device_ms") and ours.get("device_ms") else "median_ms"
+    return float(copy[column]) / float(ours[column])
 
 
 def ratios(over: Mapping[str, float], under: Mapping[str, float]) -> dict[str, float]:

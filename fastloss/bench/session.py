@@ -88,6 +88,10 @@ class Session:
                 continue
             progress.clear()
             for timing in found.timings:
+                if step.place.device != "cpu" and not timing.settled:  # a busy host: nothing to publish
+                    low, high = (1e3 * timing.percentile(q) for q in (20, 80))
+                    print(f"{title}: {timing.contender} not kept, {low:.4g} to {high:.4g} ms", file=sys.stderr)
+                    continue
                 peak = found.peaks.get(timing.contender)
                 self.results.add(step.mode, case, timing, step.threads, peak)
             if mode != step.mode:
