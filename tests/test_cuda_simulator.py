@@ -613,6 +613,23 @@ def test_torch_tensors(torch_in_simulator):
 
 
 @in_simulator
+def test_repeated_calls_find_values_that_are_none(torch_in_simulator):
+    """From the third call on the value alone tells whether to look at the arrays."""
+    torch = torch_in_simulator
+    loss, t = fl.value_and_grad(fl.binary_cross_entropy), torch.full((9, 7), 0.6)
+    for level in (0.3, 0.4, 0.5, 0.6):
+        x = torch.full((9, 7), level)
+        torch.testing.assert_close(loss(x, t)[0], torch.nn.functional.binary_cross_entropy(x, t))
+        x[2, 3] = 1.5
+        with pytest.raises(ValueError, match=r"input must lie in \[0, 1\]"):
+            loss(x, t)
+        x[2, 3] = float("nan")
+        value, gradient = loss(x, t)
+        assert value.isnan()
+        assert gradient.isnan().sum() == 1
+
+
+@in_simulator
 def test_repeated_calls_write_into_tensors(torch_in_simulator):
     """From the third call on by addresses alone: into another array, in place, never over what overlaps."""
     torch = torch_in_simulator

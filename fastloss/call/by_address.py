@@ -8,6 +8,7 @@ of any plan.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isnan
 from operator import and_, attrgetter, call, itemgetter
 from typing import Any
 
@@ -25,7 +26,7 @@ def by_address(
     plan: Addressed, found: Signature, args: tuple[Any, ...], kwargs: dict[str, Any], request: Request, plain: Request
 ) -> Callable[[tuple[Any, ...], dict[str, Any], Request], Any] | None:
     """Return what computes calls of the kind of this one; None where the arrays must be looked at."""
-    space, at, pick, makes, written, results, labelled, answer, reduces = plan
+    space, at, pick, makes, written, results, labelled, answer, reduces, defined = plan
     layouts, address, arrays = space.layout, space.address, [found.given[place] for place in found.places]
     if layouts is None or OVERLAPPING in found.relations or not all(map(space.owns, arrays)):
         return None
@@ -51,6 +52,8 @@ def by_address(
             bad, total = total
             if bad >= 0:
                 return None
+        if defined and settings.check_indices and isnan(float(total)):
+            return None
         return answer(total if reduces else None, collect(arrays))
 
     compute = writing(write, request)

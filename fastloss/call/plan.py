@@ -52,6 +52,7 @@ class Addressed(NamedTuple):
     labelled: bool
     answer: Answer
     reduces: bool
+    defined: bool  # whether a value of NaN means that the loss may not be
 
 
 class Parts(NamedTuple):
@@ -120,9 +121,11 @@ def kernel_call(
             return Plan(planning.weighing.plan(execute, outputs, each, answer, slots))
         return _partial_call(planning, outputs, execute, arrange((ABSENT,)))
     addressed = None
-    if kernel.bound is not None and domain is None and not callable(scale) and not callable(divisor):
+    looks = domain is not None and (outputs.writes_over or not reduces)  # at the arrays themselves
+    if kernel.bound is not None and not looks and not callable(scale) and not callable(divisor):
         sources, at = outputs.sources(len(planning.arrays)), kernel.bound(scale, divisor)
-        addressed = None if sources is None else Addressed(space, at, pick, *sources, labelled, answer, reduces)
+        if sources is not None:
+            addressed = Addressed(space, at, pick, *sources, labelled, answer, reduces, domain is not None)
 
     def compute(arrays: tuple[Any, ...], request: Request) -> Any:
         if look_before is not None:
