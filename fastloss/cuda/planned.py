@@ -121,9 +121,6 @@ class Looping:
         return (start, sizes, *((None, None) if end.make is None else (end.make.bare, end.make.address)), end.room)
 
 
-looping = Looping
-
-
 def _spliced(start: Any, place: int, numbers: tuple[int, ...]) -> Callable[[Sequence[Any]], None]:
     """Return what launches with `numbers` at a place among the values that it is given."""
     return lambda values: start((*values[:place], *numbers, *values[place:]))

@@ -105,13 +105,14 @@ def _launching(
     if not maths.sparse:
         return Looping(device, real, arrays, params, misaligned, group)
     # Zeros first, but where the gradient lies over the input: there an entry is read before zeros take its place.
-    zeros = [device.filling(math.prod(shape), a.dtype) for a in arrays[6:] if type(a) is not tuple]
+    size = math.prod(shape)
+    zeros = [device.filling(size, a.dtype) for a in arrays[6:] if type(a) is not tuple]
     gathered = Looping(device, real, arrays, params, lambda pointers: pointers[0] in pointers[first:], gather)
 
     def fill_and_gather(pointers: tuple[int, ...], numbers: tuple[float, ...], factor: float, by: Any) -> Any:
         if pointers[0] not in pointers[first:]:
             for fill, pointer in zip(zeros, pointers[first:], strict=True):
-                fill((pointer, 0.0, math.prod(shape)))
+                fill((pointer, 0.0, size))
         return gathered(pointers, numbers, factor, by)
 
     return fill_and_gather
