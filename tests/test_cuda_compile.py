@@ -152,7 +152,7 @@ def test_rows_are_gathered_and_scattered(dtype):
 
 # Bytes of local memory that the second, scaled sums of vectors, and rows of symmetric cross-entropy, may take in
 # float64 on architectures before Hopper.
-ON_OTHERS = 40
+ON_OTHERS = 64
 
 
 @pytest.mark.parametrize("dtype", cuda_tools.DTYPES)
