@@ -131,6 +131,17 @@ def test_blocks_of_rows(soft):
         np.testing.assert_array_equal(into, whole)
 
 
+def test_probabilities_on_padding_leave_nothing_behind():
+    """They are looked for before the first of several blocks is written."""
+    x, y = RNG.normal(size=(300, 1000)), np.zeros((300, 1000))
+    y[:, 0], y[-1, -1] = 1, 0.5
+    into = np.full_like(x, 7.0)
+    for _ in range(3):
+        with pytest.raises(ValueError, match="valid_classes=997"):
+            fl.value_and_grad(fl.cross_entropy)(x, y, valid_classes=997, grad_out=into)
+    assert (into == 7).all()
+
+
 def test_repeated_calls():
     """The first call plans, the third is told apart by itself."""
     x, y, w = RNG.normal(size=(6, 7)), labels((6,), 5), RNG.uniform(size=6)

@@ -102,7 +102,7 @@ def mapping(
     return run
 
 
-def writing(
+def writer(
     backend: Any, point: Any, views: tuple[Any, ...], dtype: Any, params: tuple[float, ...], aliased: bool = False
 ) -> Callable[..., None]:
     """Return what writes the values of a function of elements of arrays like `views` to a target of `dtype`.

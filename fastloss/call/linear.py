@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fastloss.call.array_ops import convert_into, in_type, mapping, scale_into, sum_of, writing
+from fastloss.call.array_ops import convert_into, in_type, mapping, scale_into, sum_of, writer
 from fastloss.call.checks import check_float, check_labels, check_shape, dtype_name, representable
 from fastloss.call.chunked_matmul import Products, chunks, part
 from fastloss.call.outputs import Argument, Outputs
@@ -310,7 +310,7 @@ class _Run:
         """Write a function of elements; `aliased`: to one of the arrays that are read."""
         write = self.maps.get((name, target.size))
         if write is None:
-            write = writing(self.backend, point, read, target.dtype, params, aliased)
+            write = writer(self.backend, point, read, target.dtype, params, aliased)
             self.maps[name, target.size] = write
         write(target, *read)
 

@@ -13,7 +13,7 @@ from operator import call
 from typing import Any
 
 from fastloss.call import rowwise
-from fastloss.call.array_ops import sum_of, writing
+from fastloss.call.array_ops import sum_of, writer
 from fastloss.call.checks import check_float, check_shape, representable, split_axis
 from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import Plan, program_call
@@ -58,7 +58,6 @@ def _plan(planning: Planning, job: Rowwise, scores: Scores) -> Plan:
     if job.weight is not None and weight.shape != (valid,):
         check_shape(weight, (classes,), "weight", "one entry for each class, shape")
 
-    of_input = rowwise.reads_of_rows(planning, (job.input, operand, labels, job.weight, None))
     ignore = NO_INDEX if job.ignore_index is None else int(job.ignore_index)
     real = F64 if x.dtype == F64 else F32
     numbers = RowNumbers(backend, real, scores, ignore)
@@ -66,7 +65,8 @@ def _plan(planning: Planning, job: Rowwise, scores: Scores) -> Plan:
     if not scores.changes_logits and valid == classes and not is_converted:
         if not scores.returns:
             return rowwise.plan(planning, job)
-        return returning_rows(planning, rowwise.plan(planning, job), numbers, of_input, rows, (outer, classes, inner))
+        read_rows = rowwise.reads_of_rows(planning, (job.input, operand, labels, job.weight, None))
+        return returning_rows(planning, rowwise.plan(planning, job), numbers, read_rows, rows, (outer, classes, inner))
 
     each, count = job.reduction == "none", outer * inner
     place = len(planning.arrays)  # of what is returned beside the loss
@@ -90,7 +90,10 @@ def _plan(planning: Planning, job: Rowwise, scores: Scores) -> Plan:
     outputs.check_read(target=labels, weight=job.weight, grad_output=upstream)
     read_rows = rowwise.reads_of_rows(planning, (job.input, operand, labels, job.weight, upstream))
     params = representable((*job.params, 1.0 / valid), x.dtype)
-    run = Blocks(backend, maths, params, scores, (outer, classes, inner), valid, numbers).runner()
+    blocks = Blocks(backend, maths, params, scores, (outer, classes, inner), valid, numbers)
+    run = blocks.runner()
+    if operand is not None and valid < classes and count:
+        run = blocks.without_padding(run)
     empty_mean = planning.empty_mean
     bad_label = None if labels is None else rowwise.bad_label_of(backend, labels, rows, valid)
     returns, dynamic = bool(scores.returns), callable(divisor) or callable(scale)
@@ -173,6 +176,18 @@ class Blocks:
 
         return at_once if len(self.bounds) == 1 else self._by_blocks if self.bounds else lambda *_: (-1, None)
 
+    def without_padding(self, run: Block) -> Block:
+        """Return `run`, after a look whether class probabilities lie on padding: nothing is written then."""
+        backend, split, valid = self.backend, self.split, self.valid
+
+        def checked(read: Any, *rest: Any) -> tuple[int, Any]:
+            padding = backend.flat(read[1].reshape(split)[:, valid:])
+            if backend.number(sum_of(backend, padding)) != 0:
+                raise ValueError(f"target has probability on classes from valid_classes={valid} on")
+            return run(read, *rest)
+
+        return checked
+
     def _by_blocks(
         self, read: Any, values: Any, grads: Any, scale: float, by: Any, found: Sequence[Any]
     ) -> tuple[int, Any]:
@@ -235,11 +250,7 @@ class Blocks:
         if valid == given[1]:
             return operands
         if probabilities is not ABSENT:
-            backend = self.backend
-            padding = backend.flat(probabilities.reshape(given)[:, valid:])
-            if backend.number(sum_of(backend, padding)) != 0:
-                raise ValueError(f"target has probability on classes from valid_classes={valid} on")
-            probabilities = backend.flat(_cut(probabilities, given, valid))
+            probabilities = self.backend.flat(_cut(probabilities, given, valid))
         return probabilities, labels, weight if weight is ABSENT else weight[:valid], upstream
 
     def _forward(self, x: Any, given: Split, make: Callable[[], Any]) -> Callable[[Any], Any]:
@@ -249,7 +260,7 @@ class Blocks:
         if not scores.changes_logits and x.dtype == self.real:
             return lambda x: flat(_cut(x, given, valid))
         point, params = forward_of(scores)
-        write = writing(self.backend, point, (x,), self.real, params)
+        write = writer(self.backend, point, (x,), self.real, params)
 
         def forward(x: Any) -> Any:
             z = make()
@@ -266,7 +277,7 @@ class Blocks:
             pad = backend.pad
             return lambda grads, derivatives, z: pad(grads[k].reshape(given), derivatives[k].reshape(shape), valid)
         point, params, needed = (itself, (), 1) if k == 1 else back_of(scores, second=k == 3)
-        write = writing(backend, point, (like,) * needed, dtype, params)
+        write = writer(backend, point, (like,) * needed, dtype, params)
 
         def alone(grads: Sequence[Any], derivatives: list[Any], z: Any) -> None:
             write(grads[k], derivatives[k])
@@ -280,7 +291,8 @@ class Blocks:
         back = alone if needed == 1 else capped if k == 0 else twice
 
         def padded(grads: Sequence[Any], derivatives: list[Any], z: Any) -> None:
-            made = [ABSENT if one is ABSENT else backend.empty((like.size,), dtype) for one in grads]
+            made = [*grads]
+            made[k] = backend.empty((like.size,), dtype)
             back(made, derivatives, z)
             backend.pad(grads[k].reshape(given), made[k].reshape(shape), valid)
 
