@@ -52,7 +52,7 @@ class Timing(NamedTuple):
     @property
     def settled(self) -> bool:
         """Whether the middle samples lie close together."""
-        return self.percentile(80) <= SETTLED * self.percentile(20)
+        return is_settled(self.samples)
 
 
 class Measured(NamedTuple):
@@ -146,7 +146,7 @@ def interleaved(
         elapsed = time.perf_counter() - began
         if number >= rounds and elapsed > seconds:
             planned = planned or elapsed  # the least number of rounds may take longer than the seconds
-            if elapsed > patience * planned or _settled(samples):
+            if elapsed > patience * planned or all(map(is_settled, samples.values())):
                 break
         for name in order:
             time.sleep(place.settle)
@@ -156,10 +156,10 @@ def interleaved(
     return samples
 
 
-def _settled(samples: Mapping[str, Sequence[float]]) -> bool:
-    """Return whether the middle samples of every contender lie close together."""
-    spreads = [np.percentile(one, [20, 80]) for one in samples.values()]
-    return all(high <= SETTLED * low for low, high in spreads)
+def is_settled(samples: Sequence[float]) -> bool:
+    """Return whether the middle ones of a contender's samples lie close together."""
+    low, high = np.percentile(samples, [20, 80])
+    return bool(high <= SETTLED * low)
 
 
 def _repeats(call: Call, place: Host) -> int:

@@ -81,10 +81,10 @@ def plan(planning: Planning, job: Rowwise) -> Plan:
         planning.weighing.layout = RowLayout(classes, split[2])
         divisor = 1
     scale, upstream = planning.upstream(not each, results)
-    outputs.check_read(target=labels, weight=job.weight if operand is None else None, grad_output=upstream)
+    class_weight = job.weight if operand is None else None
+    outputs.check_read(target=labels, weight=class_weight, grad_output=upstream, sample_weight=sampled_by)
     if sampled_by is not None:
         upstream, maths = sampled_by, maths._replace(sampled=True)
-        outputs.check_read(sample_weight=sampled_by)
 
     ordering = None if innermost is None else outputs.ordered
     spread: Callable[[Any], Any] | None = ordering
