@@ -524,16 +524,20 @@ def _same(one, other, when):
         np.testing.assert_array_equal(a, b, err_msg=when)
 
 
+# Layouts whose elements do not follow each other in the order of their places.
+REORDERING = ("fortran", "transposed", "apart", "backwards", "repeated", "windows")
+
+
 def _is_reordered(drawn):
     """Return whether the layout may decide the order of a sum that results are divided by, or made of.
 
     Weights are added up as they lie. Rows of 64 classes and more have a loop of their own where their classes follow
     each other, though their axis is not the last one.
     """
-    if "weight" in drawn.arrays or drawn.sample_weight is not None:
-        return True
-    layout = next(iter(drawn.arrays.values())).layout
-    return drawn.case.record.family in ("rowwise", "rowmap") and layout in ("fortran", "transposed", "windows")
+    how = drawn.arrays
+    weights = [how["weight"]] * ("weight" in how) + [drawn.sample_weight[1]] * (drawn.sample_weight is not None)
+    rows = [next(iter(how.values()))] * (drawn.case.record.family in ("rowwise", "rowmap"))
+    return any(one.layout in REORDERING for one in weights) or any(one.layout in REORDERING for one in rows)
 
 
 def _close(one, other, rounding):

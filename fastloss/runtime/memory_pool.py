@@ -23,8 +23,9 @@ import numpy as np
 from fastloss.runtime.settings import settings
 
 # Bytes of the smallest array that is recycled; below this allocators keep memory at hand, and ask for 0.5 microseconds
-# instead of 8.
-RECYCLED_FROM = 4 << 20
+# instead of 8. Where several arrays of 3 to 4 MiB are dropped at once they do not: an objective of a million float32
+# rows, called in turns with NumPy's, took 2.1 ms from 4 MiB on and 1.0 ms from 3 MiB on, where mse_loss is no slower.
+RECYCLED_FROM = 3 << 20
 
 # A mapping may be larger than the array it serves by this factor.
 MOST_SLACK = 1.25

@@ -38,17 +38,25 @@ def survey(y, weight, sample, columns, ignore, check, count, queue):
             label = label_at(y, r)
             ignored += ignores & (label == ignore)
             kept += is_counted(label, columns, ignore)
-        bad = kept + ignored < last - first
+        bad = check and kept + ignored < last - first
         total = float(kept)
-        if present(weight) or present(sample):
+        if present(sample):
+            negative = 0
+            for r in range(first, last):
+                negative += not load_or(sample, r, 1.0) >= 0.0
+            bad |= negative > 0
+        if present(weight):
             total = 0.0
             for r in range(first, last):
-                label, own = label_at(y, r), load_or(sample, r, 1.0)
-                if not own >= 0.0:
-                    total = np.nan
+                label = label_at(y, r)
                 if is_counted(label, columns, ignore):
-                    total += load_or(weight, label, 1.0) * own
-        finish(queue, 0, k, np.nan if bad and check else total)
+                    total += load_or(weight, label, 1.0) * load_or(sample, r, 1.0)
+        elif present(sample):
+            total = 0.0
+            for r in range(first, last):
+                own = load_or(sample, r, 1.0)
+                total += own if is_counted(label_at(y, r), columns, ignore) else 0.0
+        finish(queue, 0, k, np.nan if bad else total)
     total = total_of(queue, 0)
     if total != total:
         for r in range(count):
