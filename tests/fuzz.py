@@ -524,8 +524,9 @@ def _same(one, other, when):
         np.testing.assert_array_equal(a, b, err_msg=when)
 
 
-# Layouts whose elements do not follow each other in the order of their places.
-REORDERING = ("fortran", "transposed", "apart", "backwards", "repeated", "windows")
+# Layouts in which weights are added up in another order, and in which rows may have another loop.
+OF_WEIGHTS = ("fortran", "transposed", "apart", "backwards", "repeated", "windows")
+OF_ROWS = ("fortran", "transposed", "windows")
 
 
 def _is_reordered(drawn):
@@ -537,7 +538,7 @@ def _is_reordered(drawn):
     how = drawn.arrays
     weights = [how["weight"]] * ("weight" in how) + [drawn.sample_weight[1]] * (drawn.sample_weight is not None)
     rows = [next(iter(how.values()))] * (drawn.case.record.family in ("rowwise", "rowmap"))
-    return any(one.layout in REORDERING for one in weights) or any(one.layout in REORDERING for one in rows)
+    return any(one.layout in OF_WEIGHTS for one in weights) or any(one.layout in OF_ROWS for one in rows)
 
 
 def _close(one, other, rounding):
