@@ -535,10 +535,12 @@ def _is_reordered(drawn):
     Weights are added up as they lie. Rows of 64 classes and more have a loop of their own where their classes follow
     each other, though their axis is not the last one.
     """
-    how = drawn.arrays
-    weights = [how["weight"]] * ("weight" in how) + [drawn.sample_weight[1]] * (drawn.sample_weight is not None)
-    rows = [next(iter(how.values()))] * (drawn.case.record.family in ("rowwise", "rowmap"))
-    return any(one.layout in OF_WEIGHTS for one in weights) or any(one.layout in OF_ROWS for one in rows)
+    weights = [how for name, how in drawn.arrays.items() if name == "weight"]
+    if drawn.sample_weight is not None:
+        weights.append(drawn.sample_weight[1])
+    first = next(iter(drawn.arrays.values()))
+    rows = drawn.case.record.family in ("rowwise", "rowmap") and first.layout in OF_ROWS
+    return rows or any(how.layout in OF_WEIGHTS for how in weights)
 
 
 def _close(one, other, rounding):
