@@ -7,6 +7,7 @@ import functools
 import operator
 import re
 import sys
+import types
 import warnings
 from typing import Any, NamedTuple
 
@@ -281,24 +282,28 @@ class PretendSpace:
 def recorded(space: PretendSpace):
     """Have every launch recorded in the list that this gives, instead of done."""
     import fastloss as fl
-    from fastloss.cuda.launch import Kernel
+    from fastloss.cuda.launch import Kernel, with_values
 
     launches: list[Launch] = []
-    before = Kernel.launch
+    before = Kernel.launch, Kernel.loaded
     path = [module for name, module in sys.modules.items() if name.startswith("fastloss.call.") and name != _DISPATCH]
     path = [module for module in path if hasattr(module, "space_of")]
 
     def launch(kernel: Any, device: Any, blocks: int, real: Any, *args: Any) -> None:
         launches.append(Launch(kernel, real, args))
 
-    Kernel.launch = launch
+    def loaded(kernel: Any, device: Any, real: Any, args: Any, values: Any) -> Any:
+        start = lambda numbers: launch(kernel, device, 1, real, *with_values(args, iter(numbers)))  # noqa: E731
+        return types.SimpleNamespace(starter=lambda device, blocks: start)
+
+    Kernel.launch, Kernel.loaded = launch, loaded
     for module in path:
         module.space_of = lambda arrays, names: space
     try:
         with fl.config(check_indices=False):
             yield launches
     finally:
-        Kernel.launch = before
+        Kernel.launch, Kernel.loaded = before
         for module in path:
             module.space_of = sys.modules[_DISPATCH].space_of
 

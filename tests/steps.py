@@ -223,11 +223,11 @@ def _on_device():
     cuda.current_context()
 
 
-def _device(name, *shapes, dtype=None, **kwargs):
-    """Return the call of a loss with tensors of these shapes."""
+def _device(name, *shapes, labels=None, **kwargs):
+    """Return the call of a loss with tensors of these shapes, and labels of another."""
     import torch
 
-    arrays = [torch.ones(shape) for shape in shapes] + ([torch.ones(64, dtype=torch.int64)] if dtype else [])
+    arrays = [torch.ones(shape) for shape in shapes] + ([torch.ones(labels, dtype=torch.int64)] if labels else [])
     kwargs = {key: torch.empty(shape) for key, shape in kwargs.items()}
     return fl.value_and_grad(getattr(fl, name)), arrays, kwargs
 
@@ -241,7 +241,12 @@ DEVICE_KINDS = {
         lambda: _device("binary_cross_entropy_with_logits", _ROWS, _ROWS),
         DEVICE,
     ),
-    "cross_entropy with labels checked": (lambda: _device("cross_entropy", _ROWS, dtype="int64"), DEVICE_WITH_LABELS),
+    "cross_entropy with labels checked": (lambda: _device("cross_entropy", _ROWS, labels=(64,)), DEVICE_WITH_LABELS),
+    "nll with labels checked": (lambda: _device("nll_loss", _ROWS, labels=(64,)), DEVICE_WITH_LABELS),
+    "multilabel_margin with labels checked": (
+        lambda: _device("multilabel_margin_loss", _ROWS, labels=_ROWS),
+        DEVICE_WITH_LABELS,
+    ),
     "cosine_embedding": (lambda: _device("cosine_embedding_loss", _ROWS, _ROWS, (64,)), DEVICE),
     "triplet_margin": (lambda: _device("triplet_margin_loss", _ROWS, _ROWS, _ROWS), DEVICE),
 }

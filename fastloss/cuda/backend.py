@@ -15,13 +15,10 @@ from fastloss.cuda.device.numba_cuda import SIMULATED, cuda
 from fastloss.cuda.device.reduce import COUNTER, MAX_BLOCKS
 from fastloss.cuda.device_array import DeviceArray, addresses, like
 from fastloss.cuda.driver import clear_memory, current_device, read_memory, stream_id, write_memory
-from fastloss.cuda.loops import check_labels, ctc, elementwise, indexing, pairwise, rowwise
-from fastloss.cuda.loops import multilabel as label_sets
-from fastloss.cuda.planned import no_queue, numbers_of
+from fastloss.cuda.loops import check_labels, ctc, elementwise, indexing, multilabel, pairwise, rowwise
 from fastloss.cuda.views import F64, real_of
 from fastloss.define.point_maths import kept
-from fastloss.runtime.compile import Launch
-from fastloss.runtime.plans import KernelPlan, count_present
+from fastloss.runtime.plans import KernelPlan
 
 # Streams whose workspaces are kept; then all are forgotten, of streams that are no more among them.
 MOST_WORKSPACES = 64
@@ -47,7 +44,6 @@ class Backend:
         self.rowwise = functools.partial(rowwise.run, self)
         self.adds_products, self.multiplies_bfloat16 = space.adds_products, space.multiplies_bfloat16
         self.ctc = functools.partial(ctc.run, self)
-        self.label_sets = functools.partial(label_sets.run, self)
         self._workspaces: dict[int, DeviceArray] = {}
 
     @property
@@ -95,12 +91,7 @@ class Backend:
         self, point: Any, operands: tuple[Any, ...], results: tuple[Any, ...], shape: tuple[int, int]
     ) -> KernelPlan:
         """Plan a loss of listed classes, see :func:`fastloss.cpu.loops.multilabel.plan`."""
-
-        def code(x: Any, target: Any, upstream: Any, *rest: Any) -> Any:
-            values, gradient, scale, divisor, check, *_ = rest
-            return self.label_sets(point, x, target, upstream, scale, divisor, shape, check, values, gradient)
-
-        return _planned(code, operands, self.flat, labelled=True)
+        return multilabel.plan(self, point, operands, results, shape)
 
     # -- memory ---------------------------------------------------------------------------------------------------
 
@@ -272,11 +263,3 @@ class Backend:
     def sum_to(self, view: DeviceArray, shape: tuple[int, ...]) -> DeviceArray:
         """Return the sum over the axes along which an array of `shape` was broadcast to that of `view`."""
         return memory.sum_to(self, view, shape)
-
-
-def _planned(
-    code: Callable[..., Any], operands: tuple[Any, ...], read: Callable[[Any], Any], labelled: bool = False
-) -> KernelPlan:
-    """Return the plan of a loop that decides by itself how it is launched."""
-    reads = (read,) * count_present(operands)
-    return KernelPlan(Launch(code, no_queue), reads, numbers_of, labelled, divided=True)

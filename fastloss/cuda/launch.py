@@ -53,16 +53,21 @@ class Kernel:
                 self._simulated = cuda.jit(_quiet(self.body))
             self._simulated[blocks, self.threads](*[_simulated(argument, real.type) for argument in args])
             return None
-        kinds: list[Any] = [real, device.ordinal]
         values: list[Any] = []
+        loaded = self.loaded(device, real, args, values)
+        loaded.start(device, blocks, values)
+        return loaded
+
+    def loaded(self, device: Any, real: Any, args: tuple[Any, ...], values: list[Any]) -> Loaded:
+        """Return the kernel for arguments of the types of `args`, whose numbers are appended to `values`."""
+        kinds: list[Any] = [real, device.ordinal]
         _flatten(args, kinds, values)
         key = tuple(kinds)
-        with device.activated():
-            loaded = self._loaded.get(key)
-            if loaded is None:
-                loaded = self._load(key, real, args)
-            loaded.start(device, blocks, values)
-        return loaded
+        found = self._loaded.get(key)
+        if found is None:
+            with device.activated():
+                found = self._load(key, real, args)
+        return found
 
     def signature(self, real: Any, args: tuple[Any, ...]) -> Any:
         """Return the signature of the kernel for launch arguments."""
@@ -142,18 +147,14 @@ def prepared(
 ) -> Callable[[Sequence[Any]], None]:
     """Return what repeats a launch with other addresses and numbers, which it is given without the tuples around them.
 
-    The first one loads the kernel, and looks at the type of every argument; those after it do not. Of the arrays in
-    `args` nothing but their dtypes is kept.
+    Of the arrays in `args` nothing but their dtypes is kept.
     """
-    like, launch = with_values(args, repeat(0)), None
+    if not SIMULATED:
+        return kernel.loaded(device, real, args, []).starter(device, blocks)
+    like = with_values(args, repeat(0))
 
     def start(values: Sequence[Any]) -> None:
-        nonlocal launch
-        if launch is not None:
-            launch(values)
-        else:
-            loaded = kernel.launch(device, blocks, real, *with_values(like, iter(values)))
-            launch = None if loaded is None else loaded.starter(device, blocks)
+        kernel.launch(device, blocks, real, *with_values(like, iter(values)))
 
     return start
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from operator import and_
 from typing import Any, NamedTuple
@@ -14,12 +15,12 @@ from fastloss.cuda.launch import Kernel, prepared
 from fastloss.runtime.compile import Launch
 from fastloss.runtime.plans import KernelPlan, count_present
 
-# Runs a loop given the addresses of its arrays, the scale of the derivatives, a divisor, and whether to check labels;
-# returns the reduced value as an array of the library.
-At = Callable[[tuple[int, ...], float, Any, bool], Any]
+# Runs a loop given the addresses of its arrays, and whether to check labels; returns the reduced value as an array of
+# the library, None where values are a result, and before it, where there are labels, the place of a bad one or -1.
+At = Callable[[tuple[int, ...], bool], Any]
 
-# Given the scale and a divisor, returns what runs a loop given addresses and whether to check labels.
-Bound = Callable[[float, Any], Callable[[tuple[int, ...], bool], Any]]
+# Given the scale of the derivatives and a divisor, returns what runs a loop.
+Bound = Callable[[float, Any], At]
 
 # Says of the addresses of a loop's arrays which of two forms its launch has.
 Look = Callable[[tuple[int, ...]], bool]
@@ -60,11 +61,17 @@ def _no_room() -> DeviceArray:
     return _NOWHERE
 
 
-# Runs a launch with the addresses of its arrays, its parameters, the factor of the derivatives, and a divisor.
-Run = Callable[[tuple[int, ...], tuple[float, ...], float, Any], Any]
+def factor_of(scale: float, divisor: Any) -> float:
+    """Return the factor of the derivatives; a divisor on the device is left to the kernel."""
+    return scale if type(divisor) is DeviceArray else scale / divisor if divisor else math.nan
 
 
-def _divisor(divisor: Any) -> tuple[Any, tuple[Any, ...]]:
+# Runs a launch with the addresses of its arrays, the parameters and the factor of the derivatives, and a divisor as
+# `divisor_of` has looked at it.
+Run = Callable[[tuple[int, ...], tuple[float, ...], Any, tuple[Any, ...]], Any]
+
+
+def divisor_of(divisor: Any) -> tuple[Any, tuple[Any, ...]]:
     """Return the dtype of a divisor if it lies on the device, and the numbers that a kernel is given for it."""
     return (divisor.dtype, (divisor.pointer, 1.0)) if type(divisor) is DeviceArray else (None, (float(divisor),))
 
@@ -84,20 +91,13 @@ class Looping:
         self._arrays = tuple([a if type(a) is tuple else like(a.dtype) for a in arrays])
         self._launches: dict[Any, Any] = {}  # by form and the dtype of a divisor on the device
 
-    def __call__(self, pointers: tuple[int, ...], params: tuple[float, ...], factor: float, divisor: Any) -> Any:
-        """Run once; return the reduced value as an array of the library, or None where values are a result."""
-        return self.run(pointers, (*params, factor), *_divisor(divisor))
-
-    def bound(self, params: tuple[float, ...], factor: float, divisor: Any) -> Callable[[tuple[int, ...], bool], Any]:
-        """Return what runs with these numbers.
-
-        It is given addresses, and whether to check labels, of which there are none.
-        """
-        run, numbers, by = self.run, (*params, factor), _divisor(divisor)
+    def bound(self, params: tuple[float, ...], scale: float, divisor: Any) -> At:
+        """Return what runs with these numbers, and has no labels to check."""
+        run, numbers, by = self.run, (*params, factor_of(scale, divisor)), divisor_of(divisor)
         return lambda pointers, check: run(pointers, numbers, *by)
 
     def run(self, pointers: tuple[int, ...], numbers: tuple[float, ...], counted: Any, by: tuple[Any, ...]) -> Any:
-        """Run once, with parameters and the factor as `numbers`, and a divisor that :func:`_divisor` has looked at."""
+        """Run once; see :data:`Run`."""
         form = self._look(pointers), counted
         launch = self._launches.get(form)
         if launch is None:
@@ -137,21 +137,19 @@ def never(pointers: tuple[int, ...]) -> bool:
     return False
 
 
-def plan_of(device: Any, at: At, reads: tuple[Any, ...], bound: Bound | None = None, **rest: bool) -> KernelPlan:
-    """Return the plan of a loop of five operands and five results; `reads` may copy operands."""
+def plan_of(device: Any, bound: Bound, reads: tuple[Any, ...], arrays: int = 10, **rest: bool) -> KernelPlan:
+    """Return the plan of a loop of so many operands and results; `reads` may copy operands."""
     labelled, view = rest.get("labelled", False), device.space.view
 
     def code(*args: Any) -> Any:
-        found = at(addresses(args[:10]), *args[10:13])
+        scale, divisor, check = args[arrays : arrays + 3]
+        found = bound(scale, divisor)(addresses(args[:arrays]), check)
         bad, value = found if labelled else (-1, found)
         value = None if value is None else view(value, "value")
         return (bad, value) if labelled else value
 
-    def binding(scale: float, divisor: Any) -> Any:
-        return lambda pointers, check: at(pointers, scale, divisor, check)
-
-    bound = (bound or binding) if all(read is itself for read in reads) else None
-    return KernelPlan(Launch(code, no_queue), reads, numbers_of, divided=True, bound=bound, **rest)
+    direct = bound if all(read is itself for read in reads) else None
+    return KernelPlan(Launch(code, no_queue), reads, numbers_of, divided=True, bound=direct, **rest)
 
 
 def run_once(plan: KernelPlan, operands: tuple[Any, ...], results: tuple[Any, ...], *numbers: Any) -> Any:

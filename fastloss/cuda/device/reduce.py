@@ -25,7 +25,6 @@ from llvmlite import ir
 from fastloss.cuda.device.block import WARP, added, block, blocks, over, simulated, thread, threads
 from fastloss.cuda.device.memory import load, load_or, store
 from fastloss.cuda.device.numba_cuda import SIMULATED, cuda, emits, jitable, overload, types
-from fastloss.cuda.device_array import DeviceArray
 
 # Threads of a block. The simulator runs a Python thread for each.
 THREADS = 8 if SIMULATED else 256
@@ -160,42 +159,8 @@ def _overloaded(partials, total, counted, divisor):
     return deliver
 
 
-class Total:
-    """The reduced value of a launch: where it goes, and what the sum of the blocks is divided by.
-
-    Attributes
-    ----------
-    arguments
-        What a kernel hands to :func:`deliver`.
-    """
-
-    def __init__(self, device: Any, grid: int, real: Any, wanted: bool, divisor: Any) -> None:
-        """Take memory for `grid` blocks; `divisor` is a number or a device scalar."""
-        counted, number = (divisor, 1.0) if type(divisor) is DeviceArray else ((), float(divisor))
-        self._result = device.scalar(real) if wanted else None
-        partials = (self._result, *places_in(device.workspace(grid), real)) if wanted else ()
-        self.arguments = (partials, counted, number)
-
-    def result(self) -> Any:
-        """Return the value as a device scalar, None if nobody wants it."""
-        return self._result
-
-    def owner(self) -> Any:
-        """Return the value as an array of the library, None if nobody wants it."""
-        return None if self._result is None else self._result.owner
-
-
 # Bytes in front of the sums in a workspace: the counter, and what keeps the sums aligned.
 COUNTER = 16
-
-
-def places_in(workspace: Any, real: Any) -> tuple[DeviceArray, DeviceArray]:
-    """Return where the sums of blocks are in memory that is kept for them, and the counter."""
-    base = workspace.pointer
-    return (
-        DeviceArray(base + COUNTER, (0,), real, workspace),
-        DeviceArray(base, (1,), U32, workspace),
-    )
 
 
 def grid_of(work: int, threads: int, each: int = 1) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -97,33 +97,32 @@ def plan(device: Any, real: Any, target: DeviceArray, weight: Any, columns: int,
     arguments, make, room = ending(device, grid, real)
     maker = device.maker((grid,), I64)
     make_firsts, address = maker.bare, maker.address
-    starts = [
-        prepared(_kernel(), device, grid, real, (like(target.dtype), weight, *numbers, firsts, *arguments))
-        for firsts in ((), like(I64))
-    ]
+    labels = like(target.dtype)
+
+    @functools.cache
+    def start(check: bool) -> Callable[[Sequence[Any]], None]:
+        args = (labels, weight, *numbers, like(I64) if check else (), *arguments)
+        return prepared(_kernel(), device, grid, real, args)
 
     def look(pointers: tuple[int, ...], check: bool) -> tuple[int, DeviceArray]:
         counted, space = make(), room().pointer
         end = (counted.pointer, space + COUNTER, space, 1.0)
         if not check:
-            starts[0]((*pointers, *numbers, *end))
+            start(False)((*pointers, *numbers, *end))
             return -1, counted
         firsts = make_firsts()
         place = address(firsts)
-        starts[1]((*pointers, *numbers, place, *end))
-        if grid == 1:
-            first = read_integer(device, place)
-        else:
-            first = first_of(device, real, DeviceArray(place, (grid,), I64, firsts), grid)
+        start(True)((*pointers, *numbers, place, *end))
+        first = first_of(device, real, place, grid)
         return (first if first < count else -1), counted
 
     return look
 
 
-def first_of(device: Any, real: Any, firsts: DeviceArray, size: int) -> int:
-    """Return the smallest of the integers that blocks have found; waits for the device."""
-    result = firsts
-    if size > 1:
-        result = device.scratch(1, I64)
-        _first_kernel().launch(device, 1, real, firsts, result, size)
+def first_of(device: Any, real: Any, place: int, size: int) -> int:
+    """Return the smallest of so many integers, which blocks have left at an address; waits for the device."""
+    if size == 1:
+        return read_integer(device, place)
+    result = device.scratch(1, I64)
+    _first_kernel().launch(device, 1, real, DeviceArray(place, (size,), I64, None), result, size)
     return read_integer(device, result.pointer)

@@ -148,7 +148,7 @@ def run(
         grid = grid_of(size, THREADS)
         firsts = device.scratch(grid, I64)
         _survey().launch(device, grid, real, labels, begins, labels_of, most_labels, classes, size, firsts)
-        strange = first_of(device, real, firsts, grid)
+        strange = first_of(device, real, firsts.pointer, grid)
         if strange < size:
             return int(starts[strange // most_labels]) + strange % most_labels, None
 

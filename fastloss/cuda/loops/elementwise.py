@@ -7,7 +7,6 @@ strides along three axes that travel as launch arguments.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -183,18 +182,8 @@ def plan(
     numbers = tuple([float(p) for p in params])
     launch = Looping(device, real, arrays, len(numbers), look, form)
 
-    def at(pointers: tuple[int, ...], scale: float, divisor: Any, check: bool) -> Any:
-        return launch(pointers, numbers, factor_of(scale, divisor), divisor)
-
-    def bound(scale: float, divisor: Any) -> Callable[[tuple[int, ...], bool], Any]:
-        return launch.bound(numbers, factor_of(scale, divisor), divisor)
-
-    return plan_of(device, at, (device.flat if copies else itself,) * count_present(operands), bound, raw=not copies)
-
-
-def factor_of(scale: float, divisor: Any) -> float:
-    """Return the factor of the derivatives; a divisor on the device is left to the kernel."""
-    return scale if type(divisor) is DeviceArray else scale / divisor if divisor else math.nan
+    reads = (device.flat if copies else itself,) * count_present(operands)
+    return plan_of(device, functools.partial(launch.bound, numbers), reads, raw=not copies)
 
 
 def run(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,13 @@ import numpy as np
 from fastloss.cuda.device.block import WARP, added, block, blocks, meet, minimum, over, thread, threads
 from fastloss.cuda.device.memory import label_at, load, load_or, present, store
 from fastloss.cuda.device.numba_cuda import SIMULATED, jitable
-from fastloss.cuda.device.reduce import THREADS, Total, deliver, grid_of
-from fastloss.cuda.launch import Kernel
+from fastloss.cuda.device.reduce import THREADS, deliver, grid_of
+from fastloss.cuda.device_array import DeviceArray, like
+from fastloss.cuda.launch import Kernel, prepared
 from fastloss.cuda.loops.check_labels import first_of
+from fastloss.cuda.planned import At, Form, Looping, divisor_of, factor_of, itself, never, plan_of
 from fastloss.cuda.views import real_of
+from fastloss.runtime.plans import KernelPlan
 
 I64 = np.dtype(np.int64)
 
@@ -63,7 +67,10 @@ def kernel(point: Any, lanes: int) -> Kernel:
     """Return the kernel with `lanes` threads for each row."""
     sum_over, total_over, settle = over(added, lanes), over(added, THREADS), meet(lanes)
 
-    def label_sets(x, y, upstream, values, d0, scratch, factor, count, columns, partials, counted, divisor):
+    def label_sets(
+        x, _t, y, _weight, upstream, values, d0, scratch, _d2, _second,
+        params, factor, count, columns, partials, counted, divisor,
+    ):  # fmt: skip
         T = type(factor)
         lane = thread() % lanes
         groups = threads() // lanes
@@ -124,39 +131,56 @@ def kernel(point: Any, lanes: int) -> Kernel:
     return Kernel(f"label_sets_{lanes}_{point.__name__}", label_sets, THREADS)
 
 
-def run(
-    device: Any,
-    point: Any,
-    x: Any,
-    target: Any,
-    upstream: Any,
-    scale: float,
-    divisor: float,
-    shape: tuple[int, int],
-    check: bool,
-    values: Any,
-    grad: Any,
-) -> tuple[int, Any]:
-    """Run a loss of listed and unlisted entries; only the check of the classes waits for the device.
+def plan(
+    device: Any, point: Any, operands: tuple[Any, ...], results: tuple[Any, ...], shape: tuple[int, int]
+) -> KernelPlan:
+    """Plan a loss of listed and unlisted entries, see :func:`fastloss.cpu.loops.multilabel.plan`.
 
-    The parameters are those of :func:`fastloss.cpu.loops.multilabel.run`; the value is a device scalar.
+    The reduced value is a device scalar. Only the check of the classes waits for the device.
     """
-    count, columns = shape
+    (count, columns), (x, target, upstream), (values, gradient) = shape, operands, results
     real = real_of(x.dtype)
-    if check:
-        grid = grid_of(count, THREADS)
-        firsts = device.scratch(grid, I64)
-        _survey_kernel().launch(device, grid, real, target, firsts, count, columns)
-        strange = first_of(device, real, firsts, grid)
-        if strange < count * columns:
-            return strange, None
     lanes = WARP if columns <= WARP_UP_TO else THREADS
     groups = THREADS // lanes
     grid = min(grid_of(count * lanes, THREADS, columns), max(1, SCRATCH // (2 * columns * groups)))
-    scratch = device.scratch(grid * groups * 2 * columns, real)
-    total = Total(device, grid, real, values == (), divisor)
-    kernel(point, lanes).launch(
-        device, grid, real, x, target, upstream, values, grad, scratch, scale / divisor, count, columns,
-        *total.arguments,
-    )
-    return -1, total.result()
+    maker = device.maker((grid * groups * 2 * columns,), real)
+    make, address = maker.bare, maker.address
+    arrays = (x, (), target, (), upstream, values, gradient, like(real), (), ())
+    form = Form(kernel(point, lanes), grid, (count, columns))
+    run = Looping(device, real, arrays, 0, never, lambda second: form).run
+    survey = _surveying(device, real, target, shape)
+
+    def bound(scale: float, divisor: Any) -> At:
+        numbers, by = (factor_of(scale, divisor),), divisor_of(divisor)
+
+        def at(pointers: tuple[int, ...], check: bool) -> tuple[int, Any]:
+            if check:
+                bad = survey(pointers[1])
+                if bad < count * columns:
+                    return bad, None
+            scratch = make()
+            return -1, run((*pointers, address(scratch)), numbers, *by)
+
+        return at
+
+    reads = tuple([itself if a.is_contiguous() else device.flat for a in operands if type(a) is not tuple])
+    return plan_of(device, bound, reads, arrays=5, labelled=True)
+
+
+def _surveying(device: Any, real: Any, target: DeviceArray, shape: tuple[int, int]) -> Callable[[int], int]:
+    """Return what finds, given an address, the first entry that is no class and ends no list; it waits for the device.
+
+    Where there is none that is the number of entries.
+    """
+    grid = grid_of(shape[0], THREADS)
+    start = prepared(_survey_kernel(), device, grid, real, (like(target.dtype), like(I64), *shape))
+    maker = device.maker((grid,), I64)
+    make, address = maker.bare, maker.address
+
+    def look(pointer: int) -> int:
+        firsts = make()
+        place = address(firsts)
+        start((pointer, place, *shape))
+        return first_of(device, real, place, grid)
+
+    return look

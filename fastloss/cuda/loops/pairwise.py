@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 from fastloss.cuda.device.block import added, anyone, block, blocks, maximum, meet, over, thread, threads
@@ -16,7 +15,6 @@ from fastloss.cuda.device.numba_cuda import SIMULATED, jitable
 from fastloss.cuda.device.packs import filled, spread, total_of
 from fastloss.cuda.device.reduce import THREADS, deliver, grid_of
 from fastloss.cuda.launch import Kernel
-from fastloss.cuda.loops.elementwise import factor_of
 from fastloss.cuda.planned import Form, Looping, itself, never, plan_of, unaligned
 from fastloss.cuda.views import real_of
 from fastloss.define.descriptions import PairMaths
@@ -187,11 +185,5 @@ def plan(
     look = unaligned(widest, packed) if widest > 1 else never
     launch = Looping(device, real_of(first.dtype), arrays, len(numbers), look, form)
 
-    def at(pointers: tuple[int, ...], scale: float, divisor: Any, check: bool) -> Any:
-        return launch(pointers, numbers, factor_of(scale, divisor), divisor)
-
-    def bound(scale: float, divisor: Any) -> Callable[[tuple[int, ...], bool], Any]:
-        return launch.bound(numbers, factor_of(scale, divisor), divisor)
-
     reads = tuple([itself if a.is_contiguous() else device.flat for a in operands if type(a) is not tuple])
-    return plan_of(device, at, reads, bound)
+    return plan_of(device, functools.partial(launch.bound, numbers), reads)

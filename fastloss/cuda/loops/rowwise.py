@@ -12,6 +12,7 @@ and value at place r.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -22,7 +23,19 @@ from fastloss.cuda.loops import check_labels
 from fastloss.cuda.loops.rowwise_memory import LONG, memory_kernel
 from fastloss.cuda.loops.rowwise_registers import layout_of, register_kernel
 from fastloss.cuda.loops.rowwise_target_only import gather_kernel
-from fastloss.cuda.planned import Form, Looping, Run, itself, never, plan_of, run_once, unaligned
+from fastloss.cuda.planned import (
+    At,
+    Form,
+    Looping,
+    Run,
+    divisor_of,
+    factor_of,
+    itself,
+    never,
+    plan_of,
+    run_once,
+    unaligned,
+)
 from fastloss.cuda.views import real_of
 from fastloss.define.descriptions import RowMaths
 from fastloss.runtime.plans import KernelPlan, count_present
@@ -46,28 +59,33 @@ def plan(
     """
     x, arrays, columns = operands[0], (*operands, *results), shape[1]
     real, numbers = real_of(x.dtype), () if params is None else tuple([float(p) for p in params])
-    launch = _launching(device, maths, real, arrays, 1 if params is None else len(params), shape, ignore_index)
+    run = _launching(device, maths, real, arrays, 1 if params is None else len(params), shape, ignore_index)
     survey: Any = None
     if maths.indexed:
         survey = check_labels.plan(device, real, operands[2], operands[3], columns, ignore_index)
     labels = slice(count_present(operands[:2]), count_present(operands[:4]))  # and the weights of classes
 
-    def at(pointers: tuple[int, ...], scale: float, by: Any, check: bool) -> tuple[int, Any]:
-        if check or by == 0:
-            strange, counted = survey(pointers[labels], check)
-            if strange >= 0:
-                return strange, None
-            if by == 0:
-                return -1, launch(pointers, numbers, scale, counted)
-        return -1, launch(pointers, numbers, scale if type(by) is DeviceArray else scale / by, by)
+    def bound(scale: float, divisor: Any) -> At:
+        counts = type(divisor) is not DeviceArray and divisor == 0  # divided by the weight of the rows that count
+        by = divisor_of(divisor)
+        # A map of rows has one parameter, the factor of its derivative.
+        given = (scale, 1.0) if params is None else (*numbers, scale if counts else factor_of(scale, divisor))
+        if not maths.indexed:
+            return lambda pointers, check: (-1, run(pointers, given, *by))
 
-    def without_labels(pointers: tuple[int, ...], scale: float, by: Any, check: bool) -> tuple[int, Any]:
-        if params is None:  # a map of rows, whose parameter is the factor
-            return -1, launch(pointers, (scale,), 1.0, 1)
-        return -1, launch(pointers, numbers, scale if type(by) is DeviceArray else scale / by, by)
+        def at(pointers: tuple[int, ...], check: bool) -> tuple[int, Any]:
+            if check or counts:
+                bad, counted = survey(pointers[labels], check)
+                if bad >= 0:
+                    return bad, None
+                if counts:
+                    return -1, run(pointers, given, counted.dtype, (counted.pointer, 1.0))
+            return -1, run(pointers, given, *by)
+
+        return at
 
     reads = tuple([itself if a.is_contiguous() else device.flat for a in operands if type(a) is not tuple])
-    return plan_of(device, at if maths.indexed else without_labels, reads, labelled=True)
+    return plan_of(device, bound, reads, labelled=True)
 
 
 def _launching(
@@ -79,7 +97,7 @@ def _launching(
     shape: tuple[int, int, int],
     ignore: int,
 ) -> Run:
-    """Return what launches a row loss over `arrays` like these, and returns the reduced value."""
+    """Return what launches a row loss over `arrays` like these."""
     (outer, columns, inner), itemsize = shape, arrays[0].itemsize
     count, first = outer * inner, count_present(arrays[:6])
     widest = 1 if inner > 1 else math.gcd(columns, WIDEST // itemsize)
@@ -88,7 +106,7 @@ def _launching(
     # Terms and second derivatives take the entries beside their exponentials; those of float64 need as many more.
     copies = (1 + (maths.terms is not None or type(arrays[9]) is not tuple)) * (real.itemsize // 4) ** 2
 
-    def gather(replaces: bool) -> Form:
+    def gather(replaces: bool, second: bool) -> Form:
         sizes = (count, columns, inner, ignore, int(replaces))
         return Form(gather_kernel(maths), grid_of(count, THREADS), sizes)
 
@@ -103,19 +121,24 @@ def _launching(
         return Form(memory_kernel(maths, lanes, width), grid, sizes)
 
     if not maths.sparse:
-        return Looping(device, real, arrays, params, misaligned, group)
+        return Looping(device, real, arrays, params, misaligned, group).run
     # Zeros first, but where the gradient lies over the input: there an entry is read before zeros take its place.
     size = math.prod(shape)
     zeros = [device.filling(size, a.dtype) for a in arrays[6:] if type(a) is not tuple]
-    gathered = Looping(device, real, arrays, params, lambda pointers: pointers[0] in pointers[first:], gather)
+    replacing, gathering = (
+        Looping(device, real, arrays, params, never, functools.partial(gather, replaces)).run
+        for replaces in (True, False)
+    )
 
-    def fill_and_gather(pointers: tuple[int, ...], numbers: tuple[float, ...], factor: float, by: Any) -> Any:
-        if pointers[0] not in pointers[first:]:
-            for fill, pointer in zip(zeros, pointers[first:], strict=True):
-                fill((pointer, 0.0, size))
-        return gathered(pointers, numbers, factor, by)
+    def gathered(pointers: tuple[int, ...], numbers: tuple[float, ...], counted: Any, by: tuple[Any, ...]) -> Any:
+        written = pointers[first:]
+        if pointers[0] in written:
+            return replacing(pointers, numbers, counted, by)
+        for fill, pointer in zip(zeros, written, strict=True):
+            fill((pointer, 0.0, size))
+        return gathering(pointers, numbers, counted, by)
 
-    return fill_and_gather
+    return gathered
 
 
 def run(
