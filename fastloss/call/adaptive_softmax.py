@@ -56,7 +56,7 @@ def plan(planning: Planning, job: Clustered) -> Plan:
     _flatten(planning, layers)
     outputs = Outputs(planning, arguments, None)
     outputs.want_values(rows, mode.value)
-    scale, _ = planning.upstream(True, ())
+    scale, _ = planning.take_grad_output(True, ())
     outputs.check_read(target=target)
     outputs.detach(operands)
     count = math.prod(rows)

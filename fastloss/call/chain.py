@@ -186,12 +186,12 @@ class _Node:
             if name not in job.record.differentiable:
                 raise ValueError(f"{job.record.name} is not differentiable with respect to {name!r}")
 
-    def run(self, upstream: Any, totals: Totals, value: bool = True, out: Any = None) -> Any:
+    def run(self, grad_output: Any, totals: Totals, value: bool = True, out: Any = None) -> Any:
         """Add the gradients, times an upstream one, to the totals, and return the value where it is asked for."""
         for name, node in self.inner.items():
             self.given[name] = node.value()
         mode = Mode(value, self.wrt, single=False)
-        result = self.part(self.record, mode).run((), self.given, Request(mode, upstream, None, out))
+        result = self.part(self.record, mode).run((), self.given, Request(mode, grad_output, None, out))
         if not self.wrt:
             return result
         value_found, grads = result if value else (None, result)
@@ -222,12 +222,12 @@ class _SumNode:
         self.terms = [(weight, _node_of(loss, part, wanted, arithmetic)) for weight, loss in job.terms]
         self.wrt = any(node.wrt for _, node in self.terms)
 
-    def run(self, upstream: Any, totals: Totals, value: bool = True, out: Any = None) -> Any:
+    def run(self, grad_output: Any, totals: Totals, value: bool = True, out: Any = None) -> Any:
         """Add the gradients, times an upstream one, to the totals, and return the value where it is asked for."""
         values = []
         for weight, node in self.terms:
             if node.wrt or value:
-                values.append(node.run(self.arithmetic.scaled(upstream, weight) if node.wrt else None, totals, value))
+                values.append(node.run(self.arithmetic.scaled(grad_output, weight) if node.wrt else None, totals, value))
         return self._joined(values, out) if value else None
 
     def value(self) -> Any:

@@ -53,15 +53,15 @@ def plan(planning: Planning, job: Alignment) -> Plan:
     outputs = Outputs(planning, (Argument(job.log_probs, x), Argument(job.targets, targets)), shape)
     results = (samples,) if len(shape) == 3 else ()
     outputs.want_values(results, each and mode.value)
-    scale, upstream = planning.upstream(not each, results)
-    outputs.check_read(grad_output=upstream)
+    scale, grad_output = planning.take_grad_output(not each, results)
+    outputs.check_read(grad_output=grad_output)
     if planning.weighing is not None:
         planning.weighing.layout = RowLayout(times, samples, classes)
         if by_length:
             planning.weighing.factors = _shares(planning, lengths[1], outputs.real)
         by_length, divisor = False, 1
     read_x, read_labels, read_upstream = (
-        planning.reader(operand, backend.flat) for operand in (job.log_probs, job.targets, upstream)
+        planning.reader(operand, backend.flat) for operand in (job.log_probs, job.targets, grad_output)
     )
     zero_infinity, empty_mean = bool(job.zero_infinity), planning.empty_mean
 

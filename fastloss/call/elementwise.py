@@ -76,16 +76,16 @@ def plan(planning: Planning, job: Elementwise) -> Plan:
         spreads.append(spread)
     outputs = Outputs(planning, arguments, shape)
     outputs.want_values(shape, each and mode.value)
-    scale, upstream = planning.upstream(not each, shape)
-    outputs.check_read(weight=w, grad_output=upstream)
+    scale, grad_output = planning.take_grad_output(not each, shape)
+    outputs.check_read(weight=w, grad_output=grad_output)
     missing = 3 - len(views)
-    operands = (*[argument.operand for argument in arguments], *(None,) * missing, w, upstream)
+    operands = (*[argument.operand for argument in arguments], *(None,) * missing, w, grad_output)
     spread_views = [backend.broadcast(view, shape) for view in views]
     read_views = (
         *spread_views,
         *(ABSENT,) * missing,
         ABSENT if w is None else backend.broadcast(w.view, shape),
-        ABSENT if upstream is None else upstream.view,
+        ABSENT if grad_output is None else grad_output.view,
     )
     if size == 0:
         kernel = nothing(planning.empty_mean)

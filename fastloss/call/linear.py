@@ -79,7 +79,7 @@ def plan(planning: Planning, job: Projected) -> Plan:
     each = rows.reduction == "none"
     outputs = Outputs(planning, arguments, None)
     outputs.want_values(results, each and planning.mode.value)
-    scale, upstream = planning.upstream(not each, results)
+    scale, grad_output = planning.take_grad_output(not each, results)
     counted = not soft and rows.mean == "weights" and rows.reduction == "mean"
     if counted:
         set_counts(planning, job.rows, given[_TARGET], x.dtype, valid, target if numbered is not None else None)
@@ -90,11 +90,11 @@ def plan(planning: Planning, job: Projected) -> Plan:
     elif callable(by) or planning.mode.partial:
         job = job._replace(rows=rows._replace(reduction="sum"))
     labels, class_weights = (None, None) if soft else (given[_TARGET], rows.weight)
-    outputs.check_read(target=labels, weight=class_weights, grad_output=upstream)
+    outputs.check_read(target=labels, weight=class_weights, grad_output=grad_output)
     # Rows of the input and class probabilities are read no more when their gradient is written; all else is.
     outputs.detach(list(given), (_INPUT, _TARGET))
     run = _Run(planning, job, soft, real, scale)
-    readers = [planning.reader(operand, planning.space.backend.flat) for operand in (*given, upstream)]
+    readers = [planning.reader(operand, planning.space.backend.flat) for operand in (*given, grad_output)]
     if numbered is not None:
         readers[_TARGET] = lambda arrays: target
 
@@ -168,7 +168,7 @@ class _Run:
                 if gradient is not ABSENT:
                     backend.fill(gradient, 0.0)
             return math.nan if self.averages else 0.0
-        x, w, target, bias, class_weight, upstream = read
+        x, w, target, bias, class_weight, grad_output = read
         labels, operand = (ABSENT, target) if self.soft else (target, ABSENT)
         scale = (self.scale(arrays, request) if callable(self.scale) else self.scale) / divisor
         x, w = x.reshape((self.batch, self.features)), w.reshape((self.whole, self.features))
@@ -177,7 +177,7 @@ class _Run:
             bias = bias if bias is ABSENT else bias[: self.columns]
             class_weight = class_weight if class_weight is ABSENT else class_weight[: self.classes]
         bias = bias if bias is ABSENT else in_type(backend, bias, self.real)
-        of_rows = (operand, labels, class_weight, upstream)
+        of_rows = (operand, labels, class_weight, grad_output)
         if self.at_once:
             total = self._at_once(x, w, bias, of_rows, scale, values, grads)
         else:
@@ -239,7 +239,7 @@ class _Run:
     ) -> Any:
         """Compute chunk by chunk, when all labels have been checked and counted."""
         backend, real, count = self.backend, self.real, self.count
-        operand, labels, class_weight, upstream = of_rows
+        operand, labels, class_weight, grad_output = of_rows
         divisor = self._divisor(labels, class_weight)
         by: Any = divisor
         if isinstance(divisor, float | int):
@@ -270,7 +270,7 @@ class _Run:
             places = slice(start * self.positions, stop * self.positions)
             entries = slice(start * self.columns, stop * self.columns)
             d_weight = backend.empty((chunk.size,), real) if doubled else ABSENT
-            operands = (part(operand, entries), part(labels, places), class_weight, part(upstream, places))
+            operands = (part(operand, entries), part(labels, places), class_weight, part(grad_output, places))
             if found:
                 written = [one[places] for one in found]
                 self.numbers.write(written, chunk.reshape(-1), operands[1], (stop - start, *self.shape))

@@ -36,17 +36,17 @@ def plan(planning: Planning, job: LabelSets) -> Plan:
     each = job.reduction == "none"
     outputs = Outputs(planning, (Argument(job.input, x),), shape, last=moved, flat_hessian=True)
     outputs.want_values(rows, each and mode.value)
-    scale, upstream = planning.upstream(not each, rows)
-    outputs.check_read(target=job.target, grad_output=upstream)
+    scale, grad_output = planning.take_grad_output(not each, rows)
+    outputs.check_read(target=job.target, grad_output=grad_output)
     divisor = planning.over(count) if job.reduction == "mean" else 1
     if planning.weighing is not None:
         planning.weighing.layout, divisor = RowLayout(columns), 1
-    operands = (job.input, job.target, upstream)
+    operands = (job.input, job.target, grad_output)
     if count == 0:
         kernel = nothing(planning.empty_mean, labelled=True)
     else:
         rowwise = (x, target) if read is None else (read(x), read(target))
-        seen = (*rowwise, ABSENT if upstream is None else upstream.view)
+        seen = (*rowwise, ABSENT if grad_output is None else grad_output.view)
         kernel = backend.plan_multilabel(job.point, seen, outputs.samples(2), (count, columns))
     reads = reads_of(operands, (read, read, None), kernel.reads)
     bad_label = bad_label_of(backend, job.target, shape, columns)

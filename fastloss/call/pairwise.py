@@ -43,13 +43,13 @@ def plan(planning: Planning, job: Pairwise) -> Plan:
     outputs = Outputs(planning, arguments, shape, last=moved)
     kept_results = tuple([1 if k in axes else n for k, n in enumerate(shape)]) if job.keepdim else results
     outputs.want_values(kept_results, each and mode.value)
-    scale, upstream = planning.upstream(not each, kept_results)
-    outputs.check_read(target=job.target, grad_output=upstream)
+    scale, grad_output = planning.take_grad_output(not each, kept_results)
+    outputs.check_read(target=job.target, grad_output=grad_output)
     divisor = planning.over(count) if job.reduction == "mean" else 1
     if planning.weighing is not None:
         planning.weighing.layout, divisor = RowLayout(columns), 1
     missing = (None,) * (3 - len(views))
-    operands: tuple[Operand | None, ...] = (*job.arrays, *missing, job.target, upstream)
+    operands: tuple[Operand | None, ...] = (*job.arrays, *missing, job.target, grad_output)
     spreading = (*spreads, *missing, spread_label, None)
     if count == 0:
         kernel = nothing(planning.empty_mean)

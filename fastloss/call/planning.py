@@ -205,14 +205,14 @@ class Planning:
         operand.view = view
         return view
 
-    def upstream(self, reduced: bool, shape: Shape) -> tuple[Scale, Operand | None]:
+    def take_grad_output(self, reduced: bool, shape: Shape) -> tuple[Scale, Operand | None]:
         """Return the upstream gradient as a factor, or what gives it of each call, and as an operand of `shape`."""
         if self.request.grad_output is self.weighing is None:
             return 1.0, None
-        found = self._given_upstream(reduced, shape)
-        return found if self.weighing is None else (1.0, self.weighing.upstream(*found))
+        found = self._given_grad_output(reduced, shape)
+        return found if self.weighing is None else (1.0, self.weighing.take_grad_output(*found))
 
-    def _given_upstream(self, reduced: bool, shape: Shape) -> tuple[Scale, Operand | None]:
+    def _given_grad_output(self, reduced: bool, shape: Shape) -> tuple[Scale, Operand | None]:
         given = self.request.grad_output
         if given is None:
             return 1.0, None

@@ -80,17 +80,17 @@ def plan(planning: Planning, job: Rowwise) -> Plan:
     if planning.weighing is not None:
         planning.weighing.layout = RowLayout(classes, split[2])
         divisor = 1
-    scale, upstream = planning.upstream(not each, results)
+    scale, grad_output = planning.take_grad_output(not each, results)
     class_weight = job.weight if operand is None else None
-    outputs.check_read(target=labels, weight=class_weight, grad_output=upstream, sample_weight=sampled_by)
+    outputs.check_read(target=labels, weight=class_weight, grad_output=grad_output, sample_weight=sampled_by)
     if sampled_by is not None:
-        upstream, maths = sampled_by, maths._replace(sampled=True)
+        grad_output, maths = sampled_by, maths._replace(sampled=True)
 
     ordering = None if innermost is None else outputs.ordered
     spread: Callable[[Any], Any] | None = ordering
     if operand is not None and target.shape != shape:
         spread = chained(lambda view: backend.broadcast(view, shape), ordering)
-    operands = (job.input, operand, labels, job.weight, upstream)
+    operands = (job.input, operand, labels, job.weight, grad_output)
     spreads = (ordering, spread, None, None, spread_weights)
     if count == 0:
         kernel = nothing(planning.empty_mean, labelled=True)
@@ -98,7 +98,7 @@ def plan(planning: Planning, job: Rowwise) -> Plan:
         kernel = nothing(job.empty, labelled=True, fill=backend.fill)  # type: ignore[arg-type]
     else:
         indices, entries = (ABSENT, target) if labels is None else (target, ABSENT)
-        above = ABSENT if upstream is None else upstream.view
+        above = ABSENT if grad_output is None else grad_output.view
         seen = [x, entries if operand is not None else ABSENT, indices, weight, above]
         if spread is not None or spread_weights is not None:
             pairs = zip(seen, spreads, strict=True)
@@ -232,11 +232,11 @@ def plan_map(planning: Planning, job: RowMap) -> Plan:
         split = (split[0] * split[2], split[1], 1)
     outputs = Outputs(planning, (Argument(job.input, x),), shape, innermost=innermost, shift=1)
     outputs.want_values(shape, mode.value, entries=True)
-    scale, upstream = planning.upstream(False, shape)
-    outputs.check_read(grad_output=upstream)
+    scale, grad_output = planning.take_grad_output(False, shape)
+    outputs.check_read(grad_output=grad_output)
 
     ordering = None if innermost is None else outputs.ordered
-    operands = (job.input, upstream, None, None, None)
+    operands = (job.input, grad_output, None, None, None)
     spreads = (ordering, ordering, None, None, None)
     if x.size == 0:
         kernel = nothing(0.0, labelled=True)

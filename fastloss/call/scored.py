@@ -86,9 +86,9 @@ def _plan(planning: Planning, job: Rowwise, scores: Scores) -> Plan:
     divisor = planning.over(0 if counted else count) if averages else 1
     if planning.weighing is not None:
         planning.weighing.layout, divisor = RowLayout(classes, inner), 1
-    scale, upstream = planning.upstream(not each, rows)
-    outputs.check_read(target=labels, weight=job.weight, grad_output=upstream)
-    read_rows = rowwise.reads_of_rows(planning, (job.input, operand, labels, job.weight, upstream))
+    scale, grad_output = planning.take_grad_output(not each, rows)
+    outputs.check_read(target=labels, weight=job.weight, grad_output=grad_output)
+    read_rows = rowwise.reads_of_rows(planning, (job.input, operand, labels, job.weight, grad_output))
     params = representable((*job.params, 1.0 / valid), x.dtype)
     blocks = Blocks(backend, maths, params, scores, (outer, classes, inner), valid, numbers)
     run = blocks.runner()
@@ -192,7 +192,7 @@ class Blocks:
         self, read: Any, values: Any, grads: Any, scale: float, by: Any, found: Sequence[Any]
     ) -> tuple[int, Any]:
         """Compute block by block, when all labels have been checked and counted."""
-        x, operand, labels, weight, upstream = read
+        x, operand, labels, weight, grad_output = read
         backend, (outer, classes, inner) = self.backend, self.split
         if labels is not ABSENT:
             used = weight if weight is ABSENT else weight[: self.valid]
@@ -204,7 +204,7 @@ class Blocks:
         for start, stop in self.bounds:
             rows, entries = slice(start * inner, stop * inner), slice(start * classes * inner, stop * classes * inner)
             of_entries = [one if one is ABSENT else one[entries] for one in (x, operand, *grads)]
-            of_rows = [one if one is ABSENT else one[rows] for one in (labels, upstream, each)]
+            of_rows = [one if one is ABSENT else one[rows] for one in (labels, grad_output, each)]
             part = (*of_entries[:2], of_rows[0], weight, of_rows[1]), of_rows[2], of_entries[2:]
             block = self.planned.get(stop - start) or self._plan(stop - start, *part)
             block(*part, scale, by, False, [one[rows] for one in found])
@@ -245,13 +245,13 @@ class Blocks:
 
     def _used(self, operands: Sequence[Any], given: Split) -> Sequence[Any]:
         """Return the operands behind the logits without the padding of a block of the shape `given`."""
-        probabilities, labels, weight, upstream = operands
+        probabilities, labels, weight, grad_output = operands
         valid = self.valid
         if valid == given[1]:
             return operands
         if probabilities is not ABSENT:
             probabilities = self.backend.flat(_cut(probabilities, given, valid))
-        return probabilities, labels, weight if weight is ABSENT else weight[:valid], upstream
+        return probabilities, labels, weight if weight is ABSENT else weight[:valid], grad_output
 
     def _forward(self, x: Any, given: Split, make: Callable[[], Any]) -> Callable[[Any], Any]:
         """Return what makes the logits that count of those like `x`, flat and in the computing type."""

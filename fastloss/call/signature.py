@@ -203,8 +203,8 @@ def taker(
 
 def _extras_like(request: Request) -> Callable[[Request], Any]:
     """Return what gives the arrays beside the loss's arguments of requests with the same of them; None for others."""
-    _, upstream, gradients, written = request
-    kind, is_array = type(upstream), not (upstream is None or is_number(upstream))
+    _, grad_output, gradients, written = request
+    kind, is_array = type(grad_output), not (grad_output is None or is_number(grad_output))
     has_gradient, has_out = gradients is not None, written is not None
     count = len(gradients) if isinstance(gradients, tuple | list) else None
 

@@ -166,7 +166,7 @@ class Weighing:
         as_given = seen.dtype == real and seen.ndim == 1 and seen.flags.c_contiguous
         self._convert = None if as_given else converting(backend, seen, real)
 
-    def upstream(self, scale: Scale, operand: Operand | None) -> Operand | None:
+    def take_grad_output(self, scale: Scale, operand: Operand | None) -> Operand | None:
         """Keep the caller's upstream gradient, and return the operand that the kernel is given in its place."""
         self._scale, self._above = scale, operand
         if not self.planning.mode.wrt:

@@ -141,7 +141,7 @@ def run(
     starts: Any,
     steps: Any,
     lengths: Any,
-    upstream: Any,
+    grad_output: Any,
     shape: tuple[int, int, int],
     counts: tuple[list[int], list[int]],
     blank: int,
@@ -163,7 +163,7 @@ def run(
         All labels, flat, and where those of each sample begin.
     steps, lengths, counts
         Time steps and labels of each sample, checked, in host memory; both once more, as lists.
-    upstream, values
+    grad_output, values
         One entry for each sample. Like the gradient they may be absent, ``()``.
     by_length, zero_infinity
         Whether each sample is divided by its number of labels, its own value excepted; whether an infinite value and
@@ -176,10 +176,10 @@ def run(
         labels = labels.astype(np.int64)
     # Compiling a kernel takes seconds: arrays of no use instead of absent ones make it one for values and gradients.
     values = np.empty(samples, x.dtype) if type(values) is tuple else values
-    upstream = np.empty(0, x.dtype) if type(upstream) is tuple else upstream
+    grad_output = np.empty(0, x.dtype) if type(grad_output) is tuple else grad_output
     work = work_of(samples, most_steps, most_labels, x.size)
     bad, total = kernel()(
-        samples, work, x, labels, starts, steps, lengths, upstream, values, gradient,
+        samples, work, x, labels, starts, steps, lengths, grad_output, values, gradient,
         blank, by_length, zero_infinity, check, scale / divisor, samples, classes, most_steps, most_labels,
     )  # fmt: skip
     return bad, total / divisor

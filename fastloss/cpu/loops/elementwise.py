@@ -297,13 +297,13 @@ def run(
     point: Callable[..., Any],
     operands: tuple[Any, ...],
     weight: Any,
-    upstream: Any,
+    grad_output: Any,
     params: tuple[float, ...],
     scale: float,
     divisor: float,
     values: Any,
     grads: tuple[Any, Any, Any],
-    second: Any,
+    hess: Any,
     aliased: bool,
 ) -> float:
     """Run a loss over operands of one shape and return the sum of its values over `divisor`.
@@ -311,8 +311,8 @@ def run(
     The outputs are contiguous. Derivatives are multiplied by `scale` over `divisor`; a divisor of 0 (weights that sum
     to 0) gives NaN, as 0/0 does. The rest is as for :func:`plan`.
     """
-    inputs = (*operands, *((),) * (3 - len(operands)), weight, upstream)
-    results = tuple([a if type(a) is tuple else a.reshape(-1) for a in (values, *grads, second)])
+    inputs = (*operands, *((),) * (3 - len(operands)), weight, grad_output)
+    results = tuple([a if type(a) is tuple else a.reshape(-1) for a in (values, *grads, hess)])
     planned = plan(point, inputs, results, params, aliased)
     reads = iter(planned.reads)
     read = tuple([a if type(a) is tuple else next(reads)(a) for a in inputs])

@@ -197,14 +197,14 @@ def _streaming(maths: RowMaths, past: str, units: int, work: int, stored: Callab
     """Return `stored`, or the same with results past the caches where they are large and begin at cache lines."""
 
     def code(*args: Any) -> Any:
-        x, t, _, weight, upstream, _, d0, d1, d2, second = args[:10]
+        x, t, _, weight, grad_output, _, d0, d1, d2, hess = args[:10]
         streamed = (
             type(d0) is not tuple
-            and type(d2) is type(second) is tuple
+            and type(d2) is type(hess) is tuple
             and x.dtype == d0.dtype == (d0 if type(d1) is tuple else d1).dtype
             and x.dtype.kind == "f"  # half types travel as integers, and are no type of the arithmetic
             and not _is_same(d0, x)  # whose lines the caches hold then
-            and are_streamed((x, t, weight, upstream), (d0, d1))
+            and are_streamed((x, t, weight, grad_output), (d0, d1))
         )
         return kernel(maths, past).launch(units, work, args[:-2]).code(*args) if streamed else stored(*args)
 
@@ -232,7 +232,7 @@ def run(
     operand: Any,
     target: Any,
     weight: Any,
-    upstream: Any,
+    grad_output: Any,
     params: tuple[float, ...],
     scale: float,
     divisor: float,
@@ -241,20 +241,20 @@ def run(
     check: bool,
     values: Any,
     grads: tuple[Any, Any, Any],
-    second: Any,
+    hess: Any,
 ) -> tuple[int, float]:
     """Run a row loss and return (row of the first class index that does not exist or -1, reduced value).
 
     Parameters
     ----------
-    x, operand, target, weight, upstream
+    x, operand, target, weight, grad_output
         Contiguous flat arrays, absent ones ``()``.
     shape
         (outer, classes, inner).
     divisor
         What value and derivatives are divided by; 0: the summed weight of the rows that count.
     """
-    operands, results = (x, operand, target, weight, upstream), (values, *grads, second)
+    operands, results = (x, operand, target, weight, grad_output), (values, *grads, hess)
     replaces = any(_is_same(grads[0], array) for array in (x, operand, weight))
     planned = plan(maths, operands, results, params, shape, ignore_index, replaces)
     return planned.run(operands, results, scale, divisor, check)

@@ -176,7 +176,7 @@ def run(
     operand: Any,
     target: Any,
     weight: Any,
-    upstream: Any,
+    grad_output: Any,
     params: tuple[float, ...],
     scale: float,
     divisor: float,
@@ -185,7 +185,7 @@ def run(
     ignore_index: int,
     values: Any,
     grads: tuple[Any, Any, Any],
-    second: Any,
+    hess: Any,
 ) -> tuple[int, float] | None:
     """Run a row loss as :func:`fastloss.cpu.loops.rowwise.run` does.
 
@@ -221,7 +221,7 @@ def run(
         tally(maths)(units, work, *arrays, params, columns, pieces, units)
         rows[:, 3:] = sums.sum(1)
     total = finish(maths)(
-        units, work, x, operand, target, weight, upstream, rows, values, *grads, second,
+        units, work, x, operand, target, weight, grad_output, rows, values, *grads, hess,
         params, scale / divisor, columns, pieces, units,
     )  # fmt: skip
     return -1, total / divisor

@@ -232,7 +232,7 @@ def _store(array, i, value):
 
 
 @emits(store_derivatives)
-def _store_derivatives(arrays, second, i, outcomes):
+def _store_derivatives(arrays, hess, i, outcomes):
     known = len(outcomes[0][1])
     if not all(_absent(kind) for kind in list(arrays)[known:]):
         raise TypingError(f"a gradient is asked for that the maths does not return: it returns {known}")
@@ -256,8 +256,8 @@ def _store_derivatives(arrays, second, i, outcomes):
         for k, (kind, pointer) in enumerate(zip(arrays, _items(builder, arrays, args[0]), strict=True)):
             if not _absent(kind) and k < len(slopes):
                 write(kind, pointer, slopes[k], [builder.extract_value(part[1], k) for part in parts])
-        if not _absent(second):
-            write(second, args[1], outcomes[0][2], [part[2] for part in parts])
+        if not _absent(hess):
+            write(hess, args[1], outcomes[0][2], [part[2] for part in parts])
 
     return types.none, emit
 

@@ -47,15 +47,15 @@ def store(array, i, value):
         array.at(i)[0] = _narrowed(value, array.dtype)
 
 
-def store_derivatives(arrays, second, i, outcomes):
+def store_derivatives(arrays, hess, i, outcomes):
     """Write a pack of derivatives, one (value, slopes, curvature, factor) for each element.
 
-    Slope k times the factor goes to ``arrays[k]``, for as many as there are of both, the curvature to `second`.
+    Slope k times the factor goes to ``arrays[k]``, for as many as there are of both, the curvature to `hess`.
     """
     for place, (_, slopes, curvature, factor) in enumerate(outcomes):
         for array, slope in zip(arrays, slopes, strict=False):
             store(array, i + place, factor * slope)
-        store(second, i + place, factor * curvature)
+        store(hess, i + place, factor * curvature)
 
 
 def store_values(array, i, outcomes):

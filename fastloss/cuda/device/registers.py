@@ -112,11 +112,11 @@ def deriving(
     if packs == 1:
 
         @jitable
-        def one(row, exps, t, weight, place, first, left, ones, grads, second, rest):
+        def one(row, exps, t, weight, place, first, left, ones, grads, hess, rest):
             if sure or left > at:
                 others, weights = load_pack(t, place + at, ones), load_pack(weight, first + at, ones)
                 outcomes = entries(row, others, exps, weights, ones, at, rest)
-                store_derivatives(grads, second, place + at, outcomes)
+                store_derivatives(grads, hess, place + at, outcomes)
 
         return one
 
@@ -126,8 +126,8 @@ def deriving(
     head, tail = halves(packs * width)
 
     @jitable
-    def both(row, exps, t, weight, place, first, left, ones, grads, second, rest):
-        low(head(row), head(exps), t, weight, place, first, left, ones, grads, second, rest)
-        high(tail(row), tail(exps), t, weight, place, first, left, ones, grads, second, rest)
+    def both(row, exps, t, weight, place, first, left, ones, grads, hess, rest):
+        low(head(row), head(exps), t, weight, place, first, left, ones, grads, hess, rest)
+        high(tail(row), tail(exps), t, weight, place, first, left, ones, grads, hess, rest)
 
     return both

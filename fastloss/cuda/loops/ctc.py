@@ -60,7 +60,7 @@ def _rows(lanes: int) -> Kernel:
     sum_over, settle = over(added, lanes), meet(lanes)
 
     def gradient_rows(
-        x, y, starts, steps, lengths, upstream, gradient, losses, lattice, links,
+        x, y, starts, steps, lengths, grad_output, gradient, losses, lattice, links,
         blank, by_length, zero_infinity, factor, first, group, count, samples, classes, stored, width,
     ):  # fmt: skip
         T = type(factor)
@@ -87,7 +87,7 @@ def _rows(lanes: int) -> Kernel:
             for s in range(lane, states, lanes):
                 blanks += load(lattice, shares + s)
             blanks = sum_over(blanks)
-            g = T(load_or(upstream, n, factor))
+            g = T(load_or(grad_output, n, factor))
             g = g / T(labels) if by_length != 0 and labels > 1 else g
             # All that is read of the input is read before it may be overwritten.
             for s in range(lane, states - 1, lanes):
@@ -120,7 +120,7 @@ def run(
     starts: Any,
     steps: Any,
     lengths: Any,
-    upstream: Any,
+    grad_output: Any,
     shape: tuple[int, int, int],
     counts: tuple[list[int], list[int]],
     blank: int,
@@ -148,9 +148,9 @@ def run(
         grid = grid_of(size, THREADS)
         firsts = device.scratch(grid, I64)
         _survey().launch(device, grid, real, labels, begins, labels_of, most_labels, classes, size, firsts)
-        strange = first_of(device, real, firsts.pointer, grid)
-        if strange < size:
-            return int(starts[strange // most_labels]) + strange % most_labels, None
+        bad = first_of(device, real, firsts.pointer, grid)
+        if bad < size:
+            return int(starts[bad // most_labels]) + bad % most_labels, None
 
     keep = gradient != ()
     width = most_labels + 1
@@ -178,7 +178,7 @@ def run(
             sharing = THREADS if classes >= LONG_ROW else WARP
             grid = grid_of(count * sharing, THREADS, classes)
             _rows(sharing).launch(
-                device, grid, real, *arrays, upstream, gradient, losses, lattice, links,
+                device, grid, real, *arrays, grad_output, gradient, losses, lattice, links,
                 *options, scale / divisor, first, now, count, samples, classes, stored, width,
             )  # fmt: skip
     if values != ():

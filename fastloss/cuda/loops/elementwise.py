@@ -61,7 +61,7 @@ def contiguous_kernel(point: Callable[..., Any], arity: int, width: int) -> Kern
     over_block = over(added, THREADS)
 
     def elementwise(
-        a, b, c, weight, upstream, values, d_a, d_b, d_c, second, params, scale, size, partials, counted, divisor,
+        a, b, c, weight, grad_output, values, d_a, d_b, d_c, hess, params, scale, size, partials, counted, divisor,
     ):  # fmt: skip
         T = type(scale)
         factor = divided(scale, counted)
@@ -76,12 +76,12 @@ def contiguous_kernel(point: Callable[..., Any], arity: int, width: int) -> Kern
                 load_pack(b, i, zeros),
                 load_pack(c, i, zeros),
                 load_pack(weight, i, ones),
-                load_pack(upstream, i, factors),
+                load_pack(grad_output, i, factors),
                 i,
                 params,
             )
             store_values(values, i, outcomes)
-            store_derivatives(grads, second, i, outcomes)
+            store_derivatives(grads, hess, i, outcomes)
             total += sum_of(outcomes)
         i = whole + me
         if i < size:
@@ -91,12 +91,12 @@ def contiguous_kernel(point: Callable[..., Any], arity: int, width: int) -> Kern
                 load_pack(b, i, zero),
                 load_pack(c, i, zero),
                 load_pack(weight, i, unit),
-                load_pack(upstream, i, fill_one(factor)),
+                load_pack(grad_output, i, fill_one(factor)),
                 i,
                 params,
             )
             store_values(values, i, rest)
-            store_derivatives(grads, second, i, rest)
+            store_derivatives(grads, hess, i, rest)
             total += rest[0][0]
         total = over_block(total)
         deliver(partials, total, counted, divisor)
@@ -120,8 +120,8 @@ def strided_kernel(point: Callable[..., Any], arity: int) -> Kernel:
     over_block = over(added, THREADS)
 
     def elementwise(
-        a, b, c, weight, upstream, axes, on_a, on_b, on_c, on_weight, on_upstream,
-        values, d_a, d_b, d_c, second, params, scale, size, partials, counted, divisor,
+        a, b, c, weight, grad_output, axes, on_a, on_b, on_c, on_weight, on_grad_output,
+        values, d_a, d_b, d_c, hess, params, scale, size, partials, counted, divisor,
     ):  # fmt: skip
         T = type(scale)
         factor = divided(scale, counted)
@@ -134,13 +134,13 @@ def strided_kernel(point: Callable[..., Any], arity: int) -> Kernel:
                     load_or(b, place_of(i, axes, on_b), T(0)),
                     load_or(c, place_of(i, axes, on_c), T(0)),
                     load_or(weight, place_of(i, axes, on_weight), T(1)),
-                    load_or(upstream, place_of(i, axes, on_upstream), factor),
+                    load_or(grad_output, place_of(i, axes, on_grad_output), factor),
                     i,
                     params,
                 ),
             )
             store_values(values, i, outcomes)
-            store_derivatives(grads, second, i, outcomes)
+            store_derivatives(grads, hess, i, outcomes)
             total += outcomes[0][0]
         total = over_block(total)
         deliver(partials, total, counted, divisor)
@@ -191,20 +191,20 @@ def run(
     point: Callable[..., Any],
     operands: tuple[Any, ...],
     weight: Any,
-    upstream: Any,
+    grad_output: Any,
     params: tuple[float, ...],
     scale: float,
     divisor: Any,
     values: Any,
     grads: tuple[Any, Any, Any],
-    second: Any,
+    hess: Any,
     aliased: bool,
 ) -> DeviceArray:
     """Run a loss over operands of one shape and return the sum of its values over `divisor`, a device scalar.
 
     As :func:`fastloss.cpu.loops.elementwise.run`.
     """
-    inputs, results = (*operands, *((),) * (3 - len(operands)), weight, upstream), (values, *grads, second)
+    inputs, results = (*operands, *((),) * (3 - len(operands)), weight, grad_output), (values, *grads, hess)
     planned = plan(device, point, inputs, results, params)
     return run_once(planned, inputs, results, scale, divisor, False)
 

@@ -68,7 +68,7 @@ def kernel(point: Any, lanes: int) -> Kernel:
     sum_over, total_over, settle = over(added, lanes), over(added, THREADS), meet(lanes)
 
     def label_sets(
-        x, _t, y, _weight, upstream, values, d0, scratch, _d2, _second,
+        x, _t, y, _weight, grad_output, values, d0, scratch, _d2, _hess,
         params, factor, count, columns, partials, counted, divisor,
     ):  # fmt: skip
         T = type(factor)
@@ -121,7 +121,7 @@ def kernel(point: Any, lanes: int) -> Kernel:
             if here and lane == 0:
                 store(values, r, value)
                 total += value
-            g = load_or(upstream, r, factor) * part
+            g = load_or(grad_output, r, factor) * part
             for i in range(lane, columns if here else 0, lanes):
                 store(d0, base + i, g * load(scratch, slopes + i) + blank)
             settle()
@@ -138,14 +138,14 @@ def plan(
 
     The reduced value is a device scalar. Only the check of the classes waits for the device.
     """
-    (count, columns), (x, target, upstream), (values, gradient) = shape, operands, results
+    (count, columns), (x, target, grad_output), (values, gradient) = shape, operands, results
     real = real_of(x.dtype)
     lanes = WARP if columns <= WARP_UP_TO else THREADS
     groups = THREADS // lanes
     grid = min(grid_of(count * lanes, THREADS, columns), max(1, SCRATCH // (2 * columns * groups)))
     maker = device.maker((grid * groups * 2 * columns,), real)
     make, address = maker.bare, maker.address
-    arrays = (x, (), target, (), upstream, values, gradient, like(real), (), ())
+    arrays = (x, (), target, (), grad_output, values, gradient, like(real), (), ())
     form = Form(kernel(point, lanes), grid, (count, columns))
     run = Looping(device, real, arrays, 0, never, lambda second: form).run
     survey = _surveying(device, real, target, shape)

@@ -20,7 +20,7 @@ from fastloss.cuda.views import real_of
 from fastloss.define.descriptions import PairMaths
 from fastloss.runtime.plans import KernelPlan
 
-# Which of the operands and results are read and written in packs: not labels, upstream factors and values.
+# Which of the operands and results are read and written in packs: not labels, grad_output and values.
 IN_PACKS = frozenset((0, 1, 2, 6, 7, 8, 9))
 
 # Threads that share a pair, and the packs of a vector up to which it is so few of them.
@@ -89,7 +89,7 @@ def kernel(maths: PairMaths, lanes: int, width: int) -> Kernel:
     settle, someone = meet(lanes), anyone(lanes)
 
     def pairwise(
-        a, b, c, y, upstream, values, d0, d1, d2, second, params, factor, count, columns, partials, counted, divisor,
+        a, b, c, y, grad_output, values, d0, d1, d2, hess, params, factor, count, columns, partials, counted, divisor,
     ):  # fmt: skip
         T = type(factor)
         zeros, ones = fill(T(0)), fill(T(1))
@@ -143,14 +143,14 @@ def kernel(maths: PairMaths, lanes: int, width: int) -> Kernel:
             if here and lane == 0:
                 store(values, r, value)
                 total += value
-            tail = (coefs, load_or(upstream, r, factor), params)
+            tail = (coefs, load_or(grad_output, r, factor), params)
             settle()  # a gradient may replace a vector
             if here:
                 for j in range(base + lane * width, base + columns, lanes * width):
                     outcomes = entries(
                         load_pack(a, j, zeros), load_pack(b, j, zeros), load_pack(c, j, zeros), ones, ones, j, tail
                     )
-                    store_derivatives(grads, second, j, outcomes)
+                    store_derivatives(grads, hess, j, outcomes)
         total = total_over(total)
         deliver(partials, total, counted, divisor)
 

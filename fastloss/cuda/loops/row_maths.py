@@ -22,9 +22,9 @@ def _no_terms(z, p, t, w, hit, zy, wy, params):
 def packed(maths: RowMaths, width: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Return the functions for the terms and for the derivatives of packs of `width` entries, as `spread` makes them.
 
-    Their packs are entries, second operand, exponentials and class weights; their `rest` is (top, inverse energy,
-    label, zy, wy, params) and (top, inverse energy, coefs, g, params). The derivatives are those of entries that are
-    not the target's: :func:`at_target` replaces that one's.
+    Their packs are entries, second operand, exponentials and class weights; their `rest` is (top, inverse sum of
+    exponentials, label, zy, wy, params) and (top, inverse sum of exponentials, coefs, g, params). The derivatives are
+    those of entries that are not the target's: :func:`at_target` replaces that one's.
     """
     terms, entry, softmax, indexed = maths.terms or _no_terms, maths.entry, maths.softmax, maths.indexed
 

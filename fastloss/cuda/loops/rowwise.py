@@ -6,7 +6,7 @@ visited in memory (``rowwise_memory.py``). Losses that look at the target's entr
 (``rowwise_target_only.py``). Which way a row takes, and with it the order of its sums, follows from the loss, the
 number of classes, the types and the alignment, not from the other rows.
 
-Entry (o, c, i) stands at ``(o * columns + c) * inner + i``; row ``r = o * inner + i`` has its label, upstream factor
+Entry (o, c, i) stands at ``(o * columns + c) * inner + i``; row ``r = o * inner + i`` has its label, grad_output
 and value at place r.
 """
 
@@ -40,7 +40,7 @@ from fastloss.cuda.views import real_of
 from fastloss.define.descriptions import RowMaths
 from fastloss.runtime.plans import KernelPlan, count_present
 
-# Which of the operands and results are read and written in packs: not labels, upstream factors and values.
+# Which of the operands and results are read and written in packs: not labels, grad_output and values.
 IN_PACKS = frozenset((0, 1, 3, 6, 7, 8, 9))
 
 
@@ -148,7 +148,7 @@ def run(
     operand: Any,
     target: Any,
     weight: Any,
-    upstream: Any,
+    grad_output: Any,
     params: tuple[float, ...],
     scale: float,
     divisor: float,
@@ -157,12 +157,12 @@ def run(
     check: bool,
     values: Any,
     grads: tuple[Any, Any, Any],
-    second: Any,
+    hess: Any,
 ) -> tuple[int, Any]:
     """Run a row loss and return (row of the first class index that does not exist or -1, reduced value).
 
     The parameters are those of :func:`fastloss.cpu.loops.rowwise.run`; the reduced value is a device scalar.
     """
-    operands, results = (x, operand, target, weight, upstream), (values, *grads, second)
+    operands, results = (x, operand, target, weight, grad_output), (values, *grads, hess)
     planned = plan(device, maths, operands, results, params, shape, ignore_index)
     return run_once(planned, operands, results, scale, divisor, check)

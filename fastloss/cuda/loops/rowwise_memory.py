@@ -35,7 +35,7 @@ def memory_kernel(maths: RowMaths, lanes: int, width: int) -> Kernel:
     settle, groups = meet(lanes), threads // lanes
 
     def rowwise(
-        x, t, y, weight, upstream, values, d0, d1, d2, second,
+        x, t, y, weight, grad_output, values, d0, d1, d2, hess,
         params, scale, count, columns, inner, ignore, partials, counted, divisor,
     ):  # fmt: skip
         T = type(scale)
@@ -80,7 +80,7 @@ def memory_kernel(maths: RowMaths, lanes: int, width: int) -> Kernel:
             if lane == 0:
                 store(values, r, value)
                 total += value
-            g = load_or(upstream, r, factor)
+            g = load_or(grad_output, r, factor)
             settle()  # the gradient may replace the input
             tail = (top, inverse, coefs, g, params)
             for j in range(start, columns, stride):
@@ -89,12 +89,12 @@ def memory_kernel(maths: RowMaths, lanes: int, width: int) -> Kernel:
                     row = load_pack(x, at, zeros)
                     exps = exps_of(row, top) if softmax else row
                     others_t, weights = load_pack(t, at, ones), load_pack(weight, j, ones)
-                    store_derivatives((d0, d1, d2), second, at, entries(row, others_t, exps, weights, ones, j, tail))
+                    store_derivatives((d0, d1, d2), hess, at, entries(row, others_t, exps, weights, ones, j, tail))
                 else:
-                    store_pack((d0, d1, d2, second), at, fill(blank))
+                    store_pack((d0, d1, d2, hess), at, fill(blank))
             if indexed and known and place // width % lanes == lane:
                 outcome = outcome_at_target(zy, py, wy, coefs, g, params)
-                store_derivatives((d0, d1, d2), second, base + place * inner, outcome)
+                store_derivatives((d0, d1, d2), hess, base + place * inner, outcome)
         total = total_over(total)
         deliver(partials, total, counted, divisor)
 

@@ -73,7 +73,7 @@ def register_kernel(maths: RowMaths, layout: Layout) -> Kernel:
     settle, someone, others_of = meet(lanes), anyone(lanes), of_others(size)
 
     def rowwise(
-        x, t, y, weight, upstream, values, d0, d1, d2, second,
+        x, t, y, weight, grad_output, values, d0, d1, d2, hess,
         params, scale, count, columns, inner, ignore, partials, counted, divisor,
     ):  # fmt: skip
         T = type(scale)
@@ -120,15 +120,15 @@ def register_kernel(maths: RowMaths, layout: Layout) -> Kernel:
             if here and lane == 0:
                 store(values, r, value)
                 total += value
-            g = load_or(upstream, r, factor)
+            g = load_or(grad_output, r, factor)
             settle()  # the gradient may replace the input
             if here and known:
                 tail = (top, inverse, coefs, g, params)
-                derive(row, exps, t, weight, base + first, first, left, ones, grads, second, tail)
+                derive(row, exps, t, weight, base + first, first, left, ones, grads, hess, tail)
                 if indexed and mine & (stride - 1) < width:
-                    store_derivatives(grads, second, base + place, outcome_at_target(zy, py, wy, coefs, g, params))
+                    store_derivatives(grads, hess, base + place, outcome_at_target(zy, py, wy, coefs, g, params))
             elif here:
-                fill_up((d0, d1, d2, second), base + first, left, fill(blank))
+                fill_up((d0, d1, d2, hess), base + first, left, fill(blank))
         total = total_over(total)
         deliver(partials, total, counted, divisor)
 

@@ -20,7 +20,7 @@ def gather_kernel(maths: RowMaths) -> Kernel:
     total_over, fill = over(added, THREADS), filled(1)
 
     def gather(
-        x, t, y, weight, upstream, values, d0, d1, d2, second,
+        x, t, y, weight, grad_output, values, d0, d1, d2, hess,
         params, scale, count, columns, inner, ignore, clear, partials, counted, divisor,
     ):  # fmt: skip
         T = type(scale)
@@ -35,14 +35,14 @@ def gather_kernel(maths: RowMaths) -> Kernel:
             blank = T(0) if known or label == ignore else T(math.nan)
             if clear != 0 or blank != blank:  # after the entry is read: the gradient may replace the input
                 for j in range(columns):
-                    store_pack((d0, d1, d2, second), base + j * inner, fill(blank))
+                    store_pack((d0, d1, d2, hess), base + j * inner, fill(blank))
             value = blank
             if known:
                 wy = load_or(weight, label, T(1))
                 value, coefs = finish(T(0), T(0), (T(0), T(0), T(0)), zy, wy, T(0), T(0), params)
                 slopes, curvature = entry(zy, T(0), T(0), wy, True, coefs, params)
-                g = load_or(upstream, r, factor)
-                store_derivatives((d0, d1, d2), second, place, ((value, slopes, curvature, g),))
+                g = load_or(grad_output, r, factor)
+                store_derivatives((d0, d1, d2), hess, place, ((value, slopes, curvature, g),))
             store(values, r, value)
             total += value
         total = total_over(total)
