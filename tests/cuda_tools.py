@@ -209,7 +209,7 @@ class Launch(NamedTuple):
         return self.kernel.name
 
 
-class PretendSpace:
+class PretendLibrary:
     """Device memory that nobody has: addresses are handed out and never used."""
 
     name = "pretend"
@@ -279,7 +279,7 @@ class PretendSpace:
 
 
 @contextlib.contextmanager
-def recorded(space: PretendSpace):
+def recorded(library: PretendLibrary):
     """Have every launch recorded in the list that this gives, instead of done."""
     import fastloss as fl
     from fastloss.cuda.launch import Kernel, with_values
@@ -287,7 +287,7 @@ def recorded(space: PretendSpace):
     launches: list[Launch] = []
     before = Kernel.launch, Kernel.loaded
     path = [module for name, module in sys.modules.items() if name.startswith("fastloss.call.") and name != _DISPATCH]
-    path = [module for module in path if hasattr(module, "space_of")]
+    path = [module for module in path if hasattr(module, "library_of")]
 
     def launch(kernel: Any, device: Any, blocks: int, real: Any, *args: Any) -> None:
         launches.append(Launch(kernel, real, args))
@@ -298,14 +298,14 @@ def recorded(space: PretendSpace):
 
     Kernel.launch, Kernel.loaded = launch, loaded
     for module in path:
-        module.space_of = lambda arrays, names: space
+        module.library_of = lambda arrays, names: library
     try:
         with fl.config(check_indices=False):
             yield launches
     finally:
         Kernel.launch, Kernel.loaded = before
         for module in path:
-            module.space_of = sys.modules[_DISPATCH].space_of
+            module.library_of = sys.modules[_DISPATCH].library_of
 
 
 SEQUENCE = ("log_probs", "targets", "input_lengths", "target_lengths")
@@ -320,7 +320,7 @@ def _sequence_lengths(samples: int) -> tuple[Any, Any]:
 
 def arguments(
     record: Any,
-    space: PretendSpace,
+    library: PretendLibrary,
     dtype: str,
     shape: tuple[int, ...] = (8, 64),
     offset: int = 0,
@@ -331,21 +331,21 @@ def arguments(
 
     if record.family == "sequence":
         lengths = _sequence_lengths(shape[0])
-        labels = space.array((shape[0], 3), "int64")
-        return dict(zip(SEQUENCE, (space.array((9, *shape), dtype, offset), labels, *lengths), strict=True))
+        labels = library.array((shape[0], 3), "int64")
+        return dict(zip(SEQUENCE, (library.array((9, *shape), dtype, offset), labels, *lengths), strict=True))
     given: dict[str, Any] = {}
     indexed = record.domains.get("target") in ("class", "class_list")
     rows = shape[:1] + shape[2:]
     for name, parameter in inspect.signature(record.describe).parameters.items():
         if name in record.operands and (parameter.default is inspect.Parameter.empty or optional):
             if name == "target" and indexed:
-                given[name] = space.array(rows if record.domains["target"] == "class" else shape, "int64")
+                given[name] = library.array(rows if record.domains["target"] == "class" else shape, "int64")
             elif name == "target" and record.family == "pairwise":
-                given[name] = space.array(shape[:-1], dtype)
+                given[name] = library.array(shape[:-1], dtype)
             elif name == "weight" and record.family == "rowwise":
-                given[name] = space.array(shape[1:2], dtype)
+                given[name] = library.array(shape[1:2], dtype)
             else:
-                given[name] = space.array(shape, dtype, offset)
+                given[name] = library.array(shape, dtype, offset)
         elif parameter.default is inspect.Parameter.empty or (name == "dim" and record.family == "rowmap"):
             given[name] = 1  # the axis of softmax and its like
     return given
@@ -358,12 +358,12 @@ def launches_of(
     """Return the launches of one call of a loss, in any transform, on pretended arrays."""
     import fastloss as fl
 
-    space = PretendSpace()
-    given = arguments(record, space, dtype, **kwargs) | (options or {})
+    library = PretendLibrary()
+    given = arguments(record, library, dtype, **kwargs) | (options or {})
     if reduction is not None and "reduction" in record.options:
         given["reduction"] = reduction
     function = getattr(fl, transform)
-    with recorded(space) as launches:
+    with recorded(library) as launches:
         (function(record.function, wrt) if wrt else function(record.function))(**given)
     return launches
 
@@ -400,7 +400,7 @@ def sample(record: Any, dtype: str, shape: tuple[int, ...] = (5, 7), *, optional
         labels = rng.integers(0, classes, (samples, 3))
         return dict(zip(SEQUENCE, (scores, labels, *_sequence_lengths(samples)), strict=True))
     made: dict[str, Any] = {}
-    for name, like in arguments(record, PretendSpace(), "float32", shape, optional=optional).items():
+    for name, like in arguments(record, PretendLibrary(), "float32", shape, optional=optional).items():
         if isinstance(like, int):
             made[name] = like
             continue

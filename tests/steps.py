@@ -205,9 +205,9 @@ def _on_device():
 
     from fastloss.call import dispatch
     from fastloss.cuda.device.numba_cuda import cuda
-    from fastloss.cuda.libraries import TorchSpace
+    from fastloss.cuda.libraries import TorchLibrary
 
-    class StandIn(TorchSpace):
+    class StandIn(TorchLibrary):
         current_stream = int  # 0, the default one
 
         def making(self, shape, dtype):
@@ -215,10 +215,10 @@ def _on_device():
                 return functools.partial(torch.full, shape, -1)
             return super().making(shape, dtype)
 
-    space = StandIn(0)
-    space.device = "cpu"
-    space.reader = functools.partial(space.view, name="array")
-    dispatch._space = lambda array, name: space
+    library = StandIn(0)
+    library.device = "cpu"
+    library.reader = functools.partial(library.view, name="array")
+    dispatch._library = lambda array, name: library
     dispatch.host.lowering = lambda array: None
     cuda.current_context()
 

@@ -125,11 +125,11 @@ def test_long_rows(name, dtype):
 @pytest.mark.parametrize("dtype", cuda_tools.DTYPES)
 def test_linear_map(dtype):
     """What stands around the matrix products: conversions, sums in place, the survey and the row loss in place."""
-    space = cuda_tools.PretendSpace()
-    x, w, b = (space.array(shape, dtype) for shape in ((8, 16), (64, 16), (64,)))
-    y = space.array((8,), "int64")
+    library = cuda_tools.PretendLibrary()
+    x, w, b = (library.array(shape, dtype) for shape in ((8, 16), (64, 16), (64,)))
+    y = library.array((8,), "int64")
     options = fl.LinearCrossEntropyOptions(batch_chunk_size=3)
-    with cuda_tools.recorded(space) as launches:
+    with cuda_tools.recorded(library) as launches:
         fl.value_and_grad(fl.linear_cross_entropy)(x, w, y, linear_bias=b, options=options)
     assert {"add", "survey"} <= {launch.name for launch in launches}
     for launch in launches:
@@ -139,12 +139,12 @@ def test_linear_map(dtype):
 
 @pytest.mark.parametrize("dtype", cuda_tools.DTYPES)
 def test_rows_are_gathered_and_scattered(dtype):
-    space = cuda_tools.PretendSpace()
-    x, index = space.array((8, 16), dtype), space.array((3,), "int64")
-    with cuda_tools.recorded(space) as launches:
-        rows = space.backend.take(x, index)
+    library = cuda_tools.PretendLibrary()
+    x, index = library.array((8, 16), dtype), library.array((3,), "int64")
+    with cuda_tools.recorded(library) as launches:
+        rows = library.backend.take(x, index)
         if dtype in ("float32", "float64"):
-            space.backend.add_rows(x, index, rows)
+            library.backend.add_rows(x, index, rows)
     for launch in launches:
         result = check(launch)
         compare_registers(f"{launch.name} {dtype}", result.registers)
@@ -235,8 +235,8 @@ def test_row_lengths(dtype, shape):
 
 def test_sequences(monkeypatch):
     """A block for a sequence of many labels, and for a row of many classes; labels of another type; values alone."""
-    record, space = LOSSES["ctc_loss"], cuda_tools.PretendSpace()
-    options = {"targets": space.array((4, 300), "int32"), "target_lengths": [300, 0, 7, 9]}
+    record, library = LOSSES["ctc_loss"], cuda_tools.PretendLibrary()
+    options = {"targets": library.array((4, 300), "int32"), "target_lengths": [300, 0, 7, 9]}
     for transform in ("value_and_grad", "grad"):
         launches = cuda_tools.launches_of(
             record, "float32", shape=(4, 5000), options=options, transform=transform, reduction="none"
@@ -246,8 +246,8 @@ def test_sequences(monkeypatch):
             check(launch)
 
     monkeypatch.setattr("fastloss.cuda.loops.ctc.first_of", lambda device, real, firsts, grid: 1 << 40)
-    with cuda_tools.recorded(space) as launches, fl.config(check_indices=True):
-        fl.ctc_loss(**cuda_tools.arguments(record, space, "bfloat16"))
+    with cuda_tools.recorded(library) as launches, fl.config(check_indices=True):
+        fl.ctc_loss(**cuda_tools.arguments(record, library, "bfloat16"))
     assert [launch.name for launch in launches] == ["ctc_survey", "ctc_value_32", "elementwise_itself_4"]
     for launch in launches:
         check(launch)
@@ -260,11 +260,11 @@ def test_misaligned_arrays_are_read_element_by_element():
 
 
 def test_strided_and_broadcast_operands():
-    space = cuda_tools.PretendSpace()
-    x = space.array((6, 5, 4), "float32")
+    library = cuda_tools.PretendLibrary()
+    x = library.array((6, 5, 4), "float32")
     x.strides = (80, 16, -4)
-    w = space.array((5, 1), "float32")
-    with cuda_tools.recorded(space) as launches:
+    w = library.array((5, 1), "float32")
+    with cuda_tools.recorded(library) as launches:
         fl.value_and_grad(fl.binary_cross_entropy_with_logits)(x, x, pos_weight=w)
     assert launches[0].name.startswith("elementwise_strided")
     for launch in launches:
@@ -272,14 +272,14 @@ def test_strided_and_broadcast_operands():
 
 
 def test_memory_kernels():
-    space = cuda_tools.PretendSpace()
-    x = space.array((64, 32), "float32")
-    transposed = space.array((64, 32), "float32")
+    library = cuda_tools.PretendLibrary()
+    x = library.array((64, 32), "float32")
+    transposed = library.array((64, 32), "float32")
     transposed.strides = (4, 256)
-    with cuda_tools.recorded(space) as launches:
-        space.backend.flat(transposed)
-        space.backend.zeros((8,), x.dtype)
-        space.backend.sum_to(x, (32,))
+    with cuda_tools.recorded(library) as launches:
+        library.backend.flat(transposed)
+        library.backend.zeros((8,), x.dtype)
+        library.backend.sum_to(x, (32,))
     assert {launch.name for launch in launches} == {"copy", "fill", "sum_axis"}
     for launch in launches:
         check(launch)

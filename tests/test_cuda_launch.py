@@ -71,14 +71,15 @@ def test_arguments_are_packed_in_order(run, real):
     """An address, an absent array, a pair of numbers, integers of either sign."""
     code = f"""
         from fastloss.cuda.device.memory import store
-        from fastloss.cuda.libraries import space_of_device_array
+        from fastloss.cuda.libraries import library_of_device_array
         from fastloss.cuda.launch import Kernel
         def probe(out, absent, pair, first, second):
             store(out, 0, pair[0] + pair[1] + first + second)
         x = array(4, np.{real})
-        space = space_of_device_array(x)
-        view = space.view(x, "x")
-        Kernel("probe", probe, 64).launch(space.backend, 3, np.dtype("{real}"), view, (), (1.5, -2.0), -7, np.int64(9))
+        library = library_of_device_array(x)
+        view = library.view(x, "x")
+        start = Kernel("probe", probe, 64).launch
+        start(library.backend, 3, np.dtype("{real}"), view, (), (1.5, -2.0), -7, np.int64(9))
         print(view.pointer)
     """
     (pointer,), lines = run(code, FAKE_DRIVER_ARGUMENTS="5")
@@ -95,14 +96,15 @@ def test_numbers_beyond_float32_are_infinite_there(run):
     """As on the CPU; and an integer beside one stays what it is."""
     code = """
         from fastloss.cuda.device.memory import store
-        from fastloss.cuda.libraries import space_of_device_array
+        from fastloss.cuda.libraries import library_of_device_array
         from fastloss.cuda.launch import Kernel
         def probe(out, number, other, count):
             store(out, 0, number + other + count)
         x = array(4)
-        space = space_of_device_array(x)
-        view = space.view(x, "x")
-        Kernel("probe", probe, 64).launch(space.backend, 1, np.dtype("float32"), view, 1e42, np.float64(-1e39), 1 << 40)
+        library = library_of_device_array(x)
+        view = library.view(x, "x")
+        start = Kernel("probe", probe, 64).launch
+        start(library.backend, 1, np.dtype("float32"), view, 1e42, np.float64(-1e39), 1 << 40)
     """
     _, lines = run(code, FAKE_DRIVER_ARGUMENTS="4")
     slots = [bytes.fromhex(slot)[::-1] for slot in launches(lines)[0].split()[-3:]]

@@ -475,13 +475,13 @@ def torch_in_simulator(monkeypatch):
     """The paths of CUDA tensors, on tensors in host memory, which is what the simulator has."""
     torch = pytest.importorskip("torch")
     from fastloss.call import dispatch as _dispatch
-    from fastloss.cuda import libraries as spaces
+    from fastloss.cuda import libraries
 
-    monkeypatch.setattr(spaces.TorchSpace, "current_stream", lambda self: 0)
-    space = spaces.TorchSpace(0)
-    space.device = "cpu"
-    space.reader = functools.partial(space.view, name="array")  # not of a CUDA device, as `read` would have it
-    monkeypatch.setattr(_dispatch, "_space", lambda array, name: space)
+    monkeypatch.setattr(libraries.TorchLibrary, "current_stream", lambda self: 0)
+    library = libraries.TorchLibrary(0)
+    library.device = "cpu"
+    library.reader = functools.partial(library.view, name="array")  # not of a CUDA device, as `read` would have it
+    monkeypatch.setattr(_dispatch, "_library", lambda array, name: library)
     monkeypatch.setattr(_dispatch.host, "lowering", lambda array: None)
     for product in ("mm", "addmm"):
         monkeypatch.setattr(torch, product, _with_wider_result(torch, getattr(torch, product)))

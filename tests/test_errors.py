@@ -14,7 +14,7 @@ from numba.core.errors import TypingError
 import fastloss as fl
 from fastloss.call.call import Call
 from fastloss.call.request import Mode, Request
-from fastloss.cpu.arrays import DlpackSpace
+from fastloss.cpu.arrays import DlpackLibrary
 from fastloss.define.descriptions import Elementwise
 from fastloss.define.maths import maths
 
@@ -663,10 +663,10 @@ def test_array_that_dlpack_does_not_bring_to_numpy():
 def test_bfloat16_for_a_library_that_does_not_import_it():
     import ml_dtypes
 
-    space = DlpackSpace(np)
-    assert space.converted(np.ones(3), np.float16).dtype == np.float16
+    library = DlpackLibrary(np)
+    assert library.converted(np.ones(3), np.float16).dtype == np.float16
     with pytest.raises(TypeError, match="dtype bfloat16 is not supported for arrays of numpy"):
-        space.converted(np.ones(3), ml_dtypes.bfloat16)
+        library.converted(np.ones(3), ml_dtypes.bfloat16)
 
 
 @pytest.mark.parametrize(

@@ -97,11 +97,11 @@ def loss(
         signed = read_signature(describe, bare=family is None)
         filled = _filling(describe, signed)
         facts: dict[str, Any] = {"family": family, "wrt": ("input",), "hessian": "exact", "domains": {}}
-        job = None
+        description = None
         if family is None:
-            job = probe(filled, signed)
-            check_definition(name, job, calls_of)
-            facts = facts_of(name, job, signed)._asdict()
+            description = probe(filled, signed)
+            check_definition(name, description, calls_of)
+            facts = facts_of(name, description, signed)._asdict()
         facts = {**facts, **said, "domains": {**facts["domains"], **signed.kinds, **(domains or {})}}
         facts.setdefault("differentiable", facts["wrt"])
         if not set(facts["wrt"]) <= set(facts["differentiable"]):
@@ -133,8 +133,8 @@ def loss(
         )
         function.__signature__ = extended(describe, common)  # type: ignore[attr-defined]
         function.__doc__ = documented(describe.__doc__, common)
-        if job is not None:
-            check_maths(record, job)
+        if description is not None:
+            check_maths(record, description)
         before = LOSSES.get(name)
         if before is not None and before.function.__module__ != describe.__module__:
             modules = f"{before.function.__module__} and {describe.__module__}"
@@ -158,13 +158,13 @@ def _filling(describe: Callable[..., Any], signed: Signed) -> Callable[..., Any]
             for name, value in (*zip(signed.positional, args, strict=False), *kwargs.items()):
                 if value is None and name in required:
                     raise TypeError(f"{name} must be an array, got NoneType")
-        job = describe(*args, **kwargs)
-        if not isinstance(job, Draft):
-            return job
+        description = describe(*args, **kwargs)
+        if not isinstance(description, Draft):
+            return description
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         operands = {name: bound.arguments[name] for name in signed.operands if bound.arguments[name] is not None}
-        return job.described(Given(operands, bound.arguments))
+        return description.described(Given(operands, bound.arguments))
 
     return filled
 
@@ -177,13 +177,15 @@ def _checking(describe: Callable[..., Any], record: Callable[[], Loss]) -> Calla
     @functools.wraps(describe)
     def described(*args: Any, **kwargs: Any) -> Any:
         nonlocal latest
-        job = describe(*args, **kwargs)
-        if isinstance(job, tuple) and job[0] is not latest:  # small calls count this; a loss may have several maths
-            maths = getattr(job, "point", None) or getattr(job, "maths", None)
+        description = describe(*args, **kwargs)
+        if (
+            isinstance(description, tuple) and description[0] is not latest
+        ):  # small calls count this; a loss may have several maths
+            maths = getattr(description, "point", None) or getattr(description, "maths", None)
             if maths not in sound:
-                check_maths(record(), job)
+                check_maths(record(), description)
                 sound.add(maths)
             latest = maths
-        return job
+        return description
 
     return described

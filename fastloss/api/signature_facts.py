@@ -125,46 +125,56 @@ def probe(describe: Callable[..., Any], signed: Signed) -> Any:
     return describe(**given)
 
 
-def facts_of(name: str, job: Any, signed: Signed) -> Facts:
+def facts_of(name: str, description: Any, signed: Signed) -> Facts:
     """Return what a description says of a loss."""
-    if isinstance(job, Elementwise):
-        slopes, curved = _slopes(points_of(job))
-        if slopes > len(job.names):
-            raise _too_many(name, job.point, slopes, job.names)
-        weighs = ("weight",) if "weight" in signed.operands and "weight" not in job.names else ()
-        return Facts("elementwise", job.names[:1], job.names[:slopes] + weighs, curved, {})
-    if isinstance(job, Pairwise):
-        slopes, curved = _slopes(vectors_of(job))
-        if slopes > len(job.names):
-            raise _too_many(name, job.maths.entry, slopes, job.names)
-        family = "sums" if isinstance(job.axis, tuple) else "pairwise"
-        return Facts(family, job.names[:1] if family == "sums" else job.names, job.names[:slopes], curved, {})
-    if isinstance(job, Rowwise):
-        slopes, curved = _slopes(rows_of(job))
-        soft = () if job.maths.indexed else tuple([one for one in ("target", "weight") if one in signed.operands])
-        kinds = {"target": "class"} if job.maths.indexed else {}
+    if isinstance(description, Elementwise):
+        slopes, curved = _slopes(points_of(description))
+        if slopes > len(description.names):
+            raise _too_many(name, description.point, slopes, description.names)
+        weighs = ("weight",) if "weight" in signed.operands and "weight" not in description.names else ()
+        return Facts("elementwise", description.names[:1], description.names[:slopes] + weighs, curved, {})
+    if isinstance(description, Pairwise):
+        slopes, curved = _slopes(vectors_of(description))
+        if slopes > len(description.names):
+            raise _too_many(name, description.maths.entry, slopes, description.names)
+        family = "sums" if isinstance(description.axis, tuple) else "pairwise"
+        return Facts(
+            family,
+            description.names[:1] if family == "sums" else description.names,
+            description.names[:slopes],
+            curved,
+            {},
+        )
+    if isinstance(description, Rowwise):
+        slopes, curved = _slopes(rows_of(description))
+        soft = (
+            () if description.maths.indexed else tuple([one for one in ("target", "weight") if one in signed.operands])
+        )
+        kinds = {"target": "class"} if description.maths.indexed else {}
         return Facts("rowwise", ("input",), ("input", *soft)[:slopes], curved, kinds)
-    if isinstance(job, RowMap):
+    if isinstance(description, RowMap):
         return Facts("rowmap", ("input",), ("input",), "exact", {})
-    if isinstance(job, Projected):
-        return Facts("projected", job.names, job.names, None, {})
-    if isinstance(job, Applied | WeightedSum):
-        found = [operand for operand in signed.operands if operand in _differentiable(job)]
+    if isinstance(description, Projected):
+        return Facts("projected", description.names, description.names, None, {})
+    if isinstance(description, Applied | WeightedSum):
+        found = [operand for operand in signed.operands if operand in _differentiable(description)]
         return Facts("chain", tuple(found[:1]), tuple(found), None, {})
-    raise TypeError(f"{name} must return a description (fastloss.custom), got {type(job).__name__}")
+    raise TypeError(f"{name} must return a description (fastloss.custom), got {type(description).__name__}")
 
 
 def _too_many(name: str, function: Callable[..., Any], slopes: int, arrays: tuple[str, ...]) -> TypeError:
     return TypeError(f"{name}: {function.__name__} returns {slopes} first derivatives of {len(arrays)} arrays")
 
 
-def _differentiable(job: Any) -> set[str]:
+def _differentiable(description: Any) -> set[str]:
     """Return the operands that a chain is differentiable with respect to."""
-    if isinstance(job, WeightedSum):
-        return set().union(*[_differentiable(loss) for _, loss in job.terms])
+    if isinstance(description, WeightedSum):
+        return set().union(*[_differentiable(loss) for _, loss in description.terms])
     found = set()
-    for name, value in (dict(zip(job.record.positional, job.args, strict=False)) | dict(job.kwargs)).items():
-        if name in job.record.differentiable:
+    for name, value in (
+        dict(zip(description.record.positional, description.args, strict=False)) | dict(description.kwargs)
+    ).items():
+        if name in description.record.differentiable:
             found |= {value.name} if isinstance(value, Operand) else set()
             found |= _differentiable(value) if isinstance(value, Applied | WeightedSum) else set()
     return found
@@ -179,23 +189,23 @@ _NUMBERS = (0.5, 0.25, 0.75, 2.0, -1.5)
 Calls = list[Callable[[Callable[[float], Any]], Any]]
 
 
-def points_of(job: Elementwise) -> Calls:
+def points_of(description: Elementwise) -> Calls:
     """Return what calls the maths of a loss of single elements; a call takes what makes a number of its type."""
 
     def called(xs: tuple[float, ...]) -> Any:
-        return lambda number: job.point(*map(number, xs), *map(number, job.params))
+        return lambda number: description.point(*map(number, xs), *map(number, description.params))
 
     pairs = itertools.product(_NUMBERS, repeat=2)
-    return [called((x, *[t] * (len(job.names) - 1))) for x, t in pairs]
+    return [called((x, *[t] * (len(description.names) - 1))) for x, t in pairs]
 
 
-def vectors_of(job: Pairwise) -> Calls:
+def vectors_of(description: Pairwise) -> Calls:
     """Return what calls the maths of a loss of sums, all of it."""
-    maths, count = job.maths, len(job.names)
+    maths, count = description.maths, len(description.names)
 
     def called(x: float, t: float) -> Any:
         def call(number: Callable[[float], Any]) -> Any:
-            params = tuple(map(number, job.params))
+            params = tuple(map(number, description.params))
             abc = [number(x), number(t), number(x)][:count] + [number(0.0)] * (3 - count)
             tops = maths.peaks(*abc, params) if maths.peaks is not None else (number(1.0),) * 3
             sums = maths.terms(*abc, tops, params)
@@ -207,13 +217,13 @@ def vectors_of(job: Pairwise) -> Calls:
     return [called(x, t) for x, t in itertools.product(_NUMBERS[:3], repeat=2)]
 
 
-def rows_of(job: Rowwise) -> Calls:
+def rows_of(description: Rowwise) -> Calls:
     """Return what calls the maths of a loss of rows, all of it."""
-    maths = job.maths
+    maths = description.maths
 
     def called(z: float, hit: bool) -> Any:
         def call(number: Callable[[float], Any]) -> Any:
-            n, params = number, (*map(number, job.params), number(0.5))
+            n, params = number, (*map(number, description.params), number(0.5))
             sums: Any = (n(0.0),) * 3
             if maths.terms is not None:
                 sums = maths.terms(n(z), n(0.5), n(0.5), n(1.0), hit, n(-0.5), n(1.0), params)
@@ -240,8 +250,10 @@ def _slopes(calls: Calls) -> tuple[int, str]:
     return len(formed[0][1]), "exact" if curved else "zero"
 
 
-def calls_of(job: Any) -> Calls:
+def calls_of(description: Any) -> Calls:
     """Return what calls the maths of a description."""
-    if isinstance(job, Elementwise):
-        return points_of(job)
-    return vectors_of(job) if isinstance(job, Pairwise) else rows_of(job) if isinstance(job, Rowwise) else []
+    if isinstance(description, Elementwise):
+        return points_of(description)
+    if isinstance(description, Pairwise):
+        return vectors_of(description)
+    return rows_of(description) if isinstance(description, Rowwise) else []

@@ -17,10 +17,10 @@ from fastloss.define.point_maths import plus
 from fastloss.runtime.dtypes import I64
 
 
-def log_probabilities(maths: RowMaths, job: Clustered) -> Any:
+def log_probabilities(maths: RowMaths, description: Clustered) -> Any:
     """Return the logarithm of the probability of every class; the entries of `maths` are a row's log-softmax."""
-    layers = Layers(job)
-    backend, x = layers.space.backend, layers.views[0]
+    layers = Layers(description)
+    backend, x = layers.library.backend, layers.views[0]
     result = backend.empty((*x.shape[:-1], layers.classes), x.dtype)
     rows = layers.matrix(0)
     matrix = result.reshape((rows.shape[0], layers.classes))
@@ -32,16 +32,16 @@ def log_probabilities(maths: RowMaths, job: Clustered) -> Any:
             wide = backend.empty(target.shape, layers.real)
             _fill(maths, layers, rows[start:stop], head, wide)
             convert_into(backend, target, wide)
-    return layers.space.wrap(result, getattr(job.input, "dtype", None))
+    return layers.library.wrap(result, getattr(description.input, "dtype", None))
 
 
-def predictions(maths: RowMaths, job: Clustered) -> Any:
+def predictions(maths: RowMaths, description: Clustered) -> Any:
     """Return the most probable class of every row.
 
     Where the head's largest entry is a class, no class of a cluster is as probable: only the other rows need the tails.
     """
-    layers = Layers(job)
-    backend, x, real = layers.space.backend, layers.views[0], layers.real
+    layers = Layers(description)
+    backend, x, real = layers.library.backend, layers.views[0], layers.real
     rows = layers.matrix(0)
     best = np.empty(rows.shape[0], I64)
     for start, stop in chunks(rows.shape[0], layers.classes * real.itemsize, backend.chunk_times):
@@ -54,7 +54,7 @@ def predictions(maths: RowMaths, job: Clustered) -> Any:
             full = backend.empty((chosen.size, layers.classes), real)
             _fill(maths, layers, backend.take(part, index), backend.take(head, index), full)
             best[start + chosen] = _largest(backend, full)
-    return layers.space.wrap(backend.on_device(best).reshape(x.shape[:-1]), None)
+    return layers.library.wrap(backend.on_device(best).reshape(x.shape[:-1]), None)
 
 
 def _largest(backend: Any, matrix: Any) -> Any:
@@ -65,13 +65,13 @@ def _largest(backend: Any, matrix: Any) -> Any:
 
 def _head(layers: Layers, rows: Any) -> Any:
     """Return the head's logits of some rows."""
-    products = Products(layers.space.backend, layers.real, rows, layers.matrix(1), NO_GRADIENTS, True)
+    products = Products(layers.library.backend, layers.real, rows, layers.matrix(1), NO_GRADIENTS, True)
     return products.logits(0, rows.shape[0], layers.bias())
 
 
 def _fill(maths: RowMaths, layers: Layers, rows: Any, head: Any, target: Any) -> None:
     """Write the log-probabilities of some rows, whose logits `head` are overwritten, to a real matrix."""
-    backend, real = layers.space.backend, layers.real
+    backend, real = layers.library.backend, layers.real
     _log_softmax(backend, maths, head)
     first = layers.shortlist
     backend.copy_into(target[:, :first], head[:, :first])

@@ -32,16 +32,16 @@ class AdaptiveOutput(NamedTuple):
     loss: Any
 
 
-def plan(planning: Planning, job: Clustered) -> Plan:
+def plan(planning: Planning, description: Clustered) -> Plan:
     """Plan a loss over classes in clusters, of this call alone: its tails are read from sequences."""
     planning.kept = False
-    if job.target is None:
+    if description.target is None:
         raise TypeError("target must be an array, got None")
     mode = planning.mode
-    layers = Layers(job._replace(**{name: _given(getattr(job, name)) for name in _OPERANDS}))
-    space, real, views = layers.space, layers.real, layers.views
-    planning.space, backend, x = space, space.backend, views[0]
-    target = job.target
+    layers = Layers(description._replace(**{name: _given(getattr(description, name)) for name in _OPERANDS}))
+    library, real, views = layers.library, layers.real, layers.views
+    planning.library, backend, x = library, library.backend, views[0]
+    target = description.target
     labels_view = planning.see(target, "target")
     rows: Shape = x.shape[:-1]
     check_labels(labels_view, rows, (*rows, layers.classes), "log-probabilities")
@@ -72,7 +72,7 @@ def plan(planning: Planning, job: Clustered) -> Plan:
                 raise out_of_range(backend, labels, bad, rows, layers.classes)
         factor = scale(arrays, request) if callable(scale) else scale
         each = backend.zeros((count,), real) if mode.value else ABSENT
-        run = _Run(job.maths, layers, grads, each, factor / count if count else 0.0, backend.host(labels))
+        run = _Run(description.maths, layers, grads, each, factor / count if count else 0.0, backend.host(labels))
         run.head()
         for k in range(layers.tails):
             run.tail(k)
@@ -83,7 +83,7 @@ def plan(planning: Planning, job: Clustered) -> Plan:
             map_into(backend, negated, (each,), backend.flat(values))
         if results.finish is not None:
             made = results.finish(made, arrays, flattened)
-        output = AdaptiveOutput(made.pop(0), space.scalar(total, x.dtype)) if mode.value else None
+        output = AdaptiveOutput(made.pop(0), library.scalar(total, x.dtype)) if mode.value else None
         return _answer(output, made, mode, layers.tails)
 
     return Plan(compute)
@@ -103,7 +103,7 @@ class _Run:
         self, maths: RowMaths, layers: Layers, grads: list[Any], values: Any, scale: float, labels: Any
     ) -> None:
         self.maths, self.layers, self.values, self.scale = maths, layers, values, scale
-        self.backend, self.real = layers.space.backend, layers.real
+        self.backend, self.real = layers.library.backend, layers.real
         self.x = layers.matrix(0)
         self.grads = [g if g is ABSENT else g.reshape(self._shape(slot)) for slot, g in enumerate(grads)]
         d_input = self.grads[0]

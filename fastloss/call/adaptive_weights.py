@@ -9,7 +9,7 @@ from typing import Any
 
 from fastloss.call.array_ops import in_type
 from fastloss.call.checks import check_float, check_shape
-from fastloss.call.dispatch import space_of
+from fastloss.call.dispatch import library_of
 from fastloss.call.planning import ABSENT
 from fastloss.define.descriptions import Clustered
 from fastloss.runtime.dtypes import F32, F64
@@ -20,21 +20,22 @@ HEAD = 3  # arguments before the tails: input, head_weight, head_bias
 class Layers:
     """The checked weights of a call, as views."""
 
-    def __init__(self, job: Clustered) -> None:
-        arrays: list[Any] = [job.input, job.head_weight, job.head_bias]
+    def __init__(self, description: Clustered) -> None:
+        arrays: list[Any] = [description.input, description.head_weight, description.head_bias]
         names = ["input", "head_weight", "head_bias"]
-        for k, pair in enumerate(job.tail_weights):
+        for k, pair in enumerate(description.tail_weights):
             if len(pair) != 2:
                 raise ValueError(f"tail_weights[{k}] must be a pair (projection, output), got {len(pair)} arrays")
             arrays += pair
             names += [f"tail_weights[{k}][0]", f"tail_weights[{k}][1]"]
-        for array, name in ((job.input, "input"), (job.head_weight, "head_weight")):
+        for array, name in ((description.input, "input"), (description.head_weight, "head_weight")):
             if array is None:
                 raise TypeError(f"{name} must be an array, got None")
         self.arrays, self.names = arrays, names
-        self.space = space_of((*arrays, job.target), (*names, "target"))
+        self.library = library_of((*arrays, description.target), (*names, "target"))
+        see = self.library.view
         self.views: list[Any] = [
-            ABSENT if array is None else self.space.view(array, name) for array, name in zip(arrays, names, strict=True)
+            ABSENT if array is None else see(array, name) for array, name in zip(arrays, names, strict=True)
         ]
         for view, name in zip(self.views, names, strict=True):
             if view is not ABSENT:
@@ -43,7 +44,7 @@ class Layers:
         if x.ndim not in (1, 2):
             raise ValueError(f"input must have shape (F,) or (N, F), got shape {x.shape}")
         self.real = F64 if x.dtype == F64 else F32
-        self._check_weights(job.cutoffs, x.shape[-1])
+        self._check_weights(description.cutoffs, x.shape[-1])
 
     def _check_weights(self, cutoffs: Any, features: int) -> None:
         """Check the shapes of the weights, and set the classes at which each cluster begins and the last one ends."""
@@ -79,11 +80,11 @@ class Layers:
     def matrix(self, slot: int) -> Any:
         """Return a contiguous matrix."""
         view = self.views[slot]
-        return self.space.backend.flat(view).reshape(view.shape if view.ndim == 2 else (1, *view.shape))
+        return self.library.backend.flat(view).reshape(view.shape if view.ndim == 2 else (1, *view.shape))
 
     def bias(self) -> Any:
         """Return the head's bias in the computing type."""
-        backend, bias = self.space.backend, self.views[2]
+        backend, bias = self.library.backend, self.views[2]
         return bias if bias is ABSENT else in_type(backend, backend.flat(bias), self.real)
 
 

@@ -26,9 +26,9 @@ def by_address(
     plan: Addressed, found: Signature, args: tuple[Any, ...], kwargs: dict[str, Any], request: Request, plain: Request
 ) -> Callable[[tuple[Any, ...], dict[str, Any], Request], Any] | None:
     """Return what computes calls of the kind of this one; None where the arrays must be looked at."""
-    space, at, pick, makes, written, results, labelled, answer, reduces, defined = plan
-    layouts, address, arrays = space.layout, space.address, [found.given[place] for place in found.places]
-    if layouts is None or OVERLAPPING in found.relations or not all(map(space.owns, arrays)):
+    library, at, pick, makes, written, results, labelled, answer, reduces, defined = plan
+    layouts, address, arrays = library.layout, library.address, [found.given[place] for place in found.places]
+    if layouts is None or OVERLAPPING in found.relations or not all(map(library.owns, arrays)):
         return None
     if [*map(address, arrays)] != [*map(_pointer, found.arrays)]:
         return None  # copied

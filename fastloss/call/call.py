@@ -149,13 +149,15 @@ class Call:
             common = {name: named.pop(name) for name in record.common if name in named}
             set_common(planning, common, named.get("reduction", "mean"))
             axis = common.get("axis")
-        job = record.describe(*arguments, **named)
+        description = record.describe(*arguments, **named)
         if axis is not None:
-            job = along(job, axis)
-        planner = _PLANNERS.get(type(job))
+            description = along(description, axis)
+        planner = _PLANNERS.get(type(description))
         if planner is None:
-            raise TypeError(f"{record.name} must return a description (fastloss.custom), got {type(job).__name__}")
-        plan = planner(planning, job)
+            raise TypeError(
+                f"{record.name} must return a description (fastloss.custom), got {type(description).__name__}"
+            )
+        plan = planner(planning, description)
         if request is not self.request:
             plan = plan._replace(compute=writing(plan.compute, request))
         return plan, tuple(planning.arrays), planning.kept and operands.kept()

@@ -34,12 +34,12 @@ def planner(make_call: MakeCall) -> Callable[[Planning, Applied | WeightedSum], 
     def part(record: Loss, mode: Mode) -> Any:
         return make_call(record, Request(mode), {})
 
-    def plan(planning: Planning, job: Applied | WeightedSum) -> Plan:
+    def plan(planning: Planning, description: Applied | WeightedSum) -> Plan:
         planning.kept = False  # the parts are given the user's arrays, and keep their own plans
         mode, record, request = planning.mode, planning.record, planning.request
         if mode.hessian:
             raise ValueError(f"{record.name} is made of several losses and has no second derivative here")
-        operands = _operands_of(job)
+        operands = _operands_of(description)
         planning.enter(tuple(operands.values()), tuple(operands))
         for name in mode.wrt:
             if name not in operands:
@@ -49,10 +49,10 @@ def planner(make_call: MakeCall) -> Callable[[Planning, Applied | WeightedSum], 
         if request.grad_out is not None:
             given = (request.grad_out,) if mode.single else several(request.grad_out, len(mode.wrt))
             targets = check_targets(planning, given, [operands[name] for name in mode.wrt])
-        if mode.partial and isinstance(job, WeightedSum):
+        if mode.partial and isinstance(description, WeightedSum):
             raise TypeError(f"{record.name} is a sum of losses: take partial sums of these, each has a mean of its own")
-        clear = _clearing(planning, job)
-        root = _node_of(_with_common(job, planning), part, frozenset(mode.wrt), _arithmetic(record, part))
+        clear = _clearing(planning, description)
+        root = _node_of(_with_common(description, planning), part, frozenset(mode.wrt), _arithmetic(record, part))
 
         def compute(_: tuple[Any, ...], request: Request) -> Any:
             totals: Totals = {}
@@ -63,9 +63,9 @@ def planner(make_call: MakeCall) -> Callable[[Planning, Applied | WeightedSum], 
                 return value
             grads = tuple([totals[name] for name in mode.wrt])
             for name, gradient in zip(mode.wrt, grads, strict=True):
-                clear(planning.space.view(gradient, name))
+                clear(planning.library.view(gradient, name))
             for name, gradient, target in zip(mode.wrt, grads, targets, strict=False):
-                planning.space.backend.copy_into(target.view, planning.space.view(gradient, name))
+                planning.library.backend.copy_into(target.view, planning.library.view(gradient, name))
             result = request.grad_out if targets else grads[0] if mode.single else grads
             return (value, result) if mode.value else result
 
@@ -74,15 +74,15 @@ def planner(make_call: MakeCall) -> Callable[[Planning, Applied | WeightedSum], 
     return plan
 
 
-def _clearing(planning: Planning, job: Any) -> Callable[[Any], None]:
+def _clearing(planning: Planning, description: Any) -> Callable[[Any], None]:
     """Return what writes zeros to the gradient of samples of weight 0, where a NaN has come through a chain.
 
     In a sum of losses a sample may be a part of the values of others.
     """
     operand = planning.sample_weight
-    if operand is None or isinstance(job, WeightedSum):
+    if operand is None or isinstance(description, WeightedSum):
         return lambda gradient: None
-    weights, backend = planning.see(operand, "sample_weight"), planning.space.backend
+    weights, backend = planning.see(operand, "sample_weight"), planning.library.backend
     rows = weights.size
 
     def clear(gradient: Any) -> None:
@@ -92,30 +92,30 @@ def _clearing(planning: Planning, job: Any) -> Callable[[Any], None]:
     return clear
 
 
-def _with_common(job: Any, planning: Planning) -> Any:
+def _with_common(description: Any, planning: Planning) -> Any:
     """Return a chain or sum whose outermost losses have the options in common that were given."""
     common = {name: operand.given for name, operand in planning.common.items() if name != "axis"}
     if not common:
-        return job
-    if isinstance(job, WeightedSum):
-        return WeightedSum(tuple([(weight, _with_common(loss, planning)) for weight, loss in job.terms]))
-    return dataclasses.replace(job, kwargs={**job.kwargs, **common})
+        return description
+    if isinstance(description, WeightedSum):
+        return WeightedSum(tuple([(weight, _with_common(loss, planning)) for weight, loss in description.terms]))
+    return dataclasses.replace(description, kwargs={**description.kwargs, **common})
 
 
-def _operands_of(job: Any) -> dict[str, Operand]:
+def _operands_of(description: Any) -> dict[str, Operand]:
     """Return the operands that a chain is made of, by name."""
-    if isinstance(job, Operand):
-        return {job.name: job}
+    if isinstance(description, Operand):
+        return {description.name: description}
     found: dict[str, Operand] = {}
-    for part in _parts_of(job):
+    for part in _parts_of(description):
         found |= _operands_of(part)
     return found
 
 
-def _parts_of(job: Any) -> list[Any]:
-    if isinstance(job, WeightedSum):
-        return [loss for _, loss in job.terms]
-    return [*job.args, *job.kwargs.values()] if isinstance(job, Applied) else []
+def _parts_of(description: Any) -> list[Any]:
+    if isinstance(description, WeightedSum):
+        return [loss for _, loss in description.terms]
+    return [*description.args, *description.kwargs.values()] if isinstance(description, Applied) else []
 
 
 # -- the parts of a chain ----------------------------------------------------------------------------------------------
@@ -169,9 +169,9 @@ def _plus(array: Any, other: Any, *, factor: float, reduction: str) -> Elementwi
 class _Node:
     """A loss called on operands, and on what other losses return."""
 
-    def __init__(self, job: Applied, part: Part, wanted: frozenset[str], arithmetic: _Arithmetic) -> None:
-        self.part, self.arithmetic, self.record = part, arithmetic, job.record
-        given = dict(zip(job.record.positional, job.args, strict=False)) | dict(job.kwargs)
+    def __init__(self, description: Applied, part: Part, wanted: frozenset[str], arithmetic: _Arithmetic) -> None:
+        self.part, self.arithmetic, self.record = part, arithmetic, description.record
+        given = dict(zip(description.record.positional, description.args, strict=False)) | dict(description.kwargs)
         self.inner = {
             name: _node_of(value, part, wanted, arithmetic)
             for name, value in given.items()
@@ -183,8 +183,8 @@ class _Node:
             [name for name in given if self.names.get(name) in wanted or (name in self.inner and self.inner[name].wrt)]
         )
         for name in self.wrt:
-            if name not in job.record.differentiable:
-                raise ValueError(f"{job.record.name} is not differentiable with respect to {name!r}")
+            if name not in description.record.differentiable:
+                raise ValueError(f"{description.record.name} is not differentiable with respect to {name!r}")
 
     def run(self, grad_output: Any, totals: Totals, value: bool = True, out: Any = None) -> Any:
         """Add the gradients, times an upstream one, to the totals, and return the value where it is asked for."""
@@ -217,9 +217,9 @@ class _Node:
 class _SumNode:
     """A weighted sum of losses."""
 
-    def __init__(self, job: WeightedSum, part: Part, wanted: frozenset[str], arithmetic: _Arithmetic) -> None:
+    def __init__(self, description: WeightedSum, part: Part, wanted: frozenset[str], arithmetic: _Arithmetic) -> None:
         self.arithmetic = arithmetic
-        self.terms = [(weight, _node_of(loss, part, wanted, arithmetic)) for weight, loss in job.terms]
+        self.terms = [(weight, _node_of(loss, part, wanted, arithmetic)) for weight, loss in description.terms]
         self.wrt = any(node.wrt for _, node in self.terms)
 
     def run(self, grad_output: Any, totals: Totals, value: bool = True, out: Any = None) -> Any:
@@ -227,7 +227,8 @@ class _SumNode:
         values = []
         for weight, node in self.terms:
             if node.wrt or value:
-                values.append(node.run(self.arithmetic.scaled(grad_output, weight) if node.wrt else None, totals, value))
+                scaled = self.arithmetic.scaled(grad_output, weight) if node.wrt else None
+                values.append(node.run(scaled, totals, value))
         return self._joined(values, out) if value else None
 
     def value(self) -> Any:
@@ -242,6 +243,6 @@ class _SumNode:
         return total
 
 
-def _node_of(job: Any, part: Part, wanted: frozenset[str], arithmetic: _Arithmetic) -> Any:
-    kind = _SumNode if isinstance(job, WeightedSum) else _Node
-    return kind(job, part, wanted, arithmetic)
+def _node_of(description: Any, part: Part, wanted: frozenset[str], arithmetic: _Arithmetic) -> Any:
+    kind = _SumNode if isinstance(description, WeightedSum) else _Node
+    return kind(description, part, wanted, arithmetic)

@@ -98,20 +98,20 @@ def broadcast(*shapes: Shape) -> Shape | None:
     return tuple(found)
 
 
-def common_shape(job: Elementwise, views: list[Any]) -> Shape:
+def common_shape(description: Elementwise, views: list[Any]) -> Shape:
     """Return the shape of the result of an elementwise loss whose arrays differ in shape."""
-    leads = views[: job.leads]
-    shape = broadcast_shape(job.names, leads)
+    leads = views[: description.leads]
+    shape = broadcast_shape(description.names, leads)
     if any(view.shape != leads[0].shape for view in leads):
-        text = listed(job.names, leads)
-        if job.broadcast == "exact":
+        text = listed(description.names, leads)
+        if description.broadcast == "exact":
             raise ValueError(f"shapes do not match: {text}")
-        if job.broadcast == "same_ndim" and len({view.ndim for view in leads}) != 1:
+        if description.broadcast == "same_ndim" and len({view.ndim for view in leads}) != 1:
             raise ValueError(f"arrays must have the same number of axes: {text}")
-        if job.broadcast == "warn":
+        if description.broadcast == "warn":
             message = f"shapes differ and are broadcast, which is rarely meant: {text}"
             warnings.warn(message, UserWarning, stacklevel=stacklevel())
-    for name, view in zip(job.names[job.leads :], views[job.leads :], strict=True):
+    for name, view in zip(description.names[description.leads :], views[description.leads :], strict=True):
         check_fits(view, shape, name)
     return shape
 

@@ -31,7 +31,7 @@ def set_common(planning: Planning, common: dict[str, Any], reduction: str) -> No
         raise ValueError(f"partial_sum is of a mean, and does not go with reduction={reduction!r}")
 
 
-def along(job: Any, axis: int) -> Any:
+def along(description: Any, axis: int) -> Any:
     """Return a description with its rows or vectors along another axis.
 
     Raises
@@ -39,14 +39,14 @@ def along(job: Any, axis: int) -> Any:
     TypeError
         If the axis is none.
     """
-    if isinstance(job, OfDistances):
-        if any(distance.describe is None for distance in job.distances):
+    if isinstance(description, OfDistances):
+        if any(distance.describe is None for distance in description.distances):
             raise ValueError("axis does not go with a distance_function of one's own")
-        moved = [one._replace(describe=_described_along(one.describe, axis)) for one in job.distances]
-        return job._replace(distances=tuple(moved))
-    if isinstance(job, Rowwise | Pairwise | LabelSets):
-        return job._replace(axis=axis)
-    raise TypeError(f"{type(job).__name__} has no axis")
+        moved = [one._replace(describe=_described_along(one.describe, axis)) for one in description.distances]
+        return description._replace(distances=tuple(moved))
+    if isinstance(description, Rowwise | Pairwise | LabelSets):
+        return description._replace(axis=axis)
+    raise TypeError(f"{type(description).__name__} has no axis")
 
 
 @functools.cache

@@ -35,24 +35,29 @@ def planner_of_penalties(make_call: MakeCall) -> Callable[[Planning, Penalty], P
     def part(record: Loss, mode: Mode) -> Any:
         return make_call(record, Request(mode), {})
 
-    def plan(planning: Planning, job: Penalty) -> Plan:
-        if job.params is None:
+    def plan(planning: Planning, description: Penalty) -> Plan:
+        if description.params is None:
             raise TypeError("params must be an array or a sequence of arrays, got None")
-        if is_array(job.params.given):
+        if is_array(description.params.given):
             one = Elementwise(
-                job.point, (job.params,), ("params",), (float(job.coefficient),), reduction="sum", leads=1
+                description.point,
+                (description.params,),
+                ("params",),
+                (float(description.coefficient),),
+                reduction="sum",
+                leads=1,
             )
             return elementwise.plan(planning, one)
         planning.kept = False
-        return _plan_penalties(planning, job, part)
+        return _plan_penalties(planning, description, part)
 
     return plan
 
 
-def _plan_penalties(planning: Planning, job: Penalty, part: Callable[[Loss, Mode], Any]) -> Plan:
+def _plan_penalties(planning: Planning, description: Penalty, part: Callable[[Loss, Mode], Any]) -> Plan:
     """Plan a penalty on several arrays, of this call alone."""
     mode, request, record = planning.mode, planning.request, planning.record
-    given = tuple(job.params.given)
+    given = tuple(description.params.given)
     names = tuple([f"params[{k}]" for k in range(len(given))])
     if request.out is not None:
         raise ValueError("out is for an unreduced value, which a penalty does not have")
@@ -64,13 +69,13 @@ def _plan_penalties(planning: Planning, job: Penalty, part: Callable[[Loss, Mode
         return Plan(lambda arrays, request: _joined(mode, np.float64(0), [], [], request))
     arrays = tuple([planning.operand(name, array) for name, array in zip(names, given, strict=True)])
     views = planning.enter(arrays, names)
-    backend = planning.space.backend
+    backend = planning.library.backend
     for view, name in zip(views, names, strict=True):
         check_float(view, name)
     if targets is not None:  # nothing of the user's is written before all has been looked at
         check_targets(planning, targets, arrays)
         for k, target in enumerate(targets):
-            seen = planning.space.output(target, "grad_out")
+            seen = planning.library.output(target, "grad_out")
             if any(backend.overlap(seen, view) for n, view in enumerate(views) if n != k):
                 raise ValueError(f"grad_out[{k}] overlaps another of the arrays, which is read after it is written")
     one = part(record, mode._replace(wrt=("params",) if mode.wrt else (), single=True))
@@ -81,7 +86,7 @@ def _plan_penalties(planning: Planning, job: Penalty, part: Callable[[Loss, Mode
             each = one.request
             if request.grad_output is not None or targets is not None:
                 each = Request(one.request.mode, request.grad_output, None if targets is None else targets[k])
-            result = one.run((array, job.coefficient), {}, each)
+            result = one.run((array, description.coefficient), {}, each)
             if not mode.wrt:
                 values.append(result)
             elif mode.hessian:
@@ -96,7 +101,7 @@ def _plan_penalties(planning: Planning, job: Penalty, part: Callable[[Loss, Mode
         if mode.value and backend.waits:
             total = sum(values[1:], values[0])
         elif mode.value:
-            total = planning.space.scalar(sum(map(float, values)), views[0].dtype)
+            total = planning.library.scalar(sum(map(float, values)), views[0].dtype)
         return _joined(mode, total, gradients, seconds, request)
 
     return Plan(compute)
@@ -108,7 +113,7 @@ def check_targets(planning: Planning, targets: tuple[Any, ...], like: Iterable[O
     for array, operand in zip(targets, like, strict=True):
         target = planning.operand("grad_out", array)
         check_target(planning, target, operand.view.shape, operand.view.dtype)
-        if any(planning.space.backend.overlap(target.view, other.view) for other in checked):
+        if any(planning.library.backend.overlap(target.view, other.view) for other in checked):
             raise ValueError("grad_out overlaps another array that is written")
         checked.append(target)
     return checked
@@ -150,8 +155,8 @@ def planner_of_distances(make_call: MakeCall) -> Callable[[Planning, OfDistances
         )
         return make_call(described, Request(mode), {})
 
-    def plan(planning: Planning, job: OfDistances) -> Plan:
-        return _Distances(planning, job, part).plan()
+    def plan(planning: Planning, description: OfDistances) -> Plan:
+        return _Distances(planning, description, part).plan()
 
     return plan
 
@@ -159,38 +164,45 @@ def planner_of_distances(make_call: MakeCall) -> Callable[[Planning, OfDistances
 class _Distances:
     """A loss of distances: an elementwise loss of what other descriptions, or functions of the user's, compute."""
 
-    def __init__(self, planning: Planning, job: OfDistances, part: Callable[..., Any]) -> None:
-        self.planning, self.job, self.record, self.mode = planning, job, planning.record, planning.mode
+    def __init__(self, planning: Planning, description: OfDistances, part: Callable[..., Any]) -> None:
+        self.planning, self.description, self.record, self.mode = planning, description, planning.record, planning.mode
         self.common = {name: operand.given for name, operand in planning.common.items() if name != "axis"}
-        views = planning.enter(job.arrays, job.names)
-        for view, name in zip(views, job.names, strict=True):
+        views = planning.enter(description.arrays, description.names)
+        for view, name in zip(views, description.names, strict=True):
             check_float(view, name)
             if view.ndim != views[0].ndim or view.ndim == 0:
-                raise ValueError(f"vectors must have the same number of axes, at least one: {listed(job.names, views)}")
+                raise ValueError(
+                    f"vectors must have the same number of axes, at least one: {listed(description.names, views)}"
+                )
         self.shapes = [view.shape for view in views]
         self._check_derivatives()
         self._check_outputs(views)
         planning.kept = False  # the parts are given the user's arrays, and keep their own plans
 
         mode = self.mode
-        self.names = tuple([f"the distance of {job.names[i]} and {job.names[k]}" for (i, k), *_ in job.distances])
+        self.names = tuple(
+            [
+                f"the distance of {description.names[i]} and {description.names[k]}"
+                for (i, k), *_ in description.distances
+            ]
+        )
         outer = Mode(mode.value, self.names if mode.wrt else (), single=False, partial=mode.partial)
-        describe = _outer_of(job.point, self.names, job.params, job.reduction)
+        describe = _outer_of(description.point, self.names, description.params, description.reduction)
         self.outer = part(self.record, describe, self.names, outer)
         self.plus = part(self.record, _sum, ("one", "other"), Mode())
-        self.parts = [(distance, *self._parts_of(distance, part)) for distance in job.distances]
+        self.parts = [(distance, *self._parts_of(distance, part)) for distance in description.distances]
 
     def _parts_of(self, distance: Distance, part: Callable[..., Any]) -> tuple[Any, Any]:
         """Return the calls of a distance that is a description: of its value, and of its derivatives."""
         if distance.describe is None:
             return None, None
-        names = distance.describe(*[self.job.arrays[k] for k in distance.operands]).names
+        names = distance.describe(*[self.description.arrays[k] for k in distance.operands]).names
         derivatives = Mode(False, names[:1], hessian=True) if self.mode.hessian else Mode(False, names, single=False)
         return tuple([part(self.record, distance.describe, names, mode) for mode in (Mode(), derivatives)])
 
     def _check_derivatives(self) -> None:
         """Raise where a derivative is asked for that a function of the user's does not provide."""
-        for distance in self.job.distances if self.mode.wrt else ():
+        for distance in self.description.distances if self.mode.wrt else ():
             if distance.describe is None and self.mode.hessian:
                 raise ValueError(f"{self.record.name} has no second derivative with a distance_function of one's own")
             if distance.describe is None and distance.vjp is None:
@@ -200,22 +212,22 @@ class _Distances:
                 )
 
     def _check_outputs(self, views: list[Any]) -> None:
-        planning, request, names = self.planning, self.planning.request, self.job.names
-        backend = planning.space.backend
+        planning, request, names = self.planning, self.planning.request, self.description.names
+        backend = planning.library.backend
         self.targets: list[Operand] | None = None
         if request.grad_out is not None:
             given = (request.grad_out,) if self.mode.single else several(request.grad_out, len(self.mode.wrt))
-            like = [self.job.arrays[names.index(name)] for name in self.mode.wrt]
+            like = [self.description.arrays[names.index(name)] for name in self.mode.wrt]
             self.targets = check_targets(planning, given, like)
         if request.out is not None:
-            out = planning.space.output(request.out, "out")
+            out = planning.library.output(request.out, "out")
             written = [target.view for target in self.targets or ()]
             if any(backend.overlap(out, view) for view in (*views, *written)):
                 raise ValueError("out overlaps an argument or another array that is written")
 
     def plan(self) -> Plan:
         """Return what computes the call."""
-        given = tuple([operand.given for operand in self.job.arrays])
+        given = tuple([operand.given for operand in self.description.arrays])
         return Plan(lambda _, request: self._compute(given, request))
 
     def _compute(self, given: tuple[Any, ...], request: Request) -> Any:
@@ -233,16 +245,16 @@ class _Distances:
         for (distance, _, derivatives), slope in zip(self.parts, slopes, strict=True):
             for name, derivative in self._derivatives(given, distance, derivatives, slope):
                 if name == "hessian" or name in mode.wrt:
-                    shape = self.shapes[0 if name == "hessian" else self.job.names.index(name)]
-                    seen = self.planning.space.view(derivative, "distance_vjp")
+                    shape = self.shapes[0 if name == "hessian" else self.description.names.index(name)]
+                    seen = self.planning.library.view(derivative, "distance_vjp")
                     check_shape(seen, shape, f"distance_vjp's gradient of {name}", "shape")
                     totals[name] = (
                         self.plus.run((totals[name], derivative), {}, VALUE) if name in totals else derivative
                     )
         grads = tuple([totals[name] for name in mode.wrt])
-        space = self.planning.space
+        library = self.planning.library
         for target, gradient in zip(self.targets or (), grads, strict=bool(self.targets)):
-            space.backend.copy_into(target.view, space.view(gradient, "grad_out"))
+            library.backend.copy_into(target.view, library.view(gradient, "grad_out"))
         result = (grads[0] if mode.single else grads) if self.targets is None else request.grad_out
         if mode.hessian:
             return result, totals["hessian"]
@@ -256,7 +268,7 @@ class _Distances:
     def _derivatives(self, given: tuple[Any, ...], distance: Distance, part: Any, slope: Any) -> list[tuple[str, Any]]:
         """Return the derivatives of a distance times `slope`, each with the name of its argument."""
         a, b = (given[k] for k in distance.operands)
-        first, other = (self.job.names[k] for k in distance.operands)
+        first, other = (self.description.names[k] for k in distance.operands)
         if part is None:
             parts = distance.vjp(a, b, slope)  # type: ignore[misc]
             if not isinstance(parts, tuple | list) or len(parts) != 2:

@@ -21,14 +21,16 @@ from fastloss.runtime.settings import settings
 _NAMES = ("log_probs", "targets")
 
 
-def plan(planning: Planning, job: Alignment) -> Plan:
+def plan(planning: Planning, description: Alignment) -> Plan:
     """Plan a loss over the alignments of labels with time steps; the lengths are numbers, and are read in each call."""
     mode = planning.mode
-    for operand, name in zip((job.input_lengths, job.target_lengths), ("input_lengths", "target_lengths"), strict=True):
+    for operand, name in zip(
+        (description.input_lengths, description.target_lengths), ("input_lengths", "target_lengths"), strict=True
+    ):
         if operand is None:
             raise TypeError(f"{name} must be an array, got NoneType")
-    x, targets = planning.enter((job.log_probs, job.targets), _NAMES)
-    backend = planning.space.backend
+    x, targets = planning.enter((description.log_probs, description.targets), _NAMES)
+    backend = planning.library.backend
     check_float(x, "log_probs")
     shape = x.shape
     if len(shape) == 3:
@@ -37,20 +39,20 @@ def plan(planning: Planning, job: Alignment) -> Plan:
         (times, classes), samples = shape, 1
     else:
         raise ValueError(f"log_probs must have shape (T, N, C) or (T, C), got shape {shape}")
-    blank = int(job.blank)
+    blank = int(description.blank)
     if not 0 <= blank < classes:
         raise ValueError(f"blank must be one of the {classes} classes of log_probs of shape {shape}, got {blank}")
     lengths = [
-        _Lengths(planning, job.input_lengths, "input_lengths", samples, times, "time steps", shape),
-        _target_lengths(planning, job.target_lengths, targets, samples, shape),
+        _Lengths(planning, description.input_lengths, "input_lengths", samples, times, "time steps", shape),
+        _target_lengths(planning, description.target_lengths, targets, samples, shape),
     ]
     no_labels = targets.dtype == F64  # an empty list; the recursion is for integers
     if no_labels:
         targets = backend.zeros(targets.shape, I64)
 
-    each, by_length = job.reduction == "none", job.reduction == "mean"
+    each, by_length = description.reduction == "none", description.reduction == "mean"
     divisor = planning.over(samples) if by_length else 1
-    outputs = Outputs(planning, (Argument(job.log_probs, x), Argument(job.targets, targets)), shape)
+    outputs = Outputs(planning, (Argument(description.log_probs, x), Argument(description.targets, targets)), shape)
     results = (samples,) if len(shape) == 3 else ()
     outputs.want_values(results, each and mode.value)
     scale, grad_output = planning.take_grad_output(not each, results)
@@ -61,9 +63,9 @@ def plan(planning: Planning, job: Alignment) -> Plan:
             planning.weighing.factors = _shares(planning, lengths[1], outputs.real)
         by_length, divisor = False, 1
     read_x, read_labels, read_upstream = (
-        planning.reader(operand, backend.flat) for operand in (job.log_probs, job.targets, grad_output)
+        planning.reader(operand, backend.flat) for operand in (description.log_probs, description.targets, grad_output)
     )
-    zero_infinity, empty_mean = bool(job.zero_infinity), planning.empty_mean
+    zero_infinity, empty_mean = bool(description.zero_infinity), planning.empty_mean
 
     def body(arrays: tuple[Any, ...], request: Request, values: Any, gradient: Any) -> Any:
         (steps, frames), (labels_of, counts) = (one.of(arrays) for one in lengths)
@@ -102,7 +104,7 @@ def plan(planning: Planning, job: Alignment) -> Plan:
 
 def _shares(planning: Planning, lengths: _Lengths, real: Any) -> Read:
     """Return what reads one over the number of labels of each sample, 1 where there are none."""
-    upload = planning.space.backend.upload
+    upload = planning.library.backend.upload
     return lambda arrays: upload((1 / np.maximum(lengths.of(arrays)[0], 1)).astype(real))
 
 

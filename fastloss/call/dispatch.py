@@ -1,8 +1,8 @@
 """Where an array lies and which library it belongs to; nothing else in the package knows devices.
 
-A *space* is an array library together with a kind of memory. It turns a user's array into what kernels read (a *view*:
-the same memory, without a copy) and kernel outputs into the user's kind of array, and names the backend that computes
-there. Libraries are recognised through ``sys.modules``, never imported.
+A *library* is an array library together with a kind of memory, such as torch on the second GPU. It turns a user's array
+into what kernels read (a *view*: the same memory, without a copy) and kernel outputs into the user's kind of array, and
+names the backend that computes there. Libraries are recognised through ``sys.modules``, never imported.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import numpy as np
 
 from fastloss.cpu import arrays as host
 from fastloss.cpu import backend as host_backend
-from fastloss.cpu.arrays import NUMPY, TORCH, DlpackSpace, as_numpy, is_instance
+from fastloss.cpu.arrays import NUMPY, TORCH, DlpackLibrary, as_numpy, is_instance
 from fastloss.runtime.dtypes import BF16_BITS, F16_BITS
 
-_spaces: dict[Any, Any] = {}
+_libraries: dict[Any, Any] = {}
 
 # What is loaded with the first array that it is for: device memory, and lazy arrays in blocks.
 _LOADED_LATE = {"device": "fastloss.cuda.libraries", "dask": "fastloss.dask.calls"}
@@ -37,8 +37,8 @@ def lazy(arrays: tuple[Any, ...]) -> Any:
     return None
 
 
-def space_of(arrays: tuple[Any, ...], names: tuple[str, ...]) -> Any:
-    """Return the space of the first array, and check that the others lie with it.
+def library_of(arrays: tuple[Any, ...], names: tuple[str, ...]) -> Any:
+    """Return the library of the first array, and check that the others lie with it.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def space_of(arrays: tuple[Any, ...], names: tuple[str, ...]) -> Any:
     """
     for array in arrays:
         if array is not None and type(array) is not np.ndarray:
-            return _slow_space_of(arrays, names)
+            return _slow_library_of(arrays, names)
     return NUMPY
 
 
@@ -57,10 +57,10 @@ def lowering(array: Any) -> Callable[[Any], Any] | None:
     if lower is not None or isinstance(array, np.ndarray | np.generic | int | float | list | tuple):
         return lower
     try:
-        space = _space(array, "array")
+        library = _library(array, "array")
     except TypeError:
         return None
-    return None if space.backend is host_backend else space.reader
+    return None if library.backend is host_backend else library.reader
 
 
 APART, SAME, OVERLAPPING = range(3)
@@ -83,41 +83,42 @@ def host_array(array: Any, name: str) -> Any:
         return as_numpy(array, name)
     if "bool" in str(getattr(array, "dtype", "")):
         return np.zeros(0, bool)  # a view would not tell it from an integer
-    space = _space(array, name)
-    view = space.view(array, name)
-    view = view if isinstance(view, np.ndarray) else space.backend.on_host(view)
+    library = _library(array, name)
+    view = library.view(array, name)
+    view = view if isinstance(view, np.ndarray) else library.backend.on_host(view)
     return view.view(np.float16) if view.dtype in (F16_BITS, BF16_BITS) else view
 
 
-def _slow_space_of(arrays: tuple[Any, ...], names: tuple[str, ...]) -> Any:
-    found = [(name, array, _space(array, name)) for name, array in zip(names, arrays, strict=True) if array is not None]
-    first_name, first, space = found[0]
+def _slow_library_of(arrays: tuple[Any, ...], names: tuple[str, ...]) -> Any:
+    given = [(name, array) for name, array in zip(names, arrays, strict=True) if array is not None]
+    found = [(name, array, _library(array, name)) for name, array in given]
+    first_name, first, library = found[0]
     for name, array, other in found[1:]:
-        if other.device != space.device:
+        if other.device != library.device:
             raise TypeError(
-                f"{first_name} is {_describe(first, space)} and {name} is {_describe(array, other)}: nothing is moved "
-                f"between devices silently; {_how_to_move(first_name, first, name, array, space)}"
+                f"{first_name} is {_describe(first, library)} and {name} is {_describe(array, other)}: nothing is "
+                f"moved between devices silently; {_how_to_move(first_name, first, name, array, library)}"
             )
-    return space
+    return library
 
 
-def _describe(array: Any, space: Any) -> str:
-    return f"a {space.name} array on {space.device}" if hasattr(array, "dtype") else f"{type(array).__name__!r}"
+def _describe(array: Any, library: Any) -> str:
+    return f"a {library.name} array on {library.device}" if hasattr(array, "dtype") else f"{type(array).__name__!r}"
 
 
-def _how_to_move(first_name: str, first: Any, name: str, array: Any, space: Any) -> str:
+def _how_to_move(first_name: str, first: Any, name: str, array: Any, library: Any) -> str:
     """Say what to call to bring an array to the device of the first."""
     if is_instance(first, "torch", "Tensor"):
         if is_instance(array, "torch", "Tensor"):
             return f"call {name}.to({first_name}.device)"
         return f"call torch.as_tensor({name}, device={first_name}.device)"
-    if space.device == "the CPU":
+    if library.device == "the CPU":
         return f"call {name}.cpu()" if is_instance(array, "torch", "Tensor") else f"call {name}.get()"
     return f"call cupy.asarray({name})"
 
 
-def _space(array: Any, name: str) -> Any:
-    """Return the space of one array, the argument `name`."""
+def _library(array: Any, name: str) -> Any:
+    """Return the library of one array, the argument `name`."""
     if isinstance(array, np.ndarray | np.generic | int | float | list | tuple):
         return NUMPY
     on_device = is_instance(array, "cupy", "ndarray")  # which would build its interface to be asked for it
@@ -133,11 +134,11 @@ def _space(array: Any, name: str) -> Any:
     # __cuda_ndarray__ marks Numba's device arrays, those of its simulator too.
     exported = on_device or hasattr(array, "__cuda_array_interface__") or hasattr(array, "__cuda_ndarray__")
     if exported or _dlpack_device(array) in (2, 13):
-        return _late("device").space_of_device_array(array)
+        return _late("device").library_of_device_array(array)
     if _dlpack_device(array) == 1:
         namespace = _namespace(array)
         if namespace is not None:
-            return _spaces.setdefault(namespace, DlpackSpace(namespace))
+            return _libraries.setdefault(namespace, DlpackLibrary(namespace))
     if hasattr(array, "__array_interface__") or hasattr(array, "__array__"):
         return NUMPY
     if isinstance(array, Sequence) and not isinstance(array, str | bytes):

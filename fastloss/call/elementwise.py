@@ -19,18 +19,18 @@ from fastloss.runtime.plans import nothing
 from fastloss.runtime.settings import settings
 
 
-def plan(planning: Planning, job: Elementwise) -> Plan:
+def plan(planning: Planning, description: Elementwise) -> Plan:
     """Plan a loss of single elements."""
-    mode, names, weight, params = planning.mode, job.names, job.weight, job.params
-    planning.enter((*job.arrays, weight), (*names, "weight"))
-    backend = planning.space.backend
-    arguments = tuple([Argument(operand, operand.view) for operand in job.arrays])
+    mode, names, weight, params = planning.mode, description.names, description.weight, description.params
+    planning.enter((*description.arrays, weight), (*names, "weight"))
+    backend = planning.library.backend
+    arguments = tuple([Argument(operand, operand.view) for operand in description.arrays])
     x = arguments[0].view
-    for argument in arguments[: job.reals]:
+    for argument in arguments[: description.reals]:
         check_float(argument.view, argument.operand.name)
     views = [argument.view for argument in arguments]
     spreads: list[Callable[[Any], Any] | None] = [None] * len(views)
-    if job.non_negative is not None:
+    if description.non_negative is not None:
         check_float(views[-1], names[-1])
         aligned = aligned_variance(views[-1], x, names[-1])
         if aligned is not views[-1]:
@@ -39,25 +39,25 @@ def plan(planning: Planning, job: Elementwise) -> Plan:
         arguments = (*arguments[:-1], arguments[-1]._replace(lies=aligned.shape))
     shape = x.shape
     if any(view.shape != shape for view in views):
-        shape = common_shape(job, views)
-        planning.kept = planning.kept and job.broadcast != "warn"
+        shape = common_shape(description, views)
+        planning.kept = planning.kept and description.broadcast != "warn"
 
     params = representable(params, x.dtype)
-    size, each = math.prod(shape), job.reduction == "none"
-    divisor: Any = planning.over(job.divisor(x.shape, size))
-    point, w = job.point, weight
+    size, each = math.prod(shape), description.reduction == "none"
+    divisor: Any = planning.over(description.divisor(x.shape, size))
+    point, w = description.point, weight
     if weight is not None:
-        if job.exact_weight:
+        if description.exact_weight:
             check_shape(weight.view, x.shape, "weight", "the input's shape")
         check_fits(weight.view, shape, "weight")
-        if planning.averages and job.mean == "weights":
+        if planning.averages and description.mean == "weights":
             divisor = planning.over(_summing(backend, weight))
             planning.counts = planning.reader(weight, _broadcasting(backend, None, shape), backend.flat)
         if "weight" in mode.wrt and "sample_weight" in planning.common:
             raise ValueError("there is no gradient with respect to weight beside a sample_weight")
         if "weight" in mode.wrt:
             # The weight becomes an operand; its derivative of a weighted mean is v - mean, over the summed weight.
-            centre = _centre(planning, job, size) if callable(divisor) else 0.0
+            centre = _centre(planning, description, size) if callable(divisor) else 0.0
             arguments = (*arguments, Argument(weight, weight.view))
             point, params, w = weighted(point), (*params, centre), None
             views.append(weight.view)
@@ -93,12 +93,12 @@ def plan(planning: Planning, job: Elementwise) -> Plan:
         kernel = backend.plan_elementwise(point, read_views, outputs.samples(5), params, outputs.aliased)
     chains = [*spreads, *(None,) * (5 - len(spreads))]
     if sampled_by is not None and planning.weighs and kernel.raw and not converts:
-        chains[len(job.arrays)] = None  # what spreads weights also brings them to their shape
+        chains[len(description.arrays)] = None  # what spreads weights also brings them to their shape
     for k, operand in enumerate(operands):
         if not (operand is None or operand is sampled_by or kernel.raw or operand.view.shape == shape):
             chains[k] = _broadcasting(backend, chains[k], shape)
     reads = reads_of(operands, tuple(chains), kernel.reads)
-    return kernel_call(planning, kernel, reads, outputs, each, scale, divisor, _domain(planning, job, size))
+    return kernel_call(planning, kernel, reads, outputs, each, scale, divisor, _domain(planning, description, size))
 
 
 def _reshaping(shape: tuple[int, ...]) -> Callable[[Any], Any]:
@@ -119,31 +119,31 @@ def _summing(backend: Any, weight: Operand) -> Callable[[tuple[Any, ...]], Any]:
     return lambda arrays: total(read(arrays[place]))
 
 
-def _centre(planning: Planning, job: Elementwise, size: int) -> float:
+def _centre(planning: Planning, description: Elementwise, size: int) -> float:
     """Return the weighted mean of the call, which the derivative with respect to a weight is taken about.
 
     It is a number of this call, so that the plan cannot be kept. The copies of a weight that is broadcast share it.
     """
     planning.kept = False
-    backend, weight = planning.space.backend, job.weight
+    backend, weight = planning.library.backend, description.weight
     whole = Planning(planning.record, VALUE, planning.arrays, False)
     whole.averages = planning.averages
-    reduced = plan(whole, job).compute(tuple(planning.arrays), VALUE)
-    mean = backend.number(planning.space.view(reduced, "input"))
+    reduced = plan(whole, description).compute(tuple(planning.arrays), VALUE)
+    mean = backend.number(planning.library.view(reduced, "input"))
     return mean * weight.view.size / size if size else mean  # type: ignore[union-attr, no-any-return]
 
 
-def _domain(planning: Planning, job: Elementwise, size: int) -> Domain | None:
+def _domain(planning: Planning, description: Elementwise, size: int) -> Domain | None:
     """Return what raises where an operand holds a value that the loss is not defined for; NaN passes."""
-    backend = planning.space.backend
-    if size == 0 or not (job.unit_interval or job.non_negative is not None):
+    backend = planning.library.backend
+    if size == 0 or not (description.unit_interval or description.non_negative is not None):
         return None
     looked_at = [
         (operand.name, operand.place, operand.read, point, message)
-        for operand in job.arrays
+        for operand in description.arrays
         for wanted, point, message in (
-            (job.unit_interval, outside_unit_interval, "must lie in [0, 1], but holds values outside"),
-            (job.non_negative == operand.name, is_negative, "must not be negative, but holds negative values"),
+            (description.unit_interval, outside_unit_interval, "must lie in [0, 1], but holds values outside"),
+            (description.non_negative == operand.name, is_negative, "must not be negative, but holds negative values"),
         )
         if wanted
     ]

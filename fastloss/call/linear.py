@@ -31,13 +31,19 @@ from fastloss.runtime.settings import settings
 _INPUT, _WEIGHT, _TARGET, _BIAS, _CLASS_WEIGHT = range(5)  # slots of the gradients
 
 
-def plan(planning: Planning, job: Projected) -> Plan:
+def plan(planning: Planning, description: Projected) -> Plan:
     """Plan a loss of rows behind a linear map."""
-    rows, usual = job.rows, ("input", "linear_weight", "target", "linear_bias", "weight")
-    names = (*job.names, *usual[len(job.names) :])
+    rows, usual = description.rows, ("input", "linear_weight", "target", "linear_bias", "weight")
+    names = (*description.names, *usual[len(description.names) :])
     scores = rows.scores or Scores()
     numbered = rows.target if isinstance(rows.target, RowIndex) else None
-    given = (job.input, job.linear_weight, None if numbered is not None else rows.target, job.linear_bias, rows.weight)
+    given = (
+        description.input,
+        description.linear_weight,
+        None if numbered is not None else rows.target,
+        description.linear_bias,
+        rows.weight,
+    )
     for operand, name in zip(given[: 3 if numbered is None else 2], names, strict=False):
         if operand is None:
             raise TypeError(f"{name} must be an array, got None")
@@ -46,10 +52,10 @@ def plan(planning: Planning, job: Projected) -> Plan:
     if numbered is not None:
         target = _row_index(planning, numbered, x, w, names)
     real = F64 if x.dtype == F64 else F32
-    if job.precision is not None and job.precision != real.name:
-        raise ValueError(f"sums of {dtype_name(x)} input are in {real.name}, not in {job.precision}")
+    if description.precision is not None and description.precision != real.name:
+        raise ValueError(f"sums of {dtype_name(x)} input are in {real.name}, not in {description.precision}")
     classes, inner = w.shape[0], w.shape[1:-1]
-    valid = valid_classes(scores, classes, f"{job.names[1]} has shape {w.shape}")
+    valid = valid_classes(scores, classes, f"{description.names[1]} has shape {w.shape}")
     shape, results = (*x.shape[:-1], classes, *inner), (*x.shape[:-1], *inner)
     soft = rows.soft is not None and target.shape == shape
     if soft:
@@ -82,19 +88,19 @@ def plan(planning: Planning, job: Projected) -> Plan:
     scale, grad_output = planning.take_grad_output(not each, results)
     counted = not soft and rows.mean == "weights" and rows.reduction == "mean"
     if counted:
-        set_counts(planning, job.rows, given[_TARGET], x.dtype, valid, target if numbered is not None else None)
+        set_counts(planning, description.rows, given[_TARGET], x.dtype, valid, target if numbered is not None else None)
     weighing, by = planning.weighing, planning.over(math.prod(results)) if rows.reduction == "mean" else 1
     if weighing is not None:
         weighing.layout = None
-        job = job._replace(rows=rows._replace(reduction="none"))
+        description = description._replace(rows=rows._replace(reduction="none"))
     elif callable(by) or planning.mode.partial:
-        job = job._replace(rows=rows._replace(reduction="sum"))
+        description = description._replace(rows=rows._replace(reduction="sum"))
     labels, class_weights = (None, None) if soft else (given[_TARGET], rows.weight)
     outputs.check_read(target=labels, weight=class_weights, grad_output=grad_output)
     # Rows of the input and class probabilities are read no more when their gradient is written; all else is.
     outputs.detach(list(given), (_INPUT, _TARGET))
-    run = _Run(planning, job, soft, real, scale)
-    readers = [planning.reader(operand, planning.space.backend.flat) for operand in (*given, grad_output)]
+    run = _Run(planning, description, soft, real, scale)
+    readers = [planning.reader(operand, planning.library.backend.flat) for operand in (*given, grad_output)]
     if numbered is not None:
         readers[_TARGET] = lambda arrays: target
 
@@ -114,18 +120,18 @@ def plan(planning: Planning, job: Projected) -> Plan:
 class _Run:
     """What all calls of a kind have in common: the shapes, the chunks, and the plans of the row loss for these."""
 
-    def __init__(self, planning: Planning, job: Projected, soft: bool, real: Any, scale: Any) -> None:
-        rows, mode = job.rows, planning.mode
-        x, w = job.input.view, job.linear_weight.view
+    def __init__(self, planning: Planning, description: Projected, soft: bool, real: Any, scale: Any) -> None:
+        rows, mode = description.rows, planning.mode
+        x, w = description.input.view, description.linear_weight.view
         self.backend, self.real, self.soft, self.scale, self.valued = (
-            planning.space.backend,
+            planning.library.backend,
             real,
             soft,
             scale,
             mode.value,
         )
         self.maths = rows.soft if soft else rows.maths
-        self.logit_scale = job.logit_scale
+        self.logit_scale = description.logit_scale
         self.each, self.averages = rows.reduction == "none", rows.reduction == "mean"
         self.weighs = self.averages and rows.mean == "weights" and not soft
         self.batch, self.features = (x.shape[0] if x.ndim == 2 else 1), x.shape[-1]
@@ -139,13 +145,17 @@ class _Run:
         self.ignore = NO_INDEX if rows.ignore_index is None else int(rows.ignore_index)
         self.params = representable((*rows.params, 1.0 / max(1, self.classes)), real)
         doubled = "weight" in mode.wrt
-        wanted = job.chunk_rows(self.batch, self.features, self.classes) if job.chunk_rows is not None else None
+        wanted = (
+            description.chunk_rows(self.batch, self.features, self.classes)
+            if description.chunk_rows is not None
+            else None
+        )
         row_bytes = self.columns * real.itemsize * (1 + doubled + (self.scores.softcap is not None))
         self.bounds = chunks(self.batch, row_bytes, self.backend.chunk_times, wanted) if self.count else []
         self.wanted = bool(mode.wrt)
         self.at_once = len(self.bounds) == 1 and x.dtype == w.dtype == real and not doubled and rows.scores is None
         self.numbers = RowNumbers(self.backend, real, self.scores, self.ignore)
-        self.target = job.names[2] if len(job.names) > 2 else "target"
+        self.target = description.names[2] if len(description.names) > 2 else "target"
         self.multiply = self.backend.multiplier(self.batch * self.columns * self.features)
         self.ones: Any = None
         self.plans: dict[int, KernelPlan] = {}
@@ -353,7 +363,7 @@ class _Run:
 
 def _counting_rows(read: Read, planning: Planning, run: _Run) -> Read:
     """Return what reads the input with zeros for what is not finite in rows of weight 0: its products would be NaN."""
-    backend, place, shape = planning.space.backend, planning.weighing.place, (run.batch, run.features)
+    backend, place, shape = planning.library.backend, planning.weighing.place, (run.batch, run.features)
     if run.positions != 1 or not run.count:
         return read
     like = backend.empty((run.count,), run.real)
@@ -382,7 +392,7 @@ def _row_index(planning: Planning, numbered: RowIndex, x: Any, w: Any, names: tu
             f"row n of {names[0]} {x.shape} belongs to row n + {numbered.offset} of {names[1]}, which has shape "
             f"{w.shape}"
         )
-    return planning.space.backend.on_device(np.arange(x.shape[0], dtype=np.int64) + numbered.offset)
+    return planning.library.backend.on_device(np.arange(x.shape[0], dtype=np.int64) + numbered.offset)
 
 
 def _check_map(x: Any, w: Any, bias: Any, names: tuple[str, ...], empty: bool) -> None:

@@ -15,39 +15,39 @@ from fastloss.define.descriptions import LabelSets
 from fastloss.runtime.plans import nothing
 
 
-def plan(planning: Planning, job: LabelSets) -> Plan:
+def plan(planning: Planning, description: LabelSets) -> Plan:
     """Plan a loss of listed and unlisted classes."""
     mode = planning.mode
-    x, target = planning.enter((job.input, job.target), ("input", "target"))
-    backend = planning.space.backend
+    x, target = planning.enter((description.input, description.target), ("input", "target"))
+    backend = planning.library.backend
     check_float(x, "input")
     shape = x.shape
     if len(shape) > 2 or 0 in shape[-1:]:
         raise ValueError(f"input must have shape (C,) or (N, C) with at least one class, got shape {shape}")
-    if job.target is None:
+    if description.target is None:
         raise TypeError("target must be an array, got None")
     check_integer(target, "target")
     check_shape(target, shape, "target", "the input's shape")
     moved, read = None, None
-    if job.axis is not None and normal_axis(job.axis, len(shape)) != len(shape) - 1:
+    if description.axis is not None and normal_axis(description.axis, len(shape)) != len(shape) - 1:
         moved, read = (0,), functools.partial(backend.moved, source=0, destination=-1)
     rows, columns = (shape[:-1] if moved is None else shape[1:]), shape[-1 if moved is None else 0] if shape else 1
     count = math.prod(rows)
-    each = job.reduction == "none"
-    outputs = Outputs(planning, (Argument(job.input, x),), shape, last=moved, flat_hessian=True)
+    each = description.reduction == "none"
+    outputs = Outputs(planning, (Argument(description.input, x),), shape, last=moved, flat_hessian=True)
     outputs.want_values(rows, each and mode.value)
     scale, grad_output = planning.take_grad_output(not each, rows)
-    outputs.check_read(target=job.target, grad_output=grad_output)
-    divisor = planning.over(count) if job.reduction == "mean" else 1
+    outputs.check_read(target=description.target, grad_output=grad_output)
+    divisor = planning.over(count) if description.reduction == "mean" else 1
     if planning.weighing is not None:
         planning.weighing.layout, divisor = RowLayout(columns), 1
-    operands = (job.input, job.target, grad_output)
+    operands = (description.input, description.target, grad_output)
     if count == 0:
         kernel = nothing(planning.empty_mean, labelled=True)
     else:
         rowwise = (x, target) if read is None else (read(x), read(target))
         seen = (*rowwise, ABSENT if grad_output is None else grad_output.view)
-        kernel = backend.plan_multilabel(job.point, seen, outputs.samples(2), (count, columns))
+        kernel = backend.plan_multilabel(description.point, seen, outputs.samples(2), (count, columns))
     reads = reads_of(operands, (read, read, None), kernel.reads)
-    bad_label = bad_label_of(backend, job.target, shape, columns)
+    bad_label = bad_label_of(backend, description.target, shape, columns)
     return kernel_call(planning, kernel, reads, outputs, each, scale, divisor, bad_label=bad_label, slots=2)

@@ -76,7 +76,7 @@ class Outputs:
         """
         self.planning, self.arguments, self._innermost, self._last = planning, arguments, innermost, last
         self._shift = shift
-        self.space, self.backend = planning.space, planning.space.backend
+        self.library, self.backend = planning.library, planning.library.backend
         self.aliased = False
         self._read: list[Operand] = []
         flat = self.backend.flat
@@ -263,7 +263,7 @@ class Outputs:
     # -- finishing ------------------------------------------------------------------------------------------------
 
     def _wrapping(self, dtype: Any, operand: Operand) -> Finish | None:
-        wrap = self.space.wrapping(dtype, getattr(operand.given, "dtype", None))
+        wrap = self.library.wrapping(dtype, getattr(operand.given, "dtype", None))
         if wrap is None:
             return None
 

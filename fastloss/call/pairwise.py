@@ -16,18 +16,18 @@ from fastloss.define.descriptions import Pairwise
 from fastloss.runtime.plans import nothing
 
 
-def plan(planning: Planning, job: Pairwise) -> Plan:
+def plan(planning: Planning, description: Pairwise) -> Plan:
     """Plan a loss of pairs or triplets of vectors."""
-    mode, names = planning.mode, job.names
-    planning.enter((*job.arrays, job.target), (*names, "target"))
-    backend = planning.space.backend
-    views = [operand.view for operand in job.arrays]
-    for operand in job.arrays[: job.reals]:
+    mode, names = planning.mode, description.names
+    planning.enter((*description.arrays, description.target), (*names, "target"))
+    backend = planning.library.backend
+    views = [operand.view for operand in description.arrays]
+    for operand in description.arrays[: description.reals]:
         check_float(operand.view, operand.name)
-    shape = _common_shape(job, views)
-    axes = _axes_of(job, len(shape))
+    shape = _common_shape(description, views)
+    axes = _axes_of(description, len(shape))
     results = tuple([n for k, n in enumerate(shape) if k not in axes])
-    if job.target is None and "target" in planning.record.domains and "target" not in names:
+    if description.target is None and "target" in planning.record.domains and "target" not in names:
         raise TypeError("target must be an array, got None")
     moved = axes if axes != tuple(range(len(results), len(shape))) else None
     if moved is not None:  # vectors lie along the last axes of what the loop sees
@@ -36,20 +36,20 @@ def plan(planning: Planning, job: Pairwise) -> Plan:
     else:
         spreads = [None if view.shape == shape else functools.partial(backend.broadcast, shape=shape) for view in views]
     columns, count = math.prod([shape[axis] for axis in axes]), math.prod(results)
-    spread_label = None if job.target is None else _labels(backend, job.target.view, results)
+    spread_label = None if description.target is None else _labels(backend, description.target.view, results)
 
-    each = job.reduction == "none"
-    arguments = tuple([Argument(operand, operand.view) for operand in job.arrays])
+    each = description.reduction == "none"
+    arguments = tuple([Argument(operand, operand.view) for operand in description.arrays])
     outputs = Outputs(planning, arguments, shape, last=moved)
-    kept_results = tuple([1 if k in axes else n for k, n in enumerate(shape)]) if job.keepdim else results
+    kept_results = tuple([1 if k in axes else n for k, n in enumerate(shape)]) if description.keepdim else results
     outputs.want_values(kept_results, each and mode.value)
     scale, grad_output = planning.take_grad_output(not each, kept_results)
-    outputs.check_read(target=job.target, grad_output=grad_output)
-    divisor = planning.over(count) if job.reduction == "mean" else 1
+    outputs.check_read(target=description.target, grad_output=grad_output)
+    divisor = planning.over(count) if description.reduction == "mean" else 1
     if planning.weighing is not None:
         planning.weighing.layout, divisor = RowLayout(columns), 1
     missing = (None,) * (3 - len(views))
-    operands: tuple[Operand | None, ...] = (*job.arrays, *missing, job.target, grad_output)
+    operands: tuple[Operand | None, ...] = (*description.arrays, *missing, description.target, grad_output)
     spreading = (*spreads, *missing, spread_label, None)
     if count == 0:
         kernel = nothing(planning.empty_mean)
@@ -58,15 +58,15 @@ def plan(planning: Planning, job: Pairwise) -> Plan:
             ABSENT if operand is None else operand.view if spread is None else spread(operand.view)
             for operand, spread in zip(operands, spreading, strict=True)
         ]
-        params = representable(job.params, views[0].dtype)
-        kernel = backend.plan_pairwise(job.maths, tuple(seen), outputs.samples(5), params, (count, columns))
+        params = representable(description.params, views[0].dtype)
+        kernel = backend.plan_pairwise(description.maths, tuple(seen), outputs.samples(5), params, (count, columns))
     reads = reads_of(operands, spreading, kernel.reads)
     return kernel_call(planning, kernel, reads, outputs, each, scale, divisor)
 
 
-def _axes_of(job: Pairwise, ndim: int) -> tuple[int, ...]:
+def _axes_of(description: Pairwise, ndim: int) -> tuple[int, ...]:
     """Return the axes that the vectors lie along, in order."""
-    named = job.axis if isinstance(job.axis, tuple) else (job.axis,)
+    named = description.axis if isinstance(description.axis, tuple) else (description.axis,)
     axes = tuple(sorted([normal_axis(axis, ndim) for axis in named]))
     if len({*axes}) < len(axes):
         raise ValueError(f"axes must name each axis once, got {named}")
@@ -81,15 +81,17 @@ def _moved(backend: Any, shape: Shape, axes: tuple[int, ...], view: Any) -> Any:
     return view
 
 
-def _common_shape(job: Pairwise, views: list[Any]) -> Shape:
+def _common_shape(description: Pairwise, views: list[Any]) -> Shape:
     """Return the shape that the arrays of vectors have in common."""
     first = views[0]
     shape: Shape = first.shape
     for view in views:
-        if (view.ndim == 0 or view.ndim != first.ndim) and not job.broadcast:
-            raise ValueError(f"vectors must have the same number of axes, at least one: {listed(job.names, views)}")
+        if (view.ndim == 0 or view.ndim != first.ndim) and not description.broadcast:
+            raise ValueError(
+                f"vectors must have the same number of axes, at least one: {listed(description.names, views)}"
+            )
         if view.shape != shape:
-            shape = broadcast_shape(job.names, views)
+            shape = broadcast_shape(description.names, views)
     return shape or (1,)  # two numbers, as vectors of one component
 
 

@@ -43,7 +43,7 @@ class Plan(NamedTuple):
 class Addressed(NamedTuple):
     """A kernel that is handed addresses, and what is made of its result (see ``by_address.py``)."""
 
-    space: Any
+    library: Any
     at: Any
     pick: Callable[[tuple[Any, ...]], tuple[Any, ...]]  # operands of a call's arrays
     makes: list[Callable[[], Any]]
@@ -102,8 +102,8 @@ def kernel_call(
     look_before = domain if domain is not None and outputs.writes_over else None
     dynamic, weighs = callable(scale) or callable(divisor), planning.weighs
     dtype = outputs.dtype
-    space = planning.space  # and not the planning: it holds the arrays of this call, which a plan may not keep
-    number = space.number_of(dtype)
+    library = planning.library  # and not the planning: it holds the arrays of this call, which a plan may not keep
+    number = library.number_of(dtype)
     reduces = planning.mode.value and not each
     answer = answering(planning.mode, each and planning.mode.value)
     if planning.weighing is not None or planning.mode.partial:
@@ -125,7 +125,7 @@ def kernel_call(
     if kernel.bound is not None and not looks and not callable(scale) and not callable(divisor):
         sources, at = outputs.sources(len(planning.arrays)), kernel.bound(scale, divisor)
         if sources is not None:
-            addressed = Addressed(space, at, pick, *sources, labelled, answer, reduces, domain is not None)
+            addressed = Addressed(library, at, pick, *sources, labelled, answer, reduces, domain is not None)
 
     def compute(arrays: tuple[Any, ...], request: Request) -> Any:
         if look_before is not None:
@@ -135,7 +135,7 @@ def kernel_call(
             by = divisor(arrays) if callable(divisor) else divisor
             factor = scale(arrays, request) if callable(scale) else scale
             if weighs and by == 0:
-                return _of_no_weight(space, results, number(_NAN) if reduces else None, answer)(arrays, request)
+                return _of_no_weight(library, results, number(_NAN) if reduces else None, answer)(arrays, request)
         made = [*map(call, makes)] if make is None else make(arrays)
         total = code(
             *order((*map(call, readers, pick(arrays)), ABSENT)),
@@ -159,7 +159,7 @@ def kernel_call(
         return answer(number(total), made)
 
     parts = functools.partial(
-        _parts_of, planning.mode, space, kernel, reads, dtype, results, reduces, scale,
+        _parts_of, planning.mode, library, kernel, reads, dtype, results, reduces, scale,
         divisor, domain, slots, answer,
     )  # fmt: skip
     return Plan(compute, parts, addressed)
@@ -177,13 +177,13 @@ def _partial_call(planning: Planning, outputs: Outputs, execute: Execute, absent
     return Plan(compute)
 
 
-def _of_no_weight(space: Any, results: Results, value: Any, answer: Answer) -> Compute:
+def _of_no_weight(library: Any, results: Results, value: Any, answer: Answer) -> Compute:
     """Return what gives the mean over no weight, which is NaN, and its gradient, which is 0."""
 
     def compute(arrays: tuple[Any, ...], request: Request) -> Any:
         made = make_all(results, arrays)
         for flat in map(call, results.flats, made):
-            space.backend.fill(flat, 0.0)
+            library.backend.fill(flat, 0.0)
         return answer(value, made if results.finish is None else results.finish(made, arrays, request))
 
     return compute
@@ -191,7 +191,7 @@ def _of_no_weight(space: Any, results: Results, value: Any, answer: Answer) -> C
 
 def _parts_of(
     mode: Mode,
-    space: Any,
+    library: Any,
     kernel: KernelPlan,
     reads: Reads,
     dtype: Any,
@@ -222,7 +222,7 @@ def _parts_of(
     return Parts(
         kernel.launch.code, (frames[0], frames[1]), kernel.launch.queue, operands,
         tuple(zip(made_at, results.makes, strict=True)), kernel.labelled, 1 if kernel.divided else divisor,
-        space.number_of(dtype), reduces, answer, wrap, wraps, domain is not None,
+        library.number_of(dtype), reduces, answer, wrap, wraps, domain is not None,
     )  # fmt: skip
 
 
@@ -244,7 +244,7 @@ def program_call(planning: Planning, outputs: Outputs, each: bool, body: Body, s
         return Plan(planning.weighing.plan(execute, outputs, each, answer, slots))
     results = outputs.plan(slots)
     make, makes, finish, flats, order, *_ = results
-    scalar, dtype = planning.space.scalar, outputs.dtype
+    scalar, dtype = planning.library.scalar, outputs.dtype
     reduces = planning.mode.value and not each
     if planning.mode.partial:
 

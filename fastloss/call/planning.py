@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from fastloss.call.checks import Shape, check_float, check_shape
-from fastloss.call.dispatch import host_array, lowering, space_of
+from fastloss.call.dispatch import host_array, library_of, lowering
 from fastloss.call.request import Mode, Request, is_number
 from fastloss.cpu.arrays import NUMPY, kernel_view
 from fastloss.cpu.in_parts import COPIED_AT_ONCE, flat
@@ -63,7 +63,7 @@ class Operand:
         return self.given.dtype if hasattr(self.given, "dtype") else self._seen().dtype
 
     def _seen(self) -> Any:
-        return space_of((self.given,), (self.name,)).view(self.given, self.name)
+        return library_of((self.given,), (self.name,)).view(self.given, self.name)
 
     def _refuse(self, *_: Any) -> NoReturn:
         raise TypeError(
@@ -91,7 +91,7 @@ class Planning:
     counts: Read | None = None  # what each value counts for in the mean, beside its weight
     counted: Read | None = None  # the same, but 1 or 0
     how_many: Read | None = None  # how many values have a weight that is not 0
-    space: Any = None
+    library: Any = None
     grad_output: Operand | None = None
     out: Operand | None = None
 
@@ -119,7 +119,7 @@ class Planning:
         """
         if self.divisor is None:
             return None
-        place, given, backend = self.divisor.place, self.divisor.given, self.space.backend
+        place, given, backend = self.divisor.place, self.divisor.given, self.library.backend
         array = self.arrays[place]
         if array is None:
             self.arrays[place] = array = host_array(given, "divisor")
@@ -147,10 +147,10 @@ class Planning:
         for operand in operands:
             if operand is not None and type(operand.given) is not np.ndarray:
                 given = tuple([None if operand is None else operand.given for operand in operands])
-                self.space = space_of(given, names)
+                self.library = library_of(given, names)
                 break
         else:
-            self.space = NUMPY
+            self.library = NUMPY
         return [
             ABSENT if operand is None else self.see(operand, name)
             for operand, name in zip(operands, names, strict=True)
@@ -161,12 +161,12 @@ class Planning:
         operand.name = name
         if operand.view is None:
             low = self.arrays[operand.place]
-            reader = getattr(self.space, "reader", None)
+            reader = getattr(self.library, "reader", None)
             if reader is not None and lowering(operand.given) != reader:
                 self.kept, low = False, None  # of another library or stream, which every call waits for
             if low is None:
-                low = self.arrays[operand.place] = self.space.lower(operand.given, name)
-            operand.read = self.space.reading(low)
+                low = self.arrays[operand.place] = self.library.lower(operand.given, name)
+            operand.read = self.library.reading(low)
             operand.view = low if operand.read is None else kernel_view(low, name)
         return operand.view
 
@@ -200,7 +200,7 @@ class Planning:
 
     def see_target(self, operand: Operand) -> Any:
         """Set the view of an array of the user's that is to be written, and return it."""
-        view = self.space.output(operand.given, operand.name)
+        view = self.library.output(operand.given, operand.name)
         self.see(operand, operand.name)
         operand.view = view
         return view
@@ -225,7 +225,7 @@ class Planning:
         if reduced:
             if view.size != 1:
                 raise ValueError(f"grad_output must be a scalar for a reduced loss, got shape {view.shape}")
-            number, place, read = self.space.backend.number, operand.place, chained(operand.read, _scalar_of)
+            number, place, read = self.library.backend.number, operand.place, chained(operand.read, _scalar_of)
             return lambda arrays, request: number(read(arrays[place])), None
         check_float(view, "grad_output")
         check_shape(view, shape, "grad_output", "the output's shape")

@@ -118,8 +118,8 @@ def returning(planning: Planning, made: Plan, place: int, numbers: RowNumbers, r
 
 def answering_with(planning: Planning, numbers: RowNumbers, rows: tuple[int, ...]) -> Callable[[Any, list[Any]], Any]:
     """Return what puts numbers of `rows`, which lie in flat arrays, beside the value of a loss."""
-    space, kind, single = planning.space, output_class(numbers.names), not planning.mode.wrt
-    wraps = [space.wrapping(I64 if name == "argmax" else numbers.real, None) for name in numbers.names]
+    library, kind, single = planning.library, output_class(numbers.names), not planning.mode.wrt
+    wraps = [library.wrapping(I64 if name == "argmax" else numbers.real, None) for name in numbers.names]
     shape = methodcaller("reshape", rows)
     finish = [shape if wrap is None else chained(shape, wrap) for wrap in wraps]
 

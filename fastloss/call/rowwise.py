@@ -34,43 +34,46 @@ from fastloss.runtime.plans import nothing
 _NAMES = ("input", "target", "weight")
 
 
-def plan(planning: Planning, job: Rowwise) -> Plan:
+def plan(planning: Planning, description: Rowwise) -> Plan:
     """Plan a loss of rows."""
     mode = planning.mode
-    x, target, weight = planning.enter((job.input, job.target, job.weight), _NAMES)
-    backend = planning.space.backend
+    x, target, weight = planning.enter((description.input, description.target, description.weight), _NAMES)
+    backend = planning.library.backend
     check_float(x, "input")
     shape = x.shape
-    first, last, split = _split(job, shape)
+    first, last, split = _split(description, shape)
     outer, classes, inner = split
     rows = shape[:first] + shape[last:]
-    if job.target is None and "target" in planning.record.domains:
+    if description.target is None and "target" in planning.record.domains:
         raise TypeError("target must be an array, got None")
-    if job.pairs is not None and job.weight is not None and weight.shape != (classes,):
+    if description.pairs is not None and description.weight is not None and weight.shape != (classes,):
         check_fits(weight, shape, "weight")
         check_fits(target, shape, "target")
-        arrays = (job.input, job.target, job.weight)
+        arrays = (description.input, description.target, description.weight)
         return pairwise.plan(
-            planning, Pairwise(job.pairs, arrays, _NAMES, reduction=job.reduction, broadcast=True, reals=1)
+            planning,
+            Pairwise(description.pairs, arrays, _NAMES, reduction=description.reduction, broadcast=True, reals=1),
         )
-    maths, labels, operand, rows = target_of(job, target, shape, rows)
-    if job.weight is not None:
+    maths, labels, operand, rows = target_of(description, target, shape, rows)
+    if description.weight is not None:
         check_shape(weight, (classes,), "weight", "one entry for each class, shape")
 
-    each, count = job.reduction == "none", outer * inner
-    results = shape[:first] + (1,) * len(shape[first:last]) + shape[last:] if job.keepdim else rows
-    is_sampled = planning.sample_weight is not None and count > 0 and classes > 0 and _is_sampled(planning, job, labels)
+    each, count = description.reduction == "none", outer * inner
+    results = shape[:first] + (1,) * len(shape[first:last]) + shape[last:] if description.keepdim else rows
+    is_sampled = (
+        planning.sample_weight is not None and count > 0 and classes > 0 and _is_sampled(planning, description, labels)
+    )
     sampled_by, spread_weights = sampling_rows(planning, results) if is_sampled else (None, None)
     divisor: Any = 1
-    if job.reduction == "mean":
-        is_counted = job.mean == "weights" and labels is not None
+    if description.reduction == "mean":
+        is_counted = description.mean == "weights" and labels is not None
         divisor = planning.over(0 if is_counted or is_sampled else count)  # 0: the driver counts
         if is_counted and (planning.sample_weight is not None or mode.partial):
-            set_counts(planning, job, labels, x.dtype, classes)
-    arguments: tuple[Argument | None, ...] = (Argument(job.input, x),)
+            set_counts(planning, description, labels, x.dtype, classes)
+    arguments: tuple[Argument | None, ...] = (Argument(description.input, x),)
     if operand is not None:
         along = (classes,) + (1,) * (len(shape) - last)
-        weighing = None if job.weight is None else Argument(job.weight, weight, along)
+        weighing = None if description.weight is None else Argument(description.weight, weight, along)
         arguments = (*arguments, Argument(operand, target), weighing)
     innermost = _innermost(backend, x, first, last)
     if innermost is not None:
@@ -81,7 +84,7 @@ def plan(planning: Planning, job: Rowwise) -> Plan:
         planning.weighing.layout = RowLayout(classes, split[2])
         divisor = 1
     scale, grad_output = planning.take_grad_output(not each, results)
-    class_weight = job.weight if operand is None else None
+    class_weight = description.weight if operand is None else None
     outputs.check_read(target=labels, weight=class_weight, grad_output=grad_output, sample_weight=sampled_by)
     if sampled_by is not None:
         grad_output, maths = sampled_by, maths._replace(sampled=True)
@@ -90,12 +93,12 @@ def plan(planning: Planning, job: Rowwise) -> Plan:
     spread: Callable[[Any], Any] | None = ordering
     if operand is not None and target.shape != shape:
         spread = chained(lambda view: backend.broadcast(view, shape), ordering)
-    operands = (job.input, operand, labels, job.weight, grad_output)
+    operands = (description.input, operand, labels, description.weight, grad_output)
     spreads = (ordering, spread, None, None, spread_weights)
     if count == 0:
         kernel = nothing(planning.empty_mean, labelled=True)
     elif classes == 0:
-        kernel = nothing(job.empty, labelled=True, fill=backend.fill)  # type: ignore[arg-type]
+        kernel = nothing(description.empty, labelled=True, fill=backend.fill)  # type: ignore[arg-type]
     else:
         indices, entries = (ABSENT, target) if labels is None else (target, ABSENT)
         above = ABSENT if grad_output is None else grad_output.view
@@ -103,8 +106,8 @@ def plan(planning: Planning, job: Rowwise) -> Plan:
         if spread is not None or spread_weights is not None:
             pairs = zip(seen, spreads, strict=True)
             seen = [view if spreading is None or view is ABSENT else spreading(view) for view, spreading in pairs]
-        ignore = NO_INDEX if job.ignore_index is None else int(job.ignore_index)
-        params = representable((*job.params, 1.0 / classes), x.dtype)
+        ignore = NO_INDEX if description.ignore_index is None else int(description.ignore_index)
+        params = representable((*description.params, 1.0 / classes), x.dtype)
         kernel = backend.plan_rowwise(
             maths, tuple(seen), outputs.samples(5), params, split, ignore, outputs.first_replaces
         )
@@ -115,71 +118,73 @@ def plan(planning: Planning, job: Rowwise) -> Plan:
     return kernel_call(planning, kernel, reads, outputs, each, scale, divisor, bad_label=bad_label)
 
 
-def _split(job: Rowwise, shape: Shape) -> tuple[int, int, tuple[int, int, int]]:
+def _split(description: Rowwise, shape: Shape) -> tuple[int, int, tuple[int, int, int]]:
     """Return where the class axis begins and ends, and (outer, classes, inner), of an input that the loss can have."""
-    found = split_axis(shape, job.axis)
-    if job.max_ndim is not None and len(shape) > job.max_ndim:
-        raise ValueError(f"input must have at most {job.max_ndim} axes, got shape {shape}")
-    if found[2][1] == 0 and job.empty is None:
+    found = split_axis(shape, description.axis)
+    if description.max_ndim is not None and len(shape) > description.max_ndim:
+        raise ValueError(f"input must have at most {description.max_ndim} axes, got shape {shape}")
+    if found[2][1] == 0 and description.empty is None:
         raise ValueError(f"input must have at least one class, got shape {shape}")
     return found
 
 
-def _is_sampled(planning: Planning, job: Rowwise, labels: Operand | None) -> bool:
+def _is_sampled(planning: Planning, description: Rowwise, labels: Operand | None) -> bool:
     """Return whether the loop over rows multiplies by the weights of samples: where it divides by their sum, or not."""
     assert planning.sample_weight is not None
-    by_rows = labels is not None and job.mean != "weights"  # whose sum knows neither class weights nor rows to ignore
-    if by_rows and not (job.weight is None and job.ignore_index is None):
+    by_rows = (
+        labels is not None and description.mean != "weights"
+    )  # whose sum knows neither class weights nor rows to ignore
+    if by_rows and not (description.weight is None and description.ignore_index is None):
         return False
-    if planning.mode.partial or planning.grad_output is not None or not planning.space.backend.samples_rows:
+    if planning.mode.partial or planning.grad_output is not None or not planning.library.backend.samples_rows:
         return False
     return planning.see(planning.sample_weight, "sample_weight").dtype in FLOATS
 
 
 def reads_of_rows(planning: Planning, operands: tuple[Operand | None, ...]) -> Read:
     """Return what gives the flat views of operands, ``()`` for those not given, of the arrays of a call."""
-    flats = (planning.space.backend.flat,) * len(operands)
+    flats = (planning.library.backend.flat,) * len(operands)
     pick, readers, order, _ = reads_of(operands, (None,) * len(operands), flats)
     return lambda arrays: order((*map(call, readers, pick(arrays)), ABSENT))
 
 
 def set_counts(
-    planning: Planning, job: Rowwise, labels: Operand | None, dtype: Any, classes: int, numbered: Any = None
+    planning: Planning, description: Rowwise, labels: Operand | None, dtype: Any, classes: int, numbered: Any = None
 ) -> None:
     """Set what reads the weights of the rows that count, by their labels, and 1 for these rows and 0 for others.
 
     The labels may be `numbered` instead of given.
     """
-    backend, real = planning.space.backend, F64 if dtype == F64 else F32
-    ignore = NO_INDEX if job.ignore_index is None else int(job.ignore_index)
-    read_weight = planning.reader(job.weight, backend.flat)
+    backend, real = planning.library.backend, F64 if dtype == F64 else F32
+    ignore = NO_INDEX if description.ignore_index is None else int(description.ignore_index)
+    read_weight = planning.reader(description.weight, backend.flat)
     read = (lambda arrays: numbered) if numbered is not None else planning.reader(labels, backend.flat)
 
     def counted(arrays: tuple[Any, ...]) -> Any:
         return backend.class_weights(read(arrays), ABSENT, classes, ignore, real)
 
     planning.counts = planning.counted = counted
-    if job.weight is not None:
+    if description.weight is not None:
         planning.counts = lambda arrays: backend.class_weights(read(arrays), read_weight(arrays), classes, ignore, real)
 
 
 def target_of(
-    job: Rowwise, target: Any, shape: Shape, rows: Shape
+    description: Rowwise, target: Any, shape: Shape, rows: Shape
 ) -> tuple[RowMaths, Operand | None, Operand | None, Shape]:
     """Return the maths, the operand of class indices, that of an entry for each logit, and the shape of the values."""
-    if job.target is None:
-        return job.maths, None, None, rows
-    if not job.maths.indexed:
+    if description.target is None:
+        return description.maths, None, None, rows
+    if not description.maths.indexed:
         check_fits(target, shape, "target")
-        return job.maths, None, job.target, rows
-    if job.soft is not None and target.shape == shape:
+        return description.maths, None, description.target, rows
+    if description.soft is not None and target.shape == shape:
         check_float(target, "target, which has the input's shape and so holds class probabilities,")
-        if job.ignore_index is not None and job.ignore_index >= 0:
-            raise ValueError(f"ignore_index does not go with class probabilities, got {job.ignore_index}")
-        return job.soft, None, job.target, rows
+        if description.ignore_index is not None and description.ignore_index >= 0:
+            raise ValueError(f"ignore_index does not go with class probabilities, got {description.ignore_index}")
+        return description.soft, None, description.target, rows
     check_labels(target, rows, shape)
     # torch: without an ignore_index a target of shape (1,) beside one row gives a value of shape (1,)
-    return job.maths, job.target, None, target.shape if job.ignore_index is None else rows
+    return description.maths, description.target, None, target.shape if description.ignore_index is None else rows
 
 
 def _innermost(backend: Any, x: Any, first: int, last: int) -> int | None:
@@ -214,35 +219,35 @@ def value_only(maths: RowMaths) -> RowMaths:
     return maths._replace(terms=None)
 
 
-def plan_map(planning: Planning, job: RowMap) -> Plan:
+def plan_map(planning: Planning, description: RowMap) -> Plan:
     """Plan a function of rows that returns an array of the input's shape, or its gradient."""
     mode = planning.mode
-    (x,) = planning.enter((job.input,), ("input",))
-    backend = planning.space.backend
-    if job.dtype is not None:
-        return _plan_converted(planning, job)
+    (x,) = planning.enter((description.input,), ("input",))
+    backend = planning.library.backend
+    if description.dtype is not None:
+        return _plan_converted(planning, description)
     check_float(x, "input")
     shape = x.shape
-    if job.axis is None:
+    if description.axis is None:
         planning.kept = False  # it warns
-    axis = implicit_axis(len(shape)) if job.axis is None else normal_axis(job.axis, len(shape))
+    axis = implicit_axis(len(shape)) if description.axis is None else normal_axis(description.axis, len(shape))
     split = split_axis(shape, axis)[2] if shape else (1, 1, 1)
     innermost = _innermost(backend, x, axis, axis + 1) if shape else None
     if innermost is not None:
         split = (split[0] * split[2], split[1], 1)
-    outputs = Outputs(planning, (Argument(job.input, x),), shape, innermost=innermost, shift=1)
+    outputs = Outputs(planning, (Argument(description.input, x),), shape, innermost=innermost, shift=1)
     outputs.want_values(shape, mode.value, entries=True)
     scale, grad_output = planning.take_grad_output(False, shape)
     outputs.check_read(grad_output=grad_output)
 
     ordering = None if innermost is None else outputs.ordered
-    operands = (job.input, grad_output, None, None, None)
+    operands = (description.input, grad_output, None, None, None)
     spreads = (ordering, ordering, None, None, None)
     if x.size == 0:
         kernel = nothing(0.0, labelled=True)
     else:
         seen = [ABSENT if one is None else one.view if ordering is None else ordering(one.view) for one in operands]
-        maths = job.maths if mode.wrt else value_only(job.maths)
+        maths = description.maths if mode.wrt else value_only(description.maths)
         kernel = backend.plan_rowwise(
             maths, tuple(seen), outputs.samples(5), None, split, NO_INDEX, outputs.first_replaces
         )
@@ -250,27 +255,27 @@ def plan_map(planning: Planning, job: RowMap) -> Plan:
     return kernel_call(planning, kernel, reads, outputs, True, scale, 1, bad_label=None)
 
 
-def _plan_converted(planning: Planning, job: RowMap) -> Plan:
+def _plan_converted(planning: Planning, description: RowMap) -> Plan:
     """Plan a map of the input in another dtype: a value is like what was converted, a gradient like the input.
 
     Numbers of this call are converted, so that the plan cannot be kept.
     """
     planning.kept = False
-    mode, space, backend, operand = planning.mode, planning.space, planning.space.backend, job.input
+    mode, library, backend, operand = planning.mode, planning.library, planning.library.backend, description.input
     own = operand.view
-    converted = Operand("input", space.converted(operand.given, job.dtype), len(planning.arrays))
+    converted = Operand("input", library.converted(operand.given, description.dtype), len(planning.arrays))
     planning.arrays.append(None)
     x = planning.see(converted, "input")
     check_float(x, "input")
     if own.dtype == x.dtype or own.dtype not in FLOATS or not mode.wrt:
-        return plan_map(planning, job._replace(input=converted, dtype=None))
+        return plan_map(planning, description._replace(input=converted, dtype=None))
 
     request = planning.request
     rounded = Outputs(planning, (Argument(operand, own),), own.shape)
     made = rounded.plan(5)
     wide = Planning(planning.record, Request(mode, request.grad_output, None, request.out), planning.arrays, False)
     wide.grad_output, wide.out = planning.grad_output, planning.out
-    compute = plan_map(wide, job._replace(input=converted, dtype=None)).compute
+    compute = plan_map(wide, description._replace(input=converted, dtype=None)).compute
 
     def run(arrays: tuple[Any, ...], request: Request) -> Any:
         results = compute(arrays, request)
@@ -278,7 +283,7 @@ def _plan_converted(planning: Planning, job: RowMap) -> Plan:
         derivatives = derivatives if mode.hessian else (derivatives,)
         targets = made.make(arrays) if made.make is not None else [make() for make in made.makes]
         for target, derivative in zip(targets, derivatives, strict=True):
-            backend.copy_into(target, in_type(backend, space.view(derivative, "input"), own.dtype))
+            backend.copy_into(target, in_type(backend, library.view(derivative, "input"), own.dtype))
         finished = targets if made.finish is None else made.finish(targets, arrays, request)
         answer = tuple(finished) if mode.hessian else finished[0]
         return (value, answer) if mode.value else answer

@@ -33,63 +33,67 @@ BLOCK_BYTES = 1 << 20
 Block = Callable[..., tuple[int, Any]]
 
 
-def plan(planning: Planning, job: Rowwise) -> Plan:
+def plan(planning: Planning, description: Rowwise) -> Plan:
     """Plan a loss of rows; one with a z_loss alone is a loss of rows like any other."""
-    scores = job.scores
+    scores = description.scores
     if scores is None or scores == Scores(z_loss=scores.z_loss):
-        return rowwise.plan(planning, job)
-    return _plan(planning, job, scores)
+        return rowwise.plan(planning, description)
+    return _plan(planning, description, scores)
 
 
-def _plan(planning: Planning, job: Rowwise, scores: Scores) -> Plan:
+def _plan(planning: Planning, description: Rowwise, scores: Scores) -> Plan:
     mode = planning.mode
-    x, target, weight = planning.enter((job.input, job.target, job.weight), ("input", "target", "weight"))
-    backend = planning.space.backend
+    x, target, weight = planning.enter(
+        (description.input, description.target, description.weight), ("input", "target", "weight")
+    )
+    backend = planning.library.backend
     check_float(x, "input")
     shape = x.shape
-    first, last, (outer, classes, inner) = split_axis(shape, job.axis)
+    first, last, (outer, classes, inner) = split_axis(shape, description.axis)
     valid = valid_classes(scores, classes, f"input has {classes} of shape {shape}")
     if classes == 0:
         raise ValueError(f"input must have at least one class, got shape {shape}")
-    if job.target is None:
+    if description.target is None:
         raise TypeError("target must be an array, got None")
-    maths, labels, operand, rows = rowwise.target_of(job, target, shape, shape[:first] + shape[last:])
+    maths, labels, operand, rows = rowwise.target_of(description, target, shape, shape[:first] + shape[last:])
     check_returns(planning, scores, operand is not None)
-    if job.weight is not None and weight.shape != (valid,):
+    if description.weight is not None and weight.shape != (valid,):
         check_shape(weight, (classes,), "weight", "one entry for each class, shape")
 
-    ignore = NO_INDEX if job.ignore_index is None else int(job.ignore_index)
+    ignore = NO_INDEX if description.ignore_index is None else int(description.ignore_index)
     real = F64 if x.dtype == F64 else F32
     numbers = RowNumbers(backend, real, scores, ignore)
     is_converted = x.dtype != real and "argmax" in scores.returns
     if not scores.changes_logits and valid == classes and not is_converted:
         if not scores.returns:
-            return rowwise.plan(planning, job)
-        read_rows = rowwise.reads_of_rows(planning, (job.input, operand, labels, job.weight, None))
-        return returning_rows(planning, rowwise.plan(planning, job), numbers, read_rows, rows, (outer, classes, inner))
+            return rowwise.plan(planning, description)
+        read_rows = rowwise.reads_of_rows(planning, (description.input, operand, labels, description.weight, None))
+        return returning_rows(
+            planning, rowwise.plan(planning, description), numbers, read_rows, rows, (outer, classes, inner)
+        )
 
-    each, count = job.reduction == "none", outer * inner
+    each, count = description.reduction == "none", outer * inner
     place = len(planning.arrays)  # of what is returned beside the loss
     if scores.returns:
         planning.arrays.append(None)
-    arguments: tuple[Argument | None, ...] = (Argument(job.input, x),)
+    arguments: tuple[Argument | None, ...] = (Argument(description.input, x),)
     if operand is not None:
         arguments = (*arguments, Argument(operand, target))
         if "weight" in mode.wrt:
             raise ValueError(f"there is no gradient with respect to weight beside {', '.join(_changes(scores))}")
     outputs = Outputs(planning, arguments, shape)
     outputs.want_values(rows, each and mode.value)
-    averages = job.reduction == "mean"
+    averages = description.reduction == "mean"
     counted = averages and labels is not None
     if counted:
-        rowwise.set_counts(planning, job, labels, x.dtype, valid)
+        rowwise.set_counts(planning, description, labels, x.dtype, valid)
     divisor = planning.over(0 if counted else count) if averages else 1
     if planning.weighing is not None:
         planning.weighing.layout, divisor = RowLayout(classes, inner), 1
     scale, grad_output = planning.take_grad_output(not each, rows)
-    outputs.check_read(target=labels, weight=job.weight, grad_output=grad_output)
-    read_rows = rowwise.reads_of_rows(planning, (job.input, operand, labels, job.weight, grad_output))
-    params = representable((*job.params, 1.0 / valid), x.dtype)
+    outputs.check_read(target=labels, weight=description.weight, grad_output=grad_output)
+    read_rows = rowwise.reads_of_rows(planning, (description.input, operand, labels, description.weight, grad_output))
+    params = representable((*description.params, 1.0 / valid), x.dtype)
     blocks = Blocks(backend, maths, params, scores, (outer, classes, inner), valid, numbers)
     run = blocks.runner()
     if operand is not None and valid < classes and count:

@@ -53,7 +53,7 @@ def lying(weights: Shape, shape: Shape) -> Shape:
 
 def spreading(planning: Planning, shape: Shape) -> Callable[[Any], Any] | None:
     """Return what spreads the weights of a call over values of `shape`, None where they have it."""
-    operand, backend = planning.sample_weight, planning.space.backend
+    operand, backend = planning.sample_weight, planning.library.backend
     assert operand is not None
     view = planning.see(operand, "sample_weight")
     lies = lying(view.shape, shape)
@@ -95,7 +95,7 @@ def sampling(
 
     The weights of a call are looked at where the divisor is read. `weight` counts in a mean beside them.
     """
-    backend, counts = planning.space.backend, planning.counts
+    backend, counts = planning.library.backend, planning.counts
     view = planning.see(operand, "sample_weight")
     lies, repeated = lying(view.shape, shape), math.prod(shape) // max(1, view.size)
     convert = None if view.dtype in FLOATS else converting(backend, view, F64)
@@ -151,7 +151,7 @@ class Weighing:
 
     def __init__(self, planning: Planning, shape: Shape, real: Any) -> None:
         self.planning, self.shape, self.size, self.real = planning, shape, math.prod(shape), real
-        self.backend = backend = planning.space.backend
+        self.backend = backend = planning.library.backend
         self.place = len(planning.arrays)  # of the weights among a run's arrays; behind it their upstream gradient
         planning.arrays += [None, None]
         self.factors: Read | None = None
@@ -182,7 +182,7 @@ class Weighing:
         begin = self._beginning()
         reduces = mode.value and not each
         first = 1 if mode.value and each else 0  # of the gradients among what is made
-        scalar, dtype, averages, partial = planning.space.scalar, outputs.dtype, planning.averages, mode.partial
+        scalar, dtype, averages, partial = planning.library.scalar, outputs.dtype, planning.averages, mode.partial
         add_up = mapping(backend, weighed, (like, like)) if size and reduces else None
         write = mapping(backend, weighed, (like, like), 0, dtype) if size and mode.value and each else None
         count = self._counting() if partial else None
@@ -270,7 +270,7 @@ class Weighing:
 
 def partial_of(planning: Planning, size: int, real: Any) -> Callable[[tuple[Any, ...], Any], tuple[float, ...]]:
     """Return what makes a partial sum of a call's arrays and of the sum of its `size` values."""
-    backend, counts, counted = planning.space.backend, planning.counts, planning.counted
+    backend, counts, counted = planning.library.backend, planning.counts, planning.counted
     denominator, how_many = planning.denominator, planning.how_many or (lambda arrays: size)
     if counted is None or not size:
         return lambda arrays, total: numbers(

@@ -27,7 +27,7 @@ _DIRECT = frozenset({F32, F64, *map(np.dtype, ("i1", "u1", "i4", "u4", "i8", "u8
 _ONE_F32, _ONE_F64 = np.float32(1), np.float64(1)
 
 
-class NumpySpace:
+class NumpyLibrary:
     """NumPy arrays, lists and numbers."""
 
     name = "NumPy"
@@ -87,7 +87,7 @@ class NumpySpace:
         return np.asarray(array).astype(dtype)
 
 
-class TorchSpace(NumpySpace):
+class TorchLibrary(NumpyLibrary):
     """torch tensors in host memory."""
 
     name = "torch"
@@ -125,7 +125,7 @@ class TorchSpace(NumpySpace):
         return self.number_of(dtype)(value)
 
 
-class DlpackSpace(NumpySpace):
+class DlpackLibrary(NumpyLibrary):
     """Arrays of any other library that exports host memory through DLPack and imports it through from_dlpack."""
 
     def __init__(self, module: Any) -> None:
@@ -157,8 +157,8 @@ class DlpackSpace(NumpySpace):
         return self._module.from_dlpack(np.asarray(super().scalar(value, dtype)))
 
 
-NUMPY = NumpySpace()
-TORCH = TorchSpace()
+NUMPY = NumpyLibrary()
+TORCH = TorchLibrary()
 
 
 # bfloat16 of torch as a dtype of NumPy, which has none of its own: no other array has this one.

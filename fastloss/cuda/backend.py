@@ -37,19 +37,19 @@ class Backend:
     waits = True
     chunk_times = 2  # how many times the budget of the CPU, see fastloss/_products.py
 
-    def __init__(self, space: Any) -> None:
-        self.space = space
-        self.ordinal = space.ordinal
+    def __init__(self, library: Any) -> None:
+        self.library = library
+        self.ordinal = library.ordinal
         self.elementwise = functools.partial(elementwise.run, self)
         self.rowwise = functools.partial(rowwise.run, self)
-        self.adds_products, self.multiplies_bfloat16 = space.adds_products, space.multiplies_bfloat16
+        self.adds_products, self.multiplies_bfloat16 = library.adds_products, library.multiplies_bfloat16
         self.ctc = functools.partial(ctc.run, self)
         self._workspaces: dict[int, DeviceArray] = {}
 
     @property
     def stream(self) -> int:
         """The address of the caller's current stream, 0 for the default one."""
-        return self.space.current_stream()
+        return self.library.current_stream()
 
     def activated(self) -> Any:
         """Return a context in which this device is the current one."""
@@ -97,11 +97,11 @@ class Backend:
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
         """Return an array of the user's library, uninitialised."""
-        return self.space.allocate(tuple(shape), dtype)
+        return self.library.allocate(tuple(shape), dtype)
 
     def maker(self, shape: tuple[int, ...], dtype: Any) -> Callable[[], DeviceArray]:
         """Return what makes such arrays."""
-        return self.space.maker(tuple(shape), dtype)
+        return self.library.maker(tuple(shape), dtype)
 
     @staticmethod
     def sample(dtype: Any) -> DeviceArray:
@@ -155,7 +155,7 @@ class Backend:
 
     def matmul(self, a: DeviceArray, b: DeviceArray, out: DeviceArray, add: bool = False) -> None:
         """Write the matrix product into `out`, or add it, by the library that owns the arrays."""
-        self.space.matmul(a, b, out, add)
+        self.library.matmul(a, b, out, add)
 
     def multiplier(self, products: int) -> Callable[[DeviceArray, DeviceArray, DeviceArray], None]:
         """Return what writes matrix products that sum up so many products of two numbers."""
@@ -189,7 +189,7 @@ class Backend:
 
     def on_device(self, numbers: Any) -> DeviceArray:
         """Return a copy of a NumPy array of int64 in device memory."""
-        return self.space.upload(numbers)
+        return self.library.upload(numbers)
 
     def take(self, view: DeviceArray, index: DeviceArray) -> DeviceArray:
         """Return a copy of the rows at `index`."""
@@ -201,7 +201,7 @@ class Backend:
 
     def argmax(self, view: DeviceArray, out: DeviceArray) -> None:
         """Write to `out` the place of the largest entry of every row of a real matrix, by the arrays' library."""
-        self.space.argmax(view, out)
+        self.library.argmax(view, out)
 
     # -- views ----------------------------------------------------------------------------------------------------
 

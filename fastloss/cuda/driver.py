@@ -34,7 +34,7 @@ def read_memory(device: Any, pointer: int, size: int) -> Any:
     if current_device() != device.ordinal:
         with device.activated():
             return read_memory(device, pointer, size)
-    stream = device.space.current_stream()
+    stream = device.library.current_stream()
     _refuse_capture(
         stream,
         "numbers that this call needs on the host cannot be read while a graph is captured: they are those of the "

@@ -118,7 +118,7 @@ class Loaded:
         grid = (blocks, 1, 1, self.threads, 1, 1, 0)  # and no shared memory beside the kernel's own
         launch = functools.partial(bindings.cuLaunchKernel, self.handle, *grid)
         pack, arguments, lock = functools.partial(self.struct.pack_into, self.slots, 0), self.arguments, self.lock
-        ordinal, stream = self.ordinal, device.space.current_stream
+        ordinal, stream = self.ordinal, device.library.current_stream
 
         several = not single_device()
 

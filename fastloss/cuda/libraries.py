@@ -55,7 +55,7 @@ class Maker:
         return DeviceArray(self.address(array) or 0, self.shape, self.dtype, array, self.strides)
 
 
-class DeviceSpace:
+class DeviceLibrary:
     """Arrays with ``__cuda_array_interface__``; results are Numba device arrays unless a library does better."""
 
     name = "CUDA"
@@ -109,7 +109,7 @@ class DeviceSpace:
             dtype, pointer, strides = array.dtype, address_of(array) or 0, array.strides
             if dtype in _AS_THEY_ARE and not any(map(and_, (pointer, *strides), repeat(dtype.itemsize - 1))):
                 return DeviceArray(pointer, array.shape, dtype, array, strides)
-        if space_of_device_array(array) is not self:
+        if library_of_device_array(array) is not self:
             raise ValueError
         return self.view(array, "array")
 
@@ -220,14 +220,14 @@ class DeviceSpace:
         return aligned(DeviceArray(pointer or 0, shape, dtype, array, strides and tuple(strides)), name)
 
     def _imported(self, array: Any, name: str, written: bool) -> DeviceArray:
-        """Return the view of an array that has nothing but DLPack, through the library of this space."""
-        module = None if type(self) is DeviceSpace else sys.modules.get(self.name.lower())
+        """Return the view of an array that has nothing but DLPack, through this library."""
+        module = None if type(self) is DeviceLibrary else sys.modules.get(self.name.lower())
         if written or module is None or not hasattr(array, "__dlpack__"):
             raise TypeError(f"{name} must be a {self.name} array, got {type(array).__name__}")
         return self.view(module.from_dlpack(array), name)
 
 
-class CupySpace(DeviceSpace):
+class CupyLibrary(DeviceLibrary):
     """CuPy arrays."""
 
     name = "CuPy"
@@ -281,7 +281,7 @@ class CupySpace(DeviceSpace):
         return int(sys.modules["cupy"].cuda.get_current_stream(self.ordinal).ptr)
 
 
-class TorchSpace(DeviceSpace):
+class TorchLibrary(DeviceLibrary):
     """torch tensors in CUDA memory."""
 
     name = "torch"
@@ -357,30 +357,30 @@ class TorchSpace(DeviceSpace):
         return lambda: int(torch.cuda.current_stream(ordinal).cuda_stream)
 
 
-def space_of_device_array(array: Any) -> DeviceSpace:
-    """Return the space of an array in CUDA memory."""
+def library_of_device_array(array: Any) -> DeviceLibrary:
+    """Return the library of an array in CUDA memory."""
     if _is_instance(array, "torch", "Tensor"):
-        return _space(TorchSpace, array.device.index)
+        return _library(TorchLibrary, array.device.index)
     if _is_instance(array, "cupy", "ndarray"):
-        return _space(CupySpace, array.device.id)
+        return _library(CupyLibrary, array.device.id)
     interface = interface_of(array)
     if interface is None:
-        return _dlpack_space(int(array.__dlpack_device__()[1]), type(array).__name__)
+        return _dlpack_library(int(array.__dlpack_device__()[1]), type(array).__name__)
     # Work goes to the stream on which the array was made, if it names one.
-    return _space(DeviceSpace, device_of_address(interface["data"][0]), interface.get("stream") or 0)
+    return _library(DeviceLibrary, device_of_address(interface["data"][0]), interface.get("stream") or 0)
 
 
-def _dlpack_space(ordinal: int, name: str) -> DeviceSpace:
-    """Return the space of a library that is loaded and can import an array through DLPack."""
+def _dlpack_library(ordinal: int, name: str) -> DeviceLibrary:
+    """Return a library that is loaded and can import an array through DLPack."""
     if "cupy" in sys.modules:
-        return _space(CupySpace, ordinal)
+        return _library(CupyLibrary, ordinal)
     if "torch" in sys.modules:
-        return _space(TorchSpace, ordinal)
+        return _library(TorchLibrary, ordinal)
     raise TypeError(f"a {name} is read through DLPack, which needs CuPy or torch imported")
 
 
 @functools.cache
-def _space(kind: type[DeviceSpace], ordinal: int, stream: int = 0) -> DeviceSpace:
+def _library(kind: type[DeviceLibrary], ordinal: int, stream: int = 0) -> DeviceLibrary:
     return kind(ordinal, stream)
 
 

@@ -106,8 +106,8 @@ class Looping:
         if make is None:
             start((*pointers, *numbers, *sizes, *by))
             return None
-        value, space = make(), room().pointer
-        start((*pointers, *numbers, *sizes, address(value), space + COUNTER, space, *by))
+        value, workspace = make(), room().pointer
+        start((*pointers, *numbers, *sizes, address(value), workspace + COUNTER, workspace, *by))
         return value
 
     def _prepared(self, second: bool, counted: Any) -> tuple[Any, ...]:
@@ -139,7 +139,7 @@ def never(pointers: tuple[int, ...]) -> bool:
 
 def plan_of(device: Any, bound: Bound, reads: tuple[Any, ...], arrays: int = 10, **rest: bool) -> KernelPlan:
     """Return the plan of a loop of so many operands and results; `reads` may copy operands."""
-    labelled, view = rest.get("labelled", False), device.space.view
+    labelled, view = rest.get("labelled", False), device.library.view
 
     def code(*args: Any) -> Any:
         scale, divisor, check = args[arrays : arrays + 3]

@@ -21,23 +21,23 @@ from fastloss.define.maths import is_marked
 Calls = list[Callable[[Callable[[float], Any]], Any]]
 
 
-def check_definition(name: str, job: Any, calls_of: Callable[[Any], Calls]) -> None:
+def check_definition(name: str, description: Any, calls_of: Callable[[Any], Calls]) -> None:
     """Raise if the maths of a description has such a mistake; `calls_of` gives calls of a description's maths."""
     seen: set[Any] = set()
-    for function in _functions_of(job):
+    for function in _functions_of(description):
         _check_names(name, function, seen)
     twins: dict[Any, Any] = {}
-    for call in calls_of(_with_twins(job, twins)):
+    for call in calls_of(_with_twins(description, twins)):
         try:
             _check_narrow(call(_Narrow))
         except _WidenedError as error:
-            raise TypeError(f"{name}: {_place(error, job)}: {error}") from None
+            raise TypeError(f"{name}: {_place(error, description)}: {error}") from None
         except Exception:  # what cannot be run with such numbers is left to the compiler
             continue
 
 
-def _functions_of(job: Any) -> Iterator[Any]:
-    maths = (job.point,) if hasattr(job, "point") else getattr(job, "maths", ())
+def _functions_of(description: Any) -> Iterator[Any]:
+    maths = (description.point,) if hasattr(description, "point") else getattr(description, "maths", ())
     return filter(callable, maths)
 
 
@@ -116,9 +116,9 @@ def _check_narrow(result: Any) -> None:
         raise _WidenedError(result)
 
 
-def _place(error: _WidenedError, job: Any) -> str:
+def _place(error: _WidenedError, description: Any) -> str:
     """Return the function and the line that an error was raised for."""
-    place = f"what {', '.join([function.__name__ for function in _functions_of(job)])} returns"
+    place = f"what {', '.join([function.__name__ for function in _functions_of(description)])} returns"
     trace = error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
@@ -131,12 +131,14 @@ def _place(error: _WidenedError, job: Any) -> str:
 # -- twins of functions, which compute with such numbers ---------------------------------------------------------------
 
 
-def _with_twins(job: Any, twins: dict[Any, Any]) -> Any:
+def _with_twins(description: Any, twins: dict[Any, Any]) -> Any:
     """Return a description whose maths are twins."""
-    if hasattr(job, "point"):
-        return job._replace(point=_twin(job.point, twins))
-    maths = getattr(job, "maths", None)
-    return job if maths is None else job._replace(maths=type(maths)(*[_twin(one, twins) for one in maths]))
+    if hasattr(description, "point"):
+        return description._replace(point=_twin(description.point, twins))
+    maths = getattr(description, "maths", None)
+    return (
+        description if maths is None else description._replace(maths=type(maths)(*[_twin(one, twins) for one in maths]))
+    )
 
 
 def _twin(value: Any, twins: dict[Any, Any]) -> Any:

@@ -18,19 +18,19 @@ MOST_COEFS = 8
 UNKNOWN = object()
 
 
-def check_maths(record: Loss, job: Any) -> None:
+def check_maths(record: Loss, description: Any) -> None:
     """Raise if the maths of a description is not marked, or returns something of another form.
 
     Each function is called once with plain numbers. What cannot be run like that is left to the compiler.
     """
-    if type(job) is Elementwise:
-        _check_marked(record, job.point)
-        _check_point(record, job)
-    elif isinstance(job, Rowwise | RowMap | Pairwise):
-        for function in filter(callable, job.maths):
+    if type(description) is Elementwise:
+        _check_marked(record, description.point)
+        _check_point(record, description)
+    elif isinstance(description, Rowwise | RowMap | Pairwise):
+        for function in filter(callable, description.maths):
             _check_marked(record, function)
-        if type(job) is Rowwise:
-            _check_row(record, job)
+        if type(description) is Rowwise:
+            _check_row(record, description)
 
 
 def _check_marked(record: Loss, function: Any) -> None:
@@ -38,19 +38,19 @@ def _check_marked(record: Loss, function: Any) -> None:
         raise TypeError(f"{record.name}: {function.__name__} must be marked @maths (fastloss.custom)")
 
 
-def _check_point(record: Loss, job: Elementwise) -> None:
-    wanted = [k for k, name in enumerate(job.names) if name in record.differentiable]
+def _check_point(record: Loss, description: Elementwise) -> None:
+    wanted = [k for k, name in enumerate(description.names) if name in record.differentiable]
     slopes = 1 + max(wanted, default=-1)
-    found = _called(job.point, *[NUMBER] * len(job.arrays), *job.params)
+    found = _called(description.point, *[NUMBER] * len(description.arrays), *description.params)
     if found is not UNKNOWN and not (_has(found, 3) and isinstance(found[1], tuple) and len(found[1]) >= slopes):
         raise TypeError(
-            f"{record.name}: {job.point.__name__} must return (value, first derivatives, second derivative), with a "
-            f"tuple of first derivatives for {', '.join(job.names[:slopes])}; got {found!r}"
+            f"{record.name}: {description.point.__name__} must return (value, first derivatives, second derivative), "
+            f"with a tuple of first derivatives for {', '.join(description.names[:slopes])}; got {found!r}"
         )
 
 
-def _check_row(record: Loss, job: Rowwise) -> None:
-    maths, params = job.maths, (*job.params, NUMBER)
+def _check_row(record: Loss, description: Rowwise) -> None:
+    maths, params = description.maths, (*description.params, NUMBER)
     zero_to_one = (NUMBER,) * 4  # z, p, t, w
     if maths.terms is not None:
         found = _called(maths.terms, *zero_to_one, True, NUMBER, NUMBER, params)

@@ -14,7 +14,7 @@ import numpy as np
 from fastloss.api.transforms import Transform, Wrt, function_transform, mode_of, names_of
 from fastloss.call.array_ops import convert_into
 from fastloss.call.autograd import bump_versions
-from fastloss.call.dispatch import space_of
+from fastloss.call.dispatch import library_of
 from fastloss.cpu.arrays import NUMPY
 from fastloss.define.descriptions import Array
 from fastloss.define.registry import record_of, refuse_options
@@ -111,14 +111,14 @@ class Layer(abc.ABC):
         moves = []
         for name, array in own.items():
             given = state_dict[name]
-            space = space_of((array, given), ("parameter", name))  # refuses another device
-            target = space.output(array.detach() if _is_torch(array) else array, name)
-            source = space_of((given,), (name,)).view(given, name)
+            library = library_of((array, given), ("parameter", name))  # refuses another device
+            target = library.output(array.detach() if _is_torch(array) else array, name)
+            source = library_of((given,), (name,)).view(given, name)
             if target.shape != source.shape:
                 raise ValueError(f"{name} must have shape {target.shape}, got shape {source.shape}")
             if source.dtype not in FLOATS:
                 raise TypeError(f"{name} must be floating point, got dtype {source.dtype}")
-            moves.append((space.backend, target, source))
+            moves.append((library.backend, target, source))
         for backend, target, source in moves:
             convert_into(backend, target, source)
         bump_versions(filter(_is_torch, own.values()))

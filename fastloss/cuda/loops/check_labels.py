@@ -105,8 +105,8 @@ def plan(device: Any, real: Any, target: DeviceArray, weight: Any, columns: int,
         return prepared(_kernel(), device, grid, real, args)
 
     def look(pointers: tuple[int, ...], check: bool) -> tuple[int, DeviceArray]:
-        counted, space = make(), room().pointer
-        end = (counted.pointer, space + COUNTER, space, 1.0)
+        counted, workspace = make(), room().pointer
+        end = (counted.pointer, workspace + COUNTER, workspace, 1.0)
         if not check:
             start(False)((*pointers, *numbers, *end))
             return -1, counted
