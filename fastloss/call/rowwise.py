@@ -29,7 +29,7 @@ from fastloss.call.request import Request
 from fastloss.call.weighting import RowLayout, or_negative, sampling_rows
 from fastloss.define.descriptions import NO_INDEX, Pairwise, RowMap, RowMaths, Rowwise
 from fastloss.runtime.dtypes import F32, F64, FLOATS
-from fastloss.runtime.plans import nothing
+from fastloss.runtime.plans import KernelPlan, nothing
 
 _NAMES = ("input", "target", "weight")
 
@@ -102,20 +102,32 @@ def plan(planning: Planning, description: Rowwise) -> Plan:
     else:
         indices, entries = (ABSENT, target) if labels is None else (target, ABSENT)
         above = ABSENT if grad_output is None else grad_output.view
-        seen = [x, entries if operand is not None else ABSENT, indices, weight, above]
-        if spread is not None or spread_weights is not None:
-            pairs = zip(seen, spreads, strict=True)
-            seen = [view if spreading is None or view is ABSENT else spreading(view) for view, spreading in pairs]
-        ignore = NO_INDEX if description.ignore_index is None else int(description.ignore_index)
-        params = representable((*description.params, 1.0 / classes), x.dtype)
-        kernel = backend.plan_rowwise(
-            maths, tuple(seen), outputs.samples(5), params, split, ignore, outputs.first_replaces
-        )
+        seen = (x, entries if operand is not None else ABSENT, indices, weight, above)
+        kernel = _kernel_of(description, maths, seen, spreads, split, outputs, backend)
     reads = reads_of(operands, spreads, kernel.reads)
     bad_label = None if labels is None else bad_label_of(backend, labels, rows, classes)
     if is_sampled:
         bad_label = or_negative(bad_label)
     return kernel_call(planning, kernel, reads, outputs, each, scale, divisor, bad_label=bad_label)
+
+
+def _kernel_of(
+    description: Rowwise,
+    maths: RowMaths,
+    seen: tuple[Any, ...],
+    spreads: tuple[Callable[[Any], Any] | None, ...],
+    split: tuple[int, int, int],
+    outputs: Outputs,
+    backend: Any,
+) -> KernelPlan:
+    """Return the kernel for operands like `seen` once they are spread."""
+    pairs = zip(seen, spreads, strict=True)
+    views = tuple([view if spread is None or view is ABSENT else spread(view) for view, spread in pairs])
+    ignore = NO_INDEX if description.ignore_index is None else int(description.ignore_index)
+    params = representable((*description.params, 1.0 / split[1]), seen[0].dtype)
+    return backend.plan_rowwise(  # type: ignore[no-any-return]
+        maths, views, outputs.samples(5), params, split, ignore, outputs.first_replaces
+    )
 
 
 def _split(description: Rowwise, shape: Shape) -> tuple[int, int, tuple[int, int, int]]:
