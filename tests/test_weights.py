@@ -168,6 +168,14 @@ def test_weights_of_nothing():
     assert fl.partial_sum(fl.cross_entropy)(np.empty((0, 3)), np.empty(0, int)) == fl.PartialSum()
 
 
+@pytest.mark.parametrize("loss", [fl.mse_loss, fl.dice_loss, fl.soft_dice_loss])
+def test_weights_of_no_samples(loss):
+    x, none = np.empty((0, 4)), np.empty(0)
+    for reduction, total in (("mean", np.nan), ("sum", 0.0)):
+        value, gradient = fl.value_and_grad(loss)(x, x, sample_weight=none, reduction=reduction)
+        np.testing.assert_equal((value, gradient.shape), (total, x.shape))
+
+
 def test_labels_of_rows_without_weight_are_checked():
     with pytest.raises(IndexError, match="target 7"):
         fl.cross_entropy(np.zeros((2, 3)), np.array([0, 7]), sample_weight=np.array([1.0, 0.0]))

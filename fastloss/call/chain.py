@@ -86,7 +86,7 @@ def _clearing(planning: Planning, description: Any) -> Callable[[Any], None]:
     rows = weights.size
 
     def clear(gradient: Any) -> None:
-        if gradient.shape[:1] == weights.shape[:1] == (rows,):
+        if rows and gradient.shape[:1] == weights.shape[:1] == (rows,):
             backend.clear_rows(backend.flat(weights), backend.flat(gradient), rows, RowLayout(gradient.size // rows))
 
     return clear
