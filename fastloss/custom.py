@@ -58,6 +58,7 @@ from fastloss.define.scalars import (
     softplus,
     sqrt,
     step,
+    where,
     xlogy,
 )
 
@@ -65,5 +66,5 @@ __all__ = [
     "FINITE", "FINITE_NON_NEGATIVE", "FLAG", "INTEGER", "NON_NEGATIVE", "OPEN_UNIT", "POSITIVE", "UNIT_ABOVE_ZERO",
     "UNIT_INTERVAL", "Array", "Domain", "Elementwise", "Linear", "RowMaths", "Rowwise", "SumMaths", "Sums",
     "complement", "exp", "exp_nonpositive", "log", "log1p_unit", "log_sigmoid", "loss", "maths", "power", "relu",
-    "row_index", "sigmoid", "sign", "softplus", "sqrt", "step", "xlogy",
+    "row_index", "sigmoid", "sign", "softplus", "sqrt", "step", "where", "xlogy",
 ]  # fmt: skip

@@ -41,6 +41,7 @@ class Compiled:
         widths = [re.search("%([xyz]mm)", line)[1] for line in sums]
         found[name] = {width: widths.count(width) for width in ("ymm", "zmm")}
         found[name]["streamed"] = sum(bool(re.search(r"\\tvmovntp[sd]\t%zmm", line)) for line in lines)
+        found[name]["masked"] = sum(bool(re.search(r"\\tvmovup[sd]\t-?\\d*\\(%r\\w+,.*{%k", line)) for line in lines)
         labelled = hasattr(self.dispatcher.overloads[signature].signature.return_type, "types")
         return lambda *args: (-1, 0.0) if labelled else 0.0
 
@@ -63,6 +64,8 @@ for call, args in [
     (fastloss.triplet_margin_loss, (rows(100)[0],) * 3),
 ]:
     fastloss.value_and_grad(call)(*args)
+for call in (fastloss.mse_loss, fastloss.binary_cross_entropy_with_logits):
+    fastloss.value_and_grad(call)(*pair, sample_weight=pair[0])
 
 from fastloss.cpu.loops import elementwise, pairwise, rowwise
 
@@ -128,6 +131,12 @@ def test_loops_have_vectors_of_512_bits(counts, kernel):
 @pytest.mark.parametrize("kernel", STREAMED)
 def test_results_are_streamed_in_whole_lines(counts, kernel):
     assert counts[kernel]["streamed"] >= STREAMED[kernel]
+
+
+@pytest.mark.parametrize("kernel", ["elementwise_sampled22_mse", "elementwise_sampled22_bce_with_logits"])
+def test_operands_are_read_whatever_their_weight_is(counts, kernel):
+    """Loads that wait for a mask are not read ahead."""
+    assert counts[kernel]["masked"] == 0
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from fastloss.define.maths import maths
-from fastloss.define.scalars import exp_nonpositive, tanh
+from fastloss.define.scalars import exp_nonpositive, tanh, where
 
 
 @maths
@@ -89,21 +89,21 @@ def weight_of(s):
 def product(s, u):
     """S u, NaN where s is negative; the first derivative is s u itself."""
     T = type(s)
-    return (s * u if s >= T(0) else T(math.nan)), (s * u,), T(0)
+    return where(s >= T(0), s * u, T(math.nan)), (s * u,), T(0)
 
 
 @maths
 def weighed(v, s):
     """S v; 0 for a weight s of 0, whatever v is."""
     T = type(v)
-    return (s * v if s != T(0) else T(0)), (T(0),), T(0)
+    return where(s != T(0), s * v, T(0)), (T(0),), T(0)
 
 
 @maths
 def kept(v, s):
     """v, 0 beside a weight s of 0."""
     T = type(v)
-    return (v if s != T(0) else T(0)), (T(0),), T(0)
+    return where(s != T(0), v, T(0)), (T(0),), T(0)
 
 
 @maths
@@ -137,21 +137,21 @@ def sampled(point: Any, arity: int, slopes: int) -> Any:
     def one(x, s, *params):
         T = type(x)
         value, d, curvature = point(x, *params)
-        counts = s != T(0)
-        return (s * value if counts else T(0)), ((s * d[0] if counts else T(0)),), (s * curvature if counts else T(0))
+        counts, zero = s != T(0), T(0)
+        return where(counts, s * value, zero), (where(counts, s * d[0], zero),), where(counts, s * curvature, zero)
 
     def two(x, t, s, *params):
         T = type(x)
         value, d, curvature = point(x, t, *params)
-        counts = s != T(0)
-        return (s * value if counts else T(0)), ((s * d[0] if counts else T(0)),), (s * curvature if counts else T(0))
+        counts, zero = s != T(0), T(0)
+        return where(counts, s * value, zero), (where(counts, s * d[0], zero),), where(counts, s * curvature, zero)
 
     def both(x, t, s, *params):
         T = type(x)
         value, d, curvature = point(x, t, *params)
-        counts = s != T(0)
-        slopes = (s * d[0] if counts else T(0)), (s * d[1] if counts else T(0))
-        return (s * value if counts else T(0)), slopes, (s * curvature if counts else T(0))
+        counts, zero = s != T(0), T(0)
+        slopes = where(counts, s * d[0], zero), where(counts, s * d[1], zero)
+        return where(counts, s * value, zero), slopes, where(counts, s * curvature, zero)
 
     made: Any = one if arity == 1 else two if slopes == 1 else both
     made.__name__ = made.__qualname__ = f"sampled{arity}{slopes}_{point.__name__}"
