@@ -591,7 +591,7 @@ def _check_reference(drawn, arrays, outcome):
         return
     if not all(a.size for a in arrays.values()) or not hasattr(reference, case.loss) or case.loss in NO_REFERENCE:
         return
-    wide = {name: a if a.dtype.kind in "iu" else a.astype(np.float64) for name, a in arrays.items()}
+    wide = {name: a.astype(np.int64 if a.dtype.kind in "iub" else np.float64) for name, a in arrays.items()}
     expected = np.asarray(reference.reduced(case.loss, wide, options))
     value = np.asarray(_leaves(outcome)[0])
     assert_close(value, expected, {8: "float64", 4: "float32"}.get(value.dtype.itemsize, drawn.dtype), 10.0)
