@@ -2,7 +2,12 @@
 
 The kernels of a loss know nothing of them. They compute it value by value, with the weights in the upstream gradient;
 the values are multiplied and added up afterwards. A sample of weight 0 is taken out: its value and its gradient are 0
-whatever it holds.
+whatever it holds. Losses of elements, and on CPUs those of rows of classes, are multiplied in their loops instead.
+
+Time with weights beside that without, value and gradient (``bench/sample_weight.py``, float32, two threads of an EPYC
+with AVX-512): cross_entropy 1.12 at 64x10, 1.06 at 100,000x10, 1.03 at 65,536x100, 1.01 at 8192x1000;
+cosine_embedding_loss of 65,536 pairs of 64 1.03, of 64 pairs of 10 1.7; mse_loss with a weight for each row of 64 1.4
+to 1.5, for each element, one more array, 1.8; binary_cross_entropy_with_logits with a weight for each row 1.3 to 1.4.
 """
 
 from __future__ import annotations
