@@ -121,12 +121,13 @@ def _kernel_of(
     backend: Any,
 ) -> KernelPlan:
     """Return the kernel for operands like `seen` once they are spread."""
-    pairs = zip(seen, spreads, strict=True)
-    views = tuple([view if spread is None or view is ABSENT else spread(view) for view, spread in pairs])
+    if any(spreads):
+        pairs = zip(seen, spreads, strict=True)
+        seen = tuple([view if spread is None or view is ABSENT else spread(view) for view, spread in pairs])
     ignore = NO_INDEX if description.ignore_index is None else int(description.ignore_index)
     params = representable((*description.params, 1.0 / split[1]), seen[0].dtype)
     return backend.plan_rowwise(  # type: ignore[no-any-return]
-        maths, views, outputs.samples(5), params, split, ignore, outputs.first_replaces
+        maths, seen, outputs.samples(5), params, split, ignore, outputs.first_replaces
     )
 
 
