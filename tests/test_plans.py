@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from cases import PLAIN, marked
+from cases import PLAIN, marked, typical
 
 import fastloss as fl
 from fastloss.api import transforms as _transforms
@@ -130,7 +130,7 @@ def test_what_a_transform_is_given_is_a_part_of_the_kind(rng):
         step(x[:4], y[:4], grad_out=x[2:6])
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", typical(CASES))
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore::fastloss.AutogradWarning")
 def test_what_is_kept_gives_the_same_tensors(case, dtype, anew):
