@@ -36,7 +36,7 @@ NOT_POSSIBLE = {
     "None or a callable": ("cosine", 2),
     "an integer of 64 bits or None": (2**70, 0.5, float("inf")),
     "an integer >= 1 or None": (0, 0.5),
-    "a number > 0 or None": (0.0, -1.0, float("nan")),
+    "a finite number > 0 or None": (0.0, -1.0, float("nan"), float("inf")),
     "True or False": (2, "yes"),
 }
 

@@ -216,3 +216,12 @@ def test_bad_calls():
             transform(fl.cross_entropy)(x, y, returns=("lse",))
     with pytest.raises(ValueError, match="returns"):
         fl.partial_sum(fl.cross_entropy)(x, y, returns=("lse",))
+
+
+def test_a_label_among_the_padding_leaves_gradients_alone(rng):
+    """Behind a linear map, whose gradient is 0 for padding."""
+    x, w = rng.normal(size=(4, 5)), rng.normal(size=(7, 5))
+    written = np.full(x.shape, 7.0), np.full(w.shape, 7.0)
+    with pytest.raises(IndexError):
+        fl.value_and_grad(fl.linear_cross_entropy)(x, w, np.array([0, 1, 6, 2]), valid_classes=5, grad_out=written)
+    assert all((one == 7).all() for one in written)

@@ -182,7 +182,8 @@ class _Run:
         labels, operand = (ABSENT, target) if self.soft else (target, ABSENT)
         scale = (self.scale(arrays, request) if callable(self.scale) else self.scale) / divisor
         x, w = x.reshape((self.batch, self.features)), w.reshape((self.whole, self.features))
-        if self.columns < self.whole:
+        padded = grads if self.columns < self.whole else ()
+        if padded:
             w, grads = w[: self.columns], self._without_padding(grads)
             bias = bias if bias is ABSENT else bias[: self.columns]
             class_weight = class_weight if class_weight is ABSENT else class_weight[: self.classes]
@@ -191,15 +192,14 @@ class _Run:
         if self.at_once:
             total = self._at_once(x, w, bias, of_rows, scale, values, grads)
         else:
-            total = self._by_chunks(x, w, bias, of_rows, scale, values, grads, found)
+            total = self._by_chunks(x, w, bias, of_rows, scale, values, grads, padded, found)
         return total if divisor == 1 else total / divisor
 
     def _without_padding(self, grads: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Return the parts of the gradients that belong to classes, the others set to 0."""
+        """Return the parts of the gradients that belong to classes."""
         parts = list(grads)
         for slot, size in ((_WEIGHT, self.columns * self.features), (_BIAS, self.columns)):
             if parts[slot] is not ABSENT:
-                self.backend.fill(parts[slot], 0.0)
                 parts[slot] = self.backend.flat(parts[slot])[:size]
         return tuple(parts)
 
@@ -245,12 +245,16 @@ class _Run:
         scale: float,
         values: Any,
         grads: tuple[Any, ...],
+        padded: tuple[Any, ...],
         found: Sequence[Any],
     ) -> Any:
-        """Compute chunk by chunk, when all labels have been checked and counted."""
+        """Compute chunk by chunk, all labels checked and counted; `padded` are gradients of more classes than count."""
         backend, real, count = self.backend, self.real, self.count
         operand, labels, class_weight, grad_output = of_rows
         divisor = self._divisor(labels, class_weight)
+        for slot in (_WEIGHT, _BIAS):
+            if padded and padded[slot] is not ABSENT:
+                backend.fill(padded[slot], 0.0)
         by: Any = divisor
         if isinstance(divisor, float | int):
             # The row loss would take 0 for "count them yourself", and see one chunk of them.

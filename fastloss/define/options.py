@@ -49,7 +49,7 @@ INTEGER_OR_NONE = Domain(
 )
 INDEX = Domain("an integer >= 0", lambda v: v % 1 == 0 and v >= 0, (0, 1))
 INTEGER = Domain("an integer of 64 bits", lambda v: v % 1 == 0 and -(2**63) <= v < 2**63, (-100, 1))
-POSITIVE_OR_NONE = Domain("a number > 0 or None", lambda v: v is None or v > 0, (None, 5.0))
+POSITIVE_OR_NONE = Domain("a finite number > 0 or None", lambda v: v is None or 0 < v < math.inf, (None, 5.0))
 COUNT_OR_NONE = Domain("an integer >= 1 or None", lambda v: v is None or (v % 1 == 0 and v >= 1), (None, 3))
 NAMES = Domain("a tuple of names", lambda v: isinstance(v, tuple) and all(isinstance(n, str) for n in v), ((),))
 AXIS = Domain("an integer, the number of an axis", lambda v: v % 1 == 0, (1, -1, 0))
