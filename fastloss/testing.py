@@ -5,8 +5,9 @@ Nothing here is imported by the package: ``import fastloss.testing``.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,10 +15,86 @@ import fastloss as fl
 from fastloss.define.descriptions import Loss
 from fastloss.define.registry import record_of
 
-# Losses whose values come from matrix products of a library, which changes its algorithm with the number of rows.
-_PRODUCTS = frozenset(("projected", "clustered"))
-# Families whose samples lie along the second axis.
-_SECOND_AXIS = frozenset(("sequence",))
+# Families of losses each of whose rows, pairs or sequences has a value of its own. The products of the others come from
+# a library, which changes its algorithm with the number of rows, or all that a loss is given makes one value.
+_ROWS = frozenset(("elementwise", "rowwise", "rowmap", "pairwise", "label_sets", "sequence"))
+
+# Rows of the batch that others are compared with, at least: vectors, and what they leave, several times.
+_MANY = 301
+
+
+class _Call(NamedTuple):
+    """A loss, without what an instance binds, with all that it is called with."""
+
+    function: Callable[..., Any]
+    record: Loss
+    arrays: dict[str, Any]
+    options: dict[str, Any]
+
+    def __call__(self, **changed: Any) -> Any:
+        value = self.function(**{**self.arrays, **self.options, **changed})
+        return value[0] if isinstance(value, tuple) else value
+
+    @property
+    def wrt(self) -> tuple[str, ...]:
+        return tuple([n for n in self.record.wrt if np.asarray(self.arrays.get(n, 0)).dtype.kind not in "biu"])
+
+    @property
+    def inner(self) -> int | None:
+        """The axis along which a row lies, if it has one."""
+        if self.record.family in ("elementwise", "sequence"):
+            return None
+        names = inspect.signature(self.function).parameters
+        given = {**self.options, **self.arrays}
+        axis = given.get("axis")
+        if axis is None:
+            axis = given.get("dim", names["dim"].default) if "dim" in names else 1
+        if axis is None:
+            axis = -1 if self.record.family == "pairwise" else 1
+        return int(axis) % np.ndim(self.first)
+
+    @property
+    def first(self) -> Any:
+        return self.arrays[self.record.positional[0]]
+
+    @property
+    def samples(self) -> int:
+        """The axis of the first argument along which its samples lie."""
+        return 1 if self.record.family == "sequence" or self.inner == 0 else 0
+
+    def axis_of(self, name: str, value: Any) -> int | None:
+        """Return along which axis of an argument its samples lie, if it holds one for each."""
+        if not hasattr(value, "shape") or (name == "weight" and self.record.family != "elementwise"):
+            return None
+        lacking = np.ndim(self.first) - len(value.shape)
+        if self.record.family == "sequence":
+            axis = 0 if lacking else 1
+        elif self.record.family == "elementwise" or lacking == 0:
+            axis = self.samples - lacking  # the last axes meet
+        else:
+            axis = 1 - lacking  # those of the rows' values do
+        return axis if axis >= 0 and value.shape[axis] == np.shape(self.first)[self.samples] else None
+
+    def taken(self, rows: Any) -> _Call:
+        """Return the call with some of its samples."""
+
+        def part(given: dict[str, Any]) -> dict[str, Any]:
+            axes = {name: self.axis_of(name, value) for name, value in given.items()}
+            return {n: v if axes[n] is None else np.take(v, rows, axis=axes[n]) for n, v in given.items()}
+
+        return self._replace(arrays=part(self.arrays), options=part(self.options))
+
+
+def _call_of(loss: Callable[..., Any], arrays: tuple[Any, ...], options: dict[str, Any]) -> _Call:
+    """Return a call of a loss, which may be an instance with options of its own."""
+    record = getattr(loss, "_record", None) or record_of(loss)
+    bound = {name: value for name, value in getattr(loss, "_options", {}).items() if value is not None}
+    given = dict(zip(record.positional, map(_as_array, arrays), strict=False))
+    return _Call(record.function, record, given, {**bound, **options})
+
+
+def _as_array(given: Any) -> Any:
+    return given if hasattr(given, "shape") or given is None or np.ndim(given) == 0 else np.asarray(given)
 
 
 def assert_batch_invariant(loss: Callable[..., Any], *arrays: Any, **options: Any) -> None:
@@ -26,11 +103,12 @@ def assert_batch_invariant(loss: Callable[..., Any], *arrays: Any, **options: An
     Parameters
     ----------
     loss : function or loss instance
-        A loss with a `reduction`.
+        A loss.
     *arrays : array
-        Its arguments, the samples along the first axis of each that has as many (along the second one for sequences).
+        Its arguments. The samples lie along the first axis that the rows, or vectors, do not lie along; along the
+        second one for sequences, whose targets are padded.
     **options
-        Its options.
+        Its options. Rows are not reduced: a `reduction` and a `divisor` are left out.
 
     Raises
     ------
@@ -38,48 +116,54 @@ def assert_batch_invariant(loss: Callable[..., Any], *arrays: Any, **options: An
         If a bit differs.
     TypeError
         If rows of the loss have no value of their own: linear and adaptive losses multiply matrices by a library that
-        changes its algorithm with the number of rows.
+        changes its algorithm with the number of rows, and penalties and losses of sums have one value.
     """
-    record: Loss = getattr(loss, "_record", None) or record_of(loss)
-    if record.family in _PRODUCTS:
-        raise TypeError(f"{record.name} is excepted: the bits of its matrix products depend on the number of rows")
-    axis = int(record.family in _SECOND_AXIS)
-    count = np.shape(arrays[0])[axis]
-    options = {**options, "reduction": "none"} if "reduction" in record.options else options
-    transform = fl.value_and_grad(loss)
-    if hasattr(loss, "value_and_grad"):  # an instance, whose reduction is bound
-        options.pop("reduction", None)
+    _assert_batch_invariant(_call_of(loss, arrays, options))
 
-    def part(rows: Any) -> list[Any]:
-        taken = [_rows(array, rows, count, axis) for array in arrays]
-        named = {name: _rows(value, rows, count, axis) for name, value in options.items()}
-        value, gradients = transform(*taken, **named)
-        return [np.asarray(value), *map(np.asarray, gradients if isinstance(gradients, tuple) else (gradients,))]
 
-    whole = part(np.arange(count))
+def _assert_batch_invariant(call: _Call) -> None:
+    record, options = call.record, dict(call.options)
+    if record.family not in _ROWS:
+        raise TypeError(
+            f"{record.name} is excepted: its rows have no value of their own, or the bits of its matrix products "
+            "depend on their number"
+        )
+    options.pop("divisor", None)
+    if "reduction" in record.options:
+        options["reduction"] = "none"
+    call = call._replace(options=options)
+    count = np.shape(call.first)[call.samples]
+    many = np.arange(max(count, _MANY)) % count
+    whole = _results(call.taken(many))
     moved = np.roll(np.arange(count), max(1, count // 3))
-    choices = [np.arange(start, min(start + size, count)) for size in (1, 3, 7) for start in range(0, count, size)]
-    for rows in [*choices[:64], np.arange(count)[::2], moved]:
-        for ours, theirs in zip(part(rows), whole, strict=True):
-            along = axis if ours.ndim > axis and theirs.ndim > 1 else 0
-            _same_bits(ours, np.take(theirs, rows, axis=along), f"{record.name}: rows {rows[:4]}...")
+    choices = [np.arange(start, min(start + size, count)) for size in (1, 2, 3, 7) for start in range(0, count, size)]
+    sizes = [np.arange(size) % count for size in (5, 9, 15, 17, 31, 33)]
+    for rows in [*choices[:: max(1, len(choices) // 64)], *sizes, np.arange(count)[::2], moved, many]:
+        _compare(call, _results(call.taken(rows)), whole, rows, f"rows {rows[:4]}...")
     for threads in (1, 2, 3):
         with fl.config(num_threads=threads):
-            for ours, theirs in zip(part(np.arange(count)), whole, strict=True):
-                _same_bits(ours, theirs, f"{record.name}: {threads} threads")
+            _compare(call, _results(call.taken(many)), whole, many, f"{threads} threads")
 
 
-def _rows(array: Any, rows: Any, count: int, axis: int) -> Any:
-    """Return some samples of an array, itself where it holds none."""
-    if not hasattr(array, "shape") or len(array.shape) == 0:
-        return array
-    where = axis if len(array.shape) > axis and axis and array.shape[axis] == count and len(array.shape) > 2 else 0
-    return np.take(array, rows, axis=where) if array.shape[where] == count else array
+def _results(call: _Call) -> dict[str, Any]:
+    """Return by name what the rows of a call have: the loss, what is returned beside it, and gradients."""
+    value, gradients = fl.value_and_grad(call.function, call.wrt)(**call.arrays, **call.options)
+    values = dict(zip(value._fields, value, strict=True)) if hasattr(value, "_fields") else {"value": value}
+    own = {f"gradient of {name}": g for name, g in zip(call.wrt, gradients, strict=True) if _has_rows(call, name)}
+    return {name: np.asarray(result) for name, result in {**values, **own}.items()}
 
 
-def _same_bits(ours: Any, theirs: Any, what: str) -> None:
-    if ours.shape != theirs.shape or ours.tobytes() != np.ascontiguousarray(theirs).tobytes():
-        raise AssertionError(f"{what} differ by up to {np.nanmax(np.abs(np.asarray(ours - theirs, float)))}")
+def _has_rows(call: _Call, name: str) -> bool:
+    return call.axis_of(name, call.arrays[name]) is not None
+
+
+def _compare(call: _Call, ours: dict[str, Any], whole: dict[str, Any], rows: Any, what: str) -> None:
+    for name, result in ours.items():
+        as_first = result.ndim == np.ndim(call.first)
+        expected = np.take(whole[name], rows, axis=call.samples if as_first else 0)
+        if result.shape != expected.shape or result.tobytes() != np.ascontiguousarray(expected).tobytes():
+            most = np.nanmax(np.abs(np.asarray(result - expected, float))) if result.shape == expected.shape else np.nan
+            raise AssertionError(f"{call.record.name}: {what}: {name} differs by up to {most}")
 
 
 # Arrays of each kind of values, in float64: see ``descriptions.KINDS``.
@@ -91,6 +175,7 @@ _VALUES: dict[str, Callable[[Any, Any], Any]] = {
     "log_probability": lambda rng, shape: np.log(rng.uniform(0.05, 0.95, shape)),
     "sign": lambda rng, shape: rng.choice([-1.0, 1.0], shape),
     "binary": lambda rng, shape: rng.choice([0.0, 1.0], shape),
+    "class_list": lambda rng, shape: np.where(np.arange(shape[1]) < 2, rng.permuted(np.indices(shape)[1], axis=1), -1),
 }
 
 
@@ -102,7 +187,12 @@ def example(loss: Callable[..., Any], rows: int = 6, columns: int = 5, seed: int
     TypeError
         If its arguments cannot be told from its signature; pass them to :func:`check`.
     """
-    record, rng = record_of(loss), np.random.default_rng(seed)
+    record, rng = _call_of(loss, (), {}).record, np.random.default_rng(seed)
+    if record.family == "sequence":
+        x = rng.normal(size=(rows + 2, rows, columns))
+        lengths = {name: np.full(rows, size) for name, size in (("input_lengths", rows + 2), ("target_lengths", 3))}
+        logs = x - np.log(np.exp(x).sum(-1, keepdims=True))
+        return {"log_probs": logs, "targets": rng.integers(1, columns, size=(rows, 3)), **lengths}
     made = {}
     for name in record.positional:
         if name not in record.operands or name == "weight":
@@ -119,11 +209,11 @@ def example(loss: Callable[..., Any], rows: int = 6, columns: int = 5, seed: int
 
 
 def check(loss: Callable[..., Any], *arrays: Any, **options: Any) -> None:
-    """Check a loss: gradients against differences, types, layouts, threads, batches and empty input.
+    """Check a loss: derivatives against differences, types, layouts, threads, batches and empty input.
 
     Parameters
     ----------
-    loss : function
+    loss : function or loss instance
         A loss, one's own or of this package.
     *arrays : array
         Its arguments in float64; without any, examples of the kinds that its signature names.
@@ -135,42 +225,64 @@ def check(loss: Callable[..., Any], *arrays: Any, **options: Any) -> None:
     AssertionError
         If it fails one of the checks, which the message names.
     """
-    record = record_of(loss)
-    given = dict(zip(record.positional, arrays, strict=False)) if arrays else example(loss)
-    _check_gradients(loss, record, given, options)
-    _check_types_and_layouts(loss, given, options)
-    if record.family not in _PRODUCTS and "reduction" in record.options and record.family not in ("sums", "chain"):
-        assert_batch_invariant(loss, *given.values(), **options)
-    _check_empty(loss, given, options)
+    call = _call_of(loss, arrays, options)
+    if not arrays:
+        call = call._replace(arrays={n: a for n, a in example(loss).items() if n not in options})
+    _check_gradients(call)
+    _check_hessian(call)
+    _check_types_and_layouts(call)
+    if call.record.family in _ROWS:
+        _assert_batch_invariant(call)
+    _check_empty(call)
 
 
-def _differentiable(record: Loss, given: dict[str, Any]) -> tuple[str, ...]:
-    return tuple([n for n in record.differentiable if n in given and given[n].dtype.kind == "f"])
-
-
-def _check_gradients(loss: Any, record: Loss, given: dict[str, Any], options: dict[str, Any]) -> None:
+def _check_gradients(call: _Call) -> None:
     """Compare derivatives along a random direction with central differences, and values with those of transforms."""
-    rng, names = np.random.default_rng(1), _differentiable(record, given)
-    value, gradients = fl.value_and_grad(loss, names)(**given, **options)
-    np.testing.assert_allclose(loss(**given, **options), value, rtol=1e-12, err_msg="value of the transform")
-    step = 1e-6
-    upstream = np.ones_like(value)
+    rng = np.random.default_rng(1)
+    names = tuple([n for n in call.record.differentiable if n in call.arrays and call.arrays[n].dtype.kind == "f"])
+    value, gradients = fl.value_and_grad(call.function, names)(**call.arrays, **call.options)
+    value = value[0] if isinstance(value, tuple) else value
+    np.testing.assert_allclose(call(), value, rtol=1e-12, err_msg="value of the transform")
     for name, gradient in zip(names, gradients, strict=True):
-        direction = rng.normal(size=given[name].shape) * step
-        ahead, behind = ({**given, name: given[name] + sign * direction} for sign in (1, -1))
-        difference = ((loss(**ahead, **options) - loss(**behind, **options)) * upstream).sum() / 2
+        array = call.arrays[name]
+        direction = rng.normal(size=array.shape)
+        if call.record.family == "sequence":  # its gradient is that of probabilities, which sum up to 1
+            direction -= (np.exp(array) * direction).sum(-1, keepdims=True)
+        ahead, behind = (call(**{name: array + step * direction}) for step in (1e-6, -1e-6))
         np.testing.assert_allclose(
-            (gradient * direction).sum(), difference, rtol=1e-4, atol=1e-10, err_msg=f"gradient of {name}"
+            (gradient * direction).sum(),
+            (ahead - behind).sum() / 2e-6,
+            rtol=1e-4,
+            atol=1e-5,
+            err_msg=f"gradient of {name}",
         )
 
 
-def _check_types_and_layouts(loss: Any, given: dict[str, Any], options: dict[str, Any]) -> None:
+def _check_hessian(call: _Call) -> None:
+    """Compare some second derivatives, where the loss has them, with differences of the gradient."""
+    if call.record.hessian is None or not call.wrt:
+        return
+    name, options = call.wrt[0], {k: v for k, v in call.options.items() if k != "returns"}
+    array = call.arrays[name]
+    _, hess = fl.grad_and_hess(call.function)(**call.arrays, **options)
+    gradient = fl.grad(call.function, name)
+    for place in np.random.default_rng(2).permutation(array.size)[:16]:
+        at = np.unravel_index(place, array.shape)
+        step = np.zeros_like(array)
+        step[at] = 1e-6
+        ahead, behind = (gradient(**{**call.arrays, name: array + s}, **options)[at] for s in (step, -step))
+        np.testing.assert_allclose(
+            hess[at], (ahead - behind) / 2e-6, rtol=1e-4, atol=1e-5, err_msg=f"second derivative in {name} at {at}"
+        )
+
+
+def _check_types_and_layouts(call: _Call) -> None:
     """Compare float32, and arrays in another order, with float64 in C order."""
 
     def changed(change: Callable[[Any], Any]) -> Any:
-        return loss(**{name: change(array) for name, array in given.items()}, **options)
+        return call(**{name: change(array) for name, array in call.arrays.items() if hasattr(array, "shape")})
 
-    exact = loss(**given, **options)
+    exact = call()
     narrow = changed(lambda a: a.astype(np.float32) if a.dtype.kind == "f" else a)
     np.testing.assert_allclose(narrow, exact, rtol=1e-4, atol=1e-5, err_msg="float32")
     if narrow.dtype != np.float32:
@@ -183,12 +295,11 @@ def _strided(array: Any) -> Any:
     return np.repeat(array, 2, axis=-1)[..., ::2] if array.ndim else array
 
 
-def _check_empty(loss: Any, given: dict[str, Any], options: dict[str, Any]) -> None:
+def _check_empty(call: _Call) -> None:
     """Check that no samples give a sum of 0."""
-    if "reduction" not in record_of(loss).options or record_of(loss).family in ("sequence", "chain"):
+    if "reduction" not in call.record.options or call.record.family not in _ROWS - {"sequence"} | {"sums"}:
         return
-    rows = next(iter(given.values())).shape[0]
-    empty = {name: array[:0] if array.shape[:1] == (rows,) else array for name, array in given.items()}
-    total = loss(**empty, **{**options, "reduction": "sum"})
+    options = {name: value for name, value in call.options.items() if name not in ("divisor", "reduction")}
+    total = call._replace(options=options).taken(np.arange(0))(reduction="sum")
     if total != 0:
         raise AssertionError(f"the sum over no samples is {total}")

@@ -41,7 +41,7 @@ NOT_POSSIBLE = {
 }
 
 REDUCING = [case for case in PLAIN if "reduction" in case.record.options]
-INDEXED = [case for case in PLAIN if case.record.domains.get("target") == "class"]
+INDEXED = [c for c in PLAIN if c.record.domains.get("target") == "class" and c.record.family == "rowwise"]
 FIRST = [(case, case.record.wrt[0]) for case in PLAIN]
 
 

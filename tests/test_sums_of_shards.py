@@ -87,16 +87,48 @@ def test_float32_results_of_half_types(dtype):
         fl.grad(fl.mse_loss)(x.astype("f4"), t, grad_out=np.empty((6, 5)))
 
 
-@pytest.mark.parametrize("loss", ["mse_loss", "cross_entropy", "triplet_margin_loss", "quantile_loss"])
+@pytest.mark.parametrize(
+    "loss", ["mse_loss", "cross_entropy", "triplet_margin_loss", "quantile_loss", "ctc_loss", "linear_cross_entropy"]
+)
 def test_checks_of_our_losses(loss):
     fastloss.testing.check(getattr(fl, loss))
 
 
+@pytest.mark.slow
+def test_checks_of_options_and_instances():
+    x, y, weights = RNG.normal(size=(6, 5)), RNG.integers(0, 5, 6), RNG.uniform(0.5, 2, 6)
+    fastloss.testing.check(fl.cross_entropy, x, y, sample_weight=weights)
+    fastloss.testing.check(fl.cross_entropy, x.T, y, axis=0, divisor=3.0, returns=("lse", "entropy"))
+    fastloss.testing.check(fl.CrossEntropyLoss(reduction="sum"), x, y, weight=weights[:5])
+    fastloss.testing.check(fl.l2_penalty, coefficient=0.1)
+
+
+# Few classes: rows side by side in vectors, and one by one in what is left of them.
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"z_loss": 0.1}, {"softcap": 5.0, "z_loss": 0.1, "sample_weight": np.ones(300)}, {"probabilities": True}],
+    ids=["smoothing", "z_loss", "softcap", "probabilities"],
+)
+def test_batch_invariance_of_few_classes(options):
+    x, y = RNG.normal(size=(300, 37)).astype("f4") * 3, RNG.integers(0, 37, 300)
+    if "probabilities" in options:
+        options, y = {}, fl.softmax(RNG.normal(size=(300, 37)).astype("f4"), dim=1)
+    smoothing = 0.1 if not options else 0.0
+    fastloss.testing.assert_batch_invariant(fl.cross_entropy, x, y, label_smoothing=smoothing, **options)
+
+
+def test_batch_invariance_of_squared_hinges():
+    x, y = RNG.normal(size=(300, 5)), RNG.integers(0, 5, 300)
+    fastloss.testing.assert_batch_invariant(fl.MultiMarginLoss(p=2), x, y)
+
+
 def test_batch_invariance_of_many_rows():
     x, y = RNG.normal(size=(300, 100)).astype("f4"), RNG.integers(0, 100, 300)
-    fastloss.testing.assert_batch_invariant(fl.cross_entropy, x, y, label_smoothing=0.1)
-    with pytest.raises(TypeError, match="matrix products"):
-        fastloss.testing.assert_batch_invariant(fl.linear_cross_entropy, x, x, y)
+    fastloss.testing.assert_batch_invariant(fl.CrossEntropyLoss(label_smoothing=0.1), x, y)
+    fastloss.testing.assert_batch_invariant(fl.cross_entropy, x, y, returns=("lse", "argmax"), divisor=3.0)
+    for loss, arrays in ((fl.linear_cross_entropy, (x, x, y)), (fl.l2_penalty, (x, 1.0))):
+        with pytest.raises(TypeError, match="no value of their own"):
+            fastloss.testing.assert_batch_invariant(loss, *arrays)
 
 
 def test_checks_find_what_is_wrong():
@@ -113,3 +145,19 @@ def test_checks_find_what_is_wrong():
 
     with pytest.raises(AssertionError, match="gradient of input"):
         fastloss.testing.check(wrong_loss)
+
+
+def test_checks_find_a_wrong_second_derivative():
+    from fastloss.custom import Elementwise, loss, maths
+
+    @maths
+    def wrong_curvature(x, t):
+        T = type(x)
+        return (x - t) * (x - t), (T(2) * (x - t), T(2) * (t - x)), T(1)
+
+    @loss
+    def crooked_loss(input, target, *, reduction="mean"):
+        return Elementwise(wrong_curvature)
+
+    with pytest.raises(AssertionError, match="second derivative in input"):
+        fastloss.testing.check(crooked_loss)

@@ -26,6 +26,7 @@ from fastloss.losses.multiclass import (
     differentiable=("input", "linear_weight", "linear_bias", "target", "weight"),
     hessian=None,
     options={"ignore_index": INTEGER_OR_NONE, "label_smoothing": UNIT_INTERVAL, **SCORED},
+    domains={"target": "class"},
 )
 def linear_cross_entropy(
     input: Array,

@@ -14,15 +14,16 @@ from fastloss.define.scalars import complement
 
 # Notation of RowMaths: z an entry less the row's maximum, p its softmax, t the second operand's entry, w the class
 # weight, hit whether this is the target, zy and wy the target's z and w, logsum = log Σ exp z, p_others 1
-# less the softmax of the largest entry and py that of the target.
+# less the softmax of the largest entry and py that of the target. A value chooses between factors, not between a
+# product and 0: vectors would round such a product before they add to it, and the rest of a loop would not.
 
 
 @maths
 def ce_row(top, logsum, sums, zy, wy, p_others, py, params):
     """-w log p_y; a weight of 0 counts as 0 even where p_y is."""
     T = type(zy)
-    none = wy == T(0) and zy == T(-math.inf)
-    return (T(0) if none else wy * (logsum - zy)), (wy, wy * complement(zy, py, p_others), p_others)
+    surprise = T(0) if wy == T(0) and zy == T(-math.inf) else logsum - zy
+    return wy * surprise, (wy, wy * complement(zy, py, p_others), p_others)
 
 
 @maths

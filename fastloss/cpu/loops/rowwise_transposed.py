@@ -80,6 +80,16 @@ class Rows(NamedTuple):
     w: Any
 
 
+@kernel_part(fastmath=False, forceinline=True)
+def _plus(x, y):
+    """Return x + y, without the contraction that kernels allow, and their parts too unless told otherwise.
+
+    Of a product that is a term in some cases alone, vectors would add the rounded one and the rest of a loop the exact
+    one, or the other way round: a row's value would depend on its place in the batch.
+    """
+    return x + y
+
+
 @kernel_part(forceinline=True)
 def _exp_of(z, place, top, exps):
     """Take the row's maximum from an entry, keep the exponential of what is left, and return it."""
@@ -217,9 +227,9 @@ def _terms_of(maths: RowMaths) -> Callable[..., Any]:
                     s = load(tile.operand, base + l) if present(t) else T(1)
                     hit = indexed and rows.labels[l] == column
                     a, b, c = terms(load(tile.z, base + l), p, s, w, hit, rows.z[l], rows.w[l], numbers)
-                    store(parts, l, load(parts, l) + a)
-                    store(parts, LANES + l, load(parts, LANES + l) + b)
-                    store(parts, 2 * LANES + l, load(parts, 2 * LANES + l) + c)
+                    store(parts, l, _plus(load(parts, l), a))
+                    store(parts, LANES + l, _plus(load(parts, LANES + l), b))
+                    store(parts, 2 * LANES + l, _plus(load(parts, 2 * LANES + l), c))
             for l in range(n):
                 sums[l] += load(parts, l)
                 store(sums, LANES + l, load(sums, LANES + l) + load(parts, LANES + l))
