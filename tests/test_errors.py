@@ -38,6 +38,7 @@ NOT_POSSIBLE = {
     "an integer >= 1 or None": (0, 0.5),
     "a finite number > 0 or None": (0.0, -1.0, float("nan"), float("inf")),
     "True or False": (2, "yes"),
+    "different names out of 'lse', 'log_prob', 'entropy', 'argmax', 'z_loss'": ("q", ("lse", "lse")),
 }
 
 REDUCING = [case for case in PLAIN if "reduction" in case.record.options]

@@ -195,6 +195,7 @@ BAD = [
     ({"z_loss": -1.0}, "z_loss"),
     ({"logit_scale": np.inf}, "logit_scale"),
     ({"returns": ("entropie",)}, "entropie"),
+    ({"returns": ("lse", "lse")}, "returns must be different names"),
 ]
 
 
@@ -205,10 +206,15 @@ def test_bad_options(options, message):
         fl.cross_entropy(x, y, **options)
     with pytest.raises(ValueError, match=message):
         fl.linear_cross_entropy(np.zeros((4, 2)), np.zeros((7, 2)), y, **options)
+    if options.get("valid_classes", 0) < 7:
+        with pytest.raises(ValueError, match=message):
+            fl.CrossEntropyLoss(**options)
 
 
 def test_bad_calls():
     x, y = np.zeros((4, 7)), np.array([0, 1, 6, 2])
+    with pytest.raises(TypeError, match="returns must be"):
+        fl.cross_entropy(x, y, returns=3)
     with pytest.raises(IndexError, match="target 6"):
         fl.cross_entropy(x, y, valid_classes=5)
     for transform in (fl.grad, fl.grad_and_hess):
@@ -216,6 +222,14 @@ def test_bad_calls():
             transform(fl.cross_entropy)(x, y, returns=("lse",))
     with pytest.raises(ValueError, match="returns"):
         fl.partial_sum(fl.cross_entropy)(x, y, returns=("lse",))
+
+
+def test_a_softcap_beyond_the_computing_type(rng):
+    x, y = rng.normal(size=(4, 7)).astype("f4"), np.array([0, 1, 6, 2])
+    value, gradient = fl.value_and_grad(fl.cross_entropy)(x, y, softcap=1e39)
+    expected_value, expected = fl.value_and_grad(fl.cross_entropy)(x, y)
+    np.testing.assert_allclose(value, expected_value, rtol=1e-5)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_label_among_the_padding_leaves_gradients_alone(rng):

@@ -62,6 +62,8 @@ def test_bad_shards():
         fl.shard_stats(x, [0, -3])
     with pytest.raises(ValueError, match="class_offset"):
         fl.shard_stats(x, [0, 1], class_offset=-1)
+    with pytest.raises(ValueError, match="beyond num_classes 9"):
+        fl.shard_stats(x, [0, 1], class_offset=8, num_classes=9)
     with pytest.raises(ValueError, match="lse"):
         fl.shard_grad(x, [0, 1], np.zeros(3))
     with pytest.raises(ValueError, match="at least one"):

@@ -24,7 +24,7 @@ def unreduced(case, arrays, **options):
         ignored = target == case.options.get("ignore_index", -100)
         counts = np.where(ignored, 0.0, 1.0 if weight is None else weight[np.where(ignored, 0, target)])
         counts = counts.reshape(values.shape)
-    elif case.loss in ("mse_loss", "l1_loss") and weight is not None:
+    elif case.loss in ("mse_loss", "l1_loss", "huber_loss") and weight is not None:
         counts = np.broadcast_to(weight, values.shape)
     elif case.loss == "ctc_loss":
         factors = 1 / np.maximum(np.reshape(case.options["target_lengths"], values.shape), 1)
@@ -266,6 +266,8 @@ def test_bad_combinations():
         fl.kl_div(x, x, reduction="batchmean", sample_weight=np.ones(4))
     with pytest.raises(ValueError, match="partial_sum"):
         fl.partial_sum(fl.mse_loss)(x, x, reduction="none")
+    with pytest.raises(ValueError, match="takes no divisor"):
+        fl.partial_sum(fl.mse_loss)(x, x, divisor=2.0)
     with pytest.raises(TypeError, match="no mean"):
         fl.partial_sum(fl.l2_penalty)
     with pytest.raises(TypeError, match="sample_weight"):
@@ -285,6 +287,22 @@ def test_axis(case):
     assert_close(value, expected_value)
     for gradient, one in zip(gradients, expected, strict=True):
         assert_close(np.moveaxis(gradient, 0, -1), one)
+
+
+@pytest.mark.parametrize(("axis", "error", "match"), [(5, ValueError, "axis 5 is out"), ("x", TypeError, "axis must")])
+def test_bad_axis(axis, error, match):
+    x, y = np.ones((4, 3)), np.zeros(4, int)
+    for call in (
+        lambda: fl.cross_entropy(x, y, axis=axis),
+        lambda: fl.cross_entropy(x, y, axis=axis, softcap=5.0),
+        lambda: fl.triplet_margin_loss(x, x, x, axis=axis),
+        lambda: fl.multilabel_margin_loss(x, x.astype(int), axis=axis),
+        lambda: fl.CrossEntropyLoss(axis=axis)(x, y),
+    ):
+        with pytest.raises(error, match=match):
+            call()
+    with pytest.raises(TypeError, match="axis"):
+        fl.CrossEntropyLoss(axis=0.5)
 
 
 def test_axis_of_several_and_of_classes():

@@ -50,7 +50,7 @@ def shard_stats(logits_shard: Array, target: Array, *, class_offset: int = 0, nu
     Raises
     ------
     ValueError
-        If the shapes do not go together or `class_offset` is negative.
+        If the shapes do not go together, `class_offset` is negative, or the shard goes beyond `num_classes`.
     IndexError
         If a class index is negative or not below `num_classes`.
 
@@ -191,6 +191,10 @@ def _looked_at(logits: Any, target: Any, offset: int, classes: int | None) -> tu
         )
     if offset < 0:
         raise ValueError(f"class_offset must not be negative, got {offset}")
+    if classes is not None and offset + logits.shape[1] > classes:
+        raise ValueError(
+            f"class_offset {offset} and a shard of {logits.shape[1]} classes go beyond num_classes {classes}"
+        )
     target = xp.astype(target, xp.int64)
     counts = target != _IGNORED
     bad = counts & ((target < 0) | (target >= (2**63 - 1 if classes is None else classes)))

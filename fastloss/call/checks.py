@@ -142,10 +142,12 @@ def check_labels(view: Any, rows: Shape, shape: Shape, what: str = "input") -> N
         )
 
 
-def split_axis(shape: Shape, dim: int | tuple[int, ...] | None) -> tuple[int, int, tuple[int, int, int]]:
+def split_axis(
+    shape: Shape, dim: int | tuple[int, ...] | None, name: str = "dim"
+) -> tuple[int, int, tuple[int, int, int]]:
     """Return the first and one past the last class axis, and (outer, classes, inner).
 
-    Without `dim` the class axis is axis 0 of a one-dimensional input, else axis 1.
+    Without `dim`, which the user calls `name`, the class axis is axis 0 of a one-dimensional input, else axis 1.
     """
     ndim = len(shape)
     if dim is None:
@@ -157,12 +159,12 @@ def split_axis(shape: Shape, dim: int | tuple[int, ...] | None) -> tuple[int, in
         last = first + 1
     else:
         named = (dim if len(dim) else range(ndim)) if isinstance(dim, tuple | list) else (dim,)
-        axes = sorted({normal_axis(axis, ndim) for axis in named}) or [0]
+        axes = sorted({normal_axis(axis, ndim, name) for axis in named}) or [0]
         if len(axes) < len(named):
-            raise ValueError(f"dim must name each axis once, got {dim}")
+            raise ValueError(f"{name} must name each axis once, got {dim}")
         first, last = axes[0], axes[-1] + 1
         if len(axes) != last - first:
-            raise ValueError(f"dim must name neighbouring axes, got {dim}")
+            raise ValueError(f"{name} must name neighbouring axes, got {dim}")
     return first, last, (math.prod(shape[:first]), math.prod(shape[first:last]), math.prod(shape[last:]))
 
 
@@ -174,12 +176,12 @@ def implicit_axis(ndim: int) -> int:
     return axis
 
 
-def normal_axis(axis: int, ndim: int) -> int:
+def normal_axis(axis: int, ndim: int, name: str = "dim") -> int:
     """Return a non-negative axis; a number counts as having one axis, as in torch."""
     try:
         axis = operator.index(axis)
     except TypeError:
-        raise TypeError(f"dim must be an integer, got {axis!r}") from None
+        raise TypeError(f"{name} must be an integer, got {axis!r}") from None
     if not -max(ndim, 1) <= axis < max(ndim, 1):
-        raise ValueError(f"dim {axis} is out of range for an input with {ndim} axes")
+        raise ValueError(f"{name} {axis} is out of range for an input with {ndim} axes")
     return axis % max(ndim, 1)

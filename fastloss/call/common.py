@@ -27,6 +27,8 @@ def set_common(planning: Planning, common: dict[str, Any], reduction: str) -> No
         raise ValueError(f"divisor is what a mean is divided by, and does not go with reduction={reduction!r}")
     if planning.sample_weight is not None and reduction == "batchmean":
         raise ValueError("sample_weight does not go with reduction='batchmean', whose divisor is the number of rows")
+    if planning.mode.partial and planning.divisor is not None:
+        raise ValueError("partial_sum keeps the sum and what it is to be divided by, and takes no divisor")
     if planning.mode.partial and reduction not in ("mean", "batchmean"):
         raise ValueError(f"partial_sum is of a mean, and does not go with reduction={reduction!r}")
 

@@ -50,7 +50,8 @@ def plan(planning: Planning, description: Elementwise) -> Plan:
         if description.exact_weight:
             check_shape(weight.view, x.shape, "weight", "the input's shape")
         check_fits(weight.view, shape, "weight")
-        if planning.averages and description.mean == "weights":
+        by_both = description.mean == "products" and planning.sample_weight is not None
+        if planning.averages and (description.mean == "weights" or by_both):
             divisor = planning.over(_summing(backend, weight))
             planning.counts = planning.reader(weight, _broadcasting(backend, None, shape), backend.flat)
         if "weight" in mode.wrt and "sample_weight" in planning.common:

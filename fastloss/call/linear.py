@@ -310,13 +310,13 @@ class _Run:
     def _forward(self, chunk: Any) -> None:
         """Replace logits by what is scaled and capped of them."""
         if self.scores.changes_logits:
-            flat, (point, params) = chunk.reshape(-1), forward_of(self.scores)
+            flat, (point, params) = chunk.reshape(-1), forward_of(self.scores, self.real)
             self._map("forward", point, params, (flat,), flat, True)
 
     def _back(self, gradient: Any, logits: Any, target: Any) -> None:
         """Write the gradient of logits as they were before; it may replace either."""
         if self.scores.changes_logits:
-            point, params, needed = back_of(self.scores)
+            point, params, needed = back_of(self.scores, self.real)
             read = (gradient.reshape(-1), logits.reshape(-1))[:needed]
             self._map("back", point, params, read, target.reshape(-1), target is logits or target is gradient)
 

@@ -29,7 +29,7 @@ def plan(planning: Planning, description: LabelSets) -> Plan:
     check_integer(target, "target")
     check_shape(target, shape, "target", "the input's shape")
     moved, read = None, None
-    if description.axis is not None and normal_axis(description.axis, len(shape)) != len(shape) - 1:
+    if description.axis is not None and normal_axis(description.axis, len(shape), "axis") != len(shape) - 1:
         moved, read = (0,), functools.partial(backend.moved, source=0, destination=-1)
     rows, columns = (shape[:-1] if moved is None else shape[1:]), shape[-1 if moved is None else 0] if shape else 1
     count = math.prod(rows)

@@ -25,7 +25,7 @@ def plan(planning: Planning, description: Pairwise) -> Plan:
     for operand in description.arrays[: description.reals]:
         check_float(operand.view, operand.name)
     shape = _common_shape(description, views)
-    axes = _axes_of(description, len(shape))
+    axes = _axes_of(description, len(shape), planning.record.axis_name)
     results = tuple([n for k, n in enumerate(shape) if k not in axes])
     if description.target is None and "target" in planning.record.domains and "target" not in names:
         raise TypeError("target must be an array, got None")
@@ -64,10 +64,10 @@ def plan(planning: Planning, description: Pairwise) -> Plan:
     return kernel_call(planning, kernel, reads, outputs, each, scale, divisor)
 
 
-def _axes_of(description: Pairwise, ndim: int) -> tuple[int, ...]:
+def _axes_of(description: Pairwise, ndim: int, name: str) -> tuple[int, ...]:
     """Return the axes that the vectors lie along, in order."""
     named = description.axis if isinstance(description.axis, tuple) else (description.axis,)
-    axes = tuple(sorted([normal_axis(axis, ndim) for axis in named]))
+    axes = tuple(sorted([normal_axis(axis, ndim, name) for axis in named]))
     if len({*axes}) < len(axes):
         raise ValueError(f"axes must name each axis once, got {named}")
     return axes

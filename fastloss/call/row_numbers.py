@@ -12,7 +12,7 @@ from typing import Any
 from fastloss.call.plan import Plan
 from fastloss.call.planning import ABSENT, Planning, Read, chained
 from fastloss.call.request import Request
-from fastloss.define.descriptions import RETURNS, Scores
+from fastloss.define.descriptions import Scores
 from fastloss.define.row_numbers import ROW_NUMBERS
 from fastloss.runtime.dtypes import I64
 
@@ -22,12 +22,9 @@ Split = tuple[int, int, int]  # (outer, classes, inner)
 
 
 def check_returns(planning: Planning, scores: Scores, soft: bool) -> None:
-    """Raise where what is to be returned beside the loss is unknown, or cannot be."""
-    for name in scores.returns:
-        if name not in RETURNS:
-            raise ValueError(f"returns must be names out of {', '.join(map(repr, RETURNS))}, got {name!r}")
-        if name == "log_prob" and soft:
-            raise ValueError("returns: 'log_prob' is that of a class index, and the target holds class probabilities")
+    """Raise where what is to be returned beside the loss cannot be."""
+    if "log_prob" in scores.returns and soft:
+        raise ValueError("returns: 'log_prob' is that of a class index, and the target holds class probabilities")
     mode = planning.mode
     if scores.returns and (mode.hessian or mode.partial or not mode.value):
         raise ValueError("returns goes with the value, alone or with its gradient")

@@ -41,7 +41,7 @@ def plan(planning: Planning, description: Rowwise) -> Plan:
     backend = planning.library.backend
     check_float(x, "input")
     shape = x.shape
-    first, last, split = _split(description, shape)
+    first, last, split = _split(description, shape, planning.record.axis_name)
     outer, classes, inner = split
     rows = shape[:first] + shape[last:]
     if description.target is None and "target" in planning.record.domains:
@@ -131,9 +131,9 @@ def _kernel_of(
     )
 
 
-def _split(description: Rowwise, shape: Shape) -> tuple[int, int, tuple[int, int, int]]:
+def _split(description: Rowwise, shape: Shape, name: str) -> tuple[int, int, tuple[int, int, int]]:
     """Return where the class axis begins and ends, and (outer, classes, inner), of an input that the loss can have."""
-    found = split_axis(shape, description.axis)
+    found = split_axis(shape, description.axis, name)
     if description.max_ndim is not None and len(shape) > description.max_ndim:
         raise ValueError(f"input must have at most {description.max_ndim} axes, got shape {shape}")
     if found[2][1] == 0 and description.empty is None:

@@ -49,7 +49,7 @@ def _plan(planning: Planning, description: Rowwise, scores: Scores) -> Plan:
     backend = planning.library.backend
     check_float(x, "input")
     shape = x.shape
-    first, last, (outer, classes, inner) = split_axis(shape, description.axis)
+    first, last, (outer, classes, inner) = split_axis(shape, description.axis, planning.record.axis_name)
     valid = valid_classes(scores, classes, f"input has {classes} of shape {shape}")
     if classes == 0:
         raise ValueError(f"input must have at least one class, got shape {shape}")
@@ -123,21 +123,22 @@ def valid_classes(scores: Scores, classes: int, what: str) -> int:
     return classes if scores.classes is None else int(scores.classes)
 
 
-def forward_of(scores: Scores) -> tuple[Any, tuple[float, ...]]:
-    """Return the function of a logit that is scaled and capped, and its parameters."""
-    scale, cap = float(scores.scale), scores.softcap
-    return (times, (scale,)) if cap is None else (capped, (scale, float(cap)))
+def forward_of(scores: Scores, real: Any) -> tuple[Any, tuple[float, ...]]:
+    """Return the function of a logit that is scaled and capped, and its parameters in the computing type."""
+    if scores.softcap is None:
+        return times, representable((scores.scale,), real)
+    return capped, representable((scores.scale, scores.softcap), real)
 
 
-def back_of(scores: Scores, second: bool = False) -> tuple[Any, tuple[float, ...], int]:
+def back_of(scores: Scores, real: Any, second: bool = False) -> tuple[Any, tuple[float, ...], int]:
     """Return the function that carries a derivative back, its parameters, and how many operands it takes.
 
     They are the derivative and the capped logit; of the `second`, the second derivative, the first, and the logit.
     """
-    scale, cap = float(scores.scale), scores.softcap
-    if cap is None:
-        return times, (scale * scale if second else scale,), 1
-    return (uncapped_twice, (scale, float(cap)), 3) if second else (uncapped, (scale, float(cap)), 2)
+    if scores.softcap is None:
+        return times, representable((scores.scale * scores.scale if second else scores.scale,), real), 1
+    params = representable((scores.scale, scores.softcap), real)
+    return (uncapped_twice, params, 3) if second else (uncapped, params, 2)
 
 
 def _changes(scores: Scores) -> list[str]:
@@ -263,7 +264,7 @@ class Blocks:
         x, is_padded = flat(_cut(x, given, valid)), valid < given[1]
         if not scores.changes_logits and x.dtype == self.real:
             return lambda x: flat(_cut(x, given, valid))
-        point, params = forward_of(scores)
+        point, params = forward_of(scores, self.real)
         write = writer(self.backend, point, (x,), self.real, params)
 
         def forward(x: Any) -> Any:
@@ -280,7 +281,7 @@ class Blocks:
         if is_padded and not scores.changes_logits and dtype == self.real:
             pad = backend.pad
             return lambda grads, derivatives, z: pad(grads[k].reshape(given), derivatives[k].reshape(shape), valid)
-        point, params, needed = (itself, (), 1) if k == 1 else back_of(scores, second=k == 3)
+        point, params, needed = (itself, (), 1) if k == 1 else back_of(scores, self.real, second=k == 3)
         write = writer(backend, point, (like,) * needed, dtype, params)
 
         def alone(grads: Sequence[Any], derivatives: list[Any], z: Any) -> None:

@@ -90,6 +90,11 @@ class Loss:
     common: tuple[str, ...] = ()
     modules: list[type] = field(default_factory=list, compare=False)
 
+    @property
+    def axis_name(self) -> str:
+        """What the user calls the axis that rows or vectors lie along."""
+        return "axis" if "axis" in self.common else "dim"
+
 
 class Elementwise(NamedTuple):
     """A loss of single elements: ``point(*elements, *params) -> value, (d_first, d_second, ...), d2_first``.
@@ -98,8 +103,8 @@ class Elementwise(NamedTuple):
 
     The first `leads` arrays combine by `broadcast`: ``"exact"`` (equal shapes), ``"warn"`` (torch's warning when they
     differ), ``"silent"`` or ``"same_ndim"`` (equal numbers of axes); later ones, and the weight, broadcast *to* the
-    result, or with `exact_weight` must have the input's shape. `mean` is the divisor of the mean: ``"elements"`` or
-    ``"weights"``.
+    result, or with `exact_weight` must have the input's shape. `mean` is the divisor of the mean: ``"elements"``,
+    ``"weights"``, or ``"products"``, which is the elements unless samples are weighted, and then by both weights.
 
     The first `reals` arrays must be floating point. With `unit_interval` values outside [0, 1] are an error, and
     so are negative ones of the argument `non_negative` (a variance, which may lack the last axis); the point function
@@ -165,7 +170,8 @@ class Scores(NamedTuple):
     """What becomes of logits before their softmax, and what is returned beside the loss of a row.
 
     Logits x are replaced by c tanh(a x / c), a being the `scale` and c the `softcap`, or by a x without one. There are
-    `classes` classes, the others are padding. `returns` are names of ``RETURNS``; `z_loss` is the factor of the last.
+    `classes` classes, the others are padding. `returns` are names of ``options.RETURNS``; `z_loss` is the factor of the
+    last.
     """
 
     scale: float = 1.0
@@ -178,10 +184,6 @@ class Scores(NamedTuple):
     def changes_logits(self) -> bool:
         """Whether logits are replaced by others."""
         return self.scale != 1 or self.softcap is not None
-
-
-# The numbers of a row that a loss may return beside its value.
-RETURNS = ("lse", "log_prob", "entropy", "argmax", "z_loss")
 
 
 class Rowwise(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -53,5 +54,17 @@ POSITIVE_OR_NONE = Domain("a finite number > 0 or None", lambda v: v is None or 
 COUNT_OR_NONE = Domain("an integer >= 1 or None", lambda v: v is None or (v % 1 == 0 and v >= 1), (None, 3))
 NAMES = Domain("a tuple of names", lambda v: isinstance(v, tuple) and all(isinstance(n, str) for n in v), ((),))
 AXIS = Domain("an integer, the number of an axis", lambda v: v % 1 == 0, (1, -1, 0))
-INTEGERS = (INTEGER_OR_NONE, INDEX, INTEGER, AXIS)
+AXIS_OR_NONE = Domain("an integer, the number of an axis, or None", lambda v: v is None or operator.index(v) == v, ())
+INTEGERS = (INTEGER_OR_NONE, INDEX, INTEGER, AXIS, AXIS_OR_NONE)
+
+# The numbers of a row that a loss may return beside its value.
+RETURNS = ("lse", "log_prob", "entropy", "argmax", "z_loss")
+
+
+def _are_returns(value: Any) -> bool:
+    names = (value,) if isinstance(value, str) else tuple(value)
+    return set(names) <= set(RETURNS) and len(set(names)) == len(names)
+
+
+RETURNED = Domain(f"different names out of {', '.join(map(repr, RETURNS))}", _are_returns, ((), ("lse",)))
 FLAG = Domain("True or False", lambda v: v in (True, False), (False, True))

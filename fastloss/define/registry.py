@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from fastloss.define.descriptions import Loss
-from fastloss.define.options import INTEGERS
+from fastloss.define.options import AXIS_OR_NONE, INTEGERS
 from fastloss.runtime.stacklevel import stacklevel
 
 LOSSES: dict[str, Loss] = {}
@@ -25,7 +25,7 @@ def check_options(record: Loss, kwargs: dict[str, Any]) -> None:
     """
     if record.legacy and not LEGACY.isdisjoint(kwargs):
         _map_legacy_reduction(kwargs)
-    domains = record.options
+    domains = record.options if "axis" not in record.common else {**record.options, "axis": AXIS_OR_NONE}
     for name, value in kwargs.items():
         if name in domains:
             if getattr(value, "shape", None) == () and domains[name] in INTEGERS:

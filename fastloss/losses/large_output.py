@@ -8,7 +8,7 @@ from typing import Any
 from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, Clustered, Projected, Rowwise
 from fastloss.define.linear_options import dtype_name, options_of
-from fastloss.define.options import FINITE, INTEGER_OR_NONE, POSITIVE_OR_NONE, UNIT_INTERVAL
+from fastloss.define.options import FINITE, INTEGER_OR_NONE, POSITIVE_OR_NONE, RETURNED, UNIT_INTERVAL
 from fastloss.losses.multiclass import (
     CROSS_ENTROPY,
     SCORED,
@@ -148,7 +148,7 @@ def linear_cross_entropy(
     also=("bias",),
     differentiable=("hidden", "head", "bias"),
     hessian=None,
-    options={"logit_scale": FINITE, "softcap": POSITIVE_OR_NONE},
+    options={"logit_scale": FINITE, "softcap": POSITIVE_OR_NONE, "returns": RETURNED},
     domains={"token": "class"},
 )
 def linear_log_prob(

@@ -117,7 +117,8 @@ def huber_loss(
     weight : array, shape of `input`, optional
         Weight of each element.
     reduction : {"mean", "sum", "none"}
-        The mean is over the number of elements; weights do not enter its divisor (those of :func:`mse_loss` do).
+        The mean is over the number of elements; `weight` does not enter its divisor, as that of :func:`mse_loss` does,
+        unless samples are weighted: then it is the sum of the products of both weights.
     delta : float
         Where the loss turns from quadratic to linear; positive, infinity included.
 
@@ -156,6 +157,7 @@ def huber_loss(
         params=(float(delta),),
         weight=weight,
         reduction=reduction,
+        mean="products",
         broadcast="warn",
         exact_weight=True,
     )
