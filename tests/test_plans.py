@@ -63,7 +63,7 @@ def same(one, other):
     return True
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", typical(CASES))
 def test_what_is_kept_gives_the_same_bits(case, anew):
     arrays = case.make("float64", seed=3)
     for reduction in case.reductions:

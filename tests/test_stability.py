@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from cases import LOSSES, PLAIN, assert_close
+from cases import LOSSES, PLAIN, assert_close, typical
 
 import fastloss as fl
 
@@ -414,7 +414,7 @@ def test_labels_that_are_neither_like_nor_unlike_give_nothing():
 PASS_NAN_ON = [c for c in PLAIN if c.loss not in ("ctc_loss", "multi_margin_loss", "multilabel_margin_loss")]
 
 
-@pytest.mark.parametrize("case", PASS_NAN_ON, ids=str)
+@pytest.mark.parametrize("case", typical(PASS_NAN_ON))
 def test_nan_stays_where_it_is(case):
     """A NaN in one element or row makes that value NaN, and no other."""
     none = {"reduction": "none"} if "reduction" in case.record.options else {}
