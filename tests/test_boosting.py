@@ -381,10 +381,10 @@ def test_init_score_of_the_absolute_error_is_the_median():
     [
         ("huber_loss", {"delta": 0.3}),
         ("sigmoid_focal_loss", {}),
-        ("binary_cross_entropy_with_logits", {"pos_weight": 3.0}),
+        pytest.param("binary_cross_entropy_with_logits", {"pos_weight": 3.0}, marks=pytest.mark.slow),
         ("cross_entropy", {"label_smoothing": 0.2, "weight": np.array([1.0, 2.0, 4.0])}),
-        ("symmetric_cross_entropy", {}),
-        ("gaussian_nll_loss", {}),
+        pytest.param("symmetric_cross_entropy", {}, marks=pytest.mark.slow),
+        pytest.param("gaussian_nll_loss", {}, marks=pytest.mark.slow),
     ],
 )
 def test_no_constant_near_init_score_is_better(name, options):

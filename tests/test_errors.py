@@ -8,7 +8,7 @@ import types
 
 import numpy as np
 import pytest
-from cases import LOSSES, PLAIN
+from cases import LOSSES, PLAIN, typical
 from numba.core.errors import TypingError
 
 import fastloss as fl
@@ -232,7 +232,7 @@ def test_what_is_no_size():
 
 
 @pytest.mark.parametrize("wrong", [5, -1, 2**40, -(2**40), -(2**63)])
-@pytest.mark.parametrize("case", INDEXED, ids=str)
+@pytest.mark.parametrize("case", typical(INDEXED))
 def test_class_index_out_of_range(case, wrong):
     arrays = case.make()
     arrays["target"][4] = wrong
@@ -270,7 +270,7 @@ def test_ignore_index_inside_and_outside_the_classes():
         assert (gradient[1] == 0).all()
 
 
-@pytest.mark.parametrize("case", INDEXED, ids=str)
+@pytest.mark.parametrize("case", typical(INDEXED))
 def test_unchecked_index_gives_nan_in_its_row(case):
     arrays = case.make()
     good = case.value_and_grad(arrays, reduction="none")

@@ -134,7 +134,7 @@ def test_second_derivative_of_reductions(case):
         assert_close(each, plain)
 
 
-@pytest.mark.parametrize("shape", [(3, 5), (2, 110), (2, 4, 3)])
+@pytest.mark.parametrize("shape", [(3, 5), *[pytest.param(s, marks=pytest.mark.slow) for s in ((2, 110), (2, 4, 3))]])
 @pytest.mark.parametrize("function", [fl.softmax, pytest.param(fl.log_softmax, marks=pytest.mark.slow)])
 def test_second_derivative_of_a_map(function, shape):
     """Of Σ g f(x): the entry itself in the first derivative, by central differences."""
@@ -185,7 +185,7 @@ def test_one_name_gives_an_array_and_a_tuple_a_tuple(case):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("case", PLAIN, ids=str)
+@pytest.mark.parametrize("case", typical(PLAIN))
 def test_grad_out_is_filled_and_returned(case):
     arrays = case.make()
     names = case.wrt(arrays)
@@ -268,7 +268,7 @@ def test_arguments_are_not_written(case):
         np.testing.assert_array_equal(array, before[name])
 
 
-@pytest.mark.parametrize("case", PLAIN, ids=str)
+@pytest.mark.parametrize("case", typical(PLAIN))
 def test_zero_upstream_gives_zero(case):
     arrays = case.make()
     if "reduction" in case.record.options:

@@ -6,7 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
-from cases import ACTIVE, HEAVY, PLAIN
+from cases import ACTIVE, HEAVY, PLAIN, TYPICAL
 from test_errors import NOT_POSSIBLE
 
 import fastloss as fl
@@ -50,7 +50,13 @@ def test_an_instance_computes_what_the_function_does(case, module):
     np.testing.assert_array_equal(instance(**arrays), case.call(case.make()))
 
 
-@each
+@pytest.mark.parametrize(
+    ("case", "module"),
+    [
+        pytest.param(case, module, marks=() if case.loss in TYPICAL else pytest.mark.slow, id=module.__name__)
+        for case, module in CLASSES
+    ],
+)
 def test_gradients_of_an_instance(case, module):
     instance, arrays = split(case, module)
     whole = {**case.make(), **case.options}

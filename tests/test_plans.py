@@ -456,7 +456,8 @@ def test_arrays_are_not_kept_of_options_in_common(function, options):
     partial = fl.partial_sum(function)
     for _ in range(3):
         case.value_and_grad(arrays, **given)
-        partial(**arrays, **case.options, **given)
+        if "divisor" not in given:
+            partial(**arrays, **case.options, **given)
     kept = [weakref.ref(array) for array in (*arrays.values(), *given.values()) if isinstance(array, np.ndarray)]
     del arrays, given
     gc.collect()

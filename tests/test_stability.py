@@ -6,9 +6,9 @@ from cases import LOSSES, PLAIN, assert_close, typical
 
 import fastloss as fl
 
-TYPES = [np.float64, np.float32]
+TYPES = [pytest.param(np.float64, marks=pytest.mark.slow, id="f8"), pytest.param(np.float32, id="f4")]
 INF, NAN = np.inf, np.nan
-each = pytest.mark.parametrize("dtype", TYPES, ids=["f8", "f4"])
+each = pytest.mark.parametrize("dtype", TYPES)
 
 
 def needs(*losses):

@@ -72,6 +72,8 @@ class Loss:
         in their place, which have shapes and dtypes but no numbers.
     common
         The options of many losses that this one has too; its description does not see them.
+    axis_name
+        What the user calls the axis that rows or vectors lie along.
     """
 
     name: str
@@ -88,12 +90,8 @@ class Loss:
     positional: tuple[str, ...] = ()
     operands: frozenset[str] = frozenset()
     common: tuple[str, ...] = ()
+    axis_name: str = "dim"
     modules: list[type] = field(default_factory=list, compare=False)
-
-    @property
-    def axis_name(self) -> str:
-        """What the user calls the axis that rows or vectors lie along."""
-        return "axis" if "axis" in self.common else "dim"
 
 
 class Elementwise(NamedTuple):
