@@ -6,10 +6,12 @@ Nothing here is imported by the package: ``import fastloss.testing``.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from array_api_compat import array_namespace, device, is_cupy_array, is_torch_array
 
 import fastloss as fl
 from fastloss.define.descriptions import Loss
@@ -21,6 +23,9 @@ _ROWS = frozenset(("elementwise", "rowwise", "rowmap", "pairwise", "label_sets",
 
 # Rows of the batch that others are compared with, at least: vectors, and what they leave, several times.
 _MANY = 301
+
+# Entries of that batch, at most, unless what is given has more.
+_ENTRIES = 1 << 22
 
 
 class _Call(NamedTuple):
@@ -37,7 +42,7 @@ class _Call(NamedTuple):
 
     @property
     def wrt(self) -> tuple[str, ...]:
-        return tuple([n for n in self.record.wrt if np.asarray(self.arrays.get(n, 0)).dtype.kind not in "biu"])
+        return tuple([n for n in self.record.wrt if "float" in str(getattr(self.arrays.get(n), "dtype", ""))])
 
     @property
     def inner(self) -> int | None:
@@ -79,8 +84,7 @@ class _Call(NamedTuple):
         """Return the call with some of its samples."""
 
         def part(given: dict[str, Any]) -> dict[str, Any]:
-            axes = {name: self.axis_of(name, value) for name, value in given.items()}
-            return {n: v if axes[n] is None else np.take(v, rows, axis=axes[n]) for n, v in given.items()}
+            return {name: _taken(value, rows, self.axis_of(name, value)) for name, value in given.items()}
 
         return self._replace(arrays=part(self.arrays), options=part(self.options))
 
@@ -91,6 +95,21 @@ def _call_of(loss: Callable[..., Any], arrays: tuple[Any, ...], options: dict[st
     bound = {name: value for name, value in getattr(loss, "_options", {}).items() if value is not None}
     given = dict(zip(record.positional, map(_as_array, arrays), strict=False))
     return _Call(record.function, record, given, {**bound, **options})
+
+
+def _taken(array: Any, rows: Any, axis: int | None) -> Any:
+    if axis is None:
+        return array
+    xp = array_namespace(array)
+    return xp.take(array, xp.asarray(rows, device=device(array)), axis=axis)
+
+
+def _on_host(array: Any) -> Any:
+    """Return an array of any library as one of NumPy, bfloat16 of torch as float32."""
+    if is_torch_array(array):
+        array = array.detach().cpu()
+        array = array if hasattr(np, str(array.dtype).rpartition(".")[2]) else array.float()
+    return np.asarray(array.get() if is_cupy_array(array) else array)
 
 
 def _as_array(given: Any) -> Any:
@@ -104,7 +123,7 @@ def assert_batch_invariant(loss: Callable[..., Any], *arrays: Any, **options: An
     ----------
     loss : function or loss instance
         A loss.
-    *arrays : array
+    *arrays : array of any library that fastloss takes, on any device
         Its arguments. The samples lie along the first axis that the rows, or vectors, do not lie along; along the
         second one for sequences, whose targets are padded.
     **options
@@ -114,6 +133,8 @@ def assert_batch_invariant(loss: Callable[..., Any], *arrays: Any, **options: An
     ------
     AssertionError
         If a bit differs.
+    ValueError
+        If there are no rows.
     TypeError
         If rows of the loss have no value of their own: linear and adaptive losses multiply matrices by a library that
         changes its algorithm with the number of rows, and penalties and losses of sums have one value.
@@ -133,7 +154,10 @@ def _assert_batch_invariant(call: _Call) -> None:
         options["reduction"] = "none"
     call = call._replace(options=options)
     count = np.shape(call.first)[call.samples]
-    many = np.arange(max(count, _MANY)) % count
+    if count == 0:
+        raise ValueError("there are no rows to compare")
+    entries = math.prod(np.shape(call.first)) // count
+    many = np.arange(max(count, min(_MANY, _ENTRIES // max(1, entries)))) % count
     whole = _results(call.taken(many))
     moved = np.roll(np.arange(count), max(1, count // 3))
     choices = [np.arange(start, min(start + size, count)) for size in (1, 2, 3, 7) for start in range(0, count, size)]
@@ -150,7 +174,7 @@ def _results(call: _Call) -> dict[str, Any]:
     value, gradients = fl.value_and_grad(call.function, call.wrt)(**call.arrays, **call.options)
     values = dict(zip(value._fields, value, strict=True)) if hasattr(value, "_fields") else {"value": value}
     own = {f"gradient of {name}": g for name, g in zip(call.wrt, gradients, strict=True) if _has_rows(call, name)}
-    return {name: np.asarray(result) for name, result in {**values, **own}.items()}
+    return {name: _on_host(result) for name, result in {**values, **own}.items()}
 
 
 def _has_rows(call: _Call, name: str) -> bool:

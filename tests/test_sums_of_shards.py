@@ -124,10 +124,19 @@ def test_batch_invariance_of_squared_hinges():
     fastloss.testing.assert_batch_invariant(fl.MultiMarginLoss(p=2), x, y)
 
 
+def test_batch_invariance_of_tensors():
+    torch = pytest.importorskip("torch")
+    x, y = torch.from_numpy(RNG.normal(size=(60, 37))), torch.from_numpy(RNG.integers(0, 37, 60))
+    for dtype in (torch.float32, torch.bfloat16):
+        fastloss.testing.assert_batch_invariant(fl.cross_entropy, x.to(dtype), y)
+
+
 def test_batch_invariance_of_many_rows():
     x, y = RNG.normal(size=(300, 100)).astype("f4"), RNG.integers(0, 100, 300)
     fastloss.testing.assert_batch_invariant(fl.CrossEntropyLoss(label_smoothing=0.1), x, y)
     fastloss.testing.assert_batch_invariant(fl.cross_entropy, x, y, returns=("lse", "argmax"), divisor=3.0)
+    with pytest.raises(ValueError, match="no rows"):
+        fastloss.testing.assert_batch_invariant(fl.cross_entropy, x[:0], y[:0])
     for loss, arrays in ((fl.linear_cross_entropy, (x, x, y)), (fl.l2_penalty, (x, 1.0))):
         with pytest.raises(TypeError, match="no value of their own"):
             fastloss.testing.assert_batch_invariant(loss, *arrays)
