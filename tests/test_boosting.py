@@ -409,6 +409,20 @@ def test_init_score_takes_the_place_of_boost_from_average():
     np.testing.assert_allclose(scores, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("y", "weight", "match"),
+    [
+        ([], None, "at least one row"),
+        ([1.0, np.nan], None, "finite labels"),
+        ([0.0, 1.0], [-1.0, 2.0], "not negative"),
+        ([0.0, 1.0], [0.0, 0.0], "not all 0"),
+    ],
+)
+def test_init_score_of_bad_input(y, weight, match):
+    with pytest.raises(ValueError, match=match):
+        boosting.objective(fl.mse_loss).init_score(y, weight)
+
+
 def test_init_score_of_degenerate_labels():
     logistic = boosting.objective(fl.binary_cross_entropy_with_logits)
     assert 30 < logistic.init_score(np.ones(5)) < 40

@@ -331,6 +331,24 @@ def test_half_precision_has_the_dtypes_of_torch(dtype):
         assert gradient.dtype == dtype
 
 
+def test_what_torch_computes_by_single_operations_stays_half_under_autocast():
+    x = torch.randn(8, 5).bfloat16()
+    weight = torch.rand(8, 5).bfloat16()
+
+    def distance(a, b):
+        return 1 - T.cosine_similarity(a, b)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for name, args, options in (
+            ("mse_loss", (x, x + 1), {"weight": weight}),
+            ("huber_loss", (x, x + 1), {"weight": weight}),
+            ("triplet_margin_with_distance_loss", (x, x + 1, -x), {"distance_function": distance}),
+        ):
+            actual, expected = (getattr(module, name)(*args, **options) for module in (F, T))
+            assert actual.dtype == expected.dtype
+            torch.testing.assert_close(actual, expected, rtol=2e-2, atol=1e-2)
+
+
 def test_scaled_float16_gradients_keep_what_the_scale_is_for():
     x = torch.zeros(4096, 512, dtype=torch.float16, requires_grad=True)
     (F.cross_entropy(x, torch.zeros(4096, dtype=torch.int64)) * 2.0**15).backward()
@@ -654,3 +672,63 @@ def test_warning_points_at_the_caller():
     with pytest.warns(DeprecationWarning, match="size_average") as caught:
         F.mse_loss(x, x, reduce=False)
     assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_what_is_returned_beside_a_loss_is_detached(reduction):
+    x, y = torch.randn(8, 5, requires_grad=True), torch.randint(5, (8,))
+    found = F.cross_entropy(x, y, returns=("lse", "argmax"), reduction=reduction)
+    assert not found.lse.requires_grad
+    torch.testing.assert_close(found.lse, torch.logsumexp(x.detach(), 1))
+    expected = torch.autograd.grad(T.cross_entropy(x, y, reduction="sum"), x)[0]
+    expected = expected / 8 if reduction == "mean" else expected
+    torch.testing.assert_close(torch.autograd.grad(found.loss.sum(), x)[0], expected)
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_a_softmax_in_another_dtype(name):
+    x = torch.randn(4, 5, requires_grad=True)
+    for dtype in (torch.bfloat16, torch.float32, torch.float64):
+        ours, theirs = (getattr(module, name)(x, 1, dtype=dtype) for module in (F, T))
+        assert ours.dtype == theirs.dtype
+        torch.testing.assert_close(ours, theirs)
+        found, expected = (torch.autograd.grad((one * one.detach()).sum(), x)[0] for one in (ours, theirs))
+        torch.testing.assert_close(found, expected, atol=0.1 if dtype is torch.bfloat16 else 1e-6, rtol=1e-2)
+    function = torch.compile(lambda x: getattr(F, name)(x, 1, dtype=torch.float32), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(function(x), getattr(T, name)(x, 1))
+
+
+def test_calls_that_stand_between_two_graphs():
+    x, y = torch.randn(8, 5, requires_grad=True), torch.randint(5, (8,))
+    function = torch.compile(lambda x: 2 * F.cross_entropy(x, y, returns=("lse",)).loss, backend="aot_eager")
+    found, expected = function(x), 2 * T.cross_entropy(x, y)
+    torch.testing.assert_close(found, expected)
+    for one, other in zip(*(torch.autograd.grad(value, x) for value in (found, expected)), strict=True):
+        torch.testing.assert_close(one, other)
+    with pytest.raises(TypeError, match="warmth"):
+        torch.compile(lambda x: F.cross_entropy(x, y, warmth=1), backend="aot_eager")(x)
+
+
+def test_modules_in_compiled_code():
+    x, y = torch.randn(8, 8, requires_grad=True), torch.randint(20, (8,))
+    module = F.AdaptiveLogSoftmaxWithLoss(8, 20, [4, 11], div_value=2.0)
+    found, expected = torch.compile(module, fullgraph=True, backend="aot_eager")(x, y), module(x, y)
+    torch.testing.assert_close(found.loss, expected.loss)
+    assert not found.output.requires_grad
+    for one, other in zip(*(torch.autograd.grad(value.loss, x) for value in (found, expected)), strict=True):
+        torch.testing.assert_close(one, other)
+    deprecated = torch.compile(lambda x: F.mse_loss(x, x + 1, size_average=False), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(deprecated(x.detach()), torch.tensor(64.0))
+
+
+def test_weights_of_our_modules_are_buffers():
+    module = F.GeneralizedCrossEntropyLoss(weight=torch.rand(5))
+    assert list(module.state_dict()) == ["weight"]
+    assert module.double().weight.dtype == torch.float64
+    assert "q=0.7" in repr(module)
+
+
+def test_weights_of_samples_that_require_grad_are_refused():
+    x = torch.randn(8, 5, requires_grad=True)
+    with pytest.raises(TypeError, match=r"sample_weight.detach\(\)"):
+        F.cross_entropy(x, torch.randint(5, (8,)), sample_weight=torch.rand(8, requires_grad=True))

@@ -49,6 +49,12 @@ class Boosted:
         """
         label = np.asarray(y, dtype=np.float64)
         weight = np.ones(len(label)) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
+        if not label.size:
+            raise ValueError("init_score takes at least one row")
+        if not np.isfinite(label).all():
+            raise ValueError(f"{self.name} takes finite labels to start from, got {label[~np.isfinite(label)][0]}")
+        if (weight < 0).any():
+            raise ValueError(f"init_score takes weights that are not negative, got {weight.min()}")
         if weight.shape != label.shape[:1] or not weight.sum() > 0:
             raise ValueError(f"init_score takes one weight for each row, not all 0: {weight.shape} for {label.shape}")
         return self._loss.minimum(label, weight, num_class)
@@ -90,7 +96,9 @@ class Boosted:
         """Return the arrays, an empty weight as None; raise for scores that no booster has and weights of no rows."""
         found = getattr(raw, "dtype", type(raw).__name__)
         if getattr(found, "char", "") not in ("f", "d"):
-            raise TypeError(f"{self.name} takes scores of float32 or float64, as boosters have them, got {found}")
+            raise TypeError(
+                f"{self.name} takes NumPy or CuPy arrays of float32 or float64, as boosters have scores, got {found}"
+            )
         label = _array(label)
         if weight is None or math.prod(np.shape(weight)) == 0:
             return raw, label, None

@@ -444,7 +444,8 @@ def _slot(planning: Planning, arguments: tuple[Argument | None, ...], name: str)
             check_float(argument.view, name)
             return slot
     raise ValueError(
-        f"no gradient of {planning.record.name} with respect to {name!r}: it is not given, or holds class indices"
+        f"no gradient of {planning.record.name} with respect to {name!r}: it is not given, or the target holds class "
+        "indices"
     )
 
 

@@ -45,6 +45,8 @@ class _Loss(Function):
         ctx.call = inputs[0]
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs[1:])
+        if isinstance(output, tuple) and isinstance(inputs[0], Call):
+            ctx.mark_non_differentiable(*inputs[0].beside(output))
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
@@ -83,7 +85,10 @@ class Reduced(Function):
         ctx.call = call
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*gradients)
-        return (value, *gradients) if isinstance(value, Tensor) else (*value, *gradients)
+        if isinstance(value, Tensor):
+            return (value, *gradients)
+        ctx.mark_non_differentiable(*call.beside(value))
+        return (*value, *gradients)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Any, ...]:

@@ -89,7 +89,8 @@ class Call:
         names = self._names()
         chosen = {name for name, one in zip(names, wanted, strict=True) if one}
         wrt = tuple([name for name in dict.fromkeys(names) if name in chosen])
-        other = Call(self.loss, self.names, self.options, wrt, self.several, self.waits)
+        options = {name: value for name, value in self.options.items() if name != "returns"}  # which go with a value
+        other = Call(self.loss, self.names, options, wrt, self.several, self.waits)
         other.type, other.fields = self.type, self.fields
         return other
 
@@ -97,6 +98,10 @@ class Call:
         """Return the gradients in the places of their tensors, None elsewhere."""
         found = iter(gradients)
         return [next(found) if wanted else None for wanted in self.wanted]
+
+    def beside(self, fields: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return what a loss returns beside its value, numbers of rows that are never differentiated."""
+        return fields[1:] if self.fields[0] == "loss" else ()
 
     def _names(self) -> tuple[str, ...]:
         """Return the argument of each tensor."""

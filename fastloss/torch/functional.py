@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import fastloss as fl
+from fastloss.runtime import graph_break
 from fastloss.torch.autograd import Reduced, Unreduced, in_transform, observers
 from fastloss.torch.calls import Call, Several, leaves
 from fastloss.torch.operators import Operator
@@ -55,6 +56,8 @@ KEPT_BY_AUTOCAST = {
         ("gaussian_nll_loss", "logsigmoid", "logsumexp", "multilabel_soft_margin_loss", "sigmoid"),
     ),
 }
+# What torch computes by single operations where there are weights, which autocast leaves in half precision too.
+WEIGHTED_BY_HAND = frozenset(("l1_loss", "mse_loss"))
 # What is no loss, and has no reduction.
 MAPS = frozenset(
     (
@@ -92,6 +95,7 @@ KINDS_KEPT = 64
 # Tensors that a kernel takes as they are; other classes see operators.
 PLAIN = (Tensor, torch.nn.Parameter)
 HALF = (torch.float16, torch.bfloat16)
+NEVER_DIFFERENTIATED = frozenset(("sample_weight", "divisor"))
 _KEYWORD, _EITHER = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
@@ -157,7 +161,7 @@ class Door:
         waits = arguments.pop("check_indices", False)
         first = arguments.get(self.names[0])
         dtype = first.dtype if isinstance(first, Tensor) else None
-        plain = dtype is torch.float32 or dtype is torch.float64
+        plain = (dtype is torch.float32 or dtype is torch.float64) and arguments.get("dtype") is None
         for value in arguments.values():
             if isinstance(value, Tensor):
                 plain = plain and (value.dtype is dtype or not value.dtype.is_floating_point)
@@ -190,7 +194,8 @@ class Door:
             if average is not None or reduce is not None:
                 arguments["reduction"] = "none" if reduce is False else "sum" if average is False else "mean"
                 message = f"size_average and reduce are deprecated, use reduction={arguments['reduction']!r}"
-                warnings.warn(message, DeprecationWarning, stacklevel=5)
+                if not torch.compiler.is_compiling():
+                    warnings.warn(message, DeprecationWarning, stacklevel=5)
         return arguments
 
     def listed(self, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -216,7 +221,9 @@ class Door:
         computed = dtype
         if dtype in HALF:
             device = first.device.type
-            if torch.is_autocast_enabled(device) and self.name not in KEPT_BY_AUTOCAST.get(device, ()):
+            by_hand = self.name in WEIGHTED_BY_HAND and arguments.get("weight") is not None
+            kept = by_hand or self.name in KEPT_BY_AUTOCAST.get(device, ())
+            if torch.is_autocast_enabled(device) and not kept:
                 dtype = torch.float32
             # A gradient is scaled after it is computed: float16 would lose small ones, for which a scale is there.
             if computed is torch.float16 or (dtype is torch.float32 and self.is_array(arguments)):
@@ -253,6 +260,8 @@ class Door:
             wrt = [name for name, tensor in tensors.items() if tensor.requires_grad]
             if several is not None and any(tensor.requires_grad for tensor in more):
                 wrt.append(several)
+            for name in NEVER_DIFFERENTIATED.intersection(wrt):
+                raise TypeError(f"{self.name}: there is no gradient with respect to {name}: pass {name}.detach()")
         if torch.compiler.is_compiling() or observers() or whole[0].is_meta or not all(type(t) in PLAIN for t in whole):
             return self.operator(arguments, wrt)
         count = None if several is None else Several(several, len(more), 1 if several == "params" else 2)
@@ -275,12 +284,16 @@ class Door:
 
 def array_in_autograd(call: Call, tensors: list[Tensor]) -> Any:
     """Return the value of a loss whose gradient comes after it."""
+    if torch.compiler.is_compiling():  # of a call that no operator takes, which stands between two graphs
+        return graph_break.untraced(array_in_autograd, call, tensors)
     result = Unreduced.run(call, *tensors)
     return result if call.type is None else call.type(*result)
 
 
 def number_in_autograd(call: Call, tensors: list[Tensor]) -> Any:
     """Return the value of a loss whose gradient comes with it."""
+    if torch.compiler.is_compiling():
+        return graph_break.untraced(number_in_autograd, call, tensors)
     result = Reduced.run(call, *tensors)
     return result[0] if call.type is None else call.type(*result[: len(call.fields)])
 
@@ -351,7 +364,8 @@ def with_distance(fused: Callable[..., Any], ranking: Callable[..., Any]) -> Cal
         near, far = distance_function(anchor, positive), distance_function(anchor, negative)
         if swap:
             far = torch.minimum(far, distance_function(positive, negative))
-        return ranking(far, near, torch.ones_like(near), margin=margin, **options)
+        with torch.autocast(near.device.type, enabled=False):  # torch's is made of operations that it leaves alone
+            return ranking(far, near, torch.ones_like(near), margin=margin, **options)
 
     return triplet_margin_with_distance_loss
 

@@ -52,7 +52,7 @@ def _named(made: Any, function: Callable[..., Any]) -> Any:
 
 
 class OwnLoss(nn.Module):
-    """A module for a loss that torch does not have. Its options are attributes."""
+    """A module for a loss that torch does not have. Its options are attributes, those that are tensors are buffers."""
 
     _function: Callable[..., Any]
 
@@ -60,8 +60,12 @@ class OwnLoss(nn.Module):
         super().__init__()
         bound = inspect.signature(type(self)).bind(*args, **kwargs)
         bound.apply_defaults()
-        self._options = dict(bound.arguments)
-        self.__dict__.update(self._options)
+        self._options = tuple(bound.arguments)
+        for name, value in bound.arguments.items():
+            if name == "weight" or isinstance(value, Tensor):
+                self.register_buffer(name, value)
+            else:
+                setattr(self, name, value)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Return the loss."""
@@ -70,7 +74,8 @@ class OwnLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the options."""
-        return ", ".join([f"{one}={getattr(self, one)!r}" for one in self._options])
+        given = {one: getattr(self, one) for one in self._options if one not in self._buffers}
+        return ", ".join([f"{name}={value!r}" for name, value in given.items()])
 
 
 def own(name: str, function: Callable[..., Any]) -> Any:

@@ -71,7 +71,10 @@ class Operator:
     def __call__(self, arguments: dict[str, Any], wrt: Sequence[str]) -> Any:
         """Return the value of the loss, from its arguments by name."""
         result = self.forward(*self.arguments(arguments, wrt))
-        return AdaptiveOutput(*result[:2]) if "cutoffs" in self.options else result[0]
+        if "cutoffs" not in self.options:
+            return result[0]
+        # A compiler asks for the gradient of all outputs at once, and there is none of this one.
+        return AdaptiveOutput(result[0].detach(), result[1])
 
     def arguments(self, arguments: dict[str, Any], wrt: Sequence[str]) -> tuple[Any, ...]:
         """Return the operator's arguments, from those of the loss by name.
