@@ -434,6 +434,22 @@ def test_init_score_of_degenerate_labels():
         logistic.init_score([0, 1], [0, 0])
 
 
+@pytest.mark.parametrize("name", ["binary_cross_entropy_with_logits", "cross_entropy"])
+def test_tensors_come_back_as_tensors(name):
+    torch = pytest.importorskip("torch")
+    raw, label = scores_and_labels(name)
+    raw, weight = raw.astype(np.float32), np.linspace(0.5, 2, len(raw), dtype=np.float32)
+    objective, metric = (make(getattr(fl, name)) for make in (boosting.objective, boosting.metric))
+    given = tuple(torch.tensor(one) for one in (label, raw, weight))
+    for ours, expected in zip(objective(*given), objective(label, raw, weight), strict=True):
+        np.testing.assert_allclose(ours.numpy(), expected, rtol=1e-5)
+    found = metric(*given[:2], sample_weight=given[2])
+    assert found == pytest.approx(metric(label, raw, sample_weight=weight))
+    assert isinstance(objective.inverse_link(given[1]), torch.Tensor)
+    with pytest.raises(ValueError, match="position 2"):
+        objective(torch.where(torch.arange(len(label)) == 2, -0.5, given[0]), given[1])
+
+
 def test_inverse_link():
     def link(loss, raw):
         return boosting.objective(loss).inverse_link(raw)

@@ -6,6 +6,7 @@ import math
 from typing import Any, ClassVar
 
 import numpy as np
+from array_api_compat import array_namespace, is_array_api_obj
 
 from fastloss.boosting.accept import raw_loss
 from fastloss.boosting.curvature import CURVATURES
@@ -90,22 +91,22 @@ class Boosted:
         values = self._loss.values(raw, label)
         columns = math.prod(values.shape[1:])
         weighted = values.reshape(-1, columns) * weight[:, None]
-        return float(weighted.sum(dtype=np.float64)), columns * float(weight.sum(dtype=np.float64))
+        xp = array_namespace(weight)
+        total, count = (float(xp.sum(one, dtype=xp.float64)) for one in (weighted, weight))
+        return total, columns * count
 
     def _arrays(self, raw: Array, label: Array, weight: Array | None) -> tuple[Array, Array, Array | None]:
         """Return the arrays, an empty weight as None; raise for scores that no booster has and weights of no rows."""
         found = getattr(raw, "dtype", type(raw).__name__)
-        if getattr(found, "char", "") not in ("f", "d"):
-            raise TypeError(
-                f"{self.name} takes NumPy or CuPy arrays of float32 or float64, as boosters have scores, got {found}"
-            )
+        if str(found).rpartition(".")[2] not in ("float32", "float64"):
+            raise TypeError(f"{self.name} takes scores of float32 or float64, as boosters have them, got {found}")
         label = _array(label)
         if weight is None or math.prod(np.shape(weight)) == 0:
             return raw, label, None
         weight = _array(weight)
         if weight.shape != raw.shape[:1]:
             raise ValueError(f"{self.name} takes a weight for each row, got weights {weight.shape}, scores {raw.shape}")
-        return raw, label, weight if weight.dtype.kind == "f" else weight.astype(raw.dtype)
+        return raw, label, weight if "float" in str(weight.dtype) else array_namespace(raw).astype(weight, raw.dtype)
 
     def __reduce__(self) -> Any:
         return _made, (type(self), *self._made_of)
@@ -134,7 +135,7 @@ class Boosted:
 
 def _array(values: Any) -> Array:
     """Return an array as it is, and what is none, such as a list or a column of a table, as a NumPy array."""
-    return values if hasattr(values, "__array_namespace__") else np.asarray(values)
+    return values if is_array_api_obj(values) else np.asarray(values)
 
 
 def _equal(options: dict[str, Any], others: dict[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ def _class_indices(label: Array, loss: str) -> Array:
     """Return whole numbers as int32."""
     xp = array_namespace(label)
     with np.errstate(invalid="ignore"):  # NaN and infinity become some integer, which does not equal them
-        index = label.astype(xp.int32)
+        index = xp.astype(label, xp.int32)
     whole = index == label
     if not whole.all():
         raise _refusal(label, ~whole, f"{loss} takes class indices 0, 1, 2, ...")
@@ -46,13 +47,13 @@ def _signs(label: Array, loss: str) -> Array:
 
 
 def _probabilities(label: Array, loss: str) -> Array:
-    if label.size and not (label.min() >= 0 and label.max() <= 1):
+    if math.prod(label.shape) and not (label.min() >= 0 and label.max() <= 1):
         raise _refusal(label, ~((label >= 0) & (label <= 1)), f"{loss} takes labels 0 and 1, or probabilities between")
     return label
 
 
 def _counts(label: Array, loss: str) -> Array:
-    if label.size and not label.min() >= 0:
+    if math.prod(label.shape) and not label.min() >= 0:
         raise _refusal(label, ~(label >= 0), f"{loss} takes labels that are not negative")
     return label
 
@@ -64,6 +65,6 @@ _CONVERSIONS = {"class": _class_indices, "sign": _signs, "probability": _probabi
 def _refusal(label: Array, bad: Array, demand: str) -> ValueError:
     """Return the error for the first label where `bad` is set."""
     xp = array_namespace(label)
-    position = int(xp.argmax(xp.reshape(bad, (-1,))))
+    position = int(xp.argmax(xp.astype(xp.reshape(bad, (-1,)), xp.int8)))
     value = float(xp.reshape(label, (-1,))[position])
     return ValueError(f"{demand}: got {value:g} at position {position}")

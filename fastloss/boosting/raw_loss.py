@@ -84,7 +84,7 @@ class RawLoss:
 
     def lift(self, raw: Array, label: Array, grad: Array, hess: Array, unit: Unit) -> None:
         """Replace by the majorizing curvature, in place, what is not positive in `hess`."""
-        if hess.size and not hess.min() > FLOOR:  # one pass, and for most losses all
+        if math.prod(hess.shape) and not hess.min() > FLOOR:  # one pass, and for most losses all
             low = ~(hess > FLOOR)
             hess[low] = self.bound(raw, label, grad, hess, unit)[low]
 
@@ -172,7 +172,8 @@ class ClassRows(RawLoss):
 
     def derivatives(self, raw: Array, label: Array, unit: Unit) -> tuple[Array, Array]:
         """Return them in the order of `raw`."""
-        if self.name not in _SOFTMAX or raw.flags.c_contiguous or not raw.flags.f_contiguous:
+        flags = getattr(raw, "flags", None)  # which torch's tensors have not
+        if self.name not in _SOFTMAX or flags is None or flags.c_contiguous or not flags.f_contiguous:
             return super().derivatives(raw, label, unit)
         unit = unit if isinstance(unit, float) else unit[None]
         grad, hess = super().derivatives(raw.T[None], label[None], unit)
