@@ -15,7 +15,7 @@ import fastloss as fl
 from fastloss.runtime import graph_break
 from fastloss.torch.autograd import Reduced, Unreduced, in_transform, observers
 from fastloss.torch.calls import Call, Several, leaves
-from fastloss.torch.operators import Operator
+from fastloss.torch.operators import KINDS_KEPT, Operator
 
 # Losses with tensors of several dtypes that torch brings to a common one; the others follow their first tensor.
 PROMOTING = frozenset(
@@ -89,9 +89,8 @@ LABELLED = frozenset(
 # The options of each function that torch's does not have.
 OURS: dict[str, list[inspect.Parameter]] = {}
 DOORS: dict[str, Door] = {}
-# Options by which kinds of call are told apart, and how many kinds are kept for a function.
+# Options by which kinds of call are told apart.
 NUMBERS = (int, float, str, bool, type(None))
-KINDS_KEPT = 64
 # Tensors that a kernel takes as they are; other classes see operators.
 PLAIN = (Tensor, torch.nn.Parameter)
 HALF = (torch.float16, torch.bfloat16)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -37,6 +37,8 @@ _TYPES = {
     "Sequence[int]": "int[]",
 }
 _DEVICES = ("cpu", "cuda")
+# How many kinds of call are kept for a loss.
+KINDS_KEPT = 64
 
 
 class AdaptiveOutput(NamedTuple):
@@ -52,6 +54,7 @@ class Operator:
     def __init__(self, name: str, reduced: bool) -> None:
         self.name, self.always_reduced = name, reduced
         self.loss: Callable[..., Any] = getattr(fl, name)
+        self.calls: dict[Hashable, Call] = {}
         parameters = inspect.signature(self.loss).parameters.values()
         types = {p.name: _TYPES.get(_bare(p.annotation)) for p in parameters}
         self.defaults = {p.name: p.default for p in parameters}
@@ -106,14 +109,25 @@ class Operator:
 
     def call(self, args: Sequence[Any]) -> tuple[Call, list[Tensor]]:
         """Return the call that the operator's arguments describe, and its tensors."""
-        arrays = dict(zip(self.arrays, args, strict=False))
-        names = tuple([key for key, array in arrays.items() if isinstance(array, Tensor)])
-        lists = [key for key, array in arrays.items() if isinstance(array, list | tuple)]
-        several = [Several(key, len(arrays[key]), 1 if key == "params" else 2) for key in lists]
-        options = dict(zip(self.options, args[len(arrays) : -1], strict=True))
-        wrt = tuple(args[-1].split(",")) if args[-1] else ()
-        call = Call(self.loss, names, options, wrt, several[0] if several else None)
-        return call, list(leaves([array for array in arrays.values() if array is not None]))
+        arrays, rest = args[: len(self.arrays)], args[len(self.arrays) :]
+        tensors = list(leaves([array for array in arrays if array is not None]))
+        places = tuple([len(a) if isinstance(a, list | tuple) else a is not None for a in arrays])
+        key = places, tuple([tuple(one) if isinstance(one, list) else one for one in rest])
+        call = self.calls.get(key)
+        if call is None:
+            if len(self.calls) >= KINDS_KEPT:
+                self.calls.clear()
+            call = self.calls[key] = self._new_call(arrays, rest)
+        return call, tensors
+
+    def _new_call(self, arrays: Sequence[Any], rest: Sequence[Any]) -> Call:
+        given = dict(zip(self.arrays, arrays, strict=True))
+        names = tuple([key for key, array in given.items() if isinstance(array, Tensor)])
+        lists = [key for key, array in given.items() if isinstance(array, list | tuple)]
+        several = [Several(key, len(given[key]), 1 if key == "params" else 2) for key in lists]
+        options = dict(zip(self.options, rest[:-1], strict=True))
+        wrt = tuple(rest[-1].split(",")) if rest[-1] else ()
+        return Call(self.loss, names, options, wrt, several[0] if several else None)
 
     def is_reduced(self, args: Sequence[Any]) -> bool:
         """Return whether the value is a number, which comes with its gradients."""
