@@ -15,10 +15,12 @@ from array_api_compat import array_namespace, device, is_cupy_array, is_torch_ar
 
 import fastloss as fl
 from fastloss.define.descriptions import Loss
+from fastloss.define.linear_options import dtype_name
 from fastloss.define.registry import record_of
 
-# Families of losses each of whose rows, pairs or sequences has a value of its own. The products of the others come from
-# a library, which changes its algorithm with the number of rows, or all that a loss is given makes one value.
+# Families of losses whose values come from matrix products of a library, which changes its algorithm with the number of
+# rows, and of those each of whose rows, pairs or sequences has a value of its own.
+_PRODUCTS = frozenset(("projected", "clustered"))
 _ROWS = frozenset(("elementwise", "rowwise", "rowmap", "pairwise", "label_sets", "sequence"))
 
 # Rows of the batch that others are compared with, at least: vectors, and what they leave, several times.
@@ -108,7 +110,7 @@ def _on_host(array: Any) -> Any:
     """Return an array of any library as one of NumPy, bfloat16 of torch as float32."""
     if is_torch_array(array):
         array = array.detach().cpu()
-        array = array if hasattr(np, str(array.dtype).rpartition(".")[2]) else array.float()
+        array = array.float() if dtype_name(array.dtype) == "bfloat16" else array
     return np.asarray(array.get() if is_cupy_array(array) else array)
 
 
@@ -144,11 +146,10 @@ def assert_batch_invariant(loss: Callable[..., Any], *arrays: Any, **options: An
 
 def _assert_batch_invariant(call: _Call) -> None:
     record, options = call.record, dict(call.options)
+    if record.family in _PRODUCTS:
+        raise TypeError(f"{record.name} is excepted: the bits of its matrix products depend on the number of rows")
     if record.family not in _ROWS:
-        raise TypeError(
-            f"{record.name} is excepted: its rows have no value of their own, or the bits of its matrix products "
-            "depend on their number"
-        )
+        raise TypeError(f"{record.name} is excepted: its rows have no value of their own")
     options.pop("divisor", None)
     if "reduction" in record.options:
         options["reduction"] = "none"

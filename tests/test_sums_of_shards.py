@@ -137,9 +137,10 @@ def test_batch_invariance_of_many_rows():
     fastloss.testing.assert_batch_invariant(fl.cross_entropy, x, y, returns=("lse", "argmax"), divisor=3.0)
     with pytest.raises(ValueError, match="no rows"):
         fastloss.testing.assert_batch_invariant(fl.cross_entropy, x[:0], y[:0])
-    for loss, arrays in ((fl.linear_cross_entropy, (x, x, y)), (fl.l2_penalty, (x, 1.0))):
-        with pytest.raises(TypeError, match="no value of their own"):
-            fastloss.testing.assert_batch_invariant(loss, *arrays)
+    with pytest.raises(TypeError, match="matrix products"):
+        fastloss.testing.assert_batch_invariant(fl.linear_cross_entropy, x, x, y)
+    with pytest.raises(TypeError, match="no value of their own"):
+        fastloss.testing.assert_batch_invariant(fl.l2_penalty, x, 1.0)
 
 
 def test_checks_find_what_is_wrong():

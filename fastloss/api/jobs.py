@@ -129,7 +129,7 @@ class Job(NamedTuple):
             return tuple(sorted({normal_axis(axis, rank) for axis in given or range(rank)})) if rank else ()
         if record.family == "pairwise" and "dim" in options:  # of fewer axes the last
             given = min(given, rank - 1)
-        return (normal_axis(given, rank),) if rank else ()
+        return (normal_axis(given, rank, record.axis_name),) if rank else ()
 
     def aligned(self) -> dict[str, Shape]:
         """Return the shapes of the arrays of an elementwise loss, in which they broadcast to that of its values."""

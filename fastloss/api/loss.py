@@ -129,7 +129,6 @@ def loss(
             positional=signed.positional,
             operands=frozenset(signed.operands),
             common=common,
-            axis_name="axis" if "axis" in common else "dim",
             **facts,
         )
         function.__signature__ = extended(describe, common)  # type: ignore[attr-defined]

@@ -11,6 +11,7 @@ from array_api_compat import array_namespace, is_array_api_obj
 from fastloss.boosting.accept import raw_loss
 from fastloss.boosting.curvature import CURVATURES
 from fastloss.boosting.raw_loss import Array
+from fastloss.define.linear_options import dtype_name
 
 
 class Boosted:
@@ -97,8 +98,8 @@ class Boosted:
 
     def _arrays(self, raw: Array, label: Array, weight: Array | None) -> tuple[Array, Array, Array | None]:
         """Return the arrays, an empty weight as None; raise for scores that no booster has and weights of no rows."""
-        found = getattr(raw, "dtype", type(raw).__name__)
-        if str(found).rpartition(".")[2] not in ("float32", "float64"):
+        found = dtype_name(getattr(raw, "dtype", type(raw)))
+        if found not in ("float32", "float64"):
             raise TypeError(f"{self.name} takes scores of float32 or float64, as boosters have them, got {found}")
         label = _array(label)
         if weight is None or math.prod(np.shape(weight)) == 0:

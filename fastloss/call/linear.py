@@ -136,6 +136,7 @@ class _Run:
         self.weighs = self.averages and rows.mean == "weights" and not soft
         self.batch, self.features = (x.shape[0] if x.ndim == 2 else 1), x.shape[-1]
         self.scores, inner = rows.scores or Scores(), w.shape[1:-1]
+        self.forward, self.back = forward_of(self.scores, real), back_of(self.scores, real)
         self.classes = self.scores.classes or w.shape[0]
         self.positions = math.prod(inner)
         self.columns, self.shape = self.classes * self.positions, (self.classes, self.positions)
@@ -310,13 +311,13 @@ class _Run:
     def _forward(self, chunk: Any) -> None:
         """Replace logits by what is scaled and capped of them."""
         if self.scores.changes_logits:
-            flat, (point, params) = chunk.reshape(-1), forward_of(self.scores, self.real)
+            flat, (point, params) = chunk.reshape(-1), self.forward
             self._map("forward", point, params, (flat,), flat, True)
 
     def _back(self, gradient: Any, logits: Any, target: Any) -> None:
         """Write the gradient of logits as they were before; it may replace either."""
         if self.scores.changes_logits:
-            point, params, needed = back_of(self.scores, self.real)
+            point, params, needed = self.back
             read = (gradient.reshape(-1), logits.reshape(-1))[:needed]
             self._map("back", point, params, read, target.reshape(-1), target is logits or target is gradient)
 

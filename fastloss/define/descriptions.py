@@ -90,8 +90,11 @@ class Loss:
     positional: tuple[str, ...] = ()
     operands: frozenset[str] = frozenset()
     common: tuple[str, ...] = ()
-    axis_name: str = "dim"
     modules: list[type] = field(default_factory=list, compare=False)
+    axis_name: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "axis_name", "axis" if "axis" in self.common else "dim")
 
 
 class Elementwise(NamedTuple):

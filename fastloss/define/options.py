@@ -67,3 +67,12 @@ def _are_returns(value: Any) -> bool:
 
 RETURNED = Domain(f"different names out of {', '.join(map(repr, RETURNS))}", _are_returns, ((), ("lse",)))
 FLAG = Domain("True or False", lambda v: v in (True, False), (False, True))
+
+# The options of losses of a softmax that say what becomes of its logits, and what is returned beside the value.
+SCORED = {
+    "logit_scale": FINITE,
+    "softcap": POSITIVE_OR_NONE,
+    "z_loss": NON_NEGATIVE,
+    "valid_classes": COUNT_OR_NONE,
+    "returns": RETURNED,
+}

@@ -8,10 +8,9 @@ from typing import Any
 from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, Clustered, Projected, Rowwise
 from fastloss.define.linear_options import dtype_name, options_of
-from fastloss.define.options import FINITE, INTEGER_OR_NONE, POSITIVE_OR_NONE, RETURNED, UNIT_INTERVAL
+from fastloss.define.options import FINITE, INTEGER_OR_NONE, POSITIVE_OR_NONE, RETURNED, SCORED, UNIT_INTERVAL
 from fastloss.losses.multiclass import (
     CROSS_ENTROPY,
-    SCORED,
     SMOOTH_CROSS_ENTROPY,
     SOFT_CROSS_ENTROPY,
     TOKEN_LOG_PROBABILITY,

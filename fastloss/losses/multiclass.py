@@ -9,15 +9,7 @@ from typing import Any
 from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, RowMaths, Rowwise, Scores
 from fastloss.define.maths import maths
-from fastloss.define.options import (
-    COUNT_OR_NONE,
-    FINITE,
-    INTEGER,
-    NON_NEGATIVE,
-    POSITIVE_OR_NONE,
-    RETURNED,
-    UNIT_INTERVAL,
-)
+from fastloss.define.options import INTEGER, SCORED, UNIT_INTERVAL
 from fastloss.define.scalars import complement
 
 # Notation of RowMaths: z an entry less the row's maximum, p its softmax, t the second operand's entry, w the class
@@ -183,13 +175,6 @@ NLL = RowMaths(nll_row, nll_entry, indexed=True, sparse=True)
 
 
 _ROW_DOMAINS = {"target": "class"}
-SCORED = {
-    "logit_scale": FINITE,
-    "softcap": POSITIVE_OR_NONE,
-    "z_loss": NON_NEGATIVE,
-    "valid_classes": COUNT_OR_NONE,
-    "returns": RETURNED,
-}
 
 
 @loss("rowwise", options={"ignore_index": INTEGER}, domains=_ROW_DOMAINS, hessian="zero", legacy=True)
