@@ -13,6 +13,7 @@ import fastloss as fl
 from fastloss.call import array_ops as _blocks
 from fastloss.call import chunked_matmul as _products
 from fastloss.call import linear as _projected
+from fastloss.call import linear_twice as _twice
 
 F, C = 4, 5
 
@@ -42,10 +43,13 @@ def value_and_grad(arrays, wrt=None, **options):
     return fl.value_and_grad(fl.linear_cross_entropy, wrt)(**arrays, **options)
 
 
-@pytest.fixture(params=["whole", "chunks"])
+@pytest.fixture(params=["whole", "chunks", "twice"])
 def budget(request, monkeypatch):
-    """Everything at once, or chunks of two rows and blocks of two classes."""
-    if request.param == "chunks":
+    """Everything at once; or chunks of two rows, blocks of two classes; or the weight's gradient in a second pass."""
+    if request.param == "twice":
+        monkeypatch.setattr(_twice, "SUM_BYTES", 0)
+        monkeypatch.setattr(_twice, "BLOCK_BYTES", 2 * F * 4)
+    if request.param != "whole":
         monkeypatch.setattr(_products, "CHUNK_BYTES", 2 * C * 8)
         monkeypatch.setattr(_blocks, "BLOCK_BYTES", 2 * F * 8)
 
@@ -160,6 +164,42 @@ def test_half_types_are_rounded_once(dtype, soft):
     assert_close(each, fl.linear_cross_entropy(**wide, reduction="none").astype(dtype).astype(float), "bfloat16")
 
 
+@pytest.mark.parametrize("inner", [(), (3,)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"linear_bias": (C,), "weight": (C,), "ignore_index": 1},
+        {"softcap": 2.0, "z_loss": 0.1, "logit_scale": 0.5, "reduction": "sum"},
+        {"logit_scale": 1.5, "valid_classes": C - 1, "sample_weight": (9,)},
+        {"reduction": "none", "grad_output": (9,)},
+    ],
+    ids=lambda options: "-".join(options),
+)
+def test_weight_in_a_second_pass(options, inner, monkeypatch):
+    rng = np.random.default_rng(6)
+    x, w = (rng.normal(size=(*shape, F)).astype(ml_dtypes.bfloat16) for shape in ((9,), (C, *inner)))
+    target = rng.integers(C - 1, size=(9, *inner))
+    options = {
+        name: rng.uniform(0, 2, (*value, *inner) if name != "weight" else value).astype(np.float32)
+        if isinstance(value, tuple)
+        else value
+        for name, value in options.items()
+    }
+    step = fl.value_and_grad(fl.linear_cross_entropy, ("input", "linear_weight"))
+    monkeypatch.setattr(_products, "CHUNK_BYTES", 2 * C * 8)
+    value, (d_input, expected) = step(x, w, target, **options)
+    monkeypatch.setattr(_twice, "SUM_BYTES", 0)
+    monkeypatch.setattr(_twice, "BLOCK_BYTES", 2 * F * 4)
+    monkeypatch.setattr(_products.Products, "_to_weight", None)  # what adds chunks up
+    found, (same, d_weight) = step(x, w, target, **options)
+    np.testing.assert_array_equal(found, value)
+    np.testing.assert_array_equal(same, d_input)
+    # Both are rounded from float32 sums in another order.
+    np.testing.assert_allclose(
+        d_weight.astype(float), expected.astype(float), rtol=float(ml_dtypes.finfo(ml_dtypes.bfloat16).eps), atol=1e-7
+    )
+
+
 @pytest.mark.usefixtures("budget")
 @pytest.mark.parametrize("name", ["linear_weight", "linear_bias", "weight"])
 def test_arguments_of_another_float_type(name):
@@ -227,6 +267,25 @@ def test_memory_beyond_the_results_is_a_chunk_and_a_block(wrt):
     tracemalloc.stop()
     gradients = 0 if wrt == "value" else x.nbytes if wrt == "input" else sum(g.nbytes for g in result[1])
     assert peak <= gradients + _products.CHUNK_BYTES + _blocks.BLOCK_BYTES + 300_000
+
+
+@pytest.mark.usefixtures("fresh_memory", "one_thread")
+def test_memory_of_a_second_pass(monkeypatch):
+    """The logits would take 512 MiB, and the sum of the weight's gradient 16."""
+    monkeypatch.setattr(_twice, "SUM_BYTES", 8 << 20)
+    monkeypatch.setattr(_twice, "BLOCK_BYTES", 1 << 20)
+    rng = np.random.default_rng(4)
+    x, w = (rng.standard_normal((n, 64), dtype=np.float32).astype(ml_dtypes.bfloat16) for n in (2048, 65536))
+    y = rng.integers(65536, size=2048)
+    step = fl.value_and_grad(fl.linear_cross_entropy)
+    step(x[:32], w, y[:32], options=fl.LinearCrossEntropyOptions(batch_chunk_size=16))
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    _, gradients = step(x, w, y)
+    peak = tracemalloc.get_traced_memory()[1] - before
+    tracemalloc.stop()
+    blocks = _blocks.BLOCK_BYTES + 4 * _twice.BLOCK_BYTES
+    assert peak <= sum(g.nbytes for g in gradients) + _products.CHUNK_BYTES + blocks + 500_000
 
 
 # -- options ---------------------------------------------------------------------------------------------------------

@@ -46,11 +46,20 @@ class Products:
 
     `d_input`, `d_weight` and `d_bias` are the gradients to be written, flat or (rows, features), absent ones ``()``.
     `whole`: there is one chunk only, so that a block of the weight's gradient is final once computed. The logits are
-    multiplied by `scale`: the rows of the input are, of which there are fewer.
+    multiplied by `scale`: the rows of the input are, of which there are fewer. `later`: the weight's gradient is
+    wanted, but written by others.
     """
 
     def __init__(
-        self, backend: Any, real: Any, x: Any, w: Any, gradients: tuple[Any, ...], whole: bool, scale: float = 1.0
+        self,
+        backend: Any,
+        real: Any,
+        x: Any,
+        w: Any,
+        gradients: tuple[Any, ...],
+        whole: bool,
+        scale: float = 1.0,
+        later: bool = False,
     ) -> None:
         self.backend, self.real, self.x, self.w, self.whole, self.scale = backend, real, x, w, whole, scale
         self.columns, self.features = w.shape
@@ -58,6 +67,8 @@ class Products:
         self.blocks = blocks(self.columns, self.features, real.itemsize, backend.chunk_times)
         self.wanted = any(gradient is not ABSENT for gradient in gradients)
         self.d_input, self.d_weight, self.d_bias = gradients
+        if later:
+            self.d_weight = ABSENT
         # Several chunks add up in the computing type: in the gradient itself if it has that.
         self.sum_weight = self._sum_for(self.d_weight)
         self.sum_bias: Any = ABSENT if self.d_bias is ABSENT else backend.zeros((1, self.columns), real)
@@ -69,7 +80,7 @@ class Products:
             return gradient
         return self.backend.empty(gradient.shape, self.real)
 
-    def _rows(self, start: int, stop: int) -> Any:
+    def rows(self, start: int, stop: int) -> Any:
         """Return rows of the input as factors of the logits."""
         rows = self.x[start:stop]
         if self.scale == 1:
@@ -84,7 +95,7 @@ class Products:
         if self.memory is ABSENT:
             self.memory = backend.empty((size,), self.real)
         chunk = self.memory[:size].reshape((stop - start, self.columns))
-        rows = self._rows(start, stop)
+        rows = self.rows(start, stop)
         if self.w.dtype == self.kind:
             backend.matmul(rows, self.w.T, chunk)
         else:
@@ -109,7 +120,7 @@ class Products:
         """Add the products of a chunk of the logits' gradient to the gradients of weight, bias and input."""
         backend, real = self.backend, self.real
         if self.d_weight is not ABSENT:
-            rows = self._rows(start, stop)
+            rows = self.rows(start, stop)
             self._to_weight(rows, chunk, start == 0)
         if self.sum_bias is not ABSENT:
             ones = backend.empty((1, stop - start), self.kind)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from fastloss.call import linear_twice
 from fastloss.call.array_ops import convert_into, in_type, mapping, scale_into, sum_of, writer
 from fastloss.call.checks import check_float, check_labels, check_shape, dtype_name, representable
 from fastloss.call.chunked_matmul import Products, chunks, part
@@ -22,7 +23,7 @@ from fastloss.call.request import Request
 from fastloss.call.row_numbers import RowNumbers, check_returns, returning
 from fastloss.call.rowwise import out_of_range, set_counts
 from fastloss.call.scored import back_of, forward_of, valid_classes
-from fastloss.define.descriptions import NO_INDEX, Projected, RowIndex, Scores
+from fastloss.define.descriptions import NO_INDEX, Projected, RowIndex, RowMaths, Scores
 from fastloss.define.point_maths import finite_if_out, is_nonzero
 from fastloss.runtime.dtypes import F32, F64
 from fastloss.runtime.plans import KernelPlan
@@ -130,7 +131,7 @@ class _Run:
             scale,
             mode.value,
         )
-        self.maths = rows.soft if soft else rows.maths
+        self.maths: RowMaths = rows.maths if rows.soft is None or not soft else rows.soft
         self.logit_scale = description.logit_scale
         self.each, self.averages = rows.reduction == "none", rows.reduction == "mean"
         self.weighs = self.averages and rows.mean == "weights" and not soft
@@ -270,8 +271,12 @@ class _Run:
             gradient if gradient is ABSENT else gradient.reshape(matrix.shape)
             for gradient, matrix in zip(grads[:2], (x, w), strict=True)
         ]
-        whole = len(self.bounds) == 1
-        products = Products(backend, real, x, w, (*matrices, grads[_BIAS]), whole, self.logit_scale)
+        whole, later = len(self.bounds) == 1, self._writes_later(x, *matrices)
+        products = Products(backend, real, x, w, (*matrices, grads[_BIAS]), whole, self.logit_scale, later)
+        second = None
+        if later:
+            split = (self.batch, *self.shape)
+            second = linear_twice.SecondPass(products, self.maths, self.params, self.ignore, split)
         doubled = grads[_CLASS_WEIGHT] is not ABSENT
         by_class = backend.zeros((self.classes,), real) if doubled else ABSENT
         for start, stop in self.bounds:
@@ -289,17 +294,24 @@ class _Run:
             if found:
                 written = [one[places] for one in found]
                 self.numbers.write(written, chunk.reshape(-1), operands[1], (stop - start, *self.shape))
+            if second is not None:
+                second.keep_rows(start, stop, chunk, operands[1], class_weight)
             flat = gradient if gradient is ABSENT else gradient.reshape(-1)
             results = (part(each, places), flat, part(grads[_TARGET], entries), d_weight, ABSENT)
             self._rows(stop - start, (chunk.reshape(-1), *operands), results, gradient is chunk, scale, by, False)
             if gradient is not ABSENT:
                 self._back(gradient, chunk, carried)
                 gradient = carried
+            if second is not None:
+                second.keep_targets(start, stop, gradient, operands[1])
             products.carry_back(start, stop, gradient)
             if doubled:
                 lying = d_weight.reshape((stop - start, self.classes, self.positions))
                 backend.add_to(by_class, backend.sum_to(lying, (self.classes, 1)).reshape((self.classes,)))
         products.finish()
+        if second is not None:
+            back = self._back if self.scores.changes_logits else None
+            second.write(matrices[1], bias, labels, grad_output, scale, self._forward, back)
         if doubled:
             convert_into(backend, grads[_CLASS_WEIGHT], by_class)
         if self.valued and not self.each:
@@ -307,6 +319,14 @@ class _Run:
         if self.valued and not direct:
             convert_into(backend, backend.flat(values), each)
         return None
+
+    def _writes_later(self, x: Any, d_input: Any, d_weight: Any) -> bool:
+        """Return whether the weight's gradient is left to a second pass, which reads the input again."""
+        if d_weight is ABSENT or d_weight.dtype == self.real or len(self.bounds) == 1 or self.backend.waits:
+            return False
+        is_large = d_weight.size * self.real.itemsize > linear_twice.SUM_BYTES
+        suits = self.maths.proportional and self.classes > 1
+        return is_large and suits and (d_input is ABSENT or not self.backend.overlap(x, d_input))
 
     def _forward(self, chunk: Any) -> None:
         """Replace logits by what is scaled and capped of them."""

@@ -156,6 +156,7 @@ class RowMaths(NamedTuple):
 
     `indexed`: there are class indices. `sparse`: all but the target's entry are 0, and unread. `sampled`: where an
     upstream gradient would be, a weight of each row multiplies its value and its derivatives; 0 takes it out.
+    `proportional`: the first derivative is p times a number of the row, but at the target.
     """
 
     finish: MathFunction
@@ -165,6 +166,7 @@ class RowMaths(NamedTuple):
     indexed: bool = False
     sparse: bool = False
     sampled: bool = False
+    proportional: bool = False
 
 
 class Scores(NamedTuple):

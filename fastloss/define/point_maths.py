@@ -168,6 +168,14 @@ def capped(x, scale, cap):
 
 
 @maths
+def scaled_softmax(x, lse, factor, scale):
+    """Softmax exp(x - lse) times a factor; 0 where that is 0, whatever x is."""
+    T = type(x)
+    p = exp_nonpositive(x - lse)
+    return where(factor == T(0), T(0), scale * factor * p), (T(0), T(0), T(0)), T(0)
+
+
+@maths
 def uncapped(g, z, scale, cap):
     """Carry g back: g dz/dx, where z = c tanh(a x / c)."""
     T = type(g)

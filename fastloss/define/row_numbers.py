@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from fastloss.define.descriptions import RowMaths
 from fastloss.define.maths import maths
 
@@ -56,3 +58,17 @@ _PLAIN = {
 ROW_NUMBERS = {
     (name, indexed): maths._replace(indexed=indexed) for name, maths in _PLAIN.items() for indexed in (False, True)
 }
+
+
+@functools.cache
+def factor_of(rows: RowMaths) -> RowMaths:
+    """Return the maths of what the softmax is multiplied by in the gradient of a loss that is `proportional` to it."""
+    finish, entry = rows.finish, rows.entry
+
+    def factor_row(top, logsum, sums, zy, wy, p_others, py, params):
+        T = type(zy)
+        _, coefs = finish(top, logsum, sums, zy, wy, p_others, py, params)
+        return entry(T(0), T(1), T(0), T(1), False, coefs, params)[0][0], (logsum,)
+
+    factor_row.__name__ = factor_row.__qualname__ = f"factor_of_{finish.__name__}"
+    return rows._replace(finish=maths(factor_row), entry=no_slopes, proportional=False)

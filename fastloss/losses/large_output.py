@@ -99,8 +99,10 @@ def linear_cross_entropy(
     products (NumPy's on the CPU, the array library's on a GPU); between them the gradient replaces the logits in place.
     Beyond the results, memory is allocated for one chunk of logits (128 MiB at most, one row at least) and blocks
     of 4 MiB, and a number for each row; on a GPU twice that. Half-precision arguments are converted chunk by chunk
-    and block by block; the sum of the weight's gradient over several chunks then needs an array in float32. So does a
-    gradient that is written into the memory of an argument. A non-contiguous array is copied.
+    and block by block. The weight's gradient is then added up over several chunks in a float32 array beside it, of up
+    to 64 MiB on the CPU; a larger one is computed in a second pass, a block of classes of 8 MiB after the other, by a
+    fourth matrix product (not with label smoothing, class probabilities, or a gradient in the place of the input). A
+    gradient that is written into the memory of an argument needs an array in float32. A non-contiguous array is copied.
 
     torch tensors of bfloat16 in CUDA memory are multiplied as they are, on tensor cores; the products are summed and
     the logits kept in float32, their gradient is rounded to bfloat16 before it is multiplied.

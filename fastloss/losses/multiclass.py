@@ -33,7 +33,7 @@ def ce_entry(z, p, t, w, hit, coefs, params):
     return ((-missed if hit else wy * p),), wy * p * complement(z, p, p_others)
 
 
-CROSS_ENTROPY = RowMaths(ce_row, ce_entry, softmax=True, indexed=True)
+CROSS_ENTROPY = RowMaths(ce_row, ce_entry, softmax=True, indexed=True, proportional=True)
 
 
 @maths
@@ -49,7 +49,7 @@ def token_entry(z, p, t, w, hit, coefs, params):
     return ((coefs[0] if hit else -p),), T(0)
 
 
-TOKEN_LOG_PROBABILITY = RowMaths(token_row, token_entry, softmax=True, indexed=True)
+TOKEN_LOG_PROBABILITY = RowMaths(token_row, token_entry, softmax=True, indexed=True, proportional=True)
 
 
 @maths
