@@ -661,6 +661,7 @@ CLASSES, ONE, TWO = np.array([0.0, 1.0, 2.0]), np.zeros(3), np.zeros((3, 2))
         (fl.cross_entropy, CLASSES + 0.5, np.zeros((3, 3)), ValueError, "class indices.*0.5 at position 0"),
         (fl.cross_entropy, [0, np.nan, 1], np.zeros((3, 3)), ValueError, "class indices.*nan at position 1"),
         (fl.cross_entropy, CLASSES, TWO, IndexError, "2.*out of range for 2 classes"),
+        (fl.cross_entropy, CLASSES, np.asfortranarray(TWO), IndexError, r"target 2 at position .2,. is out"),
         (fl.cross_entropy, CLASSES, ONE, ValueError, "num_class"),
         (fl.cross_entropy, CLASSES[:2], TWO, ValueError, "one label for each row"),
         (fl.binary_cross_entropy_with_logits, CLASSES, ONE, ValueError, "0 and 1.*2 at position 2"),

@@ -144,7 +144,7 @@ def test_a_forked_child_computes_large_calls():
 def run(code, **environment):
     """Run Python code in a process of its own and return what it prints."""
     root = str(Path(fl.__file__).parents[1])
-    env = {**os.environ, "PYTHONPATH": root, **environment}
+    env = {**os.environ, "PYTHONPATH": root, "FASTLOSS_CACHE_DIR": "", **environment}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

@@ -284,6 +284,18 @@ def test_functional_transforms(reduction):
         torch.func.jacrev(torch.func.jacrev(ours))(x[0])
 
 
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_vmap_over_no_entries(reduction):
+    x, y = torch.randn(0, 6, 5), torch.randint(5, (6,))
+
+    def loss(x):
+        return F.cross_entropy(x, y, reduction=reduction)
+
+    shape = T.cross_entropy(torch.randn(6, 5), y, reduction=reduction).shape
+    assert torch.vmap(loss)(x).shape == (0, *shape)
+    assert torch.vmap(torch.func.grad(lambda x: loss(x).sum()))(x).shape == x.shape
+
+
 def test_gradients_per_sample_of_a_model():
     model = torch.nn.Linear(4, 3)
     weights = {name: p.detach() for name, p in model.named_parameters()}

@@ -175,8 +175,11 @@ class ClassRows(RawLoss):
         flags = getattr(raw, "flags", None)  # which torch's tensors have not
         if self.name not in _SOFTMAX or flags is None or flags.c_contiguous or not flags.f_contiguous:
             return super().derivatives(raw, label, unit)
-        unit = unit if isinstance(unit, float) else unit[None]
-        grad, hess = super().derivatives(raw.T[None], label[None], unit)
+        units = unit if isinstance(unit, float) else unit[None]
+        try:
+            grad, hess = super().derivatives(raw.T[None], label[None], units)
+        except IndexError:  # which names the place of a label in these arrays
+            return super().derivatives(np.ascontiguousarray(raw), label, unit)
         return grad[0].T, hess[0].T
 
     def minimum(self, label: Array, weight: Array, classes: int | None) -> Any:

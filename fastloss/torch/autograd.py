@@ -55,14 +55,17 @@ class _Loss(Function):
 
     @classmethod
     def vmap(cls, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
-        """Call the loss for each entry of the batch."""
-        results = []
-        for k in range(info.batch_size):
-            one = [a if dim is None else a.select(dim, k) for a, dim in zip(args, in_dims, strict=True)]
+        """Call the loss for each entry of the batch; once for an empty one, whose sum is an entry of zeros."""
+        count, results = info.batch_size, []
+        for k in range(max(1, count)):
+            one = [
+                a if dim is None else a.select(dim, k) if count else a.sum(dim, dtype=a.dtype)
+                for a, dim in zip(args, in_dims, strict=True)
+            ]
             results.append(cls.apply(*one))  # type: ignore[no-untyped-call]
         if isinstance(results[0], Tensor):
-            return torch.stack(results), 0
-        return tuple([torch.stack(column) for column in zip(*results, strict=True)]), (0,) * len(results[0])
+            return torch.stack(results)[:count], 0
+        return tuple([torch.stack(column)[:count] for column in zip(*results, strict=True)]), (0,) * len(results[0])
 
 
 class Reduced(Function):
@@ -72,11 +75,6 @@ class Reduced(Function):
     derivative, which is how it is found out. Not for transforms of torch.func, to which one function for both would
     have to show what it saves: that takes a microsecond.
     """
-
-    @classmethod
-    def run(cls, *args: Any) -> Any:
-        """Call ``apply`` without what it does for torch.func, which takes another microsecond."""
-        return super(Function, cls).apply(*args)  # type: ignore[misc]
 
     @staticmethod
     def forward(ctx: Any, call: Call, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -96,6 +94,10 @@ class Reduced(Function):
         call: Call = ctx.call
         gradients = _scaled(ctx.saved_tensors, check_fields(call, grad_outputs))
         return (None, *call.in_places(gradients))
+
+
+# ``Reduced.apply`` without what it does for torch.func, which takes another microsecond.
+run_reduced: Callable[..., Any] = super(Function, Reduced).apply
 
 
 def check_fields(call: Call, grad_outputs: Sequence[Tensor | None]) -> Tensor | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import fastloss as fl
 from fastloss.runtime import graph_break
-from fastloss.torch.autograd import Reduced, Unreduced, in_transform, observers
+from fastloss.torch.autograd import Unreduced, in_transform, observers, run_reduced
 from fastloss.torch.calls import Call, Several, leaves
 from fastloss.torch.operators import KINDS_KEPT, Operator
 
@@ -293,7 +293,7 @@ def number_in_autograd(call: Call, tensors: list[Tensor]) -> Any:
     """Return the value of a loss whose gradient comes with it."""
     if torch.compiler.is_compiling():
         return graph_break.untraced(number_in_autograd, call, tensors)
-    result = Reduced.run(call, *tensors)
+    result = run_reduced(call, *tensors)
     return result[0] if call.type is None else call.type(*result[: len(call.fields)])
 
 
