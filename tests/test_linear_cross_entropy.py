@@ -12,7 +12,7 @@ from cases import assert_close, marked
 import fastloss as fl
 from fastloss.call import array_ops as _blocks
 from fastloss.call import chunked_matmul as _products
-from fastloss.call import linear as _projected
+from fastloss.call import linear_run as _projected
 from fastloss.call import linear_twice as _twice
 
 F, C = 4, 5

@@ -7,29 +7,23 @@ in place, and two more products carry that to the input's rows and to the weight
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from fastloss.call import linear_twice
-from fastloss.call.array_ops import convert_into, in_type, mapping, scale_into, sum_of, writer
-from fastloss.call.checks import check_float, check_labels, check_shape, dtype_name, representable
-from fastloss.call.chunked_matmul import Products, chunks, part
+from fastloss.call.array_ops import mapping
+from fastloss.call.checks import check_float, check_labels, check_shape, dtype_name
+from fastloss.call.linear_run import CLASS_WEIGHT, INPUT, TARGET, LinearRun
 from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import Plan, program_call
 from fastloss.call.planning import ABSENT, Planning, Read
 from fastloss.call.request import Request
-from fastloss.call.row_numbers import RowNumbers, check_returns, returning
-from fastloss.call.rowwise import out_of_range, set_counts
-from fastloss.call.scored import back_of, forward_of, valid_classes
-from fastloss.define.descriptions import NO_INDEX, Projected, RowIndex, RowMaths, Scores
+from fastloss.call.row_numbers import check_returns, returning
+from fastloss.call.rowwise import set_counts
+from fastloss.call.scored import valid_classes
+from fastloss.define.descriptions import Projected, RowIndex, Scores
 from fastloss.define.point_maths import finite_if_out, is_nonzero
 from fastloss.runtime.dtypes import F32, F64
-from fastloss.runtime.plans import KernelPlan
-from fastloss.runtime.settings import settings
-
-_INPUT, _WEIGHT, _TARGET, _BIAS, _CLASS_WEIGHT = range(5)  # slots of the gradients
 
 
 def plan(planning: Planning, description: Projected) -> Plan:
@@ -74,7 +68,7 @@ def plan(planning: Planning, description: Projected) -> Plan:
     if class_weight is not ABSENT and class_weight.shape != (valid,):
         check_shape(class_weight, (classes,), "weight", "one entry for each class, shape")
 
-    hidden = () if soft else (_TARGET, _CLASS_WEIGHT)  # what cannot be differentiated
+    hidden = () if soft else (TARGET, CLASS_WEIGHT)  # what cannot be differentiated
     arguments = tuple(
         [
             None if operand is None or slot in hidden else Argument(operand, operand.view)
@@ -89,25 +83,25 @@ def plan(planning: Planning, description: Projected) -> Plan:
     scale, grad_output = planning.take_grad_output(not each, results)
     counted = not soft and rows.mean == "weights" and rows.reduction == "mean"
     if counted:
-        set_counts(planning, description.rows, given[_TARGET], x.dtype, valid, target if numbered is not None else None)
+        set_counts(planning, description.rows, given[TARGET], x.dtype, valid, target if numbered is not None else None)
     weighing, by = planning.weighing, planning.over(math.prod(results)) if rows.reduction == "mean" else 1
     if weighing is not None:
         weighing.layout = None
         description = description._replace(rows=rows._replace(reduction="none"))
     elif callable(by) or planning.mode.partial:
         description = description._replace(rows=rows._replace(reduction="sum"))
-    labels, class_weights = (None, None) if soft else (given[_TARGET], rows.weight)
+    labels, class_weights = (None, None) if soft else (given[TARGET], rows.weight)
     outputs.check_read(target=labels, weight=class_weights, grad_output=grad_output)
     # Rows of the input and class probabilities are read no more when their gradient is written; all else is.
-    outputs.detach(list(given), (_INPUT, _TARGET))
-    run = _Run(planning, description, soft, real, scale)
+    outputs.detach(list(given), (INPUT, TARGET))
+    run = LinearRun(planning, description, soft, real, scale)
     readers = [planning.reader(operand, planning.library.backend.flat) for operand in (*given, grad_output)]
     if numbered is not None:
-        readers[_TARGET] = lambda arrays: target
+        readers[TARGET] = lambda arrays: target
 
     read_divisor = by if callable(by) and weighing is None else None
     if weighing is not None:
-        readers[_INPUT] = _counting_rows(readers[_INPUT], planning, run)
+        readers[INPUT] = _counting_rows(readers[INPUT], planning, run)
 
     def body(arrays: tuple[Any, ...], request: Request, values: Any, *grads: Any) -> Any:
         divisor = read_divisor(arrays) if read_divisor is not None else 1
@@ -118,275 +112,7 @@ def plan(planning: Planning, description: Projected) -> Plan:
     return returning(planning, made, place, run.numbers, results) if scores.returns else made
 
 
-class _Run:
-    """What all calls of a kind have in common: the shapes, the chunks, and the plans of the row loss for these."""
-
-    def __init__(self, planning: Planning, description: Projected, soft: bool, real: Any, scale: Any) -> None:
-        rows, mode = description.rows, planning.mode
-        x, w = description.input.view, description.linear_weight.view
-        self.backend, self.real, self.soft, self.scale, self.valued = (
-            planning.library.backend,
-            real,
-            soft,
-            scale,
-            mode.value,
-        )
-        self.maths: RowMaths = rows.maths if rows.soft is None or not soft else rows.soft
-        self.logit_scale = description.logit_scale
-        self.each, self.averages = rows.reduction == "none", rows.reduction == "mean"
-        self.weighs = self.averages and rows.mean == "weights" and not soft
-        self.batch, self.features = (x.shape[0] if x.ndim == 2 else 1), x.shape[-1]
-        self.scores, inner = rows.scores or Scores(), w.shape[1:-1]
-        self.forward, self.back = forward_of(self.scores, real), back_of(self.scores, real)
-        self.classes = self.scores.classes or w.shape[0]
-        self.positions = math.prod(inner)
-        self.columns, self.shape = self.classes * self.positions, (self.classes, self.positions)
-        self.whole = math.prod(w.shape[:-1])  # the columns with those that are padding
-        self.count = self.batch * self.positions
-        self.results = (*x.shape[:-1], *inner)
-        self.ignore = NO_INDEX if rows.ignore_index is None else int(rows.ignore_index)
-        self.params = representable((*rows.params, 1.0 / max(1, self.classes)), real)
-        doubled = "weight" in mode.wrt
-        wanted = (
-            description.chunk_rows(self.batch, self.features, self.classes)
-            if description.chunk_rows is not None
-            else None
-        )
-        row_bytes = self.columns * real.itemsize * (1 + doubled + (self.scores.softcap is not None))
-        self.bounds = chunks(self.batch, row_bytes, self.backend.chunk_times, wanted) if self.count else []
-        self.wanted = bool(mode.wrt)
-        self.at_once = len(self.bounds) == 1 and x.dtype == w.dtype == real and not doubled and rows.scores is None
-        self.numbers = RowNumbers(self.backend, real, self.scores, self.ignore)
-        self.target = description.names[2] if len(description.names) > 2 else "target"
-        self.multiply = self.backend.multiplier(self.batch * self.columns * self.features)
-        self.ones: Any = None
-        self.plans: dict[int, KernelPlan] = {}
-        self.maps: dict[tuple[str, int], Any] = {}
-
-    def run(
-        self,
-        read: list[Any],
-        arrays: tuple[Any, ...],
-        request: Request,
-        values: Any,
-        grads: tuple[Any, ...],
-        divisor: float,
-        found: Sequence[Any],
-    ) -> Any:
-        """Write the results and return the reduced value; both are divided by `divisor` too."""
-        backend = self.backend
-        if self.count == 0:
-            for gradient in grads:
-                if gradient is not ABSENT:
-                    backend.fill(gradient, 0.0)
-            return math.nan if self.averages else 0.0
-        x, w, target, bias, class_weight, grad_output = read
-        labels, operand = (ABSENT, target) if self.soft else (target, ABSENT)
-        scale = (self.scale(arrays, request) if callable(self.scale) else self.scale) / divisor
-        x, w = x.reshape((self.batch, self.features)), w.reshape((self.whole, self.features))
-        padded = grads if self.columns < self.whole else ()
-        if padded:
-            w, grads = w[: self.columns], self._without_padding(grads)
-            bias = bias if bias is ABSENT else bias[: self.columns]
-            class_weight = class_weight if class_weight is ABSENT else class_weight[: self.classes]
-        bias = bias if bias is ABSENT else in_type(backend, bias, self.real)
-        of_rows = (operand, labels, class_weight, grad_output)
-        if self.at_once:
-            total = self._at_once(x, w, bias, of_rows, scale, values, grads)
-        else:
-            total = self._by_chunks(x, w, bias, of_rows, scale, values, grads, padded, found)
-        return total if divisor == 1 else total / divisor
-
-    def _without_padding(self, grads: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Return the parts of the gradients that belong to classes."""
-        parts = list(grads)
-        for slot, size in ((_WEIGHT, self.columns * self.features), (_BIAS, self.columns)):
-            if parts[slot] is not ABSENT:
-                parts[slot] = self.backend.flat(parts[slot])[:size]
-        return tuple(parts)
-
-    def _at_once(
-        self, x: Any, w: Any, bias: Any, of_rows: tuple[Any, ...], scale: float, values: Any, grads: tuple[Any, ...]
-    ) -> Any:
-        """Compute all rows as one chunk, whose row loss counts and checks the labels by itself."""
-        backend, real = self.backend, self.real
-        logits = backend.empty((self.batch, self.columns), real)
-        if self.logit_scale != 1:
-            scaled = backend.empty(x.shape, real)
-            scale_into(backend, scaled, x, self.logit_scale)
-            x = scaled
-        self.multiply(x, w.T, logits)
-        if bias is not ABSENT:
-            backend.add_to(logits, bias)
-        flat = logits.reshape(-1)
-        gradient = flat if self.wanted else ABSENT
-        by = 0 if self.weighs else self.count if self.averages else 1
-        d_target = grads[_TARGET] if grads[_TARGET] is ABSENT else backend.flat(grads[_TARGET])
-        values = values if values is ABSENT else backend.flat(values)
-        results = (values, gradient, d_target, ABSENT, ABSENT)
-        total = self._rows(self.batch, (flat, *of_rows), results, self.wanted, scale, by, settings.check_indices)
-        if grads[_WEIGHT] is not ABSENT:
-            self.multiply(logits.T, x, grads[_WEIGHT].reshape(w.shape))
-        if grads[_BIAS] is not ABSENT:
-            if self.ones is None:
-                self.ones = backend.empty((1, self.batch), real)
-                backend.fill(self.ones, 1.0)
-            self.multiply(self.ones, logits, grads[_BIAS].reshape((1, self.columns)))
-        if grads[_INPUT] is not ABSENT:  # last: it may lie in the input
-            d_input = grads[_INPUT].reshape(x.shape)
-            self.multiply(logits, w, d_input)
-            scale_into(backend, d_input, d_input, self.logit_scale)
-        return total
-
-    def _by_chunks(
-        self,
-        x: Any,
-        w: Any,
-        bias: Any,
-        of_rows: tuple[Any, ...],
-        scale: float,
-        values: Any,
-        grads: tuple[Any, ...],
-        padded: tuple[Any, ...],
-        found: Sequence[Any],
-    ) -> Any:
-        """Compute chunk by chunk, all labels checked and counted; `padded` are gradients of more classes than count."""
-        backend, real, count = self.backend, self.real, self.count
-        operand, labels, class_weight, grad_output = of_rows
-        divisor = self._divisor(labels, class_weight)
-        for slot in (_WEIGHT, _BIAS):
-            if padded and padded[slot] is not ABSENT:
-                backend.fill(padded[slot], 0.0)
-        by: Any = divisor
-        if isinstance(divisor, float | int):
-            # The row loss would take 0 for "count them yourself", and see one chunk of them.
-            scale, by = scale / divisor if divisor else scale * math.inf, 1
-
-        each: Any = ABSENT
-        direct = values is not ABSENT and values.dtype == real
-        if self.valued:
-            each = backend.flat(values) if direct else backend.empty((count,), real)
-        grads = tuple([gradient if gradient is ABSENT else backend.flat(gradient) for gradient in grads])
-        matrices = [
-            gradient if gradient is ABSENT else gradient.reshape(matrix.shape)
-            for gradient, matrix in zip(grads[:2], (x, w), strict=True)
-        ]
-        whole, later = len(self.bounds) == 1, self._writes_later(x, *matrices)
-        products = Products(backend, real, x, w, (*matrices, grads[_BIAS]), whole, self.logit_scale, later)
-        second = None
-        if later:
-            split = (self.batch, *self.shape)
-            second = linear_twice.SecondPass(products, self.maths, self.params, self.ignore, split)
-        doubled = grads[_CLASS_WEIGHT] is not ABSENT
-        by_class = backend.zeros((self.classes,), real) if doubled else ABSENT
-        for start, stop in self.bounds:
-            chunk = products.logits(start, stop, bias)
-            gradient = products.gradient_of(chunk)
-            self._forward(chunk)
-            carried = gradient
-            if self.scores.softcap is not None and gradient is not ABSENT:
-                gradient = backend.empty(chunk.shape, real)
-            # Where the rows of the chunk lie in arrays of a number for each row, and in arrays like the logits.
-            places = slice(start * self.positions, stop * self.positions)
-            entries = slice(start * self.columns, stop * self.columns)
-            d_weight = backend.empty((chunk.size,), real) if doubled else ABSENT
-            operands = (part(operand, entries), part(labels, places), class_weight, part(grad_output, places))
-            if found:
-                written = [one[places] for one in found]
-                self.numbers.write(written, chunk.reshape(-1), operands[1], (stop - start, *self.shape))
-            if second is not None:
-                second.keep_rows(start, stop, chunk, operands[1], class_weight)
-            flat = gradient if gradient is ABSENT else gradient.reshape(-1)
-            results = (part(each, places), flat, part(grads[_TARGET], entries), d_weight, ABSENT)
-            self._rows(stop - start, (chunk.reshape(-1), *operands), results, gradient is chunk, scale, by, False)
-            if gradient is not ABSENT:
-                self._back(gradient, chunk, carried)
-                gradient = carried
-            if second is not None:
-                second.keep_targets(start, stop, gradient, operands[1])
-            products.carry_back(start, stop, gradient)
-            if doubled:
-                lying = d_weight.reshape((stop - start, self.classes, self.positions))
-                backend.add_to(by_class, backend.sum_to(lying, (self.classes, 1)).reshape((self.classes,)))
-        products.finish()
-        if second is not None:
-            back = self._back if self.scores.changes_logits else None
-            second.write(matrices[1], bias, labels, grad_output, scale, self._forward, back)
-        if doubled:
-            convert_into(backend, grads[_CLASS_WEIGHT], by_class)
-        if self.valued and not self.each:
-            return sum_of(backend, each, divisor)
-        if self.valued and not direct:
-            convert_into(backend, backend.flat(values), each)
-        return None
-
-    def _writes_later(self, x: Any, d_input: Any, d_weight: Any) -> bool:
-        """Return whether the weight's gradient is left to a second pass, which reads the input again."""
-        if d_weight is ABSENT or d_weight.dtype == self.real or len(self.bounds) == 1 or self.backend.waits:
-            return False
-        is_large = d_weight.size * self.real.itemsize > linear_twice.SUM_BYTES
-        suits = self.maths.proportional and self.classes > 1
-        return is_large and suits and (d_input is ABSENT or not self.backend.overlap(x, d_input))
-
-    def _forward(self, chunk: Any) -> None:
-        """Replace logits by what is scaled and capped of them."""
-        if self.scores.changes_logits:
-            flat, (point, params) = chunk.reshape(-1), self.forward
-            self._map("forward", point, params, (flat,), flat, True)
-
-    def _back(self, gradient: Any, logits: Any, target: Any) -> None:
-        """Write the gradient of logits as they were before; it may replace either."""
-        if self.scores.changes_logits:
-            point, params, needed = self.back
-            read = (gradient.reshape(-1), logits.reshape(-1))[:needed]
-            self._map("back", point, params, read, target.reshape(-1), target is logits or target is gradient)
-
-    def _map(self, name: str, point: Any, params: tuple[float, ...], read: Any, target: Any, aliased: bool) -> None:
-        """Write a function of elements; `aliased`: to one of the arrays that are read."""
-        write = self.maps.get((name, target.size))
-        if write is None:
-            write = writer(self.backend, point, read, target.dtype, params, aliased)
-            self.maps[name, target.size] = write
-        write(target, *read)
-
-    def _divisor(self, labels: Any, class_weight: Any) -> Any:
-        """Check the labels of all chunks before the first one, and return what the sum is divided by."""
-        divisor = self.count if self.averages else 1
-        if self.soft or not (settings.check_indices or self.weighs):
-            return divisor
-        bad, counted = self.backend.survey(
-            labels, class_weight, self.classes, self.ignore, settings.check_indices, self.real
-        )
-        self._refuse(labels, bad)
-        return counted if self.weighs else divisor
-
-    def _rows(
-        self,
-        length: int,
-        operands: tuple[Any, ...],
-        results: tuple[Any, ...],
-        replaces: bool,
-        scale: float,
-        by: Any,
-        check: bool,
-    ) -> Any:
-        """Compute the row loss of a chunk, and return its reduced value."""
-        kernel = self.plans.get(length)
-        if kernel is None:
-            shape = (length, self.classes, self.positions)
-            kernel = self.plans[length] = self.backend.plan_rowwise(
-                self.maths, operands, results, self.params, shape, self.ignore, replaces
-            )
-        bad, total = kernel.run(operands, results, scale, by, check)
-        self._refuse(operands[2], bad)
-        return total
-
-    def _refuse(self, labels: Any, bad: int) -> None:
-        if bad >= 0:
-            raise out_of_range(self.backend, labels, bad, self.results, self.classes, self.target)
-
-
-def _counting_rows(read: Read, planning: Planning, run: _Run) -> Read:
+def _counting_rows(read: Read, planning: Planning, run: LinearRun) -> Read:
     """Return what reads the input with zeros for what is not finite in rows of weight 0: its products would be NaN."""
     backend, place, shape = planning.library.backend, planning.weighing.place, (run.batch, run.features)
     if run.positions != 1 or not run.count:
