@@ -334,14 +334,14 @@ TYPICAL = frozenset(
 )
 
 
-def light(case):
-    """Return whether a case is not heavy, or of a typical loss."""
-    return case not in HEAVY or case.loss in TYPICAL
-
-
 def marked(cases, quick=lambda case: case not in HEAVY):
     """Return the cases as parameters; those that are not quick, by default the heavy ones, are marked as slow."""
     return [pytest.param(case, marks=() if quick(case) else pytest.mark.slow, id=str(case)) for case in cases]
+
+
+def quickly(*values, then=()):
+    """Return values for the quick run, `then` others that compile further kernels for the slow one."""
+    return [*values, *[pytest.param(value, marks=pytest.mark.slow) for value in then]]
 
 
 def typical(cases):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from cases import quickly
 
 mp = pytest.importorskip("mpmath")
 
@@ -13,11 +14,6 @@ F4, F8 = np.float32, np.float64
 INF, NAN = np.inf, np.nan
 slow = pytest.mark.slow
 each = pytest.mark.parametrize("dtype", [F4, pytest.param(F8, marks=slow)], ids=["f4", "f8"])
-
-
-def quickly(*values, then=()):
-    """Return values for the quick run, `then` others that compile further kernels for the slow one."""
-    return [*values, *[pytest.param(value, marks=slow) for value in then]]
 
 
 # Bounds on the errors of value and gradient in ulp; of losses that are not named, ORDINARY.

@@ -254,6 +254,7 @@ def test_tensors_of_a_half_type_are_what_everybody_gets(name):
     assert set(found.peaks.values()) == {None}
 
 
+@pytest.mark.slow
 def test_a_run_on_tensors_names_device_and_dtype(tmp_path):
     pytest.importorskip("torch")
     args = ["mse_loss", "--device", "cpu", "--dtype", "float32,bfloat16", "--out", tmp_path, "--name", "here"]

@@ -176,7 +176,7 @@ def test_input_that_is_not_floating_point(case, name, dtype):
     refuses(TypeError, name, case, arrays)
 
 
-@pytest.mark.parametrize("case", INDEXED, ids=str)
+@pytest.mark.parametrize("case", typical(INDEXED))
 @pytest.mark.parametrize("dtype", ["float64", "complex128", "bool", "object"])
 def test_class_indices_that_are_no_integers(case, dtype):
     arrays = case.make()

@@ -5,7 +5,7 @@ import functools
 import ml_dtypes
 import numpy as np
 import pytest
-from cases import LOSSES, PLAIN, assert_close, typical
+from cases import LOSSES, PLAIN, assert_close, marked, quickly, typical
 
 import fastloss as fl
 from fastloss.cpu.loops import elementwise
@@ -141,7 +141,7 @@ def test_layout_of_weights_and_labels(layout, rng):
             np.testing.assert_array_equal(gradient, expected[1])
 
 
-@pytest.mark.parametrize("layout", ["columns", "backwards"])
+@pytest.mark.parametrize("layout", quickly("columns", then=["backwards"]))
 def test_layout_of_class_weights_beside_sample_weights(layout, rng):
     x, y, w, s = rng.normal(size=(6, 5)), rng.integers(5, size=6), rng.uniform(1, 2, 5), rng.uniform(1, 2, 6)
     laid = LAYOUTS[layout](w)
@@ -149,7 +149,9 @@ def test_layout_of_class_weights_beside_sample_weights(layout, rng):
         assert function(x, y, laid, sample_weight=s) == function(x, y, w, sample_weight=s)
 
 
-@pytest.mark.parametrize("cut", [slice(None), slice(1, None), slice(None, None, 2)], ids=["whole", "shifted", "apart"])
+@pytest.mark.parametrize(
+    "cut", quickly(slice(None), then=[slice(1, None), slice(None, None, 2)]), ids=["whole", "shifted", "apart"]
+)
 def test_classes_that_lie_innermost(cut, rng):
     """Rows along such an axis are read as they lie, and what has the input's shape lies in the same way."""
     logits = rng.normal(size=(3, 7, 70))[:, cut]
@@ -288,7 +290,7 @@ def test_lists_and_numbers():
 INTEGERS = [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64]
 
 
-@pytest.mark.parametrize("dtype", INTEGERS, ids=lambda t: t.__name__)
+@pytest.mark.parametrize("dtype", marked(INTEGERS, (np.uint8, np.int32).__contains__))
 def test_class_indices_of_any_integer(dtype, rng):
     x, y = rng.normal(size=(6, 5)), rng.integers(5, size=6)
     for function in (fl.cross_entropy, fl.nll_loss):
@@ -337,7 +339,7 @@ def test_boolean_targets_of_elementwise_losses(rng):
     assert_close(fl.binary_cross_entropy_with_logits(x, y), fl.binary_cross_entropy_with_logits(x, y.astype(float)))
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16], ids=["f4", "f2", "bf16"])
+@pytest.mark.parametrize("dtype", quickly(np.float32, then=[np.float16, ml_dtypes.bfloat16]), ids=["f4", "f2", "bf16"])
 def test_weights_and_targets_of_another_float_type(dtype, rng):
     """The input decides; the rest is converted."""
     x, y, w = rng.normal(size=(6, 5)), rng.integers(5, size=6), rng.uniform(1, 2, 5).astype(dtype)
@@ -421,11 +423,11 @@ def test_rows_of_few_classes_are_rounded_alike_wherever_they_lie(rows, columns, 
 @pytest.mark.parametrize(
     ("dtype", "soft", "place", "smoothing"),
     [
-        (np.float16, False, 0, 0.0),
+        pytest.param(np.float16, False, 0, 0.0, marks=pytest.mark.slow),
         (np.float32, False, 0, 0.0),
         pytest.param(np.float32, False, 0, 0.1, marks=pytest.mark.slow),
         pytest.param(np.float32, True, 0, 0.0, marks=pytest.mark.slow),
-        (np.float32, True, 1, 0.0),
+        pytest.param(np.float32, True, 1, 0.0, marks=pytest.mark.slow),
     ],
 )
 def test_gradients_of_long_rows_may_replace_what_they_are_computed_from(dtype, soft, place, smoothing, rng):

@@ -22,7 +22,7 @@ TAKEN = [
     fl.logsumexp, fl.cosine_embedding_loss, fl.triplet_margin_loss, fl.multilabel_margin_loss,
     fl.linear_cross_entropy,
 ]  # fmt: skip
-QUICK = ("mse_loss", "cross_entropy", "cosine_embedding_loss")  # of those, what does not wait for `slow`
+QUICK = ("mse_loss", "cosine_embedding_loss")  # of those, what does not wait for `slow`
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def compare(found, expected, dtype):
     "options",
     [
         {},
-        {"label_smoothing": 0.1},
+        pytest.param({"label_smoothing": 0.1}, marks=pytest.mark.slow),
         pytest.param({"reduction": "sum"}, marks=pytest.mark.slow),
         {"reduction": "none"},
         pytest.param({"weight": True}, marks=pytest.mark.slow),
@@ -93,8 +93,7 @@ def test_cross_entropy(rng, whole_rows, cut, count, dtype, options):
     "name",
     [
         "softmax",
-        *[pytest.param(n, marks=pytest.mark.slow) for n in ("log_softmax", "logsumexp")],
-        "symmetric_cross_entropy",
+        *[pytest.param(n, marks=pytest.mark.slow) for n in ("log_softmax", "logsumexp", "symmetric_cross_entropy")],
     ],
 )
 def test_other_functions(rng, whole_rows, cut, name):

@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
-from cases import ACTIVE, PLAIN, TYPICAL, marked
+from cases import ACTIVE, PLAIN, TYPICAL, marked, quickly
 
 import fastloss as fl
 
@@ -481,7 +481,7 @@ def test_penalties_of_parameters():
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-@pytest.mark.parametrize("out_features", [(), (3,)])
+@pytest.mark.parametrize("out_features", quickly((), then=[(3,)]))
 def test_linear_cross_entropy_module(reduction, out_features):
     torch.manual_seed(1)
     options = {"out_features": out_features, "bias": True, "reduction": reduction, "weight": torch.rand(5)}
@@ -697,7 +697,7 @@ def test_what_is_returned_beside_a_loss_is_detached(reduction):
     torch.testing.assert_close(torch.autograd.grad(found.loss.sum(), x)[0], expected)
 
 
-@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+@pytest.mark.parametrize("name", quickly("softmax", then=["log_softmax"]))
 def test_a_softmax_in_another_dtype(name):
     x = torch.randn(4, 5, requires_grad=True)
     for dtype in (torch.bfloat16, torch.float32, torch.float64):

@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import reference
-from cases import ACTIVE, CASES, LOSSES, PLAIN, TYPICAL, assert_close, light, marked, typical
+from cases import ACTIVE, CASES, LOSSES, PLAIN, TYPICAL, assert_close, marked, typical
 
 import fastloss as fl
 
@@ -49,7 +49,7 @@ def upstream_for(case, arrays, reduction):
     return np.asarray(np.random.default_rng(8).normal(size=shape))
 
 
-@pytest.mark.parametrize("case", marked(PARITY, light))
+@pytest.mark.parametrize("case", marked(PARITY))
 def test_parity_in_float64(case):
     arrays = case.make(seed=1)
     for reduction in case.reductions:

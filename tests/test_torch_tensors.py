@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from cases import quickly
 
 import fastloss as fl
 
@@ -153,7 +154,7 @@ COMPILED = {
 }
 
 
-@pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
+@pytest.mark.parametrize("warm", quickly(False, then=[True]), ids=["cold", "warm"])
 @pytest.mark.parametrize("kind", COMPILED)
 @pytest.mark.filterwarnings("ignore")
 def test_torch_compile_breaks_the_graph_and_gives_the_right_number(kind, warm):

@@ -14,10 +14,10 @@ from cases import (
     LOSSES,
     PLAIN,
     assert_close,
-    light,
     marked,
     natural,
     positional,
+    quickly,
     typical,
 )
 
@@ -42,7 +42,9 @@ def test_every_kind_of_values_has_generators():
     assert set(_spec.KINDS) <= {*bench_cases.GENERATORS, "class", "class_list"}
 
 
-@pytest.mark.parametrize("name", ["mse_loss", "huber_loss", "nll_loss", "log_softmax", "margin_ranking_loss"])
+@pytest.mark.parametrize(
+    "name", quickly("mse_loss", "nll_loss", then=["huber_loss", "log_softmax", "margin_ranking_loss"])
+)
 def test_a_loss_without_cases_gets_some(name):
     """So that all tests run for a loss that somebody adds; here with losses that have cases of their own."""
     cases = natural(LOSSES[name])
@@ -52,7 +54,7 @@ def test_a_loss_without_cases_gets_some(name):
         assert_close(case.call(arrays), case.expected(arrays))
 
 
-@pytest.mark.parametrize("case", marked(ACTIVE, light))
+@pytest.mark.parametrize("case", marked(ACTIVE, PLAIN.__contains__))
 def test_value(case):
     arrays = case.make()
     for reduction in case.reductions:
@@ -61,7 +63,8 @@ def test_value(case):
         assert value.dtype == np.float64
 
 
-@pytest.mark.parametrize("case", typical(PLAIN))
+@pytest.mark.slow
+@pytest.mark.parametrize("case", PLAIN, ids=str)
 def test_value_in_float32(case):
     """The other cases run in float32 with their gradients, in test_gradients.py."""
     arrays = case.make("float32")
@@ -73,7 +76,7 @@ def test_value_in_float32(case):
 
 # Rounded log-probabilities are not normalised, as the reference of ctc_loss has them; soft_dice_loss rounds its
 # probabilities.
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", quickly("bfloat16", then=["float16"]))
 @pytest.mark.parametrize("case", typical([case for case in PLAIN if case.loss not in ("ctc_loss", "soft_dice_loss")]))
 def test_value_of_half_types(case, dtype):
     arrays = case.make(dtype)
@@ -250,7 +253,7 @@ def test_identity_weight_decay():
     np.testing.assert_allclose(gradient, 0.1 * parameters)
 
 
-@pytest.mark.parametrize("dtype", [pytest.param("float16", marks=pytest.mark.slow), "float32", "float64"])
+@pytest.mark.parametrize("dtype", quickly("float32", then=["float16", "float64"]))
 @pytest.mark.parametrize("name", ["binary_cross_entropy", "binary_focal_loss"])
 @pytest.mark.parametrize(
     "options", [{}, pytest.param({"gamma": 0.0}, marks=pytest.mark.slow), {"gamma": 1.5, "alpha": -1.0}], ids=str
