@@ -260,7 +260,7 @@ def test_out_is_filled_and_returned(case):
         assert_close(out, expected)
 
 
-@pytest.mark.parametrize("case", PLAIN, ids=str)
+@pytest.mark.parametrize("case", typical(PLAIN))
 def test_arguments_are_not_written(case):
     arrays = case.make()
     before = {name: array.copy() for name, array in arrays.items()}
