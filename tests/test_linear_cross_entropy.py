@@ -426,11 +426,14 @@ def test_only_ignored_rows_have_mean_nan_and_gradient_zero():
         np.testing.assert_array_equal(gradient, np.zeros(gradient.shape))
 
 
-@pytest.mark.usefixtures("budget")
-def test_weights_that_sum_to_zero_have_mean_nan():
-    value, gradients = value_and_grad({**arrays_of(), "weight": np.zeros(C)})
+@pytest.mark.usefixtures("budget", "passes")
+@pytest.mark.parametrize("dtype", [np.float64, ml_dtypes.bfloat16], ids=["float64", "bfloat16"])
+def test_weights_that_sum_to_zero_have_mean_nan(dtype):
+    arrays = {name: a.astype(dtype) if a.dtype.kind == "f" else a for name, a in arrays_of().items()}
+    value, gradients = value_and_grad({**arrays, "weight": np.zeros(C)})
     assert np.isnan(value)
-    assert np.isnan(gradients[0]).all()
+    for gradient in gradients:
+        assert np.isnan(gradient.astype(float)).all()
 
 
 def test_no_rows_have_gradients_of_zero():

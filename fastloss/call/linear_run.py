@@ -175,7 +175,8 @@ class LinearRun:
             gradient if gradient is ABSENT else gradient.reshape(matrix.shape)
             for gradient, matrix in zip(grads[:2], (x, w), strict=True)
         ]
-        whole, later = len(self.bounds) == 1, self._writes_later(x, *matrices)
+        # Weights that sum to 0 make all NaN but rows that are ignored, which the row loss tells apart.
+        whole, later = len(self.bounds) == 1, self._writes_later(x, *matrices) and math.isfinite(scale)
         products = Products(backend, real, x, w, (*matrices, grads[BIAS]), whole, self.logit_scale, later)
         second = None
         if later:
