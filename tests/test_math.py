@@ -287,6 +287,7 @@ def test_float32_is_rounded_to_float16(rng):
     np.testing.assert_array_equal(np.signbit(found.view(np.float16))[known], np.signbit(expected)[known])
 
 
+@pytest.mark.slow
 def test_a_loss_of_float16_on_any_cpu(tmp_path):
     """Code for CPUs that lack all that is newer than their architecture."""
     code = """

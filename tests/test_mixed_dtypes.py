@@ -77,7 +77,7 @@ def test_target_that_is_differentiated(own, other):
 
 
 @pytest.mark.parametrize(
-    ("own", "other"), PAIRS[:2] + [pytest.param(*pair, marks=pytest.mark.slow) for pair in PAIRS[2:]]
+    ("own", "other"), PAIRS[:1] + [pytest.param(*pair, marks=pytest.mark.slow) for pair in PAIRS[1:]]
 )
 def test_gradient_through_a_converted_input(own, other):
     """The value and its upstream gradient have the dtype converted to, derivatives the input's own."""

@@ -6,7 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
-from cases import ACTIVE, HEAVY, PLAIN, TYPICAL
+from cases import ACTIVE, PLAIN, TYPICAL
 from test_errors import NOT_POSSIBLE
 
 import fastloss as fl
@@ -41,7 +41,7 @@ COMPLETE = [
 @pytest.mark.parametrize(
     ("case", "module"),
     [
-        pytest.param(*both, marks=pytest.mark.slow if both[0] in HEAVY else (), id=f"{both[1].__name__}-{both[0]}")
+        pytest.param(*both, marks=() if both[0] in PLAIN else pytest.mark.slow, id=f"{both[1].__name__}-{both[0]}")
         for both in COMPLETE
     ],
 )

@@ -248,6 +248,7 @@ def test_input_overwritten_before_backward_is_found_out():
         loss.backward()
 
 
+@pytest.mark.slow
 def test_deterministic_algorithms_raise_nothing():
     x, y = torch.randn(3, 5, 4, requires_grad=True), torch.randint(5, (3, 4))
     torch.use_deterministic_algorithms(True)
