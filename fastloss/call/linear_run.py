@@ -178,10 +178,8 @@ class LinearRun:
         # Weights that sum to 0 make all NaN but rows that are ignored, which the row loss tells apart.
         whole, later = len(self.bounds) == 1, self._writes_later(x, *matrices) and math.isfinite(scale)
         products = Products(backend, real, x, w, (*matrices, grads[BIAS]), whole, self.logit_scale, later)
-        second = None
-        if later:
-            split = (self.batch, *self.shape)
-            second = linear_twice.SecondPass(products, self.maths, self.params, self.ignore, split)
+        split = self.batch, *self.shape
+        second = linear_twice.SecondPass(products, self.maths, self.params, self.ignore, split) if later else None
         doubled = grads[CLASS_WEIGHT] is not ABSENT
         by_class = backend.zeros((self.classes,), real) if doubled else ABSENT
         for start, stop in self.bounds:
