@@ -31,7 +31,7 @@ def peak_extra(name: str, call: Call, moved: int, place: Host = HOST) -> float |
         return place.peak(call)
     if name in _TRACED:
         return _traced(call)
-    return _resident(call) if moved >= _RESIDENT_FROM else None
+    return resident_extra(call) if moved >= _RESIDENT_FROM else None
 
 
 def _traced(call: Call) -> float:
@@ -50,8 +50,8 @@ def _traced(call: Call) -> float:
     return float(peak - before)
 
 
-def _resident(call: Call) -> float | None:
-    """Return the rise of the resident peak, which Linux lets a process reset."""
+def resident_extra(call: Call) -> float | None:
+    """Return the rise of the resident peak, which Linux lets a process reset; None elsewhere."""
     with contextlib.suppress(OSError, AttributeError):
         libc: Any = ctypes.CDLL(None)
         libc.malloc_trim(0)  # what the allocator kept from earlier calls would hide this one's

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fastloss.call.array_ops import NO_GRADIENTS, convert_into, in_type
-from fastloss.call.chunked_matmul import Products
+from fastloss.call.chunked_matmul import Products, part
 from fastloss.call.planning import ABSENT
 from fastloss.define.descriptions import RowMaths
 from fastloss.define.point_maths import scaled_softmax
@@ -80,7 +80,7 @@ class SecondPass:
             block = slice(first * positions, min(first + step, classes) * positions)
             weight = in_type(self.backend, self.products.w[block], self.real)
             total, product = (self.backend.empty(weight.shape, self.real) for _ in range(2))
-            total.fill(0)
+            self.backend.fill(total, 0.0)
             for start in range(0, batch, length):
                 stop = min(start + length, batch)
                 rows, places = self.products.rows(start, stop), slice(start * positions, stop * positions)
@@ -90,8 +90,7 @@ class SecondPass:
                     self.backend.add_to(z, bias[block])
                 forward(z)
                 gradient = z if beside is None else beside[: z.size].reshape(z.shape)
-                above = grad_output if grad_output is ABSENT else grad_output[places]
-                self._differentiate(z, gradient, above, places, scale)
+                self._differentiate(z, gradient, part(grad_output, places), places, scale)
                 if back is not None:
                     back(gradient, z, z)
                 own, entries = self._targets(labels[places], first, len(weight) // positions)
@@ -103,14 +102,15 @@ class SecondPass:
     def _differentiate(self, logits: Any, gradient: Any, grad_output: Any, places: slice, scale: float) -> None:
         """Write the gradient of final logits, right but at the targets, whose entries have been kept."""
         shape = len(logits), -1, self.split[2]
-        z = logits.reshape(shape)
-        each = [one if one is ABSENT else np.broadcast_to(one.reshape(shape), z.shape) for one in (
-            self._sums[places], self._factors[places], grad_output,
-        )]  # fmt: skip
+        z, scale = logits.reshape(shape), scale if grad_output is ABSENT else 1.0
+        sums, factors, above = (
+            one if one is ABSENT else self.backend.broadcast(one.reshape(shape), z.shape)
+            for one in (self._sums[places], self._factors[places], grad_output)
+        )
         self.backend.elementwise(
-            scaled_softmax, (z, *each[:2]), each[2], ABSENT, (1.0 if grad_output is not ABSENT else scale,), 1.0, 1,
-            gradient, NO_GRADIENTS, ABSENT, gradient is logits,
-        )  # fmt: skip
+            *(scaled_softmax, (z, sums, factors), above, ABSENT, (scale,), 1.0, 1),
+            *(gradient, NO_GRADIENTS, ABSENT, gradient is logits),
+        )
 
     def _targets(self, labels: Any, first: int, classes: int) -> tuple[Any, Any]:
         """Return which of some rows have a target among `classes` from `first` on, and where in these logits it is."""
