@@ -14,7 +14,7 @@ from fastloss.call.planning import ABSENT, Operand, Planning, reads_of
 from fastloss.call.request import VALUE
 from fastloss.call.weighting import sampling
 from fastloss.define.descriptions import Elementwise
-from fastloss.define.point_maths import is_negative, outside_unit_interval, sampled, weighted
+from fastloss.define.point_maths import is_negative, outside_unit_interval, sampled, slopes_of, weighted
 from fastloss.runtime.plans import nothing
 from fastloss.runtime.settings import settings
 
@@ -75,6 +75,9 @@ def plan(planning: Planning, description: Elementwise) -> Plan:
         arguments = (*arguments, Argument(sampled_by, sampled_by.view))
         views.append(sampled_by.view if spread is None else spread(sampled_by.view))
         spreads.append(spread)
+    domain = _domain(planning, description, size)
+    if not mode.value and domain is None:
+        point = slopes_of(point)
     outputs = Outputs(planning, arguments, shape)
     outputs.want_values(shape, each and mode.value)
     scale, grad_output = planning.take_grad_output(not each, shape)
@@ -99,7 +102,7 @@ def plan(planning: Planning, description: Elementwise) -> Plan:
         if not (operand is None or operand is sampled_by or kernel.raw or operand.view.shape == shape):
             chains[k] = _broadcasting(backend, chains[k], shape)
     reads = reads_of(operands, tuple(chains), kernel.reads)
-    return kernel_call(planning, kernel, reads, outputs, each, scale, divisor, _domain(planning, description, size))
+    return kernel_call(planning, kernel, reads, outputs, each, scale, divisor, domain)
 
 
 def _reshaping(shape: tuple[int, ...]) -> Callable[[Any], Any]:

@@ -160,6 +160,21 @@ def sampled(point: Any, arity: int, slopes: int) -> Any:
     return maths(made)
 
 
+@functools.cache
+def slopes_of(point: Any) -> Any:
+    """Return a loss whose value is 0: of what a gradient alone needs, the compiler leaves out the value's logarithm."""
+
+    def made(x, *rest):
+        T = type(x)
+        _, slopes, curvature = point(x, *rest)
+        return T(0), slopes, curvature
+
+    made.__name__ = made.__qualname__ = f"slopes_of_{point.__name__}"
+    if hasattr(point, "hard"):
+        made.hard = slopes_of(point.hard)  # type: ignore[attr-defined]
+    return maths(made)
+
+
 @maths
 def capped(x, scale, cap):
     """Logits x replaced by c tanh(a x / c)."""
