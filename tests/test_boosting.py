@@ -102,7 +102,7 @@ LIGHTGBM = {
 }
 CATBOOST = {
     "binary_cross_entropy_with_logits": ("Logloss", {}, {"classifier": True}),
-    "cross_entropy": ("MultiClass", {}, {"classifier": True, "classes_count": 3}),
+    "cross_entropy": ("MultiClass", {}, {"classifier": True, "class_names": [0, 1, 2]}),
     "mse_loss": ("RMSE", {"scale": 0.5}, {}),
     "poisson_nll_loss": ("Poisson", {}, {}),
 }
@@ -424,6 +424,30 @@ def test_init_score_of_bad_input(y, weight, match):
         boosting.objective(fl.mse_loss).init_score(y, weight)
 
 
+@pytest.mark.parametrize(("labels", "classes"), [([0, 1, 1, -5.0], None), ([0, 1, 3], 2)])
+def test_init_score_of_labels_that_are_no_classes(labels, classes):
+    with pytest.raises(ValueError, match=r"below num_class, got (-5|3)"):
+        boosting.objective(fl.cross_entropy).init_score(np.array(labels), num_class=classes)
+
+
+def test_init_score_of_a_class_that_never_occurs():
+    start = boosting.objective(fl.cross_entropy).init_score(np.array([0, 0, 2, -100]), num_class=3)
+    np.testing.assert_allclose(start, np.log([2 / 3, 1e-15, 1 / 3]), rtol=1e-9)
+
+
+@pytest.mark.parametrize("options", [{"logit_scale": 2.0}, {"softcap": 1.5}, {"valid_classes": 3}])
+def test_start_and_link_know_what_becomes_of_logits(options):
+    objective = boosting.objective(fl.cross_entropy, **options)
+    start = objective.init_score(np.repeat([0, 1, 2], [5, 7, 4]), num_class=4 if "valid_classes" in options else None)
+    shares = np.zeros(len(start))
+    shares[:3] = np.array([5, 7, 4]) / 16
+    np.testing.assert_allclose(objective.inverse_link(start), shares, atol=1e-9)
+    raw = np.random.default_rng(0).normal(size=(6, len(start)))
+    expected = fl.cross_entropy(raw, np.arange(6) % 3, reduction="none", **options)
+    chosen = objective.inverse_link(raw)[np.arange(6), np.arange(6) % 3]
+    np.testing.assert_allclose(-np.log(chosen), expected, rtol=1e-12)
+
+
 def test_init_score_of_degenerate_labels():
     logistic = boosting.objective(fl.binary_cross_entropy_with_logits)
     assert 30 < logistic.init_score(np.ones(5)) < 40
@@ -502,6 +526,21 @@ def test_curvature_is_positive_and_weights_count_once(name):
         np.testing.assert_allclose(weighted[1], np.maximum(hess * column, 1e-16), rtol=1e-12, atol=1e-16)
 
 
+@pytest.mark.parametrize("name", ["l1_loss", "huber_loss", "quantile_loss"])
+def test_a_row_of_weight_zero_changes_no_other(name):
+    objective = boosting.objective(getattr(fl, name), **({"q": 0.3} if name == "quantile_loss" else {}))
+    label, raw = np.array([1.0, 2, 4, 1e6]), np.zeros(4)
+    alone = objective(label[:3], raw[:3], np.ones(3))
+    beside = objective(label, raw, np.array([1.0, 1, 1, 0]))
+    for expected, found in zip(alone, beside, strict=True):
+        np.testing.assert_allclose(found[:3], expected, rtol=1e-12)
+
+
+def test_small_weights_are_not_taken_for_large_residuals():
+    raw = np.random.default_rng(0).normal(size=500)
+    boosting.objective(fl.l1_loss)(raw, np.zeros(500), np.full(500, 1e-5))  # a warning would be an error
+
+
 def test_exact_curvature_is_the_second_derivative_and_nothing_else():
     raw, label = scores_and_labels("sigmoid_focal_loss")
     label = 1 - label  # far on the wrong side
@@ -509,6 +548,29 @@ def test_exact_curvature_is_the_second_derivative_and_nothing_else():
     np.testing.assert_array_equal(hess, fl.grad_and_hess(fl.sigmoid_focal_loss)(raw, label, reduction="none")[1])
     assert hess.min() < 0
     assert not boosting.objective(fl.l1_loss, curvature="exact")(label, raw)[1].any()
+
+
+@pytest.mark.parametrize("options", [{}, {"weight": np.array([1.0, 3.0, 0.5])}])
+def test_metric_is_the_mean_of_the_loss(options):
+    rng = np.random.default_rng(0)
+    raw, label, weight = rng.normal(size=(6, 3)), np.array([0, 1, 2, -100, 1, -100.0]), rng.random(6)
+    metric = boosting.metric(fl.cross_entropy, **options)
+    assert metric(label, raw) == pytest.approx(fl.cross_entropy(raw, label.astype(int), **options), rel=1e-12)
+    expected = fl.cross_entropy(raw, label.astype(int), sample_weight=weight, **options)
+    assert metric(label, raw, sample_weight=weight) == pytest.approx(expected, rel=1e-12)
+
+
+def test_two_metrics_of_one_loss_have_names_of_their_own():
+    lightgbm = pytest.importorskip("lightgbm")
+    low, high = (boosting.metric(fl.quantile_loss, name=name, q=q) for name, q in (("low", 0.1), ("high", 0.9)))
+    assert copy.deepcopy(low).name == pickle.loads(pickle.dumps(low)).__name__ == "low"
+    assert low != boosting.metric(fl.quantile_loss, q=0.1)
+    found = {}
+    params = {"objective": boosting.objective(fl.l1_loss), "verbose": -1, "metric": "None"}
+    data = lightgbm.Dataset(TRAIN.x, TRAIN.real)
+    callbacks = [lightgbm.record_evaluation(found)]
+    lightgbm.train(params, data, 3, valid_sets=[data], feval=[low, high], callbacks=callbacks)
+    assert {name: len(values) for name, values in found["training"].items()} == {"low": 3, "high": 3}
 
 
 def test_gradient_is_that_of_the_metric():

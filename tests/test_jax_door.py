@@ -361,3 +361,9 @@ def test_examples_of_the_guide_run():
     examples = re.findall(r"^ *```python\n(.*?)^ *```", guide, flags=re.MULTILINE | re.DOTALL)
     assert len(examples) >= 5
     exec("\n".join(textwrap.dedent(example) for example in examples), {})
+
+
+def test_weights_of_samples_are_not_differentiated():
+    x, y = jnp.ones((6, 3)), jnp.zeros(6, int)
+    with pytest.raises(ValueError, match=r"fastloss\.jax\.cross_entropy is not differentiable .* sample_weight"):
+        jax.grad(lambda weight: fj.cross_entropy(x, y, sample_weight=weight))(jnp.ones(6))

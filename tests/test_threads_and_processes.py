@@ -457,3 +457,26 @@ def test_helpers_follow_one_caller_alone(monkeypatch):
 def test_pinning_can_be_turned_off():
     code = "from fastloss.runtime import threads; print(threads._current_cpu)"
     assert run(code, FASTLOSS_PIN="0") == "None"
+
+
+def test_a_check_that_one_thread_leaves_out_is_made_in_others():
+    from fastloss.runtime.settings import unchecked
+
+    x, y, errors = np.zeros((2, 3)), np.array([0, 7]), []
+
+    def other():
+        try:
+            fl.cross_entropy(x, y)
+        except IndexError as error:
+            errors.append(error)
+
+    with unchecked():
+        assert np.isnan(fl.cross_entropy(x, y))
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        with fl.config(check_indices=True):
+            assert np.isnan(fl.cross_entropy(x, y))
+    assert len(errors) == 1
+    with pytest.raises(IndexError):
+        fl.cross_entropy(x, y)

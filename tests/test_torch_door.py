@@ -745,3 +745,32 @@ def test_weights_of_samples_that_require_grad_are_refused():
     x = torch.randn(8, 5, requires_grad=True)
     with pytest.raises(TypeError, match=r"sample_weight.detach\(\)"):
         F.cross_entropy(x, torch.randint(5, (8,)), sample_weight=torch.rand(8, requires_grad=True))
+
+
+def test_batches_of_gradients():
+    x, y = torch.randn(6, 5, dtype=torch.float64, requires_grad=True), torch.arange(6) % 5
+    (single,) = torch.autograd.grad(F.cross_entropy(x, y), x)
+    several = torch.autograd.grad(F.cross_entropy(x, y), x, torch.tensor([1.0, 2.0]), is_grads_batched=True)[0]
+    torch.testing.assert_close(several, torch.stack([single, 2 * single]))
+    with pytest.raises(RuntimeError, match=r"use torch\.func\.jacrev"):
+        torch.autograd.functional.jacobian(lambda x: F.mse_loss(x, x.detach(), reduction="none"), x, vectorize=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_a_traced_call_is_an_operation_and_no_constant():
+    x, y = torch.randn(6, 5), torch.arange(6) % 5
+    traced = torch.jit.trace(lambda x, y: F.cross_entropy(x, y), (x, y))
+    torch.testing.assert_close(traced(2 * x, y), F.cross_entropy(2 * x, y))
+    torch.testing.assert_close(torch.jit.trace(lambda x: F.softmax(x, -1), x)(2 * x[:3]), F.softmax(2 * x[:3], -1))
+
+
+def test_transforms_inside_a_mode():
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.utils.flop_counter import FlopCounterMode
+
+    x, y = torch.randn(6, 5), torch.arange(6) % 5
+    gradient = torch.func.grad(lambda x: F.cross_entropy(x, y))
+    with FlopCounterMode(display=False):
+        torch.testing.assert_close(gradient(x), torch.func.grad(lambda x: torch.nn.functional.cross_entropy(x, y))(x))
+    with pytest.raises(RuntimeError, match="no graph of make_fx inside a transform"):
+        make_fx(gradient)(x)

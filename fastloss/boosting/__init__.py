@@ -57,8 +57,8 @@ def objective(
         * ``"exact"``: itself. It is zero for the absolute error and hinges, which then learn nothing, and negative
           in places for focal losses.
         * ``"majorize"``: an upper bound, positive for every loss. 2 p (1 - p) for cross-entropy; e^0.7 times the rate
-          for Poisson; for losses of a residual r \|ℓ'\| / \|r\| where that is larger, \|r\| not below its mean; the
-          larger of \|ℓ'\| and \|ℓ''\| for all others.
+          for Poisson; for losses of a residual r \|ℓ'\| / \|r\| where that is larger, \|r\| not below its mean
+          (of rows whose weight is not 0); the larger of \|ℓ'\| and \|ℓ''\| for all others.
         * ``"auto"``: exact where that is above 1e-16, majorizing elsewhere. That of a log variance is 1/2 at least.
         * ``"constant"``: 1 for each score.
     scale, hessian_scale : float
@@ -119,16 +119,19 @@ def objective(
     return Objective(loss, {name: value for name, (value, default) in chosen.items() if value != default}, options)
 
 
-def metric(loss: Callable[..., Any], **options: Any) -> Metric:
+def metric(loss: Callable[..., Any], *, name: str | None = None, **options: Any) -> Metric:
     """Return the mean of a loss over raw scores as a metric of XGBoost, LightGBM and CatBoost.
 
-    The mean is weighted by the rows' weights. Raw scores are what all three hand to a metric beside a custom objective.
-    Beside an objective of their own XGBoost and LightGBM hand over predictions on the labels' scale: no case for it.
+    The mean is that of the loss: weighted by the rows' weights, and by class weights where the loss's is, without rows
+    to ignore. Raw scores are what all three hand to a metric beside a custom objective. Beside an objective of their
+    own XGBoost and LightGBM hand over predictions on the labels' scale: no case for it.
 
     Parameters
     ----------
     loss : function or loss instance
         As for :func:`objective`.
+    name : str, optional
+        What boosters call it, which keep the values of metrics of one name in one list. By default that of the loss.
     **options
         Options of the loss.
 
@@ -150,4 +153,4 @@ def metric(loss: Callable[..., Any], **options: Any) -> Metric:
     >>> absolute(np.array([1.0, 2.0]), np.array([1.5, 1.0]))
     0.75
     """
-    return Metric(loss, {}, options)
+    return Metric(loss, {} if name is None else {"name": name}, options)

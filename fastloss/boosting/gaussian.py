@@ -40,9 +40,11 @@ class Gaussian(RawLoss):
         """Return the negative log-likelihood of each row."""
         return self.function(raw[:, 0], label, self._variance(raw), reduction="none", **self.options)
 
-    def total(self, raw: Array, label: Array) -> float:
-        """Return the sum of `values`."""
-        return float(self.function(raw[:, 0], label, self._variance(raw), reduction="sum", **self.options))
+    def sums(self, raw: Array, label: Array, weight: Array | None) -> tuple[float, float]:
+        """Return the sum of the values, and what their mean divides it by."""
+        given = {} if weight is None else {"sample_weight": weight}
+        part = self._partial(raw[:, 0], label, self._variance(raw), **given, **self.options)
+        return part.total, part.weight
 
     def derivatives(self, raw: Array, label: Array, unit: Unit) -> tuple[Array, Array]:
         """Return r / v and (1 - r²/v) / 2, r = mean - label and v the variance; then 1 / v and r²/v / 2."""

@@ -25,7 +25,7 @@ class Boosted:
     def __init__(self, loss: Any, settings: dict[str, Any], options: dict[str, Any]) -> None:
         self._made_of = loss, settings, options
         self._loss = raw_loss(loss, options)
-        self.name = self.__name__ = self._loss.name
+        self.name = self.__name__ = settings.get("name", self._loss.name)
 
     def init_score(self, y: Array, sample_weight: Array | None = None, *, num_class: int | None = None) -> Any:
         """Return the constant raw score that minimises the loss of labels `y`: where boosting should start.
@@ -85,16 +85,7 @@ class Boosted:
 
     def _sums(self, raw: Array, label: Array, weight: Array | None) -> tuple[float, float]:
         raw, label, weight = self._arrays(raw, label, weight)
-        raw, label = self._loss.prepare(raw, label)
-        if weight is None:
-            total = self._loss.total(raw, label)
-            return total, float(math.prod(label.shape))
-        values = self._loss.values(raw, label)
-        columns = math.prod(values.shape[1:])
-        weighted = values.reshape(-1, columns) * weight[:, None]
-        xp = array_namespace(weight)
-        total, count = (float(xp.sum(one, dtype=xp.float64)) for one in (weighted, weight))
-        return total, columns * count
+        return self._loss.sums(*self._loss.prepare(raw, label), weight)
 
     def _arrays(self, raw: Array, label: Array, weight: Array | None) -> tuple[Array, Array, Array | None]:
         """Return the arrays, an empty weight as None; raise for scores that no booster has and weights of no rows."""

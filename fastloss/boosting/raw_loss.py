@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from typing import Any
 
@@ -11,7 +12,7 @@ from array_api_compat import array_namespace
 
 import fastloss as fl
 from fastloss.boosting.curvature import FLOOR, upper_bound
-from fastloss.boosting.initial import log_frequencies, row_minimum, scalar_minimum, within_logits
+from fastloss.boosting.initial import LEAST_SHARE, log_frequencies, row_minimum, scalar_minimum, within_logits
 from fastloss.boosting.labels import converted
 
 Array = Any
@@ -23,6 +24,17 @@ _SIGMOID = dict.fromkeys(
 )
 _SOFTMAX = dict.fromkeys(("cross_entropy", "symmetric_cross_entropy"), functools.partial(fl.softmax, dim=-1))
 _LINKS: dict[str, Any] = {**_SIGMOID, **_SOFTMAX}
+
+
+def _logits(raw: Array, options: dict[str, Any]) -> Array:
+    """Return scores as the options of cross_entropy change them: scaled, capped, without those of padding."""
+    xp = array_namespace(raw)
+    z, cap, classes = raw * options.get("logit_scale", 1.0), options.get("softcap"), options.get("valid_classes")
+    if cap is not None:
+        z = cap * xp.tanh(z / cap)
+    if classes is not None:
+        z[..., classes:] = -math.inf
+    return z
 
 
 class RawLoss:
@@ -37,6 +49,7 @@ class RawLoss:
         plain = {"weight", "ignore_index", "label_smoothing"}
         self.multinomial = record.name == "cross_entropy" and options.keys() <= plain
         self._both = fl.grad_and_hess(record.function)
+        self._partial = fl.partial_sum(record.function)
 
     def prepare(self, raw: Array, label: Array) -> tuple[Array, Array]:
         """Return scores and labels as the loss takes them, shapes and labels checked."""
@@ -46,15 +59,17 @@ class RawLoss:
         """Return predictions on the scale of the labels: probabilities, rates, or the scores themselves."""
         if self.name == "poisson_nll_loss":
             return array_namespace(raw).exp(raw)
-        return _LINKS[self.name](raw) if self.name in _LINKS else raw
+        return _LINKS[self.name](_logits(raw, self.options)) if self.name in _LINKS else raw
 
     def values(self, raw: Array, label: Array) -> Array:
         """Return the unreduced loss of what `prepare` returned."""
         return self.function(raw, label, reduction="none", **self.options)
 
-    def total(self, raw: Array, label: Array) -> float:
-        """Return the sum of `values`, without an array of them."""
-        return float(self.function(raw, label, reduction="sum", **self.options))
+    def sums(self, raw: Array, label: Array, weight: Array | None) -> tuple[float, float]:
+        """Return the sum of the values, and what their mean divides it by, without an array of them."""
+        given = {} if weight is None else {"sample_weight": self.spread(weight, raw)}
+        part = self._partial(raw, label, **given, **self.options)
+        return part.total, part.weight
 
     def derivatives(self, raw: Array, label: Array, unit: Unit) -> tuple[Array, Array]:
         """Return gradient and diagonal of the Hessian, multiplied by `unit`."""
@@ -159,12 +174,17 @@ class ClassRows(RawLoss):
     sample with a class axis and the rows along another axis.
     """
 
+    def __init__(self, record: Any, options: dict[str, Any]) -> None:
+        super().__init__(record, options)
+        default = inspect.signature(record.function).parameters.get("ignore_index")
+        self._ignored = options.get("ignore_index", None if default is None else default.default)
+
     def prepare(self, raw: Array, label: Array) -> tuple[Array, Array]:
         """Return the labels as integers."""
         if raw.ndim != 2:
             raise ValueError(
                 f"{self.name} takes a score for each class, shape (rows, classes), got {raw.shape}: tell the booster "
-                "how many classes there are (num_class; CatBoost: classes_count), or take a loss of two classes"
+                "how many classes there are (num_class; CatBoost: class_names), or take a loss of two classes"
             )
         if label.shape != raw.shape[:1]:
             raise ValueError(f"{self.name} takes one label for each row, got labels {label.shape}, scores {raw.shape}")
@@ -185,10 +205,18 @@ class ClassRows(RawLoss):
     def minimum(self, label: Array, weight: Array, classes: int | None) -> Any:
         """Return the minimum over rows of all classes, each with its summed weight."""
         index = converted(self.kind, label, self.name)
-        counted = index >= 0
-        weights = np.bincount(index[counted], weights=weight[counted], minlength=classes or 0)
-        start = log_frequencies(weights) if self.name in _SOFTMAX else np.zeros(len(weights))
-        return self.best_row(np.arange(len(weights)), weights, start)
+        index, weight = (array[index != self._ignored] for array in (index, weight))
+        valid = self.options.get("valid_classes")
+        known = [count for count in (classes, valid) if count is not None]
+        wrong = (index < 0) | (index >= min(known, default=math.inf))
+        if wrong.any():
+            raise ValueError(f"{self.name} takes class indices 0, 1, 2, ... below num_class, got {index[wrong][0]}")
+        weights = np.bincount(index, weights=weight, minlength=max(known, default=0))
+        label = np.arange(len(weights) if valid is None else valid)
+        if self.name not in _SOFTMAX:
+            return self.best_row(label, weights, np.zeros(len(weights)))
+        found = self.best_row(label, weights[: len(label)], log_frequencies(weights))
+        return np.maximum(found, math.log(LEAST_SHARE))
 
 
 class LabelRows(RawLoss):

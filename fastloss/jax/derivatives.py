@@ -149,6 +149,8 @@ def _active(loss: str, names: tuple[str, ...], tangents: tuple[Any, ...]) -> tup
 def _check_wrt(loss: str, wrt: tuple[str, ...]) -> None:
     """Raise for an array that the loss, or this door, does not differentiate."""
     record = LOSSES[loss]
+    if "sample_weight" in wrt:
+        raise ValueError(f"fastloss.jax.{loss} is not differentiable with respect to sample_weight")
     if wrt:
         mode_of(record, "value_and_grad", wrt)
     if "weight" in wrt and record.family == "rowwise":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,9 +13,7 @@ import numpy as np
 import fastloss as fl
 from fastloss.api.jobs import MAPS, Job, Layout, Shape
 from fastloss.define.registry import LOSSES
-
-# Held while the check of labels is off: the setting belongs to the process.
-_unchecked = threading.Lock()
+from fastloss.runtime.settings import unchecked
 
 # What the losses that look at the numbers of their arrays are defined for; outside of it an element is NaN.
 _DOMAINS: dict[str, tuple[tuple[str, ...], float]] = {
@@ -143,7 +140,7 @@ class Kernel:
         try:
             result = self.function(**given, **options)
         except IndexError:  # a label that is none, which makes its row NaN
-            with _unchecked, fl.config(check_indices=False):
+            with unchecked():
                 result = self.function(**given, **options)
         if self.upstream:
             return tuple(result)

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, SupportsIndex
 
 from fastloss.runtime.memory_pool import trim
-from fastloss.runtime.settings import settings
+from fastloss.runtime.settings import put_in_force
 
 
 class config:  # noqa: N801 (it reads as a function, and is one that can be undone)
@@ -64,8 +64,7 @@ class config:  # noqa: N801 (it reads as a function, and is one that can be undo
             new["check_indices"] = check_indices
         if recycled_bytes is not None:
             new["recycled_bytes"] = _whole("recycled_bytes", recycled_bytes, 0)
-        self._before = {name: getattr(settings, name) for name in new}
-        _put_in_force(new)
+        self._before = _put_in_force(new)
 
     def __enter__(self) -> config:
         return self
@@ -86,8 +85,9 @@ def _whole(name: str, value: Any, least: int) -> int:
     return number
 
 
-def _put_in_force(values: dict[str, Any]) -> None:
-    for name, value in values.items():
-        setattr(settings, name, value)
+def _put_in_force(values: dict[str, Any]) -> dict[str, Any]:
+    """Set values for the process, and return those before."""
+    before = {name: put_in_force(name, value) for name, value in values.items()}
     if "recycled_bytes" in values:
         trim()
+    return before

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 def _default_recycled() -> int:
@@ -15,8 +18,8 @@ def _default_recycled() -> int:
     return 1 << 28
 
 
-class _Settings:
-    """The values in force."""
+class _Settings(threading.local):
+    """The values in force: those of the class for the process, of the instance for the thread that set them."""
 
     num_threads: int | None = None
     check_indices: bool = True
@@ -24,6 +27,23 @@ class _Settings:
 
 
 settings = _Settings()
+
+
+def put_in_force(name: str, value: Any) -> Any:
+    """Set a value for the process, and return the one before."""
+    before = getattr(_Settings, name)
+    setattr(_Settings, name, value)
+    return before
+
+
+@contextlib.contextmanager
+def unchecked() -> Iterator[None]:
+    """Leave out the check of class indices in this thread, whatever the process has."""
+    settings.check_indices = False
+    try:
+        yield
+    finally:
+        del settings.check_indices
 
 
 def _default_threads() -> int:

@@ -10,6 +10,7 @@ of the graph, so that differentiating it is an error and not a wrong number.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,15 +21,24 @@ from torch.autograd import Function, forward_ad
 from fastloss.torch.calls import Call
 
 # What torch has no public names for: whether the backward pass that runs leaves its graph to another, whether it is a
-# transform of torch.func that calls, and how many modes there are that want to see operators.
+# transform of torch.func that calls, how many modes there are that want to see operators, whether torch.jit's tracer
+# does (a public name takes three times as long), and whether a gradient stands for several (``is_grads_batched``).
 _graph_is_kept = torch._C._autograd._get_current_graph_task_keep_graph
 _in_functorch = torch._C._are_functorch_transforms_active
 observers = torch._C._len_torch_dispatch_stack
+traced = torch._C._is_tracing
+_is_batched = torch._C._functorch.is_legacy_batchedtensor
 
 
 def in_transform() -> bool:
     """Return whether a call is inside a transform of torch.func, or of forward mode."""
     return _in_functorch() or forward_ad._current_level >= 0
+
+
+def recorded() -> bool:
+    """Return whether ``make_fx`` records the operators of a call, which it does not see inside of torch.func."""
+    module = sys.modules.get("torch.fx.experimental.proxy_tensor")  # which is not there before somebody imports it
+    return module is not None and module.get_proxy_mode() is not None
 
 
 class _Loss(Function):
@@ -123,7 +133,7 @@ def _scaled(gradients: tuple[Tensor, ...], factor: Tensor | None) -> Sequence[Te
     """Return gradients times a factor, in their own memory unless another backward pass may want them."""
     if factor is None:
         return [None] * len(gradients)
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or _graph_is_kept():
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or _graph_is_kept() or _is_batched(factor):
         return [gradient * factor for gradient in gradients]
     if factor.is_cpu and factor.item() == 1:  # loss.backward(): scaling takes a third of the time of the loss
         return [gradient.detach() for gradient in gradients]
@@ -148,6 +158,12 @@ class Unreduced(_Loss):
         grad_output = check_fields(call, grad_outputs)
         if grad_output is None or not call.wrt:
             return (None,) * len(ctx.needs_input_grad)
+        if not torch.compiler.is_compiling() and _is_batched(grad_output):
+            name = call.loss.__name__
+            raise RuntimeError(
+                f"fastloss.torch.{name} takes batches of gradients where it is reduced: use torch.func.jacrev, or "
+                "leave out vectorize=True and is_grads_batched=True"
+            )
         return (None, *call.in_places(Gradient.run(call, grad_output, *ctx.saved_tensors)))
 
 

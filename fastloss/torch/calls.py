@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 import fastloss as fl
-
-# Held while the check of labels is off: the setting belongs to the process.
-_unchecked = threading.Lock()
+from fastloss.runtime.settings import unchecked
 
 
 class Several(NamedTuple):
@@ -124,7 +121,7 @@ class Call:
             arguments["grad_output"] = grad_output
         if checked:
             return function(**arguments)
-        with _unchecked, fl.config(check_indices=False):
+        with unchecked():
             return function(**arguments)
 
 

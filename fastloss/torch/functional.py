@@ -13,7 +13,7 @@ from torch import Tensor
 
 import fastloss as fl
 from fastloss.runtime import graph_break
-from fastloss.torch.autograd import Unreduced, in_transform, observers, run_reduced
+from fastloss.torch.autograd import Unreduced, in_transform, observers, recorded, run_reduced, traced, without
 from fastloss.torch.calls import Call, Several, leaves
 from fastloss.torch.operators import KINDS_KEPT, Operator
 
@@ -149,7 +149,7 @@ class Door:
             return self.first(args, kwargs, None)
         key, tensors = kind_of(args, kwargs)
         found = self.calls.get(key)
-        if found is None or observers() or in_transform():
+        if found is None or observers() or traced() or in_transform():
             return self.first(args, kwargs, key)
         run, call = found
         return run(call, tensors)
@@ -261,11 +261,14 @@ class Door:
                 wrt.append(several)
             for name in NEVER_DIFFERENTIATED.intersection(wrt):
                 raise TypeError(f"{self.name}: there is no gradient with respect to {name}: pass {name}.detach()")
-        if torch.compiler.is_compiling() or observers() or whole[0].is_meta or not all(type(t) in PLAIN for t in whole):
+        inside = in_transform()
+        if inside and observers() and recorded():
+            raise without(self.loss, "graph of make_fx inside a transform of torch.func")
+        seen = torch.compiler.is_compiling() or traced() or (observers() and not inside)
+        if seen or whole[0].is_meta or not all(type(t) in PLAIN for t in whole):
             return self.operator(arguments, wrt)
         count = None if several is None else Several(several, len(more), 1 if several == "params" else 2)
         call = Call(self.loss, tuple(tensors), options, tuple(wrt), count, waits)
-        inside = in_transform()
         run = self.entrance(call, inside)
         result = run(call, whole)
         if key is not None and not inside:
