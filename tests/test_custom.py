@@ -3,6 +3,7 @@
 import math
 from typing import Annotated
 
+import ml_dtypes
 import numpy as np
 import pytest
 from cases import quickly
@@ -397,3 +398,34 @@ def test_a_second_definition_replaces_that_of_the_same_module():
         @loss
         def mse_loss(input, target):
             return Elementwise(power_error, low=1.0, high=1.0)
+
+
+@pytest.mark.parametrize("factor", [1e-9, 0.5, 1.0])
+def test_a_multiple_of_a_loss(factor):
+    @loss
+    def multiple(input, target, *, reduction="mean"):
+        """A multiple."""
+        return factor * fl.mse_loss(input, target, reduction=reduction)
+
+    x = np.array([1.0, 2.0, math.inf], np.float32)
+    expected = np.float32(factor) * fl.mse_loss(x, 0 * x[:1].repeat(3), reduction="none")
+    np.testing.assert_array_equal(multiple(x, np.zeros(3, np.float32), reduction="none"), expected)
+    value = multiple(x[:2], np.zeros(2, np.float32))
+    assert type(value) is np.float32
+    np.testing.assert_allclose(value, factor * 2.5, rtol=1e-6)
+    assert multiple(x, np.zeros(3, np.float32)) == math.inf
+
+
+@pytest.mark.parametrize("dtype", quickly("f2", then=["bfloat16"]))
+def test_a_float32_gradient_of_what_is_made_of_losses_of_half_types(dtype):
+    @loss
+    def together(input, target, *, reduction="mean"):
+        """A sum."""
+        return fl.mse_loss(input, target, reduction=reduction) + 0.5 * fl.l1_loss(input, target, reduction=reduction)
+
+    kind = getattr(ml_dtypes, dtype, None) or np.dtype(dtype)
+    x, t = np.array([[0.5, -1.0]]).astype(kind), np.array([[1.0, 0.0]]).astype(kind)
+    for function in (fl.soft_dice_loss, together):
+        into = np.empty((1, 2), np.float32)
+        assert fl.grad(function)(x, t, grad_out=into) is into
+        np.testing.assert_allclose(into, fl.grad(function)(x, t).astype(np.float32))

@@ -252,3 +252,19 @@ def test_schedulers(scheduler, tmp_path):
         value, gradient = compute(*both, scheduler=scheduler)
     np.testing.assert_allclose(value, exact, rtol=2e-7)
     np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_weights_of_elements_and_of_samples_of_a_huber_loss():
+    x, t = np.random.default_rng(0).normal(size=(2, 12, 3))
+    given = {"weight": np.random.default_rng(1).random((12, 3)), "sample_weight": np.random.default_rng(2).random(12)}
+    lazy = {name: da.from_array(array, chunks=(5, *array.shape[1:])) for name, array in given.items()}
+    value, gradient = fl.value_and_grad(fl.huber_loss)(*[da.from_array(a, chunks=(5, 3)) for a in (x, t)], **lazy)
+    expected, slopes = fl.value_and_grad(fl.huber_loss)(x, t, **given)
+    np.testing.assert_allclose(value.compute(), expected)
+    np.testing.assert_allclose(gradient.compute(), slopes)
+
+
+def test_partial_sums_take_no_divisor():
+    x, y = da.zeros((12, 3), chunks=(5, 3)), da.zeros(12, chunks=5, dtype=int)
+    with pytest.raises(ValueError, match="takes no divisor"):
+        fl.partial_sum(fl.cross_entropy)(x, y, divisor=7.0)

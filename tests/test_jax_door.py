@@ -367,3 +367,9 @@ def test_weights_of_samples_are_not_differentiated():
     x, y = jnp.ones((6, 3)), jnp.zeros(6, int)
     with pytest.raises(ValueError, match=r"fastloss\.jax\.cross_entropy is not differentiable .* sample_weight"):
         jax.grad(lambda weight: fj.cross_entropy(x, y, sample_weight=weight))(jnp.ones(6))
+
+
+def test_weights_of_elements_and_of_samples_of_a_huber_loss(x64):
+    x, t = np.random.default_rng(0).normal(size=(2, 12, 3))
+    given = {"weight": np.random.default_rng(1).random((12, 3)), "sample_weight": np.random.default_rng(2).random(12)}
+    np.testing.assert_allclose(fj.huber_loss(x, t, **given), fl.huber_loss(x, t, **given))

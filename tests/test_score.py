@@ -83,7 +83,13 @@ def _parquet():
     return f"t.parquet:{COLUMNS}", "t.parquet:y"
 
 
+def _members_named_as_files():
+    np.savez("a.npz", **{"x.npy": X, "y.zarr": Y})
+    return "a.npz:x.npy", "a.npz:y.zarr"
+
+
 FORMATS = {
+    "members named as files": _members_named_as_files,
     "npy": _npy,
     "columns_first": lambda: _npy(columns_first=True),
     "npz": lambda: _npz(np.savez),
@@ -232,6 +238,7 @@ BAD = {
     "reduction": (None, "x.npy y.npy --reduction median", "reduction must be"),
     "nothing to write": (None, "x.npy y.npy --reduction none", "needs --out"),
     "axis": (None, "x.npy y.npy --axis 0", "axis must not be the first"),
+    "no name": (None, ["x.npy", "y.npy", "--out", ""], ".npy"),
     "existing": (None, "x.npy y.npy --out x.npy", "x.npy: exists; --overwrite"),
     "no folder": (None, "x.npy y.npy --out no/o.npy", "no/o.npy: cannot be written"),
     "ending": (None, "x.npy y.npy --out o.csv", ".npy"),
@@ -246,9 +253,15 @@ def test_what_cannot_be_scored_is_one_line_and_touches_nothing(files, capsys, na
     make, args, message = BAD[name]
     if make is not None:
         make()
-    more = [] if "--out" in args or "--reduction" in args else ["--out", "new.npy"]
-    assert message in refused(capsys, "cross_entropy", *args.split(), *more)
+    words = args.split() if isinstance(args, str) else args
+    more = [] if "--out" in words or "--reduction" in words else ["--out", "new.npy"]
+    assert message in refused(capsys, "cross_entropy", *words, *more)
     assert not Path("unpickled").exists()
+
+
+def test_an_axis_of_rows_is_refused_whatever_its_name(files, capsys):
+    np.save("p.npy", np.full_like(X, 0.25))
+    assert "dim must not be the first" in refused(capsys, "soft_dice_loss", "x.npy", "p.npy", "--dim", "0")
 
 
 def test_losses_that_are_not_offered(files, capsys):

@@ -65,8 +65,18 @@ def test_bad_shards():
         fl.shard_stats(x, [0, 1], class_offset=-1)
     with pytest.raises(ValueError, match="beyond num_classes 9"):
         fl.shard_stats(x, [0, 1], class_offset=8, num_classes=9)
+    with pytest.raises(TypeError, match="class_offset must be an integer"):
+        fl.shard_stats(x, [0, 1], class_offset=1.5)
+    with pytest.raises(TypeError, match="target must hold class indices"):
+        fl.shard_stats(x, [0.5, 1])
     with pytest.raises(ValueError, match="lse"):
         fl.shard_grad(x, [0, 1], np.zeros(3))
+    with pytest.raises(ValueError, match="grad_output must have shape"):
+        fl.shard_grad(x, [0, 1], [0.0, 0.0], grad_output=np.ones(3))
+    with pytest.raises(ValueError, match="divisor must be a number"):
+        fl.shard_grad(x, [0, 1], [0.0, 0.0], divisor=None)
+    given = fl.shard_grad(x, [0, 1], np.zeros(2), grad_output=np.array([1.0, 2.0]))
+    np.testing.assert_array_equal(fl.shard_grad(x, [0, 1], [0.0, 0.0], grad_output=[1, 2]), given)
     with pytest.raises(ValueError, match="at least one"):
         fl.combine_shards([])
 
@@ -178,3 +188,12 @@ def test_checks_find_a_wrong_second_derivative():
 
     with pytest.raises(AssertionError, match="second derivative in input"):
         fastloss.testing.check(crooked_loss)
+
+
+def test_a_gradient_of_rates_of_counts_has_the_same_bits_at_any_place():
+    x, t = 5 * RNG.random((2, 130)).astype(np.float32) + np.float32(0.1)
+    both = fl.grad_and_hess(fl.poisson_nll_loss)
+    whole = both(x, t, log_input=False, reduction="none")
+    for k in range(130):
+        alone = both(x[k : k + 1], t[k : k + 1], log_input=False, reduction="none")
+        assert [part[k] for part in whole] == [part[0] for part in alone]

@@ -460,7 +460,7 @@ def test_pinning_can_be_turned_off():
 
 
 def test_a_check_that_one_thread_leaves_out_is_made_in_others():
-    from fastloss.runtime.settings import unchecked
+    from fastloss.runtime.settings import in_this_thread
 
     x, y, errors = np.zeros((2, 3)), np.array([0, 7]), []
 
@@ -470,7 +470,7 @@ def test_a_check_that_one_thread_leaves_out_is_made_in_others():
         except IndexError as error:
             errors.append(error)
 
-    with unchecked():
+    with in_this_thread(check_indices=False):
         assert np.isnan(fl.cross_entropy(x, y))
         thread = threading.Thread(target=other)
         thread.start()

@@ -13,6 +13,7 @@ from cases import (
     KINDS,
     LOSSES,
     PLAIN,
+    TYPICAL,
     assert_close,
     marked,
     natural,
@@ -74,11 +75,11 @@ def test_value_in_float32(case):
         assert value.dtype == np.float32
 
 
-# Rounded log-probabilities are not normalised, as the reference of ctc_loss has them; soft_dice_loss rounds its
-# probabilities.
+# Rounded log-probabilities are not normalised, as the reference of ctc_loss has them.
 @pytest.mark.parametrize("dtype", quickly("bfloat16", then=["float16"]))
-@pytest.mark.parametrize("case", typical([case for case in PLAIN if case.loss not in ("ctc_loss", "soft_dice_loss")]))
+@pytest.mark.parametrize("case", [c for c in PLAIN if c.loss in TYPICAL and c.loss != "ctc_loss"], ids=str)
 def test_value_of_half_types(case, dtype):
+    """Of one loss a family; test_gradients.py looks at the values of the others with their gradients."""
     arrays = case.make(dtype)
     for reduction in case.reductions:
         value = case.call(arrays, **reduction)

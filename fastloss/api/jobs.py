@@ -16,8 +16,9 @@ from fastloss.define.registry import LOSSES
 
 # Losses that have several arrays with a gradient that adds up over rows: their reduction is the kernel's.
 SUMMED = frozenset(("info_nce_loss", "l1_penalty", "l2_penalty", "linear_cross_entropy", "linear_log_prob"))
-# Losses of elements whose weights count in the divisor of a mean.
+# Losses of elements whose weights count in the divisor of a mean, and those where they do beside weights of samples.
 _DIVIDED_BY_WEIGHTS = frozenset(("l1_loss", "mse_loss"))
+_DIVIDED_BY_PRODUCTS = frozenset(("huber_loss",))
 # The label that is ignored where none is named.
 IGNORED = -100
 # What has a row of values for each row.
@@ -150,6 +151,11 @@ def _stand_in(shape: Shape, dtype: np.dtype[Any]) -> Any:
     return np.broadcast_to(np.empty((), dtype), shape)
 
 
+def divides_by_weights(loss: str, sampled: bool) -> bool:
+    """Return whether weights of elements count in the divisor of a mean; `sampled`: beside weights of samples."""
+    return loss in _DIVIDED_BY_WEIGHTS or (sampled and loss in _DIVIDED_BY_PRODUCTS)
+
+
 def counts_of(job: Job, xp: Any, arrays: Mapping[str, Any], weights: Any = None) -> Any:
     """Return what each value of a loss counts for in the divisor of its mean, 1.0 where all count for one.
 
@@ -157,7 +163,7 @@ def counts_of(job: Job, xp: Any, arrays: Mapping[str, Any], weights: Any = None)
     """
     options = job.keywords
     counts: Any = 1.0
-    if job.loss in _DIVIDED_BY_WEIGHTS and "weight" in arrays:
+    if "weight" in arrays and divides_by_weights(job.loss, weights is not None):
         counts = arrays["weight"]
     elif "ignore_index" in options and arrays["target"].dtype.kind in "iu":
         target, ignored = arrays["target"], options["ignore_index"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import array_api_compat
 import numpy as np
 
 from fastloss.call.call import Call
-from fastloss.call.request import VALUE
+from fastloss.call.request import VALUE, is_number
 from fastloss.define.descriptions import Array, Elementwise, Loss, Rowwise
 from fastloss.define.point_maths import shard_softmax
 from fastloss.define.row_numbers import LOG_SUM
@@ -163,12 +163,18 @@ def shard_grad(
         If the shapes do not go together, or the divisor is negative or NaN.
     """
     xp, x, target, local, counts = _looked_at(logits_shard, target, class_offset, None)
-    if not divisor >= 0:
+    if not isinstance(divisor, int | float | np.number) or not divisor >= 0:
         raise ValueError(f"divisor must be a number >= 0, got {divisor}")
+    lse = lse if hasattr(lse, "dtype") else xp.asarray(lse)
+    above: Any = 1 if grad_output is None else grad_output
+    if not is_number(above):
+        above = above if hasattr(above, "dtype") else xp.asarray(above, dtype=lse.dtype)
+        if tuple(above.shape) not in ((), tuple(target.shape)):
+            raise ValueError(f"grad_output must have shape {tuple(target.shape)}, got {tuple(above.shape)}")
     if lse.shape != target.shape:
         raise ValueError(f"lse must have shape {tuple(target.shape)}, one number for each row, got {tuple(lse.shape)}")
     zero = xp.zeros_like(lse)
-    scale = zero + (1 if grad_output is None else grad_output) / (divisor or 5e-324)
+    scale = zero + above / (divisor or 5e-324)
     scale = xp.where(counts, scale, zero)
     request = VALUE if grad_out is None else VALUE._replace(out=grad_out)
     result = _SOFTMAX.run((x, lse[:, None], scale[:, None]), {}, request)
@@ -189,8 +195,12 @@ def _looked_at(logits: Any, target: Any, offset: int, classes: int | None) -> tu
             f"logits_shard and target must have shapes (N, C) and (N,), got {tuple(logits.shape)} and "
             f"{tuple(target.shape)}"
         )
+    if not isinstance(offset, SupportsIndex) or isinstance(offset, bool):
+        raise TypeError(f"class_offset must be an integer, got {offset!r}")
     if offset < 0:
         raise ValueError(f"class_offset must not be negative, got {offset}")
+    if not xp.isdtype(target.dtype, "integral"):
+        raise TypeError(f"target must hold class indices, integers, got dtype {target.dtype}")
     if classes is not None and offset + logits.shape[1] > classes:
         raise ValueError(
             f"class_offset {offset} and a shard of {logits.shape[1]} classes go beyond num_classes {classes}"

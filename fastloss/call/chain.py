@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from fastloss.call.array_ops import in_type
 from fastloss.call.checks import check_float
 from fastloss.call.composed import MakeCall, check_targets
 from fastloss.call.plan import Plan
@@ -64,8 +65,10 @@ def planner(make_call: MakeCall) -> Callable[[Planning, Applied | WeightedSum], 
             grads = tuple([totals[name] for name in mode.wrt])
             for name, gradient in zip(mode.wrt, grads, strict=True):
                 clear(planning.library.view(gradient, name))
+            backend = planning.library.backend
             for name, gradient, target in zip(mode.wrt, grads, targets, strict=False):
-                planning.library.backend.copy_into(target.view, planning.library.view(gradient, name))
+                found = planning.library.view(gradient, name)
+                backend.copy_into(target.view, in_type(backend, found, target.view.dtype))
             result = request.grad_out if targets else grads[0] if mode.single else grads
             return (value, result) if mode.value else result
 
@@ -131,7 +134,12 @@ class _Arithmetic:
         """Return an array, a number, or None for ones, times a number."""
         if array is None or is_number(array):
             return factor if array is None else float(array) * factor
-        return self._call(_scaled, 1).run((array,), {"factor": float(factor)}, VALUE)
+        return self.times(array, factor)
+
+    def times(self, array: Any, factor: Any, out: Any = None) -> Any:
+        """Return an array, or a value of a library's own kind, times a number."""
+        options = {"factor": float(factor), "reduction": "none" if getattr(array, "ndim", 0) else "sum"}
+        return self._call(_times, 1).run((array,), options, VALUE if out is None else VALUE._replace(out=out))
 
     def plus(self, array: Any, other: Any, factor: float = 1.0, out: Any = None) -> Any:
         """Return an array plus `factor` times another of its shape."""
@@ -157,8 +165,8 @@ def _described(record: Loss, describe: Callable[..., Any], names: tuple[str, ...
     )
 
 
-def _scaled(array: Any, *, factor: float) -> Elementwise:
-    return Elementwise(times, (array,), ("array",), (factor,), reduction="none", leads=1)
+def _times(array: Any, *, factor: float, reduction: str) -> Elementwise:
+    return Elementwise(times, (array,), ("array",), (factor,), reduction=reduction, leads=1)
 
 
 def _plus(array: Any, other: Any, *, factor: float, reduction: str) -> Elementwise:
@@ -237,7 +245,7 @@ class _SumNode:
 
     def _joined(self, values: list[Any], out: Any) -> Any:
         plus, weights = self.arithmetic.plus, [weight for weight, _ in self.terms]
-        total = plus(values[0], values[0], weights[0] - 1, out if len(values) == 1 else None)
+        total = self.arithmetic.times(values[0], weights[0], out if len(values) == 1 else None)
         for k, (weight, value) in enumerate(zip(weights[1:], values[1:], strict=True), 2):
             total = plus(total, value, weight, out if k == len(values) else None)
         return total

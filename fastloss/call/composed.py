@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastloss.call import elementwise
+from fastloss.call.array_ops import in_type
 from fastloss.call.checks import check_float, check_shape, listed
 from fastloss.call.outputs import check_target
 from fastloss.call.plan import Plan
@@ -254,7 +255,8 @@ class _Distances:
         grads = tuple([totals[name] for name in mode.wrt])
         library = self.planning.library
         for target, gradient in zip(self.targets or (), grads, strict=bool(self.targets)):
-            library.backend.copy_into(target.view, library.view(gradient, "grad_out"))
+            found = in_type(library.backend, library.view(gradient, "grad_out"), target.view.dtype)
+            library.backend.copy_into(target.view, found)
         result = (grads[0] if mode.single else grads) if self.targets is None else request.grad_out
         if mode.hessian:
             return result, totals["hessian"]

@@ -148,7 +148,7 @@ def _run(job: Job, given: argparse.Namespace) -> Scored:
 
         stack.callback(discard)
         for name, path in (("out", given.out), ("grad_out", given.grad_out)):
-            if path:
+            if path is not None:
                 results[name] = Result(path, given.overwrite)
         with Progress(job.loss.name, job.bytes_to_read(results)) as progress:
             scored: Scored = run(lambda stop: score(job, results, progress.add, stop.is_set), discard)

@@ -57,8 +57,11 @@ class Job:
         self.count = None if loss.family == "sequence" or single else self.first.shape[0]
         sources = {name: array for name, array in arrays.items() if not isinstance(array, float)}
         self.rows = {} if self.count is None else {n: s for n, s in sources.items() if self._in_rows(n, s)}
-        if self.count is not None and options.get("axis") is not None and options["axis"] % len(self.first.shape) == 0:
-            raise CommandError("axis must not be the first one, along which the rows of a file lie")
+        for name in ("axis", "dim"):
+            axes = options.get(name)
+            named = axes if isinstance(axes, tuple | list) else () if axes is None else (axes,)
+            if self.count is not None and any(axis % len(self.first.shape) == 0 for axis in named):
+                raise CommandError(f"{name} must not be the first one, along which the rows of a file lie")
         self._check_rows()
         read = {name: source.whole() for name, source in sources.items() if name not in self.rows}
         self.whole = {name: read.get(name, array) for name, array in arrays.items() if name not in self.rows}

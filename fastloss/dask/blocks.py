@@ -6,7 +6,7 @@ import contextlib
 import math
 import multiprocessing
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 import fastloss as fl
 from fastloss.api.jobs import Job, counts_of
 from fastloss.call.weighting import lying
-from fastloss.runtime.settings import settings
+from fastloss.runtime.settings import in_this_thread
 
 
 class Block(NamedTuple):
@@ -36,32 +36,11 @@ def only(block: Any) -> Any:
     return block
 
 
-_sharing = threading.Lock()
-_running = 0
-_before: int | None = None
-
-
-@contextlib.contextmanager
-def own_threads() -> Iterator[None]:
-    """Let kernels have one thread each while tasks run in threads or processes of a scheduler, which has the cores.
-
-    The setting belongs to the process: the first task that runs sets it, and the last one puts it back.
-    """
-    global _running, _before
+def own_threads() -> contextlib.AbstractContextManager[None]:
+    """Let kernels have one thread each while tasks run in threads or processes of a scheduler, which has the cores."""
     if threading.current_thread() is threading.main_thread() and multiprocessing.parent_process() is None:
-        yield
-        return
-    with _sharing:
-        if _running == 0:
-            _before, settings.num_threads = settings.num_threads, 1
-        _running += 1
-    try:
-        yield
-    finally:
-        with _sharing:
-            _running -= 1
-            if _running == 0:
-                settings.num_threads = _before
+        return contextlib.nullcontext()
+    return in_this_thread(num_threads=1)
 
 
 def value(block: Block, *arrays: Any) -> Any:

@@ -21,7 +21,7 @@ from dask.base import tokenize
 from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph
 
-from fastloss.api.jobs import MAPS, Job
+from fastloss.api.jobs import MAPS, Job, divides_by_weights
 from fastloss.call.request import Mode, Request, is_number
 from fastloss.dask import blocks
 from fastloss.define.descriptions import Loss
@@ -128,6 +128,8 @@ class _Lazy:
         """Return what the call returns."""
         mode = self.mode
         if mode.partial:
+            if "divisor" in self.arrays or "divisor" in self.options:
+                raise ValueError("partial_sum keeps the sum and what it is to be divided by, and takes no divisor")
             (part,) = compute_now(self.parts().to_delayed().item())
             return part.total, part.weight, part.count
         if not mode.wrt:
@@ -221,11 +223,11 @@ class _Lazy:
         job, arrays, places = self.job, self.arrays, self.places
         if self.reduction == "batchmean":
             return float(self.first.shape[0] if self.first.ndim else 1)
-        if job.loss in ("l1_loss", "mse_loss") and "weight" in wrt:
+        by_weights = "weight" in arrays and divides_by_weights(job.loss, "sample_weight" in arrays)
+        if by_weights and "weight" in wrt:
             raise ValueError("a weighted mean is not differentiated with respect to its weights block by block")
         labelled = "ignore_index" in self.options and arrays["target"].dtype.kind in "iu"
-        weighted = job.loss in ("l1_loss", "mse_loss") and "weight" in arrays
-        names = [*["target"] * labelled, *["weight"] * ((labelled or weighted) and "weight" in arrays)]
+        names = [*["target"] * labelled, *["weight"] * (by_weights or (labelled and "weight" in arrays))]
         count = float(math.prod([places.sizes[label] for label in places.values]))
         if not names and "sample_weight" not in arrays:
             return count

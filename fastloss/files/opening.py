@@ -10,6 +10,8 @@ from fastloss.files.parquet import Parquet
 from fastloss.files.source import FileError, Source
 from fastloss.files.zarr_array import Zarr
 
+# A member of an archive may have the name of a file.
+_NPZ = re.compile(r"(?P<path>.*?\.(?P<kind>npz)):(?P<inside>.*)", re.DOTALL)
 _WRITTEN = re.compile(r"(?P<path>.*\.(?P<kind>npy|npz|zarr|parquet))(:(?P<inside>.*))?", re.DOTALL)
 
 
@@ -21,7 +23,7 @@ def opened(text: str) -> Source:
     FileError
         If there is none, or none that holds numbers.
     """
-    found = _WRITTEN.fullmatch(text)
+    found = _NPZ.fullmatch(text) or _WRITTEN.fullmatch(text)
     if found is None:
         raise FileError(f"{text}: expected FILE.npy, FILE.npz:MEMBER, FILE.zarr or FILE.parquet:COLUMN,...")
     path, kind, inside = found["path"], found["kind"], found["inside"] or ""

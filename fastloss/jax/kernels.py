@@ -13,7 +13,7 @@ import numpy as np
 import fastloss as fl
 from fastloss.api.jobs import MAPS, Job, Layout, Shape
 from fastloss.define.registry import LOSSES
-from fastloss.runtime.settings import unchecked
+from fastloss.runtime.settings import in_this_thread
 
 # What the losses that look at the numbers of their arrays are defined for; outside of it an element is NaN.
 _DOMAINS: dict[str, tuple[tuple[str, ...], float]] = {
@@ -140,7 +140,7 @@ class Kernel:
         try:
             result = self.function(**given, **options)
         except IndexError:  # a label that is none, which makes its row NaN
-            with unchecked():
+            with in_this_thread(check_indices=False):
                 result = self.function(**given, **options)
         if self.upstream:
             return tuple(result)

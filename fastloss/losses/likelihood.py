@@ -14,11 +14,11 @@ _HALF_LOG_TWO_PI = 0.9189385332046727
 
 
 @maths
-def poisson_deviance(t, rate, log_rate):
+def poisson_deviance(t, rate, log_rate, ratio):
     """rate - t + t log(t / rate), and the logarithm in it; for t > 0 to nearly all digits, t near the rate included.
 
     With v = (t - rate) / (t + rate) the logarithm is 2 artanh v = 2 v + v³ P(v²), and the deviance
-    v (t - rate) + t v³ P(v²), in which nothing cancels. P is a minimax fit for t / rate in [1/2, 2].
+    v (t - rate + t v² P(v²)), in which nothing cancels. P is a minimax fit for t / rate in [1/2, 2].
     """
     T = type(t)
     excess = t - rate
@@ -34,13 +34,12 @@ def poisson_deviance(t, rate, log_rate):
     p = p * z + T(0.28571428547853423082)
     p = p * z + T(0.40000000000157247603)
     p = p * z + T(0.66666666666666303779)
-    cubic = v * z * p
-    ratio = t / rate
+    p = z * p
     known = ratio > T(1e-30) and ratio < T(1e30)
     far = log(ratio if known else t) - (T(0) if known else log_rate)
     near = z < T(0.11)
-    u = v + v + cubic if near else far
-    return (v * excess + t * cubic if near else t * far - excess), u
+    u = v + v + v * p if near else far
+    return (v * (excess + t * p) if near else t * far - excess), u
 
 
 @maths
@@ -63,7 +62,7 @@ def poisson_log_full(x, t, eps):
     T = type(x)
     rate = exp(x)
     counts = t > T(1)
-    deviance, u = poisson_deviance(t, rate, x)
+    deviance, u = poisson_deviance(t, rate, x, t / rate)
     value = deviance + half_log_two_pi_of(t) if counts else rate - t * x
     return value, (rate - t, u + T(0.5) / t if counts else -x), rate
 
@@ -72,14 +71,18 @@ def poisson_log_full(x, t, eps):
 def poisson_rate(x, t, eps):
     """x - t log(x + ε), x the rate; a count of 0 takes no part of the logarithm, even where that is infinite.
 
-    The derivative is 1 - t / (x + ε), by a difference that cancels only where the exact one does.
+    The derivative is 1 - t / (x + ε), by a difference that cancels only where the exact one does. There is one division
+    by x + ε: of several a vector would make one, and the rest of a loop would not, so that bits depended on the place.
     """
     T = type(x)
     y = x + eps
     u = log(y)
+    inverse = T(1) / y
     none = t == T(0)
-    slope = T(1) if y == T(math.inf) or (none and y == y) else ((x - t) + eps) / y
-    return x - (T(0) if none and u == u else t * u), (slope, -u), (T(0) if none and y == y else t / y / y)
+    excess = (x - t) + eps
+    slope = T(1) if y == T(math.inf) or (none and y == y) else (excess if excess == T(0) else excess * inverse)
+    curvature = T(0) if none and y == y else t * inverse * inverse
+    return x - (T(0) if none and u == u else t * u), (slope, -u), curvature
 
 
 @maths
@@ -89,7 +92,7 @@ def poisson_rate_full(x, t, eps):
     y = x + eps
     counts = t > T(1)
     value, (slope, plain), curvature = poisson_rate(x, t, eps)
-    deviance, u = poisson_deviance(t, y, -plain)
+    deviance, u = poisson_deviance(t, y, -plain, t * (T(1) / y))
     value = deviance - eps + half_log_two_pi_of(t) if counts else value
     return value, (slope, u + T(0.5) / t if counts else plain), curvature
 

@@ -32,8 +32,22 @@ NOT_FROM_C: Any = {"no_cfunc_wrapper": True, "debug": False}
 
 
 def kernel_part(**options: Any) -> Callable[..., Any]:
-    """Return the decorator of functions that kernels are made of; in Python they stay what they are."""
-    return register_jitable(**NOT_FROM_C, **options)
+    """Return the decorator of functions that kernels are made of; in Python they stay what they are.
+
+    A closure gets a name that says what it closes over. Machine code that is found on the disk calls its parts by name,
+    and where kernels of two processes have parts of one name (Numba counts them, in each process from 1), both call
+    that of the first: mse_loss would return another loss.
+    """
+    register = register_jitable(**NOT_FROM_C, **options)
+
+    def part(body: Callable[..., Any]) -> Any:
+        if body.__closure__:
+            contents: list[bytes] = [_described(body, set()).encode()]
+            _collect(body, contents, set())
+            body.__qualname__ += f"_{hashlib.sha256(b''.join(contents)).hexdigest()[:12]}"
+        return register(body)
+
+    return part
 
 
 def written_out(body: Callable[..., Any]) -> Callable[..., Any]:
@@ -126,6 +140,19 @@ def _collect(function: Callable[..., Any], parts: list[bytes], seen: set[Any]) -
         elif hasattr(one, "__code__") and one not in seen:
             seen.add(one)
             _collect(one, parts, seen)
+
+
+def _described(one: Any, seen: set[Any]) -> str:
+    """Return the name of a function and, in brackets, what it closes over; anything else as it prints."""
+    one = getattr(one, "py_func", one)
+    if not hasattr(one, "__code__"):
+        return repr(one)
+    name = f"{one.__module__}.{one.__qualname__}"
+    if one in seen:
+        return name
+    seen.add(one)
+    contents = [_described(cell.cell_contents, seen) for cell in one.__closure__ or ()]
+    return f"{name}({', '.join(contents)})"
 
 
 def _is_ours(function: Callable[..., Any]) -> bool:

@@ -37,13 +37,16 @@ def put_in_force(name: str, value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def unchecked() -> Iterator[None]:
-    """Leave out the check of class indices in this thread, whatever the process has."""
-    settings.check_indices = False
+def in_this_thread(**values: Any) -> Iterator[None]:
+    """Set values for this thread, whatever the process has."""
+    own = vars(settings)
+    before = dict(own)
+    own.update(values)
     try:
         yield
     finally:
-        del settings.check_indices
+        own.clear()
+        own.update(before)
 
 
 def _default_threads() -> int:

@@ -294,6 +294,7 @@ def run_interruptible(function: Callable[..., Any], args: tuple[Any, ...], chunk
     if not _is_main():
         return run_shared(function, args, chunks)
     environment, tasks = _environment(), list[_Task]()
+    chunks = min(chunks, thread_count())  # which the leader may be given another number of
 
     def lead() -> Any:
         _set_environment(environment)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 import fastloss as fl
-from fastloss.runtime.settings import unchecked
+from fastloss.runtime.settings import in_this_thread
 
 
 class Several(NamedTuple):
@@ -121,7 +121,7 @@ class Call:
             arguments["grad_output"] = grad_output
         if checked:
             return function(**arguments)
-        with unchecked():
+        with in_this_thread(check_indices=False):
             return function(**arguments)
 
 
