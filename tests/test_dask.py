@@ -268,3 +268,13 @@ def test_partial_sums_take_no_divisor():
     x, y = da.zeros((12, 3), chunks=(5, 3)), da.zeros(12, chunks=5, dtype=int)
     with pytest.raises(ValueError, match="takes no divisor"):
         fl.partial_sum(fl.cross_entropy)(x, y, divisor=7.0)
+
+
+def test_an_upstream_gradient_of_a_number():
+    x = da.ones((12, 3), chunks=(5, 3))
+    expected = fl.grad(fl.mse_loss)(np.ones((12, 3)), np.zeros((12, 3)), grad_output=3.0)
+    for factor in (np.array(3.0), np.array([3.0]), da.ones((1, 1)) * 3):
+        gradient = fl.grad(fl.mse_loss)(x, np.zeros((12, 3)), grad_output=factor)
+        np.testing.assert_allclose(gradient.compute(), expected)
+    with pytest.raises(ValueError, match="grad_output must be one number"):
+        fl.grad(fl.mse_loss)(x, np.zeros((12, 3)), grad_output=np.ones(2))

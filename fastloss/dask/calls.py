@@ -112,12 +112,20 @@ class _Lazy:
             arrays = {name: a.reshape(shapes.get(name, a.shape)) for name, a in arrays.items()}
         above = request.grad_output
         if above is not None and not is_number(above):
-            arrays = {**arrays, "grad_output": _lazy(above, "grad_output")}
+            arrays = {**arrays, "grad_output": self._upstream(_lazy(above, "grad_output"))}
         self.places = places = _places(self.job, arrays)
         self.arrays = {}
         for name, array in arrays.items():
             whole = {axis: -1 for axis, label in enumerate(places.of[name]) if label in places.single}
             self.arrays[name] = array.rechunk(whole) if whole else array
+
+    def _upstream(self, above: Any) -> Any:
+        """Return an upstream gradient, without axes where the loss is a number."""
+        if self.reduction == "none":
+            return above
+        if above.size != 1:
+            raise ValueError(f"grad_output must be one number where the loss is, got shape {above.shape}")
+        return above.reshape(())
 
     @property
     def real(self) -> Any:
@@ -340,7 +348,7 @@ def _index(job: Job, name: str, shape: tuple[int, ...], layout: Any, whole: Inde
     if name == "sample_weight":
         return kept[:rank]
     if name == "grad_output":
-        return whole if layout.keeps or job.loss in MAPS else kept
+        return () if rank == 0 else whole if layout.keeps or job.loss in MAPS else kept
     if layout.kind == "elements":
         return whole[len(whole) - rank :]
     if shape == layout.shape or (layout.kind == "rows" and name not in ("target", "weight")):
