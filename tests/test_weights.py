@@ -351,3 +351,23 @@ def test_torch_tensors():
     (each @ w / 2).backward()
     torch.testing.assert_close(value, (each @ w / 2).detach())
     torch.testing.assert_close(gradient, x.grad)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_what_has_no_weight_may_lie_outside_the_domain(reduction):
+    p = np.random.default_rng(0).uniform(0.1, 0.9, (5, 3))
+    outside, negative, weights = p.copy(), p.copy(), np.array([0, 1, 1, 1, 1])
+    outside[0, 0], negative[0] = 2, -1
+    options = {"reduction": reduction, "sample_weight": weights}
+    for function, plain, spoiled in (
+        (fl.binary_cross_entropy, (p, p), (outside, p)),
+        (fl.gaussian_nll_loss, (p, p, p), (p, p, negative)),
+        (fl.gaussian_nll_loss, (p, p, p[:, 0]), (p, p, negative[:, 0])),
+    ):
+        np.testing.assert_array_equal(function(*spoiled, **options), function(*plain, **options))
+        expected = fl.grad(function)(*plain, **options)
+        np.testing.assert_array_equal(fl.grad(function)(*spoiled, **options), expected)
+        with pytest.raises(ValueError, match=r"(input|var) must"):
+            function(*spoiled, reduction=reduction, sample_weight=weights[::-1])
+    outside[3, 0] = np.nan
+    assert np.isnan(fl.binary_cross_entropy(outside, p, sample_weight=weights))

@@ -64,11 +64,15 @@ def in_type(backend: Any, block: Any, dtype: Any) -> Any:
     return converted
 
 
-def sum_of(backend: Any, view: Any, divisor: Any = 1, point: Any = itself) -> Any:
-    """Return the sum of a function of the elements over `divisor`, a number of the backend's; 0 of none."""
+def sum_of(backend: Any, view: Any, divisor: Any = 1, point: Any = itself, beside: tuple[Any, ...] = ()) -> Any:
+    """Return the sum of a function of the elements over `divisor`, a number of the backend's; 0 of none.
+
+    `beside` are arrays of the same shape, whose elements the function takes too.
+    """
     if view.size == 0:
         return 0.0
-    return backend.elementwise(point, (view,), ABSENT, ABSENT, (), 1.0, divisor, ABSENT, NO_GRADIENTS, ABSENT, False)
+    views = (view, *beside)
+    return backend.elementwise(point, views, ABSENT, ABSENT, (), 1.0, divisor, ABSENT, NO_GRADIENTS, ABSENT, False)
 
 
 def mapping(

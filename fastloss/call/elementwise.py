@@ -7,12 +7,20 @@ from collections.abc import Callable
 from typing import Any
 
 from fastloss.call.array_ops import sum_of, summing
-from fastloss.call.checks import aligned_variance, check_fits, check_float, check_shape, common_shape, representable
+from fastloss.call.checks import (
+    Shape,
+    aligned_variance,
+    check_fits,
+    check_float,
+    check_shape,
+    common_shape,
+    representable,
+)
 from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import Domain, Plan, kernel_call
-from fastloss.call.planning import ABSENT, Operand, Planning, reads_of
+from fastloss.call.planning import ABSENT, Operand, Planning, chained, reads_of
 from fastloss.call.request import VALUE
-from fastloss.call.weighting import sampling
+from fastloss.call.weighting import sampling, spread_weights
 from fastloss.define.descriptions import Elementwise
 from fastloss.define.point_maths import is_negative, outside_unit_interval, sampled, slopes_of, weighted
 from fastloss.runtime.plans import nothing
@@ -24,19 +32,8 @@ def plan(planning: Planning, description: Elementwise) -> Plan:
     mode, names, weight, params = planning.mode, description.names, description.weight, description.params
     planning.enter((*description.arrays, weight), (*names, "weight"))
     backend = planning.library.backend
-    arguments = tuple([Argument(operand, operand.view) for operand in description.arrays])
-    x = arguments[0].view
-    for argument in arguments[: description.reals]:
-        check_float(argument.view, argument.operand.name)
-    views = [argument.view for argument in arguments]
-    spreads: list[Callable[[Any], Any] | None] = [None] * len(views)
-    if description.non_negative is not None:
-        check_float(views[-1], names[-1])
-        aligned = aligned_variance(views[-1], x, names[-1])
-        if aligned is not views[-1]:
-            spreads[-1] = _reshaping(aligned.shape)
-        views[-1] = aligned
-        arguments = (*arguments[:-1], arguments[-1]._replace(lies=aligned.shape))
+    arguments, views, spreads = _arguments(description)
+    x = views[0]
     shape = x.shape
     if any(view.shape != shape for view in views):
         shape = common_shape(description, views)
@@ -75,7 +72,7 @@ def plan(planning: Planning, description: Elementwise) -> Plan:
         arguments = (*arguments, Argument(sampled_by, sampled_by.view))
         views.append(sampled_by.view if spread is None else spread(sampled_by.view))
         spreads.append(spread)
-    domain = _domain(planning, description, size)
+    domain = _domain(planning, description, shape, spreads, sampled_by)
     if not mode.value and domain is None:
         point = slopes_of(point)
     outputs = Outputs(planning, arguments, shape)
@@ -103,6 +100,25 @@ def plan(planning: Planning, description: Elementwise) -> Plan:
             chains[k] = _broadcasting(backend, chains[k], shape)
     reads = reads_of(operands, tuple(chains), kernel.reads)
     return kernel_call(planning, kernel, reads, outputs, each, scale, divisor, domain)
+
+
+def _arguments(
+    description: Elementwise,
+) -> tuple[tuple[Argument, ...], list[Any], list[Callable[[Any], Any] | None]]:
+    """Return the arguments of a loss, their views, and what spreads those that do not broadcast as they are."""
+    names, arguments = description.names, tuple([Argument(operand, operand.view) for operand in description.arrays])
+    for argument in arguments[: description.reals]:
+        check_float(argument.view, argument.operand.name)
+    views = [argument.view for argument in arguments]
+    spreads: list[Callable[[Any], Any] | None] = [None] * len(views)
+    if description.non_negative is not None:
+        check_float(views[-1], names[-1])
+        aligned = aligned_variance(views[-1], views[0], names[-1])
+        if aligned is not views[-1]:
+            spreads[-1] = _reshaping(aligned.shape)
+        views[-1] = aligned
+        arguments = (*arguments[:-1], arguments[-1]._replace(lies=aligned.shape))
+    return arguments, views, spreads
 
 
 def _reshaping(shape: tuple[int, ...]) -> Callable[[Any], Any]:
@@ -137,20 +153,30 @@ def _centre(planning: Planning, description: Elementwise, size: int) -> float:
     return mean * weight.view.size / size if size else mean  # type: ignore[union-attr, no-any-return]
 
 
-def _domain(planning: Planning, description: Elementwise, size: int) -> Domain | None:
-    """Return what raises where an operand holds a value that the loss is not defined for; NaN passes."""
+def _domain(
+    planning: Planning,
+    description: Elementwise,
+    shape: Shape,
+    spreads: list[Callable[[Any], Any] | None],
+    sampled_by: Operand | None,
+) -> Domain | None:
+    """Return what raises where an operand holds a value that the loss is not defined for; NaN passes.
+
+    So does what has weight 0. The weights are spread over the loss's `shape`, and what they are compared with.
+    """
     backend = planning.library.backend
-    if size == 0 or not (description.unit_interval or description.non_negative is not None):
+    if not math.prod(shape) or not (description.unit_interval or description.non_negative is not None):
         return None
     looked_at = [
-        (operand.name, operand.place, operand.read, point, message)
-        for operand in description.arrays
+        (operand.name, operand.place, chained(operand.read, spread), point, message)
+        for operand, spread in zip(description.arrays, spreads, strict=False)
         for wanted, point, message in (
             (description.unit_interval, outside_unit_interval, "must lie in [0, 1], but holds values outside"),
             (description.non_negative == operand.name, is_negative, "must not be negative, but holds negative values"),
         )
         if wanted
     ]
+    weights = None if sampled_by is None else spread_weights(planning, sampled_by, shape)
 
     def check(arrays: tuple[Any, ...], total: Any) -> None:
         if not (settings.check_indices or not backend.waits):  # may the call wait for the device?
@@ -159,7 +185,12 @@ def _domain(planning: Planning, description: Elementwise, size: int) -> Domain |
             return
         for name, place, read, point, message in looked_at:
             view = arrays[place] if read is None else read(arrays[place])
-            if backend.number(sum_of(backend, view, point=point)) > 0:
+            if weights is None:
+                outside = sum_of(backend, view, point=point)
+            else:
+                spread = backend.broadcast(view, shape)
+                outside = sum_of(backend, spread, point=sampled(point, 1, 1), beside=(weights(arrays),))
+            if backend.number(outside) > 0:
                 raise ValueError(f"{name} {message}")
 
     return check

@@ -65,6 +65,13 @@ def spreading(planning: Planning, shape: Shape) -> Callable[[Any], Any] | None:
     return None if view.shape == shape else lambda view: backend.broadcast(view.reshape(lies), shape)
 
 
+def spread_weights(planning: Planning, operand: Operand, shape: Shape) -> Read:
+    """Return what gives the weights of a call over values of `shape`, in a floating point type."""
+    backend, view = planning.library.backend, planning.see(operand, "sample_weight")
+    lies, convert = lying(view.shape, shape), None if view.dtype in FLOATS else converting(backend, view, F64)
+    return planning.reader(operand, convert, lambda view: backend.broadcast(view.reshape(lies), shape))
+
+
 def checked(total: Any, backend: Any) -> Any:
     """Return the sum of weights, after a look at it: it is NaN where one is negative."""
     if settings.check_indices or not backend.waits:
