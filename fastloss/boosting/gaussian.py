@@ -36,15 +36,9 @@ class Gaussian(RawLoss):
         xp = array_namespace(raw)
         return xp.stack([raw[..., 0], xp.exp(raw[..., 1])], axis=-1)
 
-    def values(self, raw: Array, label: Array) -> Array:
-        """Return the negative log-likelihood of each row."""
-        return self.function(raw[:, 0], label, self._variance(raw), reduction="none", **self.options)
-
-    def sums(self, raw: Array, label: Array, weight: Array | None) -> tuple[float, float]:
-        """Return the sum of the values, and what their mean divides it by."""
-        given = {} if weight is None else {"sample_weight": weight}
-        part = self._partial(raw[:, 0], label, self._variance(raw), **given, **self.options)
-        return part.total, part.weight
+    def arguments(self, raw: Array, label: Array) -> tuple[Array, ...]:
+        """Return mean, label and variance."""
+        return raw[:, 0], label, self._variance(raw)
 
     def derivatives(self, raw: Array, label: Array, unit: Unit) -> tuple[Array, Array]:
         """Return r / v and (1 - r²/v) / 2, r = mean - label and v the variance; then 1 / v and r²/v / 2."""

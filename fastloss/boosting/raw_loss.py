@@ -61,14 +61,14 @@ class RawLoss:
             return array_namespace(raw).exp(raw)
         return _LINKS[self.name](_logits(raw, self.options)) if self.name in _LINKS else raw
 
-    def values(self, raw: Array, label: Array) -> Array:
-        """Return the unreduced loss of what `prepare` returned."""
-        return self.function(raw, label, reduction="none", **self.options)
+    def arguments(self, raw: Array, label: Array) -> tuple[Array, ...]:
+        """Return the arrays of the loss, from what `prepare` returned."""
+        return raw, label
 
     def sums(self, raw: Array, label: Array, weight: Array | None) -> tuple[float, float]:
         """Return the sum of the values, and what their mean divides it by, without an array of them."""
         given = {} if weight is None else {"sample_weight": self.spread(weight, raw)}
-        part = self._partial(raw, label, **given, **self.options)
+        part = self._partial(*self.arguments(raw, label), **given, **self.options)
         return part.total, part.weight
 
     def derivatives(self, raw: Array, label: Array, unit: Unit) -> tuple[Array, Array]:
@@ -104,7 +104,7 @@ class RawLoss:
             hess[low] = self.bound(raw, label, grad, hess, unit)[low]
 
     def spread(self, weight: Array, raw: Array) -> Array:
-        """Return one weight for each number that `values` returns."""
+        """Return one weight for each value of the unreduced loss."""
         return weight
 
     def minimum(self, label: Array, weight: Array, classes: int | None) -> Any:
@@ -117,7 +117,7 @@ class RawLoss:
         def evaluate(row: Array) -> tuple[float, Array, Array]:
             raw = np.tile(row, (len(label), 1))
             grad, bound = self.curved(raw, label, weight, "majorize")
-            return float(self.values(raw, label) @ weight), grad.sum(0), bound.sum(0)
+            return self.sums(raw, label, weight)[0], grad.sum(0), bound.sum(0)
 
         return row_minimum(evaluate, start)
 

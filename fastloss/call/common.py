@@ -11,6 +11,8 @@ from fastloss.define.descriptions import LabelSets, OfDistances, Pairwise, Rowwi
 # Those that are arrays.
 COMMON_ARRAYS = ("sample_weight", "divisor")
 
+NO_DIVISOR = "partial_sum keeps the sum and what it is to be divided by, and takes no divisor"
+
 
 def set_common(planning: Planning, common: dict[str, Any], reduction: str) -> None:
     """Tell a planning of the options in common, those that were given, and of the reduction.
@@ -28,7 +30,7 @@ def set_common(planning: Planning, common: dict[str, Any], reduction: str) -> No
     if planning.sample_weight is not None and reduction == "batchmean":
         raise ValueError("sample_weight does not go with reduction='batchmean', whose divisor is the number of rows")
     if planning.mode.partial and planning.divisor is not None:
-        raise ValueError("partial_sum keeps the sum and what it is to be divided by, and takes no divisor")
+        raise ValueError(NO_DIVISOR)
     if planning.mode.partial and reduction not in ("mean", "batchmean"):
         raise ValueError(f"partial_sum is of a mean, and does not go with reduction={reduction!r}")
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from fastloss.call.array_ops import mapping
 from fastloss.call.checks import Shape
-from fastloss.call.planning import ABSENT, Operand, Planning, Read, Scale
+from fastloss.call.planning import ABSENT, Operand, Planning, Read, Scale, chained
 from fastloss.call.request import Request
 from fastloss.define.point_maths import are_nonzero, is_nonzero, other, product, weighed, weight_of
 from fastloss.runtime.dtypes import F64, FLOATS
@@ -67,9 +67,13 @@ def spreading(planning: Planning, shape: Shape) -> Callable[[Any], Any] | None:
 
 def spread_weights(planning: Planning, operand: Operand, shape: Shape) -> Read:
     """Return what gives the weights of a call over values of `shape`, in a floating point type."""
-    backend, view = planning.library.backend, planning.see(operand, "sample_weight")
+    return planning.reader(operand, *_steps(planning.library.backend, planning.see(operand, "sample_weight"), shape))
+
+
+def _steps(backend: Any, view: Any, shape: Shape) -> tuple[Callable[[Any], Any] | None, Callable[[Any], Any]]:
+    """Return what brings weights like `view` to a floating point type, None where they are, and what spreads them."""
     lies, convert = lying(view.shape, shape), None if view.dtype in FLOATS else converting(backend, view, F64)
-    return planning.reader(operand, convert, lambda view: backend.broadcast(view.reshape(lies), shape))
+    return convert, lambda view: backend.broadcast(view.reshape(lies), shape)
 
 
 def checked(total: Any, backend: Any) -> Any:
@@ -109,14 +113,10 @@ def sampling(
     """
     backend, counts = planning.library.backend, planning.counts
     view = planning.see(operand, "sample_weight")
-    lies, repeated = lying(view.shape, shape), math.prod(shape) // max(1, view.size)
-    convert = None if view.dtype in FLOATS else converting(backend, view, F64)
+    repeated = math.prod(shape) // max(1, view.size)
+    convert, spread_real = _steps(backend, view, shape)
+    spread = chained(convert, spread_real)
     real = view if convert is None else convert(view)
-
-    def spread(view: Any) -> Any:
-        view = view if convert is None else convert(view)
-        return backend.broadcast(view.reshape(lies), shape)
-
     read = planning.reader(operand, convert)
     add_up = mapping(backend, weight_of, (real,))
     by_weights = planning.averages and planning.divisor is None

@@ -22,6 +22,7 @@ from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph
 
 from fastloss.api.jobs import MAPS, Job, divides_by_weights
+from fastloss.call.common import NO_DIVISOR
 from fastloss.call.request import Mode, Request, is_number
 from fastloss.dask import blocks
 from fastloss.define.descriptions import Loss
@@ -137,7 +138,7 @@ class _Lazy:
         mode = self.mode
         if mode.partial:
             if "divisor" in self.arrays or "divisor" in self.options:
-                raise ValueError("partial_sum keeps the sum and what it is to be divided by, and takes no divisor")
+                raise ValueError(NO_DIVISOR)
             (part,) = compute_now(self.parts().to_delayed().item())
             return part.total, part.weight, part.count
         if not mode.wrt:

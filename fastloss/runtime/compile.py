@@ -42,9 +42,8 @@ def kernel_part(**options: Any) -> Callable[..., Any]:
 
     def part(body: Callable[..., Any]) -> Any:
         if body.__closure__:
-            contents: list[bytes] = [_described(body, set()).encode()]
-            _collect(body, contents, set())
-            body.__qualname__ += f"_{hashlib.sha256(b''.join(contents)).hexdigest()[:12]}"
+            contents = hashlib.sha256(_described(body, set()).encode()).hexdigest()[:12]
+            body.__qualname__ += f"_{contents}{foreign_part(body)}"
         return register(body)
 
     return part
