@@ -120,6 +120,20 @@ def test_values_and_gradient_are_those_of_one_call(files, capsys):
     assert sorted(path.name for path in files.iterdir()) == ["g.npy", "o.npy", "x.npy", "y.npy"]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("multi_margin_loss", "x.npy", "y.npy", "--margin", "-5e-1"),
+        ("--margin", "-5e-1", "multi_margin_loss", "x.npy", "y.npy"),
+        ("--margin=-.5", "--batch", "7", "multi_margin_loss", "x.npy", "y.npy"),
+    ],
+)
+def test_options_stand_anywhere_and_may_be_negative(files, capsys, arguments):
+    np.save("y.npy", abs(Y) % 4)
+    expected = fl.multi_margin_loss(X, abs(Y) % 4, margin=-0.5)
+    np.testing.assert_allclose(score(capsys, *arguments)["value"], expected, rtol=1e-6)
+
+
 def test_weights_count_in_the_divisor(files, capsys):
     t, weight, samples = RNG.random((3, 50, 4)).astype(np.float32)
     samples = samples[:, 0]

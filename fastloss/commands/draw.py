@@ -11,13 +11,13 @@ from typing import Any
 
 import fastloss.plot as pictures
 from fastloss.commands.errors import CommandError, Parser
-from fastloss.commands.loss_flags import add_flags, dashed, first_names, given_options, named
+from fastloss.commands.loss_flags import add_flags, first_names, given_options, named, readable
 from fastloss.define.descriptions import Loss
 
 
 def main(arguments: Sequence[str]) -> int:
     """Draw losses as `arguments` say, print the name of the picture, and return 0."""
-    arguments = dashed(arguments)
+    arguments = readable(arguments)
     losses = [named(name) for name in first_names(_general(add_help=False), arguments)]
     parser = _general(add_help=True)
     parser.add_argument("losses", metavar="LOSS", nargs="+", help="names of losses; they stand before all options")

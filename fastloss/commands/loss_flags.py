@@ -39,9 +39,28 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def dashed(arguments: Sequence[str]) -> list[str]:
-    """Return arguments whose flags have dashes, where they were written like arguments of a function."""
-    return [re.sub(r"^--[^=]*", lambda found: found[0].replace("_", "-"), one) for one in arguments]
+def readable(arguments: Sequence[str]) -> list[str]:
+    """Return arguments as argparse reads them: flags with dashes, and a negative number joined to its flag.
+
+    Flags may be written like arguments of a function, and argparse takes -1e-3 for a flag.
+    """
+    result: list[str] = []
+    for one in arguments:
+        one = re.sub(r"^--[^=]*", lambda found: found[0].replace("_", "-"), one)
+        if one.startswith("-") and is_number(one) and result and re.fullmatch("--[^=]+", result[-1]):
+            result[-1] += f"={one}"
+        else:
+            result.append(one)
+    return result
+
+
+def is_number(text: str) -> bool:
+    """Return whether a text is a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def first_names(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> list[str]:

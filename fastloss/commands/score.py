@@ -13,10 +13,11 @@ from typing import Any
 
 from fastloss.commands.errors import CommandError, Parser
 from fastloss.commands.interruptible import run
-from fastloss.commands.loss_flags import add_flags, dashed, first_names, flag, given_options, named
+from fastloss.commands.loss_flags import add_flags, first_names, flag, given_options, is_number, named, readable
 from fastloss.commands.progress import Progress
 from fastloss.commands.scoring import Job, Scored, divided, score
 from fastloss.define.descriptions import Loss
+from fastloss.define.registry import LOSSES
 from fastloss.files.opening import opened
 from fastloss.files.result import Result
 
@@ -37,9 +38,10 @@ _FAMILIES = frozenset(("elementwise", "rowwise", "pairwise", "label_sets", "sums
 
 def main(arguments: Sequence[str]) -> int:
     """Score files as `arguments` say, print the result, and return 0."""
-    arguments = dashed(arguments)
+    arguments = readable(arguments)
     names = first_names(_general(add_help=False), arguments)
-    given = _parser(named(names[0]) if names else None).parse_args(arguments)
+    known = [name for name in names if name in LOSSES] or names  # values of a loss's own flags may stand before it
+    given = _parser(named(known[0]) if known else None).parse_args(arguments)
     loss = named(given.loss)
     options = given_options(loss, given)
     job = Job(loss, _sources(loss, given), options, given.reduction, given.batch)
@@ -120,19 +122,11 @@ def _sources(loss: Loss, given: argparse.Namespace) -> dict[str, Any]:
     for name, text in texts.items():
         if text is None:
             continue
-        if name in annotations and "float" in str(annotations[name].annotation) and _is_number(text):
+        if name in annotations and "float" in str(annotations[name].annotation) and is_number(text):
             sources[name] = float(text)
         else:
             sources[name] = opened(text)
     return sources
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _run(job: Job, given: argparse.Namespace) -> Scored:
