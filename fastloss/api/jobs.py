@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -14,15 +15,8 @@ from fastloss.call.checks import aligned_variance, normal_axis
 from fastloss.call.request import VALUE, Request
 from fastloss.define.registry import LOSSES
 
-# Losses that have several arrays with a gradient that adds up over rows: their reduction is the kernel's.
-SUMMED = frozenset(("info_nce_loss", "l1_penalty", "l2_penalty", "linear_cross_entropy", "linear_log_prob"))
-# Losses of elements whose weights count in the divisor of a mean, and those where they do beside weights of samples.
-_DIVIDED_BY_WEIGHTS = frozenset(("l1_loss", "mse_loss"))
-_DIVIDED_BY_PRODUCTS = frozenset(("huber_loss",))
 # The label that is ignored where none is named.
 IGNORED = -100
-# What has a row of values for each row.
-MAPS = frozenset(("log_softmax", "softmax"))
 
 Shape = tuple[int, ...]
 
@@ -70,6 +64,11 @@ class Job(NamedTuple):
     def real(self) -> np.dtype[Any]:
         """The dtype that values and gradients are computed in."""
         return np.dtype(np.float64 if self.dtypes[0] == np.float64 else np.float32)
+
+    @property
+    def is_map(self) -> bool:
+        """Whether there is a row of values for each row."""
+        return LOSSES[self.loss].family == "rowmap"
 
     def shape(self, name: str) -> Shape:
         """Return the shape of an array."""
@@ -151,9 +150,14 @@ def _stand_in(shape: Shape, dtype: np.dtype[Any]) -> Any:
     return np.broadcast_to(np.empty((), dtype), shape)
 
 
+@functools.cache
 def divides_by_weights(loss: str, sampled: bool) -> bool:
     """Return whether weights of elements count in the divisor of a mean; `sampled`: beside weights of samples."""
-    return loss in _DIVIDED_BY_WEIGHTS or (sampled and loss in _DIVIDED_BY_PRODUCTS)
+    record = LOSSES[loss]
+    if record.family != "elementwise":
+        return False
+    mean = record.describe(**dict.fromkeys(record.operands, np.ones(1))).mean
+    return mean == "weights" or (sampled and mean == "products")
 
 
 def counts_of(job: Job, xp: Any, arrays: Mapping[str, Any], weights: Any = None) -> Any:

@@ -35,8 +35,6 @@ class AdaptiveOutput(NamedTuple):
 def plan(planning: Planning, description: Clustered) -> Plan:
     """Plan a loss over classes in clusters, of this call alone: its tails are read from sequences."""
     planning.kept = False
-    if description.target is None:
-        raise TypeError("target must be an array, got None")
     mode = planning.mode
     layers = Layers(description._replace(**{name: _given(getattr(description, name)) for name in _OPERANDS}))
     library, real, views = layers.library, layers.real, layers.views

@@ -28,9 +28,6 @@ class Layers:
                 raise ValueError(f"tail_weights[{k}] must be a pair (projection, output), got {len(pair)} arrays")
             arrays += pair
             names += [f"tail_weights[{k}][0]", f"tail_weights[{k}][1]"]
-        for array, name in ((description.input, "input"), (description.head_weight, "head_weight")):
-            if array is None:
-                raise TypeError(f"{name} must be an array, got None")
         self.arrays, self.names = arrays, names
         self.library = library_of((*arrays, description.target), (*names, "target"))
         see = self.library.view

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import isnan
-from operator import and_, attrgetter, call, itemgetter
+from operator import and_, attrgetter, call
 from typing import Any
 
 from fastloss.call.autograd import writing
 from fastloss.call.dispatch import APART, OVERLAPPING
 from fastloss.call.plan import Addressed
+from fastloss.call.planning import picker
 from fastloss.call.request import Request
 from fastloss.call.signature import Signature, extras_of, pairs_of, taker
 from fastloss.runtime.settings import settings
@@ -38,7 +39,7 @@ def by_address(
     count = len(args) + len(kwargs)
     bound = found.given[count : len(found.given) - len(extras_of(request))]
     take = taker(found, args, kwargs, bound, request, plain, layouts)
-    arrange, collect = _picks([*pick(tuple(range(len(arrays)))), *written]), _picks(results)
+    arrange, collect = picker([*pick(tuple(range(len(arrays)))), *written]), picker(results)
     masks, apart = [array.itemsize - 1 for array in found.arrays], _relations(found, request)
 
     def write(given: Any, request: Request) -> Any:
@@ -71,13 +72,6 @@ def by_address(
         return compute((arrays, addresses), request)
 
     return run
-
-
-def _picks(places: list[int]) -> Callable[[Any], Any]:
-    """Return what gives the entries at `places` in a sequence."""
-    if len(places) > 1:
-        return itemgetter(*places)
-    return itemgetter(slice(places[0], places[0] + 1) if places else slice(0))
 
 
 def _relations(found: Signature, request: Request) -> list[tuple[int, int, int, int, bool]]:

@@ -37,8 +37,6 @@ def planner_of_penalties(make_call: MakeCall) -> Callable[[Planning, Penalty], P
         return make_call(record, Request(mode), {})
 
     def plan(planning: Planning, description: Penalty) -> Plan:
-        if description.params is None:
-            raise TypeError("params must be an array or a sequence of arrays, got None")
         if is_array(description.params.given):
             one = Elementwise(
                 description.point,

@@ -24,11 +24,6 @@ _NAMES = ("log_probs", "targets")
 def plan(planning: Planning, description: Alignment) -> Plan:
     """Plan a loss over the alignments of labels with time steps; the lengths are numbers, and are read in each call."""
     mode = planning.mode
-    for operand, name in zip(
-        (description.input_lengths, description.target_lengths), ("input_lengths", "target_lengths"), strict=True
-    ):
-        if operand is None:
-            raise TypeError(f"{name} must be an array, got NoneType")
     x, targets = planning.enter((description.log_probs, description.targets), _NAMES)
     backend = planning.library.backend
     check_float(x, "log_probs")

@@ -39,9 +39,6 @@ def plan(planning: Planning, description: Projected) -> Plan:
         description.linear_bias,
         rows.weight,
     )
-    for operand, name in zip(given[: 3 if numbered is None else 2], names, strict=False):
-        if operand is None:
-            raise TypeError(f"{name} must be an array, got None")
     x, w, target, bias, class_weight = planning.enter(given, names)
     _check_map(x, w, bias, names, empty=numbered is not None and x.shape[:1] == (0,))
     if numbered is not None:

@@ -24,8 +24,6 @@ def plan(planning: Planning, description: LabelSets) -> Plan:
     shape = x.shape
     if len(shape) > 2 or 0 in shape[-1:]:
         raise ValueError(f"input must have shape (C,) or (N, C) with at least one class, got shape {shape}")
-    if description.target is None:
-        raise TypeError("target must be an array, got None")
     check_integer(target, "target")
     check_shape(target, shape, "target", "the input's shape")
     moved, read = None, None

@@ -27,8 +27,6 @@ def plan(planning: Planning, description: Pairwise) -> Plan:
     shape = _common_shape(description, views)
     axes = _axes_of(description, len(shape), planning.record.axis_name)
     results = tuple([n for k, n in enumerate(shape) if k not in axes])
-    if description.target is None and "target" in planning.record.domains and "target" not in names:
-        raise TypeError("target must be an array, got None")
     moved = axes if axes != tuple(range(len(results), len(shape))) else None
     if moved is not None:  # vectors lie along the last axes of what the loop sees
         _spread = functools.partial(_moved, backend, shape, axes)

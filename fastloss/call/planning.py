@@ -5,7 +5,7 @@ What a plan keeps follows from types, shapes, layouts and options alone. It may 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import nan
 from operator import itemgetter
 from types import MappingProxyType
@@ -261,6 +261,14 @@ def several(given: Any, count: int) -> tuple[Any, ...]:
     return tuple(given)
 
 
+def picker(places: Sequence[int]) -> Callable[[Sequence[Any]], Any]:
+    """Return what gives the entries at `places` of a sequence, as a sequence."""
+    if len(places) > 1:
+        return itemgetter(*places)
+    place = places[0] if places else 0
+    return itemgetter(slice(place, place + len(places)))
+
+
 class Reads(NamedTuple):
     """How the operands of a kernel are made of the arrays of a call."""
 
@@ -292,9 +300,7 @@ def reads_of(
         if (spread is not None or operand.view.size > COPIED_AT_ONCE) and read is FLAT:
             read = _flattening(operand.view if spread is None else spread(operand.view))
         chains.append(read if operand.read is spread is None else chained(operand.read, spread, read))
-    first = present[0]
-    pick: Any = itemgetter(*present) if len(present) > 1 else itemgetter(slice(first, first + 1))
-    return Reads(pick, tuple(chains), itemgetter(*order), tuple(places))
+    return Reads(picker(present), tuple(chains), itemgetter(*order), tuple(places))
 
 
 def _flattening(view: Any) -> Callable[[Any], Any]:

@@ -53,8 +53,6 @@ def _plan(planning: Planning, description: Rowwise, scores: Scores) -> Plan:
     valid = valid_classes(scores, classes, f"input has {classes} of shape {shape}")
     if classes == 0:
         raise ValueError(f"input must have at least one class, got shape {shape}")
-    if description.target is None:
-        raise TypeError("target must be an array, got None")
     maths, labels, operand, rows = rowwise.target_of(description, target, shape, shape[:first] + shape[last:])
     check_returns(planning, scores, operand is not None)
     if description.weight is not None and weight.shape != (valid,):

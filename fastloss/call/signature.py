@@ -7,12 +7,13 @@ that a loss class has bound, then `grad_output` if it is an array, those of `gra
 from __future__ import annotations
 
 from collections.abc import Callable
-from operator import attrgetter, call, is_, itemgetter
+from operator import attrgetter, call, is_
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastloss.call.dispatch import lowering, relation
+from fastloss.call.planning import picker
 from fastloss.call.request import Request, is_number
 from fastloss.cpu.arrays import shows_memory
 
@@ -157,14 +158,14 @@ def taker(
     kinds = tuple(map(type, arrays))
     count, names = len(args), [*kwargs]
     rest = [place for place in range(len(found.given)) if place not in found.places]
-    pick, others = _picker(found.places), _picker(rest)
+    pick, others = picker(found.places), picker(rest)
     constants = others(found.given)
     lowers = tuple([lower or _itself for lower in found.lowers]) if any(found.lowers) else None
     on_host = {type(array) is np.ndarray for array in found.arrays}
     layout: Any = _layout if len(on_host) > 1 else _host_layout if True in on_host else _device_layout
     more = _extras_like(request) if request is not plain else None
     pairs = pairs_of(found, request)
-    firsts, seconds = _picker([k for k, _ in pairs]), _picker([n for _, n in pairs])
+    firsts, seconds = picker([k for k, _ in pairs]), picker([n for _, n in pairs])
     relations = found.relations
     layouts: Any = tuple(map(_layout, found.arrays))
     strides = strided = None
@@ -228,14 +229,6 @@ def _extras_like(request: Request) -> Callable[[Request], Any]:
         return (*found, out) if has_out else found
 
     return extras
-
-
-def _picker(places: Any) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
-    """Return what gives the entries at `places` as a tuple."""
-    if len(places) > 1:
-        return itemgetter(*places)
-    place = places[0] if places else 0
-    return itemgetter(slice(place, place + len(places)))
 
 
 def _itself(array: Any) -> Any:

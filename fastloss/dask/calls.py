@@ -21,7 +21,7 @@ from dask.base import tokenize
 from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph
 
-from fastloss.api.jobs import MAPS, Job, divides_by_weights
+from fastloss.api.jobs import Job, divides_by_weights
 from fastloss.call.common import NO_DIVISOR
 from fastloss.call.request import Mode, Request, is_number
 from fastloss.dask import blocks
@@ -324,7 +324,7 @@ def _places(job: Job, arrays: dict[str, Any]) -> Places:
     kept = tuple([label for label in whole if label not in rows])
     sizes = dict(zip(whole, layout.shape, strict=True))
     single = set(rows)
-    values = whole if job.loss in MAPS else kept
+    values = whole if job.is_map else kept
     if layout.keeps:
         ones = {label: f"one of {label}" for label in rows}
         values = tuple([ones.get(label, label) for label in whole])
@@ -349,7 +349,7 @@ def _index(job: Job, name: str, shape: tuple[int, ...], layout: Any, whole: Inde
     if name == "sample_weight":
         return kept[:rank]
     if name == "grad_output":
-        return () if rank == 0 else whole if layout.keeps or job.loss in MAPS else kept
+        return () if rank == 0 else whole if layout.keeps or job.is_map else kept
     if layout.kind == "elements":
         return whole[len(whole) - rank :]
     if shape == layout.shape or (layout.kind == "rows" and name not in ("target", "weight")):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fastloss as fl
-from fastloss.api.jobs import MAPS, SUMMED, Job, Layout, counts_of
+from fastloss.api.jobs import Job, Layout, counts_of
 from fastloss.call.weighting import lying
 from fastloss.define.registry import LOSSES, check_options
 from fastloss.jax.derivatives import map_of_rows, reduced_value, unreduced_of_summed, values_of_rows
@@ -79,9 +79,10 @@ def compute(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     arrays, options = arguments_of(name, args, kwargs)
     if options.get("returns"):
         raise ValueError(f"returns is not known to fastloss.jax, got {options['returns']!r}: call fastloss.{name}")
-    if name in MAPS:
+    family = LOSSES[name].family
+    if family == "rowmap":
         return _map(name, arrays, options)
-    if name in SUMMED:
+    if family in ("penalty", "projected"):  # their gradients add up over rows in the kernel
         return _summed(name, arrays, options)
     weights, divisor = arrays.pop("sample_weight", None), arrays.pop("divisor", None)
     reduction = options.get("reduction", "none")

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 import fastloss as fl
-from fastloss.api.jobs import MAPS, Job, Layout, Shape
+from fastloss.api.jobs import Job, Layout, Shape
 from fastloss.define.registry import LOSSES
 from fastloss.runtime.settings import in_this_thread
 
@@ -112,7 +112,7 @@ class Kernel:
         values, *gradients = self._computed(rows, options)
         ends = (*batch, *layout.kept, *[layout.shape[axis] for axis in layout.axes])
         back = [_moved(gradient.reshape(ends), layout, len(batch), True) for gradient in gradients]
-        if job.loss in MAPS:
+        if job.is_map:
             return (_moved(values.reshape(ends), layout, len(batch), True),)
         return self._shaped((values, *back), batch)
 
@@ -150,7 +150,7 @@ class Kernel:
 def values_of(job: Job, layout: Layout | None) -> Shape:
     """Return the shape of the values of a job."""
     if layout is not None:
-        return layout.shape if job.loss in MAPS else layout.values
+        return layout.shape if job.is_map else layout.values
     if job.loss == "linear_log_prob":
         return job.shape("token")
     if job.keywords.get("reduction") != "none":

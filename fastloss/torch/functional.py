@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import fastloss as fl
+from fastloss.define.registry import LOSSES
 from fastloss.runtime import graph_break
 from fastloss.torch.autograd import Unreduced, in_transform, observers, recorded, run_reduced, traced, without
 from fastloss.torch.calls import Call, Several, leaves
@@ -60,31 +61,15 @@ KEPT_BY_AUTOCAST = {
 WEIGHTED_BY_HAND = frozenset(("l1_loss", "mse_loss"))
 # What is no loss, and has no reduction.
 MAPS = frozenset(
-    (
-        "cosine_similarity",
-        "linear_log_prob",
-        "log_softmax",
-        "logsigmoid",
-        "logsumexp",
-        "pairwise_distance",
-        "sigmoid",
-        "softmax",
-    )
+    name
+    for name, record in LOSSES.items()
+    if "reduction" not in record.options and record.family not in ("penalty", "clustered")
 )
 # Losses with labels, which on a GPU are not waited for unless `check_indices` asks for it.
 LABELLED = frozenset(
-    (
-        "adaptive_log_softmax_with_loss",
-        "cross_entropy",
-        "ctc_loss",
-        "generalized_cross_entropy",
-        "linear_cross_entropy",
-        "linear_log_prob",
-        "multi_margin_loss",
-        "multilabel_margin_loss",
-        "nll_loss",
-        "symmetric_cross_entropy",
-    )
+    name
+    for name, record in LOSSES.items()
+    if record.family == "clustered" or not {"class", "class_list"}.isdisjoint(record.domains.values())
 )
 # The options of each function that torch's does not have.
 OURS: dict[str, list[inspect.Parameter]] = {}

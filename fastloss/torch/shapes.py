@@ -7,27 +7,7 @@ from typing import Any
 
 from torch import Tensor, broadcast_shapes
 
-# Losses that have a value for each vector along the last axis, or along `dim`, of what their tensors broadcast to.
-VECTORS = frozenset(
-    (
-        "cosine_embedding_loss",
-        "cosine_similarity",
-        "multilabel_soft_margin_loss",
-        "pairwise_distance",
-        "triplet_margin_loss",
-        "triplet_margin_with_distance_loss",
-    )
-)
-ROWS = frozenset(
-    (
-        "cross_entropy",
-        "generalized_cross_entropy",
-        "multi_margin_loss",
-        "multilabel_margin_loss",
-        "nll_loss",
-        "symmetric_cross_entropy",
-    )
-)
+from fastloss.define.registry import LOSSES
 
 
 def unreduced_shape(loss: str, arrays: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[int, ...]:
@@ -39,7 +19,8 @@ def unreduced_shape(loss: str, arrays: Mapping[str, Any], options: Mapping[str, 
         return _without(shape, 1) if arrays["target"].is_floating_point() else tuple(shape)
     if loss == "linear_log_prob":
         return tuple(arrays["token"].shape)
-    if loss in ROWS:
+    record = LOSSES[loss]
+    if record.domains.get("target") in ("class", "class_list"):
         shape, axis = arrays["target"].shape, options.get("axis")
         return _without(first, 1 if axis is None else axis) if shape == first else tuple(shape)
     if loss == "info_nce_loss":
@@ -48,13 +29,11 @@ def unreduced_shape(loss: str, arrays: Mapping[str, Any], options: Mapping[str, 
         return tuple(first[: min(2, len(first) - 1)])
     if loss == "ctc_loss":
         return tuple(first[1:-1])
-    if loss == "logsumexp":
-        return _without(first, options["dim"], options["keepdim"])
     if loss == "adaptive_log_softmax_with_loss":
         return tuple(arrays["target"].shape)
-    if loss in VECTORS:
+    if record.family in ("pairwise", "rowwise"):  # a number for each vector along an axis
         if loss == "cosine_embedding_loss":
-            del shapes["target"]  # a number for each vector
+            del shapes["target"]
         axis = options.get("axis")
         axis = options.get("dim", -1) if axis is None else axis
         return _without(_broadcast(shapes), axis, options.get("keepdim", False))
