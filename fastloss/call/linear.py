@@ -21,7 +21,7 @@ from fastloss.call.request import Request
 from fastloss.call.row_numbers import check_returns, returning
 from fastloss.call.rowwise import set_counts
 from fastloss.call.scored import valid_classes
-from fastloss.define.descriptions import Projected, RowIndex, Scores
+from fastloss.define.descriptions import Projected, RowIndex, Rowwise, Scores
 from fastloss.define.point_maths import finite_if_out, is_nonzero
 from fastloss.runtime.dtypes import F32, F64
 
@@ -51,14 +51,10 @@ def plan(planning: Planning, description: Projected) -> Plan:
     shape, results = (*x.shape[:-1], classes, *inner), (*x.shape[:-1], *inner)
     soft = rows.soft is not None and target.shape == shape
     if soft:
-        check_float(target, "target, which has the shape of the logits and so holds class probabilities,")
-        if rows.ignore_index is not None and rows.ignore_index >= 0:
-            raise ValueError(f"ignore_index does not go with class probabilities, got {rows.ignore_index}")
+        _check_probabilities(rows, target, valid < classes)
     else:
         check_labels(target, results, shape, "logits")
     check_returns(planning, scores, soft)
-    if soft and valid < classes:
-        raise ValueError("valid_classes does not go with class probabilities behind a linear map")
     place = len(planning.arrays)  # of what is returned beside the loss
     if scores.returns:
         planning.arrays.append(None)
@@ -81,23 +77,18 @@ def plan(planning: Planning, description: Projected) -> Plan:
     counted = not soft and rows.mean == "weights" and rows.reduction == "mean"
     if counted:
         set_counts(planning, description.rows, given[TARGET], x.dtype, valid, target if numbered is not None else None)
-    weighing, by = planning.weighing, planning.over(math.prod(results)) if rows.reduction == "mean" else 1
-    if weighing is not None:
-        weighing.layout = None
-        description = description._replace(rows=rows._replace(reduction="none"))
-    elif callable(by) or planning.mode.partial:
-        description = description._replace(rows=rows._replace(reduction="sum"))
+    reduced, by = _reduction(planning, rows, math.prod(results))
     labels, class_weights = (None, None) if soft else (given[TARGET], rows.weight)
     outputs.check_read(target=labels, weight=class_weights, grad_output=grad_output)
     # Rows of the input and class probabilities are read no more when their gradient is written; all else is.
     outputs.detach(list(given), (INPUT, TARGET))
-    run = LinearRun(planning, description, soft, real, scale)
+    run = LinearRun(planning, description._replace(rows=reduced), soft, real, scale)
     readers = [planning.reader(operand, planning.library.backend.flat) for operand in (*given, grad_output)]
     if numbered is not None:
         readers[TARGET] = lambda arrays: target
 
-    read_divisor = by if callable(by) and weighing is None else None
-    if weighing is not None:
+    read_divisor = by if callable(by) and planning.weighing is None else None
+    if planning.weighing is not None:
         readers[INPUT] = _counting_rows(readers[INPUT], planning, run)
 
     def body(arrays: tuple[Any, ...], request: Request, values: Any, *grads: Any) -> Any:
@@ -107,6 +98,26 @@ def plan(planning: Planning, description: Projected) -> Plan:
 
     made = program_call(planning, outputs, each, body, slots=6)
     return returning(planning, made, place, run.numbers, results) if scores.returns else made
+
+
+def _check_probabilities(rows: Rowwise, target: Any, is_padded: bool) -> None:
+    """Raise unless the target may hold class probabilities."""
+    check_float(target, "target, which has the shape of the logits and so holds class probabilities,")
+    if rows.ignore_index is not None and rows.ignore_index >= 0:
+        raise ValueError(f"ignore_index does not go with class probabilities, got {rows.ignore_index}")
+    if is_padded:
+        raise ValueError("valid_classes does not go with class probabilities behind a linear map")
+
+
+def _reduction(planning: Planning, rows: Rowwise, count: int) -> tuple[Rowwise, Any]:
+    """Return the row loss with the reduction that its loop does, and what the mean of `count` rows is divided by."""
+    divisor: Any = planning.over(count) if rows.reduction == "mean" else 1
+    if planning.weighing is not None:
+        planning.weighing.layout = None
+        return rows._replace(reduction="none"), divisor
+    if callable(divisor) or planning.mode.partial:
+        return rows._replace(reduction="sum"), divisor
+    return rows, divisor
 
 
 def _counting_rows(read: Read, planning: Planning, run: LinearRun) -> Read:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastloss.call import linear_twice
 from fastloss.call.array_ops import convert_into, in_type, scale_into, sum_of, writer
@@ -20,6 +20,21 @@ from fastloss.runtime.plans import KernelPlan
 from fastloss.runtime.settings import settings
 
 INPUT, WEIGHT, TARGET, BIAS, CLASS_WEIGHT = range(5)  # slots of the gradients
+
+
+class _Chunked(NamedTuple):
+    """What the chunks of a call share: the matrix products, the arrays of rows, and where each chunk writes."""
+
+    products: Products
+    second: linear_twice.SecondPass | None
+    bias: Any
+    of_rows: tuple[Any, ...]
+    each: Any  # the value of each row
+    d_target: Any
+    by_class: Any  # the gradient of the class weights
+    found: Sequence[Any]  # what is returned beside the loss
+    scale: float
+    by: Any
 
 
 class LinearRun:
@@ -155,8 +170,8 @@ class LinearRun:
         found: Sequence[Any],
     ) -> Any:
         """Compute chunk by chunk, all labels checked and counted; `padded` are gradients of more classes than count."""
-        backend, real, count = self.backend, self.real, self.count
-        operand, labels, class_weight, grad_output = of_rows
+        backend, real = self.backend, self.real
+        _, labels, class_weight, grad_output = of_rows
         divisor = self._divisor(labels, class_weight)
         for slot in (WEIGHT, BIAS):
             if padded and padded[slot] is not ABSENT:
@@ -169,7 +184,7 @@ class LinearRun:
         each: Any = ABSENT
         direct = values is not ABSENT and values.dtype == real
         if self.valued:
-            each = backend.flat(values) if direct else backend.empty((count,), real)
+            each = backend.flat(values) if direct else backend.empty((self.count,), real)
         grads = tuple([gradient if gradient is ABSENT else backend.flat(gradient) for gradient in grads])
         matrices = [
             gradient if gradient is ABSENT else gradient.reshape(matrix.shape)
@@ -180,48 +195,54 @@ class LinearRun:
         products = Products(backend, real, x, w, (*matrices, grads[BIAS]), whole, self.logit_scale, later)
         split = self.batch, *self.shape
         second = linear_twice.SecondPass(products, self.maths, self.params, self.ignore, split) if later else None
-        doubled = grads[CLASS_WEIGHT] is not ABSENT
-        by_class = backend.zeros((self.classes,), real) if doubled else ABSENT
+        by_class = ABSENT if grads[CLASS_WEIGHT] is ABSENT else backend.zeros((self.classes,), real)
+        chunked = _Chunked(products, second, bias, of_rows, each, grads[TARGET], by_class, found, scale, by)
         for start, stop in self.bounds:
-            chunk = products.logits(start, stop, bias)
-            gradient = products.gradient_of(chunk)
-            self._forward(chunk)
-            carried = gradient
-            if self.scores.softcap is not None and gradient is not ABSENT:
-                gradient = backend.empty(chunk.shape, real)
-            # Where the rows of the chunk lie in arrays of a number for each row, and in arrays like the logits.
-            places = slice(start * self.positions, stop * self.positions)
-            entries = slice(start * self.columns, stop * self.columns)
-            d_weight = backend.empty((chunk.size,), real) if doubled else ABSENT
-            operands = (part(operand, entries), part(labels, places), class_weight, part(grad_output, places))
-            if found:
-                written = [one[places] for one in found]
-                self.numbers.write(written, chunk.reshape(-1), operands[1], (stop - start, *self.shape))
-            if second is not None:
-                second.keep_rows(start, stop, chunk, operands[1], class_weight)
-            flat = gradient if gradient is ABSENT else gradient.reshape(-1)
-            results = (part(each, places), flat, part(grads[TARGET], entries), d_weight, ABSENT)
-            self._rows(stop - start, (chunk.reshape(-1), *operands), results, gradient is chunk, scale, by, False)
-            if gradient is not ABSENT:
-                self._back(gradient, chunk, carried)
-                gradient = carried
-            if second is not None:
-                second.keep_targets(start, stop, gradient, operands[1])
-            products.carry_back(start, stop, gradient)
-            if doubled:
-                lying = d_weight.reshape((stop - start, self.classes, self.positions))
-                backend.add_to(by_class, backend.sum_to(lying, (self.classes, 1)).reshape((self.classes,)))
+            self._chunk(chunked, start, stop)
         products.finish()
         if second is not None:
             back = self._back if self.scores.changes_logits else None
             second.write(matrices[1], bias, labels, grad_output, scale, self._forward, back)
-        if doubled:
+        if by_class is not ABSENT:
             convert_into(backend, grads[CLASS_WEIGHT], by_class)
         if self.valued and not self.each:
             return sum_of(backend, each, divisor)
         if self.valued and not direct:
             convert_into(backend, backend.flat(values), each)
         return None
+
+    def _chunk(self, chunked: _Chunked, start: int, stop: int) -> None:
+        """Compute the rows from `start` to `stop`: their logits, the row loss, and what it adds to the gradients."""
+        backend, (products, second, bias, of_rows, each, d_target, by_class, *_) = self.backend, chunked
+        operand, labels, class_weight, grad_output = of_rows
+        chunk = products.logits(start, stop, bias)
+        carried = gradient = products.gradient_of(chunk)
+        self._forward(chunk)
+        if self.scores.softcap is not None and gradient is not ABSENT:
+            gradient = backend.empty(chunk.shape, self.real)
+        # Where the rows of the chunk lie in arrays of a number for each row, and in arrays like the logits.
+        places = slice(start * self.positions, stop * self.positions)
+        entries = slice(start * self.columns, stop * self.columns)
+        d_weight = ABSENT if by_class is ABSENT else backend.empty((chunk.size,), self.real)
+        operands = (part(operand, entries), part(labels, places), class_weight, part(grad_output, places))
+        if chunked.found:
+            written = [one[places] for one in chunked.found]
+            self.numbers.write(written, chunk.reshape(-1), operands[1], (stop - start, *self.shape))
+        if second is not None:
+            second.keep_rows(start, stop, chunk, operands[1], class_weight)
+        flat = gradient if gradient is ABSENT else gradient.reshape(-1)
+        results = (part(each, places), flat, part(d_target, entries), d_weight, ABSENT)
+        arrays, in_place = (chunk.reshape(-1), *operands), gradient is chunk
+        self._rows(stop - start, arrays, results, in_place, chunked.scale, chunked.by, False)
+        if gradient is not ABSENT:
+            self._back(gradient, chunk, carried)
+            gradient = carried
+        if second is not None:
+            second.keep_targets(start, stop, gradient, operands[1])
+        products.carry_back(start, stop, gradient)
+        if by_class is not ABSENT:
+            lying = d_weight.reshape((stop - start, self.classes, self.positions))
+            backend.add_to(by_class, backend.sum_to(lying, (self.classes, 1)).reshape((self.classes,)))
 
     def _writes_later(self, x: Any, d_input: Any, d_weight: Any) -> bool:
         """Return whether the weight's gradient is left to a second pass, which reads the input again."""

@@ -47,13 +47,7 @@ def plan(planning: Planning, description: Rowwise) -> Plan:
     if description.target is None and "target" in planning.record.domains:
         raise TypeError("target must be an array, got None")
     if description.pairs is not None and description.weight is not None and weight.shape != (classes,):
-        check_fits(weight, shape, "weight")
-        check_fits(target, shape, "target")
-        arrays = (description.input, description.target, description.weight)
-        return pairwise.plan(
-            planning,
-            Pairwise(description.pairs, arrays, _NAMES, reduction=description.reduction, broadcast=True, reals=1),
-        )
+        return _plan_pairs(planning, description, shape)
     maths, labels, operand, rows = target_of(description, target, shape, rows)
     if description.weight is not None:
         check_shape(weight, (classes,), "weight", "one entry for each class, shape")
@@ -129,6 +123,15 @@ def _kernel_of(
     return backend.plan_rowwise(  # type: ignore[no-any-return]
         maths, seen, outputs.samples(5), params, split, ignore, outputs.first_replaces
     )
+
+
+def _plan_pairs(planning: Planning, description: Rowwise, shape: Shape) -> Plan:
+    """Plan a loss of rows whose weight is no class weight as one of pairs of rows."""
+    arrays = (description.input, description.target, description.weight)
+    for operand in arrays[1:]:
+        check_fits(operand.view, shape, operand.name)  # type: ignore[union-attr]
+    pairs = Pairwise(description.pairs, arrays, _NAMES, reduction=description.reduction, broadcast=True, reals=1)  # type: ignore[arg-type]
+    return pairwise.plan(planning, pairs)
 
 
 def _split(description: Rowwise, shape: Shape, name: str) -> tuple[int, int, tuple[int, int, int]]:
