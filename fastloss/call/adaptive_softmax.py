@@ -15,7 +15,7 @@ from fastloss.call.adaptive_weights import HEAD, Layers
 from fastloss.call.array_ops import convert_into, factor_type, in_type, map_into, sum_of
 from fastloss.call.checks import Shape, check_labels
 from fastloss.call.chunked_matmul import Products, chunks, multiply_into, part
-from fastloss.call.outputs import Argument, Outputs, make_all
+from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import Plan
 from fastloss.call.planning import ABSENT, Operand, Planning, several
 from fastloss.call.request import Mode, Request
@@ -61,7 +61,7 @@ def plan(planning: Planning, description: Clustered) -> Plan:
     results, flattened = outputs.plan(1 + len(arguments)), planning.request
 
     def compute(arrays: tuple[Any, ...], request: Request) -> Any:
-        made = make_all(results, arrays)
+        made = results.made(arrays)
         values, *grads = results.order((*made, ABSENT))
         labels = backend.flat(labels_view)
         if settings.check_indices and count:
@@ -190,7 +190,7 @@ def _flatten(planning: Planning, layers: Layers) -> None:
     given: list[Any] = []
     arrays = None
     if request.grad_out is not None:
-        arrays = (request.grad_out,) if mode.single else several(request.grad_out, len(mode.wrt))
+        arrays = several(request.grad_out, len(mode.wrt), mode.single)
     for number, name in enumerate(mode.wrt):
         nested = name == "tail_weights"
         names += layers.names[HEAD:] if nested else [name]

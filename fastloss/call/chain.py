@@ -13,10 +13,11 @@ from typing import Any
 
 from fastloss.call.array_ops import in_type
 from fastloss.call.checks import check_float
-from fastloss.call.composed import MakeCall, check_targets
+from fastloss.call.composed import MakeCall, record_of_part
 from fastloss.call.plan import Plan
 from fastloss.call.planning import Operand, Planning, several
 from fastloss.call.request import VALUE, Mode, Request, is_number
+from fastloss.call.targets import check_targets
 from fastloss.call.weighting import RowLayout
 from fastloss.define.descriptions import Applied, Elementwise, Loss, WeightedSum
 from fastloss.define.point_maths import plus_times, times
@@ -48,7 +49,7 @@ def planner(make_call: MakeCall) -> Callable[[Planning, Applied | WeightedSum], 
             check_float(operands[name].view, name)
         targets = []
         if request.grad_out is not None:
-            given = (request.grad_out,) if mode.single else several(request.grad_out, len(mode.wrt))
+            given = several(request.grad_out, len(mode.wrt), mode.single)
             targets = check_targets(planning, given, [operands[name] for name in mode.wrt])
         if mode.partial and isinstance(description, WeightedSum):
             raise TypeError(f"{record.name} is a sum of losses: take partial sums of these, each has a mean of its own")
@@ -151,18 +152,9 @@ class _Arithmetic:
 def _arithmetic(record: Loss, part: Part) -> _Arithmetic:
     def call(describe: Callable[..., Any], count: int) -> Any:
         names = ("array", "other")[:count]
-        described = _described(record, describe, names)
-        return part(described, VALUE.mode)
+        return part(record_of_part(record, describe, names), VALUE.mode)
 
     return _Arithmetic(call)
-
-
-@functools.cache
-def _described(record: Loss, describe: Callable[..., Any], names: tuple[str, ...]) -> Loss:
-    """Return the record of a part that no user calls."""
-    return dataclasses.replace(
-        record, describe=describe, positional=names, operands=frozenset(names), options={}, domains={}, legacy=False
-    )
 
 
 def _times(array: Any, *, factor: float, reduction: str) -> Elementwise:

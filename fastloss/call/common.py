@@ -25,14 +25,19 @@ def set_common(planning: Planning, common: dict[str, Any], reduction: str) -> No
     common = {name: value for name, value in common.items() if value is not None}
     planning.averages, planning.common = reduction == "mean", common
     planning.sample_weight, planning.divisor = common.get("sample_weight"), common.get("divisor")
-    if planning.divisor is not None and not planning.averages:
-        raise ValueError(f"divisor is what a mean is divided by, and does not go with reduction={reduction!r}")
-    if planning.sample_weight is not None and reduction == "batchmean":
-        raise ValueError("sample_weight does not go with reduction='batchmean', whose divisor is the number of rows")
+    check_common(planning.sample_weight, planning.divisor, reduction)
     if planning.mode.partial and planning.divisor is not None:
         raise ValueError(NO_DIVISOR)
     if planning.mode.partial and reduction not in ("mean", "batchmean"):
         raise ValueError(f"partial_sum is of a mean, and does not go with reduction={reduction!r}")
+
+
+def check_common(sample_weight: Any, divisor: Any, reduction: Any) -> None:
+    """Raise where weights of samples or a divisor do not go with a reduction."""
+    if divisor is not None and reduction != "mean":
+        raise ValueError(f"divisor is what a mean is divided by, and does not go with reduction={reduction!r}")
+    if sample_weight is not None and reduction == "batchmean":
+        raise ValueError("sample_weight does not go with reduction='batchmean', whose divisor is the number of rows")
 
 
 def along(description: Any, axis: int) -> Any:

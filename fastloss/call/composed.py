@@ -15,10 +15,10 @@ import numpy as np
 from fastloss.call import elementwise
 from fastloss.call.array_ops import in_type
 from fastloss.call.checks import check_float, check_shape, listed
-from fastloss.call.outputs import check_target
 from fastloss.call.plan import Plan
 from fastloss.call.planning import Operand, Planning, several
 from fastloss.call.request import VALUE, Mode, Request
+from fastloss.call.targets import check_targets
 from fastloss.define.descriptions import Distance, Elementwise, Loss, OfDistances, Penalty
 from fastloss.define.point_maths import plus
 
@@ -62,7 +62,7 @@ def _plan_penalties(planning: Planning, description: Penalty, part: Callable[[Lo
         raise ValueError("out is for an unreduced value, which a penalty does not have")
     targets = None
     if request.grad_out is not None:
-        only = request.grad_out if mode.single else several(request.grad_out, 1)[0]
+        (only,) = several(request.grad_out, 1, mode.single)
         targets = several(only, len(given))
     if not given:
         return Plan(lambda arrays, request: _joined(mode, np.float64(0), [], [], request))
@@ -106,18 +106,6 @@ def _plan_penalties(planning: Planning, description: Penalty, part: Callable[[Lo
     return Plan(compute)
 
 
-def check_targets(planning: Planning, targets: tuple[Any, ...], like: Iterable[Operand]) -> list[Operand]:
-    """Check the arrays of ``grad_out``, which must be like the operands, before anything is written."""
-    checked: list[Operand] = []
-    for array, operand in zip(targets, like, strict=True):
-        target = planning.operand("grad_out", array)
-        check_target(planning, target, operand.view.shape, operand.view.dtype)
-        if any(planning.library.backend.overlap(target.view, other.view) for other in checked):
-            raise ValueError("grad_out overlaps another array that is written")
-        checked.append(target)
-    return checked
-
-
 def _joined(mode: Mode, total: Any, gradients: list[Any], seconds: list[Any], request: Request) -> Any:
     """Return value and lists of derivatives as the mode asks for them."""
     if not mode.wrt:
@@ -149,10 +137,7 @@ def planner_of_distances(make_call: MakeCall) -> Callable[[Planning, OfDistances
 
     @functools.cache
     def part(record: Loss, describe: Callable[..., Any], names: tuple[str, ...], mode: Mode) -> Any:
-        described = dataclasses.replace(
-            record, describe=describe, positional=names, operands=frozenset(names), options={}, domains={}, legacy=False
-        )
-        return make_call(described, Request(mode), {})
+        return make_call(record_of_part(record, describe, names), Request(mode), {})
 
     def plan(planning: Planning, description: OfDistances) -> Plan:
         return _Distances(planning, description, part).plan()
@@ -215,7 +200,7 @@ class _Distances:
         backend = planning.library.backend
         self.targets: list[Operand] | None = None
         if request.grad_out is not None:
-            given = (request.grad_out,) if self.mode.single else several(request.grad_out, len(self.mode.wrt))
+            given = several(request.grad_out, len(self.mode.wrt), self.mode.single)
             like = [self.description.arrays[names.index(name)] for name in self.mode.wrt]
             self.targets = check_targets(planning, given, like)
         if request.out is not None:
@@ -278,6 +263,14 @@ class _Distances:
             return []  # does not hold the argument whose second derivative is asked for
         parts = part.run((a, b), {}, Request(part.request.mode, slope))
         return [(first, parts[0]), ("hessian" if self.mode.hessian else other, parts[1])]
+
+
+@functools.cache
+def record_of_part(record: Loss, describe: Callable[..., Any], names: tuple[str, ...]) -> Loss:
+    """Return the record of a part of a loss, which no user calls."""
+    return dataclasses.replace(
+        record, describe=describe, positional=names, operands=frozenset(names), options={}, domains={}, legacy=False
+    )
 
 
 @functools.cache

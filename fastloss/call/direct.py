@@ -177,23 +177,12 @@ def _into(
     request: Request,
 ) -> Run | None:
     """Return what computes calls into arrays of the caller's; all have memory of their own, so that none overlaps."""
-    code, frames, queue, _, results, labelled, divisor, number, reduces, answer, wrap, _, defined = parts
+    code, frames, queue, *_, labelled, divisor, number, reduces, answer, wrap, _, defined = parts
     takes_out, takes_gradients, single = request.out is not None, request.grad_out is not None, request.mode.single
     if defined or wrap is not None:
         return None
-    gradients = () if not takes_gradients else (request.grad_out,) if single else tuple(request.grad_out)
-    like = iter([*((request.out,) if takes_out else ()), *gradients])
-    # Per result its place in the frame, and what makes it, or the dtype and shape of the caller's array.
-    is_given = [takes_out if slot == parts.values else takes_gradients for slot, _ in results]
-    made_by = tuple(
-        [
-            (slot, None, array.dtype, array.shape)
-            if given and (array := next(like)) is not None
-            else (slot, make, None, None)
-            for (slot, make), given in zip(results, is_given, strict=True)
-        ]
-    )
-    ndarray, amount = np.ndarray, len(gradients)
+    made_by = _results_like(parts, request)
+    ndarray, amount = np.ndarray, len(request.grad_out) if takes_gradients and not single else 0
 
     def run(args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> Any:
         _, grad_output, grad_out, out = request
@@ -244,6 +233,17 @@ def _into(
         return answer(number(total / divisor) if reduces else None, made)
 
     return run
+
+
+def _results_like(parts: Parts, request: Request) -> tuple[tuple[int, Any, Any, Any], ...]:
+    """Return of each result its place in the frame, and what makes it, or the dtype and shape of the caller's array."""
+    gradients = request.grad_out
+    given = iter(() if gradients is None else (gradients,) if request.mode.single else gradients)
+    found: list[tuple[int, Any, Any, Any]] = []
+    for slot, make in parts.results:
+        array = request.out if slot == parts.values else next(given) if gradients is not None else None
+        found.append((slot, make, None, None) if array is None else (slot, None, array.dtype, array.shape))
+    return tuple(found)
 
 
 # -- from a frame to the answer ---------------------------------------------------------------------------------------

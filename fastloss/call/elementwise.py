@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -20,11 +21,29 @@ from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import Domain, Plan, kernel_call
 from fastloss.call.planning import ABSENT, Operand, Planning, chained, reads_of
 from fastloss.call.request import VALUE
-from fastloss.call.weighting import sampling, spread_weights
-from fastloss.define.descriptions import Elementwise
+from fastloss.call.weighting import plan_sample_weights, spread_weights
+from fastloss.define.descriptions import Elementwise, MathFunction
 from fastloss.define.point_maths import is_negative, outside_unit_interval, sampled, slopes_of, weighted
 from fastloss.runtime.plans import nothing
 from fastloss.runtime.settings import settings
+
+
+@dataclasses.dataclass(slots=True)
+class _Loop:
+    """What a loop over elements runs: its point function, and the arrays of it with what spreads each."""
+
+    point: MathFunction
+    params: tuple[Any, ...]
+    arguments: tuple[Argument, ...]
+    views: list[Any]
+    spreads: list[Callable[[Any], Any] | None]
+    divisor: Any
+
+    def add(self, operand: Operand, spread: Callable[[Any], Any] | None = None) -> None:
+        """Have a further array as the last one."""
+        self.arguments = (*self.arguments, Argument(operand, operand.view))
+        self.views.append(operand.view if spread is None else spread(operand.view))
+        self.spreads.append(spread)
 
 
 def plan(planning: Planning, description: Elementwise) -> Plan:
@@ -38,68 +57,79 @@ def plan(planning: Planning, description: Elementwise) -> Plan:
     if any(view.shape != shape for view in views):
         shape = common_shape(description, views)
         planning.kept = planning.kept and description.broadcast != "warn"
-
-    params = representable(params, x.dtype)
     size, each = math.prod(shape), description.reduction == "none"
-    divisor: Any = planning.over(description.divisor(x.shape, size))
-    point, w = description.point, weight
+    divisor = planning.over(description.divisor(x.shape, size))
+    loop = _Loop(description.point, representable(params, x.dtype), arguments, views, spreads, divisor)
     if weight is not None:
-        if description.exact_weight:
-            check_shape(weight.view, x.shape, "weight", "the input's shape")
-        check_fits(weight.view, shape, "weight")
-        by_both = description.mean == "products" and planning.sample_weight is not None
-        if planning.averages and (description.mean == "weights" or by_both):
-            divisor = planning.over(_summing(backend, weight))
-            planning.counts = planning.reader(weight, _broadcasting(backend, None, shape), backend.flat)
-        if "weight" in mode.wrt and "sample_weight" in planning.common:
-            raise ValueError("there is no gradient with respect to weight beside a sample_weight")
-        if "weight" in mode.wrt:
-            # The weight becomes an operand; its derivative of a weighted mean is v - mean, over the summed weight.
-            centre = _centre(planning, description, size) if callable(divisor) else 0.0
-            arguments = (*arguments, Argument(weight, weight.view))
-            point, params, w = weighted(point), (*params, centre), None
-            views.append(weight.view)
-            spreads.append(None)
-
-    sampled_by, converts = planning.sample_weight, False
-    if sampled_by is not None and len(views) < 3 and size:
-        planning.sample_weight, planning.weighs = None, True
-        slopes = sum(name in planning.record.differentiable for name in names[:2])
-        point = sampled(point, len(views), slopes)
-        divisor, spread, converts = sampling(planning, sampled_by, shape, divisor, None if weight is None else weight)
-        if mode.partial:
-            planning.denominator, divisor = divisor, 1
-        arguments = (*arguments, Argument(sampled_by, sampled_by.view))
-        views.append(sampled_by.view if spread is None else spread(sampled_by.view))
-        spreads.append(spread)
-    domain = _domain(planning, description, shape, spreads, sampled_by)
+        _weigh(planning, description, loop, shape)
+    samples, converts = planning.sample_weight, False
+    if samples is not None and len(loop.views) < 3 and size:
+        converts = _weigh_samples(planning, description, loop, shape)
+    domain = _domain(planning, description, shape, loop.spreads, samples)
     if not mode.value and domain is None:
-        point = slopes_of(point)
-    outputs = Outputs(planning, arguments, shape)
+        loop.point = slopes_of(loop.point)
+
+    outputs = Outputs(planning, loop.arguments, shape)
     outputs.want_values(shape, each and mode.value)
     scale, grad_output = planning.take_grad_output(not each, shape)
-    outputs.check_read(weight=w, grad_output=grad_output)
-    missing = 3 - len(views)
-    operands = (*[argument.operand for argument in arguments], *(None,) * missing, w, grad_output)
-    spread_views = [backend.broadcast(view, shape) for view in views]
-    read_views = (
-        *spread_views,
-        *(ABSENT,) * missing,
-        ABSENT if w is None else backend.broadcast(w.view, shape),
-        ABSENT if grad_output is None else grad_output.view,
-    )
+    kernel_weight = None if "weight" in mode.wrt else weight
+    outputs.check_read(weight=kernel_weight, grad_output=grad_output)
+    missing = (None,) * (3 - len(loop.views))
+    operands = (*[argument.operand for argument in loop.arguments], *missing, kernel_weight, grad_output)
     if size == 0:
         kernel = nothing(planning.empty_mean)
     else:
-        kernel = backend.plan_elementwise(point, read_views, outputs.samples(5), params, outputs.aliased)
-    chains = [*spreads, *(None,) * (5 - len(spreads))]
-    if sampled_by is not None and planning.weighs and kernel.raw and not converts:
+        seen = (
+            *[backend.broadcast(view, shape) for view in loop.views],
+            *(ABSENT,) * len(missing),
+            ABSENT if kernel_weight is None else backend.broadcast(kernel_weight.view, shape),
+            ABSENT if grad_output is None else grad_output.view,
+        )
+        kernel = backend.plan_elementwise(loop.point, seen, outputs.samples(5), loop.params, outputs.aliased)
+    chains = [*loop.spreads, *(None,) * (5 - len(loop.spreads))]
+    if samples is not None and planning.weighs and kernel.raw and not converts:
         chains[len(description.arrays)] = None  # what spreads weights also brings them to their shape
     for k, operand in enumerate(operands):
-        if not (operand is None or operand is sampled_by or kernel.raw or operand.view.shape == shape):
+        if not (operand is None or operand is samples or kernel.raw or operand.view.shape == shape):
             chains[k] = _broadcasting(backend, chains[k], shape)
     reads = reads_of(operands, tuple(chains), kernel.reads)
-    return kernel_call(planning, kernel, reads, outputs, each, scale, divisor, domain)
+    return kernel_call(planning, kernel, reads, outputs, each, scale, loop.divisor, domain)
+
+
+def _weigh(planning: Planning, description: Elementwise, loop: _Loop, shape: Shape) -> None:
+    """Check the weight, which may count in the divisor of the mean, and have its derivative if that is asked for."""
+    mode, backend, weight = planning.mode, planning.library.backend, description.weight
+    assert weight is not None
+    if description.exact_weight:
+        check_shape(weight.view, loop.views[0].shape, "weight", "the input's shape")
+    check_fits(weight.view, shape, "weight")
+    by_both = description.mean == "products" and planning.sample_weight is not None
+    if planning.averages and (description.mean == "weights" or by_both):
+        loop.divisor = planning.over(_summing(backend, weight))
+        planning.counts = planning.reader(weight, _broadcasting(backend, None, shape), backend.flat)
+    if "weight" not in mode.wrt:
+        return
+    if "sample_weight" in planning.common:
+        raise ValueError("there is no gradient with respect to weight beside a sample_weight")
+    # The weight becomes an operand; its derivative of a weighted mean is v - mean, over the summed weight.
+    centre = _centre(planning, description, math.prod(shape)) if callable(loop.divisor) else 0.0
+    loop.point, loop.params = weighted(loop.point), (*loop.params, centre)
+    loop.add(weight)
+
+
+def _weigh_samples(planning: Planning, description: Elementwise, loop: _Loop, shape: Shape) -> bool:
+    """Have the kernel multiply by the weights of samples, and return whether they are converted for that."""
+    samples = planning.sample_weight
+    assert samples is not None
+    planning.sample_weight, planning.weighs = None, True
+    slopes = sum(name in planning.record.differentiable for name in description.names[:2])
+    loop.point = sampled(loop.point, len(loop.views), slopes)
+    divisor, spread, converts = plan_sample_weights(planning, samples, shape, loop.divisor, description.weight)
+    if planning.mode.partial:
+        planning.denominator = divisor
+    loop.divisor = 1 if planning.mode.partial else divisor
+    loop.add(samples, spread)
+    return converts
 
 
 def _arguments(
@@ -158,7 +188,7 @@ def _domain(
     description: Elementwise,
     shape: Shape,
     spreads: list[Callable[[Any], Any] | None],
-    sampled_by: Operand | None,
+    samples: Operand | None,
 ) -> Domain | None:
     """Return what raises where an operand holds a value that the loss is not defined for; NaN passes.
 
@@ -176,7 +206,7 @@ def _domain(
         )
         if wanted
     ]
-    weights = None if sampled_by is None else spread_weights(planning, sampled_by, shape)
+    weights = None if samples is None else spread_weights(planning, samples, shape)
 
     def check(arrays: tuple[Any, ...], total: Any) -> None:
         if not (settings.check_indices or not backend.waits):  # may the call wait for the device?

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from operator import call, itemgetter
+from operator import itemgetter
 from typing import Any, NamedTuple
 
-from fastloss.call.checks import Shape, check_float, check_shape, dtype_name
+from fastloss.call.checks import Shape, check_float
 from fastloss.call.planning import ABSENT, Operand, Planning
 from fastloss.call.request import Request
+from fastloss.call.results import Finish, Results, chained, copier, finisher, fresh, given_gradient, given_out, taken
+from fastloss.call.targets import check_target
 from fastloss.call.weighting import Weighing
-from fastloss.runtime.dtypes import F32, F64, HALF
-
-# What makes a result of what a kernel wrote, the arrays of the call, and its request.
-Finish = Callable[[Any, tuple[Any, ...], Request], Any]
+from fastloss.runtime.dtypes import F32, F64
 
 
 class Argument(NamedTuple):
@@ -34,18 +33,6 @@ class _Written(NamedTuple):
     sample: Any  # an empty array of the type of that
     finish: Finish | None
     target: Operand | None = None
-
-
-class Results(NamedTuple):
-    """How the arrays that a call writes are made, and how its results are made of them."""
-
-    make: Callable[[tuple[Any, ...]], list[Any]] | None  # None: by `makes`, which need no arrays
-    makes: tuple[Callable[[], Any], ...]
-    finish: Callable[[list[Any], tuple[Any, ...], Request], list[Any]] | None  # None: they are the results
-    flats: tuple[Callable[[Any], Any], ...]  # what a kernel sees of each
-    order: Callable[[tuple[Any, ...]], tuple[Any, ...]]  # of those and ``()``, that of the kernel's slots
-    slots: list[int | None]  # the kernel's slot of each, None where it is not just made flat
-    wraps: tuple[Callable[[Any], Any], ...] | None  # what `finish` does to each, where it needs the array alone
 
 
 class Outputs:
@@ -117,7 +104,7 @@ class Outputs:
         make = backend.maker((*shape[:axis], *shape[axis + 1 :], shape[axis]), dtype)
         return lambda: backend.moved(make(), -1, axis)
 
-    def want_values(self, shape: Shape, wanted: bool, entries: bool = False, dtype: Any = None) -> None:
+    def want_values(self, shape: Shape, wanted: bool, entries: bool = False) -> None:
         """Plan the unreduced values: a number for each row, or for each of its `entries`."""
         self.values = shape
         planning = self.planning
@@ -132,7 +119,7 @@ class Outputs:
             return
         slot = None if planning.sample_weight is not None else self._shift
         argument = self._argument(0)
-        dtype = argument.view.dtype if dtype is None else dtype
+        dtype = argument.view.dtype
         if out is not None:
             self._check(out, shape, dtype)
             dtype = out.view.dtype
@@ -143,9 +130,9 @@ class Outputs:
             return
         self._out = out
         if (self.ordered(out.view) if entries else out.view).flags.c_contiguous:
-            self._written.insert(0, _Written(slot, *kernel, _given_out, out))
+            self._written.insert(0, _Written(slot, *kernel, given_out, out))
         else:
-            self._written.insert(0, _Written(slot, *kernel, self._copying(out, _given_out)))
+            self._written.insert(0, _Written(slot, *kernel, self._copying(out, given_out)))
 
     def check_read(self, **operands: Operand | None) -> None:
         """Check what is read beside the arguments, by name, against the arrays of the user's that are written."""
@@ -176,7 +163,7 @@ class Outputs:
             ):
                 number = self.slots.index(slot)
                 self._written[place] = written._replace(
-                    target=None, finish=self._copying(target, functools.partial(_given_gradient, number))
+                    target=None, finish=self._copying(target, functools.partial(given_gradient, number))
                 )
 
     def _plan_gradient(self, number: int, slot: int, shape: Shape | None) -> None:
@@ -186,16 +173,16 @@ class Outputs:
             dtype = self._targets[number].view.dtype
         lies = view.shape if shape is None else shape
         kernel = self._made(lies, dtype)
-        fold = _chained(self._moving(lies, dtype), None if lies == view.shape else self._folding(argument))
+        fold = chained(self._moving(lies, dtype), None if lies == view.shape else self._folding(argument))
         if not self._targets:
             wrap = self._wrapping(dtype, argument.operand)
-            self._written.append(_Written(slot + 1 + self._shift, *kernel, _chained(fold, wrap)))
+            self._written.append(_Written(slot + 1 + self._shift, *kernel, chained(fold, wrap)))
             return
-        target, given = self._targets[number], functools.partial(_given_gradient, number)
+        target, given = self._targets[number], functools.partial(given_gradient, number)
         if self._last is None and target.view.shape == lies and self.ordered(target.view).flags.c_contiguous:
             self._written.append(_Written(slot + 1 + self._shift, *kernel, given, target))
         else:
-            fold = _chained(fold, self._copying(target, given))
+            fold = chained(fold, self._copying(target, given))
             self._written.append(_Written(slot + 1 + self._shift, *kernel, fold))
 
     def _plan_hessian(self, shape: Shape | None) -> None:
@@ -203,8 +190,8 @@ class Outputs:
         dtype = argument.view.dtype
         lies = argument.view.shape if shape is None else shape
         # Each element's own second derivatives add up, as its first ones do.
-        fold = _chained(self._moving(lies, dtype), None if lies == argument.view.shape else self._folding(argument))
-        fold = _chained(fold, self._wrapping(dtype, argument.operand))
+        fold = chained(self._moving(lies, dtype), None if lies == argument.view.shape else self._folding(argument))
+        fold = chained(fold, self._wrapping(dtype, argument.operand))
         self._written.append(_Written(-1, *self._made(lies, dtype), fold))
 
     def _made(self, shape: Shape, dtype: Any) -> tuple[Callable[[], Any], Callable[[Any], Any], Any]:
@@ -337,10 +324,6 @@ class Outputs:
         order = sorted([(slot % 5, place) for slot, place in slots.items() if slot is not None])
         return makes, [place for _, place in order], places
 
-    def are_as_made(self) -> bool:
-        """Return whether every result is what was made for it, as an array of the user's library."""
-        return all(written.finish in self._wraps for written in self._written)
-
     def plan(self, slots: int) -> Results:
         """Return the plan, for a kernel that writes to `slots`."""
         written = self._written
@@ -364,10 +347,11 @@ class Outputs:
         make = self._maker() if given else None
         plain = self._flat is self.backend.flat
         slots_written = [each.slot if plain or each.slot == 0 else None for each in written]
-        finish = _finisher(finishes) if ends else None
+        finish = finisher(finishes) if ends else None
         if copies:
-            finish, slots_written = _copier(self.backend, copies, _finisher(finishes)), [None] * len(written)
-        wraps = tuple([self._wraps[one] for one in finishes]) if self.are_as_made() else None
+            finish, slots_written = copier(self.backend, copies, finisher(finishes)), [None] * len(written)
+        as_made = all(one in self._wraps for one in finishes)  # as arrays of the user's library
+        wraps = tuple([self._wraps[one] for one in finishes]) if as_made else None
         return Results(make, tuple(makes), finish, tuple(flats), itemgetter(*places), slots_written, wraps)
 
     def _maker(self) -> Callable[[tuple[Any, ...]], list[Any]]:
@@ -376,65 +360,12 @@ class Outputs:
             place = self._written[0].target.place
             return lambda arrays: [arrays[place]]
         sources = [
-            functools.partial(_fresh, each.make)
+            functools.partial(fresh, each.make)
             if each.target is None
-            else functools.partial(_taken, each.target.place, each.target.read)
+            else functools.partial(taken, each.target.place, each.target.read)
             for each in self._written
         ]
         return lambda arrays: [source(arrays) for source in sources]
-
-
-def _copier(backend: Any, copies: list[tuple[int, int]], finish: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
-    """Return `finish` after arrays have been copied to others."""
-
-    def copy(made: list[Any], arrays: tuple[Any, ...], request: Request) -> list[Any]:
-        for target, source in copies:
-            backend.copy_into(made[target], made[source])
-        return finish(made, arrays, request)
-
-    return copy
-
-
-def _finisher(finishes: list[Finish | None]) -> Callable[[list[Any], tuple[Any, ...], Request], list[Any]]:
-    """Return what makes the results of the arrays that were written."""
-    if len(finishes) == 1:
-        (only,) = finishes
-        return lambda made, arrays, request: [only(made[0], arrays, request)]  # type: ignore[misc]
-
-    def finish(made: list[Any], arrays: tuple[Any, ...], request: Request) -> list[Any]:
-        return [
-            written if done is None else done(written, arrays, request)
-            for written, done in zip(made, finishes, strict=True)
-        ]
-
-    return finish
-
-
-def _fresh(make: Callable[[], Any], arrays: tuple[Any, ...]) -> Any:
-    return make()
-
-
-def _taken(place: int, read: Callable[[Any], Any] | None, arrays: tuple[Any, ...]) -> Any:
-    return arrays[place] if read is None else read(arrays[place])
-
-
-def _given_out(written: Any, arrays: tuple[Any, ...], request: Request) -> Any:
-    return request.out
-
-
-def _given_gradient(number: int, written: Any, arrays: tuple[Any, ...], request: Request) -> Any:
-    return request.grad_out if request.mode.single else request.grad_out[number]
-
-
-def _chained(first: Finish | None, second: Finish | None) -> Finish | None:
-    if first is None or second is None:
-        return first or second
-    return lambda written, arrays, request: second(first(written, arrays, request), arrays, request)
-
-
-def make_all(results: Results, arrays: tuple[Any, ...]) -> list[Any]:
-    """Return the arrays that a call writes."""
-    return [*map(call, results.makes)] if results.make is None else results.make(arrays)
 
 
 def _slot(planning: Planning, arguments: tuple[Argument | None, ...], name: str) -> int:
@@ -447,24 +378,3 @@ def _slot(planning: Planning, arguments: tuple[Argument | None, ...], name: str)
         f"no gradient of {planning.record.name} with respect to {name!r}: it is not given, or the target holds class "
         "indices"
     )
-
-
-def check_target(planning: Planning, target: Operand, shape: Shape, dtype: Any) -> None:
-    """Check an array to be written, which must have a shape and a dtype."""
-    view = planning.see_target(target)
-    check_shape(view, shape, target.name, "shape")
-    if view.dtype != dtype and (view.dtype != F32 or dtype not in HALF):
-        wanted = "the dtype of its argument, or be float32 beside half precision"
-        raise TypeError(f"{target.name} must have {wanted}, got {dtype_name(view)}")
-    if not view.flags.c_contiguous and _may_overlap_itself(view):
-        raise ValueError(f"{target.name} has elements that share memory with each other: strides {view.strides}")
-
-
-def _may_overlap_itself(view: Any) -> bool:
-    """Return whether two elements may lie in the same place: an axis is shorter than what the finer axes span."""
-    span = view.itemsize
-    for stride, length in sorted((abs(stride), n) for stride, n in zip(view.strides, view.shape, strict=True) if n > 1):
-        if stride < span:
-            return True
-        span += stride * (length - 1)
-    return False

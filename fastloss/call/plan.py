@@ -12,9 +12,10 @@ from collections.abc import Callable
 from operator import call
 from typing import Any, NamedTuple
 
-from fastloss.call.outputs import Outputs, Results, make_all
+from fastloss.call.outputs import Outputs
 from fastloss.call.planning import ABSENT, Compute, Planning, Reads, Scale
 from fastloss.call.request import Mode, Request
+from fastloss.call.results import Results
 from fastloss.call.weighting import Execute, partial_of
 from fastloss.cpu.windows import FLAT
 from fastloss.runtime.plans import KernelPlan
@@ -181,7 +182,7 @@ def _of_no_weight(library: Any, results: Results, value: Any, answer: Answer) ->
     """Return what gives the mean over no weight, which is NaN, and its gradient, which is 0."""
 
     def compute(arrays: tuple[Any, ...], request: Request) -> Any:
-        made = make_all(results, arrays)
+        made = results.made(arrays)
         for flat in map(call, results.flats, made):
             library.backend.fill(flat, 0.0)
         return answer(value, made if results.finish is None else results.finish(made, arrays, request))

@@ -252,8 +252,10 @@ def scale_of(grad_output: Any) -> float:
         raise ValueError("grad_output must be a number that float64 can hold") from None
 
 
-def several(given: Any, count: int) -> tuple[Any, ...]:
-    """Return a part of ``grad_out`` that must be `count` arrays."""
+def several(given: Any, count: int, single: bool = False) -> tuple[Any, ...]:
+    """Return a part of ``grad_out`` that must be `count` arrays, or where it is of a `single` gradient that one."""
+    if single:
+        return (given,)
     if not isinstance(given, tuple | list):
         raise TypeError(f"grad_out must be a tuple of arrays, got {type(given).__name__}")
     if len(given) != count:

@@ -26,7 +26,7 @@ from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import BadLabel, Plan, kernel_call
 from fastloss.call.planning import ABSENT, Operand, Planning, Read, chained, reads_of
 from fastloss.call.request import Request
-from fastloss.call.weighting import RowLayout, or_negative, sampling_rows
+from fastloss.call.weighting import RowLayout, or_negative, take_row_weights
 from fastloss.define.descriptions import NO_INDEX, Pairwise, RowMap, RowMaths, Rowwise
 from fastloss.runtime.dtypes import F32, F64, FLOATS
 from fastloss.runtime.plans import KernelPlan, nothing
@@ -57,7 +57,7 @@ def plan(planning: Planning, description: Rowwise) -> Plan:
     is_sampled = (
         planning.sample_weight is not None and count > 0 and classes > 0 and _is_sampled(planning, description, labels)
     )
-    sampled_by, spread_weights = sampling_rows(planning, results) if is_sampled else (None, None)
+    sampled_by, spread_weights = take_row_weights(planning, results) if is_sampled else (None, None)
     divisor: Any = 1
     if description.reduction == "mean":
         is_counted = description.mean == "weights" and labels is not None
@@ -288,7 +288,7 @@ def _plan_converted(planning: Planning, description: RowMap) -> Plan:
 
     request = planning.request
     rounded = Outputs(planning, (Argument(operand, own),), own.shape)
-    made = rounded.plan(5)
+    results_of = rounded.plan(5)
     wide = Planning(planning.record, Request(mode, request.grad_output, None, request.out), planning.arrays, False)
     wide.grad_output, wide.out = planning.grad_output, planning.out
     compute = plan_map(wide, description._replace(input=converted, dtype=None)).compute
@@ -297,10 +297,10 @@ def _plan_converted(planning: Planning, description: RowMap) -> Plan:
         results = compute(arrays, request)
         value, derivatives = results if mode.value else (None, results)
         derivatives = derivatives if mode.hessian else (derivatives,)
-        targets = made.make(arrays) if made.make is not None else [make() for make in made.makes]
+        targets = results_of.made(arrays)
         for target, derivative in zip(targets, derivatives, strict=True):
             backend.copy_into(target, in_type(backend, library.view(derivative, "input"), own.dtype))
-        finished = targets if made.finish is None else made.finish(targets, arrays, request)
+        finished = targets if results_of.finish is None else results_of.finish(targets, arrays, request)
         answer = tuple(finished) if mode.hessian else finished[0]
         return (value, answer) if mode.value else answer
 

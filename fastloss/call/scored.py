@@ -34,14 +34,10 @@ Block = Callable[..., tuple[int, Any]]
 
 
 def plan(planning: Planning, description: Rowwise) -> Plan:
-    """Plan a loss of rows; one with a z_loss alone is a loss of rows like any other."""
+    """Plan a loss of rows; one whose logits count as they are is a loss of rows like any other."""
     scores = description.scores
-    if scores is None or scores == Scores(z_loss=scores.z_loss):
+    if scores is None:
         return rowwise.plan(planning, description)
-    return _plan(planning, description, scores)
-
-
-def _plan(planning: Planning, description: Rowwise, scores: Scores) -> Plan:
     mode = planning.mode
     x, target, weight = planning.enter(
         (description.input, description.target, description.weight), ("input", "target", "weight")

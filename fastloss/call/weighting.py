@@ -1,8 +1,8 @@
 """Weights of samples: what they sum to, and how a loss is computed whose values they multiply.
 
-The kernels of a loss know nothing of them. They compute it value by value, with the weights in the upstream gradient;
-the values are multiplied and added up afterwards. A sample of weight 0 is taken out: its value and its gradient are 0
-whatever it holds. Losses of elements, and on CPUs those of rows of classes, are multiplied in their loops instead.
+Losses of elements, and on CPUs losses of rows of classes, multiply by weights of samples in their kernels. All others
+are computed unreduced, with the weights in the upstream gradient; the values are multiplied and added up afterwards. A
+sample of weight 0 is taken out: its value and its gradient are 0 whatever it holds.
 
 Time with weights beside that without, value and gradient (``bench/sample_weight.py``, float32, two threads of an EPYC
 with AVX-512): cross_entropy 1.12 at 64x10, 1.06 at 100,000x10, 1.03 at 65,536x100, 1.01 at 8192x1000;
@@ -39,7 +39,7 @@ class RowLayout(NamedTuple):
     width: int = 1
 
 
-def lying(weights: Shape, shape: Shape) -> Shape:
+def broadcastable_shape(weights: Shape, shape: Shape) -> Shape:
     """Return the shape in which weights broadcast to values of `shape`, whose first axes they have, or all.
 
     Raises
@@ -61,31 +61,32 @@ def spreading(planning: Planning, shape: Shape) -> Callable[[Any], Any] | None:
     operand, backend = planning.sample_weight, planning.library.backend
     assert operand is not None
     view = planning.see(operand, "sample_weight")
-    lies = lying(view.shape, shape)
+    lies = broadcastable_shape(view.shape, shape)
     return None if view.shape == shape else lambda view: backend.broadcast(view.reshape(lies), shape)
 
 
 def spread_weights(planning: Planning, operand: Operand, shape: Shape) -> Read:
     """Return what gives the weights of a call over values of `shape`, in a floating point type."""
-    return planning.reader(operand, *_steps(planning.library.backend, planning.see(operand, "sample_weight"), shape))
+    return planning.reader(operand, *_spreader(planning.library.backend, planning.see(operand, "sample_weight"), shape))
 
 
-def _steps(backend: Any, view: Any, shape: Shape) -> tuple[Callable[[Any], Any] | None, Callable[[Any], Any]]:
+def _spreader(backend: Any, view: Any, shape: Shape) -> tuple[Callable[[Any], Any] | None, Callable[[Any], Any]]:
     """Return what brings weights like `view` to a floating point type, None where they are, and what spreads them."""
-    lies, convert = lying(view.shape, shape), None if view.dtype in FLOATS else converting(backend, view, F64)
+    lies = broadcastable_shape(view.shape, shape)
+    convert = None if view.dtype in FLOATS else converting(backend, view, F64)
     return convert, lambda view: backend.broadcast(view.reshape(lies), shape)
 
 
-def checked(total: Any, backend: Any) -> Any:
+def checked_total(total: Any, backend: Any) -> Any:
     """Return the sum of weights, after a look at it: it is NaN where one is negative."""
     if settings.check_indices or not backend.waits:
         total = total if type(total) is float else backend.number(total)
         if total != total:
-            raise refused()
+            raise negative_weight_error()
     return total
 
 
-def sampling_rows(planning: Planning, shape: Shape) -> tuple[Operand, Callable[[Any], Any] | None]:
+def take_row_weights(planning: Planning, shape: Shape) -> tuple[Operand, Callable[[Any], Any] | None]:
     """Return the weights of a loss whose loop over rows multiplies by them, and what spreads them over these rows."""
     operand = planning.sample_weight
     assert operand is not None
@@ -96,15 +97,15 @@ def sampling_rows(planning: Planning, shape: Shape) -> tuple[Operand, Callable[[
 
 def or_negative(bad_label: Callable[..., Exception] | None) -> Callable[..., Exception]:
     """Return what makes the error about a label, or about a weight that the loop over rows found to be negative."""
-    return lambda arrays, bad: refused() if bad_label is None or bad < 0 else bad_label(arrays, bad)
+    return lambda arrays, bad: negative_weight_error() if bad_label is None or bad < 0 else bad_label(arrays, bad)
 
 
-def refused() -> ValueError:
+def negative_weight_error() -> ValueError:
     """Return the error about a weight of a sample."""
     return ValueError("sample_weight must not be negative or NaN")
 
 
-def sampling(
+def plan_sample_weights(
     planning: Planning, operand: Operand, shape: Shape, divisor: Any, weight: Operand | None
 ) -> tuple[Read, Callable[[Any], Any] | None, bool]:
     """Return what reads the divisor of a loss whose kernel multiplies by the weights, what spreads these, and converts.
@@ -114,7 +115,7 @@ def sampling(
     backend, counts = planning.library.backend, planning.counts
     view = planning.see(operand, "sample_weight")
     repeated = math.prod(shape) // max(1, view.size)
-    convert, spread_real = _steps(backend, view, shape)
+    convert, spread_real = _spreader(backend, view, shape)
     spread = chained(convert, spread_real)
     real = view if convert is None else convert(view)
     read = planning.reader(operand, convert)
@@ -127,7 +128,7 @@ def sampling(
     read_flat = planning.reader(operand, spread, backend.flat)
 
     def by(arrays: tuple[Any, ...]) -> Any:
-        total = checked(add_up((read(arrays),)), backend)
+        total = checked_total(add_up((read(arrays),)), backend)
         if not by_weights:
             return divisor(arrays) if callable(divisor) else divisor
         if both is not None:
@@ -205,7 +206,7 @@ class Weighing:
             if look_before is not None:
                 look_before(arrays)
             own, shares, by, above = begin(arrays, request)
-            made = [*map(call, results.makes)] if results.make is None else results.make(arrays)
+            made = results.made(arrays)
             values = backend.empty((size,), real) if mode.value else ABSENT
             written = [*map(call, results.flats, made)]
             execute((*arrays[:place], own, above), request, results.order((*written, values, ABSENT)))
@@ -229,44 +230,76 @@ class Weighing:
 
     def _beginning(self) -> Callable[..., Any]:
         """Return what gives weights of a call, those times the factors, the divisor, and the upstream gradient."""
-        planning, backend, like, size = self.planning, self.backend, self._like, self.size
-        convert, scale, given = self._convert, self._scale, planning.reads_divisor()
-        counts, factors, averages = planning.counts, self.factors, planning.averages
-        shape, real, read_own = self.shape, self.real, self._read
-        nothing = None if size else like.reshape(shape)
-        wanted = bool(planning.mode.wrt) and size > 0
-        above = self._above
-        read_above = None if above is None else planning.reader(above, backend.flat)
-        if size:
-            add_up = mapping(backend, weight_of, (like,)) if counts is None else mapping(backend, product, (like, like))
-            times = mapping(backend, product, (like, like), 0) if factors is not None else None
-            point = weight_of if above is None else product
-            flat = () if above is None else (backend.flat(above.view),)
-            scaled = mapping(backend, point, (like, *flat), 1) if wanted else None
+        if not self.size:
+            return self._beginning_of_nothing()
+        size, convert, read_own = self.size, self._convert, self._read
+        divisor, shared, upstream = self._divisor(), self._shares(), self._upstream()
 
         def begin(arrays: tuple[Any, ...], request: Request) -> tuple[Any, ...]:
             own = read_own(arrays)
             if convert is not None:
                 own = convert(own).reshape((size,))
-            if not size:
-                return own, own, (given(arrays) if given else 0.0) if averages else 1, nothing
-            total = checked(add_up((own,) if counts is None else (own, counts(arrays))), backend)
-            by = (total if given is None else given(arrays)) if averages else 1
-            shares = own
-            if times is not None:
-                shares = backend.empty((size,), real)
-                times((own, factors(arrays)), shares)  # type: ignore[misc]
-            made = ABSENT
-            if scaled is not None:
-                made = backend.empty((size,), real)
-                factor = scale(arrays, request) if callable(scale) else scale
-                read = (shares,) if read_above is None else (shares, read_above(arrays))
-                # Where nothing weighs anything the mean is NaN, and the gradient 0.
-                scaled(read, made, factor, math.inf if type(by) is float and by == 0 else by)
-                made = made.reshape(shape)
-            return own, shares, by, made
+            by, shares = divisor(arrays, own), shared(arrays, own)
+            return own, shares, by, upstream(arrays, request, shares, by)
 
         return begin
+
+    def _beginning_of_nothing(self) -> Callable[..., Any]:
+        """Return the same for a call without values."""
+        read, nothing, averages = self._read, self._like.reshape(self.shape), self.planning.averages
+        given = self.planning.reads_divisor()
+
+        def begin(arrays: tuple[Any, ...], request: Request) -> tuple[Any, ...]:
+            own = read(arrays)
+            return own, own, (given(arrays) if given else 0.0) if averages else 1, nothing
+
+        return begin
+
+    def _divisor(self) -> Callable[[tuple[Any, ...], Any], Any]:
+        """Return what gives the divisor of the mean, 1 where there is none, after a look at the weights."""
+        backend, like, counts, averages = self.backend, self._like, self.planning.counts, self.planning.averages
+        given = self.planning.reads_divisor()
+        add_up = mapping(backend, weight_of, (like,)) if counts is None else mapping(backend, product, (like, like))
+
+        def divisor(arrays: tuple[Any, ...], own: Any) -> Any:
+            total = checked_total(add_up((own,) if counts is None else (own, counts(arrays))), backend)
+            return (total if given is None else given(arrays)) if averages else 1
+
+        return divisor
+
+    def _shares(self) -> Callable[[tuple[Any, ...], Any], Any]:
+        """Return what gives the weights times the factors."""
+        backend, like, size, real, factors = self.backend, self._like, self.size, self.real, self.factors
+        if factors is None:
+            return lambda arrays, own: own
+        times = mapping(backend, product, (like, like), 0)
+
+        def shared(arrays: tuple[Any, ...], own: Any) -> Any:
+            shares = backend.empty((size,), real)
+            times((own, factors(arrays)), shares)
+            return shares
+
+        return shared
+
+    def _upstream(self) -> Callable[[tuple[Any, ...], Request, Any, Any], Any]:
+        """Return what gives the upstream gradient that the kernel is handed."""
+        planning, backend, above, scale = self.planning, self.backend, self._above, self._scale
+        if not planning.mode.wrt:
+            return lambda *_: ABSENT
+        size, shape, real = self.size, self.shape, self.real
+        read_above = None if above is None else planning.reader(above, backend.flat)
+        flat = () if above is None else (backend.flat(above.view),)
+        scaled = mapping(backend, weight_of if above is None else product, (self._like, *flat), 1)
+
+        def upstream(arrays: tuple[Any, ...], request: Request, shares: Any, by: Any) -> Any:
+            made = backend.empty((size,), real)
+            factor = scale(arrays, request) if callable(scale) else scale
+            read = (shares,) if read_above is None else (shares, read_above(arrays))
+            # Where nothing weighs anything the mean is NaN, and the gradient 0.
+            scaled(read, made, factor, math.inf if type(by) is float and by == 0 else by)
+            return made.reshape(shape)
+
+        return upstream
 
     def _counting(self) -> Callable[[tuple[Any, ...], Any], Any]:
         """Return what counts the values of a call that count in a mean."""

@@ -13,7 +13,7 @@ import numpy as np
 
 import fastloss as fl
 from fastloss.api.jobs import Job, counts_of
-from fastloss.call.weighting import lying
+from fastloss.call.weighting import broadcastable_shape
 from fastloss.runtime.settings import in_this_thread
 
 
@@ -78,7 +78,7 @@ def weight(names: tuple[str, ...], job: Job, *arrays: Any) -> float:
     if samples is not None and not given:
         return float(np.sum(samples, dtype=np.float64))
     shape = given["target" if "target" in given else "weight"].shape
-    weights = None if samples is None else samples.reshape(lying(samples.shape, shape)).astype(np.float64)
+    weights = None if samples is None else samples.reshape(broadcastable_shape(samples.shape, shape)).astype(np.float64)
     return float(np.sum(np.broadcast_to(counts_of(job, np, given, weights), shape), dtype=np.float64))
 
 

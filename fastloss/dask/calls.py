@@ -22,7 +22,7 @@ from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph
 
 from fastloss.api.jobs import Job, divides_by_weights
-from fastloss.call.common import NO_DIVISOR
+from fastloss.call.common import NO_DIVISOR, check_common
 from fastloss.call.request import Mode, Request, is_number
 from fastloss.dask import blocks
 from fastloss.define.descriptions import Loss
@@ -71,8 +71,7 @@ def compute(record: Loss, args: tuple[Any, ...], keywords: dict[str, Any], reque
         raise ValueError(f"returns does not go with Dask arrays, got {options['returns']!r}")
     if not _is_of_blocks(record):
         raise TypeError(f"{record.name} is not computed block by block: call it on NumPy arrays")
-    if "divisor" in arrays and options.get("reduction") != "mean":
-        raise ValueError(f"divisor does not go with reduction={options.get('reduction')!r}")
+    check_common(arrays.get("sample_weight"), arrays.get("divisor"), options.get("reduction"))
     return _Lazy(record, arrays, options, request).result()
 
 

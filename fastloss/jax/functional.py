@@ -13,7 +13,8 @@ import numpy as np
 
 import fastloss as fl
 from fastloss.api.jobs import Job, Layout, counts_of
-from fastloss.call.weighting import lying
+from fastloss.call.common import check_common
+from fastloss.call.weighting import broadcastable_shape
 from fastloss.define.registry import LOSSES, check_options
 from fastloss.jax.derivatives import map_of_rows, reduced_value, unreduced_of_summed, values_of_rows
 
@@ -87,7 +88,7 @@ def compute(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     weights, divisor = arrays.pop("sample_weight", None), arrays.pop("divisor", None)
     reduction = options.get("reduction", "none")
     if "reduction" in options:
-        _check_common(weights, divisor, reduction)
+        check_common(weights, divisor, reduction)
         options["reduction"] = "none"
         options = {key: value for key, value in options.items() if key not in ("sample_weight", "divisor")}
     given, made, dtype = job_of(name, arrays, options)
@@ -97,7 +98,7 @@ def compute(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if weights is not None:
         weights = jnp.asarray(weights, job.real)
         weights = jnp.where(weights >= 0, weights, jnp.nan)
-        lies = lying(weights.shape, layout.values)
+        lies = broadcastable_shape(weights.shape, layout.values)
     values = values_of_rows(job, layout, given, lies)(*made.values(), *(() if weights is None else (weights,)))
     if reduction == "none":
         return values.astype(dtype)
@@ -116,14 +117,6 @@ def compute(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     divisor = _divisor(job, made, layout, None if weights is None else weights.reshape(lies))
     nothing = divisor == 0  # of which the mean is NaN, and the gradient 0
     return jnp.where(nothing, jnp.nan, total / jnp.where(nothing, 1.0, divisor))
-
-
-def _check_common(weights: Any, divisor: Any, reduction: str) -> None:
-    """Raise where the options that losses have in common do not go with a reduction."""
-    if divisor is not None and reduction != "mean":
-        raise ValueError(f"divisor is what a mean is divided by, and does not go with reduction={reduction!r}")
-    if weights is not None and reduction == "batchmean":
-        raise ValueError("sample_weight does not go with reduction='batchmean', whose divisor is the number of rows")
 
 
 def _broadcast(job: Job, arrays: dict[str, Any], layout: Layout) -> tuple[Job, dict[str, Any]]:

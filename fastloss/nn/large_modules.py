@@ -156,7 +156,7 @@ class LinearCrossEntropyLoss(Layer):
         own = {"linear_weight": tuple(self.linear.weight.shape), "linear_bias": (self.linear.out_features,)}
         given = extra.get("grad_out")
         if given is not None:
-            arrays = (given,) if mode.single else several(given, len(names))
+            arrays = several(given, len(names), mode.single)
             shaped = tuple([self._split(a, own[n]) if n in own else a for a, n in zip(arrays, names, strict=True)])
             extra = {**extra, "grad_out": shaped[0] if mode.single else shaped}
         result = super()._transformed(kind, wrt, input, target, extra)

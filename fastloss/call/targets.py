@@ -1,0 +1,43 @@
+"""Checks of the arrays of the caller's that a call is to write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from fastloss.call.checks import Shape, check_shape, dtype_name
+from fastloss.call.planning import Operand, Planning
+from fastloss.runtime.dtypes import F32, HALF
+
+
+def check_targets(planning: Planning, targets: tuple[Any, ...], like: Iterable[Operand]) -> list[Operand]:
+    """Check the arrays of ``grad_out``, which must be like the operands, before anything is written."""
+    checked: list[Operand] = []
+    for array, operand in zip(targets, like, strict=True):
+        target = planning.operand("grad_out", array)
+        check_target(planning, target, operand.view.shape, operand.view.dtype)
+        if any(planning.library.backend.overlap(target.view, other.view) for other in checked):
+            raise ValueError("grad_out overlaps another array that is written")
+        checked.append(target)
+    return checked
+
+
+def check_target(planning: Planning, target: Operand, shape: Shape, dtype: Any) -> None:
+    """Check an array to be written, which must have a shape and a dtype."""
+    view = planning.see_target(target)
+    check_shape(view, shape, target.name, "shape")
+    if view.dtype != dtype and (view.dtype != F32 or dtype not in HALF):
+        wanted = "the dtype of its argument, or be float32 beside half precision"
+        raise TypeError(f"{target.name} must have {wanted}, got {dtype_name(view)}")
+    if not view.flags.c_contiguous and _may_overlap_itself(view):
+        raise ValueError(f"{target.name} has elements that share memory with each other: strides {view.strides}")
+
+
+def _may_overlap_itself(view: Any) -> bool:
+    """Return whether two elements may lie in the same place: an axis is shorter than what the finer axes span."""
+    span = view.itemsize
+    for stride, length in sorted((abs(stride), n) for stride, n in zip(view.strides, view.shape, strict=True) if n > 1):
+        if stride < span:
+            return True
+        span += stride * (length - 1)
+    return False
