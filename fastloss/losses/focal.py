@@ -7,7 +7,7 @@ import math
 
 from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, Elementwise, MathFunction
-from fastloss.define.maths import hard_targets, maths
+from fastloss.define.maths import hard_targets, maths, named
 from fastloss.define.options import BELOW_ONE, FINITE_NON_NEGATIVE
 from fastloss.define.scalars import exp_nonpositive, log1p_unit, log_unit, power, square
 
@@ -45,8 +45,7 @@ def sigmoid_focal(raised: MathFunction) -> MathFunction:
         none = factor == T(0)  # and then a huge gamma may have made what it multiplies infinite
         return factor * ce, (T(0) if none else factor * slope,), (T(0) if none else factor * curvature)
 
-    point.__name__ = point.__qualname__ = f"sigmoid_focal_{raised.__name__}"
-    return maths(point)
+    return maths(named(point, f"sigmoid_focal_{raised.__name__}"))
 
 
 @loss(
@@ -137,8 +136,7 @@ def binary_focal(raised: MathFunction) -> MathFunction:
         none = w == T(0)
         return -w * u, (T(0) if none else slope), (T(0) if none else curvature)
 
-    side.__name__ = side.__qualname__ = f"focal_side_{raised.__name__}"
-    maths(side)
+    maths(named(side, f"focal_side_{raised.__name__}"))
 
     def point(x, t, gamma, alpha):
         T = type(x)
@@ -162,10 +160,8 @@ def binary_focal(raised: MathFunction) -> MathFunction:
         in_range = x >= T(0) and x <= T(1)
         return (a * value if in_range else T(math.nan)), (a * slope if positive else -a * slope,), a * curvature
 
-    for function, name in ((point, "binary_focal"), (hard, "binary_focal_hard")):
-        function.__name__ = function.__qualname__ = f"{name}_{raised.__name__}"
-    hard_targets(point)(hard)
-    return maths(point)
+    hard_targets(point)(named(hard, f"binary_focal_hard_{raised.__name__}"))
+    return maths(named(point, f"binary_focal_{raised.__name__}"))
 
 
 @loss(

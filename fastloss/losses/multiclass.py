@@ -8,7 +8,7 @@ from typing import Any
 
 from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, RowMaths, Rowwise, Scores
-from fastloss.define.maths import maths
+from fastloss.define.maths import maths, named
 from fastloss.define.options import INTEGER, SCORED, UNIT_INTERVAL
 from fastloss.define.scalars import complement
 
@@ -138,8 +138,7 @@ def with_z_loss(base: RowMaths) -> RowMaths:
         return (slopes[0] + pull, *slopes[1:]), curvature + pull * (T(1) - p) + (params[1] + params[1]) * p * p
 
     for function, plain in ((z_terms, terms), (z_row, finish), (z_entry, entry)):
-        function.__name__ = function.__qualname__ = f"z_{plain.__name__}" if plain is not None else "z_terms"
-        maths(function)
+        maths(named(function, f"z_{plain.__name__}" if plain is not None else "z_terms"))
     return base._replace(terms=None if terms is None else z_terms, finish=z_row, entry=z_entry)
 
 
