@@ -76,18 +76,6 @@ def sigmoid_focal_loss(
     reduction : {"mean", "sum", "none"}
         The mean is over the number of elements. torchvision's default is ``"none"``.
 
-    Returns
-    -------
-    array
-        Zero-dimensional, or of the shape of `input` for ``reduction="none"``.
-
-    Raises
-    ------
-    ValueError
-        If `input` and `target` differ in shape or an option is out of range.
-    TypeError
-        If `input` is not floating point, or the arrays lie on different devices.
-
     Notes
     -----
     1 - p is never formed by subtraction; value and derivatives are finite for any finite logit and any `gamma`.
@@ -189,17 +177,10 @@ def binary_focal_loss(
     reduction : {"mean", "sum", "none"}
         The mean is over the number of elements.
 
-    Returns
-    -------
-    array
-        Zero-dimensional, or of the shape of `input` for ``reduction="none"``.
-
     Raises
     ------
     ValueError
-        If `input` and `target` differ in shape, hold values outside [0, 1], or an option is out of range.
-    TypeError
-        If `input` is not floating point, or the arrays lie on different devices.
+        If `input` or `target` holds values outside [0, 1].
 
     Notes
     -----

@@ -197,20 +197,6 @@ def nll_loss(
     reduction : {"mean", "sum", "none"}
         The mean is divided by the summed weight of the rows that count.
 
-    Returns
-    -------
-    array
-        Zero-dimensional, or of the shape of `target` for ``reduction="none"``.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not go together or `reduction` is unknown.
-    TypeError
-        If `input` is not floating point or `target` not of an integer dtype, or they lie on different devices.
-    IndexError
-        If a target is neither a class nor `ignore_index`.
-
     Notes
     -----
     The mean over no rows is NaN, with gradient 0. Only the targets' entries are read. The loss is linear in `input`:
@@ -297,13 +283,7 @@ def cross_entropy(
     Raises
     ------
     ValueError
-        If the shapes do not go together, an option is out of range, or a non-negative `ignore_index` meets class
-        probabilities.
-    TypeError
-        If `input` is not floating point, class indices are not of an integer dtype, or the arrays lie on different
-        devices.
-    IndexError
-        If a class index is neither a class nor `ignore_index`.
+        If a non-negative `ignore_index` meets class probabilities.
 
     Notes
     -----

@@ -284,13 +284,6 @@ def pairwise_distance(
     array
         One distance for each pair.
 
-    Raises
-    ------
-    ValueError
-        If the shapes do not go together or an option is out of range.
-    TypeError
-        If an array is not floating point, or the arrays lie on different devices.
-
     Notes
     -----
     A component that is 0 adds nothing to the gradient for p = 1 or p < 1, the zero vector has gradient 0, and for

@@ -109,13 +109,6 @@ def triplet_margin_loss(
     array
         Zero-dimensional, or one value for each triplet for ``reduction="none"``.
 
-    Raises
-    ------
-    ValueError
-        If the shapes do not go together or an option is out of range.
-    TypeError
-        If an array is not floating point, or the arrays lie on different devices.
-
     Notes
     -----
     Differentiable with respect to all three; at the hinge's kink the gradient is 0, as in torch since 2.14, and where
@@ -225,10 +218,7 @@ def triplet_margin_with_distance_loss(
     Raises
     ------
     ValueError
-        If the shapes do not go together or an option is out of range; if a gradient is asked for through a callable
-        without `distance_vjp`, or a second derivative through a callable.
-    TypeError
-        If an array is not floating point, or the arrays lie on different devices.
+        If a gradient is asked for through a callable without `distance_vjp`, or a second derivative through a callable.
 
     Notes
     -----
