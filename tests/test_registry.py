@@ -1,9 +1,13 @@
 """Mistakes in a loss that somebody adds: said at once, and by name."""
 
+import inspect
+import re
+
 import numpy as np
 import pytest
 
 import fastloss as fl
+from fastloss.api.docstrings import summary_of
 from fastloss.api.loss import loss
 from fastloss.define.descriptions import Elementwise, RowMaths, Rowwise
 from fastloss.define.maths import maths
@@ -109,3 +113,71 @@ def test_row_maths_has_a_form(maths, message):
     function = described(lambda x, t: Rowwise(maths, x, t), family="rowwise")
     with pytest.raises(TypeError, match=f"new_loss: {message}"):
         function(X, X)
+
+
+# -- docstrings -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_docstring_of_a_loss_is_complete(name):
+    record = LOSSES[name]
+    titles = re.findall(r"^(\w.*)\n-{3,}$", text := record.function.__doc__, re.MULTILINE)
+    order = ["Parameters", "Returns", "Raises", "Notes", "References", "Examples"]
+    assert titles == [one for one in order if one in titles or one in order[:3]]
+    described = {one.strip() for line in re.findall(r"^(\w[\w, ]*?)(?= : |$)", text, re.M) for one in line.split(",")}
+    assert described >= set(inspect.signature(record.function).parameters)
+    raised = re.findall(r"^(\w+Error)$", text, re.MULTILINE)
+    assert len({*raised}) == len(raised)
+    assert ("IndexError" in raised) >= ("class" in record.domains.values())
+
+
+def test_what_the_registry_knows_is_added_to_a_docstring():
+    @loss("rowwise", domains={"target": "class"})
+    def new_loss(input, target, *, reduction="mean"):
+        """A loss
+        of rows.
+
+        Parameters
+        ----------
+        input, target : array
+            Scores and labels.
+        reduction : str
+            As always.
+
+        Raises
+        ------
+        TypeError
+            If the moon is full.
+        OSError
+
+        See Also
+        --------
+        fastloss.cross_entropy
+        """
+        return Rowwise(None, input, target)
+
+    assert summary_of(new_loss) == "A loss of rows."
+    parameters, returns, raises, more = re.split(r"\n\n\w[\w ]*\n-+\n", new_loss.__doc__)[1:]
+    assert re.findall(r"^[\w, ]+(?= :)", parameters, re.M) == [
+        "input, target", "reduction", "sample_weight", "divisor", "axis"
+    ]  # fmt: skip
+    assert "of the shape of `input` without its class axis for" in returns
+    assert raises == """\
+ValueError
+    If the shapes do not go together, or an option is out of range.
+TypeError
+    If `input` is not floating point, `target` is not of an integer dtype, or the arrays lie on different devices.
+    If the moon is full.
+IndexError
+    If a class index is out of range.
+OSError"""
+    assert more == "fastloss.cross_entropy\n"
+
+
+def test_a_docstring_of_one_line_stays_as_it_is():
+    @loss
+    def new_loss(input, target):
+        """Distance."""
+        return fl.mse_loss(input, target)
+
+    assert new_loss.__doc__ == "Distance." == summary_of(new_loss)

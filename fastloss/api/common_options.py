@@ -11,17 +11,18 @@ _ALONG_AXES = frozenset(("label_sets", "pairwise", "rowwise"))
 
 _ANNOTATIONS = {"sample_weight": "Array | None", "divisor": "Array | float | None", "axis": "int | None"}
 
-_TEXTS = {
-    "sample_weight": """sample_weight : array, optional
-        Weights of values, not negative: its axes are the first ones of the unreduced loss, or all of them. A mean is
-        divided by the sum of the weights that count. A weight of 0 takes a value out, whatever it holds.
-    """,
-    "divisor": """divisor : float or array of one number, optional
-        What a mean is divided by instead, such as the ``weight`` of :func:`partial_sum` of all blocks of a batch.
-    """,
-    "axis": """axis : int, optional
-        The axis of `input` that rows or vectors lie along, instead of that of the shapes above.
-    """,
+# What docstrings say of them.
+TEXTS = {
+    "sample_weight": """\
+sample_weight : array, optional
+    Weights of values, not negative: its axes are the first ones of the unreduced loss, or all of them. A mean is
+    divided by the sum of the weights that count. A weight of 0 takes a value out, whatever it holds.""",
+    "divisor": """\
+divisor : float or array of one number, optional
+    What a mean is divided by instead, such as the ``weight`` of :func:`partial_sum` of all blocks of a batch.""",
+    "axis": """\
+axis : int, optional
+    The axis of `input` that rows or vectors lie along, instead of that of the shapes above.""",
 }
 
 
@@ -42,12 +43,3 @@ def extended(describe: Callable[..., Any], common: tuple[str, ...]) -> inspect.S
         for name in common
     ]
     return signature.replace(parameters=[*signature.parameters.values(), *more])
-
-
-def documented(docstring: str | None, common: tuple[str, ...]) -> str | None:
-    """Return a docstring whose parameters include the options in common."""
-    head, heading, rest = (docstring or "").partition("\n    Returns\n")
-    if not heading or not common:
-        return docstring
-    texts = "".join([_TEXTS[name] for name in common]).rstrip(" ")
-    return f"{head}    {texts}{heading}{rest}"

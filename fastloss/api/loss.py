@@ -7,7 +7,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, overload
 
-from fastloss.api.common_options import common_options, documented, extended
+from fastloss.api.common_options import common_options, extended
+from fastloss.api.docstrings import documented
 from fastloss.api.signature_facts import Signed, calls_of, facts_of, probe, read_signature
 from fastloss.call.autograd import warn_outside_autograd
 from fastloss.call.call import Call
@@ -132,7 +133,7 @@ def loss(
             **facts,
         )
         function.__signature__ = extended(describe, common)  # type: ignore[attr-defined]
-        function.__doc__ = documented(describe.__doc__, common)
+        function.__doc__ = documented(record)
         if description is not None:
             check_maths(record, description)
         before = LOSSES.get(name)

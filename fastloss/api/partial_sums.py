@@ -107,7 +107,7 @@ class PartialLoss:
         self._call = Call(record, self._request, options)
         self._origin = origin
         self.__name__ = self.__qualname__ = f"partial_sum({record.name})"
-        self.__doc__ = f"The partial sum of a loss: {record.describe.__doc__}"
+        self.__doc__ = f"The partial sum of a loss: {record.function.__doc__}"
 
     def __call__(self, *args: Any, **kwargs: Any) -> PartialSum:
         """Return the sum, what a mean divides it by, and how many values count."""

@@ -113,7 +113,7 @@ class Transform:
         self._call = Call(record, self._plain, options)
         self._record, self._bound, self._origin = record, frozenset(options), origin
         self.__name__ = self.__qualname__ = f"{origin[1]}({record.name})"
-        self.__doc__ = f"{origin[1]} of a loss: {record.describe.__doc__}"
+        self.__doc__ = f"{origin[1]} of a loss: {record.function.__doc__}"
 
     def __call__(
         self, *args: Any, grad_output: Any = None, grad_out: Any = None, out: Any = None, **kwargs: Any

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 
+from fastloss.api.docstrings import summary_of
 from fastloss.commands.loss_flags import named, options_of
 from fastloss.define.descriptions import KINDS, Loss
 from fastloss.define.registry import LOSSES
@@ -20,7 +21,7 @@ def list_losses() -> int:
     """Print the name of every loss and the first sentence of its documentation."""
     width = max(map(len, LOSSES))
     for name in sorted(LOSSES):
-        print(f"{name:<{width}}  {_summary(LOSSES[name])}")
+        print(f"{name:<{width}}  {summary_of(LOSSES[name].function)}")
     return 0
 
 
@@ -48,10 +49,6 @@ def describe(name: str) -> int:
         if section in text:
             print(f"\n{title}\n{_indented(text[section])}")
     return 0
-
-
-def _summary(loss: Loss) -> str:
-    return (inspect.cleandoc(loss.function.__doc__ or "") + "\n").splitlines()[0]
 
 
 def _signature(loss: Loss) -> str:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from fastloss.define import descriptions
 from fastloss.define.descriptions import MathFunction
-from fastloss.define.maths import maths
+from fastloss.define.maths import maths, named
 
 
 class SumMaths(NamedTuple):
@@ -94,8 +94,7 @@ def numbers_of(names: tuple[str, ...]) -> Any:
 def _marked(kind: str, names: tuple[str, ...], *functions: tuple[Callable[..., Any], Callable[..., Any]]) -> None:
     """Mark functions, named after what they call and after the numbers that these see: kernels are cached by name."""
     for function, called in functions:
-        function.__name__ = function.__qualname__ = "_".join((kind, called.__name__, *names))
-        maths(function)
+        maths(named(function, "_".join((kind, called.__name__, *names))))
 
 
 @functools.cache

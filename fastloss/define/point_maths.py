@@ -6,7 +6,7 @@ import functools
 import math
 from typing import Any
 
-from fastloss.define.maths import maths
+from fastloss.define.maths import maths, named
 from fastloss.define.scalars import exp_nonpositive, tanh, where
 
 
@@ -53,8 +53,7 @@ def weighted(point: Any) -> Any:
         value, slopes, curvature = point(x, t, *params[:-1])
         return w * value, (w * slopes[0], w * slopes[1], value - params[-1]), w * curvature
 
-    weighted.__name__ = weighted.__qualname__ = f"weighted_{point.__name__}"
-    return maths(weighted)
+    return maths(named(weighted, f"weighted_{point.__name__}"))
 
 
 @maths
@@ -153,8 +152,8 @@ def sampled(point: Any, arity: int, slopes: int) -> Any:
         slopes = where(counts, s * d[0], zero), where(counts, s * d[1], zero)
         return where(counts, s * value, zero), slopes, where(counts, s * curvature, zero)
 
-    made: Any = one if arity == 1 else two if slopes == 1 else both
-    made.__name__ = made.__qualname__ = f"sampled{arity}{slopes}_{point.__name__}"
+    kind: Any = one if arity == 1 else two if slopes == 1 else both
+    made = named(kind, f"sampled{arity}{slopes}_{point.__name__}")
     if hasattr(point, "hard"):
         made.hard = sampled(point.hard, arity, slopes)
     return maths(made)
@@ -169,10 +168,9 @@ def slopes_of(point: Any) -> Any:
         _, slopes, curvature = point(x, *rest)
         return T(0), slopes, curvature
 
-    made.__name__ = made.__qualname__ = f"slopes_of_{point.__name__}"
     if hasattr(point, "hard"):
         made.hard = slopes_of(point.hard)  # type: ignore[attr-defined]
-    return maths(made)
+    return maths(named(made, f"slopes_of_{point.__name__}"))
 
 
 @maths

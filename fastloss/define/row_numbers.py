@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from fastloss.define.descriptions import RowMaths
-from fastloss.define.maths import maths
+from fastloss.define.maths import maths, named
 
 
 @maths
@@ -70,5 +70,5 @@ def factor_of(rows: RowMaths) -> RowMaths:
         _, coefs = finish(top, logsum, sums, zy, wy, p_others, py, params)
         return entry(T(0), T(1), T(0), T(1), False, coefs, params)[0][0], (logsum,)
 
-    factor_row.__name__ = factor_row.__qualname__ = f"factor_of_{finish.__name__}"
-    return rows._replace(finish=maths(factor_row), entry=no_slopes, proportional=False)
+    made = maths(named(factor_row, f"factor_of_{finish.__name__}"))
+    return rows._replace(finish=made, entry=no_slopes, proportional=False)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fastloss as fl
+from fastloss.api.docstrings import summary_of
 from fastloss.api.jobs import Job, Layout, counts_of
 from fastloss.call.common import check_common
 from fastloss.call.weighting import broadcastable_shape
@@ -178,8 +179,7 @@ def named(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     function.__name__ = function.__qualname__ = name
     function.__module__ = "fastloss.jax"
     function.__signature__ = _signature(name)  # type: ignore[attr-defined]
-    summary = (inspect.getdoc(getattr(fl, name)) or "").partition("\n")[0]
-    function.__doc__ = f"""{summary}
+    function.__doc__ = f"""{summary_of(getattr(fl, name))}
 
     :func:`fastloss.{name}` for JAX arrays, inside its transforms; see there for formula, arguments and errors."""
     return function

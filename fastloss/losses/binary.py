@@ -80,19 +80,6 @@ def binary_cross_entropy_with_logits(
     pos_weight : array, broadcastable to `input`, optional
         Weight q of the positive class, usually one for each column.
 
-    Returns
-    -------
-    array
-        Zero-dimensional, or of the shape of `input` for ``reduction="none"``.
-
-    Raises
-    ------
-    ValueError
-        If `input` and `target` differ in shape, `weight` or `pos_weight` does not broadcast to it, or `reduction` is
-        unknown.
-    TypeError
-        If `input` is not floating point, or the arrays lie on different devices.
-
     Notes
     -----
     Computed from ``exp(-|x|)``: no overflow for any finite logit, and no digits lost where the prediction is sure,
@@ -187,18 +174,10 @@ def binary_cross_entropy(
     reduction : {"mean", "sum", "none"}
         The mean is over the number of elements; weights do not enter its divisor.
 
-    Returns
-    -------
-    array
-        Zero-dimensional, or of the shape of `input` for ``reduction="none"``.
-
     Raises
     ------
     ValueError
-        If `input` and `target` differ in shape, hold values outside [0, 1], `weight` does not broadcast to it, or
-        `reduction` is unknown.
-    TypeError
-        If `input` is not floating point, or the arrays lie on different devices.
+        If `input` or `target` holds values outside [0, 1].
 
     Notes
     -----
@@ -249,18 +228,6 @@ def soft_margin_loss(input: Array, target: Array, *, reduction: str = "mean") ->
     reduction : {"mean", "sum", "none"}
         The mean is over the number of elements.
 
-    Returns
-    -------
-    array
-        Zero-dimensional, or of the broadcast shape for ``reduction="none"``.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not go together or `reduction` is unknown.
-    TypeError
-        If `input` is not floating point, or the arrays lie on different devices.
-
     Notes
     -----
     Stable for any score; torch's overflows for ``t x`` below -88 in float32.
@@ -306,18 +273,6 @@ def hinge_embedding_loss(
         The margin m.
     reduction : {"mean", "sum", "none"}
         The mean is over the number of elements.
-
-    Returns
-    -------
-    array
-        Zero-dimensional, or of the broadcast shape for ``reduction="none"``.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not go together or an option is out of range.
-    TypeError
-        If `input` is not floating point, or the arrays lie on different devices.
 
     Notes
     -----

@@ -39,13 +39,6 @@ def info_nce_loss(
     array
         Zero-dimensional, or of shape (N,) for ``reduction="none"``.
 
-    Raises
-    ------
-    ValueError
-        If the shapes do not go together or an option is out of range.
-    TypeError
-        If an array is not floating point, or the arrays lie on different devices.
-
     Notes
     -----
     The similarities are never stored whole: see :func:`linear_cross_entropy`. Differentiable with respect to `query`

@@ -64,13 +64,6 @@ def dice_loss(
     array
         Zero-dimensional, or of shape (N, C) or (N,) for ``reduction="none"``.
 
-    Raises
-    ------
-    ValueError
-        If the shapes do not go together or an option is out of range.
-    TypeError
-        If `input` is not floating point, or the arrays lie on different devices.
-
     Notes
     -----
     Computed from the sum of x (1 - t) + t (1 - x), so that the loss of masks that nearly agree keeps its digits.
@@ -127,9 +120,7 @@ def soft_dice_loss(
     Raises
     ------
     ValueError
-        If the shapes do not go together, an option is out of range, or a second derivative is asked for.
-    TypeError
-        If `input` is not floating point, or the arrays lie on different devices.
+        If a second derivative is asked for.
 
     Notes
     -----

@@ -55,17 +55,10 @@ def kl_div(input: Array, target: Array, *, reduction: str = "mean", log_target: 
     log_target : bool
         Whether `target` holds logarithms.
 
-    Returns
-    -------
-    array
-        Zero-dimensional, or of the broadcast shape for ``reduction="none"``.
-
     Raises
     ------
-    ValueError
-        If the shapes do not go together or `reduction` is unknown.
     TypeError
-        If an argument is not floating point, or the arrays lie on different devices.
+        If `target` is not floating point.
 
     Notes
     -----

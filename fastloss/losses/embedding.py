@@ -115,13 +115,6 @@ def cosine_embedding_loss(
     array
         Zero-dimensional, or one value for each pair for ``reduction="none"``.
 
-    Raises
-    ------
-    ValueError
-        If the shapes do not go together or an option is out of range.
-    TypeError
-        If a vector is not floating point, or the arrays lie on different devices.
-
     Notes
     -----
     As in torch, 1e-12 is added to each squared norm, which biases vectors shorter than about 1e-6. Differentiable with
@@ -220,9 +213,7 @@ def cosine_similarity(x1: Array, x2: Array, *, dim: int = 1, eps: float = SIMILA
     Raises
     ------
     ValueError
-        If the shapes do not go together or `dim` is no axis of theirs.
-    TypeError
-        If an array is not floating point, or the arrays lie on different devices.
+        If `dim` is not an axis of the common shape.
 
     Notes
     -----
@@ -282,18 +273,6 @@ def margin_ranking_loss(
         The margin m.
     reduction : {"mean", "sum", "none"}
         The mean is over the number of elements.
-
-    Returns
-    -------
-    array
-        Zero-dimensional, or of the broadcast shape for ``reduction="none"``.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not go together or an option is out of range.
-    TypeError
-        If a score is not floating point, or the arrays lie on different devices.
 
     Notes
     -----

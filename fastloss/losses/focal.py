@@ -7,7 +7,7 @@ import math
 
 from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, Elementwise, MathFunction
-from fastloss.define.maths import hard_targets, maths
+from fastloss.define.maths import hard_targets, maths, named
 from fastloss.define.options import BELOW_ONE, FINITE_NON_NEGATIVE
 from fastloss.define.scalars import exp_nonpositive, log1p_unit, log_unit, power, square
 
@@ -45,8 +45,7 @@ def sigmoid_focal(raised: MathFunction) -> MathFunction:
         none = factor == T(0)  # and then a huge gamma may have made what it multiplies infinite
         return factor * ce, (T(0) if none else factor * slope,), (T(0) if none else factor * curvature)
 
-    point.__name__ = point.__qualname__ = f"sigmoid_focal_{raised.__name__}"
-    return maths(point)
+    return maths(named(point, f"sigmoid_focal_{raised.__name__}"))
 
 
 @loss(
@@ -76,18 +75,6 @@ def sigmoid_focal_loss(
         Focusing exponent, at least 0 and finite.
     reduction : {"mean", "sum", "none"}
         The mean is over the number of elements. torchvision's default is ``"none"``.
-
-    Returns
-    -------
-    array
-        Zero-dimensional, or of the shape of `input` for ``reduction="none"``.
-
-    Raises
-    ------
-    ValueError
-        If `input` and `target` differ in shape or an option is out of range.
-    TypeError
-        If `input` is not floating point, or the arrays lie on different devices.
 
     Notes
     -----
@@ -137,8 +124,7 @@ def binary_focal(raised: MathFunction) -> MathFunction:
         none = w == T(0)
         return -w * u, (T(0) if none else slope), (T(0) if none else curvature)
 
-    side.__name__ = side.__qualname__ = f"focal_side_{raised.__name__}"
-    maths(side)
+    maths(named(side, f"focal_side_{raised.__name__}"))
 
     def point(x, t, gamma, alpha):
         T = type(x)
@@ -162,10 +148,8 @@ def binary_focal(raised: MathFunction) -> MathFunction:
         in_range = x >= T(0) and x <= T(1)
         return (a * value if in_range else T(math.nan)), (a * slope if positive else -a * slope,), a * curvature
 
-    for function, name in ((point, "binary_focal"), (hard, "binary_focal_hard")):
-        function.__name__ = function.__qualname__ = f"{name}_{raised.__name__}"
-    hard_targets(point)(hard)
-    return maths(point)
+    hard_targets(point)(named(hard, f"binary_focal_hard_{raised.__name__}"))
+    return maths(named(point, f"binary_focal_{raised.__name__}"))
 
 
 @loss(
@@ -193,17 +177,10 @@ def binary_focal_loss(
     reduction : {"mean", "sum", "none"}
         The mean is over the number of elements.
 
-    Returns
-    -------
-    array
-        Zero-dimensional, or of the shape of `input` for ``reduction="none"``.
-
     Raises
     ------
     ValueError
-        If `input` and `target` differ in shape, hold values outside [0, 1], or an option is out of range.
-    TypeError
-        If `input` is not floating point, or the arrays lie on different devices.
+        If `input` or `target` holds values outside [0, 1].
 
     Notes
     -----

@@ -69,20 +69,6 @@ def generalized_cross_entropy(
     reduction : {"mean", "sum", "none"}
         The mean is divided by the summed weight of the rows that count.
 
-    Returns
-    -------
-    array
-        Zero-dimensional, or of the shape of `target` for ``reduction="none"``.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not go together or an option is out of range.
-    TypeError
-        If `input` is not floating point, `target` is not of an integer dtype, or they lie on different devices.
-    IndexError
-        If a target is neither a class nor `ignore_index`.
-
     Notes
     -----
     The diagonal of the Hessian is p_y^q (p (1 - p) - q (p - [y])²) times the row's weight, which may be negative. A

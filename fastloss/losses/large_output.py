@@ -85,13 +85,7 @@ def linear_cross_entropy(
     Raises
     ------
     ValueError
-        If the shapes do not go together, an option is out of range, or a non-negative `ignore_index` meets class
-        probabilities.
-    TypeError
-        If `input`, `linear_weight` or `linear_bias` is not floating point, class indices are not of an integer dtype,
-        the arrays lie on different devices, or on a GPU belong to a library without matrix products.
-    IndexError
-        If a class index is neither a class nor `ignore_index`.
+        If a non-negative `ignore_index` or `valid_classes` meets class probabilities.
 
     Notes
     -----
@@ -184,15 +178,6 @@ def linear_log_prob(
     array
         Of the shape of `token`; with `returns` a named tuple of it and what was asked for.
 
-    Raises
-    ------
-    ValueError
-        If the shapes do not go together or an option is out of range.
-    TypeError
-        If `hidden`, `head` or `bias` is not floating point, or `token` not of an integer dtype.
-    IndexError
-        If a token is neither a class nor -100.
-
     Notes
     -----
     Memory and speed are those of :func:`linear_cross_entropy`, of whose unreduced value it is the negative. A
@@ -263,10 +248,9 @@ def adaptive_log_softmax_with_loss(
     Raises
     ------
     ValueError
-        If the shapes do not go together or with `cutoffs`, or those are no positive integers in increasing order.
+        If `cutoffs` are no positive integers in increasing order, or do not go with the shapes.
     TypeError
-        If `input` or a weight is not floating point, `target` not of an integer dtype, the arrays lie on different
-        devices, or on a GPU belong to a library without matrix products.
+        If a weight is not floating point, or `target` is not of an integer dtype.
     IndexError
         If a target is not a class.
 

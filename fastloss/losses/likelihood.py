@@ -140,18 +140,6 @@ def poisson_nll_loss(
     reduction : {"mean", "sum", "none"}
         The mean is over the number of elements.
 
-    Returns
-    -------
-    array
-        Zero-dimensional, or of the broadcast shape for ``reduction="none"``.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not go together or an option is out of range.
-    TypeError
-        If `input` is not floating point, or the arrays lie on different devices.
-
     Notes
     -----
     Differentiable with respect to `input` and `target`; with `full` the derivative with respect to a target of 0 is
@@ -229,17 +217,10 @@ def gaussian_nll_loss(
     reduction : {"mean", "sum", "none"}
         The mean is over the number of elements.
 
-    Returns
-    -------
-    array
-        Zero-dimensional, or of the shape of `input` for ``reduction="none"``.
-
     Raises
     ------
     ValueError
-        If the shapes do not go together, a variance is negative, or an option is out of range.
-    TypeError
-        If `input` or `var` is not floating point, or the arrays lie on different devices.
+        If a variance is negative.
 
     Notes
     -----

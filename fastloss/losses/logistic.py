@@ -46,11 +46,6 @@ def sigmoid(input: Array) -> Array:
     array
         Of the shape and dtype of `input`.
 
-    Raises
-    ------
-    TypeError
-        If `input` is not floating point.
-
     References
     ----------
     ``torch.sigmoid``.
@@ -79,11 +74,6 @@ def logsigmoid(input: Array) -> Array:
     -------
     array
         Of the shape and dtype of `input`.
-
-    Raises
-    ------
-    TypeError
-        If `input` is not floating point.
 
     References
     ----------

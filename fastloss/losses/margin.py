@@ -171,20 +171,6 @@ def multi_margin_loss(
     reduction : {"mean", "sum", "none"}
         The mean is over the number of rows; weights do not enter its divisor.
 
-    Returns
-    -------
-    array
-        Zero-dimensional, or of the shape of `target` for ``reduction="none"``.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not go together or an option is out of range.
-    TypeError
-        If `input` is not floating point, `target` is not of an integer dtype, or they lie on different devices.
-    IndexError
-        If a target is not a class.
-
     Notes
     -----
     At the hinge's kink the gradient is 0. Over no rows the mean is NaN and the sum 0; torch returns uninitialised
@@ -232,18 +218,6 @@ def multilabel_soft_margin_loss(
     reduction : {"mean", "sum", "none"}
         The mean is over the rows.
 
-    Returns
-    -------
-    array
-        Zero-dimensional, or of the shape of `input` without its last axis for ``reduction="none"``.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not go together or `reduction` is unknown.
-    TypeError
-        If `input` is not floating point, or the arrays lie on different devices.
-
     Notes
     -----
     Differentiable with respect to `input`, `target` and `weight`. A non-contiguous `input` is copied.
@@ -285,17 +259,8 @@ def multilabel_margin_loss(input: Array, target: Array, *, reduction: str = "mea
     reduction : {"mean", "sum", "none"}
         The mean is over the number of rows.
 
-    Returns
-    -------
-    array
-        Zero-dimensional, or of shape () or (N,) for ``reduction="none"``.
-
     Raises
     ------
-    ValueError
-        If the shapes do not go together or `reduction` is unknown.
-    TypeError
-        If `input` is not floating point, `target` is not of an integer dtype, or they lie on different devices.
     IndexError
         If a listed label is not a class, or a list ends with a number below -1.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, RowMaths, Rowwise, Scores
-from fastloss.define.maths import maths
+from fastloss.define.maths import maths, named
 from fastloss.define.options import INTEGER, SCORED, UNIT_INTERVAL
 from fastloss.define.scalars import complement
 
@@ -138,8 +138,7 @@ def with_z_loss(base: RowMaths) -> RowMaths:
         return (slopes[0] + pull, *slopes[1:]), curvature + pull * (T(1) - p) + (params[1] + params[1]) * p * p
 
     for function, plain in ((z_terms, terms), (z_row, finish), (z_entry, entry)):
-        function.__name__ = function.__qualname__ = f"z_{plain.__name__}" if plain is not None else "z_terms"
-        maths(function)
+        maths(named(function, f"z_{plain.__name__}" if plain is not None else "z_terms"))
     return base._replace(terms=None if terms is None else z_terms, finish=z_row, entry=z_entry)
 
 
@@ -197,20 +196,6 @@ def nll_loss(
         Rows with this target count neither in value, gradient nor mean; it may lie outside [0, C).
     reduction : {"mean", "sum", "none"}
         The mean is divided by the summed weight of the rows that count.
-
-    Returns
-    -------
-    array
-        Zero-dimensional, or of the shape of `target` for ``reduction="none"``.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not go together or `reduction` is unknown.
-    TypeError
-        If `input` is not floating point or `target` not of an integer dtype, or they lie on different devices.
-    IndexError
-        If a target is neither a class nor `ignore_index`.
 
     Notes
     -----
@@ -298,13 +283,7 @@ def cross_entropy(
     Raises
     ------
     ValueError
-        If the shapes do not go together, an option is out of range, or a non-negative `ignore_index` meets class
-        probabilities.
-    TypeError
-        If `input` is not floating point, class indices are not of an integer dtype, or the arrays lie on different
-        devices.
-    IndexError
-        If a class index is neither a class nor `ignore_index`.
+        If a non-negative `ignore_index` meets class probabilities.
 
     Notes
     -----

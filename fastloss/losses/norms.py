@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, MathFunction, PairMaths, Pairwise
-from fastloss.define.maths import maths
+from fastloss.define.maths import maths, named
 from fastloss.define.options import FINITE, FLAG, NUMBER
 from fastloss.define.scalars import power, scale_of_size, scale_of_squares, sign, smallest_normal, sqrt
 
@@ -251,8 +251,7 @@ def distance(norm: Norm) -> PairMaths:
         return (u, -u), curvature(d, coefs, params[0])
 
     for function in (peaks, again, terms, row, entry):
-        function.__name__ = function.__qualname__ = f"distance_{norm.name}_{function.__name__}"
-        maths(function)
+        maths(named(function, f"distance_{norm.name}_{function.__name__}"))
     return PairMaths(terms, row, entry, peaks if norm.peak else None, again if norm.rescaled else None)
 
 
@@ -284,13 +283,6 @@ def pairwise_distance(
     -------
     array
         One distance for each pair.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not go together or an option is out of range.
-    TypeError
-        If an array is not floating point, or the arrays lie on different devices.
 
     Notes
     -----

@@ -43,13 +43,6 @@ def l1_penalty(params: Array, coefficient: float) -> Array:
         Zero-dimensional. The gradient is one array for one array, and a list for several, in their order, ready to be
         added to that of a loss.
 
-    Raises
-    ------
-    ValueError
-        If `coefficient` is out of range.
-    TypeError
-        If an array is not floating point, or the arrays lie on different devices.
-
     Notes
     -----
     At 0 the gradient is 0; the second derivative is zero almost everywhere.
@@ -86,13 +79,6 @@ def l2_penalty(params: Array, coefficient: float) -> Array:
     array
         Zero-dimensional. The gradient is one array for one array, and a list for several, in their order, ready to be
         added to that of a loss.
-
-    Raises
-    ------
-    ValueError
-        If `coefficient` is out of range.
-    TypeError
-        If an array is not floating point, or the arrays lie on different devices.
 
     Notes
     -----

@@ -33,18 +33,6 @@ def quantile_loss(
     reduction : {"mean", "sum", "none"}
         The mean is over the number of elements.
 
-    Returns
-    -------
-    array
-        Zero-dimensional, or of the broadcast shape for ``reduction="none"``.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not go together or an option is out of range.
-    TypeError
-        If `input` is not floating point, or the arrays lie on different devices.
-
     Notes
     -----
     Differentiable with respect to `input` and `target`; at ``input == target`` the gradient is 0. The second derivative

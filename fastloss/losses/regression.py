@@ -67,18 +67,6 @@ def mse_loss(input: Array, target: Array, weight: Array | None = None, *, reduct
     reduction : {"mean", "sum", "none"}
         With a `weight` the mean is divided by its sum, otherwise by the number of elements.
 
-    Returns
-    -------
-    array
-        Zero-dimensional, or of the broadcast shape for ``reduction="none"``.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not go together, `weight` has another shape than `input`, or `reduction` is unknown.
-    TypeError
-        If `input` is not floating point, or the arrays lie on different devices.
-
     Notes
     -----
     Differentiable with respect to `input`, `target` and `weight`; the second derivative is 2 w. Strided and broadcast
@@ -121,19 +109,6 @@ def huber_loss(
         unless samples are weighted: then it is the sum of the products of both weights.
     delta : float
         Where the loss turns from quadratic to linear; positive, infinity included.
-
-    Returns
-    -------
-    array
-        Zero-dimensional, or of the broadcast shape for ``reduction="none"``.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not go together, `weight` has another shape than `input`, `reduction` is unknown, or `delta`
-        is not positive.
-    TypeError
-        If `input` is not floating point, or the arrays lie on different devices.
 
     Notes
     -----
@@ -178,18 +153,6 @@ def l1_loss(input: Array, target: Array, weight: Array | None = None, *, reducti
     reduction : {"mean", "sum", "none"}
         With a `weight` the mean is divided by its sum, otherwise by the number of elements.
 
-    Returns
-    -------
-    array
-        Zero-dimensional, or of the broadcast shape for ``reduction="none"``.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not go together, `weight` has another shape than `input`, or `reduction` is unknown.
-    TypeError
-        If `input` is not floating point, or the arrays lie on different devices.
-
     Notes
     -----
     Differentiable with respect to `input`, `target` and `weight`; at ``input == target`` the gradient is 0. The second
@@ -227,18 +190,6 @@ def smooth_l1_loss(input: Array, target: Array, *, reduction: str = "mean", beta
         The mean is over the number of elements.
     beta : float
         Where the loss turns from quadratic to linear; 0 gives the absolute error.
-
-    Returns
-    -------
-    array
-        Zero-dimensional, or of the broadcast shape for ``reduction="none"``.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not go together, `reduction` is unknown, or `beta` is negative.
-    TypeError
-        If `input` is not floating point, or the arrays lie on different devices.
 
     Notes
     -----

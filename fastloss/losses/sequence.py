@@ -55,12 +55,10 @@ def ctc_loss(
     Raises
     ------
     ValueError
-        If shapes do not go together, `blank` is no class, a length is negative or too large, or `targets` does not
-        hold as many labels as `target_lengths` says.
+        If `blank` is no class, a length is negative or too large, or `targets` does not hold as many labels as
+        `target_lengths` says.
     TypeError
-        If `log_probs` is not floating point, labels or lengths are not integers, or arrays lie on different devices.
-    IndexError
-        If a label that counts is no class.
+        If a length is not an integer.
 
     Notes
     -----

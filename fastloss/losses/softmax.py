@@ -98,8 +98,6 @@ def softmax(input: Array, dim: int | None = None, *, dtype: object = None) -> Ar
     ------
     ValueError
         If `dim` is not an axis of `input`.
-    TypeError
-        If `input` is not floating point.
 
     Notes
     -----
@@ -145,8 +143,6 @@ def log_softmax(input: Array, dim: int | None = None, *, dtype: object = None) -
     ------
     ValueError
         If `dim` is not an axis of `input`.
-    TypeError
-        If `input` is not floating point.
 
     Notes
     -----
@@ -191,8 +187,6 @@ def logsumexp(input: Array, dim: int | tuple[int, ...], *, keepdim: bool = False
     ------
     ValueError
         If `dim` is not an axis of `input`, or names axes twice or apart.
-    TypeError
-        If `input` is not floating point.
 
     Notes
     -----

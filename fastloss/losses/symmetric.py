@@ -82,20 +82,6 @@ def symmetric_cross_entropy(
     reduction : {"mean", "sum", "none"}
         The mean is over the rows that count.
 
-    Returns
-    -------
-    array
-        Zero-dimensional, or of the shape of `target` for ``reduction="none"``.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not go together or an option is out of range.
-    TypeError
-        If `input` is not floating point, `target` is not of an integer dtype, or they lie on different devices.
-    IndexError
-        If a target is neither a class nor `ignore_index`.
-
     Notes
     -----
     In the reverse term label and softmax are clamped to 1e-4, so that log 0 counts as log 1e-4; a softmax below it has

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, Distance, OfDistances, PairMaths, Pairwise
-from fastloss.define.maths import maths
+from fastloss.define.maths import maths, named
 from fastloss.define.options import FINITE, FLAG, NUMBER, POSITIVE, Domain
 from fastloss.define.scalars import relu, scale_of_squares, step
 from fastloss.losses.embedding import COSINE_DISTANCE, SIMILARITY_EPSILON
@@ -64,8 +64,7 @@ def triplet(norm: Norm, swap: bool) -> PairMaths:
 
     kind = f"triplet_{norm.name}{'_swap' if swap else ''}"
     for function in (peaks, again, terms, row, entry):
-        function.__name__ = function.__qualname__ = f"{kind}_{function.__name__}"
-        maths(function)
+        maths(named(function, f"{kind}_{function.__name__}"))
     return PairMaths(terms, row, entry, peaks if norm.peak else None, again if norm.rescaled else None)
 
 
@@ -109,13 +108,6 @@ def triplet_margin_loss(
     -------
     array
         Zero-dimensional, or one value for each triplet for ``reduction="none"``.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not go together or an option is out of range.
-    TypeError
-        If an array is not floating point, or the arrays lie on different devices.
 
     Notes
     -----
@@ -226,10 +218,7 @@ def triplet_margin_with_distance_loss(
     Raises
     ------
     ValueError
-        If the shapes do not go together or an option is out of range; if a gradient is asked for through a callable
-        without `distance_vjp`, or a second derivative through a callable.
-    TypeError
-        If an array is not floating point, or the arrays lie on different devices.
+        If a gradient is asked for through a callable without `distance_vjp`, or a second derivative through a callable.
 
     Notes
     -----

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar, dataclass_transform
 
@@ -59,9 +60,9 @@ class LossModule:
             return
         cls._record = record_of(function)
         cls._record.modules.append(cls)
-        summary, formula, _ = _parts_of(function.__doc__ or "")
+        head = inspect.cleandoc(function.__doc__ or "").partition("\nParameters\n")[0].strip()
         cls.__doc__ = (
-            f"{summary}\n\n{formula}\n\nThe options of :func:`fastloss.{cls._record.name}`, bound; see there for the "
+            f"{head}\n\nThe options of :func:`fastloss.{cls._record.name}`, bound; see there for the "
             "arrays\nan instance is called with, the shapes, errors and notes.\n"
         )
 
@@ -137,15 +138,6 @@ class LossModule:
 def _made(cls: type[LossModule], options: dict[str, Any]) -> LossModule:
     """Build an instance from what it is pickled as; plain arguments, because copy.deepcopy copies no function."""
     return cls(**options)
-
-
-def _parts_of(docstring: str) -> tuple[str, str, str]:
-    """Split a docstring into its summary, what stands before the parameters, and the rest."""
-    import inspect
-
-    head, _, rest = inspect.cleandoc(docstring).partition("\nParameters\n")
-    summary, _, formula = head.partition("\n")
-    return summary, formula.strip(), rest
 
 
 def equal(a: Any, b: Any) -> bool:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import fastloss as fl
+from fastloss.api.docstrings import summary_of
 from fastloss.define.registry import LOSSES
 from fastloss.runtime import graph_break
 from fastloss.torch.autograd import Unreduced, in_transform, observers, recorded, run_reduced, traced, without
@@ -321,9 +322,8 @@ def public(name: str) -> Callable[..., Any]:
 
 def _docstring(name: str, door: Door) -> str:
     """Return the docstring of a loss for this door: the summary, how it is called, and where the rest stands."""
-    summary = (inspect.getdoc(door.loss) or "").partition("\n")[0]
     like = f"torch.nn.functional.{name}" if hasattr(torch.nn.functional, name) else "a function of torch"
-    return f"""{summary}
+    return f"""{summary_of(door.loss)}
 
     :func:`fastloss.{name}` for tensors inside autograd, called like {like}; see there for formula, shapes and errors.
     The dtype of the result is torch's, autocast included."""

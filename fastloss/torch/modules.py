@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 import fastloss as fl
+from fastloss.api.docstrings import summary_of
 from fastloss.torch.functional import OURS
 
 # Options of a call, not of a module.
@@ -45,9 +46,8 @@ def module(name: str, function: Callable[..., Any]) -> Any:
 def _named(made: Any, function: Callable[..., Any]) -> Any:
     """Return a class as one of this door: its name, and a docstring."""
     made.__module__, made.__qualname__ = "fastloss.torch", made.__name__
-    summary = (inspect.getdoc(function) or "").partition("\n")[0]
     like = f"A torch.nn.{made.__name__} that computes" if hasattr(nn, made.__name__) else "It computes"
-    made.__doc__ = f"{summary}\n\n    {like} with :func:`fastloss.torch.{function.__name__}`."
+    made.__doc__ = f"{summary_of(function)}\n\n    {like} with :func:`fastloss.torch.{function.__name__}`."
     return made
 
 
