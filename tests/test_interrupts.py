@@ -59,6 +59,25 @@ def test_a_long_call_hears_it(count):
         assert fl.mse_loss(few, few + 1) == expected
 
 
+def test_a_second_one_leaves_no_thread_behind(monkeypatch):
+    """It comes when one half of the work queue has been emptied, for which the threads would wait for ever."""
+    empty, presses = _threads._empty, []
+
+    def pressed_again(queue):
+        if not presses:
+            presses.append(queue.view("i8"))
+            presses[0][: _threads.QUEUE_HEAD : 2] = _threads.EMPTIED
+            raise KeyboardInterrupt
+        empty(queue)
+
+    monkeypatch.setattr(_threads, "_empty", pressed_again)
+    x = np.broadcast_to(np.float32(0.3), (40_000, 100_000))
+    with fl.config(num_threads=2):
+        assert interrupted(lambda: fl.mse_loss(x, x)) < 1
+    assert len(presses) == 1
+    assert not [thread for thread in threading.enumerate() if thread.name == "fastloss-leader"]
+
+
 def test_nothing_is_written_after_it():
     x = np.ones((1 << 13, 1 << 13), np.float32)
     given = np.zeros_like(x)

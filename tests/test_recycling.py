@@ -32,6 +32,43 @@ def idle_bytes():
     return sum(map(len, recycling._idle.values()))
 
 
+_X = np.random.default_rng(0).standard_normal((40, 6), dtype=np.float32)
+_LABELS = np.arange(40) % 6
+_PAIRS = (_X, -_X, np.ones(40))
+_LISTS = np.where(np.arange(6) == 0, _LABELS[:, None], -1)
+_CTC = (np.log(np.full((12, 3, 5), 0.2, np.float32)), np.ones((3, 4), int), np.full(3, 12), np.full(3, 4))
+_LARGE = np.zeros((1500, 200), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("loss", "arrays", "options"),
+    [
+        pytest.param(fl.mse_loss, (_X, -_X), {}, id="elements"),
+        pytest.param(fl.mse_loss, (_X[::-1], -_X), {}, id="elements in stages"),
+        pytest.param(fl.mse_loss, (_LARGE, _LARGE), {}, id="on threads"),
+        pytest.param(fl.cross_entropy, (_X, _LABELS), {}, id="rows"),
+        pytest.param(fl.cross_entropy, (np.zeros((2, 300_000), np.float32), [1, 2]), {}, id="pieces of rows"),
+        pytest.param(fl.cross_entropy, (_X, _LABELS), {"softcap": 3.0}, id="blocks of rows"),
+        pytest.param(fl.cosine_embedding_loss, _PAIRS, {}, id="pairs"),
+        pytest.param(fl.cosine_embedding_loss, _PAIRS, {"sample_weight": np.ones(40)}, id="weighted pairs"),
+        pytest.param(fl.multilabel_margin_loss, (_X, _LISTS), {}, id="lists of classes"),
+        pytest.param(fl.ctc_loss, _CTC, {}, id="alignments"),
+        pytest.param(fl.linear_cross_entropy, (_X, _X[:7], _LABELS), {}, id="behind a linear map"),
+    ],
+)
+def test_a_call_keeps_no_memory(loss, arrays, options):
+    """No work queue outlives its call, which would be a quarter of a kilobyte, or four for a large one."""
+    step = fl.value_and_grad(loss)
+    for _ in range(20):
+        step(*arrays, **options)
+    gc.collect()
+    before = sys.getallocatedblocks()
+    for _ in range(100):
+        step(*arrays, **options)
+    gc.collect()
+    assert sys.getallocatedblocks() - before < 50
+
+
 def test_a_dropped_result_serves_the_next_of_its_size(rng):
     x, y = rng.standard_normal((2, SIZE), dtype=np.float32)
     expected = fl.grad(fl.mse_loss)(x, y).copy()

@@ -219,18 +219,26 @@ def run_shared(
         return function(*args, True)
     except BaseException:
         # Ctrl-C before the loop has begun here: helpers may have, and are not to write when the caller has left.
-        _take_back(task)
+        _whatever_is_pressed(lambda: _take_back(task))
         raise
     finally:
         task.work = None  # a helper that comes later must not hold the arrays
 
 
 def _take_back(task: _Task) -> None:
-    """Wait until nobody works on a task any more, whatever is pressed meanwhile."""
+    """Wait until nobody works on a task any more."""
     task.work = None
     while task.busy:
-        with contextlib.suppress(KeyboardInterrupt):
-            time.sleep(1e-4)
+        time.sleep(1e-4)
+
+
+def _whatever_is_pressed(leave: Callable[[], None]) -> None:
+    """Call a function until it has come to its end: a thread left at half a work queue would wait for ever."""
+    while True:
+        try:
+            return leave()
+        except BaseException:  # of a signal's handler; what it interrupted is to be raised
+            continue
 
 
 def _empty(queue: Any) -> None:
@@ -249,17 +257,20 @@ class _Elsewhere:
         self._thread = threading.Thread(target=self._run, name="fastloss-leader", daemon=daemon)
         self._result: Any = None
         self._failure: BaseException | None = None
-        self.begun, self.ended = threading.Event(), threading.Event()
+        self._begun = self._ended = False
+        self._end = threading.Lock()  # an event that is waited for breaks when Ctrl-C comes at the wrong moment
+        self._end.acquire()
 
     def _run(self) -> None:
-        self.begun.set()
+        self._begun = True
         try:
             self._result = self._function()
         except BaseException as error:
             self._failure = error
         finally:
             del self._function
-            self.ended.set()
+            self._ended = True
+            self._end.release()
 
     def outcome(self) -> Any:
         """Start it, wait for its end, and return or raise what it does; what a signal's handler raises goes first."""
@@ -267,17 +278,16 @@ class _Elsewhere:
             self._thread.start()
         except (RuntimeError, OSError, MemoryError):  # no thread to be had
             self._run()
-        while not self.ended.wait(0.2):  # on Windows no wait is interrupted
-            pass
+        while not self._ended:
+            self._end.acquire(timeout=0.2)  # on Windows no wait is interrupted
         if self._failure is not None:
             raise self._failure
         return self._result
 
     def wait(self) -> None:
-        """Wait for its end if it has begun, whatever is pressed meanwhile."""
-        while self.begun.is_set() and not self.ended.is_set():
-            with contextlib.suppress(KeyboardInterrupt):
-                self.ended.wait(0.2)
+        """Wait for its end if it has begun."""
+        while self._begun and not self._ended:
+            self._end.acquire(timeout=0.2)
 
 
 def _is_main() -> bool:
@@ -301,13 +311,17 @@ def run_interruptible(function: Callable[..., Any], args: tuple[Any, ...], chunk
         return run_shared(function, args, chunks, tasks)
 
     leader = _Elsewhere(lead, daemon=True)
-    try:
-        return leader.outcome()
-    except BaseException:
+
+    def leave() -> None:
         _empty(args[-1])
         leader.wait()
         for task in tasks:
             _take_back(task)
+
+    try:
+        return leader.outcome()
+    except BaseException:
+        _whatever_is_pressed(leave)
         raise
 
 

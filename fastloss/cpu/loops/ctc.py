@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastloss.cpu.loops.ctc_recursion import BLOCK, MARGIN, backward_pass, forward_pass
-from fastloss.cpu.simd.memory import load, part, present, store
+from fastloss.cpu.simd.memory import borrowed, load, part, present, store
 from fastloss.cpu.simd.work_queue import chunks, finish, total_of
 from fastloss.define.scalars import log
 from fastloss.runtime.compile import Kernel, kernel_part
@@ -38,7 +38,7 @@ def _bad_label(y, first, count, classes):
 @kernel_part()
 def _survey(y, starts, lengths, samples, classes, queue):
     """Return the place of the first label that is no class, -1 if there is none; every thread waits for the others."""
-    for k, start, stop in chunks(queue, 0, samples, 1):
+    for k, start, stop in chunks(borrowed(queue), 0, samples, 1):
         bad = 0.0
         for n in range(start, stop):
             bad += 1.0 if _bad_label(y, load(starts, n), load(lengths, n), classes) >= 0 else 0.0
@@ -93,7 +93,7 @@ def kernel() -> Kernel:
             bad = _survey(y, starts, lengths, samples, classes, queue)
             if bad >= 0:
                 return bad, 0.0
-        for k, start, stop in chunks(queue, 1, samples, 1):
+        for k, start, stop in chunks(borrowed(queue), 1, samples, 1):
             total = 0.0
             for n in range(start, stop):
                 frames, labels, first = load(steps, n), load(lengths, n), load(starts, n)

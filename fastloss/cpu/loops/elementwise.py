@@ -188,7 +188,7 @@ def contiguous_kernel(point: Callable[..., Any], arity: int, streamed: bool = Fa
     def elementwise(a, b, c, weight, grad_output, values, d_a, d_b, d_c, hess, params, scale, queue, lead):
         like = load(a, 0)
         grads, numbers, factor = (d_a, d_b, d_c), cast(params, like), type(like)(scale)
-        for k, start, stop in chunks(queue, 0, a.size, TILE):
+        for k, start, stop in chunks(borrowed(queue), 0, a.size, TILE):
             total = span(start, stop, a, b, c, weight, grad_output, values, grads, hess, numbers, factor)
             finish(queue, 0, k, total)
         return total_of(queue, 0) if lead else 0.0
@@ -216,7 +216,7 @@ def staged_kernel(point: Callable[..., Any], arity: int) -> Kernel:
         a, b, c, weight, grad_output, values, d_a, d_b, d_c, hess = borrowed(
             (a, b, c, weight, grad_output, values, d_a, d_b, d_c, hess)
         )
-        for k, start, stop in chunks(queue, 0, size, TILE):
+        for k, start, stop in chunks(borrowed(queue), 0, size, TILE):
             total = 0.0
             for i in range(start, stop, STAGE):
                 n = min(STAGE, stop - i)

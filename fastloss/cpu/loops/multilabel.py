@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastloss.cpu.simd.llvm_hints import vector_function
-from fastloss.cpu.simd.memory import label_at, load, load_or, present, store
+from fastloss.cpu.simd.memory import borrowed, label_at, load, load_or, present, store
 from fastloss.cpu.simd.work_queue import chunks, finish, total_of
 from fastloss.cpu.windows import ALL_FLAT
 from fastloss.runtime.compile import Kernel, kernel_part
@@ -40,7 +40,7 @@ def survey(y, count, columns, queue):
 
     Every thread waits for the whole survey: nothing is computed before all classes are known to exist.
     """
-    for k, start, stop in chunks(queue, 0, count, 1):
+    for k, start, stop in chunks(borrowed(queue), 0, count, 1):
         bad = 0.0
         for r in range(start, stop):
             _, known = listed(y, r * columns, columns)
@@ -68,7 +68,7 @@ def kernel(point: Any) -> Kernel:
         scores, outside, slopes = np.empty(columns, T), np.empty(columns, T), np.empty(columns, T)
         factor = T(scale)
         part = T(1) / T(columns)
-        for k, start, stop in chunks(queue, 1, count, 1):
+        for k, start, stop in chunks(borrowed(queue), 1, count, 1):
             total = 0.0
             for r in range(start, stop):
                 base = r * columns

@@ -114,7 +114,7 @@ def _over_rows(
         numbers, factor, grads = cast(params, like), type(like)(scale / divisor), (d0, d1, d2)
         buffers = buffers_for(x, grads, hess, factor, columns)
         lent = borrowed(buffers)
-        for k, start, stop in chunks(queue, 1, count, strided_step if inner > 1 else step):
+        for k, start, stop in chunks(borrowed(queue), 1, count, strided_step if inner > 1 else step):
             total = rows(
                 start, stop, x, t, y, weight, grad_output, values, grads, hess, numbers, factor, columns, inner, ignore,
                 lent,
