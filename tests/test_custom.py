@@ -87,6 +87,21 @@ def test_elementwise_is_read_from_its_signature():
         lopsided_loss(X, T, high=0.0)
 
 
+def test_a_reduction_by_default_is_that_of_weighted_samples():
+    @maths
+    def squares(x, t):
+        T = type(x)
+        return (x - t) * (x - t), (T(2) * (x - t), T(2) * (t - x)), T(2)
+
+    @loss
+    def summed_loss(input, target, *, reduction="sum"):
+        return Elementwise(squares)
+
+    x = np.array([1.0, 2.0])
+    assert summed_loss(x, 0 * x) == 5
+    assert summed_loss(x, 0 * x, sample_weight=np.array([1.0, 3.0])) == 13
+
+
 def test_what_the_decorator_is_told_stands():
     @loss(differentiable=("input",), hessian=None)
     def one_sided_loss(input, target, *, reduction="mean"):

@@ -193,3 +193,15 @@ def test_second_derivatives_of_a_broadcast_input_add_up():
         gradient, second = fl.grad_and_hess(fl.mse_loss)(x, t, reduction="sum")
     np.testing.assert_array_equal(gradient, [[3.0], [12.0]])
     np.testing.assert_array_equal(second, [[6.0], [6.0]])
+
+
+@pytest.mark.parametrize("distance", ["cosine", lambda a, b: ((a - b) ** 2).sum(-1)])
+def test_weighted_sums(distance):
+    a, p, n = RNG.standard_normal((3, 7, 16))
+    weights = np.array([0.0, 1, 2, 0.5, 0, 1, 3])
+    values = fl.triplet_margin_with_distance_loss(a, p, n, distance_function=distance, reduction="none")
+    for reduction, divisor in (("sum", 1), ("mean", weights.sum())):
+        found = fl.triplet_margin_with_distance_loss(
+            a, p, n, distance_function=distance, reduction=reduction, sample_weight=weights
+        )
+        np.testing.assert_allclose(found, (values * weights).sum() / divisor, rtol=1e-12)

@@ -288,7 +288,7 @@ def test_a_label_that_is_wrong_late_leaves_nothing(files, capsys):
     y[33] = 9
     np.save("y.npy", y)
     message = refused(capsys, "cross_entropy", "x.npy", "y.npy", "--out", "o.npy", "--batch", 10)
-    assert "rows 30 to 39 of x.npy: target 9 at position (3,)" in message
+    assert "rows 30 to 39 of x.npy: target 9 at position (33,)" in message
 
 
 def test_results_that_exist_are_replaced_on_demand(files, capsys):

@@ -47,6 +47,24 @@ def test_shards_of_extreme_logits():
     np.testing.assert_allclose(lse, [1e4 + np.log(2), 2])
 
 
+@pytest.mark.parametrize("x", [[np.nan, 0.0, 1.0], [np.inf, 0.0, 1.0], [-np.inf] * 3])
+def test_shards_of_rows_that_are_not_defined(x):
+    x, y = np.array([x, [1.0, 2.0, 3.0]]), np.array([1, -100])
+    loss, lse = fl.combine_shards([fl.shard_stats(x[:, :1], y), fl.shard_stats(x[:, 1:], y, class_offset=1)])
+    gradient = np.hstack([fl.shard_grad(x[:, :1], y, lse), fl.shard_grad(x[:, 1:], y, lse, class_offset=1)])
+    assert np.isnan(loss[0])
+    assert loss[1] == 0
+    assert np.isnan(gradient[0]).all()
+    assert (gradient[1] == 0).all()
+
+
+def test_shards_of_half_types_are_computed_in_float32():
+    x, y = np.array([[8.0, 0.0]], np.float16), np.array([0])
+    loss, lse = fl.combine_shards([fl.shard_stats(x, y)])
+    np.testing.assert_allclose(loss, np.log1p(np.exp(-8.0)), rtol=2e-3)
+    np.testing.assert_allclose(fl.shard_grad(x, y, lse), fl.grad(fl.cross_entropy)(x, y), rtol=2e-3)
+
+
 def test_shards_of_tensors():
     torch = pytest.importorskip("torch")
     x, y = torch.randn(5, 9), torch.from_numpy(LABELS)

@@ -371,3 +371,21 @@ def test_what_has_no_weight_may_lie_outside_the_domain(reduction):
             function(*spoiled, reduction=reduction, sample_weight=weights[::-1])
     outside[3, 0] = np.nan
     assert np.isnan(fl.binary_cross_entropy(outside, p, sample_weight=weights))
+
+
+@pytest.mark.parametrize("loss", [fl.mse_loss, fl.l1_loss, fl.huber_loss])
+def test_the_gradient_of_a_weight_knows_the_divisor(loss):
+    x, t, w = np.array([3.0, 1.0]), np.array([1.0, 0.0]), np.array([1.0, 2.0])
+    gradient = fl.grad(loss, "weight")(x, t, w, divisor=10.0)
+    np.testing.assert_allclose(gradient, loss(x, t, reduction="none") / 10, rtol=1e-12)
+
+
+def test_samples_of_weight_zero_that_are_a_part_of_others():
+    """The softmax runs along the samples."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((2, 3, 4)), rng.random((2, 3, 4))
+    options = {"dim": 0, "sample_weight": np.array([1.0, 0.0]), "reduction": "sum"}
+    step = np.zeros_like(x)
+    step[1, 0, 0] = 1e-6
+    change = fl.soft_dice_loss(x + step, y, **options) - fl.soft_dice_loss(x - step, y, **options)
+    np.testing.assert_allclose(fl.grad(fl.soft_dice_loss)(x, y, **options)[1, 0, 0], change / 2e-6, rtol=1e-5)

@@ -119,10 +119,11 @@ def combine_shards(stats: Iterable[Any]) -> tuple[Array, Array]:
     for own, sum_exp, target_logit in parts:
         sums = sums + sum_exp * xp.exp(own - finite)
         logit = logit + target_logit
-    counts = top != -xp.inf
-    lse = finite + xp.log(xp.where(counts, sums, xp.ones_like(sums)))
-    lse = xp.where(counts, lse, top)
-    return xp.where(counts, lse - logit, xp.zeros_like(lse)), lse
+    counts = (top != -xp.inf) | (logit == -xp.inf)  # a row of -inf has a label, unless it is ignored
+    log_sum = xp.log(xp.where(top != -xp.inf, sums, xp.ones_like(sums)))
+    lse = xp.where(top == -xp.inf, top, finite + log_sum)
+    with np.errstate(invalid="ignore"):  # of infinite logits the loss is NaN
+        return xp.where(counts, (top - logit) + log_sum, xp.zeros_like(lse)), lse
 
 
 def shard_grad(
@@ -176,10 +177,16 @@ def shard_grad(
     zero = xp.zeros_like(lse)
     scale = zero + above / (divisor or 5e-324)
     scale = xp.where(counts, scale, zero)
-    request = VALUE if grad_out is None else VALUE._replace(out=grad_out)
-    result = _SOFTMAX.run((x, lse[:, None], scale[:, None]), {}, request)
+    sums = xp.where(lse == xp.inf, zero + xp.nan, lse)  # of which a softmax is NaN
     here = xp.nonzero(counts & (local >= 0) & (local < x.shape[1]))[0]
-    result[here, local[here]] -= xp.astype(scale[here], result.dtype)
+    place = local[here]
+    with np.errstate(invalid="ignore"):
+        difference = xp.astype(x[here, place], lse.dtype) - sums[here]  # of logits that may be written over
+    less = xp.expm1(xp.where(difference > 0, zero[here], difference)) * scale[here]
+    less = xp.where(scale[here] == 0, zero[here], less)
+    request = VALUE if grad_out is None else VALUE._replace(out=grad_out)
+    result = _SOFTMAX.run((x, sums[:, None], scale[:, None]), {}, request)
+    result[here, place] = xp.astype(less, result.dtype)
     return result
 
 

@@ -8,6 +8,9 @@ and its plan is not kept.
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 from fastloss.call import (
@@ -69,13 +72,14 @@ _PLANNERS: dict[type, Any] = {
 class Call:
     """What a call returns unless told otherwise, the options that are bound, and the plans of the kinds of call."""
 
-    __slots__ = ("bound", "last", "options", "plans", "record", "request", "settled")
+    __slots__ = ("bound", "last", "options", "plans", "record", "reduction", "request", "settled")
 
     def __init__(self, record: Loss, request: Request, options: dict[str, Any]) -> None:
         self.record, self.request, self.options = record, request, options
         self.bound = tuple([value for name, value in options.items() if name in record.operands and value is not None])
         # An array, or whatever else can change, may be an option of a class: its value counts in each call.
         self.settled = all(name in record.operands or is_option(value) for name, value in options.items())
+        self.reduction = _default_reduction(record.describe)
         self.plans: dict[Any, list[Any]] = {}  # signature -> the plan, and what runs it
         self.last: Run = _no_call
 
@@ -145,9 +149,9 @@ class Call:
         if request is not self.request:
             _set_extras(planning, operands, count + len(self.bound))
         axis = None
-        if named:
+        if named or self.reduction != "mean":
             common = {name: named.pop(name) for name in record.common if name in named}
-            set_common(planning, common, named.get("reduction", "mean"))
+            set_common(planning, common, named.get("reduction", self.reduction))
             axis = common.get("axis")
         description = record.describe(*arguments, **named)
         if axis is not None:
@@ -161,6 +165,13 @@ class Call:
         if request is not self.request:
             plan = plan._replace(compute=writing(plan.compute, request))
         return plan, tuple(planning.arrays), planning.kept and operands.kept()
+
+
+@functools.cache
+def _default_reduction(describe: Callable[..., Any]) -> Any:
+    """Return the reduction of a loss unless told otherwise; "mean" of what has none."""
+    parameter = inspect.signature(describe).parameters.get("reduction")
+    return "mean" if parameter is None or parameter.default is parameter.empty else parameter.default
 
 
 def _no_call(args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -81,10 +82,10 @@ def planner(make_call: MakeCall) -> Callable[[Planning, Applied | WeightedSum], 
 def _clearing(planning: Planning, description: Any) -> Callable[[Any], None]:
     """Return what writes zeros to the gradient of samples of weight 0, where a NaN has come through a chain.
 
-    In a sum of losses a sample may be a part of the values of others.
+    In a sum of losses, or of rows that lie across the samples, a sample may be a part of the values of others.
     """
     operand = planning.sample_weight
-    if operand is None or isinstance(description, WeightedSum):
+    if operand is None or isinstance(description, WeightedSum) or _mixes_samples(description):
         return lambda gradient: None
     weights, backend = planning.see(operand, "sample_weight"), planning.library.backend
     rows = weights.size
@@ -94,6 +95,20 @@ def _clearing(planning: Planning, description: Any) -> Callable[[Any], None]:
             backend.clear_rows(backend.flat(weights), backend.flat(gradient), rows, RowLayout(gradient.size // rows))
 
     return clear
+
+
+def _mixes_samples(description: Applied) -> bool:
+    """Return whether rows of one of the inner losses lie along the first axis."""
+    for inner in _parts_of(description):
+        if not isinstance(inner, Applied):
+            continue
+        bound = inspect.signature(inner.record.describe).bind(*inner.args, **inner.kwargs)
+        bound.apply_defaults()
+        axes = bound.arguments.get("dim", bound.arguments.get("axis"))
+        rank = max([operand.ndim for operand in _operands_of(inner).values()], default=0)
+        if any(axis in (0, -rank) for axis in (axes if isinstance(axes, tuple) else (axes,))) or _mixes_samples(inner):
+            return True
+    return False
 
 
 def _with_common(description: Any, planning: Planning) -> Any:

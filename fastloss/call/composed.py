@@ -150,7 +150,8 @@ class _Distances:
 
     def __init__(self, planning: Planning, description: OfDistances, part: Callable[..., Any]) -> None:
         self.planning, self.description, self.record, self.mode = planning, description, planning.record, planning.mode
-        self.common = {name: operand.given for name, operand in planning.common.items() if name != "axis"}
+        common = {name: operand.given for name, operand in planning.common.items() if name != "axis"}
+        self.options = {"reduction": description.reduction, **common}
         views = planning.enter(description.arrays, description.names)
         for view, name in zip(views, description.names, strict=True):
             check_float(view, name)
@@ -171,7 +172,7 @@ class _Distances:
             ]
         )
         outer = Mode(mode.value, self.names if mode.wrt else (), single=False, partial=mode.partial)
-        describe = _outer_of(description.point, self.names, description.params, description.reduction)
+        describe = _outer_of(description.point, self.names, description.params)
         self.outer = part(self.record, describe, self.names, outer)
         self.plus = part(self.record, _sum, ("one", "other"), Mode())
         self.parts = [(distance, *self._parts_of(distance, part)) for distance in description.distances]
@@ -220,7 +221,7 @@ class _Distances:
         wanted = self.outer.request
         if request.grad_output is not None or request.out is not None:
             wanted = Request(wanted.mode, request.grad_output, None, request.out)
-        outcome = self.outer.run(found, self.common, wanted)
+        outcome = self.outer.run(found, self.options, wanted)
         if not mode.wrt:
             return outcome
         value, slopes = outcome if mode.value else (None, outcome)
@@ -275,11 +276,11 @@ def record_of_part(record: Loss, describe: Callable[..., Any], names: tuple[str,
 
 @functools.cache
 def _outer_of(
-    point: Any, names: tuple[str, ...], params: tuple[Any, ...], reduction: str
+    point: Any, names: tuple[str, ...], params: tuple[Any, ...]
 ) -> Callable[..., Elementwise]:
     """Return the description of the elementwise loss of distances."""
 
-    def describe(*found: Any) -> Elementwise:
+    def describe(*found: Any, reduction: str) -> Elementwise:
         return Elementwise(point, found, names, params, reduction=reduction, broadcast="exact", leads=len(found))
 
     return describe

@@ -112,7 +112,8 @@ def _weigh(planning: Planning, description: Elementwise, loop: _Loop, shape: Sha
     if "sample_weight" in planning.common:
         raise ValueError("there is no gradient with respect to weight beside a sample_weight")
     # The weight becomes an operand; its derivative of a weighted mean is v - mean, over the summed weight.
-    centre = _centre(planning, description, math.prod(shape)) if callable(loop.divisor) else 0.0
+    divides = callable(loop.divisor) and planning.divisor is None
+    centre = _centre(planning, description, math.prod(shape)) if divides else 0.0
     loop.point, loop.params = weighted(loop.point), (*loop.params, centre)
     loop.add(weight)
 

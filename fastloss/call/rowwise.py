@@ -44,8 +44,6 @@ def plan(planning: Planning, description: Rowwise) -> Plan:
     first, last, split = _split(description, shape, planning.record.axis_name)
     outer, classes, inner = split
     rows = shape[:first] + shape[last:]
-    if description.target is None and "target" in planning.record.domains:
-        raise TypeError("target must be an array, got None")
     if description.pairs is not None and description.weight is not None and weight.shape != (classes,):
         return _plan_pairs(planning, description, shape)
     maths, labels, operand, rows = target_of(description, target, shape, rows)
@@ -189,6 +187,8 @@ def target_of(
 ) -> tuple[RowMaths, Operand | None, Operand | None, Shape]:
     """Return the maths, the operand of class indices, that of an entry for each logit, and the shape of the values."""
     if description.target is None:
+        if description.maths.indexed:
+            raise TypeError("target must be an array, got None")
         return description.maths, None, None, rows
     if not description.maths.indexed:
         check_fits(target, shape, "target")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -101,16 +102,16 @@ class Job:
         once = sum(_bytes(source) for source in self.rows.values())
         return once * (2 if "grad_out" in results and self.two_passes else 1)
 
-    def blocks(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield the arguments of the loss block by block, each with a name of its rows for messages."""
+    def blocks(self) -> Iterator[tuple[int, str, dict[str, Any]]]:
+        """Yield the arguments of the loss block by block, each with its first row and a name of its rows."""
         if self.count is None:
-            yield self.first.name, dict(self.whole)
+            yield 0, self.first.name, dict(self.whole)
             return
         streams = [source.blocks(self.batch) for source in self.rows.values()]
         for number, blocks in enumerate(zip(*streams, strict=True)):
             start = number * self.batch
             rows = f"rows {start} to {start + len(blocks[0]) - 1} of {self.first.name}"
-            yield rows, dict(zip(self.rows, blocks, strict=True)) | self.whole
+            yield start, rows, dict(zip(self.rows, blocks, strict=True)) | self.whole
 
     def sum_of(self, values: Any, arrays: Mapping[str, Any]) -> fl.PartialSum | None:
         """Return the partial sum of a block by its values, which spares another look at its arrays.
@@ -190,13 +191,18 @@ def _reduced(job: Job, part: fl.PartialSum) -> dict[str, Any]:
 
 def _pass(job: Job, steps: list[Step], add: Callable[[int], None], stopped: Callable[[], bool]) -> None:
     """Read all blocks, and do all steps with each."""
-    for rows, arrays in job.blocks():
+    for start, rows, arrays in job.blocks():
         if stopped():
             return
         try:
             for step in steps:
                 step(arrays)
         except (ValueError, TypeError, IndexError) as error:  # what losses raise of bad data
-            message = " ".join(str(error).split())
-            raise CommandError(f"{rows}: {message}") from None
+            raise CommandError(f"{rows}: {_of_file(str(error), start)}") from None
         add(sum(arrays[name].nbytes for name in job.rows))
+
+
+def _of_file(message: str, start: int) -> str:
+    """Return a message about a block that begins at row `start` on one line, with the place of a label in the file."""
+    line = " ".join(message.split())
+    return re.sub(r"(?<=at position \()\d+", lambda row: str(start + int(row[0])), line)

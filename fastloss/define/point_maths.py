@@ -210,5 +210,5 @@ def shard_softmax(x, lse, g):
     """Softmax exp(x - lse) times g; 0 for a g of 0."""
     T = type(x)
     difference = x - lse
-    p = exp_nonpositive(difference if difference < T(0) else T(0))
+    p = exp_nonpositive(T(0) if difference > T(0) else difference)
     return (g * p if g != T(0) else T(0)), (T(0),), T(0)

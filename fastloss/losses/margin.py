@@ -19,7 +19,7 @@ from fastloss.define.scalars import exp_nonpositive, log1p_unit
 def multi_margin_terms_1(z, p, t, w, hit, zy, wy, params):
     """Σ max(0, m - x_y + x) and how many of them are positive."""
     T = type(z)
-    h = params[0] - zy + z
+    h = params[0] + (z - zy)
     active = h > T(0) and not hit
     return (h if active else T(0)), (T(1) if active else T(0)), T(0)
 
@@ -28,7 +28,7 @@ def multi_margin_terms_1(z, p, t, w, hit, zy, wy, params):
 def multi_margin_terms_2(z, p, t, w, hit, zy, wy, params):
     """Σ max(0, m - x_y + x)², half its derivative, and how many terms are positive."""
     T = type(z)
-    h = params[0] - zy + z
+    h = params[0] + (z - zy)
     active = h > T(0) and not hit
     a = h if active else T(0)
     return a * a, a, (T(1) if active else T(0))
@@ -48,7 +48,7 @@ def multi_margin_entry_1(z, p, t, w, hit, coefs, params):
     zy, c, active = coefs
     if hit:
         return (-c * active,), T(0)
-    return (c if params[0] - zy + z > T(0) else T(0),), T(0)
+    return (c if params[0] + (z - zy) > T(0) else T(0),), T(0)
 
 
 @maths
@@ -66,7 +66,7 @@ def multi_margin_entry_2(z, p, t, w, hit, coefs, params):
     zy, c, slope, curvature = coefs
     if hit:
         return (-slope,), curvature
-    h = params[0] - zy + z
+    h = params[0] + (z - zy)
     return (c * h if h > T(0) else T(0),), (c if h > T(0) else T(0))
 
 
@@ -137,7 +137,7 @@ MULTILABEL_SOFT_PAIRS = PairMaths(
 def multilabel_hinge(outside, inside):
     """max(0, 1 - x_y + x), 0 at the kink."""
     T = type(outside)
-    h = T(1) - inside + outside
+    h = T(1) + (outside - inside)
     active = h > T(0)
     return (h if active else T(0)), ((T(1) if active else T(0)), (T(-1) if active else T(0))), T(0)
 

@@ -57,6 +57,8 @@ def written_out(body: Callable[..., Any]) -> Callable[..., Any]:
     as one, kernels took twice as long to compile; and with its last stage as one, losses of 80 to 1000 classes took 1.2
     to 2.9 times as long (one thread, AVX-512). Numba copies the caller for each part, in 0.1 s of a row loop.
     """
+    if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+        return body  # no kernel is compiled, as each says when it is called
     part: Any = numba.njit(inline="always", **NOT_FROM_C)(body)
     # Numba draws a number for it, and looks for the kernels that hold it in its disk cache by that number too.
     part._set_uuid(f"{body.__module__}.{body.__qualname__}")

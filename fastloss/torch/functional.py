@@ -343,6 +343,11 @@ def with_distance(fused: Callable[..., Any], ranking: Callable[..., Any]) -> Cal
     ) -> Any:
         if distance_function is None or _is_torchs_default(distance_function):
             return fused(anchor, positive, negative, **options)
+        if not callable(distance_function):
+            raise TypeError(
+                f"distance_function must be a function of two tensors, or None, got {distance_function!r}: names of "
+                "distances are known to fastloss.triplet_margin_with_distance_loss"
+            )
         margin, swap = options.pop("margin", 1.0), options.pop("swap", False)
         if options.pop("axis", None) is not None:
             raise ValueError("axis does not go with a distance_function of one's own")
