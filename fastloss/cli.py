@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         status = _run(options)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # which is closed: fastloss info >&-
+            sys.stdout.flush()
         return status
     except BrokenPipeError:  # fastloss list | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -88,6 +88,7 @@ def test_a_folder_that_is_not_there_is_found_out_first(tmp_path, monkeypatch, ca
 
     monkeypatch.setattr(digits, "run", lambda: pytest.fail("the demo ran"))
     assert cli.main(["demo", "--output", str(tmp_path / "nowhere" / "demo.png")]) == 2
+    assert cli.main(["demo", "--output", str(tmp_path / "demo.foo")]) == 2
     assert f"there is no folder {tmp_path / 'nowhere'}" in capsys.readouterr().err
 
 

@@ -87,6 +87,13 @@ def test_warm_calls_what_programs_call(capsys, monkeypatch):
     assert printed.startswith("1 of 1 losses in float32, float64: ")
 
 
+def test_warm_refuses_what_is_not_kept(capsys, monkeypatch):
+    monkeypatch.setattr(warm, "folders", lambda: (None, ()))
+    status, _, message = run(capsys, "warm", "mse_loss")
+    assert status == 2
+    assert "FASTLOSS_CACHE_DIR" in message
+
+
 def test_warm_refuses_dtypes_that_nobody_knows(capsys):
     status, _, complaint = run(capsys, "warm", "mse_loss", "--dtype", "float8")
     assert status == 2

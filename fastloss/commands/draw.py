@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,10 +47,17 @@ def _general(add_help: bool) -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", metavar="FILE", required=add_help, help="the picture; its ending gives its format")
     parser.add_argument(
-        "--target", type=float, metavar="NUMBER", help="the target (default: 0, or 1 where it is a yes)"
+        "--target", type=_finite, metavar="NUMBER", help="the target (default: 0, or 1 where it is a yes)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a picture that exists")
     return parser
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
+    return number
 
 
 def _draw(losses: Sequence[Loss], options: dict[str, Any], out: Path, overwrite: bool) -> None:

@@ -15,6 +15,7 @@ from fastloss.commands.errors import CommandError
 from fastloss.commands.loss_flags import named
 from fastloss.define.descriptions import Loss
 from fastloss.define.registry import LOSSES
+from fastloss.runtime.kernel_cache import folders, is_off
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
@@ -24,6 +25,8 @@ _SIZES = ("small", "medium", "large")
 
 def main(names: Sequence[str], dtypes: Sequence[str]) -> int:
     """Call each loss of `names`, or of all, as programs do most: value, values that are not reduced, gradient."""
+    if is_off() or folders()[0] is None:
+        raise CommandError("compiled kernels are not kept: set FASTLOSS_CACHE_DIR to a folder that can be written")
     losses = [named(name) for name in names] if names else list(LOSSES.values())
     kinds = [(dtype, _dtype(dtype)) for dtype in dtypes]
     began = time.perf_counter()

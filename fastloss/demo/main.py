@@ -19,6 +19,9 @@ def main(options: argparse.Namespace) -> int:
     folder = Path(options.output).parent
     if not folder.is_dir():  # found out now, not after the work
         raise FileNotFoundError(f"--output {options.output}: there is no folder {folder}")
+    known = picture.formats()
+    if Path(options.output).suffix[1:] not in known:
+        raise OSError(f"--output {options.output}: the ending must be one of {', '.join(known)}")
     started = time.perf_counter()
     if threading.current_thread() is threading.main_thread():
         # A terminated demo leaves no temporary files either: SIGTERM takes the way of Ctrl-C.

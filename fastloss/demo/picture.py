@@ -13,6 +13,13 @@ OURS, THEIRS, INK, COPY, WRONG = "#2b6cb0", "#b8bec8", "#1a202c", "#f08c1a", "#c
 COLUMNS, ROWS = 6, 5
 
 
+def formats() -> list[str]:
+    """Return the endings of the pictures that can be written."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    return sorted(FigureCanvasBase.get_supported_filetypes())
+
+
 def draw(fit: Fit, scored: Scored, path: str) -> None:
     """Write the picture to `path`, whose ending gives its format."""
     import matplotlib
