@@ -17,8 +17,9 @@ import numpy as np
 
 from fastloss.cpu import arrays as host
 from fastloss.cpu import backend as host_backend
-from fastloss.cpu.arrays import NUMPY, TORCH, DlpackLibrary, as_numpy, is_instance
+from fastloss.cpu.arrays import NUMPY, TORCH, DlpackLibrary, as_numpy
 from fastloss.runtime.dtypes import BF16_BITS, F16_BITS
+from fastloss.runtime.loaded import is_instance
 
 _libraries: dict[Any, Any] = {}
 

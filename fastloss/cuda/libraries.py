@@ -18,8 +18,8 @@ import numpy as np
 from fastloss.cuda.backend import Backend
 from fastloss.cuda.device.numba_cuda import SIMULATED, cuda
 from fastloss.cuda.device_array import DeviceArray, contiguous_strides
-from fastloss.cuda.driver import device_of_address, external_stream, single_device, wait_for
-from fastloss.cuda.interface import address_of, aligned, interface_of, kernel_dtype, numpy_dtype
+from fastloss.cuda.driver import external_stream, single_device, wait_for
+from fastloss.cuda.interface import address_of, aligned, identify, interface_of, kernel_dtype, numpy_dtype
 from fastloss.cuda.views import F32, F64
 from fastloss.runtime.dtypes import BF16_BITS, F16_BITS
 
@@ -109,7 +109,7 @@ class DeviceLibrary:
             dtype, pointer, strides = array.dtype, address_of(array) or 0, array.strides
             if dtype in _AS_THEY_ARE and not any(map(and_, (pointer, *strides), repeat(dtype.itemsize - 1))):
                 return DeviceArray(pointer, array.shape, dtype, array, strides)
-        if library_of_device_array(array) is not self:
+        if identify(array) != (self.name, self.ordinal, self.stream):
             raise ValueError
         return self.view(array, "array")
 
@@ -359,31 +359,12 @@ class TorchLibrary(DeviceLibrary):
 
 def library_of_device_array(array: Any) -> DeviceLibrary:
     """Return the library of an array in CUDA memory."""
-    if _is_instance(array, "torch", "Tensor"):
-        return _library(TorchLibrary, array.device.index)
-    if _is_instance(array, "cupy", "ndarray"):
-        return _library(CupyLibrary, array.device.id)
-    interface = interface_of(array)
-    if interface is None:
-        return _dlpack_library(int(array.__dlpack_device__()[1]), type(array).__name__)
-    # Work goes to the stream on which the array was made, if it names one.
-    return _library(DeviceLibrary, device_of_address(interface["data"][0]), interface.get("stream") or 0)
-
-
-def _dlpack_library(ordinal: int, name: str) -> DeviceLibrary:
-    """Return a library that is loaded and can import an array through DLPack."""
-    if "cupy" in sys.modules:
-        return _library(CupyLibrary, ordinal)
-    if "torch" in sys.modules:
-        return _library(TorchLibrary, ordinal)
-    raise TypeError(f"a {name} is read through DLPack, which needs CuPy or torch imported")
+    return _library(*identify(array))
 
 
 @functools.cache
-def _library(kind: type[DeviceLibrary], ordinal: int, stream: int = 0) -> DeviceLibrary:
-    return kind(ordinal, stream)
+def _library(name: str, ordinal: int, stream: int) -> DeviceLibrary:
+    return _LIBRARIES[name](ordinal, stream)
 
 
-def _is_instance(array: Any, module: str, name: str) -> bool:
-    kind = getattr(sys.modules.get(module), name, None)
-    return isinstance(kind, type) and isinstance(array, kind)
+_LIBRARIES = {kind.name: kind for kind in (DeviceLibrary, CupyLibrary, TorchLibrary)}
