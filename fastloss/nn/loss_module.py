@@ -41,7 +41,7 @@ class LossModule:
             return
         cls._record = record_of(function)
         cls._record.modules.append(cls)
-        summary, formula, _ = _parts_of(function.__doc__ or "")
+        summary, formula = _parts_of(function.__doc__ or "")
         cls.__doc__ = (
             f"{summary}\n\n{formula}\n\nThe options of :func:`fastloss.{cls._record.name}`, bound; see there for the "
             "arrays\nan instance is called with, the shapes, errors and notes.\n"
@@ -121,11 +121,10 @@ def _made(cls: type[LossModule], options: dict[str, Any]) -> LossModule:
     return cls(**options)
 
 
-def _parts_of(docstring: str) -> tuple[str, str, str]:
-    """Split a docstring into its summary, what stands before the parameters, and the rest."""
-    head, _, rest = inspect.cleandoc(docstring).partition("\nParameters\n")
-    summary, _, formula = head.partition("\n")
-    return summary, formula.strip(), rest
+def _parts_of(docstring: str) -> tuple[str, str]:
+    """Return the summary of a docstring, and what else stands before the parameters."""
+    summary, _, formula = inspect.cleandoc(docstring).partition("\nParameters\n")[0].partition("\n")
+    return summary, formula.strip()
 
 
 def equal(a: Any, b: Any) -> bool:
