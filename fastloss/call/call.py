@@ -30,21 +30,20 @@ from fastloss.call.plan import Plan
 from fastloss.call.planning import Compute, Operand, Planning
 from fastloss.call.request import Request, is_number
 from fastloss.call.signature import Signature, Take, extras_of, is_option, signature, taker
+from fastloss.define.chains import Applied, WeightedSum
 from fastloss.define.descriptions import (
     Alignment,
-    Applied,
     Clustered,
     Elementwise,
     LabelSets,
-    Loss,
     OfDistances,
     Pairwise,
     Penalty,
     Projected,
     RowMap,
     Rowwise,
-    WeightedSum,
 )
+from fastloss.define.record import Loss
 from fastloss.define.registry import LEGACY, check_options
 from fastloss.runtime.graph_break import LOADED
 

@@ -6,7 +6,7 @@ import inspect
 import re
 
 from fastloss.commands.loss_flags import named, options_of
-from fastloss.define.descriptions import KINDS, Loss
+from fastloss.define.record import KINDS, Loss
 from fastloss.define.registry import LOSSES
 
 _SECOND = {

@@ -26,7 +26,7 @@ from fastloss.call.common import NO_DIVISOR
 from fastloss.call.request import Mode, Request, is_number
 from fastloss.dask import blocks
 from fastloss.dask.places import Index, labels, places_of
-from fastloss.define.descriptions import Loss
+from fastloss.define.record import Loss
 from fastloss.define.registry import check_options
 
 # Results of so many blocks are added by one task.

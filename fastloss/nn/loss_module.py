@@ -12,7 +12,8 @@ from fastloss.api.transforms import Transform, mode_of, names_of
 from fastloss.call.autograd import warn_outside_autograd
 from fastloss.call.call import Call
 from fastloss.call.request import VALUE
-from fastloss.define.descriptions import Array, Loss
+from fastloss.define.descriptions import Array
+from fastloss.define.record import Loss
 from fastloss.define.registry import check_options, record_of, refuse_options
 from fastloss.runtime import graph_break
 from fastloss.runtime.graph_break import LOADED
