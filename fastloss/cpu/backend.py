@@ -81,7 +81,7 @@ def sample(dtype: Any) -> Any:
 
 
 def number(view: Any) -> float:
-    """Return the value of a zero-dimensional view, or of what a driver returned."""
+    """Return the value of a zero-dimensional view, or of what a loop returned."""
     return view if isinstance(view, float) else float(_widened(view).item())
 
 

@@ -49,7 +49,7 @@ class Elementwise(NamedTuple):
 
 
 class RowMaths(NamedTuple):
-    """The three scalar functions of a loss over a class axis; the drivers own the loops.
+    """The three scalar functions of a loss over a class axis, which the loops call.
 
     Notation: z is an entry of the row: less the row's maximum `top` when `softmax` is set, else the raw entry, and
     `top` is 0; p its softmax (0 without `softmax`); t the entry of the second operand, 1 where there is none; w the

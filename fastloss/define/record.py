@@ -8,7 +8,7 @@ from typing import Any
 
 from fastloss.define.options import Domain
 
-# The families, each of which is a driver (or a module of the calling path), and the description that it runs.
+# The families, each with loops of its own (or a program of the calling path), and the description that it runs.
 FAMILIES = {
     "elementwise": "Elementwise",
     "rowwise": "Rowwise",
@@ -44,7 +44,7 @@ class Loss:
     Attributes
     ----------
     name, family
-        The public name, and the driver that runs it, a key of ``FAMILIES``.
+        The public name, and the family of loops that runs it, a key of ``FAMILIES``.
     function, describe
         The public function, and the undecorated one that turns arguments into a description.
     wrt, differentiable
