@@ -248,7 +248,7 @@ class Pairwise(NamedTuple):
 class Distance(NamedTuple):
     """A distance of two of a loss's arguments, whose numbers are `operands`.
 
-    Either `describe` (a, b) returns the ``Pairwise`` job that computes it, or `value` (a, b) is a function of the
+    Either `describe` (a, b) returns the ``Pairwise`` description of it, or `value` (a, b) is a function of the
     user's, and `vjp` (a, b, upstream) -> (d_a, d_b) its vector-Jacobian product, ``None`` where there is none.
     """
 
