@@ -91,7 +91,7 @@ def plan(planning: Planning, description: Elementwise) -> Plan:
     if size == 0:
         kernel = nothing(planning.empty_mean)
     else:
-        kernel = backend.plan_elementwise(point, read_views, outputs.samples(5), params, outputs.aliased)
+        kernel = backend.plan_elementwise(point, read_views, outputs.prototypes(5), params, outputs.aliased)
     chains = [*spreads, *(None,) * (5 - len(spreads))]
     if sampled_by is not None and planning.weighs and kernel.raw and not converts:
         chains[len(description.arrays)] = None  # what spreads weights also brings them to their shape

@@ -104,7 +104,7 @@ class Backend:
         return self.library.maker(tuple(shape), dtype)
 
     @staticmethod
-    def sample(dtype: Any) -> DeviceArray:
+    def prototype(dtype: Any) -> DeviceArray:
         """Return what stands for a result when a loop is planned."""
         return like(dtype)
 
