@@ -9,8 +9,8 @@
     def pinball(x, t, q):
         T = type(x)
         r = t - x
-        slope = -q if r >= T(0) else T(1) - q
-        return -slope * r, (slope, -slope), T(0)
+        slope = q if r > T(0) else (q - T(1) if r < T(0) else T(0))
+        return slope * r, (-slope, slope), T(0)
 
     @loss
     def quantile_loss(input, target, *, q: Annotated[float, OPEN_UNIT] = 0.5, reduction="mean"):

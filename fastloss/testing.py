@@ -14,8 +14,8 @@ import numpy as np
 from array_api_compat import array_namespace, device, is_cupy_array, is_torch_array
 
 import fastloss as fl
-from fastloss.define.descriptions import Loss
 from fastloss.define.linear_options import dtype_name
+from fastloss.define.record import Loss
 from fastloss.define.registry import record_of
 
 # Families of losses whose values come from matrix products of a library, which changes its algorithm with the number of
@@ -191,7 +191,7 @@ def _compare(call: _Call, ours: dict[str, Any], whole: dict[str, Any], rows: Any
             raise AssertionError(f"{call.record.name}: {what}: {name} differs by up to {most}")
 
 
-# Arrays of each kind of values, in float64: see ``descriptions.KINDS``.
+# Arrays of each kind of values, in float64: see ``record.KINDS``.
 _VALUES: dict[str, Callable[[Any, Any], Any]] = {
     "real": lambda rng, shape: rng.normal(size=shape),
     "positive": lambda rng, shape: rng.uniform(0.25, 3, shape),

@@ -245,7 +245,7 @@ class PretendLibrary:
         return view
 
     def maker(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        from fastloss.cuda.libraries import Maker
+        from fastloss.cuda.device_library import Maker
 
         return Maker(functools.partial(self.allocate, shape, dtype), operator.attrgetter("pointer"), shape, dtype)
 

@@ -205,7 +205,7 @@ def _on_device():
 
     from fastloss.call import dispatch
     from fastloss.cuda.device.numba_cuda import cuda
-    from fastloss.cuda.libraries import TorchLibrary
+    from fastloss.cuda.torch_arrays import TorchLibrary
 
     class StandIn(TorchLibrary):
         current_stream = int  # 0, the default one

@@ -475,10 +475,10 @@ def torch_in_simulator(monkeypatch):
     """The paths of CUDA tensors, on tensors in host memory, which is what the simulator has."""
     torch = pytest.importorskip("torch")
     from fastloss.call import dispatch as _dispatch
-    from fastloss.cuda import libraries
+    from fastloss.cuda.torch_arrays import TorchLibrary
 
-    monkeypatch.setattr(libraries.TorchLibrary, "current_stream", lambda self: 0)
-    library = libraries.TorchLibrary(0)
+    monkeypatch.setattr(TorchLibrary, "current_stream", lambda self: 0)
+    library = TorchLibrary(0)
     library.device = "cpu"
     library.reader = functools.partial(library.view, name="array")  # not of a CUDA device, as `read` would have it
     monkeypatch.setattr(_dispatch, "_library", lambda array, name: library)

@@ -1,6 +1,9 @@
 """The package's floors: imports run down only, and none of the package stands inside a function."""
 
 import ast
+import io
+import re
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -67,6 +70,24 @@ def test_no_import_of_the_package_inside_a_function(file):
     ]
     late = [found for function in functions for found in imports(function)]
     assert late == []
+
+
+def prose(source):
+    """Yield the docstrings and the comments of a file."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.value.value
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    yield from (token.string for token in tokens if token.type == tokenize.COMMENT)
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_files_that_prose_names_are_there(file):
+    """Relative to the package, to the folder of who names it, or to the checkout."""
+    path = PACKAGE / file
+    names = {name for text in prose(path.read_text()) for name in re.findall(r"[\w./]*\w\.py\b", text)}
+    folders = (PACKAGE, path.parent, Path(__file__).parents[1])
+    assert [name for name in sorted(names) if not any((folder / name).is_file() for folder in folders)] == []
 
 
 def test_no_circle():

@@ -24,7 +24,7 @@ from cases import (
 
 import fastloss as fl
 from fastloss.bench import cases as bench_cases
-from fastloss.define import descriptions as _spec
+from fastloss.define import record as _record
 
 PRINTED = json.loads((Path(__file__).parent / "printed_examples.json").read_text())
 
@@ -39,8 +39,8 @@ def test_every_loss_has_cases_and_a_reference():
 
 
 def test_every_kind_of_values_has_generators():
-    assert set(_spec.KINDS) <= set(KINDS)
-    assert set(_spec.KINDS) <= {*bench_cases.GENERATORS, "class", "class_list"}
+    assert set(_record.KINDS) <= set(KINDS)
+    assert set(_record.KINDS) <= {*bench_cases.GENERATORS, "class", "class_list"}
 
 
 @pytest.mark.parametrize(

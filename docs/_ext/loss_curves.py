@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import fastloss as fl
-from fastloss.define.descriptions import Loss
+from fastloss.define.record import Loss
 
 POINTS = 241
 # A jump of the gradient is looked for at the multiples of this step, so far to either side, and counts from here on.

@@ -20,7 +20,7 @@ from sphinx.application import Sphinx
 import fastloss as fl
 from fastloss import custom
 from fastloss.bench.results import read
-from fastloss.define.descriptions import Loss
+from fastloss.define.record import Loss
 from fastloss.define.registry import LOSSES
 
 CURVATURE = {"exact": "the diagonal of the Hessian", "zero": "zero almost everywhere", None: "none"}

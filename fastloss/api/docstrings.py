@@ -8,7 +8,7 @@ import textwrap
 from typing import Any
 
 from fastloss.api.common_options import TEXTS
-from fastloss.define.descriptions import Loss
+from fastloss.define.record import Loss
 
 _HEADING = re.compile(r"\n+(\w[\w ]*)\n-{3,}\n")
 _EXCEPTION = re.compile(r"^(\S.*)(?:\n|\Z)", re.MULTILINE)

@@ -15,9 +15,9 @@ from fastloss.call.call import Call
 from fastloss.call.request import VALUE
 from fastloss.define.check_definition import check_definition
 from fastloss.define.check_maths import check_maths
-from fastloss.define.descriptions import FAMILIES, KINDS, Loss
 from fastloss.define.drafts import Draft, Given
 from fastloss.define.options import Domain
+from fastloss.define.record import FAMILIES, KINDS, Loss
 from fastloss.define.registry import LOSSES
 from fastloss.runtime import graph_break
 from fastloss.runtime.graph_break import LOADED

@@ -10,8 +10,9 @@ import numpy as np
 
 from fastloss.call.call import Call
 from fastloss.call.request import VALUE, is_number
-from fastloss.define.descriptions import Array, Elementwise, Loss, Rowwise
+from fastloss.define.descriptions import Array, Elementwise, Rowwise
 from fastloss.define.point_maths import shard_softmax
+from fastloss.define.record import Loss
 from fastloss.define.row_numbers import LOG_SUM
 
 _IGNORED = -100

@@ -13,17 +13,10 @@ from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hi
 import numpy as np
 
 from fastloss.call.planning import Operand
-from fastloss.define.descriptions import (
-    KINDS,
-    Applied,
-    Elementwise,
-    Pairwise,
-    Projected,
-    RowMap,
-    Rowwise,
-    WeightedSum,
-)
+from fastloss.define.chains import Applied, WeightedSum
+from fastloss.define.descriptions import Elementwise, Pairwise, Projected, RowMap, Rowwise
 from fastloss.define.options import FLAG, REDUCTION, Domain
+from fastloss.define.record import KINDS
 
 # The annotations of arguments that are numbers, names and the like; what says nothing else is an array.
 _OPTION = re.compile(r"(<class ')?(int|float|bool|str|object|Sequence|Iterable|Callable)\b")

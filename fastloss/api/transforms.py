@@ -9,7 +9,7 @@ from typing import Any
 
 from fastloss.call.call import Call
 from fastloss.call.request import Mode, Request
-from fastloss.define.descriptions import Loss
+from fastloss.define.record import Loss
 from fastloss.define.registry import record_of, refuse_options
 from fastloss.runtime import graph_break
 from fastloss.runtime.graph_break import LOADED

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastloss.bench.places import HOST, Host
-from fastloss.define.descriptions import Loss
+from fastloss.define.record import Loss
 from fastloss.define.registry import LOSSES
 
 
@@ -111,7 +111,7 @@ def _log_probability(generator: np.random.Generator, shape: tuple[int, ...]) -> 
     return raw - np.log(np.exp(raw).sum(axis=-1, keepdims=True))
 
 
-# Kinds of values (KINDS of fastloss/define/descriptions.py) but for those of class indices, which depend on the number
+# Kinds of values (KINDS of fastloss/define/record.py) but for those of class indices, which depend on the number
 GENERATORS: Mapping[str, Callable[[np.random.Generator, tuple[int, ...]], Any]] = {
     "real": lambda generator, shape: generator.standard_normal(shape, dtype=np.float32),
     "positive": lambda generator, shape: generator.uniform(0.1, 2.0, shape),

@@ -12,7 +12,7 @@ from fastloss.bench.contenders import Contender
 from fastloss.bench.session import Plan, Step
 from fastloss.define.registry import LOSSES
 
-# One or two losses of each driver.
+# One or two losses of each family.
 BY_ELEMENTS = (
     "mse_loss", "binary_cross_entropy_with_logits", "cross_entropy", "cosine_embedding_loss", "triplet_margin_loss",
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Log-probabilities and predictions of classes in clusters. Part of the calling path, see ``_clustered.py``."""
+"""Log-probabilities and predictions of classes in clusters. See ``adaptive_softmax.py``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checked weights of a loss over classes in clusters. Part of the calling path, see ``_clustered.py``."""
+"""The checked weights of a loss over classes in clusters. See ``adaptive_softmax.py``."""
 
 from __future__ import annotations
 

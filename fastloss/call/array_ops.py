@@ -93,8 +93,8 @@ def mapping(
     """
     missing = (ABSENT,) * (5 - len(views))
     before, behind = (ABSENT,) * (slot or 0), (ABSENT,) * (4 - (slot or 0))
-    sample = ABSENT if slot is None else backend.sample(dtype or views[0].dtype)
-    kernel = backend.plan_elementwise(point, (*views, *missing), (*before, sample, *behind), params, aliased)
+    prototype = ABSENT if slot is None else backend.prototype(dtype or views[0].dtype)
+    kernel = backend.plan_elementwise(point, (*views, *missing), (*before, prototype, *behind), params, aliased)
     reads, (code, queue) = kernel.reads[: len(views)], kernel.launch
     numbers_of, divided = kernel.numbers, kernel.divided
 
@@ -115,7 +115,7 @@ def writer(
     in half the interpreter's steps.
     """
     missing, behind = (ABSENT,) * (5 - len(views)), (ABSENT,) * 4
-    kernel = backend.plan_elementwise(point, (*views, *missing), (backend.sample(dtype), *behind), params, aliased)
+    kernel = backend.plan_elementwise(point, (*views, *missing), (backend.prototype(dtype), *behind), params, aliased)
     (code, queue), reads = kernel.launch, kernel.reads[: len(views)]
     rest = (*behind, *kernel.numbers(1.0, 1, True))
 

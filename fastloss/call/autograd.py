@@ -9,7 +9,8 @@ from typing import Any
 
 from fastloss.call.planning import Compute
 from fastloss.call.request import Request
-from fastloss.cpu.arrays import is_instance, is_tracked
+from fastloss.cpu.arrays import is_tracked
+from fastloss.runtime.loaded import is_instance
 from fastloss.runtime.stacklevel import stacklevel
 
 

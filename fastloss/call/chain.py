@@ -20,8 +20,10 @@ from fastloss.call.planning import Operand, Planning, several
 from fastloss.call.request import VALUE, Mode, Request, is_number
 from fastloss.call.targets import check_targets
 from fastloss.call.weighting import RowLayout
-from fastloss.define.descriptions import Applied, Elementwise, Loss, WeightedSum
+from fastloss.define.chains import Applied, WeightedSum
+from fastloss.define.descriptions import Elementwise
 from fastloss.define.point_maths import plus_times, times
+from fastloss.define.record import Loss
 
 # Gives the way of calling a loss in a mode.
 Part = Callable[[Loss, Mode], Any]

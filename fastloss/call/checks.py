@@ -1,4 +1,4 @@
-"""Checks of shapes and dtypes, and the words in which they complain. Part of the calling path, see ``_call.py``."""
+"""Checks of shapes and dtypes, and the words in which they complain."""
 
 from __future__ import annotations
 

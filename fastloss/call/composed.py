@@ -19,8 +19,9 @@ from fastloss.call.plan import Plan
 from fastloss.call.planning import Operand, Planning, several
 from fastloss.call.request import VALUE, Mode, Request
 from fastloss.call.targets import check_targets
-from fastloss.define.descriptions import Distance, Elementwise, Loss, OfDistances, Penalty
+from fastloss.define.descriptions import Distance, Elementwise, OfDistances, Penalty
 from fastloss.define.point_maths import plus
+from fastloss.define.record import Loss
 
 # What makes a way of calling a part: of its description's record, its request, and no options.
 MakeCall = Callable[[Loss, Request, dict[str, Any]], Any]

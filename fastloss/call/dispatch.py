@@ -1,4 +1,4 @@
-"""Where an array lies and which library it belongs to; nothing else in the package knows devices.
+"""Which library and device an array belongs to.
 
 A *library* is an array library together with a kind of memory, such as torch on the second GPU. It turns a user's array
 into what kernels read (a *view*: the same memory, without a copy) and kernel outputs into the user's kind of array, and
@@ -17,8 +17,9 @@ import numpy as np
 
 from fastloss.cpu import arrays as host
 from fastloss.cpu import backend as host_backend
-from fastloss.cpu.arrays import NUMPY, TORCH, DlpackLibrary, as_numpy, is_instance
+from fastloss.cpu.arrays import NUMPY, TORCH, DlpackLibrary, as_numpy
 from fastloss.runtime.dtypes import BF16_BITS, F16_BITS
+from fastloss.runtime.loaded import is_instance
 
 _libraries: dict[Any, Any] = {}
 

@@ -85,7 +85,7 @@ def plan(planning: Planning, description: Elementwise) -> Plan:
             ABSENT if kernel_weight is None else backend.broadcast(kernel_weight.view, shape),
             ABSENT if grad_output is None else grad_output.view,
         )
-        kernel = backend.plan_elementwise(loop.point, seen, outputs.samples(5), loop.params, outputs.aliased)
+        kernel = backend.plan_elementwise(loop.point, seen, outputs.prototypes(5), loop.params, outputs.aliased)
     chains = [*loop.spreads, *(None,) * (5 - len(loop.spreads))]
     if samples is not None and planning.weighs and kernel.raw and not converts:
         chains[len(description.arrays)] = None  # what spreads weights also brings them to their shape

@@ -45,7 +45,7 @@ def plan(planning: Planning, description: LabelSets) -> Plan:
     else:
         rowwise = (x, target) if read is None else (read(x), read(target))
         seen = (*rowwise, ABSENT if grad_output is None else grad_output.view)
-        kernel = backend.plan_multilabel(description.point, seen, outputs.samples(2), (count, columns))
+        kernel = backend.plan_multilabel(description.point, seen, outputs.prototypes(2), (count, columns))
     reads = reads_of(operands, (read, read, None), kernel.reads)
     bad_label = bad_label_of(backend, description.target, shape, columns)
     return kernel_call(planning, kernel, reads, outputs, each, scale, divisor, bad_label=bad_label, slots=2)

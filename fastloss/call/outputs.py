@@ -30,7 +30,7 @@ class _Written(NamedTuple):
     slot: int | None  # 0: the values, from 1 on the derivatives, -1 the Hessian; None: zeros that no kernel writes
     make: Callable[[], Any]
     flat: Callable[[Any], Any]  # what the kernel sees of it
-    sample: Any  # an empty array of the type of that
+    prototype: Any  # an empty array of the type of that
     finish: Finish | None
     target: Operand | None = None
 
@@ -124,7 +124,7 @@ class Outputs:
             self._check(out, shape, dtype)
             dtype = out.view.dtype
         make = self.maker(shape, dtype) if entries else self.backend.maker(shape, dtype)
-        kernel = make, self._flat if entries else self.backend.flat, self.backend.sample(dtype)
+        kernel = make, self._flat if entries else self.backend.flat, self.backend.prototype(dtype)
         if out is None:
             self._written.insert(0, _Written(slot, *kernel, self._wrapping(dtype, argument.operand)))
             return
@@ -195,11 +195,11 @@ class Outputs:
         self._written.append(_Written(-1, *self._made(lies, dtype), fold))
 
     def _made(self, shape: Shape, dtype: Any) -> tuple[Callable[[], Any], Callable[[Any], Any], Any]:
-        """Return what makes a derivative for the kernel, what makes it flat, and a sample."""
+        """Return what makes a derivative for the kernel, what makes it flat, and its prototype."""
         if self._last is not None:
             others = [n for k, n in enumerate(shape) if k not in self._last]
             shape = (*others, *[shape[axis] for axis in self._last])
-        return self.maker(shape, dtype), self._flat, self.backend.sample(dtype)
+        return self.maker(shape, dtype), self._flat, self.backend.prototype(dtype)
 
     def _moving(self, shape: Shape, dtype: Any) -> Finish | None:
         """Return what moves the axes that a kernel writes behind the others to their places."""
@@ -288,14 +288,14 @@ class Outputs:
         firsts = [written.target for written in self._written if written.slot == 1]
         return any(target is not None and self._overlap(target, read) for target in firsts for read in self._read)
 
-    def samples(self, slots: int) -> tuple[Any, ...]:
+    def prototypes(self, slots: int) -> tuple[Any, ...]:
         """Return arrays of the types of what a kernel writes to its `slots`, absent ones where it writes nothing."""
         found: list[Any] = [ABSENT] * slots
         for written in self._written:
             if written.slot is not None:
-                found[written.slot] = written.sample
+                found[written.slot] = written.prototype
         if self._weighs_values:
-            found[0] = self.backend.sample(self.planning.weighing.real)
+            found[0] = self.backend.prototype(self.planning.weighing.real)
         return tuple(found)
 
     @property

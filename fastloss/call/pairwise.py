@@ -57,7 +57,7 @@ def plan(planning: Planning, description: Pairwise) -> Plan:
             for operand, spread in zip(operands, spreading, strict=True)
         ]
         params = representable(description.params, views[0].dtype)
-        kernel = backend.plan_pairwise(description.maths, tuple(seen), outputs.samples(5), params, (count, columns))
+        kernel = backend.plan_pairwise(description.maths, tuple(seen), outputs.prototypes(5), params, (count, columns))
     reads = reads_of(operands, spreading, kernel.reads)
     return kernel_call(planning, kernel, reads, outputs, each, scale, divisor)
 

@@ -19,7 +19,7 @@ from fastloss.call.request import Mode, Request, is_number
 from fastloss.cpu.arrays import NUMPY, kernel_view
 from fastloss.cpu.in_parts import COPIED_AT_ONCE, flat
 from fastloss.cpu.windows import FLAT
-from fastloss.define.descriptions import Loss
+from fastloss.define.record import Loss
 
 ABSENT: Any = ()
 

@@ -119,7 +119,7 @@ def _kernel_of(
     ignore = NO_INDEX if description.ignore_index is None else int(description.ignore_index)
     params = representable((*description.params, 1.0 / split[1]), seen[0].dtype)
     return backend.plan_rowwise(  # type: ignore[no-any-return]
-        maths, seen, outputs.samples(5), params, split, ignore, outputs.first_replaces
+        maths, seen, outputs.prototypes(5), params, split, ignore, outputs.first_replaces
     )
 
 
@@ -265,7 +265,7 @@ def plan_map(planning: Planning, description: RowMap) -> Plan:
         seen = [ABSENT if one is None else one.view if ordering is None else ordering(one.view) for one in operands]
         maths = description.maths if mode.wrt else value_only(description.maths)
         kernel = backend.plan_rowwise(
-            maths, tuple(seen), outputs.samples(5), None, split, NO_INDEX, outputs.first_replaces
+            maths, tuple(seen), outputs.prototypes(5), None, split, NO_INDEX, outputs.first_replaces
         )
     reads = reads_of(operands, spreads, kernel.reads)
     return kernel_call(planning, kernel, reads, outputs, True, scale, 1, bad_label=None)

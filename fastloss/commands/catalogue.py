@@ -7,7 +7,7 @@ import re
 
 from fastloss.api.docstrings import summary_of
 from fastloss.commands.loss_flags import named, options_of
-from fastloss.define.descriptions import KINDS, Loss
+from fastloss.define.record import KINDS, Loss
 from fastloss.define.registry import LOSSES
 
 _SECOND = {

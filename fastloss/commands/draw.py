@@ -13,7 +13,7 @@ from typing import Any
 import fastloss.plot as pictures
 from fastloss.commands.errors import CommandError, Parser
 from fastloss.commands.loss_flags import add_flags, first_names, given_options, named, readable
-from fastloss.define.descriptions import Loss
+from fastloss.define.record import Loss
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastloss.commands.errors import CommandError
-from fastloss.define.descriptions import Loss
+from fastloss.define.record import Loss
 from fastloss.define.registry import LOSSES
 
 # Keyword arguments that commands set themselves, and those that no text can stand for.

@@ -16,7 +16,7 @@ from fastloss.commands.interruptible import run
 from fastloss.commands.loss_flags import add_flags, first_names, flag, given_options, is_number, named, readable
 from fastloss.commands.progress import Progress
 from fastloss.commands.scoring import Job, Scored, divided, score
-from fastloss.define.descriptions import Loss
+from fastloss.define.record import Loss
 from fastloss.define.registry import LOSSES
 from fastloss.files.opening import opened
 from fastloss.files.result import Result

@@ -13,7 +13,7 @@ import numpy as np
 
 import fastloss as fl
 from fastloss.commands.errors import CommandError
-from fastloss.define.descriptions import Loss
+from fastloss.define.record import Loss
 from fastloss.files.result import Result
 from fastloss.files.source import Source
 

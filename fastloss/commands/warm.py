@@ -13,7 +13,7 @@ import fastloss as fl
 from fastloss.bench.cases import case_of
 from fastloss.commands.errors import CommandError
 from fastloss.commands.loss_flags import named
-from fastloss.define.descriptions import Loss
+from fastloss.define.record import Loss
 from fastloss.define.registry import LOSSES
 from fastloss.runtime.kernel_cache import folders, is_off
 

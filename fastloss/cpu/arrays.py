@@ -19,6 +19,7 @@ from fastloss.cpu import backend
 from fastloss.cpu.in_parts import copied
 from fastloss.cpu.windows import unlocked
 from fastloss.runtime.dtypes import BF16_BITS, F16_BITS, F32, F64
+from fastloss.runtime.loaded import is_instance
 
 # dtypes that kernels read as they are.
 _DIRECT = frozenset({F32, F64, *map(np.dtype, ("i1", "u1", "i4", "u4", "i8", "u8"))})
@@ -253,13 +254,6 @@ def _why_not_read(tensor: Any, error: Exception) -> str:
 def shows_memory(array: Any) -> bool:
     """Return whether an array is a window on another's memory: torch's functionalize gives NumPy none, nor an error."""
     return not (array.flags.owndata and array.size)
-
-
-def is_instance(array: Any, module: str, name: str) -> bool:
-    """Return whether `array` is an instance of a class of a library that may not be there."""
-    loaded = sys.modules.get(module)
-    kind = getattr(loaded, name, None)
-    return isinstance(kind, type) and isinstance(array, kind)
 
 
 def _refuse_masked(array: Any, name: str) -> None:

@@ -29,7 +29,7 @@ __all__ = [
     "add_rows", "add_to", "adds_products", "argmax", "broadcast", "chunk_times", "class_weights", "clear_rows",
     "copy_into", "ctc", "elementwise", "empty", "fill", "flat", "follows_layout", "host", "maker", "matmul", "moved",
     "multiplier", "multiplies_bfloat16", "number", "on_device", "overlap", "pad", "plan_elementwise",
-    "plan_multilabel", "plan_pairwise", "plan_rowwise", "rowwise", "same", "sample", "samples_rows",
+    "plan_multilabel", "plan_pairwise", "plan_rowwise", "prototype", "rowwise", "same", "samples_rows",
     "sum_to", "survey", "take", "upload", "waits", "zeros",
 ]  # fmt: skip
 
@@ -75,13 +75,13 @@ def maker(shape: tuple[int, ...], dtype: Any) -> Callable[[], Any]:
 
 
 @functools.cache
-def sample(dtype: Any) -> Any:
+def prototype(dtype: Any) -> Any:
     """Return an array of the type of a flat result, without elements."""
     return np.empty(0, dtype)
 
 
 def number(view: Any) -> float:
-    """Return the value of a zero-dimensional view, or of what a driver returned."""
+    """Return the value of a zero-dimensional view, or of what a loop returned."""
     return view if isinstance(view, float) else float(_widened(view).item())
 
 

@@ -35,7 +35,7 @@ class Backend:
     samples_rows = False  # whether loops over rows multiply by the weights of samples
     follows_layout = False  # neighbouring threads take neighbouring rows: an axis of rows may as well come last
     waits = True
-    chunk_times = 2  # how many times the budget of the CPU, see fastloss/_products.py
+    chunk_times = 2  # how many times the budget of the CPU, see call/chunked_matmul.py
 
     def __init__(self, library: Any) -> None:
         self.library = library
@@ -104,7 +104,7 @@ class Backend:
         return self.library.maker(tuple(shape), dtype)
 
     @staticmethod
-    def sample(dtype: Any) -> DeviceArray:
+    def prototype(dtype: Any) -> DeviceArray:
         """Return what stands for a result when a loop is planned."""
         return like(dtype)
 

@@ -17,7 +17,7 @@ class Flags(NamedTuple):
 class DeviceArray:
     """A view of device memory: address, shape, strides in bytes and dtype.
 
-    The dtype follows the convention of :mod:`fastloss.call.dispatch`: float16 as int16 bits, bfloat16 as uint16 bits.
+    The dtype follows the convention of ``cpu/arrays.py``: float16 as int16 bits, bfloat16 as uint16 bits.
     `owner` is the user's array, or one of the user's library that was allocated for a result; it keeps the memory
     alive.
     """

@@ -1,4 +1,7 @@
-"""What an array in CUDA memory says of itself, and what kernels and NumPy call its dtype."""
+"""What an array in CUDA memory says of itself: library, device, address; and what kernels and NumPy call its dtype.
+
+Libraries are recognised through ``sys.modules``, never imported.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,10 @@ import numpy as np
 
 from fastloss.cuda.device.numba_cuda import SIMULATED
 from fastloss.cuda.device_array import DeviceArray
+from fastloss.cuda.driver import device_of_address
 from fastloss.cuda.views import F32, F64
 from fastloss.runtime.dtypes import BF16_BITS, F16_BITS
+from fastloss.runtime.loaded import is_instance
 
 
 def interface_of(array: Any) -> Any:
@@ -20,6 +25,24 @@ def interface_of(array: Any) -> Any:
     if interface is None and hasattr(array, "__cuda_ndarray__"):
         interface = getattr(array, "__array_interface__", None)
     return interface
+
+
+def identify(array: Any) -> tuple[str, int, int]:
+    """Return the name of the library that reads an array in CUDA memory, the device, and the stream of the library.
+
+    That is the stream on which the array was made, if it names one; CuPy and torch have a current one (0 here).
+    """
+    if is_instance(array, "torch", "Tensor"):
+        return "torch", array.device.index, 0
+    if is_instance(array, "cupy", "ndarray"):
+        return "CuPy", array.device.id, 0
+    interface = interface_of(array)
+    if interface is not None:
+        return "CUDA", device_of_address(interface["data"][0]), interface.get("stream") or 0
+    for module, name in (("cupy", "CuPy"), ("torch", "torch")):
+        if module in sys.modules:
+            return name, int(array.__dlpack_device__()[1]), 0
+    raise TypeError(f"a {type(array).__name__} is read through DLPack, which needs CuPy or torch imported")
 
 
 def _address_of_simulated(array: Any) -> int:

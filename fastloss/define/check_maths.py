@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fastloss.define.descriptions import Elementwise, Loss, Pairwise, RowMap, Rowwise
+from fastloss.define.descriptions import Elementwise, Pairwise, RowMap, Rowwise
 from fastloss.define.maths import is_marked
+from fastloss.define.record import Loss
 
 # What stands for every entry: it lies in the domain of all losses.
 NUMBER = 0.5

@@ -2,99 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any, NamedTuple
-
-from fastloss.define.options import Domain
 
 Array = Any
 Scalar = Any
 MathFunction = Callable[..., Any]
 
 NO_INDEX = -(2**63)  # an ignore_index that ignores nothing
-
-# The families, each of which is a driver (or a module of the calling path), and the description that it runs.
-FAMILIES = {
-    "elementwise": "Elementwise",
-    "rowwise": "Rowwise",
-    "rowmap": "RowMap",
-    "pairwise": "Pairwise, or OfDistances",
-    "label_sets": "LabelSets",
-    "penalty": "Penalty",
-    "sequence": "Alignment",
-    "projected": "Projected",
-    "clustered": "Clustered",
-    "sums": "Pairwise, along any axes",
-    "chain": "Applied, or WeightedSum",
-}
-
-# The values an array argument may hold. Whoever makes arrays (the tests, the benchmark) has a generator for each.
-KINDS = {
-    "real": "any number; what an argument takes that says nothing else",
-    "positive": "numbers > 0",
-    "count": "numbers >= 0, as a Poisson variable takes",
-    "probability": "numbers in [0, 1]",
-    "log_probability": "logarithms of probabilities",
-    "sign": "-1 or 1",
-    "binary": "0 or 1",
-    "class": "the class index of each row",
-    "class_list": "class indices of each row, ended by -1",
-}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Loss:
-    """What is known of a loss before any array is seen; one entry of the registry.
-
-    Attributes
-    ----------
-    name, family
-        The public name, and the driver that runs it, a key of ``FAMILIES``.
-    function, describe
-        The public function, and the undecorated one that turns arguments into a description.
-    wrt, differentiable
-        The arguments a gradient is taken of unless told otherwise, and all that may be named in ``wrt=``: for each
-        of these the maths must return a derivative.
-    hessian
-        ``"exact"``, ``"zero"`` (zero almost everywhere) or ``None`` (not defined).
-    options
-        The domain of every keyword-only option that has one.
-    domains
-        For each array argument the kind of values it takes, a key of ``KINDS``, ``"real"`` where it is not named.
-        Tests and benchmarks make such values. ``"class"`` also says that the target must be given.
-    legacy
-        Whether ``size_average`` and ``reduce`` are accepted, as by the losses of torch that had them once.
-    also
-        Optional arguments that a gradient is taken of too, unless told otherwise, where they are given.
-    positional, operands
-        The arguments that may be given by position, and those of all that are arrays: a description is made of operands
-        in their place, which have shapes and dtypes but no numbers.
-    common
-        The options of many losses that this one has too; its description does not see them.
-    axis_name
-        What the user calls the axis that rows or vectors lie along.
-    """
-
-    name: str
-    family: str
-    function: Callable[..., Any]
-    describe: Callable[..., Any]
-    wrt: tuple[str, ...]
-    differentiable: tuple[str, ...]
-    hessian: str | None
-    options: Mapping[str, Domain]
-    domains: Mapping[str, str]
-    legacy: bool
-    also: tuple[str, ...] = ()
-    positional: tuple[str, ...] = ()
-    operands: frozenset[str] = frozenset()
-    common: tuple[str, ...] = ()
-    modules: list[type] = field(default_factory=list, compare=False)
-    axis_name: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "axis_name", "axis" if "axis" in self.common else "dim")
 
 
 class Elementwise(NamedTuple):
@@ -134,7 +49,7 @@ class Elementwise(NamedTuple):
 
 
 class RowMaths(NamedTuple):
-    """The three scalar functions of a loss over a class axis; the drivers own the loops.
+    """The three scalar functions of a loss over a class axis, which the loops call.
 
     Notation: z is an entry of the row: less the row's maximum `top` when `softmax` is set, else the raw entry, and
     `top` is 0; p its softmax (0 without `softmax`); t the entry of the second operand, 1 where there is none; w the
@@ -333,7 +248,7 @@ class Pairwise(NamedTuple):
 class Distance(NamedTuple):
     """A distance of two of a loss's arguments, whose numbers are `operands`.
 
-    Either `describe` (a, b) returns the ``Pairwise`` job that computes it, or `value` (a, b) is a function of the
+    Either `describe` (a, b) returns the ``Pairwise`` description of it, or `value` (a, b) is a function of the
     user's, and `vjp` (a, b, upstream) -> (d_a, d_b) its vector-Jacobian product, ``None`` where there is none.
     """
 
@@ -380,47 +295,3 @@ class Alignment(NamedTuple):
     blank: int = 0
     reduction: str = "mean"
     zero_infinity: bool = False
-
-
-class _Sum:
-    """What losses that are called inside a description have in common: numbers times them, and their sums."""
-
-    @property
-    def terms(self) -> tuple[tuple[float, Any], ...]:
-        """The losses that are added up, each with its weight."""
-        return ((1.0, self),)
-
-    def __add__(self, other: _Sum) -> WeightedSum:
-        return WeightedSum(self.terms + other.terms) if isinstance(other, _Sum) else NotImplemented
-
-    def __mul__(self, factor: float) -> WeightedSum:
-        return WeightedSum(tuple([(weight * factor, loss) for weight, loss in self.terms]))
-
-    __rmul__ = __mul__
-
-    def __truediv__(self, divisor: float) -> WeightedSum:
-        return self * (1 / divisor)
-
-    def __sub__(self, other: _Sum) -> WeightedSum:
-        return self + other * -1.0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Applied(_Sum):
-    """A loss called inside a description: on operands, or on what losses return of them."""
-
-    record: Loss
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-
-
-class WeightedSum(_Sum):
-    """A sum of losses, each times its weight."""
-
-    def __init__(self, terms: tuple[tuple[float, Applied], ...]) -> None:
-        self._terms = terms
-
-    @property
-    def terms(self) -> tuple[tuple[float, Applied], ...]:
-        """The losses that are added up, each with its weight."""
-        return self._terms

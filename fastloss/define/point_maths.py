@@ -12,7 +12,7 @@ from fastloss.define.scalars import exp_nonpositive, tanh, where
 
 @maths
 def itself(x):
-    """X."""
+    """x."""
     T = type(x)
     return x, (T(1),), T(0)
 
@@ -26,21 +26,21 @@ def negated(x):
 
 @maths
 def plus(x, y):
-    """X + y."""
+    """x + y."""
     T = type(x)
     return x + y, (T(1), T(1)), T(0)
 
 
 @maths
 def times(x, factor):
-    """X times a factor."""
+    """x times a factor."""
     T = type(x)
     return factor * x, (factor,), T(0)
 
 
 @maths
 def plus_times(x, y, factor):
-    """X plus a factor times y."""
+    """x plus a factor times y."""
     T = type(x)
     return x + factor * y, (T(1), factor), T(0)
 
@@ -86,14 +86,14 @@ def weight_of(s):
 
 @maths
 def product(s, u):
-    """S u, NaN where s is negative; the first derivative is s u itself."""
+    """s u, NaN where s is negative; the first derivative is s u itself."""
     T = type(s)
     return where(s >= T(0), s * u, T(math.nan)), (s * u,), T(0)
 
 
 @maths
 def weighed(v, s):
-    """S v; 0 for a weight s of 0, whatever v is."""
+    """s v; 0 for a weight s of 0, whatever v is."""
     T = type(v)
     return where(s != T(0), s * v, T(0)), (T(0),), T(0)
 
@@ -107,7 +107,7 @@ def kept(v, s):
 
 @maths
 def finite_if_out(v, s):
-    """V; beside a weight s of 0 what is not finite is 0."""
+    """v; beside a weight s of 0 what is not finite is 0."""
     T = type(v)
     return (v if s != T(0) or v - v == T(0) else T(0)), (T(0),), T(0)
 

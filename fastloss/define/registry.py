@@ -8,8 +8,8 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
-from fastloss.define.descriptions import Loss
 from fastloss.define.options import AXIS_OR_NONE, INTEGERS
+from fastloss.define.record import Loss
 from fastloss.runtime.stacklevel import stacklevel
 
 LOSSES: dict[str, Loss] = {}

@@ -17,13 +17,13 @@ def no_slopes(z, p, t, w, hit, coefs, params):
 
 @maths
 def log_sum_row(top, logsum, sums, zy, wy, p_others, py, params):
-    """Log Σ exp x."""
+    """log Σ exp x."""
     return top + logsum, (logsum,)
 
 
 @maths
 def log_probability_row(top, logsum, sums, zy, wy, p_others, py, params):
-    """Log p_y."""
+    """log p_y."""
     return zy - logsum, (logsum,)
 
 
@@ -42,7 +42,7 @@ def entropy_row(top, logsum, sums, zy, wy, p_others, py, params):
 
 @maths
 def squared_log_sum_row(top, logsum, sums, zy, wy, p_others, py, params):
-    """Z (log Σ exp x)²."""
+    """ζ (log Σ exp x)²."""
     return params[0] * ((top + logsum) * (top + logsum)), (logsum,)
 
 

@@ -277,12 +277,12 @@ class AdaptiveLogSoftmaxWithLoss(Layer):
 
     def log_prob(self, input: Array) -> Array:
         """Return the log-probability of every class, of shape (N, n_classes) or (n_classes,)."""
-        return log_probabilities(LOG_SOFTMAX, self._job(input))
+        return log_probabilities(LOG_SOFTMAX, self._description(input))
 
     def predict(self, input: Array) -> Array:
         """Return the most probable class of every row, of shape (N,) or ()."""
-        return predictions(LOG_SOFTMAX, self._job(input))
+        return predictions(LOG_SOFTMAX, self._description(input))
 
-    def _job(self, input: Array) -> Clustered:
-        job: Clustered = record_of(self._function).describe(**self._arguments(input, input))._replace(target=None)
-        return job
+    def _description(self, input: Array) -> Clustered:
+        whole: Clustered = record_of(self._function).describe(**self._arguments(input, input))
+        return whole._replace(target=None)

@@ -18,7 +18,7 @@ from fastloss.call.dispatch import library_of
 from fastloss.cpu.arrays import NUMPY
 from fastloss.define.descriptions import Array
 from fastloss.define.registry import record_of, refuse_options
-from fastloss.nn.modules import equal
+from fastloss.nn.loss_module import equal
 from fastloss.runtime import graph_break
 from fastloss.runtime.dtypes import FLOATS
 

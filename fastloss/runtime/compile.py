@@ -77,9 +77,8 @@ MAX_CHUNKS = 256
 # Work from which the main thread hears Ctrl-C during a call, for some 0.1 ms more.
 LONG_FROM = 1 << 24
 
-# Counters at the head of a work queue; two slots for every chunk follow, see cpu/simd/work_queue.py.
-BOARD_HEAD = QUEUE_HEAD
-SMALL_BOARD = BOARD_HEAD + 2
+# The size of the work queue of one chunk: behind the head two slots for every chunk, see cpu/simd/work_queue.py.
+SMALL_QUEUE = QUEUE_HEAD + 2
 
 
 def chunk_count(units: int, work: int) -> int:
@@ -179,14 +178,14 @@ class Launch(NamedTuple):
     queue: Callable[[], Any]
 
 
-_small_queue = functools.partial(np.zeros, SMALL_BOARD)
+_small_queue = functools.partial(np.zeros, SMALL_QUEUE)
 
 
 class Kernel:
-    """A compiled loop, called with its arguments, a board and whether the caller leads.
+    """A compiled loop, called with its arguments, a work queue and whether the caller leads.
 
     Numba's cache key holds neither the options of the compiler nor what a closure calls in other files: the name, with
-    the loss, the driver and the fingerprint of the sources, makes stale and colliding entries impossible.
+    the loss, the loop and the fingerprint of the sources, makes stale and colliding entries impossible.
     """
 
     __slots__ = ("compiled", "found")
@@ -246,4 +245,4 @@ def launch_of(code: Callable[..., Any], units: int, work: int, most: int = 0) ->
     chunks = chunk_count(units, work)
     shared = chunks if work >= PARALLEL_FROM else 1
     run = run_interruptible if max(work, most) >= LONG_FROM else run_shared
-    return Launch(lambda *args: run(code, args[:-1], shared), functools.partial(np.zeros, BOARD_HEAD + 2 * chunks))
+    return Launch(lambda *args: run(code, args[:-1], shared), functools.partial(np.zeros, QUEUE_HEAD + 2 * chunks))

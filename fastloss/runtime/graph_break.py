@@ -11,7 +11,10 @@ LOADED = sys.modules
 
 
 def is_traced() -> bool:
-    """Return whether this call is being traced; who counts nanoseconds writes the line himself."""
+    """Return whether this call is being traced.
+
+    Hot callers (api/loss, api/transforms, nn/loss_module) inline the line.
+    """
     return "torch._dynamo" in LOADED and LOADED["torch"].compiler.is_dynamo_compiling()
 
 

@@ -1,10 +1,10 @@
 """The threads that share a kernel's chunks.
 
-A kernel is one nogil function. Called with an empty board (:func:`board`), it claims chunks from it one by one until
-none is left; called by several threads with the same board, it shares them. Each chunk has a slot on the board for its
-sum, so the result does not depend on who computed what. A helper that comes late finds nothing to do: the caller never
-waits for a thread that has not started, only for chunks in progress. One that is just leaving the kernel may hold the
-arrays until it gets the interpreter's lock, some microseconds longer than the caller.
+A kernel is one nogil function. Called with a new work queue (``cpu/simd/work_queue.py``), it takes chunks from it one
+by one until none is left; called by several threads with the same queue, it shares them. Each chunk has a slot in the
+queue for its sum, so the result does not depend on who computed what. A helper that comes late finds nothing to do: the
+caller never waits for a thread that has not started, only for chunks in progress. One that is just leaving the kernel
+may hold the arrays until it gets the interpreter's lock, some microseconds longer than the caller.
 
 This replaces Numba's ``prange``. Measured on two cores, mse_loss: a launch costs 12 µs more than with OpenMP, and the
 same from 2**18 elements on. In return one compiled function serves serial and parallel calls, which halves the time to

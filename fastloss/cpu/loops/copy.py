@@ -1,6 +1,6 @@
 """The yardstick: one read of a call's inputs and one write of its gradients, by the threads that run the losses.
 
-It writes past the caches where losses of elements do (``nontemporal.py``).
+It writes past the caches where losses of elements do (``cpu/simd/nontemporal.py``).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A path visits blank 0, label 0, blank 1, ..., label S - 1, blank S; it stays, or
 between two labels that differ. Blanks and labels lie in arrays of their own, so that no loop has a branch. A row of the
 lattice, which is a time step, holds four sections, each with a margin on both sides::
 
-    mantissas and exponents of blanks | mantissas and exponents of labels          (see scaled_float.py)
+    mantissas and exponents of blanks | mantissas and exponents of labels (see cpu/simd/scaled_float.py)
 
 Only states that can be reached, and from which the end can be, are computed, rounded to whole blocks. The first row
 stands for the time before the first step. The backward pass keeps two rows and writes the gradient as it goes.

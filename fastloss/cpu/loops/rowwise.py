@@ -48,7 +48,7 @@ SOFTMAX_ALONG_FROM = 64
 # Classes from which the loop for long rows wins, which reads a row block by block. Time beside that of short rows on
 # two threads of an EPYC, AVX-512, 26 MB: cross_entropy 1.2 at 500 classes, 1.1 at 600, 1.0 at 700, 0.88 at 1000,
 # log_softmax 1.05, 0.99, 0.87 and 0.88; in cache both 1.1 at all of them; with AVX2 cross_entropy 1.15 at 600, 0.97 at
-# 800. (Before short rows asked for what they need, they lost from 400 classes on with AVX-512, from 350 with AVX2.)
+# 800.
 LONG_FROM = 640
 
 # What a row of a sparse loss costs, in elements of a plain loss, and how many zeros as much as one of those. nll_loss

@@ -1,9 +1,9 @@
 """The loop over a class axis for a few very long rows: each row is cut into pieces, and threads share the pieces.
 
 What a row needs before its first derivative is known over all of it comes in steps, a kernel each: the largest entry
-and the exponentials of every piece (*gauge*), the terms of every piece (*tally*), then values and derivatives
-(*finish*). Between them the host adds up a handful of numbers. The exponentials are computed twice, for nobody keeps
-them from one kernel to the next.
+and the exponentials of every piece (*piece_maxima*), the terms of every piece (*piece_terms*), then values and
+derivatives (*finish*). Between them the host adds up a handful of numbers. The exponentials are computed twice, for
+nobody keeps them from one kernel to the next.
 
 The cut depends on the shape alone, so results do not depend on the number of threads.
 """
@@ -36,7 +36,7 @@ SPLIT_FROM = 1 << 21
 
 # Numbers of a piece: its largest entry, the sum of the others' exponentials relative to that, the target's entry if it
 # is here.
-GAUGED = 3
+OF_A_PIECE = 3
 # Numbers of a row: largest entry, the sum of the others' exponentials, the target's entry, three sums of terms.
 OF_A_ROW = 6
 
@@ -47,10 +47,10 @@ def suits(maths: RowMaths, count: int, columns: int, inner: int) -> bool:
 
 
 @functools.cache
-def gauge() -> Kernel:
+def piece_maxima() -> Kernel:
     """Return the kernel of the first step, the same for all losses."""
 
-    def split_gauge(x, y, found, columns, pieces, units, queue, lead):
+    def split_maxima(x, y, found, columns, pieces, units, queue, lead):
         vector_function()
         T = type(load(x, 0))
         for k, start, stop in chunks(borrowed(queue), 1, units, 1):
@@ -62,23 +62,23 @@ def gauge() -> Kernel:
                 others = exp_sum - T(1)
                 if exp_sum < T(SURE):
                     others = of_others(x, begin, end - begin, top, False, (), 0, (), ())
-                store(found, GAUGED * u, top)
-                store(found, GAUGED * u + 1, others)
+                store(found, OF_A_PIECE * u, top)
+                store(found, OF_A_PIECE * u + 1, others)
                 place = base + label_at(y, r)
-                store(found, GAUGED * u + 2, load(x, place) if begin <= place and place < end else T(0))
+                store(found, OF_A_PIECE * u + 2, load(x, place) if begin <= place and place < end else T(0))
             finish_chunk(queue, 1, k, 0.0)
         return total_of(queue, 1) if lead else 0.0
 
-    return Kernel("split_gauge", split_gauge)
+    return Kernel("split_maxima", split_maxima)
 
 
 @functools.cache
-def tally(maths: RowMaths) -> Kernel:
+def piece_terms(maths: RowMaths) -> Kernel:
     """Return the kernel of the second step, for a loss that has terms."""
     terms: Any = maths.terms
     indexed = maths.indexed
 
-    def split_tally(x, t, y, weight, rows, found, params, columns, pieces, units, queue, lead):
+    def split_terms(x, t, y, weight, rows, found, params, columns, pieces, units, queue, lead):
         vector_function()
         like = load(x, 0)
         T = type(like)
@@ -118,7 +118,7 @@ def tally(maths: RowMaths) -> Kernel:
             finish_chunk(queue, 1, k, 0.0)
         return total_of(queue, 1) if lead else 0.0
 
-    return Kernel(f"split_tally_{terms.__name__}", split_tally)
+    return Kernel(f"split_terms_{terms.__name__}", split_terms)
 
 
 @functools.cache
@@ -201,8 +201,8 @@ def run(
             divisor = float(count if type(weight) is tuple else weight[target].sum(dtype=np.float64)) or np.nan
     pieces = -(-columns // PIECE)
     units, work = count * pieces, count * columns
-    found = np.empty((count, pieces, GAUGED))
-    gauge()(units, work, x, target, found.reshape(-1), columns, pieces, units)
+    found = np.empty((count, pieces, OF_A_PIECE))
+    piece_maxima()(units, work, x, target, found.reshape(-1), columns, pieces, units)
     tops = found[:, :, 0]
     top = tops.max(1)
     if not np.isfinite(top).all():
@@ -218,7 +218,7 @@ def run(
     if maths.terms is not None:
         sums = np.empty((count, pieces, 3))
         arrays = (x, operand, target, weight, rows, sums.reshape(-1))
-        tally(maths)(units, work, *arrays, params, columns, pieces, units)
+        piece_terms(maths)(units, work, *arrays, params, columns, pieces, units)
         rows[:, 3:] = sums.sum(1)
     total = finish(maths)(
         units, work, x, operand, target, weight, grad_output, rows, values, *grads, hess,

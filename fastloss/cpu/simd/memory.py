@@ -1,7 +1,7 @@
 """How kernels read and write memory: absent arrays, half types and integers alike.
 
 An absent array is ``()``. Reading it gives the neutral element, writing to it does nothing. Half types arrive as
-integers (``half_types.py``); true integers of those widths never reach a kernel, see ``call/dispatch.py``.
+integers (``half_types.py``); true integers of those widths never reach a kernel, see ``cpu/arrays.py``.
 """
 
 from __future__ import annotations

@@ -9,10 +9,10 @@ from numba import types
 
 from fastloss.cpu.simd.llvm_hints import emits, stack_array
 
-# Rows that a tile of the rowwise driver holds at most.
+# Rows that a tile of the loops over rows holds at most.
 LANES = 128
 
-# Elements that the elementwise driver handles at a time: five float64 buffers of it fit half a 48 KB L1 cache.
+# Elements that the elementwise loop handles at a time: five float64 buffers of it fit half a 48 KB L1 cache.
 TILE = 512
 
 # Elements of rows that are computed together, see ``sum_exp.py``.

@@ -15,9 +15,9 @@ from fastloss.cpu.simd.memory import load, store
 from fastloss.runtime.compile import NOT_FROM_C, kernel_part
 
 # Rows and columns of the blocks that are transposed in registers. AVX2 has 16 of 8 floats, which hold 8 x 8.
-# cross_entropy and softmax of 6400x10 on AVX2, in ns for an entry: 2.2 and 2.7 with blocks of 16, 1.9 and 2.1 with
-# blocks of 8 (before there were half blocks). AVX-512 has 32 of 16: blocks of 16 took 0.93 to 1.1 of the time of blocks
-# of 8 at 2 to 48 classes.
+# cross_entropy and softmax of 6400x10 on AVX2 without half blocks, in ns for an entry: 2.2 and 2.7 with blocks of 16,
+# 1.9 and 2.1 with blocks of 8. AVX-512 has 32 of 16: blocks of 16 took 0.93 to 1.1 of the time of blocks of 8 at 2 to
+# 48 classes.
 BLOCK = 8
 HALF = BLOCK // 2
 

@@ -12,7 +12,8 @@ from numba import types
 
 from fastloss.cpu.simd.llvm_hints import emits, pointer_to
 from fastloss.cpu.simd.memory import load
-from fastloss.runtime.compile import BOARD_HEAD, kernel_part
+from fastloss.runtime.compile import kernel_part
+from fastloss.runtime.threads import QUEUE_HEAD
 
 I64 = ir.IntType(64)
 
@@ -63,7 +64,7 @@ def total_of(queue, phase):
         pass
     total = 0.0
     for k in range(chunks):
-        total += load(queue, BOARD_HEAD + phase * chunks + k)
+        total += load(queue, QUEUE_HEAD + phase * chunks + k)
     return total
 
 
@@ -78,7 +79,7 @@ def _counter(context, builder, queue, array, phase, which):
 
 def _chunk_number(context, builder, queue, array):
     size = context.make_array(queue)(context, builder, array).nitems
-    return builder.lshr(builder.sub(size, I64(BOARD_HEAD)), I64(1))
+    return builder.lshr(builder.sub(size, I64(QUEUE_HEAD)), I64(1))
 
 
 @emits(_next_chunk)
@@ -105,7 +106,7 @@ def _emit_finish(queue, phase, k, total):
     def emit(context, builder, kinds, args):
         number, chunk = _as_int(context, builder, kinds[1:3], args[1:3])
         place = builder.add(builder.mul(number, _chunk_number(context, builder, queue, args[0])), chunk)
-        slot = pointer_to(context, builder, queue, args[0], builder.add(place, I64(BOARD_HEAD)))
+        slot = pointer_to(context, builder, queue, args[0], builder.add(place, I64(QUEUE_HEAD)))
         builder.store(context.cast(builder, args[3], total, types.float64), slot)
         builder.atomic_rmw("add", _counter(context, builder, queue, args[0], number, 1), I64(1), "release")
 

@@ -113,13 +113,13 @@ def over(combine: Callable[..., Any], lanes: int) -> Callable[..., Any]:
 
     def group(value):
         context = simulated()
-        # The board hangs on the launch's context: blocks run one after another.
-        board = context.__dict__.setdefault("fastloss_board", {})
+        # The memory that a block shares hangs on the launch's context: blocks run one after another.
+        shared = context.__dict__.setdefault("fastloss_shared", {})
         me = thread()
-        board[me] = value
+        shared[me] = value
         context.syncthreads()
         first = me // lanes * lanes
-        numbers = [board[k] for k in range(first, first + lanes)]
+        numbers = [shared[k] for k in range(first, first + lanes)]
         context.syncthreads()
         while len(numbers) > 1:
             half = len(numbers) // 2
@@ -147,18 +147,18 @@ def over(combine: Callable[..., Any], lanes: int) -> Callable[..., Any]:
             kind = value
 
             def block_of_warps(value):
-                board = cuda.shared.array(warps, kind)
+                shared = cuda.shared.array(warps, kind)
                 distance = reach
                 while distance > 0:
                     value = combine(value, cuda.shfl_xor_sync(EVERY_LANE, value, distance))
                     distance //= 2
                 place = cuda.threadIdx.x
                 if place % 32 == 0:
-                    board[place // 32] = value
+                    shared[place // 32] = value
                 cuda.syncthreads()
-                value = board[0]
+                value = shared[0]
                 for k in range(1, warps):
-                    value = combine(value, board[k])
+                    value = combine(value, shared[k])
                 cuda.syncthreads()
                 return value
 
@@ -176,10 +176,10 @@ def anyone(lanes: int) -> Callable[..., Any]:
 
     def group(said: Any) -> Any:
         context = simulated()
-        board = context.__dict__.setdefault("fastloss_board", {})
-        board[thread()] = said
+        shared = context.__dict__.setdefault("fastloss_shared", {})
+        shared[thread()] = said
         context.syncthreads()
-        found = any(board[k] for k in range(threads()))
+        found = any(shared[k] for k in range(threads()))
         context.syncthreads()
         return found
 

@@ -48,23 +48,23 @@ def of_others(size: int) -> Callable[..., Any]:
 
 
 @jitable
-def of_energy(energy, others):
-    """Return (1 / energy, log energy, 1 less the largest softmax); of a sure row by the sum of the others."""
-    T = type(energy)
-    rest = others if energy < T(SURE) else energy - T(1)
+def of_exp_sum(exp_sum, others):
+    """Return (1 / exp_sum, log(exp_sum), 1 less the largest softmax); of a sure row by the sum of the others."""
+    T = type(exp_sum)
+    rest = others if exp_sum < T(SURE) else exp_sum - T(1)
     inverse = T(reciprocal(T(1) + rest))
     return inverse, T(math.log1p(rest)), rest * inverse
 
 
 @functools.cache
-def gauge(width: int, stride: int) -> Callable[..., Any]:
-    """Return the function that gauges a thread's packs, `stride` entries apart, of a row that it reads from memory.
+def online_sum_exp(width: int, stride: int) -> Callable[..., Any]:
+    """Return the function that finds the largest entry and the sum of exponentials of a thread's part of a row.
 
-    A thread keeps the largest entry it has seen, and its exponentials relative to that: where a larger one comes, they
-    are scaled down. So a row that no cache holds is read once for both numbers. With `highest` the largest of all
-    threads, the row's energy is the sum of ``energy * exponential(top, highest)``, which is NaN for a row of nothing
-    but -inf, as its softmax is. (The kernel itself sums: shared memory of a function that both it and this one call
-    would be linked twice.)
+    The part consists of packs, `stride` entries apart, read from memory. A thread keeps the largest entry it has seen,
+    and its exponentials relative to that: where a larger one comes, they are scaled down. So a row that no cache holds
+    is read once for both numbers. With `highest` the largest of all threads, the row's sum is that of ``exp_sum *
+    exponential(top, highest)``, which is NaN for a row of nothing but -inf, as its softmax is. (The kernel itself sums:
+    shared memory of a function that both it and this one call would be linked twice.)
     """
     fill, top_of, sum_of, exps_of = (
         filled(width),
@@ -74,37 +74,37 @@ def gauge(width: int, stride: int) -> Callable[..., Any]:
     )
 
     @jitable
-    def gauged(x, base, step, start, stop, like):
-        """Return (top, energy) of entries from `start`, that of this thread's first pack, to `stop` of a row."""
+    def top_and_sum(x, base, step, start, stop, like):
+        """Return (top, exp_sum) of entries from `start`, that of this thread's first pack, to `stop` of a row."""
         T = type(like)
         zeros = fill(T(0))
         top = T(-math.inf)
-        energy = T(0)
+        exp_sum = T(0)
         for j in range(start, stop, stride):
             pack = load_pack(x, base + j * step, zeros)
             higher = T(maximum(top, top_of(pack)))
             if higher != top:
-                energy *= exponential(top, higher)
+                exp_sum *= exponential(top, higher)
                 top = higher
             shift = top if top != T(-math.inf) else T(0)
-            energy += sum_of(exps_of(pack, shift))
-        return top, energy
+            exp_sum += sum_of(exps_of(pack, shift))
+        return top, exp_sum
 
-    return gauged
+    return top_and_sum
 
 
 @functools.cache
-def gauge_others(width: int, stride: int) -> Callable[..., Any]:
-    """Return the function that sums the exponentials that :func:`gauge` sums, less those that are 1."""
+def sum_of_others(width: int, stride: int) -> Callable[..., Any]:
+    """Return the function that sums the exponentials that :func:`online_sum_exp` sums, less those that are 1."""
     fill, exps_of, others_of = filled(width), mapped(exponential, width), of_others(width)
 
     @jitable
-    def gauged(x, base, step, start, stop, top):
+    def sum_others(x, base, step, start, stop, top):
         T = type(top)
         zeros = fill(T(0))
-        energy = T(0)
+        exp_sum = T(0)
         for j in range(start, stop, stride):
-            energy += others_of(exps_of(load_pack(x, base + j * step, zeros), top))
-        return energy
+            exp_sum += others_of(exps_of(load_pack(x, base + j * step, zeros), top))
+        return exp_sum
 
-    return gauged
+    return sum_others

@@ -1,4 +1,4 @@
-"""The leaves of ``losses/scalars.py`` for CUDA: libdevice, in the type of the argument.
+"""The leaves of ``define/scalars.py`` for CUDA: libdevice, in the type of the argument.
 
 Errors are libdevice's, at most 2 ulp, but those of :func:`exp_difference` and :func:`reciprocal` in float32. exp
 flushes nothing: results below the smallest normal number are subnormal, where the CPU's :func:`exp_nonpositive` soon

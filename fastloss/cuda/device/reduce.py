@@ -73,11 +73,11 @@ def _count_block(counter, last):
 
 def is_last_block(counter):
     """Return whether all other blocks have counted themselves; all threads call it when what they wrote is written."""
-    board = simulated().__dict__.setdefault("fastloss_board", {})
+    shared = simulated().__dict__.setdefault("fastloss_shared", {})
     if thread() == 0:
-        board["last"] = count_block(counter, blocks() - 1) == blocks() - 1
+        shared["last"] = count_block(counter, blocks() - 1) == blocks() - 1
     simulated().syncthreads()
-    return board["last"]
+    return shared["last"]
 
 
 @overload(is_last_block)
@@ -94,10 +94,10 @@ def _is_last_block(counter):
 def block_total(value):
     """Return the sum over all threads of a block, of any size."""
     context = simulated()
-    board = context.__dict__.setdefault("fastloss_board", {})
-    board[thread()] = value
+    shared = context.__dict__.setdefault("fastloss_shared", {})
+    shared[thread()] = value
     context.syncthreads()
-    numbers = [board[k] for k in range(threads())]
+    numbers = [shared[k] for k in range(threads())]
     context.syncthreads()
     return functools.reduce(added, numbers)
 
@@ -107,14 +107,14 @@ def _block_total(value):
     kind, over_warp, most = value, over(added, WARP), 1024 // WARP
 
     def block_total(value):
-        board = cuda.shared.array(most, kind)
+        shared = cuda.shared.array(most, kind)
         value = over_warp(value)
         if thread() % WARP == 0:
-            board[thread() // WARP] = value
+            shared[thread() // WARP] = value
         cuda.syncthreads()
-        value = board[0]
+        value = shared[0]
         for k in range(1, threads() // WARP):
-            value += board[k]
+            value += shared[k]
         return value
 
     return block_total

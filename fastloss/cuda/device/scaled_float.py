@@ -1,4 +1,4 @@
-"""Pairs (m, e) that stand for m * 2**e, for probabilities beyond the range of floats; see ``cpu/extended.py``."""
+"""Pairs (m, e) that stand for m * 2**e: probabilities beyond the range of floats, see ``cpu/simd/scaled_float.py``."""
 
 from __future__ import annotations
 

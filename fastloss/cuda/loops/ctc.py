@@ -1,8 +1,8 @@
 """Connectionist temporal classification: the recursion over each sequence, then every row of the gradient.
 
-In the recursion (``lattice.py``) every time step waits for the one before, so the first kernel does no more than it
-must: it leaves in the lattice how much of the total passes through each state. The second kernel, a warp or a block for
-each row of the gradient, adds up what belongs to one class: states of equal labels are linked, and the last of them
+In the recursion (``ctc_recursion.py``) every time step waits for the one before, so the first kernel does no more than
+it must: it leaves in the lattice how much of the total passes through each state. The second kernel, a warp or a block
+for each row of the gradient, adds up what belongs to one class: states of equal labels are linked, and the last of them
 collects its chain, in one order whatever the threads do.
 """
 

@@ -1,7 +1,7 @@
 """The forward-backward recursion of connectionist temporal classification, a block for each sequence.
 
 A thread has every label that is its number modulo their number, and the blank before it. Lattice and rows are those of
-``cpu/lattice.py``, without margins.
+``cpu/loops/ctc_recursion.py``, without margins.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fastloss.cuda.device.scaled_float import exp_pair, larger, normal, power
 from fastloss.cuda.launch import Kernel
 from fastloss.define.scalars import log
 
-# Time steps between two normalisations, see cpu/lattice.py.
+# Time steps between two normalisations, see cpu/loops/ctc_recursion.py.
 NORMAL_EVERY = 16
 
 

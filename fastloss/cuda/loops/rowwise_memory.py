@@ -12,7 +12,7 @@ import functools
 from fastloss.cuda.device.block import added, block, blocks, maximum, meet, over, thread
 from fastloss.cuda.device.memory import label_at, load, load_or, load_pack, store, store_derivatives, store_pack
 from fastloss.cuda.device.numba_cuda import SIMULATED
-from fastloss.cuda.device.online_softmax import SURE, exponential, gauge, gauge_others, of_energy
+from fastloss.cuda.device.online_softmax import SURE, exponential, of_exp_sum, online_sum_exp, sum_of_others
 from fastloss.cuda.device.packs import filled, mapped, total_of
 from fastloss.cuda.device.reduce import THREADS, deliver, divided
 from fastloss.cuda.launch import Kernel
@@ -29,8 +29,8 @@ def memory_kernel(maths: RowMaths, lanes: int, width: int) -> Kernel:
     finish, has_terms, softmax, indexed = maths.finish, maths.terms is not None, maths.softmax, maths.indexed
     (sums, entries), outcome_at_target, stride = packed(maths, width), at_target(maths), lanes * width
     first_of, second_of, third_of = (total_of(k, width) for k in range(3))
-    gauged, gauged_others, exps_of = gauge(width, stride), gauge_others(width, stride), mapped(exponential, width)
-    fill, threads = filled(width), max(lanes, THREADS)
+    top_and_sum, sum_others = online_sum_exp(width, stride), sum_of_others(width, stride)
+    exps_of, fill, threads = mapped(exponential, width), filled(width), max(lanes, THREADS)
     top_over, sum_over, total_over = over(maximum, lanes), over(added, lanes), over(added, threads)
     settle, groups = meet(lanes), threads // lanes
 
@@ -51,13 +51,13 @@ def memory_kernel(maths: RowMaths, lanes: int, width: int) -> Kernel:
             place = label if known else 0
             top = inverse = logsum = p_others = T(0)
             if softmax:
-                own, energy = gauged(x, base, inner, start, columns, factor)
+                own, exp_sum = top_and_sum(x, base, inner, start, columns, factor)
                 top = top_over(own)
-                energy = sum_over(energy * exponential(own, top))
+                exp_sum = sum_over(exp_sum * exponential(own, top))
                 others = T(0)
-                if energy < T(SURE):
-                    others = sum_over(gauged_others(x, base, inner, start, columns, top))
-                inverse, logsum, p_others = of_energy(energy, others)
+                if exp_sum < T(SURE):
+                    others = sum_over(sum_others(x, base, inner, start, columns, top))
+                inverse, logsum, p_others = of_exp_sum(exp_sum, others)
             zy = T(load(x, base + place * inner)) - top if indexed else T(0)
             py = exponential(zy, T(0)) * inverse if indexed and softmax else T(0)
             wy = load_or(weight, place, T(1)) if indexed else T(1)

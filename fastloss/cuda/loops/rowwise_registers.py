@@ -9,7 +9,7 @@ from typing import NamedTuple
 from fastloss.cuda.device.block import added, anyone, block, blocks, maximum, meet, over, thread
 from fastloss.cuda.device.memory import label_at, load, load_or, store, store_derivatives
 from fastloss.cuda.device.numba_cuda import SIMULATED, types
-from fastloss.cuda.device.online_softmax import SURE, exponential, of_energy, of_others
+from fastloss.cuda.device.online_softmax import SURE, exponential, of_exp_sum, of_others
 from fastloss.cuda.device.packs import filled, folded, mapped
 from fastloss.cuda.device.reduce import deliver, divided
 from fastloss.cuda.device.registers import adding_up, deriving, filling, reading
@@ -101,11 +101,11 @@ def register_kernel(maths: RowMaths, layout: Layout) -> Kernel:
             if softmax:
                 top = top_over(highest(row))
                 exps = exps_of(row, top)
-                energy = sum_over(sum_of(exps))
+                exp_sum = sum_over(sum_of(exps))
                 others = T(0)
-                if someone(energy < T(SURE)):
+                if someone(exp_sum < T(SURE)):
                     others = sum_over(others_of(exps))
-                inverse, logsum, p_others = of_energy(energy, others)
+                inverse, logsum, p_others = of_exp_sum(exp_sum, others)
             zy = target - top if indexed else T(0)
             py = exponential(zy, T(0)) * inverse if indexed and softmax else T(0)
             wy = load_or(weight, place, T(1)) if indexed else T(1)

@@ -1,0 +1,53 @@
+"""Losses called inside the description of another one, and weighted sums of them. Data only, as in descriptions.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastloss.define.record import Loss
+
+
+class _Sum:
+    """What losses that are called inside a description have in common: numbers times them, and their sums."""
+
+    @property
+    def terms(self) -> tuple[tuple[float, Any], ...]:
+        """The losses that are added up, each with its weight."""
+        return ((1.0, self),)
+
+    def __add__(self, other: _Sum) -> WeightedSum:
+        return WeightedSum(self.terms + other.terms) if isinstance(other, _Sum) else NotImplemented
+
+    def __mul__(self, factor: float) -> WeightedSum:
+        return WeightedSum(tuple([(weight * factor, loss) for weight, loss in self.terms]))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> WeightedSum:
+        return self * (1 / divisor)
+
+    def __sub__(self, other: _Sum) -> WeightedSum:
+        return self + other * -1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Applied(_Sum):
+    """A loss called inside a description: on operands, or on what losses return of them."""
+
+    record: Loss
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
+class WeightedSum(_Sum):
+    """A sum of losses, each times its weight."""
+
+    def __init__(self, terms: tuple[tuple[float, Applied], ...]) -> None:
+        self._terms = terms
+
+    @property
+    def terms(self) -> tuple[tuple[float, Applied], ...]:
+        """The losses that are added up, each with its weight."""
+        return self._terms
