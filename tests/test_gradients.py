@@ -127,8 +127,6 @@ def test_second_derivative_of_reductions(case):
         return
     sums = transform(**arrays, **case.options, reduction="sum")
     ratio = case.expected(arrays, reduction="mean") / case.expected(arrays, reduction="sum")
-    if case.loss == "ctc_loss":
-        return
     for scaled, plain in zip(transform(**arrays, **case.options, grad_output=2.0), sums, strict=True):
         assert_close(scaled, 2 * ratio * plain)
     for each, plain in zip(transform(**arrays, **case.options, reduction="none"), sums, strict=True):
@@ -269,12 +267,10 @@ def test_arguments_are_not_written(case):
         np.testing.assert_array_equal(array, before[name])
 
 
-@pytest.mark.parametrize("case", typical(PLAIN))
+@pytest.mark.parametrize("case", typical([c for c in PLAIN if "reduction" in c.record.options]))
 def test_zero_upstream_gives_zero(case):
-    arrays = case.make()
-    if "reduction" in case.record.options:
-        gradient = fl.grad(case.function, case.record.wrt[0])(**arrays, **case.options, grad_output=0.0)
-        np.testing.assert_array_equal(gradient, np.zeros(gradient.shape))
+    gradient = fl.grad(case.function, case.record.wrt[0])(**case.make(), **case.options, grad_output=0.0)
+    np.testing.assert_array_equal(gradient, np.zeros(gradient.shape))
 
 
 def test_transforms_are_cached():
