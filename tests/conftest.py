@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import fastloss as fl
+from fastloss.define.registry import LOSSES
 
 # What dropped results leave behind, a gigabyte unless told otherwise, is memory of each worker.
 fl.config(recycled_bytes=1 << 28)
@@ -46,6 +47,15 @@ def _settings_survive():
     before = values()
     yield
     assert values() == before
+
+
+@pytest.fixture
+def forgets_losses():
+    """A loss that a test registers is a loss of all tests that follow."""
+    before = dict(LOSSES)
+    yield
+    LOSSES.clear()
+    LOSSES.update(before)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import operator
 import re
 import sys
@@ -366,6 +367,18 @@ def launches_of(
     with recorded(library) as launches:
         (function(record.function, wrt) if wrt else function(record.function))(**given)
     return launches
+
+
+def further_options(names: Any) -> Any:
+    """Give (loss, option, value) for every value of an option of these losses that may choose another kernel."""
+    from fastloss.define.registry import LOSSES
+
+    for name in names:
+        signature = inspect.signature(LOSSES[name].describe)
+        for option, domain in LOSSES[name].options.items():
+            if option not in ("reduction", "ignore_index"):
+                default = signature.parameters[option].default
+                yield from ((name, option, value) for value in domain.examples if value != default)
 
 
 # -- arguments with numbers in them ----------------------------------------------------------------------------------

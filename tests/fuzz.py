@@ -27,6 +27,7 @@ import numpy as np
 import reference
 from cases import ACTIVE, DTYPES, KINDS, LOSSES, Case, assert_close
 from hypothesis import strategies as st
+from layouts import apart, backwards, filler, misaligned, read_only, swapped
 from numpy.lib.stride_tricks import as_strided
 
 import fastloss as fl
@@ -63,38 +64,6 @@ class Drawn(NamedTuple):
 # -- layouts ---------------------------------------------------------------------------------------------------------
 
 
-def _apart(a):
-    wide = np.full([2 * n for n in a.shape], _filler(a.dtype))
-    view = wide[(..., *(slice(None, None, 2) for _ in a.shape))]
-    view[...] = a
-    return view
-
-
-def _filler(dtype):
-    return np.frombuffer(b"\x45" * dtype.itemsize, dtype)[0]
-
-
-def _backwards(a):
-    flip = (..., *(slice(None, None, -1) for _ in a.shape))
-    return np.array(a[flip], order="C")[flip]
-
-
-def _read_only(a):
-    a = a.copy()
-    a.flags.writeable = False
-    return a
-
-
-def _misaligned(a):
-    raw = np.empty(a.nbytes + 1, np.uint8)[1:].view(a.dtype).reshape(a.shape)
-    raw[...] = a
-    return raw
-
-
-def _swapped(a):
-    return a.astype(a.dtype.newbyteorder()) if a.dtype.kind in "fiu" else a
-
-
 def _mapped(a):
     if a.dtype.kind not in "fiu" or not a.size:
         return a
@@ -119,11 +88,11 @@ LAYOUTS = {
     "plain": np.array,
     "fortran": lambda a: np.array(a, order="F"),
     "transposed": lambda a: np.array(a.T, order="C").T,
-    "apart": _apart,
-    "backwards": _backwards,
-    "read-only": _read_only,
-    "misaligned": _misaligned,
-    "swapped": _swapped,
+    "apart": apart,
+    "backwards": backwards,
+    "read-only": read_only,
+    "misaligned": misaligned,
+    "swapped": swapped,
     "mapped": _mapped,
     "repeated": _repeated,
     "windows": _windows,
@@ -385,7 +354,7 @@ def _base(a):
 
 def _result(kind, like, inputs, others, owned):
     """Return an array to be written that has the shape and dtype of `like`, or the place of an input."""
-    a = np.full(like.shape, _filler(like.dtype))
+    a = np.full(like.shape, filler(like.dtype))
     if kind == "input":
         return next(iter(inputs.values()))
     if kind == "other":
@@ -397,7 +366,7 @@ def _result(kind, like, inputs, others, owned):
     if kind == "list":
         return a.tolist()
     if kind == "longer":
-        a = np.full((*like.shape, 2), _filler(like.dtype))
+        a = np.full((*like.shape, 2), filler(like.dtype))
     elif kind == "integers":
         a = np.zeros(like.shape, np.int64)
     elif kind == "windows" and like.size:

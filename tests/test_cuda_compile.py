@@ -180,17 +180,7 @@ def test_other_architectures(name, dtype, capability):
         check(launch, capability)
 
 
-def _other_options():
-    """Give (loss, option, value) for every value of an option that may choose another kernel."""
-    for name in NAMES:
-        signature = inspect.signature(LOSSES[name].describe)
-        for option, domain in LOSSES[name].options.items():
-            if option not in ("reduction", "ignore_index"):
-                default = signature.parameters[option].default
-                yield from ((name, option, value) for value in domain.examples if value != default)
-
-
-@pytest.mark.parametrize(("name", "option", "value"), list(_other_options()))
+@pytest.mark.parametrize(("name", "option", "value"), list(cuda_tools.further_options(NAMES)))
 def test_options(name, option, value):
     for launch in cuda_tools.launches_of(LOSSES[name], "float32", options={option: value}):
         check(launch)

@@ -6,7 +6,6 @@ as small as these cross all boundaries, those of a block's shared memory too.
 """
 
 import functools
-import inspect
 import os
 import subprocess
 import sys
@@ -160,17 +159,8 @@ def test_options_of_the_softmax():
     compare(fl.cross_entropy, given, "float64", returns=("lse", "log_prob", "entropy", "z_loss"), **options)
 
 
-def _options():
-    for name in NAMES:
-        signature = inspect.signature(LOSSES[name].describe)
-        for option, domain in LOSSES[name].options.items():
-            if option not in ("reduction", "ignore_index"):
-                default = signature.parameters[option].default
-                yield from ((name, option, value) for value in domain.examples if value != default)
-
-
 @in_simulator
-@pytest.mark.parametrize(("name", "option", "value"), list(_options()))
+@pytest.mark.parametrize(("name", "option", "value"), list(cuda_tools.further_options(NAMES)))
 def test_options(name, option, value):
     given = cuda_tools.sample(LOSSES[name], "float64", (3, 4))
     compare(fl.value_and_grad(LOSSES[name].function), given, "float64", **{option: value})

@@ -30,12 +30,7 @@ rng = np.random.default_rng(7)
 X, T = rng.uniform(0.1, 0.9, (2, 3, 4)), rng.uniform(0.1, 0.9, (2, 3, 4))
 
 
-@pytest.fixture(autouse=True)
-def _forget():
-    before = dict(LOSSES)
-    yield
-    LOSSES.clear()
-    LOSSES.update(before)
+pytestmark = pytest.mark.usefixtures("forgets_losses")
 
 
 def assert_gradient(function, arrays, wrt=None, **options):

@@ -6,6 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from cases import LOSSES, PLAIN, assert_close, marked, quickly, typical
+from layouts import apart, backwards, misaligned, read_only, swapped
 
 import fastloss as fl
 from fastloss.cpu.loops import elementwise
@@ -13,39 +14,9 @@ from fastloss.cpu.loops import elementwise
 describe_mse = LOSSES["mse_loss"].describe
 
 
-def _apart(a):
-    """Every second element of an array twice as long along every axis."""
-    wide = np.full([2 * n for n in a.shape], 77, a.dtype)
-    view = wide[tuple(slice(None, None, 2) for _ in a.shape)]
-    view[...] = a
-    return view
-
-
-def _backwards(a):
-    flip = tuple(slice(None, None, -1) for _ in a.shape)
-    return a[flip].copy()[flip]
-
-
 def _columns(a):
     """The first of two interleaved arrays: strides that merge into a single one, which is not the item size."""
     return np.stack([a, np.full_like(a, 77)], axis=-1)[..., 0]
-
-
-def _read_only(a):
-    a = a.copy()
-    a.flags.writeable = False
-    return a
-
-
-def _misaligned(a):
-    raw = np.empty(a.nbytes + 1, np.uint8)[1:].view(a.dtype).reshape(a.shape)
-    raw[...] = a
-    assert not raw.flags.aligned
-    return raw
-
-
-def _swapped(a):
-    return a.astype(a.dtype.newbyteorder())
 
 
 class Dlpack:
@@ -71,12 +42,12 @@ class Subclass(np.ndarray):
 
 LAYOUTS = {
     "fortran": np.asfortranarray,
-    "apart": _apart,
+    "apart": apart,
     "columns": _columns,
-    "backwards": _backwards,
-    "read-only": _read_only,
-    "misaligned": _misaligned,
-    "big-endian": _swapped,
+    "backwards": backwards,
+    "read-only": read_only,
+    "misaligned": misaligned,
+    "big-endian": swapped,
     "subclass": lambda a: a.view(Subclass),
     "transposed": lambda a: np.ascontiguousarray(a.T).T,
 }
@@ -111,13 +82,13 @@ def test_read_only_arrays_need_no_kernel_of_their_own(size, rng):
     kernel = elementwise.contiguous_kernel(describe_mse(x, t).point, 2)
     compiled = len(kernel.compiled.signatures)
     for _ in range(3):
-        value, gradient = fl.value_and_grad(fl.mse_loss)(_read_only(x), _read_only(t))
+        value, gradient = fl.value_and_grad(fl.mse_loss)(read_only(x), read_only(t))
         assert value == expected[0]
         np.testing.assert_array_equal(gradient, expected[1])
     assert len(kernel.compiled.signatures) == compiled
 
 
-@pytest.mark.parametrize("layout", [_columns, _apart], ids=["columns", "apart"])
+@pytest.mark.parametrize("layout", [_columns, apart], ids=["columns", "apart"])
 @pytest.mark.parametrize("case", typical([c for c in PLAIN if c.record.family in ("elementwise", "pairwise")]))
 def test_layout_of_half_types(case, layout):
     for dtype in ("float16", "bfloat16"):
@@ -201,7 +172,7 @@ def test_layout_of_the_upstream(rng):
     a, t, u = rng.normal(size=(3, 4, 5))[:, :, :4]
     for function, arguments, upstream in ((fl.cross_entropy, (x, y), g), (fl.mse_loss, (a, t), u)):
         expected = fl.grad(function)(*arguments, reduction="none", grad_output=upstream.copy())
-        for layout in (_columns, _apart, _backwards):
+        for layout in (_columns, apart, backwards):
             gradient = fl.grad(function)(*arguments, reduction="none", grad_output=layout(upstream))
             np.testing.assert_array_equal(gradient, expected)
 
@@ -311,10 +282,10 @@ def test_class_indices_use_their_whole_range(dtype, rng):
     )
     y[1] = 251
     with pytest.raises(IndexError, match="251"):
-        fl.nll_loss(x, y.astype(dtype))
+        fl.nll_loss(x, y.astype(dtype), reduction="none")
 
 
-@pytest.mark.parametrize("dtype", INTEGERS, ids=lambda t: t.__name__)
+@pytest.mark.parametrize("dtype", marked(INTEGERS, (np.uint8, np.int32).__contains__))
 @pytest.mark.parametrize(
     "case", typical([c for c in PLAIN if "target" in c.arrays and c.record.family == "elementwise"])
 )
@@ -360,9 +331,8 @@ def test_arrays_that_offer_dlpack_alone(case):
     wrapped = {name: Dlpack(array) for name, array in arrays.items()}
     value, gradient = case.value_and_grad(wrapped, case.record.wrt[0])
     expected = case.value_and_grad(arrays, case.record.wrt[0])
-    # A read-only array has a kernel of its own, which may add in another order.
-    assert_close(_plain(value), expected[0])
-    assert_close(_plain(gradient), expected[1])
+    np.testing.assert_array_equal(_plain(value), expected[0])
+    np.testing.assert_array_equal(_plain(gradient), expected[1])
 
 
 def _plain(array):
@@ -374,23 +344,23 @@ def _plain(array):
 @pytest.mark.parametrize("rows", [1, 15, 16, 17, 130])
 def test_every_number_of_classes_and_rows(rows, classes, rng):
     """Around the tiles and the thresholds between the loops, against the definition."""
-    x, y = rng.normal(size=(rows, classes)), rng.integers(classes, size=rows)
+    x, y = rng.standard_normal((rows, classes), dtype=np.float32), rng.integers(classes, size=rows)
     value, gradient = fl.value_and_grad(fl.cross_entropy)(x, y, reduction="sum")
-    p = np.exp(x) / np.exp(x).sum(1, keepdims=True)
-    hot = np.eye(classes)[y]
-    assert_close(value, -(np.log(p) * hot).sum())
-    assert_close(gradient, p - hot)
+    e = np.exp(x, dtype=np.float64)
+    p, hot = e / e.sum(1, keepdims=True), np.eye(classes)[y]
+    assert_close(value, -(np.log(p) * hot).sum(), "float32")
+    assert_close(gradient, p - hot, "float32")
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 1), (2, 3, 5), (2, 3, 17), (1, 4, 33, 7), (3, 70, 2), (2, 200, 19)])
 def test_every_length_of_inner_axes(shape, rng):
-    x = rng.normal(size=shape)
+    x = rng.standard_normal(shape, dtype=np.float32)
     y = rng.integers(shape[1], size=(shape[0], *shape[2:]))
     value, gradient = fl.value_and_grad(fl.cross_entropy)(x, y, reduction="none")
     moved = np.moveaxis(x, 1, -1).reshape(-1, shape[1])
     expected, exact = fl.value_and_grad(fl.cross_entropy)(moved, y.reshape(-1), reduction="none")
-    assert_close(value, expected.reshape(value.shape))
-    assert_close(np.moveaxis(gradient, 1, -1).reshape(moved.shape), exact)
+    assert_close(value, expected.reshape(value.shape), "float32")
+    assert_close(np.moveaxis(gradient, 1, -1).reshape(moved.shape), exact, "float32")
 
 
 @pytest.mark.parametrize("columns", [1, 2, 3, 4, 5, 7, 8, 9, 10, 12, 13, 15, 16, 17, 23, 24, 25, 31, 33, 47, 98, 99])

@@ -3,13 +3,19 @@
 What is wrong in a formula is found here in a second, and `bench/mutate.py` asks whether it would be.
 """
 
+import importlib
+import pkgutil
+
 import numpy as np
 import plain
 import pytest
 from cases import ACTIVE, Case, assert_close
 
 import fastloss as fl
+from fastloss import losses
+from fastloss.api.signature_facts import calls_of
 from fastloss.define import descriptions, scalars
+from fastloss.define.check_definition import check_definition
 from fastloss.losses import binary, focal, margin, multiclass, softmax, symmetric, triplet
 
 pytest.importorskip("mpmath")
@@ -101,6 +107,41 @@ def test_values_and_derivatives(case):
             return plain.computed(case.loss, {**arrays, name: moved}, case.options).slopes[name]
 
         assert_close(found.second, differences(slope, arrays[name], rows), factor=1e4)
+
+
+def all_maths():
+    """Give the maths of every loss, by name: what its cases describe, and all that its module has for loops of rows."""
+    x = np.full((2, 3), 0.5, np.float32)
+    for case in ACTIVE:
+        if case.record.family in ("elementwise", "rowwise", "pairwise", "label_sets"):
+            job = plain.described(case.loss, case.make("float32"), case.options)
+            if case.record.family == "label_sets":
+                job = descriptions.Elementwise(job.point, (job.input, job.input))
+            yield str(case), job
+            if hasattr(getattr(job, "point", None), "hard"):
+                yield f"{case}-hard", job._replace(point=job.point.hard)
+    for file in pkgutil.iter_modules(losses.__path__):
+        for name, value in vars(importlib.import_module(f"{losses.__name__}.{file.name}")).items():
+            for maths in value.values() if isinstance(value, dict) else [value]:
+                if isinstance(maths, descriptions.RowMaths):
+                    yield f"{file.name}-{name}", descriptions.Rowwise(maths, x, params=(0.5,) * 3)
+                elif isinstance(maths, descriptions.PairMaths):
+                    yield f"{file.name}-{name}", descriptions.Pairwise(maths, (x,) * 3, tuple("abc"), params=(0.5,) * 3)
+
+
+MATHS = {(type(job), getattr(job, "point", None) or job.maths): (name, job) for name, job in all_maths()}
+
+
+@pytest.mark.parametrize(("name", "job"), MATHS.values(), ids=[name for name, _ in MATHS.values()])
+def test_no_number_makes_float32_float64(name, job):
+    """What is asked of anybody's loss when it is defined."""
+    returned = []
+
+    def noted(call):
+        return lambda number: returned.append(call(number)) or returned[-1]
+
+    check_definition(name, job, lambda description: [noted(call) for call in calls_of(description)])
+    assert len(returned) == len(calls_of(job)) > 0
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "multilabel_soft_margin_loss"])

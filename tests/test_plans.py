@@ -156,14 +156,13 @@ def _flat(results):
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_what_is_kept_writes_the_same_into_arrays_of_the_callers(case, anew):
     arrays = case.make("float64", seed=3)
-    step = case.value_and_grad(arrays)[1]
+    names = case.wrt(arrays)
 
     def compute():
-        given = tuple([np.full_like(g, 7) for g in step]) if isinstance(step, tuple) else np.full_like(step, 7)
-        value, gradient = case.value_and_grad(arrays, grad_out=given)
-        pairs = zip(gradient, given, strict=True) if isinstance(given, tuple) else [(gradient, given)]
-        assert all(one is other for one, other in pairs)
-        return value, gradient
+        given = tuple([np.full_like(arrays[name], 7) for name in names])
+        value, gradients = case.value_and_grad(arrays, names, grad_out=given)
+        assert all(one is other for one, other in zip(gradients, given, strict=True))
+        return value, gradients
 
     assert same(compute(), anew(compute))
 

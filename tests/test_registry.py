@@ -16,12 +16,7 @@ from fastloss.define.registry import LOSSES
 X = np.ones((2, 3))
 
 
-@pytest.fixture(autouse=True)
-def _forget():
-    before = dict(LOSSES)
-    yield
-    LOSSES.clear()
-    LOSSES.update(before)
+pytestmark = pytest.mark.usefixtures("forgets_losses")
 
 
 def described(job, **more):

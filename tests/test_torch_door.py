@@ -381,31 +381,32 @@ def test_mixed_dtypes_come_to_that_of_torch(name):
 
 # Modules
 
+# Where there is a choice, with options whose kernels other tests of these functions take too.
 MODULES = {
     "L1Loss": "xx",
     "MSELoss": "xx",
-    "SmoothL1Loss": ("xx", {"beta": 0.4}),
+    "SmoothL1Loss": ("xx", {"beta": 0.4, "reduction": "none"}),
     "HuberLoss": ("xx", {"delta": 0.4}),
-    "PoissonNLLLoss": ("xp", {"full": True}),
+    "PoissonNLLLoss": ("pp", {"log_input": False, "full": True}),
     "GaussianNLLLoss": "xxp",
-    "KLDivLoss": ("xu", {"reduction": "batchmean"}),
+    "KLDivLoss": ("xx", {"reduction": "batchmean", "log_target": True}),
     "BCELoss": ("uu", {"weight": "w"}),
-    "BCEWithLogitsLoss": ("xu", {"weight": "w", "pos_weight": "c"}),
+    "BCEWithLogitsLoss": ("xu", {"weight": "w", "pos_weight": "w"}),
     "HingeEmbeddingLoss": ("xs", {"margin": 0.4}),
     "SoftMarginLoss": "xs",
     "NLLLoss": ("xi", {"weight": "c", "ignore_index": 1}),
     "CrossEntropyLoss": ("xi", {"weight": "c", "label_smoothing": 0.2}),
-    "MultiMarginLoss": ("xi", {"p": 2}),
+    "MultiMarginLoss": ("xi", {"p": 2, "weight": "c"}),
     "MultiLabelMarginLoss": "xl",
     "MultiLabelSoftMarginLoss": ("xu", {"weight": "c"}),
     "MarginRankingLoss": ("xxs", {"margin": 0.4}),
     "CosineEmbeddingLoss": ("xxr", {"margin": 0.4}),
-    "TripletMarginLoss": ("xxx", {"swap": True}),
-    "TripletMarginWithDistanceLoss": ("xxx", {"margin": 0.7, "swap": True}),
+    "TripletMarginLoss": ("xxx", {"p": 3.0, "swap": True}),
+    "TripletMarginWithDistanceLoss": ("xxx", {"margin": 0.7}),
     "CosineSimilarity": ("xx", {"eps": 1e-3}),
     "PairwiseDistance": ("xx", {"p": 3.0, "keepdim": True}),
-    "Softmax": ("x", {"dim": 0}),
-    "LogSoftmax": ("x", {"dim": 0}),
+    "Softmax": ("x", {"dim": 1}),
+    "LogSoftmax": ("x", {"dim": 1}),
     "LogSigmoid": "x",
     "Sigmoid": "x",
 }
@@ -438,9 +439,13 @@ def test_modules_are_those_of_torch(name):
     assert repr(ours) == repr(theirs)
     for one in (ours, copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
         torch.testing.assert_close(one(*args), theirs(*args), rtol=3e-6, atol=3e-6)
-    # `double` moves the weights, which are buffers.
-    wide = [a.double() if a.is_floating_point() else a for a in args]
-    torch.testing.assert_close(ours.double()(*wide), theirs.double()(*wide))
+    assert all(weight.dtype == torch.float64 for weight in ours.double().buffers())
+
+
+def test_weights_of_a_module_move_with_it():
+    (x, y), options = module_case("NLLLoss")
+    ours, theirs = (library.NLLLoss(**options).double() for library in (F, torch.nn))
+    torch.testing.assert_close(ours(x.double(), y), theirs(x.double(), y))
 
 
 def test_every_loss_class_has_a_module():
