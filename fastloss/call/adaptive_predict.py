@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastloss.call.adaptive_weights import Layers
-from fastloss.call.array_ops import NO_GRADIENTS, convert_into, in_type, map_into
+from fastloss.call.array_ops import NO_GRADIENTS, convert_into, in_type, map_into, run_rowwise
 from fastloss.call.chunked_matmul import Products, chunks
 from fastloss.call.planning import ABSENT
 from fastloss.call.rowwise import value_only
@@ -92,8 +92,5 @@ def _fill(maths: RowMaths, layers: Layers, rows: Any, head: Any, target: Any) ->
 def _log_softmax(backend: Any, maths: RowMaths, matrix: Any) -> None:
     if not math.prod(matrix.shape):
         return
-    logits = matrix.reshape(-1)
-    backend.rowwise(
-        value_only(maths), logits, ABSENT, ABSENT, ABSENT, ABSENT, (1.0,), 1.0, 1, (*matrix.shape, 1),
-        NO_INDEX, False, ABSENT, (logits, ABSENT, ABSENT), ABSENT,
-    )  # fmt: skip
+    logits, shape = matrix.reshape(-1), (*matrix.shape, 1)
+    run_rowwise(backend, value_only(maths), (logits,), (ABSENT, logits), (1.0,), shape, NO_INDEX, replaces=True)

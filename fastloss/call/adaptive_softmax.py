@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastloss.call.adaptive_weights import HEAD, Layers
-from fastloss.call.array_ops import convert_into, factor_type, in_type, map_into, sum_of
+from fastloss.call.array_ops import convert_into, factor_type, in_type, map_into, run_rowwise, sum_of
 from fastloss.call.checks import Shape, check_labels
 from fastloss.call.chunked_matmul import Products, chunks, multiply_into, part
 from fastloss.call.outputs import Argument, Outputs, make_all
@@ -170,12 +170,11 @@ class _Run:
             return
         for start, stop in bounds:
             chunk = products.logits(start, stop, bias)
-            logits, gradient, places = chunk.reshape(-1), products.gradient_of(chunk), slice(start, stop)
-            self.backend.rowwise(
-                self.maths, logits, ABSENT, labels[places], ABSENT, ABSENT, (1.0 / columns,), self.scale, 1,
-                (stop - start, columns, 1), NO_INDEX, False, part(values, places),
-                (gradient if gradient is ABSENT else gradient.reshape(-1), ABSENT, ABSENT), ABSENT,
-            )  # fmt: skip
+            gradient, places, shape = products.gradient_of(chunk), slice(start, stop), (stop - start, columns, 1)
+            operands = (chunk.reshape(-1), ABSENT, labels[places])
+            results = (part(values, places), gradient if gradient is ABSENT else gradient.reshape(-1))
+            replaces, params = gradient is chunk, (1.0 / columns,)
+            run_rowwise(self.backend, self.maths, operands, results, params, shape, NO_INDEX, self.scale, replaces)
             products.carry_back(start, stop, gradient)
         products.finish()
 

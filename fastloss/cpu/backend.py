@@ -17,19 +17,17 @@ from fastloss.cpu.loops.check_labels import run as survey
 from fastloss.cpu.loops.clear_rows import run as clear_rows
 from fastloss.cpu.loops.ctc import run as ctc
 from fastloss.cpu.loops.elementwise import plan as plan_elementwise
-from fastloss.cpu.loops.elementwise import run as elementwise
 from fastloss.cpu.loops.multilabel import plan as plan_multilabel
 from fastloss.cpu.loops.pairwise import plan as plan_pairwise
 from fastloss.cpu.loops.rowwise import plan as plan_rowwise
-from fastloss.cpu.loops.rowwise import run as rowwise
 from fastloss.cpu.windows import FLAT
 from fastloss.runtime.memory_pool import RECYCLED_FROM, empty
 
 __all__ = [
     "add_rows", "add_to", "adds_products", "argmax", "broadcast", "chunk_times", "class_weights", "clear_rows",
-    "copy_into", "ctc", "elementwise", "empty", "fill", "flat", "follows_layout", "host", "maker", "matmul", "moved",
+    "copy_into", "ctc", "empty", "fill", "flat", "follows_layout", "host", "maker", "matmul", "moved",
     "multiplier", "multiplies_bfloat16", "number", "on_device", "overlap", "pad", "plan_elementwise",
-    "plan_multilabel", "plan_pairwise", "plan_rowwise", "rowwise", "same", "sample", "samples_rows",
+    "plan_multilabel", "plan_pairwise", "plan_rowwise", "same", "sample", "samples_rows",
     "sum_to", "survey", "take", "upload", "waits", "zeros",
 ]  # fmt: skip
 

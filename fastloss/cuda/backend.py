@@ -40,8 +40,6 @@ class Backend:
     def __init__(self, library: Any) -> None:
         self.library = library
         self.ordinal = library.ordinal
-        self.elementwise = functools.partial(elementwise.run, self)
-        self.rowwise = functools.partial(rowwise.run, self)
         self.adds_products, self.multiplies_bfloat16 = library.adds_products, library.multiplies_bfloat16
         self.ctc = functools.partial(ctc.run, self)
         self._workspaces: dict[int, DeviceArray] = {}
@@ -177,7 +175,8 @@ class Backend:
         shape = (rows // inner, columns, inner, width)
         spread = weights.reshape((rows // inner, 1, inner, 1)).broadcast(shape)
         entries = gradient.reshape(shape)
-        self.elementwise(kept, (entries, spread), (), (), (), 1.0, 1, gradient, ((), (), ()), (), True)
+        operands, results = (entries, spread, (), (), ()), (gradient, (), (), (), ())
+        elementwise.plan(self, kept, operands, results, ()).run_once(operands, results, 1.0, 1)
 
     def add_to(self, target: DeviceArray, source: DeviceArray) -> None:
         """Add `source` to `target`, contiguous and of one real dtype; one row of `source` is added to every row."""

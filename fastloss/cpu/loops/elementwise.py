@@ -293,32 +293,6 @@ def _streaming(point: Callable[..., Any], arity: int, size: int, stored: Callabl
     return code
 
 
-def run(
-    point: Callable[..., Any],
-    operands: tuple[Any, ...],
-    weight: Any,
-    grad_output: Any,
-    params: tuple[float, ...],
-    scale: float,
-    divisor: float,
-    values: Any,
-    grads: tuple[Any, Any, Any],
-    hess: Any,
-    aliased: bool,
-) -> float:
-    """Run a loss over operands of one shape and return the sum of its values over `divisor`.
-
-    The outputs are contiguous. Derivatives are multiplied by `scale` over `divisor`; a divisor of 0 (weights that sum
-    to 0) gives NaN, as 0/0 does. The rest is as for :func:`plan`.
-    """
-    inputs = (*operands, *((),) * (3 - len(operands)), weight, grad_output)
-    results = tuple([a if type(a) is tuple else a.reshape(-1) for a in (values, *grads, hess)])
-    planned = plan(point, inputs, results, params, aliased)
-    reads = iter(planned.reads)
-    read = tuple([a if type(a) is tuple else next(reads)(a) for a in inputs])
-    return planned.run(read, results, scale, divisor)[1]
-
-
 def staging(arrays: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[tuple[Any, ...], list[Any], Any]:
     """Return what makes a window of each array, the windows of these, and the layout that :func:`stage` reads.
 

@@ -226,40 +226,6 @@ def _split(maths: RowMaths, layout: str, units: int, work: int) -> Callable[...,
     return code
 
 
-def run(
-    maths: RowMaths,
-    x: Any,
-    operand: Any,
-    target: Any,
-    weight: Any,
-    grad_output: Any,
-    params: tuple[float, ...],
-    scale: float,
-    divisor: float,
-    shape: tuple[int, int, int],
-    ignore_index: int,
-    check: bool,
-    values: Any,
-    grads: tuple[Any, Any, Any],
-    hess: Any,
-) -> tuple[int, float]:
-    """Run a row loss and return (row of the first class index that does not exist or -1, reduced value).
-
-    Parameters
-    ----------
-    x, operand, target, weight, grad_output
-        Contiguous flat arrays, absent ones ``()``.
-    shape
-        (outer, classes, inner).
-    divisor
-        What value and derivatives are divided by; 0: the summed weight of the rows that count.
-    """
-    operands, results = (x, operand, target, weight, grad_output), (values, *grads, hess)
-    replaces = any(_is_same(grads[0], array) for array in (x, operand, weight))
-    planned = plan(maths, operands, results, params, shape, ignore_index, replaces)
-    return planned.run(operands, results, scale, divisor, check)
-
-
 def _is_same(result: Any, operand: Any) -> bool:
     """Return whether a result replaces an operand: the two overlap in no other way."""
     return type(result) is not tuple and type(operand) is not tuple and np.may_share_memory(result, operand)

@@ -187,7 +187,7 @@ def run(
     grads: tuple[Any, Any, Any],
     hess: Any,
 ) -> tuple[int, float] | None:
-    """Run a row loss as :func:`fastloss.cpu.loops.rowwise.run` does.
+    """Run a row loss, and return what the kernels of ``rowwise.py`` do.
 
     None, and nothing is written, for rows out of the ordinary: of a class that does not exist or is ignored, or whose
     largest entry is not finite.

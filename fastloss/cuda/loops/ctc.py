@@ -183,5 +183,5 @@ def run(
             )  # fmt: skip
     if values != ():
         return -1, None
-    nothing = ((), (), ())
-    return -1, elementwise.run(device, itself, (partials,), (), (), (), 1.0, divisor, (), nothing, (), False)
+    operands, nothing = (partials, (), (), (), ()), ((),) * 5
+    return elementwise.plan(device, itself, operands, nothing, ()).run_once(operands, nothing, 1.0, divisor)

@@ -17,7 +17,7 @@ from fastloss.cuda.device.packs import filled, spread, total_of
 from fastloss.cuda.device.reduce import THREADS, deliver, divided, grid_of
 from fastloss.cuda.device_array import DeviceArray
 from fastloss.cuda.launch import Kernel
-from fastloss.cuda.planned import Form, Looping, itself, never, plan_of, run_once, unaligned
+from fastloss.cuda.planned import Form, Looping, itself, never, plan_of, unaligned
 from fastloss.cuda.views import real_of
 from fastloss.runtime.plans import KernelPlan, count_present
 from fastloss.runtime.strides import merged_axes
@@ -184,29 +184,6 @@ def plan(
 
     reads = (device.flat if copies else itself,) * count_present(operands)
     return plan_of(device, functools.partial(launch.bound, numbers), reads, raw=not copies)
-
-
-def run(
-    device: Any,
-    point: Callable[..., Any],
-    operands: tuple[Any, ...],
-    weight: Any,
-    grad_output: Any,
-    params: tuple[float, ...],
-    scale: float,
-    divisor: Any,
-    values: Any,
-    grads: tuple[Any, Any, Any],
-    hess: Any,
-    aliased: bool,
-) -> DeviceArray:
-    """Run a loss over operands of one shape and return the sum of its values over `divisor`, a device scalar.
-
-    As :func:`fastloss.cpu.loops.elementwise.run`.
-    """
-    inputs, results = (*operands, *((),) * (3 - len(operands)), weight, grad_output), (values, *grads, hess)
-    planned = plan(device, point, inputs, results, params)
-    return run_once(planned, inputs, results, scale, divisor, False)
 
 
 def merged(arrays: Sequence[Any], shape: tuple[int, ...]) -> tuple[Any, list[Any]]:
