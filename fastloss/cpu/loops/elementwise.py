@@ -24,7 +24,7 @@ from fastloss.cpu.simd.memory import (
     stream,
     stream_each,
 )
-from fastloss.cpu.simd.nontemporal import are_streamed, keep_until_here, moves_enough
+from fastloss.cpu.simd.nontemporal import are_streamed, keep_until_here, moves_enough, past_caches
 from fastloss.cpu.simd.stack_arrays import TILE, tile_array
 from fastloss.cpu.simd.work_queue import chunks, finish, total_of
 from fastloss.cpu.windows import ALL_FLAT, FLAT, flat_window
@@ -266,7 +266,8 @@ def plan(
         sample = (*operands, *results, *arguments(1.0, 1.0, True))
         launch = contiguous_kernel(point, arity).launch(size, size, sample, flat=True, params=len(params))
         if not is_small(size) and moves_enough(size, (*operands, *results)):
-            launch = launch._replace(code=_streaming(point, arity, size, launch.code))
+            streamed = functools.partial(contiguous_kernel, point, arity, True)
+            launch = past_caches(launch, lambda *args: are_streamed(args[:5], args[5:10]), streamed, size, size)
         return KernelPlan(launch, ALL_FLAT, arguments)
     reads, windows, layout = staging(operands, first.shape)
     if not aliased:  # a result that is an operand is told apart from it by what is gathered
@@ -280,17 +281,6 @@ def plan(
     raw = _copied_window not in reads and all(whole_strides(a) for a in present)
     launch = staged_kernel(point, arity).launch(size, size, sample, params=len(params))
     return KernelPlan(launch, reads, staged, raw=raw)
-
-
-def _streaming(point: Callable[..., Any], arity: int, size: int, stored: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `stored`, or the same with results past the caches where they are large and begin at cache lines."""
-
-    def code(*args: Any) -> Any:
-        if not are_streamed(args[:5], args[5:10]):
-            return stored(*args)
-        return contiguous_kernel(point, arity, True).launch(size, size, args[:-2]).code(*args)
-
-    return code
 
 
 def staging(arrays: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[tuple[Any, ...], list[Any], Any]:
