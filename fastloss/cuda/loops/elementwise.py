@@ -13,7 +13,7 @@ from typing import Any
 from fastloss.cuda.device.block import added, block, blocks, over, thread, threads
 from fastloss.cuda.device.memory import WIDEST, load_or, load_pack, store_derivatives, store_values
 from fastloss.cuda.device.numba_cuda import jitable
-from fastloss.cuda.device.packs import filled, spread, total_of
+from fastloss.cuda.device.packs import filled, folded, spread
 from fastloss.cuda.device.reduce import THREADS, deliver, divided, grid_of
 from fastloss.cuda.device_array import DeviceArray
 from fastloss.cuda.launch import Kernel
@@ -57,7 +57,7 @@ def contiguous_kernel(point: Callable[..., Any], arity: int, width: int) -> Kern
     """Return the kernel of a loss over contiguous arrays of one length, in packs of `width` elements."""
     one = _element_of(point, arity)
     each, last = spread(one, width), spread(one, 1)
-    sum_of, fill, fill_one = total_of(0, width), filled(width), filled(1)
+    sum_of, fill, fill_one = folded(added, width, 0), filled(width), filled(1)
     over_block = over(added, THREADS)
 
     def elementwise(
