@@ -25,29 +25,12 @@ from fastloss.runtime.strides import merged_axes
 
 def _element_of(point: Callable[..., Any], arity: int) -> Callable[..., Any]:
     """Return the loss of one element: (weighted value, slopes, curvature, their factor)."""
-    if arity == 1:
 
-        @jitable
-        def element(x, b, c, w, u, i, rest):
-            heads = (x,)
-            value, slopes, curvature = point(*(heads + rest))
-            return w * value, slopes, curvature, w * u
-
-    elif arity == 2:
-
-        @jitable
-        def element(x, b, c, w, u, i, rest):
-            heads = x, b
-            value, slopes, curvature = point(*(heads + rest))
-            return w * value, slopes, curvature, w * u
-
-    else:
-
-        @jitable
-        def element(x, b, c, w, u, i, rest):
-            heads = x, b, c
-            value, slopes, curvature = point(*(heads + rest))
-            return w * value, slopes, curvature, w * u
+    @jitable
+    def element(x, b, c, w, u, i, rest):
+        heads = (x, b, c)[:arity]
+        value, slopes, curvature = point(*(heads + rest))
+        return w * value, slopes, curvature, w * u
 
     return element
 
