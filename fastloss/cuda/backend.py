@@ -18,6 +18,7 @@ from fastloss.cuda.driver import clear_memory, current_device, read_memory, stre
 from fastloss.cuda.loops import check_labels, ctc, elementwise, indexing, multilabel, pairwise, rowwise
 from fastloss.cuda.views import F64, real_of
 from fastloss.define.point_maths import kept
+from fastloss.runtime.half import widened
 from fastloss.runtime.plans import KernelPlan
 
 # Streams whose workspaces are kept; then all are forgotten, of streams that are no more among them.
@@ -236,12 +237,7 @@ class Backend:
         """Return the value of a view of one element; waits for the device."""
         if isinstance(view, float):
             return view
-        raw = np.frombuffer(read_memory(self, view.pointer, view.itemsize), view.dtype)
-        if view.dtype == np.int16:
-            raw = raw.view(np.float16)
-        elif view.dtype == np.uint16:
-            raw = (raw.astype(np.uint32) << 16).view(np.float32)
-        return float(raw[0])
+        return float(widened(np.frombuffer(read_memory(self, view.pointer, view.itemsize), view.dtype))[0])
 
     def on_host(self, view: DeviceArray) -> Any:
         """Return a view as a NumPy array; waits for the device."""
