@@ -50,11 +50,11 @@ def predictions(maths: RowMaths, description: Clustered) -> Any:
         best[start:stop] = _largest(backend, head)
         chosen = np.flatnonzero(best[start:stop] >= layers.shortlist)
         if chosen.size:
-            index = backend.on_device(chosen)
+            index = backend.upload(chosen)
             full = backend.empty((chosen.size, layers.classes), real)
             _fill(maths, layers, backend.take(part, index), backend.take(head, index), full)
             best[start + chosen] = _largest(backend, full)
-    return layers.library.wrap(backend.on_device(best).reshape(x.shape[:-1]), None)
+    return layers.library.wrap(backend.upload(best).reshape(x.shape[:-1]), None)
 
 
 def _largest(backend: Any, matrix: Any) -> Any:

@@ -124,7 +124,7 @@ class _Run:
         """Run over all rows and the classes of the head."""
         w = self.layers.matrix(1)
         gradients = (self.d_input, self.grads[1], self.grads[2])
-        self._softmax(self.x, w, gradients, self.backend.on_device(self.places), self.values, self.layers.bias())
+        self._softmax(self.x, w, gradients, self.backend.upload(self.places), self.values, self.layers.bias())
 
     def tail(self, k: int) -> None:
         """Run over the rows whose class lies in a cluster."""
@@ -138,7 +138,7 @@ class _Run:
                 if gradient is not ABSENT:
                     backend.fill(gradient, 0.0)
             return
-        index = backend.on_device(chosen)
+        index = backend.upload(chosen)
         kind = factor_type(backend, real, self.x, projection, w)
         rows = in_type(backend, backend.take(self.x, index), kind)
         wide = in_type(backend, projection, kind)
@@ -147,7 +147,7 @@ class _Run:
         wanted = self.d_input is not ABSENT or d_projection is not ABSENT
         d_hidden = backend.empty(hidden.shape, kind) if wanted else ABSENT
         values = backend.empty((chosen.size,), real) if self.values is not ABSENT else ABSENT
-        labels = backend.on_device(self.labels[chosen] - self.layers.bounds[k])
+        labels = backend.upload(self.labels[chosen] - self.layers.bounds[k])
         self._softmax(hidden, w, (d_hidden, d_w, ABSENT), labels, values, ABSENT)
         if values is not ABSENT:
             backend.add_rows(self.values, index, values)

@@ -143,7 +143,7 @@ def _row_index(planning: Planning, numbered: RowIndex, x: Any, w: Any, names: tu
             f"row n of {names[0]} {x.shape} belongs to row n + {numbered.offset} of {names[1]}, which has shape "
             f"{w.shape}"
         )
-    return planning.library.backend.on_device(np.arange(x.shape[0], dtype=np.int64) + numbered.offset)
+    return planning.library.backend.upload(np.arange(x.shape[0], dtype=np.int64) + numbered.offset)
 
 
 def _check_map(x: Any, w: Any, bias: Any, names: tuple[str, ...], empty: bool) -> None:

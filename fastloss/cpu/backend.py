@@ -27,7 +27,7 @@ from fastloss.runtime.memory_pool import RECYCLED_FROM, empty
 __all__ = [
     "add_rows", "add_to", "adds_products", "argmax", "broadcast", "chunk_times", "class_weights", "clear_rows",
     "copy_into", "ctc", "empty", "fill", "flat", "follows_layout", "host", "maker", "matmul", "moved",
-    "multiplier", "multiplies_bfloat16", "number", "on_device", "overlap", "pad", "plan_elementwise",
+    "multiplier", "multiplies_bfloat16", "number", "overlap", "pad", "plan_elementwise",
     "plan_multilabel", "plan_pairwise", "plan_rowwise", "same", "sample", "samples_rows",
     "sum_to", "survey", "take", "upload", "waits", "zeros",
 ]  # fmt: skip
@@ -98,11 +98,6 @@ def pad(target: Any, source: Any, columns: int) -> None:
 def host(view: Any) -> Any:
     """Return a contiguous flat view of integers as a NumPy array of int64; what int64 cannot hold is negative."""
     return view.astype(np.int64, copy=False)
-
-
-def on_device(numbers: Any) -> Any:
-    """Return a NumPy array of int64 as a view where the backend computes."""
-    return numbers
 
 
 def upload(array: Any) -> Any:

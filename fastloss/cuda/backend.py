@@ -184,12 +184,8 @@ class Backend:
         memory.add(self, target, source)
 
     def host(self, view: DeviceArray) -> Any:
-        """Return a contiguous view of integers as a NumPy array of int64; waits for the device."""
-        return indexing.host(self, view)
-
-    def on_device(self, numbers: Any) -> DeviceArray:
-        """Return a copy of a NumPy array of int64 in device memory."""
-        return self.library.upload(numbers)
+        """Return a view of integers as a NumPy array of int64; waits for the device."""
+        return self.on_host(view).astype(np.int64)
 
     def take(self, view: DeviceArray, index: DeviceArray) -> DeviceArray:
         """Return a copy of the rows at `index`."""
@@ -246,9 +242,10 @@ class Backend:
         return np.frombuffer(raw, flat.dtype).reshape(view.shape)
 
     def upload(self, array: Any) -> DeviceArray:
-        """Return a copy of a NumPy array in the user's library."""
+        """Return a copy of a contiguous NumPy array in the user's library."""
         view = self.empty(array.shape, array.dtype)
-        write_memory(self, view.pointer, array.ctypes.data, array.nbytes)
+        if array.size:
+            write_memory(self, view.pointer, array.ctypes.data, array.nbytes)
         return view
 
     def copy_into(self, target: DeviceArray, source: DeviceArray) -> None:
