@@ -23,7 +23,7 @@ from fastloss.call.rowwise import set_counts
 from fastloss.call.scored import valid_classes
 from fastloss.define.descriptions import Projected, RowIndex, Scores
 from fastloss.define.point_maths import finite_if_out, is_nonzero
-from fastloss.runtime.dtypes import F32, F64
+from fastloss.runtime.dtypes import real_of
 
 
 def plan(planning: Planning, description: Projected) -> Plan:
@@ -46,7 +46,7 @@ def plan(planning: Planning, description: Projected) -> Plan:
     _check_map(x, w, bias, names, empty=numbered is not None and x.shape[:1] == (0,))
     if numbered is not None:
         target = _row_index(planning, numbered, x, w, names)
-    real = F64 if x.dtype == F64 else F32
+    real = real_of(x.dtype)
     if description.precision is not None and description.precision != real.name:
         raise ValueError(f"sums of {dtype_name(x)} input are in {real.name}, not in {description.precision}")
     classes, inner = w.shape[0], w.shape[1:-1]

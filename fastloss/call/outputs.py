@@ -11,7 +11,7 @@ from fastloss.call.checks import Shape, check_float, check_shape, dtype_name
 from fastloss.call.planning import ABSENT, Operand, Planning
 from fastloss.call.request import Request
 from fastloss.call.weighting import Weighing
-from fastloss.runtime.dtypes import F32, F64, HALF
+from fastloss.runtime.dtypes import F32, HALF, real_of
 
 # What makes a result of what a kernel wrote, the arrays of the call, and its request.
 Finish = Callable[[Any, tuple[Any, ...], Request], Any]
@@ -314,7 +314,7 @@ class Outputs:
     @property
     def real(self) -> Any:
         """The dtype that the loss is computed in."""
-        return F64 if self.dtype == F64 else F32
+        return real_of(self.dtype)
 
     def sources(self, count: int) -> tuple[list[Callable[[], Any]], list[int], list[int]] | None:
         """Return what makes new arrays, and places of what a kernel of five results writes, in its order, and of all.

@@ -16,8 +16,8 @@ from fastloss.cuda.device.reduce import COUNTER, MAX_BLOCKS
 from fastloss.cuda.device_array import DeviceArray, addresses, like
 from fastloss.cuda.driver import clear_memory, current_device, read_memory, stream_id, write_memory
 from fastloss.cuda.loops import check_labels, ctc, elementwise, indexing, multilabel, pairwise, rowwise
-from fastloss.cuda.views import F64, real_of
 from fastloss.define.point_maths import kept
+from fastloss.runtime.dtypes import F64, real_of
 from fastloss.runtime.half import widened
 from fastloss.runtime.plans import KernelPlan
 

@@ -20,8 +20,7 @@ from fastloss.cuda.device.numba_cuda import SIMULATED, cuda
 from fastloss.cuda.device_array import DeviceArray, contiguous_strides
 from fastloss.cuda.driver import device_of_address, external_stream, single_device, wait_for
 from fastloss.cuda.interface import address_of, aligned, interface_of, kernel_dtype, numpy_dtype
-from fastloss.cuda.views import F32, F64
-from fastloss.runtime.dtypes import BF16_BITS, F16_BITS
+from fastloss.runtime.dtypes import BF16_BITS, F16_BITS, F32, F64
 
 _TORCH_DTYPES = {F32: "float32", F64: "float64", F16_BITS: "float16", BF16_BITS: "bfloat16"}
 _CUPY_VIEWS = {F32: F32, F64: F64, np.dtype(np.float16): F16_BITS, np.dtype(np.int64): np.dtype(np.int64)}

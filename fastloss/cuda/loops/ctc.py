@@ -20,11 +20,11 @@ from fastloss.cuda.device.reduce import THREADS, grid_of
 from fastloss.cuda.device_array import DeviceArray
 from fastloss.cuda.launch import Kernel
 from fastloss.cuda.loops import elementwise
-from fastloss.cuda.loops.check_labels import I64, first_of
+from fastloss.cuda.loops.check_labels import first_of
 from fastloss.cuda.loops.ctc_recursion import recursion_kernel
-from fastloss.cuda.views import real_of
 from fastloss.define.point_maths import itself
 from fastloss.define.scalars import exp
+from fastloss.runtime.dtypes import I64, real_of
 
 WARP = 4 if SIMULATED else 32
 

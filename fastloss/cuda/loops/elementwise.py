@@ -18,7 +18,7 @@ from fastloss.cuda.device.reduce import THREADS, deliver, divided, grid_of
 from fastloss.cuda.device_array import DeviceArray
 from fastloss.cuda.launch import Kernel
 from fastloss.cuda.planned import Form, Looping, itself, never, plan_of, unaligned
-from fastloss.cuda.views import real_of
+from fastloss.runtime.dtypes import real_of
 from fastloss.runtime.plans import KernelPlan, count_present
 from fastloss.runtime.strides import merged_axes
 

@@ -10,7 +10,7 @@ from fastloss.cuda.device.memory import copy_element, label_at, load, store
 from fastloss.cuda.device.reduce import THREADS, grid_of
 from fastloss.cuda.device_array import DeviceArray
 from fastloss.cuda.launch import Kernel
-from fastloss.cuda.views import real_of
+from fastloss.runtime.dtypes import real_of
 
 
 @functools.cache

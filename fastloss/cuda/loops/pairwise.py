@@ -16,8 +16,8 @@ from fastloss.cuda.device.packs import filled, folded, spread
 from fastloss.cuda.device.reduce import THREADS, deliver, grid_of
 from fastloss.cuda.launch import Kernel
 from fastloss.cuda.planned import Form, Looping, itself, never, plan_of, unaligned
-from fastloss.cuda.views import real_of
 from fastloss.define.descriptions import PairMaths
+from fastloss.runtime.dtypes import real_of
 from fastloss.runtime.plans import KernelPlan
 
 # Which of the operands and results are read and written in packs: not labels, grad_output and values.

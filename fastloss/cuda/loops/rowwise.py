@@ -35,8 +35,8 @@ from fastloss.cuda.planned import (
     plan_of,
     unaligned,
 )
-from fastloss.cuda.views import real_of
 from fastloss.define.descriptions import RowMaths
+from fastloss.runtime.dtypes import real_of
 from fastloss.runtime.plans import KernelPlan, count_present
 
 # Which of the operands and results are read and written in packs: not labels, grad_output and values.
