@@ -36,12 +36,14 @@ class Backend:
     samples_rows = False  # whether loops over rows multiply by the weights of samples
     follows_layout = False  # neighbouring threads take neighbouring rows: an axis of rows may as well come last
     waits = True
-    chunk_times = 2  # how many times the budget of the CPU, see fastloss/_products.py
+    chunk_times = 2  # how many times the budget of the CPU, see ``call/chunked_matmul.py``
 
     def __init__(self, library: Any) -> None:
         self.library = library
         self.ordinal = library.ordinal
         self.adds_products, self.multiplies_bfloat16 = library.adds_products, library.multiplies_bfloat16
+        self.plan_pairwise = functools.partial(pairwise.plan, self)
+        self.plan_multilabel = functools.partial(multilabel.plan, self)
         self.ctc = functools.partial(ctc.run, self)
         self._workspaces: dict[int, DeviceArray] = {}
 
@@ -74,23 +76,6 @@ class Backend:
     ) -> KernelPlan:
         """Plan a row loss, see :func:`fastloss.cpu.loops.rowwise.plan`."""
         return rowwise.plan(self, maths, operands, results, params, shape, ignore_index)
-
-    def plan_pairwise(
-        self,
-        maths: Any,
-        operands: tuple[Any, ...],
-        results: tuple[Any, ...],
-        params: tuple[float, ...],
-        shape: tuple[int, int],
-    ) -> KernelPlan:
-        """Plan a loss of vectors, see :func:`fastloss.cpu.loops.pairwise.plan`."""
-        return pairwise.plan(self, maths, operands, results, params, shape)
-
-    def plan_multilabel(
-        self, point: Any, operands: tuple[Any, ...], results: tuple[Any, ...], shape: tuple[int, int]
-    ) -> KernelPlan:
-        """Plan a loss of listed classes, see :func:`fastloss.cpu.loops.multilabel.plan`."""
-        return multilabel.plan(self, point, operands, results, shape)
 
     # -- memory ---------------------------------------------------------------------------------------------------
 
