@@ -171,7 +171,7 @@ def plan(
             return (scale,), 1.0, 1.0, count, columns, inner, ignore_index, False
         return params, scale, float(divisor), count, columns, inner, ignore_index, check
 
-    layout = layout_of(maths, columns, inner, replaces and columns >= LONG_FROM)
+    layout = layout_of(maths, columns, inner, replaces)
     units = count if inner == 1 else -(-count // (LANES if maths.sparse else STEP))
     work = work_of(maths, count, columns, inner)
     if split.suits(maths, count, columns, inner) and not maths.sampled:

@@ -58,7 +58,7 @@ def gauge() -> Kernel:
                 r, s = u // pieces, u % pieces
                 base = r * columns
                 begin, end = base + share(columns, s, pieces), base + share(columns, s + 1, pieces)
-                top, exp_sum = of_row(x, begin, end - begin, False, ())
+                top, exp_sum = of_row(x, begin, end - begin)
                 others = exp_sum - T(1)
                 if exp_sum < T(SURE):
                     others = of_others(x, begin, end - begin, top, False, (), 0, (), ())
