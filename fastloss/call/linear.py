@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastloss.call.array_ops import mapping
+from fastloss.call.array_ops import map_into, mapping
 from fastloss.call.checks import check_float, check_labels, check_shape, dtype_name
 from fastloss.call.linear_run import CLASS_WEIGHT, INPUT, TARGET, LinearRun
 from fastloss.call.outputs import Argument, Outputs
@@ -118,7 +118,6 @@ def _counting_rows(read: Read, planning: Planning, run: LinearRun) -> Read:
     if run.positions != 1 or not run.count:
         return read
     like = backend.empty((run.count,), run.real)
-    seen = backend.broadcast(like.reshape((run.batch, 1)), shape)
     zeros = mapping(backend, is_nonzero, (like,))
 
     def counting(arrays: tuple[Any, ...]) -> Any:
@@ -128,7 +127,7 @@ def _counting_rows(read: Read, planning: Planning, run: LinearRun) -> Read:
         rows = x.reshape(shape)
         made = backend.empty(shape, x.dtype)
         spread = backend.broadcast(weights.reshape((run.batch, 1)), shape)
-        mapping(backend, finite_if_out, (rows, seen), 0)((rows, spread), made)
+        map_into(backend, finite_if_out, (rows, spread), made)
         return made
 
     return counting
