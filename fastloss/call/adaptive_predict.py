@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastloss.call.adaptive_weights import Layers
-from fastloss.call.array_ops import NO_GRADIENTS, convert_into, in_type, map_into
+from fastloss.call.array_ops import NO_GRADIENTS, convert_into, in_type, map_into, run_rowwise
 from fastloss.call.chunked_matmul import Products, chunks
 from fastloss.call.planning import ABSENT
 from fastloss.call.rowwise import value_only
@@ -50,11 +50,11 @@ def predictions(maths: RowMaths, description: Clustered) -> Any:
         best[start:stop] = _largest(backend, head)
         chosen = np.flatnonzero(best[start:stop] >= layers.shortlist)
         if chosen.size:
-            index = backend.on_device(chosen)
+            index = backend.upload(chosen)
             full = backend.empty((chosen.size, layers.classes), real)
             _fill(maths, layers, backend.take(part, index), backend.take(head, index), full)
             best[start + chosen] = _largest(backend, full)
-    return layers.library.wrap(backend.on_device(best).reshape(x.shape[:-1]), None)
+    return layers.library.wrap(backend.upload(best).reshape(x.shape[:-1]), None)
 
 
 def _largest(backend: Any, matrix: Any) -> Any:
@@ -92,8 +92,5 @@ def _fill(maths: RowMaths, layers: Layers, rows: Any, head: Any, target: Any) ->
 def _log_softmax(backend: Any, maths: RowMaths, matrix: Any) -> None:
     if not math.prod(matrix.shape):
         return
-    logits = matrix.reshape(-1)
-    backend.rowwise(
-        value_only(maths), logits, ABSENT, ABSENT, ABSENT, ABSENT, (1.0,), 1.0, 1, (*matrix.shape, 1),
-        NO_INDEX, False, ABSENT, (logits, ABSENT, ABSENT), ABSENT,
-    )  # fmt: skip
+    logits, shape = matrix.reshape(-1), (*matrix.shape, 1)
+    run_rowwise(backend, value_only(maths), (logits,), (ABSENT, logits), (1.0,), shape, NO_INDEX, replaces=True)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastloss.call.adaptive_weights import HEAD, Layers
-from fastloss.call.array_ops import convert_into, factor_type, in_type, map_into, sum_of
+from fastloss.call.array_ops import convert_into, factor_type, in_type, map_into, run_rowwise, sum_of
 from fastloss.call.checks import Shape, check_labels
 from fastloss.call.chunked_matmul import Products, chunks, multiply_into, part
 from fastloss.call.outputs import Argument, Outputs
@@ -122,7 +122,7 @@ class _Run:
         """Run over all rows and the classes of the head."""
         w = self.layers.matrix(1)
         gradients = (self.d_input, self.grads[1], self.grads[2])
-        self._softmax(self.x, w, gradients, self.backend.on_device(self.places), self.values, self.layers.bias())
+        self._softmax(self.x, w, gradients, self.backend.upload(self.places), self.values, self.layers.bias())
 
     def tail(self, k: int) -> None:
         """Run over the rows whose class lies in a cluster."""
@@ -136,7 +136,7 @@ class _Run:
                 if gradient is not ABSENT:
                     backend.fill(gradient, 0.0)
             return
-        index = backend.on_device(chosen)
+        index = backend.upload(chosen)
         kind = factor_type(backend, real, self.x, projection, w)
         rows = in_type(backend, backend.take(self.x, index), kind)
         wide = in_type(backend, projection, kind)
@@ -145,7 +145,7 @@ class _Run:
         wanted = self.d_input is not ABSENT or d_projection is not ABSENT
         d_hidden = backend.empty(hidden.shape, kind) if wanted else ABSENT
         values = backend.empty((chosen.size,), real) if self.values is not ABSENT else ABSENT
-        labels = backend.on_device(self.labels[chosen] - self.layers.bounds[k])
+        labels = backend.upload(self.labels[chosen] - self.layers.bounds[k])
         self._softmax(hidden, w, (d_hidden, d_w, ABSENT), labels, values, ABSENT)
         if values is not ABSENT:
             backend.add_rows(self.values, index, values)
@@ -168,12 +168,11 @@ class _Run:
             return
         for start, stop in bounds:
             chunk = products.logits(start, stop, bias)
-            logits, gradient, places = chunk.reshape(-1), products.gradient_of(chunk), slice(start, stop)
-            self.backend.rowwise(
-                self.maths, logits, ABSENT, labels[places], ABSENT, ABSENT, (1.0 / columns,), self.scale, 1,
-                (stop - start, columns, 1), NO_INDEX, False, part(values, places),
-                (gradient if gradient is ABSENT else gradient.reshape(-1), ABSENT, ABSENT), ABSENT,
-            )  # fmt: skip
+            gradient, places, shape = products.gradient_of(chunk), slice(start, stop), (stop - start, columns, 1)
+            operands = (chunk.reshape(-1), ABSENT, labels[places])
+            results = (part(values, places), gradient if gradient is ABSENT else gradient.reshape(-1))
+            replaces, params = gradient is chunk, (1.0 / columns,)
+            run_rowwise(self.backend, self.maths, operands, results, params, shape, NO_INDEX, self.scale, replaces)
             products.carry_back(start, stop, gradient)
         products.finish()
 

@@ -12,7 +12,7 @@ from fastloss.call.checks import check_float, check_shape
 from fastloss.call.dispatch import library_of
 from fastloss.call.planning import ABSENT
 from fastloss.define.descriptions import Clustered
-from fastloss.runtime.dtypes import F32, F64
+from fastloss.runtime.dtypes import real_of
 
 HEAD = 3  # arguments before the tails: input, head_weight, head_bias
 
@@ -40,7 +40,7 @@ class Layers:
         x = self.views[0]
         if x.ndim not in (1, 2):
             raise ValueError(f"input must have shape (F,) or (N, F), got shape {x.shape}")
-        self.real = F64 if x.dtype == F64 else F32
+        self.real = real_of(x.dtype)
         self._check_weights(description.cutoffs, x.shape[-1])
 
     def _check_weights(self, cutoffs: Any, features: int) -> None:

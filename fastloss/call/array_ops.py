@@ -23,10 +23,56 @@ NO_GRADIENTS = (ABSENT, ABSENT, ABSENT)
 BLOCK_BYTES = 4 << 20
 
 
-def map_into(backend: Any, point: Any, operands: tuple[Any, ...], target: Any, aliased: bool = False) -> None:
-    """Write a function of elements to the contiguous `target`; `aliased`: that shares memory with an operand."""
+def _run_elementwise(
+    backend: Any,
+    point: Any,
+    operands: tuple[Any, ...],
+    target: Any = ABSENT,
+    params: tuple[float, ...] = (),
+    aliased: bool = False,
+    divisor: Any = 1,
+) -> Any:
+    """Plan a function of elements and run it once; return the sum of its values over `divisor`."""
+    inputs = (*operands, *(ABSENT,) * (5 - len(operands)))
+    results = (target if target is ABSENT else target.reshape(-1), *(ABSENT,) * 4)
+    return backend.plan_elementwise(point, inputs, results, params, aliased).run_once(inputs, results, 1.0, divisor)[1]
+
+
+def run_rowwise(
+    backend: Any,
+    maths: Any,
+    operands: tuple[Any, ...],
+    results: tuple[Any, ...],
+    params: tuple[float, ...],
+    shape: tuple[int, int, int],
+    ignore_index: int,
+    scale: float = 1.0,
+    replaces: bool = False,
+) -> None:
+    """Plan a row loss and run it once, without a check of the labels.
+
+    `operands` are the logits and what follows them, `results` the values and what follows those, flat arrays, as many
+    as there are. `replaces`: the gradient replaces the logits.
+    """
+    inputs, outputs = ((*arrays, *(ABSENT,) * (5 - len(arrays))) for arrays in (operands, results))
+    kernel = backend.plan_rowwise(maths, inputs, outputs, params, shape, ignore_index, replaces)
+    kernel.run_once(inputs, outputs, scale, 1, False)
+
+
+def map_into(
+    backend: Any,
+    point: Any,
+    operands: tuple[Any, ...],
+    target: Any,
+    params: tuple[float, ...] = (),
+    aliased: bool = False,
+) -> None:
+    """Write a function of elements, and `params`, to the contiguous `target`.
+
+    `operands` are the function's arguments, up to three, and a weight. `aliased`: the target shares memory with one.
+    """
     if target.size:
-        backend.elementwise(point, operands, ABSENT, ABSENT, (), 1.0, 1, target, NO_GRADIENTS, ABSENT, aliased)
+        _run_elementwise(backend, point, operands, target, params, aliased)
 
 
 def scale_into(backend: Any, target: Any, source: Any, factor: float) -> None:
@@ -34,10 +80,8 @@ def scale_into(backend: Any, target: Any, source: Any, factor: float) -> None:
     if factor == 1:
         if target is not source:
             convert_into(backend, target, source)
-    elif target.size:
-        backend.elementwise(
-            times, (source,), ABSENT, ABSENT, (factor,), 1.0, 1, target, NO_GRADIENTS, ABSENT, target is source
-        )
+    else:
+        map_into(backend, times, (source,), target, (factor,), target is source)
 
 
 def convert_into(backend: Any, target: Any, source: Any) -> None:
@@ -71,8 +115,7 @@ def sum_of(backend: Any, view: Any, divisor: Any = 1, point: Any = itself, besid
     """
     if view.size == 0:
         return 0.0
-    views = (view, *beside)
-    return backend.elementwise(point, views, ABSENT, ABSENT, (), 1.0, divisor, ABSENT, NO_GRADIENTS, ABSENT, False)
+    return _run_elementwise(backend, point, (view, *beside), divisor=divisor)
 
 
 def mapping(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastloss.call.array_ops import mapping
+from fastloss.call.array_ops import map_into, mapping
 from fastloss.call.checks import check_float, check_labels, check_shape, dtype_name
 from fastloss.call.linear_run import CLASS_WEIGHT, INPUT, TARGET, LinearRun
 from fastloss.call.outputs import Argument, Outputs
@@ -23,7 +23,7 @@ from fastloss.call.rowwise import set_counts
 from fastloss.call.scored import valid_classes
 from fastloss.define.descriptions import Projected, RowIndex, Rowwise, Scores
 from fastloss.define.point_maths import finite_if_out, is_nonzero
-from fastloss.runtime.dtypes import F32, F64
+from fastloss.runtime.dtypes import real_of
 
 
 def plan(planning: Planning, description: Projected) -> Plan:
@@ -43,7 +43,7 @@ def plan(planning: Planning, description: Projected) -> Plan:
     _check_map(x, w, bias, names, empty=numbered is not None and x.shape[:1] == (0,))
     if numbered is not None:
         target = _row_index(planning, numbered, x, w, names)
-    real = F64 if x.dtype == F64 else F32
+    real = real_of(x.dtype)
     if description.precision is not None and description.precision != real.name:
         raise ValueError(f"sums of {dtype_name(x)} input are in {real.name}, not in {description.precision}")
     classes, inner = w.shape[0], w.shape[1:-1]
@@ -126,7 +126,6 @@ def _counting_rows(read: Read, planning: Planning, run: LinearRun) -> Read:
     if run.positions != 1 or not run.count:
         return read
     like = backend.empty((run.count,), run.real)
-    seen = backend.broadcast(like.reshape((run.batch, 1)), shape)
     zeros = mapping(backend, is_nonzero, (like,))
 
     def counting(arrays: tuple[Any, ...]) -> Any:
@@ -136,7 +135,7 @@ def _counting_rows(read: Read, planning: Planning, run: LinearRun) -> Read:
         rows = x.reshape(shape)
         made = backend.empty(shape, x.dtype)
         spread = backend.broadcast(weights.reshape((run.batch, 1)), shape)
-        mapping(backend, finite_if_out, (rows, seen), 0)((rows, spread), made)
+        map_into(backend, finite_if_out, (rows, spread), made)
         return made
 
     return counting
@@ -151,7 +150,7 @@ def _row_index(planning: Planning, numbered: RowIndex, x: Any, w: Any, names: tu
             f"row n of {names[0]} {x.shape} belongs to row n + {numbered.offset} of {names[1]}, which has shape "
             f"{w.shape}"
         )
-    return planning.library.backend.on_device(np.arange(x.shape[0], dtype=np.int64) + numbered.offset)
+    return planning.library.backend.upload(np.arange(x.shape[0], dtype=np.int64) + numbered.offset)
 
 
 def _check_map(x: Any, w: Any, bias: Any, names: tuple[str, ...], empty: bool) -> None:

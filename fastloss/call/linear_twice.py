@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fastloss.call.array_ops import NO_GRADIENTS, convert_into, in_type
+from fastloss.call.array_ops import convert_into, in_type, map_into, run_rowwise
 from fastloss.call.chunked_matmul import Products, part
 from fastloss.call.planning import ABSENT
 from fastloss.define.descriptions import RowMaths
@@ -46,9 +46,8 @@ class SecondPass:
         _, classes, positions = self.split
         places, shape = slice(start * positions, stop * positions), (stop - start, classes, positions)
         for maths, numbers in zip(self._maths, (self._sums, self._factors), strict=True):
-            operands = logits.reshape(-1), ABSENT, labels, class_weight, ABSENT
-            numbers_of = self._params, 1.0, 1.0, shape, self._ignore, False
-            self.backend.rowwise(maths, *operands, *numbers_of, numbers[places], NO_GRADIENTS, ABSENT)
+            operands = (logits.reshape(-1), ABSENT, labels, class_weight)
+            run_rowwise(self.backend, maths, operands, (numbers[places],), self._params, shape, self._ignore)
 
     def keep_targets(self, start: int, stop: int, gradient: Any, labels: Any) -> None:
         """Keep the targets' entries of the gradient of the logits as they were given."""
@@ -107,10 +106,8 @@ class SecondPass:
             one if one is ABSENT else self.backend.broadcast(one.reshape(shape), z.shape)
             for one in (self._sums[places], self._factors[places], grad_output)
         )
-        self.backend.elementwise(
-            *(scaled_softmax, (z, sums, factors), above, ABSENT, (scale,), 1.0, 1),
-            *(gradient, NO_GRADIENTS, ABSENT, gradient is logits),
-        )
+        operands = (z, sums, factors, above)
+        map_into(self.backend, scaled_softmax, operands, gradient, (scale,), gradient is logits)
 
     def _targets(self, labels: Any, first: int, classes: int) -> tuple[Any, Any]:
         """Return which of some rows have a target among `classes` from `first` on, and where in these logits it is."""

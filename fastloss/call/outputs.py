@@ -13,7 +13,7 @@ from fastloss.call.request import Request
 from fastloss.call.results import Finish, Results, chained, copier, finisher, fresh, given_gradient, given_out, taken
 from fastloss.call.targets import check_target
 from fastloss.call.weighting import Weighing
-from fastloss.runtime.dtypes import F32, F64
+from fastloss.runtime.dtypes import real_of
 
 
 class Argument(NamedTuple):
@@ -301,7 +301,7 @@ class Outputs:
     @property
     def real(self) -> Any:
         """The dtype that the loss is computed in."""
-        return F64 if self.dtype == F64 else F32
+        return real_of(self.dtype)
 
     def sources(self, count: int) -> tuple[list[Callable[[], Any]], list[int], list[int]] | None:
         """Return what makes new arrays, and places of what a kernel of five results writes, in its order, and of all.

@@ -28,7 +28,7 @@ from fastloss.call.planning import ABSENT, Operand, Planning, Read, chained, rea
 from fastloss.call.request import Request
 from fastloss.call.weighting import RowLayout, or_negative, take_row_weights
 from fastloss.define.descriptions import NO_INDEX, Pairwise, RowMap, RowMaths, Rowwise
-from fastloss.runtime.dtypes import F32, F64, FLOATS
+from fastloss.runtime.dtypes import FLOATS, real_of
 from fastloss.runtime.plans import KernelPlan, nothing
 
 _NAMES = ("input", "target", "weight")
@@ -169,7 +169,7 @@ def set_counts(
 
     The labels may be `numbered` instead of given.
     """
-    backend, real = planning.library.backend, F64 if dtype == F64 else F32
+    backend, real = planning.library.backend, real_of(dtype)
     ignore = NO_INDEX if description.ignore_index is None else int(description.ignore_index)
     read_weight = planning.reader(description.weight, backend.flat)
     read = (lambda arrays: numbered) if numbered is not None else planning.reader(labels, backend.flat)

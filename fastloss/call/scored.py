@@ -23,7 +23,7 @@ from fastloss.call.row_numbers import RowNumbers, Split, check_returns, returnin
 from fastloss.call.weighting import RowLayout
 from fastloss.define.descriptions import NO_INDEX, RowMaths, Rowwise, Scores
 from fastloss.define.point_maths import capped, itself, times, uncapped, uncapped_twice
-from fastloss.runtime.dtypes import F32, F64
+from fastloss.runtime.dtypes import real_of
 from fastloss.runtime.settings import settings
 
 # Bytes of the buffer of a block.
@@ -55,7 +55,7 @@ def plan(planning: Planning, description: Rowwise) -> Plan:
         check_shape(weight, (classes,), "weight", "one entry for each class, shape")
 
     ignore = NO_INDEX if description.ignore_index is None else int(description.ignore_index)
-    real = F64 if x.dtype == F64 else F32
+    real = real_of(x.dtype)
     numbers = RowNumbers(backend, real, scores, ignore)
     is_converted = x.dtype != real and "argmax" in scores.returns
     if not scores.changes_logits and valid == classes and not is_converted:

@@ -149,7 +149,7 @@ def converting(backend: Any, view: Any, real: Any) -> Callable[[Any], Any]:
 
     def converted(view: Any) -> Any:
         made = backend.empty(like.shape, real)
-        convert((made, view), made)
+        convert((made, view), made.reshape(-1))
         return made
 
     return converted

@@ -18,7 +18,7 @@ import numpy as np
 from fastloss.cpu import backend
 from fastloss.cpu.in_parts import copied
 from fastloss.cpu.windows import unlocked
-from fastloss.runtime.dtypes import BF16_BITS, F16_BITS, F32, F64
+from fastloss.runtime.dtypes import BF16_BITS, F16_BITS, F32, F64, real_of
 from fastloss.runtime.loaded import is_instance
 
 # dtypes that kernels read as they are.
@@ -103,7 +103,7 @@ class TorchLibrary(NumpyLibrary):
     def number_of(self, dtype: Any) -> Callable[[float], Any]:
         # By way of NumPy, which makes infinity of a number beyond float32; torch refuses it. A third of the time of
         # torch.scalar_tensor.
-        from_numpy, array, real = sys.modules["torch"].from_numpy, np.array, F64 if dtype == F64 else F32
+        from_numpy, array, real = sys.modules["torch"].from_numpy, np.array, real_of(dtype)
         return lambda value: from_numpy(array(value, real))
 
     def wrapping(self, view_dtype: Any, dtype: Any) -> Callable[[Any], Any] | None:

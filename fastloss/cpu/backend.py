@@ -17,19 +17,18 @@ from fastloss.cpu.loops.check_labels import run as survey
 from fastloss.cpu.loops.clear_rows import run as clear_rows
 from fastloss.cpu.loops.ctc import run as ctc
 from fastloss.cpu.loops.elementwise import plan as plan_elementwise
-from fastloss.cpu.loops.elementwise import run as elementwise
 from fastloss.cpu.loops.multilabel import plan as plan_multilabel
 from fastloss.cpu.loops.pairwise import plan as plan_pairwise
 from fastloss.cpu.loops.rowwise import plan as plan_rowwise
-from fastloss.cpu.loops.rowwise import run as rowwise
 from fastloss.cpu.windows import FLAT
+from fastloss.runtime.half import narrowed, widened
 from fastloss.runtime.memory_pool import RECYCLED_FROM, empty
 
 __all__ = [
     "add_rows", "add_to", "adds_products", "argmax", "broadcast", "chunk_times", "class_weights", "clear_rows",
-    "copy_into", "ctc", "elementwise", "empty", "fill", "flat", "follows_layout", "host", "maker", "matmul", "moved",
-    "multiplier", "multiplies_bfloat16", "number", "on_device", "overlap", "pad", "plan_elementwise",
-    "plan_multilabel", "plan_pairwise", "plan_rowwise", "prototype", "rowwise", "same", "samples_rows",
+    "copy_into", "ctc", "empty", "fill", "flat", "follows_layout", "host", "maker", "matmul", "moved",
+    "multiplier", "multiplies_bfloat16", "number", "overlap", "pad", "plan_elementwise",
+    "plan_multilabel", "plan_pairwise", "plan_rowwise", "prototype", "same", "samples_rows",
     "sum_to", "survey", "take", "upload", "waits", "zeros",
 ]  # fmt: skip
 
@@ -82,12 +81,12 @@ def prototype(dtype: Any) -> Any:
 
 def number(view: Any) -> float:
     """Return the value of a zero-dimensional view, or of what a loop returned."""
-    return view if isinstance(view, float) else float(_widened(view).item())
+    return view if isinstance(view, float) else float(widened(view).item())
 
 
 def fill(view: Any, value: float) -> None:
     """Write `value` to every element."""
-    view.fill(_narrowed(np.float64(value), view.dtype))
+    view.fill(narrowed(np.float64(value), view.dtype))
 
 
 def pad(target: Any, source: Any, columns: int) -> None:
@@ -99,11 +98,6 @@ def pad(target: Any, source: Any, columns: int) -> None:
 def host(view: Any) -> Any:
     """Return a contiguous flat view of integers as a NumPy array of int64; what int64 cannot hold is negative."""
     return view.astype(np.int64, copy=False)
-
-
-def on_device(numbers: Any) -> Any:
-    """Return a NumPy array of int64 as a view where the backend computes."""
-    return numbers
 
 
 def upload(array: Any) -> Any:
@@ -130,25 +124,5 @@ def sum_to(view: Any, shape: tuple[int, ...]) -> Any:
     """Return the sum over the axes along which an array of `shape` was broadcast to that of `view`."""
     lead = view.ndim - len(shape)
     stretched = [lead + k for k, n in enumerate(shape) if n == 1 and view.shape[lead + k] != 1]
-    total = _widened(view).sum(axis=(*range(lead), *stretched), dtype=np.float64).reshape(shape)
-    return _narrowed(total, view.dtype)
-
-
-def _widened(view: Any) -> Any:
-    """Return half-precision bits as float32; others pass."""
-    if view.dtype == np.int16:
-        return view.view(np.float16).astype(np.float32)
-    if view.dtype == np.uint16:
-        return (view.astype(np.uint32) << 16).view(np.float32)
-    return view
-
-
-def _narrowed(numbers: Any, dtype: Any) -> Any:
-    """Return numbers in a view's dtype, rounding to nearest, ties to even."""
-    if dtype == np.int16:
-        return numbers.astype(np.float16).view(np.int16)
-    if dtype == np.uint16:
-        bits = numbers.astype(np.float32).view(np.uint32)
-        rounded = (bits + ((bits >> 16) & 1) + 0x7FFF) >> 16
-        return np.where(np.isnan(numbers), 0x7FC0, rounded).astype(np.uint16)
-    return numbers.astype(dtype)
+    total = widened(view).sum(axis=(*range(lead), *stretched), dtype=np.float64).reshape(shape)
+    return narrowed(total, view.dtype)

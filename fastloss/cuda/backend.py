@@ -16,8 +16,9 @@ from fastloss.cuda.device.reduce import COUNTER, MAX_BLOCKS
 from fastloss.cuda.device_array import DeviceArray, addresses, like
 from fastloss.cuda.driver import clear_memory, current_device, read_memory, stream_id, write_memory
 from fastloss.cuda.loops import check_labels, ctc, elementwise, indexing, multilabel, pairwise, rowwise
-from fastloss.cuda.views import F64, real_of
 from fastloss.define.point_maths import kept
+from fastloss.runtime.dtypes import F64, real_of
+from fastloss.runtime.half import widened
 from fastloss.runtime.plans import KernelPlan
 
 # Streams whose workspaces are kept; then all are forgotten, of streams that are no more among them.
@@ -40,9 +41,9 @@ class Backend:
     def __init__(self, library: Any) -> None:
         self.library = library
         self.ordinal = library.ordinal
-        self.elementwise = functools.partial(elementwise.run, self)
-        self.rowwise = functools.partial(rowwise.run, self)
         self.adds_products, self.multiplies_bfloat16 = library.adds_products, library.multiplies_bfloat16
+        self.plan_pairwise = functools.partial(pairwise.plan, self)
+        self.plan_multilabel = functools.partial(multilabel.plan, self)
         self.ctc = functools.partial(ctc.run, self)
         self._workspaces: dict[int, DeviceArray] = {}
 
@@ -75,23 +76,6 @@ class Backend:
     ) -> KernelPlan:
         """Plan a row loss, see :func:`fastloss.cpu.loops.rowwise.plan`."""
         return rowwise.plan(self, maths, operands, results, params, shape, ignore_index)
-
-    def plan_pairwise(
-        self,
-        maths: Any,
-        operands: tuple[Any, ...],
-        results: tuple[Any, ...],
-        params: tuple[float, ...],
-        shape: tuple[int, int],
-    ) -> KernelPlan:
-        """Plan a loss of vectors, see :func:`fastloss.cpu.loops.pairwise.plan`."""
-        return pairwise.plan(self, maths, operands, results, params, shape)
-
-    def plan_multilabel(
-        self, point: Any, operands: tuple[Any, ...], results: tuple[Any, ...], shape: tuple[int, int]
-    ) -> KernelPlan:
-        """Plan a loss of listed classes, see :func:`fastloss.cpu.loops.multilabel.plan`."""
-        return multilabel.plan(self, point, operands, results, shape)
 
     # -- memory ---------------------------------------------------------------------------------------------------
 
@@ -177,19 +161,16 @@ class Backend:
         shape = (rows // inner, columns, inner, width)
         spread = weights.reshape((rows // inner, 1, inner, 1)).broadcast(shape)
         entries = gradient.reshape(shape)
-        self.elementwise(kept, (entries, spread), (), (), (), 1.0, 1, gradient, ((), (), ()), (), True)
+        operands, results = (entries, spread, (), (), ()), (gradient, (), (), (), ())
+        elementwise.plan(self, kept, operands, results, ()).run_once(operands, results, 1.0, 1)
 
     def add_to(self, target: DeviceArray, source: DeviceArray) -> None:
         """Add `source` to `target`, contiguous and of one real dtype; one row of `source` is added to every row."""
         memory.add(self, target, source)
 
     def host(self, view: DeviceArray) -> Any:
-        """Return a contiguous view of integers as a NumPy array of int64; waits for the device."""
-        return indexing.host(self, view)
-
-    def on_device(self, numbers: Any) -> DeviceArray:
-        """Return a copy of a NumPy array of int64 in device memory."""
-        return self.library.upload(numbers)
+        """Return a view of integers as a NumPy array of int64; waits for the device."""
+        return self.on_host(view).astype(np.int64)
 
     def take(self, view: DeviceArray, index: DeviceArray) -> DeviceArray:
         """Return a copy of the rows at `index`."""
@@ -237,12 +218,7 @@ class Backend:
         """Return the value of a view of one element; waits for the device."""
         if isinstance(view, float):
             return view
-        raw = np.frombuffer(read_memory(self, view.pointer, view.itemsize), view.dtype)
-        if view.dtype == np.int16:
-            raw = raw.view(np.float16)
-        elif view.dtype == np.uint16:
-            raw = (raw.astype(np.uint32) << 16).view(np.float32)
-        return float(raw[0])
+        return float(widened(np.frombuffer(read_memory(self, view.pointer, view.itemsize), view.dtype))[0])
 
     def on_host(self, view: DeviceArray) -> Any:
         """Return a view as a NumPy array; waits for the device."""
@@ -251,9 +227,10 @@ class Backend:
         return np.frombuffer(raw, flat.dtype).reshape(view.shape)
 
     def upload(self, array: Any) -> DeviceArray:
-        """Return a copy of a NumPy array in the user's library."""
+        """Return a copy of a contiguous NumPy array in the user's library."""
         view = self.empty(array.shape, array.dtype)
-        write_memory(self, view.pointer, array.ctypes.data, array.nbytes)
+        if array.size:
+            write_memory(self, view.pointer, array.ctypes.data, array.nbytes)
         return view
 
     def copy_into(self, target: DeviceArray, source: DeviceArray) -> None:

@@ -12,8 +12,7 @@ import numpy as np
 from fastloss.cuda.device_array import DeviceArray
 from fastloss.cuda.device_library import DeviceLibrary
 from fastloss.cuda.interface import aligned
-from fastloss.cuda.views import F32, F64
-from fastloss.runtime.dtypes import BF16_BITS, F16_BITS
+from fastloss.runtime.dtypes import BF16_BITS, F16_BITS, F32, F64
 
 _VIEWS = {F32: F32, F64: F64, np.dtype(np.float16): F16_BITS, np.dtype(np.int64): np.dtype(np.int64)}
 
@@ -43,11 +42,6 @@ class CupyLibrary(DeviceLibrary):
                 return cupy.empty(shape, kind)
 
         return make
-
-    def upload(self, numbers: Any) -> DeviceArray:
-        cupy = sys.modules["cupy"]
-        with cupy.cuda.Device(self.ordinal):
-            return self.view(cupy.asarray(numbers), "index")
 
     def in_order(self, array: Any) -> bool:
         return self.owns(array)  # CuPy names its current stream, whatever the array was made on

@@ -155,11 +155,6 @@ class DeviceLibrary:
             return array.astype(dtype)
         raise TypeError(f"a {self.name} array cannot be converted to {dtype}; convert it first")
 
-    def upload(self, numbers: Any) -> DeviceArray:
-        """Return the view of a copy of a NumPy array."""
-        with self.backend.activated():
-            return self.view(cuda.to_device(numbers), "index")
-
     def matmul(self, a: DeviceArray, b: DeviceArray, out: DeviceArray, add: bool = False) -> None:
         """Write the matrix product into `out`, or add it where the library `adds_products`.
 

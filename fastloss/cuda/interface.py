@@ -14,8 +14,7 @@ import numpy as np
 from fastloss.cuda.device.numba_cuda import SIMULATED
 from fastloss.cuda.device_array import DeviceArray
 from fastloss.cuda.driver import device_of_address
-from fastloss.cuda.views import F32, F64
-from fastloss.runtime.dtypes import BF16_BITS, F16_BITS
+from fastloss.runtime.dtypes import BF16_BITS, F16_BITS, F32, F64
 from fastloss.runtime.loaded import is_instance
 
 

@@ -13,7 +13,7 @@ from fastloss.cuda.device.reduce import THREADS, grid_of
 from fastloss.cuda.device_array import DeviceArray, like
 from fastloss.cuda.launch import Kernel, prepared
 from fastloss.cuda.loops.elementwise import merged, place_of
-from fastloss.cuda.views import F32, real_of
+from fastloss.runtime.dtypes import F32, real_of
 
 # Sums along an axis run in a thread for each result: an axis is cut in pieces until about so many threads have work.
 SUMMING_THREADS = 1 << 16

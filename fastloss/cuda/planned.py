@@ -152,13 +152,6 @@ def plan_of(device: Any, bound: Bound, reads: tuple[Any, ...], arrays: int = 10,
     return KernelPlan(Launch(code, no_queue), reads, numbers_of, divided=True, bound=direct, **rest)
 
 
-def run_once(plan: KernelPlan, operands: tuple[Any, ...], results: tuple[Any, ...], *numbers: Any) -> Any:
-    """Run a plan with operands that are to be read."""
-    reads = iter(plan.reads)
-    read = [a if type(a) is tuple else next(reads)(a) for a in operands]
-    return plan.launch.code(*read, *results, *numbers)
-
-
 def numbers_of(scale: float, divisor: Any, check: bool) -> tuple[Any, ...]:
     """Return what follows the arrays of a loop on a device."""
     return scale, divisor, check

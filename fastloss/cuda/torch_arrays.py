@@ -12,8 +12,7 @@ import numpy as np
 
 from fastloss.cuda.device_array import DeviceArray
 from fastloss.cuda.device_library import DeviceLibrary
-from fastloss.cuda.views import F32, F64
-from fastloss.runtime.dtypes import BF16_BITS, F16_BITS
+from fastloss.runtime.dtypes import BF16_BITS, F16_BITS, F32, F64
 
 _DTYPES = {F32: "float32", F64: "float64", F16_BITS: "float16", BF16_BITS: "bfloat16"}
 _VIEWS: dict[str, Any] = {
@@ -61,9 +60,6 @@ class TorchLibrary(DeviceLibrary):
         torch = sys.modules["torch"]
         kind = getattr(torch, _DTYPES.get(dtype) or dtype.name)
         return functools.partial(torch.empty, shape, dtype=kind, device=self.device)
-
-    def upload(self, numbers: Any) -> DeviceArray:
-        return self.view(sys.modules["torch"].as_tensor(numbers, device=self.device), "index")
 
     def matmul(self, a: DeviceArray, b: DeviceArray, out: DeviceArray, add: bool = False) -> None:
         torch = sys.modules["torch"]

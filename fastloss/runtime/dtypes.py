@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 F32 = np.dtype(np.float32)
@@ -14,3 +16,10 @@ HALF = frozenset({F16_BITS, BF16_BITS})
 
 # What an input may be, as the dtype of its view.
 FLOATS = frozenset({F32, F64, F16_BITS, BF16_BITS})
+
+_REALS = {F32: F32, F64: F64, F16_BITS: F32, BF16_BITS: F32}
+
+
+def real_of(dtype: Any) -> Any:
+    """Return the dtype that a kernel computes in: float32 for float32 and the half types, float64 for integers."""
+    return _REALS.get(dtype, F64)

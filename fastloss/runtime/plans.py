@@ -28,14 +28,22 @@ class KernelPlan(NamedTuple):
     bound: Callable[[float, Any], Callable[..., Any]] | None = None
 
     def run(
-        self, operands: tuple[Any, ...], results: tuple[Any, ...], scale: float, divisor: float, check: bool = True
-    ) -> tuple[int, float]:
+        self, operands: tuple[Any, ...], results: tuple[Any, ...], scale: float, divisor: Any, check: bool = True
+    ) -> tuple[int, Any]:
         """Run once with operands that have been read; return (place of the first bad label or -1, reduced value)."""
         found = self.launch.code(*operands, *results, *self.numbers(scale, divisor, check), self.launch.queue(), True)
         bad, total = found if self.labelled else (-1, found)
         if self.divided:
             return bad, total
         return bad, total / divisor if divisor else float("nan")
+
+    def run_once(
+        self, operands: tuple[Any, ...], results: tuple[Any, ...], scale: float, divisor: Any, check: bool = True
+    ) -> tuple[int, Any]:
+        """Read the operands, and do what :meth:`run` does."""
+        reads = iter(self.reads)
+        read = tuple([a if type(a) is tuple else next(reads)(a) for a in operands])
+        return self.run(read, results, scale, divisor, check)
 
 
 def nothing(total: float, labelled: bool = False, fill: Callable[[Any, float], None] | None = None) -> KernelPlan:

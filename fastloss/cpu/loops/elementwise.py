@@ -8,10 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba.extending import overload
 
-from fastloss.cpu import in_parts
-from fastloss.cpu.simd.llvm_hints import interleaved, is_absent, separate_arrays, vector_function, wide_vectors
+from fastloss.cpu.loops.staging import copied_window, stage, staging, whole_strides
+from fastloss.cpu.simd.llvm_hints import interleaved, separate_arrays, vector_function, wide_vectors
 from fastloss.cpu.simd.memory import (
     borrowed,
     cast,
@@ -24,13 +23,12 @@ from fastloss.cpu.simd.memory import (
     stream,
     stream_each,
 )
-from fastloss.cpu.simd.nontemporal import are_streamed, keep_until_here, moves_enough
+from fastloss.cpu.simd.nontemporal import are_streamed, keep_until_here, moves_enough, past_caches
 from fastloss.cpu.simd.stack_arrays import TILE, tile_array
 from fastloss.cpu.simd.work_queue import chunks, finish, total_of
-from fastloss.cpu.windows import ALL_FLAT, FLAT, flat_window
-from fastloss.runtime.compile import NOT_FROM_C, Kernel, is_small, kernel_part
+from fastloss.cpu.windows import ALL_FLAT
+from fastloss.runtime.compile import Kernel, is_small, kernel_part
 from fastloss.runtime.plans import KernelPlan, count_present
-from fastloss.runtime.strides import merged_axes
 
 # Elements that are gathered at a time. One thread of an EPYC, AVX-512: value and gradient of mse_loss of 2**18 float32
 # with strided input, or a weight for each row of 64, took 77 and 92 microseconds with 512, 69 and 75 with 1024, 67 and
@@ -53,62 +51,6 @@ def _two(a, b, c, i):
 def _three(a, b, c, i):
     x = load(a, i)
     return x, load_or(b, i, x), load_or(c, i, x)
-
-
-def stage(window, layout, k, start, count, buffers):
-    """Return elements start ... start + count of operand `k`, gathered into row k of `buffers`, or where they lie.
-
-    `window` is the memory of the operand; row k of `layout` holds the offset of its first element, its strides along
-    three axes, and 1 where its elements follow each other and may be read where they lie; the last row holds the
-    lengths of those axes. An absent operand stays absent.
-    """
-
-
-@overload(stage, jit_options=NOT_FROM_C)
-def _stage(window, layout, k, start, count, buffers):
-    if is_absent(window):
-        return lambda window, layout, k, start, count, buffers: ()
-    if window.dtype != buffers.dtype:
-        return lambda window, layout, k, start, count, buffers: _gathered(window, layout, k, start, count, buffers)
-
-    def staged(window, layout, k, start, count, buffers):
-        if layout[k, 4]:
-            first = layout[k, 0] + start
-            return part(window, first, first + count)
-        return _gathered(window, layout, k, start, count, buffers)
-
-    return staged
-
-
-@kernel_part()
-def _gathered(window, layout, k, start, count, buffers):
-    buffer = buffers[k]
-    like = buffer[0]
-    s0, s1, s2 = layout[k, 1], layout[k, 2], layout[k, 3]
-    d1, d2 = layout[-1, 1], layout[-1, 2]
-    outer, rest = divmod(start, d1 * d2)
-    middle, inner = divmod(rest, d2)
-    filled = 0
-    while filled < count:
-        run = min(count - filled, d2 - inner)
-        base = layout[k, 0] + outer * s0 + middle * s1 + inner * s2
-        if s2 == 1:
-            for j in range(run):
-                store(buffer, filled + j, load_or(window, base + j, like))
-        elif s2 == 0:
-            value = load_or(window, base, like)
-            for j in range(run):
-                store(buffer, filled + j, value)
-        else:
-            for j in range(run):
-                store(buffer, filled + j, load_or(window, base + j * s2, like))
-        filled += run
-        inner = 0
-        middle += 1
-        if middle == d1:
-            middle = 0
-            outer += 1
-    return buffer
 
 
 def _tile_of(point: Callable[..., Any], arity: int, streamed: bool) -> Callable[..., Any]:
@@ -198,7 +140,7 @@ def contiguous_kernel(point: Callable[..., Any], arity: int, streamed: bool = Fa
 
 @functools.cache
 def staged_kernel(point: Callable[..., Any], arity: int) -> Kernel:
-    """Return the kernel for operands of any layout, given as windows and a table of strides (:func:`stage`).
+    """Return the kernel for operands of any layout, given as windows and a table of strides (``staging.py``).
 
     Strided, broadcast and overlapping operands are gathered into small buffers, a few tiles at a time, and the
     contiguous loop runs over those: nothing of the operands' size is allocated, and the loop keeps its vectors. Results
@@ -266,7 +208,8 @@ def plan(
         sample = (*operands, *results, *arguments(1.0, 1.0, True))
         launch = contiguous_kernel(point, arity).launch(size, size, sample, flat=True, params=len(params))
         if not is_small(size) and moves_enough(size, (*operands, *results)):
-            launch = launch._replace(code=_streaming(point, arity, size, launch.code))
+            streamed = functools.partial(contiguous_kernel, point, arity, True)
+            launch = past_caches(launch, lambda *args: are_streamed(args[:5], args[5:10]), streamed, size, size)
         return KernelPlan(launch, ALL_FLAT, arguments)
     reads, windows, layout = staging(operands, first.shape)
     if not aliased:  # a result that is an operand is told apart from it by what is gathered
@@ -277,91 +220,6 @@ def plan(
         return layout, params, scale / divisor if divisor else math.nan, size
 
     sample = (*windows, *results, *staged(1.0, 1.0, True))
-    raw = _copied_window not in reads and all(whole_strides(a) for a in present)
+    raw = copied_window not in reads and all(whole_strides(a) for a in present)
     launch = staged_kernel(point, arity).launch(size, size, sample, params=len(params))
     return KernelPlan(launch, reads, staged, raw=raw)
-
-
-def _streaming(point: Callable[..., Any], arity: int, size: int, stored: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `stored`, or the same with results past the caches where they are large and begin at cache lines."""
-
-    def code(*args: Any) -> Any:
-        if not are_streamed(args[:5], args[5:10]):
-            return stored(*args)
-        return contiguous_kernel(point, arity, True).launch(size, size, args[:-2]).code(*args)
-
-    return code
-
-
-def run(
-    point: Callable[..., Any],
-    operands: tuple[Any, ...],
-    weight: Any,
-    grad_output: Any,
-    params: tuple[float, ...],
-    scale: float,
-    divisor: float,
-    values: Any,
-    grads: tuple[Any, Any, Any],
-    hess: Any,
-    aliased: bool,
-) -> float:
-    """Run a loss over operands of one shape and return the sum of its values over `divisor`.
-
-    The outputs are contiguous. Derivatives are multiplied by `scale` over `divisor`; a divisor of 0 (weights that sum
-    to 0) gives NaN, as 0/0 does. The rest is as for :func:`plan`.
-    """
-    inputs = (*operands, *((),) * (3 - len(operands)), weight, grad_output)
-    results = tuple([a if type(a) is tuple else a.reshape(-1) for a in (values, *grads, hess)])
-    planned = plan(point, inputs, results, params, aliased)
-    reads = iter(planned.reads)
-    read = tuple([a if type(a) is tuple else next(reads)(a) for a in inputs])
-    return planned.run(read, results, scale, divisor)[1]
-
-
-def staging(arrays: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[tuple[Any, ...], list[Any], Any]:
-    """Return what makes a window of each array, the windows of these, and the layout that :func:`stage` reads.
-
-    A window is the memory of an array as a flat one. Neighbouring axes are merged as far as all arrays allow; where
-    more than three are left the arrays are copied. Every window has one type, so that one kernel serves all strides.
-    """
-    whole = tuple([type(a) is tuple or whole_strides(a) for a in arrays])
-    copied = tuple([a if is_whole else in_parts.copied(a) for a, is_whole in zip(arrays, whole, strict=True)])
-    present = [a for a in copied if type(a) is not tuple]
-    lengths, axes = merged_axes(present, shape)
-    if len(axes) > 3:
-        flat = tuple([a if type(a) is tuple else in_parts.flat(a) for a in copied])
-        _, windows, layout = staging(flat, (math.prod(shape),))
-        return tuple([_copied_window for _ in present]), windows, layout
-    missing = [0] * (3 - len(axes))
-    layout = np.zeros((len(arrays) + 1, 5), np.int64)
-    layout[-1, :3] = [1] * len(missing) + lengths
-    reads: list[Any] = []
-    windows = []
-    for k, a in enumerate(copied):
-        if type(a) is tuple:
-            windows.append(a)
-            continue
-        strides = [a.strides[axis] // a.itemsize for axis in axes]
-        lowest = sum(s * (n - 1) for s, n in zip(strides, lengths, strict=True) if s < 0)
-        extent = 1 + sum(abs(s) * (n - 1) for s, n in zip(strides, lengths, strict=True))
-        layout[k] = [-lowest, *missing, *strides, 0]
-        read: Any = FLAT if a.flags.c_contiguous else functools.partial(_window, lowest * a.itemsize, extent, whole[k])
-        reads.append(read)
-        windows.append(read(arrays[k]))
-    return tuple(reads), windows, layout
-
-
-def _window(offset: int, extent: int, whole: bool, array: Any) -> Any:
-    """Return `extent` elements of an array's memory, from `offset` bytes before its first element on."""
-    return flat_window(array if whole else in_parts.copied(array), offset, extent)
-
-
-def _copied_window(array: Any) -> Any:
-    flat = in_parts.flat(array)
-    return flat_window(flat, 0, flat.size)
-
-
-def whole_strides(array: Any) -> bool:
-    """Return whether elements lie whole numbers of elements apart; fields of a record may not."""
-    return array.flags.aligned and all(s % array.itemsize == 0 for s in array.strides)

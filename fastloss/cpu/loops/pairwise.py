@@ -13,7 +13,7 @@ import numpy as np
 
 from fastloss.cpu.simd.llvm_hints import apart_or_in_place, maximum, vector_function
 from fastloss.cpu.simd.memory import borrowed, cast, load, load_or, store, store_each, stream, stream_each
-from fastloss.cpu.simd.nontemporal import are_streamed, moves_enough
+from fastloss.cpu.simd.nontemporal import are_streamed, moves_enough, past_caches
 from fastloss.cpu.simd.work_queue import chunks, finish, total_of
 from fastloss.cpu.windows import ALL_FLAT
 from fastloss.define.descriptions import PairMaths
@@ -136,16 +136,6 @@ def plan(
         count, work, (*operands, *results, *numbers(1.0, 1.0, True)), flat=True, params=len(params)
     )
     if not is_small(work) and moves_enough(work, (*operands[:3], *results)):
-        launch = launch._replace(code=_streaming(maths, count, columns, launch.code))
+        streamed = functools.partial(kernel, maths, True)  # its rows are whole lines
+        launch = past_caches(launch, lambda *args: are_streamed(args[:5], args[6:10], columns), streamed, count, work)
     return KernelPlan(launch, ALL_FLAT, numbers)
-
-
-def _streaming(maths: PairMaths, count: int, columns: int, stored: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `stored`, or the same with derivatives past the caches where they are large and rows are whole lines."""
-
-    def code(*args: Any) -> Any:
-        if not are_streamed(args[:5], args[6:10], columns):
-            return stored(*args)
-        return kernel(maths, True).launch(count, count * columns, args[:-2]).code(*args)
-
-    return code

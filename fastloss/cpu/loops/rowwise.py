@@ -27,7 +27,7 @@ from fastloss.cpu.loops.rowwise_contiguous import along
 from fastloss.cpu.loops.rowwise_target_only import gather
 from fastloss.cpu.loops.rowwise_transposed import STEP, across
 from fastloss.cpu.simd.memory import borrowed, cast, load
-from fastloss.cpu.simd.nontemporal import are_streamed, keep_until_here, moves_enough
+from fastloss.cpu.simd.nontemporal import are_streamed, keep_until_here, moves_enough, past_caches
 from fastloss.cpu.simd.stack_arrays import LANES
 from fastloss.cpu.simd.work_queue import chunks, finish, total_of
 from fastloss.cpu.windows import ALL_FLAT
@@ -171,7 +171,7 @@ def plan(
             return (scale,), 1.0, 1.0, count, columns, inner, ignore_index, False
         return params, scale, float(divisor), count, columns, inner, ignore_index, check
 
-    layout = layout_of(maths, columns, inner, replaces and columns >= LONG_FROM)
+    layout = layout_of(maths, columns, inner, replaces)
     units = count if inner == 1 else -(-count // (LANES if maths.sparse else STEP))
     work = work_of(maths, count, columns, inner)
     if split.suits(maths, count, columns, inner) and not maths.sampled:
@@ -190,25 +190,20 @@ def _launch(maths: RowMaths, layout: str, units: int, work: int, size: int, samp
     large = not is_small(work) and moves_enough(size, (*sample[:2], *sample[6:10]))
     if not large or past is None or not (maths.softmax or maths.indexed):
         return launch
-    return launch._replace(code=_streaming(maths, past, units, work, launch.code))
+    return past_caches(launch, _is_streamed, functools.partial(kernel, maths, past), units, work)
 
 
-def _streaming(maths: RowMaths, past: str, units: int, work: int, stored: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `stored`, or the same with results past the caches where they are large and begin at cache lines."""
-
-    def code(*args: Any) -> Any:
-        x, t, _, weight, grad_output, _, d0, d1, d2, hess = args[:10]
-        streamed = (
-            type(d0) is not tuple
-            and type(d2) is type(hess) is tuple
-            and x.dtype == d0.dtype == (d0 if type(d1) is tuple else d1).dtype
-            and x.dtype.kind == "f"  # half types travel as integers, and are no type of the arithmetic
-            and not _is_same(d0, x)  # whose lines the caches hold then
-            and are_streamed((x, t, weight, grad_output), (d0, d1))
-        )
-        return kernel(maths, past).launch(units, work, args[:-2]).code(*args) if streamed else stored(*args)
-
-    return code
+def _is_streamed(*args: Any) -> bool:
+    """Return whether a call writes past the caches: one or two results, which are large and begin at cache lines."""
+    x, t, _, weight, grad_output, _, d0, d1, d2, hess = args[:10]
+    return (
+        type(d0) is not tuple
+        and type(d2) is type(hess) is tuple
+        and x.dtype == d0.dtype == (d0 if type(d1) is tuple else d1).dtype
+        and x.dtype.kind == "f"  # half types travel as integers, and are no type of the arithmetic
+        and not np.may_share_memory(d0, x)  # whose lines the caches hold then
+        and are_streamed((x, t, weight, grad_output), (d0, d1))
+    )
 
 
 def _split(maths: RowMaths, layout: str, units: int, work: int) -> Callable[..., Any]:
@@ -224,42 +219,3 @@ def _split(maths: RowMaths, layout: str, units: int, work: int) -> Callable[...,
         return found
 
     return code
-
-
-def run(
-    maths: RowMaths,
-    x: Any,
-    operand: Any,
-    target: Any,
-    weight: Any,
-    grad_output: Any,
-    params: tuple[float, ...],
-    scale: float,
-    divisor: float,
-    shape: tuple[int, int, int],
-    ignore_index: int,
-    check: bool,
-    values: Any,
-    grads: tuple[Any, Any, Any],
-    hess: Any,
-) -> tuple[int, float]:
-    """Run a row loss and return (row of the first class index that does not exist or -1, reduced value).
-
-    Parameters
-    ----------
-    x, operand, target, weight, grad_output
-        Contiguous flat arrays, absent ones ``()``.
-    shape
-        (outer, classes, inner).
-    divisor
-        What value and derivatives are divided by; 0: the summed weight of the rows that count.
-    """
-    operands, results = (x, operand, target, weight, grad_output), (values, *grads, hess)
-    replaces = any(_is_same(grads[0], array) for array in (x, operand, weight))
-    planned = plan(maths, operands, results, params, shape, ignore_index, replaces)
-    return planned.run(operands, results, scale, divisor, check)
-
-
-def _is_same(result: Any, operand: Any) -> bool:
-    """Return whether a result replaces an operand: the two overlap in no other way."""
-    return type(result) is not tuple and type(operand) is not tuple and np.may_share_memory(result, operand)

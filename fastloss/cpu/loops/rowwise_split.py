@@ -58,7 +58,7 @@ def piece_maxima() -> Kernel:
                 r, s = u // pieces, u % pieces
                 base = r * columns
                 begin, end = base + share(columns, s, pieces), base + share(columns, s + 1, pieces)
-                top, exp_sum = of_row(x, begin, end - begin, False, ())
+                top, exp_sum = of_row(x, begin, end - begin)
                 others = exp_sum - T(1)
                 if exp_sum < T(SURE):
                     others = of_others(x, begin, end - begin, top, False, (), 0, (), ())
@@ -187,7 +187,7 @@ def run(
     grads: tuple[Any, Any, Any],
     hess: Any,
 ) -> tuple[int, float] | None:
-    """Run a row loss as :func:`fastloss.cpu.loops.rowwise.run` does.
+    """Run a row loss, and return what the kernels of ``rowwise.py`` do.
 
     None, and nothing is written, for rows out of the ordinary: of a class that does not exist or is ignored, or whose
     largest entry is not finite.

@@ -270,7 +270,7 @@ def across(maths: RowMaths, strided: bool) -> tuple[Callable[..., Any], Callable
         after_d0 = present(d0) * size
         after_d1 = after_d0 + present(d1) * size
         after_d2 = after_d1 + present(d2) * size
-        g, kept = lane_array(factor), lane_arrays(factor)
+        g, coefs_of = lane_array(factor), lane_arrays(factor)
         sums, parts = lane_arrays(0.0), lane_arrays(factor)
         total = 0.0
         for first in range(start, last, lanes):
@@ -298,7 +298,7 @@ def across(maths: RowMaths, strided: bool) -> tuple[Callable[..., Any], Callable
                 abc = (T(sums[l]), T(load(sums, LANES + l)), T(load(sums, 2 * LANES + l)))
                 py = load(tile.exps, labels[l] * lanes + l) * inverse[l] if has_softmax and indexed else T(0)
                 value, coefs = finish(top[l], log_sums[l], abc, rows.z[l], rows.w[l], p_others[l], py, numbers)
-                pack(kept, LANES, l, coefs)
+                pack(coefs_of, LANES, l, coefs)
                 own = load_or(grad_output, first + l, T(1)) if sampled else T(1)
                 top[l] = own * value if sampled else value
                 g[l] = own * factor if sampled else load_or(grad_output, first + l, factor)
@@ -310,7 +310,7 @@ def across(maths: RowMaths, strided: bool) -> tuple[Callable[..., Any], Callable
                     p = load(tile.exps, base + l) * inverse[l] if has_softmax else T(0)
                     s = load(tile.operand, base + l) if present(t) else T(1)
                     hit = indexed and labels[l] == column
-                    own = unpack(kept, LANES, l, coefs)
+                    own = unpack(coefs_of, LANES, l, coefs)
                     slopes, curvature = entry(load(z, base + l), p, s, w, hit, own, numbers)
                     stage_each(outs, size, base + l, slopes, g[l], grads)
                     stage_each(outs, size, after_d2 + base + l, (curvature,), g[l], (hess,))

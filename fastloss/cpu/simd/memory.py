@@ -171,7 +171,7 @@ def _label_at(array, i):
     return types.int64, emit
 
 
-def _emit_fetch(array, i, write, locality):
+def _emit_fetch(array, i, write):
     def emit(context, builder, kinds, args):
         if is_absent(array):
             return
@@ -181,19 +181,20 @@ def _emit_fetch(array, i, write, locality):
         byte, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
         signature = ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32])
         function = builder.module.declare_intrinsic("llvm.prefetch", [byte], signature)
-        builder.call(function, [builder.bitcast(pointer, byte), i32(write), i32(locality), i32(1)])
+        # Into the L2 cache: L1 is full of the tile.
+        builder.call(function, [builder.bitcast(pointer, byte), i32(write), i32(2), i32(1)])
 
     return types.none, emit
 
 
 @emits(fetch)
 def _fetch(array, i):
-    return _emit_fetch(array, i, 0, 2)  # into the L2 cache: L1 is full of the tile
+    return _emit_fetch(array, i, 0)
 
 
 @emits(fetch_to_write)
 def _fetch_to_write(array, i):
-    return _emit_fetch(array, i, 1, 2)
+    return _emit_fetch(array, i, 1)
 
 
 def _storing(past: bool) -> Any:

@@ -23,7 +23,7 @@ counts no references to arrays (``borrowed`` in ``memory.py``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from llvmlite import ir
@@ -31,7 +31,7 @@ from numba import types
 
 from fastloss.cpu.simd.llvm_hints import emits, is_absent, pointer_to, stepping, store_past
 from fastloss.cpu.simd.memory import LINE_BYTES, load, part, present, store
-from fastloss.runtime.compile import kernel_part
+from fastloss.runtime.compile import Kernel, Launch, kernel_part
 
 # Bytes that a call reads and writes from which its results are streamed. Time beside that with ordinary stores, as
 # above: mse_loss with 12, 24 and 48 MiB 1.2, 0.96 and 0.86, l2_penalty with 8, 16 and 32 MiB 1.5, 1.5 and 0.83,
@@ -56,6 +56,20 @@ def are_streamed(inputs: Iterable[Any], outputs: Iterable[Any], columns: int = L
     return all(
         a.__array_interface__["data"][0] % LINE_BYTES == 0 and columns * a.itemsize % LINE_BYTES == 0 for a in present
     )
+
+
+def past_caches(
+    launch: Launch, is_streamed: Callable[..., bool], kernel_of: Callable[[], Kernel], units: int, work: int
+) -> Launch:
+    """Return a launch that runs the kernel which streams instead, where `is_streamed` says so of a call's arguments."""
+    stored = launch.code
+
+    def code(*args: Any) -> Any:
+        if not is_streamed(*args):
+            return stored(*args)
+        return kernel_of().launch(units, work, args[:-2]).code(*args)
+
+    return launch._replace(code=code)
 
 
 # -- rows that are no whole lines --------------------------------------------------------------------------------------

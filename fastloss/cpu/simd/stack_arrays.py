@@ -8,6 +8,7 @@ from typing import Any
 from numba import types
 
 from fastloss.cpu.simd.llvm_hints import emits, stack_array
+from fastloss.define.check_maths import MOST_COEFS
 
 # Rows that a tile of the loops over rows holds at most.
 LANES = 128
@@ -27,7 +28,7 @@ def lane_array(like):
 
 
 def lane_arrays(like):
-    """Return an uninitialised array of eight times LANES numbers, on the stack: as many as a row may have coefs."""
+    """Return an uninitialised array of MOST_COEFS times LANES numbers, on the stack."""
 
 
 def tile_array(like):
@@ -52,6 +53,6 @@ def _on_stack(count: int) -> Callable[..., Any]:
 
 
 emits(lane_array)(_on_stack(LANES))
-emits(lane_arrays)(_on_stack(8 * LANES))
+emits(lane_arrays)(_on_stack(MOST_COEFS * LANES))
 emits(tile_array)(_on_stack(TILE))
 emits(group_array)(_on_stack(GROUP))

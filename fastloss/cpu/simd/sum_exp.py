@@ -28,10 +28,10 @@ LONGEST_FETCHED = 1 << 16
 
 
 @kernel_part(fastmath=FASTMATH, forceinline=True)
-def of_row(x, start, count, keep, exps):
-    """Return the largest of `count` entries and the sum of their exponentials, which go to `exps` if `keep`."""
+def of_row(x, start, count):
+    """Return the largest of `count` entries and the sum of their exponentials relative to it."""
     top = row_maximum(x, start, start + count)
-    return top, _relative_to(top, x, start, count, keep, exps, 0)
+    return top, _relative_to(top, x, start, count, False, (), 0)
 
 
 @kernel_part(fastmath=FASTMATH, forceinline=True)

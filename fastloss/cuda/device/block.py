@@ -46,6 +46,18 @@ def blocks() -> int:
     return int(simulated().gridDim.x)
 
 
+def numbers_of_threads(value: Any) -> list[Any]:
+    """Return, in the simulator, the values that all threads of the block call this with."""
+    context = simulated()
+    # What a block shares hangs on the launch's context: blocks run one after another.
+    shared = context.__dict__.setdefault("fastloss_shared", {})
+    shared[thread()] = value
+    context.syncthreads()
+    numbers = [shared[k] for k in range(threads())]
+    context.syncthreads()  # before anybody writes the next one
+    return numbers
+
+
 @overload(thread)
 def _thread():
     return lambda: int64(cuda.threadIdx.x)
@@ -112,15 +124,8 @@ def over(combine: Callable[..., Any], lanes: int) -> Callable[..., Any]:
     reach = min(lanes, WARP) // 2
 
     def group(value):
-        context = simulated()
-        # The memory that a block shares hangs on the launch's context: blocks run one after another.
-        shared = context.__dict__.setdefault("fastloss_shared", {})
-        me = thread()
-        shared[me] = value
-        context.syncthreads()
-        first = me // lanes * lanes
-        numbers = [shared[k] for k in range(first, first + lanes)]
-        context.syncthreads()
+        first = thread() // lanes * lanes
+        numbers = numbers_of_threads(value)[first : first + lanes]
         while len(numbers) > 1:
             half = len(numbers) // 2
             numbers = [combine(numbers[k], numbers[k + half]) for k in range(half)]
@@ -175,13 +180,7 @@ def anyone(lanes: int) -> Callable[..., Any]:
     """
 
     def group(said: Any) -> Any:
-        context = simulated()
-        shared = context.__dict__.setdefault("fastloss_shared", {})
-        shared[thread()] = said
-        context.syncthreads()
-        found = any(shared[k] for k in range(threads()))
-        context.syncthreads()
-        return found
+        return any(numbers_of_threads(said))
 
     @overload(group)
     def _group(said):

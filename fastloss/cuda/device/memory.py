@@ -13,9 +13,9 @@ their places.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+
+from fastloss.runtime.half import narrowed, widened
 
 # The widest load and store of a thread, in bytes.
 WIDEST = 16
@@ -23,7 +23,7 @@ WIDEST = 16
 
 def load(array, i):
     """Return element `i` as the number to compute with: float32 for the half types."""
-    return _widened(array.at(i))[0]
+    return widened(array.at(i))[0]
 
 
 def load_or(array, i, default):
@@ -44,7 +44,7 @@ def label_at(array, i):
 def store(array, i, value):
     """Write element `i`, rounding to the array's type; nothing for an absent array."""
     if array != ():
-        array.at(i)[0] = _narrowed(value, array.dtype)
+        array.at(i)[0] = narrowed(np.asarray(value), array.dtype)
 
 
 def store_derivatives(arrays, hess, i, outcomes):
@@ -79,20 +79,3 @@ def copy_element(target, i, source, j):
 def present(array):
     """Return whether the array is not absent; a constant to the optimiser."""
     return array != ()
-
-
-def _widened(bits: Any) -> Any:
-    """Return half-precision bits as float32; others pass."""
-    if bits.dtype == np.int16:
-        return bits.view(np.float16).astype(np.float32)
-    return (bits.astype(np.uint32) << 16).view(np.float32) if bits.dtype == np.uint16 else bits
-
-
-def _narrowed(value: Any, dtype: Any) -> Any:
-    """Return a number in a view's dtype, rounding to nearest, ties to even."""
-    if dtype == np.int16:
-        return np.asarray(value, np.float16).view(np.int16)
-    if dtype != np.uint16:
-        return value
-    bits = int(np.asarray(value, np.float32).view(np.uint32))
-    return 0x7FC0 if value != value else np.uint16((bits + ((bits >> 16) & 1) + 0x7FFF) >> 16 & 0xFFFF)

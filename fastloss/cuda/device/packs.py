@@ -94,42 +94,25 @@ def filled(width: int) -> Callable[..., Any]:
 
 
 @functools.cache
-def folded(combine: Callable[..., Any], width: int) -> Callable[..., Any]:
-    """Return the function that combines the numbers of a pack, in pairs of halves."""
+def folded(combine: Callable[..., Any], width: int, place: int | None = None) -> Callable[..., Any]:
+    """Return the function that combines the numbers of a pack, or entry `place` of its outcomes, in pairs of halves."""
     if width == 1:
 
         @jitable
         def single(pack):
             return pack[0]
 
-        return single
+        @jitable
+        def entry(outcomes):
+            return outcomes[0][place]
 
-    part = folded(combine, width // 2)
+        return single if place is None else entry
+
+    part = folded(combine, width // 2, place)
     first, second = halves(width)
 
     @jitable
     def both(pack):
         return combine(part(first(pack)), part(second(pack)))
-
-    return both
-
-
-@functools.cache
-def total_of(place: int, width: int) -> Callable[..., Any]:
-    """Return the function that adds entry `place` of the outcomes of a pack."""
-    if width == 1:
-
-        @jitable
-        def single(outcomes):
-            return outcomes[0][place]
-
-        return single
-
-    part = total_of(place, width // 2)
-    first, second = halves(width)
-
-    @jitable
-    def both(outcomes):
-        return part(first(outcomes)) + part(second(outcomes))
 
     return both

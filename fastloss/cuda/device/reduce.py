@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from fastloss.cuda.device.block import WARP, added, block, blocks, over, simulated, thread, threads
+from fastloss.cuda.device.block import WARP, added, block, blocks, numbers_of_threads, over, thread, threads
 from fastloss.cuda.device.memory import load, load_or, store
 from fastloss.cuda.device.numba_cuda import SIMULATED, cuda, emits, jitable, overload, types
 
@@ -73,11 +73,7 @@ def _count_block(counter, last):
 
 def is_last_block(counter):
     """Return whether all other blocks have counted themselves; all threads call it when what they wrote is written."""
-    shared = simulated().__dict__.setdefault("fastloss_shared", {})
-    if thread() == 0:
-        shared["last"] = count_block(counter, blocks() - 1) == blocks() - 1
-    simulated().syncthreads()
-    return shared["last"]
+    return numbers_of_threads(thread() == 0 and count_block(counter, blocks() - 1) == blocks() - 1)[0]
 
 
 @overload(is_last_block)
@@ -93,13 +89,7 @@ def _is_last_block(counter):
 
 def block_total(value):
     """Return the sum over all threads of a block, of any size."""
-    context = simulated()
-    shared = context.__dict__.setdefault("fastloss_shared", {})
-    shared[thread()] = value
-    context.syncthreads()
-    numbers = [shared[k] for k in range(threads())]
-    context.syncthreads()
-    return functools.reduce(added, numbers)
+    return functools.reduce(added, numbers_of_threads(value))
 
 
 @overload(block_total)

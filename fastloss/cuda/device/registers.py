@@ -11,9 +11,10 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from fastloss.cuda.device.block import added
 from fastloss.cuda.device.memory import load_pack, store_derivatives, store_pack
 from fastloss.cuda.device.numba_cuda import jitable
-from fastloss.cuda.device.packs import halves, total_of
+from fastloss.cuda.device.packs import folded, halves
 
 
 @functools.cache
@@ -73,7 +74,7 @@ def adding_up(
     second operand, class weights, place of the first pack, its place in the row, left, a pack of 1, `rest`).
     """
     if packs == 1:
-        first_of, second_of, third_of = (total_of(k, width) for k in range(3))
+        first_of, second_of, third_of = (folded(added, width, k) for k in range(3))
 
         @jitable
         def one(row, exps, t, weight, place, first, left, ones, rest):

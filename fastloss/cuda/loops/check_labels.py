@@ -6,8 +6,6 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from fastloss.cuda.device.block import added, block, blocks, minimum, over, thread, threads
 from fastloss.cuda.device.memory import label_at, load, load_or, store
 from fastloss.cuda.device.reduce import COUNTER, THREADS, deliver, grid_of
@@ -16,8 +14,7 @@ from fastloss.cuda.driver import read_integer
 from fastloss.cuda.launch import Kernel, prepared
 from fastloss.cuda.planned import ending
 from fastloss.define.descriptions import NO_INDEX
-
-I64 = np.dtype(np.int64)
+from fastloss.runtime.dtypes import I64
 
 
 @functools.cache

@@ -20,11 +20,11 @@ from fastloss.cuda.device.reduce import THREADS, grid_of
 from fastloss.cuda.device_array import DeviceArray
 from fastloss.cuda.launch import Kernel
 from fastloss.cuda.loops import elementwise
-from fastloss.cuda.loops.check_labels import I64, first_of
+from fastloss.cuda.loops.check_labels import first_of
 from fastloss.cuda.loops.ctc_recursion import recursion_kernel
-from fastloss.cuda.views import real_of
 from fastloss.define.point_maths import itself
 from fastloss.define.scalars import exp
+from fastloss.runtime.dtypes import I64, real_of
 
 WARP = 4 if SIMULATED else 32
 
@@ -141,15 +141,12 @@ def run(
     most_steps, most_labels = max(frames), max(label_counts)
     real = real_of(x.dtype)
     uploaded = device.upload(np.concatenate([starts, steps, lengths]))
-    on_device = [DeviceArray(uploaded.pointer + 8 * samples * k, (samples,), I64, uploaded) for k in range(3)]
-    begins, times_of, labels_of = on_device
+    begins, times_of, labels_of = (
+        DeviceArray(uploaded.pointer + 8 * samples * k, (samples,), I64, uploaded) for k in range(3)
+    )
     if check and most_labels:
-        size = samples * most_labels
-        grid = grid_of(size, THREADS)
-        firsts = device.scratch(grid, I64)
-        _survey().launch(device, grid, real, labels, begins, labels_of, most_labels, classes, size, firsts)
-        bad = first_of(device, real, firsts.pointer, grid)
-        if bad < size:
+        bad = _bad_label(device, real, labels, begins, labels_of, (samples, most_labels, classes))
+        if bad is not None:
             return int(starts[bad // most_labels]) + bad % most_labels, None
 
     keep = gradient != ()
@@ -167,6 +164,7 @@ def run(
     partials: Any = device.scratch(samples, real) if values == () else ()
     options = (blank, int(by_length), int(zero_infinity))
     arrays = (x, labels, begins, times_of, labels_of)
+    sharing = THREADS if classes >= LONG_ROW else WARP
     for first in range(0, samples, group):
         now = min(group, samples - first)
         recursion_kernel(lanes, keep).launch(
@@ -175,7 +173,6 @@ def run(
         )  # fmt: skip
         if keep:
             count = times * now
-            sharing = THREADS if classes >= LONG_ROW else WARP
             grid = grid_of(count * sharing, THREADS, classes)
             _rows(sharing).launch(
                 device, grid, real, *arrays, grad_output, gradient, losses, lattice, links,
@@ -183,5 +180,21 @@ def run(
             )  # fmt: skip
     if values != ():
         return -1, None
-    nothing = ((), (), ())
-    return -1, elementwise.run(device, itself, (partials,), (), (), (), 1.0, divisor, (), nothing, (), False)
+    operands, nothing = (partials, (), (), (), ()), ((),) * 5
+    return elementwise.plan(device, itself, operands, nothing, ()).run_once(operands, nothing, 1.0, divisor)
+
+
+def _bad_label(
+    device: Any, real: Any, labels: Any, begins: Any, lengths: Any, shape: tuple[int, int, int]
+) -> int | None:
+    """Return the first label that is no class, None without one; `shape` is (samples, most labels of one, classes).
+
+    Label k of sample n counts as number n * most + k. Waits for the device.
+    """
+    samples, most, classes = shape
+    size = samples * most
+    grid = grid_of(size, THREADS)
+    firsts = device.scratch(grid, I64)
+    _survey().launch(device, grid, real, labels, begins, lengths, most, classes, size, firsts)
+    bad = first_of(device, real, firsts.pointer, grid)
+    return bad if bad < size else None

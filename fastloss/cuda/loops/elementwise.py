@@ -13,41 +13,24 @@ from typing import Any
 from fastloss.cuda.device.block import added, block, blocks, over, thread, threads
 from fastloss.cuda.device.memory import WIDEST, load_or, load_pack, store_derivatives, store_values
 from fastloss.cuda.device.numba_cuda import jitable
-from fastloss.cuda.device.packs import filled, spread, total_of
+from fastloss.cuda.device.packs import filled, folded, spread
 from fastloss.cuda.device.reduce import THREADS, deliver, divided, grid_of
 from fastloss.cuda.device_array import DeviceArray
 from fastloss.cuda.launch import Kernel
-from fastloss.cuda.planned import Form, Looping, itself, never, plan_of, run_once, unaligned
-from fastloss.cuda.views import real_of
+from fastloss.cuda.planned import Form, Looping, itself, never, plan_of, unaligned
+from fastloss.runtime.dtypes import real_of
 from fastloss.runtime.plans import KernelPlan, count_present
 from fastloss.runtime.strides import merged_axes
 
 
 def _element_of(point: Callable[..., Any], arity: int) -> Callable[..., Any]:
     """Return the loss of one element: (weighted value, slopes, curvature, their factor)."""
-    if arity == 1:
 
-        @jitable
-        def element(x, b, c, w, u, i, rest):
-            heads = (x,)
-            value, slopes, curvature = point(*(heads + rest))
-            return w * value, slopes, curvature, w * u
-
-    elif arity == 2:
-
-        @jitable
-        def element(x, b, c, w, u, i, rest):
-            heads = x, b
-            value, slopes, curvature = point(*(heads + rest))
-            return w * value, slopes, curvature, w * u
-
-    else:
-
-        @jitable
-        def element(x, b, c, w, u, i, rest):
-            heads = x, b, c
-            value, slopes, curvature = point(*(heads + rest))
-            return w * value, slopes, curvature, w * u
+    @jitable
+    def element(x, b, c, w, u, i, rest):
+        heads = (x, b, c)[:arity]
+        value, slopes, curvature = point(*(heads + rest))
+        return w * value, slopes, curvature, w * u
 
     return element
 
@@ -57,7 +40,7 @@ def contiguous_kernel(point: Callable[..., Any], arity: int, width: int) -> Kern
     """Return the kernel of a loss over contiguous arrays of one length, in packs of `width` elements."""
     one = _element_of(point, arity)
     each, last = spread(one, width), spread(one, 1)
-    sum_of, fill, fill_one = total_of(0, width), filled(width), filled(1)
+    sum_of, fill, fill_one = folded(added, width, 0), filled(width), filled(1)
     over_block = over(added, THREADS)
 
     def elementwise(
@@ -184,29 +167,6 @@ def plan(
 
     reads = (device.flat if copies else itself,) * count_present(operands)
     return plan_of(device, functools.partial(launch.bound, numbers), reads, raw=not copies)
-
-
-def run(
-    device: Any,
-    point: Callable[..., Any],
-    operands: tuple[Any, ...],
-    weight: Any,
-    grad_output: Any,
-    params: tuple[float, ...],
-    scale: float,
-    divisor: Any,
-    values: Any,
-    grads: tuple[Any, Any, Any],
-    hess: Any,
-    aliased: bool,
-) -> DeviceArray:
-    """Run a loss over operands of one shape and return the sum of its values over `divisor`, a device scalar.
-
-    As :func:`fastloss.cpu.loops.elementwise.run`.
-    """
-    inputs, results = (*operands, *((),) * (3 - len(operands)), weight, grad_output), (values, *grads, hess)
-    planned = plan(device, point, inputs, results, params)
-    return run_once(planned, inputs, results, scale, divisor, False)
 
 
 def merged(arrays: Sequence[Any], shape: tuple[int, ...]) -> tuple[Any, list[Any]]:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import numpy as np
-
 from fastloss.cuda.device.block import block, blocks, thread, threads
 from fastloss.cuda.device.memory import copy_element, label_at, load, store
 from fastloss.cuda.device.reduce import THREADS, grid_of
 from fastloss.cuda.device_array import DeviceArray
-from fastloss.cuda.driver import read_memory
 from fastloss.cuda.launch import Kernel
-from fastloss.cuda.views import real_of
+from fastloss.runtime.dtypes import real_of
 
 
 @functools.cache
@@ -53,9 +50,3 @@ def add_rows(device: Any, target: DeviceArray, index: DeviceArray, source: Devic
         grid = grid_of(source.size, THREADS)
         columns = source.size // index.size
         _add_rows_kernel().launch(device, grid, source.dtype, target, source, index, columns, source.size)
-
-
-def host(device: Any, view: DeviceArray) -> Any:
-    """Return a contiguous array of integers as a NumPy array of int64; waits for the device."""
-    raw = read_memory(device, view.pointer, view.size * view.itemsize) if view.size else b""
-    return np.frombuffer(raw, view.dtype, view.size).astype(np.int64).reshape(view.shape)

@@ -11,8 +11,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from fastloss.cuda.device.block import WARP, added, block, blocks, meet, minimum, over, thread, threads
 from fastloss.cuda.device.memory import label_at, load, load_or, present, store
 from fastloss.cuda.device.numba_cuda import SIMULATED, jitable
@@ -21,10 +19,8 @@ from fastloss.cuda.device_array import DeviceArray, like
 from fastloss.cuda.launch import Kernel, prepared
 from fastloss.cuda.loops.check_labels import first_of
 from fastloss.cuda.planned import At, Form, Looping, divisor_of, factor_of, itself, never, plan_of
-from fastloss.cuda.views import real_of
+from fastloss.runtime.dtypes import I64, real_of
 from fastloss.runtime.plans import KernelPlan
-
-I64 = np.dtype(np.int64)
 
 # Classes up to which a warp has a row; the simulator's blocks are smaller than a warp.
 WARP_UP_TO = 0 if SIMULATED else 1024

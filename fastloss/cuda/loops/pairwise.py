@@ -12,12 +12,12 @@ from typing import Any
 from fastloss.cuda.device.block import added, anyone, block, blocks, maximum, meet, over, thread, threads
 from fastloss.cuda.device.memory import WIDEST, load_or, load_pack, store, store_derivatives
 from fastloss.cuda.device.numba_cuda import SIMULATED, jitable
-from fastloss.cuda.device.packs import filled, spread, total_of
+from fastloss.cuda.device.packs import filled, folded, spread
 from fastloss.cuda.device.reduce import THREADS, deliver, grid_of
 from fastloss.cuda.launch import Kernel
 from fastloss.cuda.planned import Form, Looping, itself, never, plan_of, unaligned
-from fastloss.cuda.views import real_of
 from fastloss.define.descriptions import PairMaths
+from fastloss.runtime.dtypes import real_of
 from fastloss.runtime.plans import KernelPlan
 
 # Which of the operands and results are read and written in packs: not labels, grad_output and values.
@@ -37,27 +37,6 @@ def _no_peaks(a, b, c, params):
 def _once(sums, params):
     T = type(sums[0])
     return T(1), T(1), T(1)
-
-
-@functools.cache
-def _largest(place: int, width: int) -> Any:
-    """Return the function that gives the largest entry `place` of the outcomes of a pack."""
-    if width == 1:
-
-        @jitable
-        def single(outcomes):
-            return outcomes[0][place]
-
-        return single
-
-    half = width // 2
-    part = _largest(place, half)
-
-    @jitable
-    def both(outcomes):
-        return maximum(part(outcomes[:half]), part(outcomes[half:]))
-
-    return both
 
 
 @functools.cache
@@ -83,8 +62,8 @@ def kernel(maths: PairMaths, lanes: int, width: int) -> Kernel:
 
     maxima, sums, entries = spread(peaks_of, width), spread(terms_of, width), spread(entry_of, width)
     fill = filled(width)
-    top_u, top_v, top_w = (_largest(k, width) for k in range(3))
-    sum_u, sum_v, sum_w = (total_of(k, width) for k in range(3))
+    top_u, top_v, top_w = (folded(maximum, width, k) for k in range(3))
+    sum_u, sum_v, sum_w = (folded(added, width, k) for k in range(3))
     top_over, sum_over, total_over = over(maximum, lanes), over(added, lanes), over(added, THREADS)
     settle, someone = meet(lanes), anyone(lanes)
 

@@ -33,11 +33,10 @@ from fastloss.cuda.planned import (
     itself,
     never,
     plan_of,
-    run_once,
     unaligned,
 )
-from fastloss.cuda.views import real_of
 from fastloss.define.descriptions import RowMaths
+from fastloss.runtime.dtypes import real_of
 from fastloss.runtime.plans import KernelPlan, count_present
 
 # Which of the operands and results are read and written in packs: not labels, grad_output and values.
@@ -139,30 +138,3 @@ def _launching(
         return gathering(pointers, numbers, counted, by)
 
     return gathered
-
-
-def run(
-    device: Any,
-    maths: RowMaths,
-    x: Any,
-    operand: Any,
-    target: Any,
-    weight: Any,
-    grad_output: Any,
-    params: tuple[float, ...],
-    scale: float,
-    divisor: float,
-    shape: tuple[int, int, int],
-    ignore_index: int,
-    check: bool,
-    values: Any,
-    grads: tuple[Any, Any, Any],
-    hess: Any,
-) -> tuple[int, Any]:
-    """Run a row loss and return (row of the first class index that does not exist or -1, reduced value).
-
-    The parameters are those of :func:`fastloss.cpu.loops.rowwise.run`; the reduced value is a device scalar.
-    """
-    operands, results = (x, operand, target, weight, grad_output), (values, *grads, hess)
-    planned = plan(device, maths, operands, results, params, shape, ignore_index)
-    return run_once(planned, operands, results, scale, divisor, check)

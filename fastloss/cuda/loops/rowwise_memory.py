@@ -13,7 +13,7 @@ from fastloss.cuda.device.block import added, block, blocks, maximum, meet, over
 from fastloss.cuda.device.memory import label_at, load, load_or, load_pack, store, store_derivatives, store_pack
 from fastloss.cuda.device.numba_cuda import SIMULATED
 from fastloss.cuda.device.online_softmax import SURE, exponential, of_exp_sum, online_sum_exp, sum_of_others
-from fastloss.cuda.device.packs import filled, mapped, total_of
+from fastloss.cuda.device.packs import filled, folded, mapped
 from fastloss.cuda.device.reduce import THREADS, deliver, divided
 from fastloss.cuda.launch import Kernel
 from fastloss.cuda.loops.row_maths import at_target, blank_of, packed
@@ -28,7 +28,7 @@ def memory_kernel(maths: RowMaths, lanes: int, width: int) -> Kernel:
     """Return the kernel with `lanes` threads for each row, 1 or a block, which handle packs of `width` entries."""
     finish, has_terms, softmax, indexed = maths.finish, maths.terms is not None, maths.softmax, maths.indexed
     (sums, entries), outcome_at_target, stride = packed(maths, width), at_target(maths), lanes * width
-    first_of, second_of, third_of = (total_of(k, width) for k in range(3))
+    first_of, second_of, third_of = (folded(added, width, k) for k in range(3))
     top_and_sum, sum_others = online_sum_exp(width, stride), sum_of_others(width, stride)
     exps_of, fill, threads = mapped(exponential, width), filled(width), max(lanes, THREADS)
     top_over, sum_over, total_over = over(maximum, lanes), over(added, lanes), over(added, threads)
