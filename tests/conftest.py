@@ -81,3 +81,23 @@ def threads():
             return function()
 
     return on
+
+
+@pytest.fixture
+def axes_checked(monkeypatch):
+    """Kernels are given arrays of as many axes as they were compiled for; Numba would write the sizes of more anywhere."""
+    from fastloss.runtime.compile import Kernel
+
+    machine_code = Kernel.machine_code
+
+    def checked(self, arguments, flat, params):
+        code = machine_code(self, arguments, flat, params)
+        axes = [1 if flat and type(a) is np.ndarray else getattr(a, "ndim", None) for a in arguments]
+
+        def run(*given):
+            assert [getattr(a, "ndim", None) for a in given[: len(axes)]] == axes
+            return code(*given)
+
+        return run
+
+    monkeypatch.setattr(Kernel, "machine_code", checked)

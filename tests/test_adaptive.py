@@ -12,6 +12,8 @@ import fastloss as fl
 from fastloss.call import array_ops as _blocks
 from fastloss.call import chunked_matmul as _products
 
+pytestmark = pytest.mark.usefixtures("axes_checked")
+
 F, CLASSES, CUTOFFS = 8, 30, [5, 12, 20]
 NAMES = ("input", "head_weight", "head_bias", "tail_weights")
 

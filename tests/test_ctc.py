@@ -9,6 +9,8 @@ from cases import DTYPES, assert_close
 
 import fastloss as fl
 
+pytestmark = pytest.mark.usefixtures("axes_checked")
+
 torch = pytest.importorskip("torch")
 
 

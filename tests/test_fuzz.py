@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from cases import PLAIN
 
+pytestmark = pytest.mark.usefixtures("axes_checked")
+
 settings = hypothesis.settings(
     deadline=None,
     derandomize=True,

@@ -15,6 +15,8 @@ from fastloss.call import chunked_matmul as _products
 from fastloss.call import linear_run as _projected
 from fastloss.call import linear_twice as _twice
 
+pytestmark = pytest.mark.usefixtures("axes_checked")
+
 F, C = 4, 5
 
 

@@ -157,7 +157,9 @@ def test_what_the_registry_knows_is_added_to_a_docstring():
         "input, target", "reduction", "sample_weight", "divisor", "axis"
     ]  # fmt: skip
     assert "of the shape of `input` without its class axis for" in returns
-    assert raises == """\
+    assert (
+        raises
+        == """\
 ValueError
     If the shapes do not go together, or an option is out of range.
 TypeError
@@ -166,6 +168,7 @@ TypeError
 IndexError
     If a class index is out of range.
 OSError"""
+    )
     assert more == "fastloss.cross_entropy\n"
 
 

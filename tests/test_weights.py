@@ -9,6 +9,8 @@ from cases import ACTIVE, PLAIN, TYPICAL, assert_close, marked, quickly, typical
 
 import fastloss as fl
 
+pytestmark = pytest.mark.usefixtures("axes_checked")
+
 WEIGHED = [case for case in ACTIVE if "sample_weight" in case.record.common]
 FIRST = [case for case in PLAIN if case in WEIGHED]
 # Losses of class indices whose mean is divided by the weights of the classes.

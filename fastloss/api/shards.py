@@ -83,9 +83,7 @@ def shard_stats(logits_shard: Array, target: Array, *, class_offset: int = 0, nu
     at = xp.where(here, local, xp.zeros_like(local))
     logit = xp.astype(xp.take_along_axis(x, at[:, None], axis=1)[:, 0], wide)
     zero = xp.zeros_like(top)
-    return ShardStats(
-        xp.where(counts, top, zero - xp.inf), xp.where(counts, sums, zero), xp.where(here, logit, zero)
-    )
+    return ShardStats(xp.where(counts, top, zero - xp.inf), xp.where(counts, sums, zero), xp.where(here, logit, zero))
 
 
 def combine_shards(stats: Iterable[Any]) -> tuple[Array, Array]:

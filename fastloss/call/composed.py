@@ -276,9 +276,7 @@ def record_of_part(record: Loss, describe: Callable[..., Any], names: tuple[str,
 
 
 @functools.cache
-def _outer_of(
-    point: Any, names: tuple[str, ...], params: tuple[Any, ...]
-) -> Callable[..., Elementwise]:
+def _outer_of(point: Any, names: tuple[str, ...], params: tuple[Any, ...]) -> Callable[..., Elementwise]:
     """Return the description of the elementwise loss of distances."""
 
     def describe(*found: Any, reduction: str) -> Elementwise:

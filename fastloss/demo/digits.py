@@ -97,11 +97,7 @@ def _compare(ours: tuple[float, float], theirs: tuple[float, float], x: Any, y: 
     # An intercept common to all classes changes nothing and is not penalised; compare without it.
     x, y = (np.concatenate([p[:-CLASSES], p[-CLASSES:] - p[-CLASSES:].mean()]) for p in (x, y))
     coefficient_gap = float(abs(x - y).max())
-    fine = (
-        objective_gap <= OBJECTIVE_TOLERANCE
-        and coefficient_gap <= COEFFICIENT_TOLERANCE
-        and ours[1] == theirs[1]
-    )
+    fine = objective_gap <= OBJECTIVE_TOLERANCE and coefficient_gap <= COEFFICIENT_TOLERANCE and ours[1] == theirs[1]
     print(f"   {'':<28}{'SciPy + fastloss':>18}{'scikit-learn':>16}    difference")
     print(f"   {'objective, training data':<28}{ours[0]:>18.12f}{theirs[0]:>16.12f}    {objective_gap:.1e} relative")
     print(f"   {'coefficients, largest':<28}{abs(x).max():>18.6f}{abs(y).max():>16.6f}    {coefficient_gap:.1e} apart")

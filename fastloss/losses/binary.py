@@ -156,9 +156,7 @@ def _floor(x):
     domains={"input": "probability", "target": "probability"},
     legacy=True,
 )
-def binary_cross_entropy(
-    input: Array, target: Array, weight: Array | None = None, *, reduction: str = "mean"
-) -> Array:
+def binary_cross_entropy(input: Array, target: Array, weight: Array | None = None, *, reduction: str = "mean") -> Array:
     r"""Binary cross-entropy of probabilities.
 
     .. math:: \ell_i = -w_i \left[ t_i \log x_i + (1 - t_i) \log(1 - x_i) \right]
@@ -196,9 +194,7 @@ def binary_cross_entropy(
     >>> print(fl.binary_cross_entropy([0.5], [1.0]).round(4))
     0.6931
     """
-    return Elementwise(
-        bce, (input, target), weight=weight, reduction=reduction, broadcast="exact", unit_interval=True
-    )
+    return Elementwise(bce, (input, target), weight=weight, reduction=reduction, broadcast="exact", unit_interval=True)
 
 
 @maths
@@ -256,9 +252,7 @@ def hinge_embedding(x, y, margin):
 
 
 @loss("elementwise", hessian="zero", options={"margin": FINITE}, domains={"target": "sign"}, legacy=True)
-def hinge_embedding_loss(
-    input: Array, target: Array, *, margin: float = 1.0, reduction: str = "mean"
-) -> Array:
+def hinge_embedding_loss(input: Array, target: Array, *, margin: float = 1.0, reduction: str = "mean") -> Array:
     r"""Distance of like pairs, hinge on the distance of unlike ones.
 
     .. math:: \ell_i = \begin{cases} x_i & y_i = 1 \\ \max(0, m - x_i) & y_i = -1 \end{cases}

@@ -77,6 +77,4 @@ def kl_div(input: Array, target: Array, *, reduction: str = "mean", log_target: 
     >>> print(fl.kl_div(np.log([[0.5, 0.5]]), [[0.5, 0.5]], reduction="batchmean"))
     0.0
     """
-    return Elementwise(
-        kl_log_target if log_target else kl, (input, target), reduction=reduction, reals=2
-    )
+    return Elementwise(kl_log_target if log_target else kl, (input, target), reduction=reduction, reals=2)

@@ -128,9 +128,7 @@ def multilabel_soft_pair_entry(a, b, c, coefs, params):
 
 
 # The same loss with a weight of any shape.
-MULTILABEL_SOFT_PAIRS = PairMaths(
-    multilabel_soft_pair_terms, multilabel_soft_pair_row, multilabel_soft_pair_entry
-)
+MULTILABEL_SOFT_PAIRS = PairMaths(multilabel_soft_pair_terms, multilabel_soft_pair_row, multilabel_soft_pair_entry)
 
 
 @maths

@@ -213,9 +213,7 @@ def nll_loss(
     >>> print(fl.nll_loss(np.log([[0.5, 0.5]]), [0]).round(4))
     0.6931
     """
-    return Rowwise(
-        NLL, input, target, weight=weight, ignore_index=ignore_index, reduction=reduction, mean="weights"
-    )
+    return Rowwise(NLL, input, target, weight=weight, ignore_index=ignore_index, reduction=reduction, mean="weights")
 
 
 @loss(

@@ -260,9 +260,7 @@ def distance(norm: Norm) -> PairMaths:
     wrt=("x1", "x2"),
     options={"p": NUMBER, "eps": FINITE, "keepdim": FLAG},
 )
-def pairwise_distance(
-    x1: Array, x2: Array, *, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
-) -> Array:
+def pairwise_distance(x1: Array, x2: Array, *, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Array:
     r"""Distance of pairs of vectors.
 
     .. math:: d(u, v) = \lVert u - v + \epsilon \rVert_p

@@ -207,6 +207,4 @@ def smooth_l1_loss(input: Array, target: Array, *, reduction: str = "mean", beta
     """
     if beta == 0:
         return Elementwise(l1, (input, target), reduction=reduction, broadcast="warn")
-    return Elementwise(
-        smooth_l1, (input, target), params=(float(beta),), reduction=reduction, broadcast="warn"
-    )
+    return Elementwise(smooth_l1, (input, target), params=(float(beta),), reduction=reduction, broadcast="warn")
