@@ -85,7 +85,7 @@ def threads():
 
 @pytest.fixture
 def axes_checked(monkeypatch):
-    """Kernels are given arrays of as many axes as they were compiled for; Numba would write the sizes of more anywhere."""
+    """Kernels get arrays of as many axes as they were compiled for; Numba would write the sizes of more anywhere."""
     from fastloss.runtime.compile import Kernel
 
     machine_code = Kernel.machine_code
