@@ -99,18 +99,19 @@ def _clearing(planning: Planning, description: Any) -> Callable[[Any], None]:
     return clear
 
 
-def _mixes_samples(description: Applied) -> bool:
+def _mixes_samples(description: Any) -> bool:
     """Return whether rows of one of the inner losses lie along the first axis."""
-    for inner in _parts_of(description):
-        if not isinstance(inner, Applied):
-            continue
-        bound = inspect.signature(inner.record.describe).bind(*inner.args, **inner.kwargs)
-        bound.apply_defaults()
-        axes = bound.arguments.get("dim", bound.arguments.get("axis"))
-        rank = max([operand.ndim for operand in _operands_of(inner).values()], default=0)
-        if any(axis in (0, -rank) for axis in (axes if isinstance(axes, tuple) else (axes,))) or _mixes_samples(inner):
-            return True
-    return False
+    return any(_lies_along_samples(inner) or _mixes_samples(inner) for inner in _parts_of(description))
+
+
+def _lies_along_samples(description: Any) -> bool:
+    if not isinstance(description, Applied):
+        return False
+    bound = inspect.signature(description.record.describe).bind(*description.args, **description.kwargs)
+    bound.apply_defaults()
+    axes = bound.arguments.get("dim", bound.arguments.get("axis"))
+    rank = max([operand.ndim for operand in _operands_of(description).values()], default=0)
+    return any(axis in (0, -rank) for axis in (axes if isinstance(axes, tuple) else (axes,)))
 
 
 def _with_common(description: Any, planning: Planning) -> Any:
