@@ -113,7 +113,7 @@ def test_row_maths_has_a_form(maths, message):
 # -- docstrings -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.describe.__module__[:9] == "fastloss."])
 def test_the_docstring_of_a_loss_is_complete(name):
     record = LOSSES[name]
     titles = re.findall(r"^(\w.*)\n-{3,}$", text := record.function.__doc__, re.MULTILINE)
