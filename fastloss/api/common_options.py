@@ -16,7 +16,8 @@ TEXTS = {
     "sample_weight": """\
 sample_weight : array, optional
     Weights of values, not negative: its axes are the first ones of the unreduced loss, or all of them. A mean is
-    divided by the sum of the weights that count. A weight of 0 takes a value out, whatever it holds.""",
+    divided by the sum of the weights that count. A weight of 0 takes a value out, whatever it holds. Weights count
+    in the type of the computation, float32 unless `input` is float64.""",
     "divisor": """\
 divisor : float or array of one number, optional
     What a mean is divided by instead, such as the ``weight`` of :func:`partial_sum` of all blocks of a batch.""",
