@@ -234,11 +234,11 @@ def _take_back(task: _Task) -> None:
 
 def _whatever_is_pressed(leave: Callable[[], None]) -> None:
     """Call a function until it has come to its end: a thread left at half a work queue would wait for ever."""
-    while True:
-        try:
-            return leave()
-        except BaseException:  # of a signal's handler; what it interrupted is to be raised
-            continue
+    for _ in range(100):
+        with contextlib.suppress(BaseException):  # of a signal's handler; what it interrupted is to be raised
+            leave()
+            return
+    leave()
 
 
 def _empty(queue: Any) -> None:
