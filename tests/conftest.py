@@ -86,6 +86,7 @@ def threads():
 @pytest.fixture
 def axes_checked(monkeypatch):
     """Kernels get arrays of as many axes as they were compiled for; Numba would write the sizes of more anywhere."""
+    from fastloss.cpu.loops import check_labels, clear_rows
     from fastloss.runtime.compile import Kernel
 
     machine_code = Kernel.machine_code
@@ -101,3 +102,6 @@ def axes_checked(monkeypatch):
         return run
 
     monkeypatch.setattr(Kernel, "machine_code", checked)
+    yield
+    for kept in (clear_rows._launch, check_labels._weights_launch):  # their steps would be counted elsewhere
+        kept.cache_clear()
