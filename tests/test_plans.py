@@ -501,3 +501,32 @@ def test_labels_out_of_range_without_the_check():
         value, gradient = fl.value_and_grad(fl.cross_entropy)(np.ones((2, 3)), np.array([0, 3]), reduction="none")
     np.testing.assert_array_equal(np.isnan(value), [False, True])
     np.testing.assert_array_equal(np.isnan(gradient).all(axis=1), [False, True])
+
+
+_OWNED = {
+    "mse_loss": ((np.ones((8, 5)), np.zeros((8, 5))), ("input", "target")),
+    "cross_entropy": ((np.ones((8, 5)), np.arange(8) % 5), ("input",)),
+    "cosine_embedding_loss": ((np.ones((8, 5)), np.eye(8, 5), np.ones(8)), ("input1", "input2")),
+}
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("kind", ["grad", "value_and_grad", "grad_and_hess"])
+@pytest.mark.parametrize("name", _OWNED)
+def test_every_call_writes_into_the_callers_arrays(name, kind, reduction):
+    """The first call makes a plan, the second an executor, and from the third on that runs alone."""
+    arrays, wrt = _OWNED[name]
+    single = kind == "grad_and_hess"
+    function = fl.grad_and_hess(getattr(fl, name)) if single else getattr(fl, kind)(getattr(fl, name), wrt)
+
+    def gradients(found):
+        found = found[0] if single else found if kind == "grad" else found[1]
+        return (found,) if single else found
+
+    expected = gradients(function(*arrays, reduction=reduction))
+    for _ in range(4):
+        targets = tuple([np.full((8, 5), np.nan) for _ in expected])
+        found = gradients(function(*arrays, reduction=reduction, grad_out=targets[0] if single else targets))
+        assert all(one is target for one, target in zip(found, targets, strict=True))
+        for target, like in zip(targets, expected, strict=True):
+            np.testing.assert_array_equal(target, like)

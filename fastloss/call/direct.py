@@ -8,6 +8,7 @@ and where the plan has more to say, of a bad label or a value that is not define
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -237,13 +238,14 @@ def _into(
 
 def _results_like(parts: Parts, request: Request) -> tuple[tuple[int, Any, Any, Any], ...]:
     """Return of each result its place in the frame, and what makes it, or the dtype and shape of the caller's array."""
-    gradients = request.grad_out
-    given = iter(() if gradients is None else (gradients,) if request.mode.single else gradients)
-    found: list[tuple[int, Any, Any, Any]] = []
-    for slot, make in parts.results:
-        array = request.out if slot == parts.values else next(given) if gradients is not None else None
-        found.append((slot, make, None, None) if array is None else (slot, None, array.dtype, array.shape))
-    return tuple(found)
+    values = [request.out] if request.mode.value and not parts.reduces else []
+    gradients = () if request.grad_out is None else (request.grad_out,) if request.mode.single else request.grad_out
+    return tuple(
+        [
+            (slot, make, None, None) if array is None else (slot, None, array.dtype, array.shape)
+            for (slot, make), array in zip_longest(parts.results, (*values, *gradients))
+        ]
+    )
 
 
 # -- from a frame to the answer ---------------------------------------------------------------------------------------

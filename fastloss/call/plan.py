@@ -63,7 +63,8 @@ class Parts(NamedTuple):
     frames: tuple[list[Any], list[Any]]  # without and with a check of labels; the queue is last but one
     queue: Callable[[], Any]
     operands: tuple[tuple[int, int], ...]  # (place among the call's arrays, place in the frame)
-    results: tuple[tuple[int, Callable[[], Any]], ...]  # (place in the frame, what makes the array)
+    # (place in the frame, what makes the array): the unreduced values, the gradients, the second derivative
+    results: tuple[tuple[int, Callable[[], Any]], ...]
     labelled: bool
     divisor: float
     number: Callable[[float], Any]  # makes a reduced value
@@ -72,11 +73,6 @@ class Parts(NamedTuple):
     wrap: Callable[[list[Any]], list[Any]] | None  # makes the results of the arrays, None: they are the results
     wraps: tuple[Callable[[Any], Any], ...] | None  # the same for each alone, where it can be done so
     defined: bool  # whether a value of NaN means that the loss may not be
-
-    @property
-    def values(self) -> int:
-        """The place of the unreduced values in the frame: before the derivatives, behind the operands."""
-        return min([slot for slot, _ in self.results], default=0) if not self.reduces else -1
 
 
 def kernel_call(
