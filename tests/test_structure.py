@@ -90,6 +90,12 @@ def test_files_that_prose_names_are_there(file):
     assert [name for name in sorted(names) if not any((folder / name).is_file() for folder in folders)] == []
 
 
+@pytest.mark.parametrize("file", sorted((PACKAGE / "cpu" / "loops").glob("*.py")), ids=lambda file: file.name)
+def test_work_queues_are_borrowed(file):
+    """What iterates over chunks is a generator of Numba's, which never gives back a reference to its arrays."""
+    assert set(re.findall(r" in chunks\((\w+)", file.read_text())) <= {"borrowed"}
+
+
 def test_no_circle():
     """Within a folder too."""
     edges = {}

@@ -533,6 +533,8 @@ def test_triplets_with_a_distance():
         torch.testing.assert_close(F.TripletMarginWithDistanceLoss(**options)(a, p, n), loss)
     with pytest.raises(ValueError, match="margin must be positive"):
         F.triplet_margin_with_distance_loss(a, p, n, distance_function=torch.dist, margin=0.0)
+    with pytest.raises(TypeError, match="must be a function of two tensors, or None, got 'cosine'"):
+        F.triplet_margin_with_distance_loss(a, p, n, distance_function="cosine")
 
 
 def test_training_follows_the_same_curve():

@@ -116,7 +116,7 @@ def _lies_along_samples(description: Any) -> bool:
 
 def _with_common(description: Any, planning: Planning) -> Any:
     """Return a chain or sum whose outermost losses have the options in common that were given."""
-    common = {name: operand.given for name, operand in planning.common.items() if name != "axis"}
+    common = planning.given_common()
     if not common:
         return description
     if isinstance(description, WeightedSum):

@@ -151,8 +151,7 @@ class _Distances:
 
     def __init__(self, planning: Planning, description: OfDistances, part: Callable[..., Any]) -> None:
         self.planning, self.description, self.record, self.mode = planning, description, planning.record, planning.mode
-        common = {name: operand.given for name, operand in planning.common.items() if name != "axis"}
-        self.options = {"reduction": description.reduction, **common}
+        self.options = {"reduction": description.reduction, **planning.given_common()}
         views = planning.enter(description.arrays, description.names)
         for view, name in zip(views, description.names, strict=True):
             check_float(view, name)

@@ -19,7 +19,7 @@ from fastloss.call.plan import Plan, program_call
 from fastloss.call.planning import ABSENT, Planning, Read
 from fastloss.call.request import Request
 from fastloss.call.row_numbers import check_returns, returning
-from fastloss.call.rowwise import set_counts
+from fastloss.call.rowwise import check_probabilities, set_counts
 from fastloss.call.scored import valid_classes
 from fastloss.define.descriptions import Projected, RowIndex, Rowwise, Scores
 from fastloss.define.point_maths import finite_if_out, is_nonzero
@@ -51,7 +51,9 @@ def plan(planning: Planning, description: Projected) -> Plan:
     shape, results = (*x.shape[:-1], classes, *inner), (*x.shape[:-1], *inner)
     soft = rows.soft is not None and target.shape == shape
     if soft:
-        _check_probabilities(rows, target, valid < classes)
+        check_probabilities(rows, target, "the shape of the logits")
+        if valid < classes:
+            raise ValueError("valid_classes does not go with class probabilities behind a linear map")
     else:
         check_labels(target, results, shape, "logits")
     check_returns(planning, scores, soft)
@@ -98,15 +100,6 @@ def plan(planning: Planning, description: Projected) -> Plan:
 
     made = program_call(planning, outputs, each, body, slots=6)
     return returning(planning, made, place, run.numbers, results) if scores.returns else made
-
-
-def _check_probabilities(rows: Rowwise, target: Any, is_padded: bool) -> None:
-    """Raise unless the target may hold class probabilities."""
-    check_float(target, "target, which has the shape of the logits and so holds class probabilities,")
-    if rows.ignore_index is not None and rows.ignore_index >= 0:
-        raise ValueError(f"ignore_index does not go with class probabilities, got {rows.ignore_index}")
-    if is_padded:
-        raise ValueError("valid_classes does not go with class probabilities behind a linear map")
 
 
 def _reduction(planning: Planning, rows: Rowwise, count: int) -> tuple[Rowwise, Any]:

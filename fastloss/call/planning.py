@@ -137,6 +137,10 @@ class Planning:
 
         return read
 
+    def given_common(self) -> dict[str, Any]:
+        """Return the options in common as they were given, for the parts of a loss of losses."""
+        return {name: operand.given for name, operand in self.common.items() if name != "axis"}
+
     @property
     def empty_mean(self) -> float:
         """The reduced value of a loss without values."""

@@ -194,13 +194,18 @@ def target_of(
         check_fits(target, shape, "target")
         return description.maths, None, description.target, rows
     if description.soft is not None and target.shape == shape:
-        check_float(target, "target, which has the input's shape and so holds class probabilities,")
-        if description.ignore_index is not None and description.ignore_index >= 0:
-            raise ValueError(f"ignore_index does not go with class probabilities, got {description.ignore_index}")
+        check_probabilities(description, target, "the input's shape")
         return description.soft, None, description.target, rows
     check_labels(target, rows, shape)
     # torch: without an ignore_index a target of shape (1,) beside one row gives a value of shape (1,)
     return description.maths, description.target, None, target.shape if description.ignore_index is None else rows
+
+
+def check_probabilities(description: Rowwise, target: Any, shape: str) -> None:
+    """Raise unless a target of the shape of the logits, which is called `shape`, may hold class probabilities."""
+    check_float(target, f"target, which has {shape} and so holds class probabilities,")
+    if description.ignore_index is not None and description.ignore_index >= 0:
+        raise ValueError(f"ignore_index does not go with class probabilities, got {description.ignore_index}")
 
 
 def _innermost(backend: Any, x: Any, first: int, last: int) -> int | None:

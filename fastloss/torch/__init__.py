@@ -12,8 +12,8 @@ an error that names torch's function. On a GPU labels are not waited for: a row 
 ``check_indices=True`` asks for the check.
 """
 
+from fastloss.torch.distance import with_distance as _with_distance
 from fastloss.torch.functional import public as _function
-from fastloss.torch.functional import with_distance as _with_distance
 from fastloss.torch.modules import adaptive_loss as _adaptive_loss
 from fastloss.torch.modules import linear_cross_entropy_loss as _linear_cross_entropy_loss
 from fastloss.torch.modules import module as _module
