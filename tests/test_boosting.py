@@ -541,6 +541,22 @@ def test_small_weights_are_not_taken_for_large_residuals():
     boosting.objective(fl.l1_loss)(raw, np.zeros(500), np.full(500, 1e-5))  # a warning would be an error
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("name", "options"), [("binary_cross_entropy_with_logits", {}), ("sigmoid_focal_loss", {"gamma": 3.0})]
+)
+def test_one_pass_lifts_what_three_would(name, options, dtype):
+    raw = np.concatenate([np.linspace(-120, 120, 961), [-np.inf, np.inf, np.nan, 0, 0]]).astype(dtype)
+    label = np.random.default_rng(0).integers(0, 5, len(raw)) / 4
+    grad, hess = boosting.objective(getattr(fl, name), **options)(label, raw)
+    slope, exact = fl.grad_and_hess(getattr(fl, name))(raw, label, reduction="none", **options)
+    np.testing.assert_array_equal(grad, slope)
+    bound = np.maximum(np.maximum(abs(exact), abs(slope)), dtype(1e-16))
+    np.testing.assert_array_equal(hess, np.where(exact > dtype(1e-16), exact, bound))
+    assert (exact <= 1e-16).any()
+    assert (exact > 1e-16).any()
+
+
 def test_exact_curvature_is_the_second_derivative_and_nothing_else():
     raw, label = scores_and_labels("sigmoid_focal_loss")
     label = 1 - label  # far on the wrong side
@@ -733,6 +749,8 @@ CLASSES, ONE, TWO = np.array([0.0, 1.0, 2.0]), np.zeros(3), np.zeros((3, 2))
         (fl.cross_entropy, CLASSES, ONE, ValueError, "num_class"),
         (fl.cross_entropy, CLASSES[:2], TWO, ValueError, "one label for each row"),
         (fl.binary_cross_entropy_with_logits, CLASSES, ONE, ValueError, "0 and 1.*2 at position 2"),
+        (fl.binary_cross_entropy_with_logits, [1, np.nan, 0], ONE, ValueError, "0 and 1.*nan at position 1"),
+        (fl.sigmoid_focal_loss, -CLASSES[::-1], ONE, ValueError, "0 and 1.*-2 at position 0"),
         (fl.soft_margin_loss, CLASSES, ONE, ValueError, "-1 and 1.*2 at position 2"),
         (fl.soft_margin_loss, CLASSES - 1, ONE, ValueError, "not all three"),
         (fl.poisson_nll_loss, -CLASSES, ONE, ValueError, "not negative.*-1 at position 1"),

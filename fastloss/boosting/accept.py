@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 from fastloss.boosting.gaussian import Gaussian
-from fastloss.boosting.raw_loss import ClassRows, Elements, LabelRows, RawLoss
+from fastloss.boosting.raw_loss import ClassRows, Elements, LabelRows, Probabilities, RawLoss
 
 # Losses of probabilities or log-probabilities, which raw scores are not, and what to take in their place.
 _INSTEAD = {
@@ -59,7 +59,7 @@ def _form(record: Any, options: dict[str, Any]) -> type[RawLoss]:
     parameters = inspect.signature(record.function).parameters
     if record.wrt == ("input",) and record.hessian and {"target", "reduction"} <= parameters.keys():
         if record.family == "elementwise":
-            return Elements
+            return Probabilities if record.domains.get("target") == "probability" else Elements
         if record.family == "rowwise":
             return ClassRows if record.domains.get("target") == "class" else LabelRows
     raise ValueError(f"{name} does not give one number for each row of raw scores and labels: no booster can train it")

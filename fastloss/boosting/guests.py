@@ -189,9 +189,8 @@ class Objective(Boosted):
 
     def _derivatives(self, raw: Array, label: Array, weight: Array | None) -> tuple[Array, Array]:
         raw, label, weight = self._arrays(raw, label, weight)
-        raw, label = self._loss.prepare(raw, label)
         unit = self._scale if weight is None else weight if self._scale == 1 else weight * self._scale
-        grad, curvature = self._loss.curved(raw, label, unit, self._curvature)
+        grad, curvature = self._loss.objective(raw, label, unit, self._curvature)
         if self._hessian_scale != 1:
             curvature *= self._hessian_scale
         return grad, curvature

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import fastloss as fl
 from fastloss.boosting.curvature import FLOOR, upper_bound
 from fastloss.boosting.initial import LEAST_SHARE, log_frequencies, row_minimum, scalar_minimum, within_logits
 from fastloss.boosting.labels import converted
+from fastloss.boosting.one_pass import lifted_derivatives
 
 Array = Any
 Unit = Any  # the weight of each row times the objective's scale: an array, or a number where there are no weights
@@ -71,12 +73,20 @@ class RawLoss:
         part = self._partial(*self.arguments(raw, label), **given, **self.options)
         return part.total, part.weight
 
+    def objective(self, raw: Array, label: Array, unit: Unit, curvature: str) -> tuple[Array, Array]:
+        """Return gradient and curvature, multiplied by `unit`, of scores and labels as a booster has them."""
+        return self.curved(*self.prepare(raw, label), unit, curvature)
+
     def derivatives(self, raw: Array, label: Array, unit: Unit) -> tuple[Array, Array]:
         """Return gradient and diagonal of the Hessian, multiplied by `unit`."""
+        return self.multiplied(self._both, raw, label, unit)
+
+    def multiplied(self, both: Callable[..., Any], raw: Array, label: Array, unit: Unit) -> tuple[Array, Array]:
+        """Return the two that `both` computes, multiplied by `unit`."""
         if not isinstance(unit, float):
             upstream = self.spread(unit, raw)
-            return self._both(raw, label, reduction="none", grad_output=upstream, **self.options)  # type: ignore[no-any-return]
-        grad, hess = self._both(raw, label, reduction="none", **self.options)
+            return both(raw, label, reduction="none", grad_output=upstream, **self.options)  # type: ignore[no-any-return]
+        grad, hess = both(raw, label, reduction="none", **self.options)
         if unit != 1:
             grad *= unit
             hess *= unit
@@ -127,13 +137,16 @@ class Elements(RawLoss):
 
     def prepare(self, raw: Array, label: Array) -> tuple[Array, Array]:
         """Return the labels in the shape of the scores."""
+        return raw, self.shaped(raw, converted(self.kind, label, self.name))
+
+    def shaped(self, raw: Array, label: Array) -> Array:
+        """Return the labels in the shape of the scores, whatever they are."""
         if raw.shape != label.shape and math.prod(raw.shape) != math.prod(label.shape):
             hint = ": a loss of several classes takes a column for each" if raw.ndim == 2 else ""
             raise ValueError(
                 f"{self.name} takes one label for each score, got labels {label.shape} and scores {raw.shape}{hint}"
             )
-        label = converted(self.kind, label, self.name)
-        return raw, label if label.shape == raw.shape else label.reshape(raw.shape)
+        return label if label.shape == raw.shape else label.reshape(raw.shape)
 
     def bound(self, raw: Array, label: Array, grad: Array, hess: Array, unit: Unit) -> Array:
         """Return the majorizing curvature, from the residuals where the labels are any numbers."""
@@ -165,6 +178,24 @@ class Elements(RawLoss):
 
         found = scalar_minimum(slope, float(np.average(values, weights=weights)))
         return within_logits(found) if self.name in _SIGMOID else found
+
+
+class Probabilities(Elements):
+    """A loss of one score and one label that is a probability."""
+
+    def __init__(self, record: Any, options: dict[str, Any]) -> None:
+        super().__init__(record, options)
+        self._lifted = lifted_derivatives(record)
+
+    def objective(self, raw: Array, label: Array, unit: Unit, curvature: str) -> tuple[Array, Array]:
+        """Return gradient and curvature; the usual one in one pass, which checks the labels."""
+        if curvature != "auto":
+            return super().objective(raw, label, unit, curvature)
+        try:
+            return self.multiplied(self._lifted, raw, self.shaped(raw, label), unit)
+        except ValueError:
+            converted(self.kind, label, self.name)  # which says what label it is, and where
+            raise
 
 
 class ClassRows(RawLoss):

@@ -23,7 +23,7 @@ from fastloss.call.planning import ABSENT, Operand, Planning, chained, reads_of
 from fastloss.call.request import VALUE
 from fastloss.call.weighting import plan_sample_weights, spread_weights
 from fastloss.define.descriptions import Elementwise, MathFunction
-from fastloss.define.point_maths import is_negative, outside_unit_interval, sampled, slopes_of, weighted
+from fastloss.define.point_maths import sampled, slopes_of, weighted
 from fastloss.runtime.plans import nothing
 from fastloss.runtime.settings import settings
 
@@ -142,7 +142,7 @@ def _arguments(
         check_float(argument.view, argument.operand.name)
     views = [argument.view for argument in arguments]
     spreads: list[Callable[[Any], Any] | None] = [None] * len(views)
-    if description.non_negative is not None:
+    if description.variance is not None:
         check_float(views[-1], names[-1])
         aligned = aligned_variance(views[-1], views[0], names[-1])
         if aligned is not views[-1]:
@@ -196,16 +196,13 @@ def _domain(
     So does what has weight 0. The weights are spread over the loss's `shape`, and what they are compared with.
     """
     backend = planning.library.backend
-    if not math.prod(shape) or not (description.unit_interval or description.non_negative is not None):
+    if not math.prod(shape) or not description.domains:
         return None
     looked_at = [
         (operand.name, operand.place, chained(operand.read, spread), point, message)
         for operand, spread in zip(description.arrays, spreads, strict=False)
-        for wanted, point, message in (
-            (description.unit_interval, outside_unit_interval, "must lie in [0, 1], but holds values outside"),
-            (description.non_negative == operand.name, is_negative, "must not be negative, but holds negative values"),
-        )
-        if wanted
+        for name, point, message in description.domains
+        if name == operand.name
     ]
     weights = None if samples is None else spread_weights(planning, samples, shape)
 

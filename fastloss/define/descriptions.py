@@ -22,9 +22,9 @@ class Elementwise(NamedTuple):
     result, or with `exact_weight` must have the input's shape. `mean` is the divisor of the mean: ``"elements"``,
     ``"weights"``, or ``"products"``, which is the elements unless samples are weighted, and then by both weights.
 
-    The first `reals` arrays must be floating point. With `unit_interval` values outside [0, 1] are an error, and
-    so are negative ones of the argument `non_negative` (a variance, which may lack the last axis); the point function
-    answers both with NaN.
+    The first `reals` arrays must be floating point; the argument `variance` may lack the last axis. `domains` say where
+    the loss is not defined, which is an error, and the value NaN: the name of an argument, a point function that is 1
+    for its values that are outside, and what the error says of them.
     """
 
     point: MathFunction
@@ -38,8 +38,8 @@ class Elementwise(NamedTuple):
     leads: int = 2
     exact_weight: bool = False
     reals: int = 1
-    unit_interval: bool = False
-    non_negative: str | None = None
+    variance: str | None = None
+    domains: tuple[tuple[str, MathFunction, str], ...] = ()
 
     def divisor(self, shape: tuple[int, ...], size: int) -> int:
         """Return what the sum of `size` values is divided by, weights left aside; `shape` is the first array's."""

@@ -63,6 +63,11 @@ def outside_unit_interval(x):
     return (T(1) if x < T(0) or x > T(1) else T(0)), (T(0),), T(0)
 
 
+def in_unit_interval(*names: str) -> tuple[tuple[str, Any, str], ...]:
+    """Return the domains of arguments that must lie in [0, 1]."""
+    return tuple([(name, outside_unit_interval, "must lie in [0, 1], but holds values outside") for name in names])
+
+
 @maths
 def is_negative(x):
     """1 where x is negative."""

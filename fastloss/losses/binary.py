@@ -8,6 +8,7 @@ from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, Elementwise
 from fastloss.define.maths import hard_targets, maths
 from fastloss.define.options import FINITE
+from fastloss.define.point_maths import in_unit_interval
 from fastloss.define.scalars import exp_nonpositive, log1p_unit, log_unit, relu, step
 
 
@@ -194,7 +195,14 @@ def binary_cross_entropy(input: Array, target: Array, weight: Array | None = Non
     >>> print(fl.binary_cross_entropy([0.5], [1.0]).round(4))
     0.6931
     """
-    return Elementwise(bce, (input, target), weight=weight, reduction=reduction, broadcast="exact", unit_interval=True)
+    return Elementwise(
+        bce,
+        (input, target),
+        weight=weight,
+        reduction=reduction,
+        broadcast="exact",
+        domains=in_unit_interval("input", "target"),
+    )
 
 
 @maths

@@ -9,6 +9,7 @@ from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, Elementwise, MathFunction
 from fastloss.define.maths import hard_targets, maths, named
 from fastloss.define.options import BELOW_ONE, FINITE_NON_NEGATIVE
+from fastloss.define.point_maths import in_unit_interval
 from fastloss.define.scalars import exp_nonpositive, log1p_unit, log_unit, power, square
 
 # No power of a number below 1 with a larger exponent is other than 0, and float32 holds this one.
@@ -203,5 +204,5 @@ def binary_focal_loss(
         params=(min(float(gamma), LARGEST_GAMMA), float(alpha)),
         reduction=reduction,
         broadcast="exact",
-        unit_interval=True,
+        domains=in_unit_interval("input", "target"),
     )

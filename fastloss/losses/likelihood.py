@@ -8,6 +8,7 @@ from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, Elementwise
 from fastloss.define.maths import maths
 from fastloss.define.options import FLAG, NON_NEGATIVE, POSITIVE
+from fastloss.define.point_maths import is_negative
 from fastloss.define.scalars import exp, log, smallest_normal
 
 _HALF_LOG_TWO_PI = 0.9189385332046727
@@ -245,5 +246,6 @@ def gaussian_nll_loss(
         ("input", "target", "var"),
         (float(eps), _HALF_LOG_TWO_PI if full else 0.0),
         reduction=reduction,
-        non_negative="var",
+        variance="var",
+        domains=(("var", is_negative, "must not be negative, but holds negative values"),),
     )
