@@ -328,6 +328,20 @@ def test_cross_entropy_of_sure_rows(shape, dtype):
     close(second[:, 1], rest / (1 + rest) ** 2, ulps)
 
 
+@each
+def test_gradients_of_many_equal_logits(dtype):
+    """Each has the largest softmax, which is small: no digit is lost to a difference from 1."""
+    x, t = np.zeros((1, 5000), dtype), np.zeros((1, 5000), dtype)
+    t[0, 7] = 1
+    expected = 1 / 5000 - t
+    close(fl.grad(fl.cross_entropy)(x, t), expected)
+    close(fl.grad(fl.log_softmax)(x, 1, grad_output=-t), expected)
+    weight = np.ones(5000, dtype)
+    weight[7] = 0
+    slope = fl.grad(fl.cross_entropy)(x, np.array([7]), weight=weight, label_smoothing=0.5, reduction="sum")
+    close(slope[0, 7], 0.5 / 5000 * 4999 / 5000)
+
+
 @slow
 @pytest.mark.parametrize("shape", quickly((5,), then=((100,), (5000,))), ids=str)
 def test_relatives_of_cross_entropy_of_sure_rows(shape):

@@ -368,7 +368,9 @@ def test_scaled_float16_gradients_keep_what_the_scale_is_for():
     assert x.grad[0, 1] == torch.tensor(2.0**15 / 4096 / 512, dtype=torch.float16)
 
 
-@pytest.mark.parametrize("name", ["mse_loss", "huber_loss", "kl_div", "soft_margin_loss", "margin_ranking_loss"])
+@pytest.mark.parametrize(
+    "name", ["mse_loss", "huber_loss", "kl_div", "soft_margin_loss", "margin_ranking_loss", "cross_entropy"]
+)
 def test_mixed_dtypes_come_to_that_of_torch(name):
     for dtypes in ((torch.float32, torch.float64), (torch.float64, torch.float32), (torch.bfloat16, torch.float32)):
         args = [torch.rand(6, 4).to(dtypes[0]), torch.rand(6, 4).to(dtypes[1])]

@@ -14,8 +14,10 @@ from fastloss.define.scalars import complement
 
 # Notation of RowMaths: z an entry less the row's maximum, p its softmax, t the second operand's entry, w the class
 # weight, hit whether this is the target, zy and wy the target's z and w, logsum = log Σ exp z, p_others 1
-# less the softmax of the largest entry and py that of the target. A value chooses between factors, not between a
-# product and 0: vectors would round such a product before they add to it, and the rest of a loop would not.
+# less the softmax of the largest entry and py that of the target. A difference from p takes the digits of p_others
+# where p is near 1, and those of p elsewhere: the largest of many entries may have a small softmax. A value chooses
+# between factors, not between a product and 0: vectors would round such a product before they add to it, and the rest
+# of a loop would not.
 
 
 @maths
@@ -68,7 +70,7 @@ def smooth_row(top, logsum, sums, zy, wy, p_others, py, params):
     kept = (T(1) - smoothing) * wy
     total = kept + share * sums[0]
     surprise = T(0) if kept == T(0) and zy == T(-math.inf) else logsum - zy
-    at_target = share * (sums[0] - wy) - total * p_others if zy == T(0) else total * py - (kept + share * wy)
+    at_target = share * (sums[0] - wy) - total * p_others if py > T(0.5) else total * py - (kept + share * wy)
     return kept * surprise + share * (sums[0] * logsum - sums[1]), (total, at_target, p_others)
 
 
@@ -111,7 +113,7 @@ def soft_entry(z, p, t, w, hit, coefs, params):
     d_weight = q * surprise if q != T(0) else T(0)
     mass = w * q
     miss = complement(z, p, p_others)
-    slope = (total - mass) - total * miss if z == T(0) else total * p - mass
+    slope = (total - mass) - total * miss if p > T(0.5) else total * p - mass
     return (slope, w * (T(1) - smoothing) * surprise, d_weight), total * p * miss
 
 

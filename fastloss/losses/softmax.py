@@ -66,7 +66,7 @@ def log_softmax_entry(z, p, t, w, hit, coefs, params):
     T = type(z)
     g, total = params[0] * t, params[0] * coefs[1]
     miss = complement(z, p, coefs[2])
-    slope = (g - total) + miss * total if z == T(0) else g - p * total
+    slope = (g - total) + miss * total if p > T(0.5) else g - p * total
     return (z - coefs[0], slope), -p * miss * total
 
 

@@ -25,6 +25,7 @@ PROMOTING = frozenset(
         "binary_cross_entropy_with_logits",
         "cosine_embedding_loss",
         "cosine_similarity",
+        "cross_entropy",
         "gaussian_nll_loss",
         "kl_div",
         "l1_loss",
@@ -126,7 +127,6 @@ class Door:
         self.most = sum(p.kind is _EITHER for p in parameters.values())
         self.reduction = "mean" if "reduction" in parameters else "none" if name in MAPS else "sum"
         self.operator = Operator(name, self.reduction != "none")
-        self.promotes = name in PROMOTING
         self.calls: dict[Hashable, tuple[Callable[[Call, list[Tensor]], Any], Call]] = {}
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -202,7 +202,8 @@ class Door:
         arguments.pop("dtype", None)
         first = arguments[self.names[0]]
         dtypes = [a.dtype for a in arguments.values() if isinstance(a, Tensor) and a.dtype.is_floating_point]
-        dtype = functools.reduce(torch.promote_types, dtypes, first.dtype) if self.promotes else first.dtype
+        promotes = self.promotes(arguments)
+        dtype = functools.reduce(torch.promote_types, dtypes, first.dtype) if promotes else first.dtype
         computed = dtype
         if dtype in HALF:
             device = first.device.type
@@ -218,9 +219,15 @@ class Door:
             if isinstance(value, list | tuple):
                 return [cast(one) for one in value]
             changes = isinstance(value, Tensor) and value.dtype.is_floating_point
-            return value.to(computed) if changes and (self.promotes or value.dtype in HALF) else value
+            return value.to(computed) if changes and (promotes or value.dtype in HALF) else value
 
         return {name: cast(value) for name, value in arguments.items()}, dtype
+
+    def promotes(self, arguments: dict[str, Any]) -> bool:
+        """Return whether torch brings the tensors to a common dtype, which it does not beside class indices."""
+        target = arguments.get("target")
+        indices = self.name in LABELLED and isinstance(target, Tensor) and not target.is_floating_point()
+        return self.name in PROMOTING and not indices
 
     def is_array(self, arguments: dict[str, Any]) -> bool:
         """Return whether the value is an array, not a number."""
