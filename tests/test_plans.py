@@ -289,6 +289,9 @@ def test_kinds_of_calls_are_told_apart():
         assert fl.softmax(x, 1).sum(axis=1) == pytest.approx(1)
         with pytest.raises(TypeError, match="dim must be an integer"):
             fl.softmax(x, True + 0.0)
+        assert fl.logsumexp(x, (0, 1)) == pytest.approx(np.log(np.exp(x).sum()))
+        with pytest.raises(TypeError, match="dim must be an integer"):
+            fl.logsumexp(x, (0.0, True))
         with pytest.raises(TypeError, match="floating point"):
             fl.cross_entropy(y.reshape(1, 2), y[:1])
 
