@@ -289,6 +289,9 @@ def test_kinds_of_calls_are_told_apart():
         assert fl.softmax(x, 1).sum(axis=1) == pytest.approx(1)
         with pytest.raises(TypeError, match="dim must be an integer"):
             fl.softmax(x, True + 0.0)
+        assert fl.logsumexp(x, (0, 1)) == pytest.approx(np.log(np.exp(x).sum()))
+        with pytest.raises(TypeError, match="dim must be an integer"):
+            fl.logsumexp(x, (0.0, True))
         with pytest.raises(TypeError, match="floating point"):
             fl.cross_entropy(y.reshape(1, 2), y[:1])
 
@@ -530,3 +533,18 @@ def test_every_call_writes_into_the_callers_arrays(name, kind, reduction):
         assert all(one is target for one, target in zip(found, targets, strict=True))
         for target, like in zip(targets, expected, strict=True):
             np.testing.assert_array_equal(target, like)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("name", ["CrossEntropyLoss", "BCEWithLogitsLoss"])
+def test_arrays_that_are_bound_count_beside_the_callers(name, reduction, rng):
+    """The weight of a class stands behind the arguments, and before the array that is written."""
+    x, labelled = rng.normal(size=(8, 5)), name == "CrossEntropyLoss"
+    target, weight = (np.arange(8) % 5, np.ones(5)) if labelled else (np.eye(8, 5), np.ones((8, 5)))
+    loss = getattr(fl, name)(weight=weight, reduction=reduction)
+    expected = loss.value_and_grad(x, target)
+    for _ in range(4):
+        gradient = np.full_like(x, np.nan)
+        found = loss.value_and_grad(x, target, grad_out=gradient)
+        assert found[1] is gradient
+        assert same(found, expected)

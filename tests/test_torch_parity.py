@@ -79,6 +79,7 @@ UNUSUAL = [
     ("l1_loss", {"input": (5,), "target": (4, 5), "weight": (5,)}, {}),
     ("kl_div", {"input": (5,), "target": (4, 5)}, {"reduction": "batchmean"}),
     ("kl_div", {"input": (), "target": (3,)}, {"reduction": "batchmean"}),
+    *[("kl_div", {"input": shape, "target": shape}, {"reduction": "batchmean"}) for shape in ((0, 5), (4, 0))],
     ("gaussian_nll_loss", {"input": (4, 1), "target": (4, 5), "var": (4, 1)}, {}),
     *[
         ("multilabel_soft_margin_loss", {"input": (2, 3, 4), "target": (2, 3, 4), "weight": weight}, {})

@@ -17,7 +17,7 @@ from fastloss.call.by_address import by_address
 from fastloss.call.dispatch import APART
 from fastloss.call.plan import Parts, Plan, value_alone, value_and_gradient
 from fastloss.call.request import Request
-from fastloss.call.signature import OTHER_KIND, Signature
+from fastloss.call.signature import OTHER_KIND, Signature, extras_of
 from fastloss.runtime.settings import settings
 
 Run = Callable[[tuple[Any, ...], dict[str, Any], Request], Any]
@@ -47,7 +47,7 @@ def direct(
     if found.relations.count(APART) < len(found.relations):
         return None
     count, names = len(args), [*kwargs]
-    if max(found.places, default=0) >= count + len(names) and request is plain:
+    if len(found.given) > count + len(names) + len(extras_of(request)):
         return None  # arrays that a loss class has bound
     operands = tuple(
         [(found.places[place], slot, arrays[place].dtype, arrays[place].shape) for place, slot in parts.operands]

@@ -77,7 +77,7 @@ def plan(planning: Planning, description: Elementwise) -> Plan:
     missing = (None,) * (3 - len(loop.views))
     operands = (*[argument.operand for argument in loop.arguments], *missing, kernel_weight, grad_output)
     if size == 0:
-        kernel = nothing(planning.empty_mean)
+        kernel = nothing(0.0 if divisor else math.nan)
     else:
         seen = (
             *[backend.broadcast(view, shape) for view in loop.views],

@@ -105,7 +105,7 @@ def signature(
             lower, a = _as_array, _as_array(a)
             layout = _host_layout(a)
         elif kind in OPTIONS or is_option(a):
-            parts.append((kind, a or str(a)))  # 0.0 equals -0.0
+            parts.append((kind, repr(a) if kind is tuple else a or str(a)))  # 0.0 equals -0.0, and (0, 1) (False, 1.0)
             continue
         else:
             lower = lowering(a)
