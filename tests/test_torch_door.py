@@ -173,6 +173,20 @@ def test_accumulated_scaled_and_shared_gradients():
     torch.testing.assert_close(gradient(F), gradient(T).clone())
 
 
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_number_that_is_learned(reduction):
+    results = []
+    x, y = torch.randn(2, 5)
+    for module in (F, T):
+        mean, var = torch.tensor([0.3, 0.7], requires_grad=True).unbind()
+        loss = module.gaussian_nll_loss(x, y, var, reduction=reduction)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a number is another shape
+            loss = (loss + module.mse_loss(mean, y, reduction=reduction)).sum()
+            results.append([loss, *torch.autograd.grad(loss, (mean, var))])
+    torch.testing.assert_close(*results)
+
+
 def test_value_may_be_changed_in_place():
     x, y = torch.randn(8, 5, requires_grad=True), torch.randint(5, (8,))
     loss = F.cross_entropy(x, y)
