@@ -678,6 +678,19 @@ def test_tensors_without_numbers():
         F.mse_loss(torch.zeros(8, 5), x.detach())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_dtypes_of_tensors_without_numbers(dtype):
+    x, y = torch.randn(8, 5, device="meta", dtype=dtype), torch.zeros(8, dtype=torch.int64, device="meta")
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # which is of another device
+        for name, args, options in (
+            ("cross_entropy", (x, y), {}),
+            ("softmax", (x, 1), {}),
+            ("triplet_margin_with_distance_loss", (x, x, x), {"distance_function": lambda a, b: (a - b).abs().sum(-1)}),
+        ):
+            actual, expected = (getattr(module, name)(*args, **options) for module in (F, T))
+            assert (actual.dtype, actual.shape, actual.is_meta) == (expected.dtype, expected.shape, True)
+
+
 def test_traced_by_a_mode_of_torch():
     from torch.fx.experimental.proxy_tensor import make_fx
 
