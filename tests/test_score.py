@@ -1,5 +1,6 @@
 """``fastloss score``: the numbers of a call on arrays that lie in memory, from files, block by block; and bad files."""
 
+import io
 import json
 import os
 import pickle
@@ -210,6 +211,16 @@ def test_rows_that_are_all_ignored(files, capsys):
     assert found["value"] is None  # NaN, which JSON cannot say
     assert found["weight"] == 0
     assert not np.load("g.npy").any()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of files are text")
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_names_that_the_terminal_has_no_letters_for(files, monkeypatch, encoding):
+    name, written = os.fsdecode(b"\xff.npy"), io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding))
+    assert cli.main(["score", "cross_entropy", "x.npy", "y.npy", "--out", name]) == 0
+    assert b"wrote \\udcff.npy: 50 float32" in written.getvalue()
+    assert Path(name).exists()
 
 
 # -- what cannot be scored --------------------------------------------------------------------------------------------
