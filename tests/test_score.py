@@ -1,5 +1,6 @@
 """``fastloss score``: the numbers of a call on arrays that lie in memory, from files, block by block; and bad files."""
 
+import io
 import json
 import os
 import pickle
@@ -76,6 +77,13 @@ def _zarr():
     return "x.zarr", "g.zarr:y"
 
 
+def _zarr_in_groups():
+    zarr = pytest.importorskip("zarr")
+    zarr.create_array("x.zarr", data=X)
+    zarr.open_group("g.zarr", mode="w").create_group("of").create_array("y", data=Y)
+    return "x.zarr/", "g.zarr/:of/y"  # as a shell completes the names of folders
+
+
 def _parquet():
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     table = arrow.table({f"c{k}": X[:, k] for k in range(4)} | {"y": Y})
@@ -95,6 +103,7 @@ FORMATS = {
     "npz": lambda: _npz(np.savez),
     "compressed": lambda: _npz(np.savez_compressed),
     "zarr": _zarr,
+    "zarr in groups": _zarr_in_groups,
     "parquet": _parquet,
 }
 
@@ -204,6 +213,16 @@ def test_rows_that_are_all_ignored(files, capsys):
     assert not np.load("g.npy").any()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="names of files are text")
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_names_that_the_terminal_has_no_letters_for(files, monkeypatch, encoding):
+    name, written = os.fsdecode(b"\xff.npy"), io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding))
+    assert cli.main(["score", "cross_entropy", "x.npy", "y.npy", "--out", name]) == 0
+    assert b"wrote \\udcff.npy: 50 float32" in written.getvalue()
+    assert Path(name).exists()
+
+
 # -- what cannot be scored --------------------------------------------------------------------------------------------
 
 
@@ -300,12 +319,16 @@ def test_results_that_exist_are_replaced_on_demand(files, capsys):
 def test_zarr_and_parquet_that_cannot_be_read(files, capsys):
     zarr, arrow = pytest.importorskip("zarr"), pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
-    zarr.open_group("g.zarr", mode="w").create_array("x", data=X)
+    group = zarr.open_group("g.zarr", mode="w")
+    group.create_array("x", data=X)
+    group.create_group("of").create_array("y", data=X)
     Path("e.zarr").mkdir()
     parquet.write_table(arrow.table({"a": ["x"] * 50, "b": [1.0] * 49 + [None]}), "t.parquet")
     Path("d.parquet").write_bytes(Path("t.parquet").read_bytes()[:-20])
     for text, message in {
         "g.zarr": "name an array of it, as in g.zarr:ARRAY (it has x)",
+        "g.zarr:of": "as in g.zarr:of/ARRAY (it has y)",
+        "x.npy/": "x.npy/: not a directory",
         "e.zarr": "e.zarr: cannot be read by Zarr",
         "n.zarr": "n.zarr: no such file",
         "t.parquet": "name columns, as in t.parquet:a",

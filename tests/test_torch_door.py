@@ -173,6 +173,20 @@ def test_accumulated_scaled_and_shared_gradients():
     torch.testing.assert_close(gradient(F), gradient(T).clone())
 
 
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_number_that_is_learned(reduction):
+    results = []
+    x, y = torch.randn(2, 5)
+    for module in (F, T):
+        mean, var = torch.tensor([0.3, 0.7], requires_grad=True).unbind()
+        loss = module.gaussian_nll_loss(x, y, var, reduction=reduction)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a number is another shape
+            loss = (loss + module.mse_loss(mean, y, reduction=reduction)).sum()
+            results.append([loss, *torch.autograd.grad(loss, (mean, var))])
+    torch.testing.assert_close(*results)
+
+
 def test_value_may_be_changed_in_place():
     x, y = torch.randn(8, 5, requires_grad=True), torch.randint(5, (8,))
     loss = F.cross_entropy(x, y)
@@ -664,6 +678,19 @@ def test_tensors_without_numbers():
         F.mse_loss(x, torch.zeros(8, 5))
     with pytest.raises(TypeError, match="meta"):
         F.mse_loss(torch.zeros(8, 5), x.detach())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_dtypes_of_tensors_without_numbers(dtype):
+    x, y = torch.randn(8, 5, device="meta", dtype=dtype), torch.zeros(8, dtype=torch.int64, device="meta")
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # which is of another device
+        for name, args, options in (
+            ("cross_entropy", (x, y), {}),
+            ("softmax", (x, 1), {}),
+            ("triplet_margin_with_distance_loss", (x, x, x), {"distance_function": lambda a, b: (a - b).abs().sum(-1)}),
+        ):
+            actual, expected = (getattr(module, name)(*args, **options) for module in (F, T))
+            assert (actual.dtype, actual.shape, actual.is_meta) == (expected.dtype, expected.shape, True)
 
 
 def test_traced_by_a_mode_of_torch():

@@ -124,5 +124,5 @@ def sum_to(view: Any, shape: tuple[int, ...]) -> Any:
     """Return the sum over the axes along which an array of `shape` was broadcast to that of `view`."""
     lead = view.ndim - len(shape)
     stretched = [lead + k for k, n in enumerate(shape) if n == 1 and view.shape[lead + k] != 1]
-    total = widened(view).sum(axis=(*range(lead), *stretched), dtype=np.float64).reshape(shape)
-    return narrowed(total, view.dtype)
+    total = widened(view).sum(axis=(*range(lead), *stretched), dtype=np.float64)
+    return narrowed(np.asarray(total).reshape(shape), view.dtype)  # a sum over all axes is no array

@@ -12,7 +12,8 @@ from fastloss.files.zarr_array import Zarr
 
 # A member of an archive may have the name of a file.
 _NPZ = re.compile(r"(?P<path>.*?\.(?P<kind>npz)):(?P<inside>.*)", re.DOTALL)
-_WRITTEN = re.compile(r"(?P<path>.*\.(?P<kind>npy|npz|zarr|parquet))(:(?P<inside>.*))?", re.DOTALL)
+# A shell completes the name of a folder with a slash.
+_WRITTEN = re.compile(r"(?P<path>.*\.(?P<kind>npy|npz|zarr|parquet)/?)(:(?P<inside>.*))?", re.DOTALL)
 
 
 def opened(text: str) -> Source:

@@ -24,7 +24,8 @@ class Zarr:
             raise FileError(f"{name}: cannot be read by Zarr ({_line(error)})") from None
         if not hasattr(array, "dtype"):
             listed = ", ".join(sorted(array.array_keys()))
-            raise FileError(f"{name}: a group; name an array of it, as in {name}:ARRAY (it has {listed or 'none'})")
+            inside = f"{path}:{member.rstrip('/')}/" if member else f"{path}:"
+            raise FileError(f"{name}: a group; name an array of it, as in {inside}ARRAY (it has {listed or 'none'})")
         codecs = (*array.filters, *array.compressors, getattr(array, "serializer", None))
         if any("pickle" in repr(codec).lower() for codec in codecs):
             raise FileError(f"{name}: holds pickles, which are never read")

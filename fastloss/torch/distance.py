@@ -37,7 +37,8 @@ def with_distance(fused: Callable[..., Any], ranking: Callable[..., Any]) -> Cal
         near, far = distance_function(anchor, positive), distance_function(anchor, negative)
         if swap:
             far = torch.minimum(far, distance_function(positive, negative))
-        with torch.autocast(near.device.type, enabled=False):  # torch's is made of operations that it leaves alone
+        device = "cuda" if near.is_cuda else "cpu"  # a meta tensor has no autocast
+        with torch.autocast(device, enabled=False):  # torch's is made of operations that it leaves alone
             return ranking(far, near, torch.ones_like(near), margin=margin, **options)
 
     return triplet_margin_with_distance_loss

@@ -39,7 +39,7 @@ PROMOTING = frozenset(
         "triplet_margin_with_distance_loss",
     )
 )
-# What autocast leaves in half precision.
+# What autocast leaves in half precision, on the devices that have it.
 KEPT_BY_AUTOCAST = {
     "cpu": frozenset(
         (
@@ -208,8 +208,8 @@ class Door:
         if dtype in HALF:
             device = first.device.type
             by_hand = self.name in WEIGHTED_BY_HAND and arguments.get("weight") is not None
-            kept = by_hand or self.name in KEPT_BY_AUTOCAST.get(device, ())
-            if torch.is_autocast_enabled(device) and not kept:
+            kept = by_hand or device not in KEPT_BY_AUTOCAST or self.name in KEPT_BY_AUTOCAST[device]
+            if not kept and torch.is_autocast_enabled(device):
                 dtype = torch.float32
             # A gradient is scaled after it is computed: float16 would lose small ones, for which a scale is there.
             if computed is torch.float16 or (dtype is torch.float32 and self.is_array(arguments)):
