@@ -410,6 +410,24 @@ def test_a_second_definition_replaces_that_of_the_same_module():
             return Elementwise(power_error, low=1.0, high=1.0)
 
 
+FACTORS = np.array([2.0, 3.0])
+
+
+@maths
+def looked_up(x, t):
+    T = type(x)
+    factor = T(FACTORS[1])
+    return factor * x - t, (factor, -T(1)), T(0)
+
+
+def test_maths_may_read_an_array():
+    @loss
+    def read_loss(input, target, *, reduction="mean"):
+        return Elementwise(looked_up)
+
+    np.testing.assert_allclose(read_loss(X, T, reduction="none"), 3 * X - T)
+
+
 @pytest.mark.parametrize("factor", [1e-9, 0.5, 1.0])
 def test_a_multiple_of_a_loss(factor):
     @loss
