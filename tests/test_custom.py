@@ -1,7 +1,7 @@
 """Losses of one's own, through fastloss.custom alone."""
 
 import math
-from typing import Annotated
+from typing import Annotated, Optional
 
 import ml_dtypes
 import numpy as np
@@ -362,6 +362,38 @@ def test_mistakes_in_the_maths_are_errors_at_definition(point, error, message):
         @loss
         def faulty_loss(input, target):
             return Elementwise(point)
+
+
+@maths
+def scaled(x, t, q):
+    return q * (x - t), (q, -q), x - x
+
+
+def test_defaults_say_what_is_no_array():
+    @loss
+    def by_position_loss(input, target, q=0.5, label: Optional[int] = None, reduction="mean"):  # noqa: UP045
+        return Elementwise(scaled, q=q if label is None else label)
+
+    assert by_position_loss.__fastloss__.operands == {"input", "target"}
+    np.testing.assert_allclose(by_position_loss(X, T, 0.25, 3, "sum"), 3 * (X - T).sum())
+    with pytest.raises(ValueError, match="reduction must be 'mean', 'sum' or 'none', got 'average'"):
+        by_position_loss(X, T, reduction="average")
+
+
+def test_a_reduction_by_default_is_one():
+    with pytest.raises(ValueError, match="reduction must be 'mean', 'sum' or 'none', got None"):
+
+        @loss
+        def faulty_loss(input, target, *, reduction=None):
+            return Elementwise(power_error, low=1.0, high=1.0)
+
+
+@pytest.mark.parametrize("arguments", ["*arrays", "input, target, **options"])
+def test_arguments_have_names(arguments):
+    defined = {}
+    exec(f"def faulty_loss({arguments}): return", defined)
+    with pytest.raises(TypeError, match=r"must name each of its arguments: \*.* stands for any number of them"):
+        loss(defined["faulty_loss"])
 
 
 @pytest.mark.parametrize(

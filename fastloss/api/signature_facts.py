@@ -18,8 +18,9 @@ from fastloss.define.descriptions import Elementwise, Pairwise, Projected, RowMa
 from fastloss.define.options import FLAG, REDUCTION, Domain
 from fastloss.define.record import KINDS
 
-# The annotations of arguments that are numbers, names and the like; what says nothing else is an array.
-_OPTION = re.compile(r"(<class ')?(int|float|bool|str|object|Sequence|Iterable|Callable)\b")
+# The annotations of arguments that are numbers, names and the like; what says nothing else is an array, unless it has a
+# default that is one of these.
+_OPTION = re.compile(r"(<class '|(typing\.)?Optional\[)?(int|float|bool|str|object|Sequence|Iterable|Callable)\b")
 
 
 class Signed(NamedTuple):
@@ -37,21 +38,22 @@ def read_signature(describe: Callable[..., Any], bare: bool = True) -> Signed:
     Raises
     ------
     TypeError
-        If an annotation names a domain that is none.
+        If an annotation names a domain that is none, or an argument stands for any number of them.
     ValueError
         If the default of an option lies outside of its domain.
     """
     positional, operands, kinds, options = [], [], {}, {}
     for name, parameter in inspect.signature(describe).parameters.items():
         base, domain = _annotation_of(describe, parameter)
-        by_position = parameter.kind is not parameter.KEYWORD_ONLY
-        if by_position:
+        if parameter.kind is not parameter.KEYWORD_ONLY:
             positional.append(name)
-        if not _OPTION.match(base) if by_position else base.startswith(("Array", "typing.Any")):
+        if _is_array(parameter, base):
             operands.append(name)
             if domain is not None:
                 kinds[name] = _kind(name, domain)
             continue
+        if domain is None and name == "reduction":
+            domain = REDUCTION
         if domain is not None and not isinstance(domain, Domain):
             raise TypeError(
                 f"{describe.__name__}: {name} must be annotated with a Domain (fastloss.custom), got {domain!r}"
@@ -60,11 +62,18 @@ def read_signature(describe: Callable[..., Any], bare: bool = True) -> Signed:
             options[name] = domain
             if parameter.default is not parameter.empty:
                 domain.check(name, parameter.default)
-        elif name == "reduction":
-            options[name] = REDUCTION
         elif bare and base in ("bool", "<class 'bool'>"):
             options[name] = FLAG
     return Signed(tuple(positional), tuple(operands), kinds, options)
+
+
+def _is_array(parameter: inspect.Parameter, base: str) -> bool:
+    """Return whether an argument is an array, by its annotation, its place and its default."""
+    if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        raise TypeError(f"a loss must name each of its arguments: {parameter} stands for any number of them")
+    if parameter.kind is parameter.KEYWORD_ONLY:
+        return base.startswith(("Array", "typing.Any"))
+    return not _OPTION.match(base) and (parameter.default is None or parameter.default is parameter.empty)
 
 
 def _kind(name: str, kind: Any) -> str:
