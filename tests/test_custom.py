@@ -262,6 +262,14 @@ def test_a_sum_of_losses():
     np.testing.assert_allclose(upstream, X * ((X - T) / 2 + 3 * np.sign(X - T)))
 
 
+def test_a_loss_with_the_other_sign():
+    @loss
+    def gain(input, target, *, reduction="mean"):
+        return -fl.mse_loss(input, target, reduction=reduction) + fl.l1_loss(input, target, reduction=reduction)
+
+    np.testing.assert_allclose(gain(X, T), (abs(X - T) - (X - T) ** 2).mean())
+
+
 def test_a_chain_of_tensors():
     torch = pytest.importorskip("torch")
     value, gradient = fl.value_and_grad(softened_loss)(torch.tensor(X), torch.tensor(T))
@@ -394,6 +402,24 @@ def test_arguments_have_names(arguments):
     exec(f"def faulty_loss({arguments}): return", defined)
     with pytest.raises(TypeError, match=r"must name each of its arguments: \*.* stands for any number of them"):
         loss(defined["faulty_loss"])
+
+
+@pytest.mark.parametrize(
+    ("describe", "error", "message"),
+    [
+        (lambda x, t: Elementwise(scaled, q="a"), TypeError, "the maths takes numbers, got q='a'"),
+        (lambda x, t: Elementwise(scaled, broadcast="never", q=1), ValueError, "broadcast must be 'warn', 'silent' or"),
+        (lambda x, t: Sums(scaled, axes=1), TypeError, r"functions must be SumMaths\(...\), got <function scaled"),
+        (lambda x, t: Rowwise(COSINE), TypeError, r"functions must be RowMaths\(...\), got SumMaths"),
+        (lambda x, t: fl.mse_loss(x, t) * fl.l1_loss(x, t), TypeError, "unsupported operand"),
+    ],
+)
+def test_mistakes_in_a_description_are_errors_at_definition(describe, error, message):
+    with pytest.raises(error, match=message):
+
+        @loss
+        def faulty_loss(input, target):
+            return describe(input, target)
 
 
 @pytest.mark.parametrize(
