@@ -404,6 +404,14 @@ def test_arguments_have_names(arguments):
         loss(defined["faulty_loss"])
 
 
+@pytest.mark.parametrize("name", ["grad_output", "grad_out", "out"])
+def test_transforms_have_names_of_their_own(name):
+    defined = {}
+    exec(f"def faulty_loss(input, target, *, {name}=1.0): return", defined)
+    with pytest.raises(TypeError, match=f"a loss has no argument {name}: transforms have one"):
+        loss(defined["faulty_loss"])
+
+
 @pytest.mark.parametrize(
     ("describe", "error", "message"),
     [

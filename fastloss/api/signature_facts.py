@@ -38,7 +38,7 @@ def read_signature(describe: Callable[..., Any], bare: bool = True) -> Signed:
     Raises
     ------
     TypeError
-        If an annotation names a domain that is none, or an argument stands for any number of them.
+        If an annotation names a domain that is none, or an argument stands for any number or has a transform's name.
     ValueError
         If the default of an option lies outside of its domain.
     """
@@ -71,6 +71,8 @@ def _is_array(parameter: inspect.Parameter, base: str) -> bool:
     """Return whether an argument is an array, by its annotation, its place and its default."""
     if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
         raise TypeError(f"a loss must name each of its arguments: {parameter} stands for any number of them")
+    if parameter.name in ("self", "grad_output", "grad_out", "out"):
+        raise TypeError(f"a loss has no argument {parameter.name}: transforms have one")
     if parameter.kind is parameter.KEYWORD_ONLY:
         return base.startswith(("Array", "typing.Any"))
     return not _OPTION.match(base) and (parameter.default is None or parameter.default is parameter.empty)
