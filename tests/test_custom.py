@@ -262,6 +262,23 @@ def test_a_sum_of_losses():
     np.testing.assert_allclose(upstream, X * ((X - T) / 2 + 3 * np.sign(X - T)))
 
 
+@pytest.mark.parametrize(
+    "describe", [lambda x, t: fl.mse_loss(fl.softmax(x, 1), t), lambda x, t: fl.mse_loss(x, t) + 2 * fl.l1_loss(x, t)]
+)
+def test_a_reduction_that_goes_nowhere(describe):
+    with pytest.raises(TypeError, match="faulty_loss: none of its losses is told the reduction: write reduction=red"):
+
+        @loss
+        def faulty_loss(input, target, *, reduction="mean"):
+            return describe(input, target)
+
+    @loss
+    def reduced_loss(input, target):
+        return describe(input, target)
+
+    assert reduced_loss(X, T).shape == ()
+
+
 def test_a_loss_with_the_other_sign():
     @loss
     def gain(input, target, *, reduction="mean"):

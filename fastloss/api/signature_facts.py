@@ -115,8 +115,8 @@ class Facts(NamedTuple):
     domains: Mapping[str, str]
 
 
-def probe(describe: Callable[..., Any], signed: Signed) -> Any:
-    """Return the description that a loss gives for arrays of shape (2, 3) and the defaults of its options."""
+def probe(describe: Callable[..., Any], signed: Signed, **options: Any) -> Any:
+    """Return the description that a loss gives for arrays of shape (2, 3), some options and the defaults of others."""
     given: dict[str, Any] = {}
     for name, parameter in inspect.signature(describe).parameters.items():
         if name in signed.operands:
@@ -126,7 +126,7 @@ def probe(describe: Callable[..., Any], signed: Signed) -> Any:
             if name not in signed.options:
                 raise TypeError(f"{describe.__name__}: {name} needs a default, or a domain")
             given[name] = signed.options[name].examples[0]
-    return describe(**given)
+    return describe(**given | options)
 
 
 def facts_of(name: str, description: Any, signed: Signed) -> Facts:
@@ -164,6 +164,27 @@ def facts_of(name: str, description: Any, signed: Signed) -> Facts:
         found = [operand for operand in signed.operands if operand in _differentiable(description)]
         return Facts("chain", tuple(found[:1]), tuple(found), None, {})
     raise TypeError(f"{name} must return a description (fastloss.custom), got {type(description).__name__}")
+
+
+def check_reduction(describe: Callable[..., Any], signed: Signed) -> None:
+    """Raise if the losses that a loss is made of are told nothing of its reduction: they would take their defaults."""
+    if "reduction" not in signed.options:
+        return
+    try:
+        mean, total = [_told(probe(describe, signed, reduction=reduction)) for reduction in ("mean", "sum")]
+    except Exception:  # it refuses some of them itself
+        return
+    if mean == total:
+        raise TypeError(f"{describe.__name__}: none of its losses is told the reduction: write reduction=reduction")
+
+
+def _told(description: Any) -> Any:
+    """Return what the losses of a chain are called with, less its operands."""
+    if isinstance(description, WeightedSum):
+        return [(weight, _told(loss)) for weight, loss in description.terms]
+    if isinstance(description, Applied):
+        return [_told(value) for value in (*description.args, *description.kwargs.values())]
+    return "" if isinstance(description, Operand) else repr(description)
 
 
 def _too_many(name: str, function: Callable[..., Any], slopes: int, arrays: tuple[str, ...]) -> TypeError:
