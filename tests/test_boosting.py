@@ -10,6 +10,7 @@ from cases import marked, quickly
 
 import fastloss as fl
 from fastloss import boosting
+from fastloss.custom import Elementwise, loss, maths
 
 ROUNDS = 15
 MAX_DEPTH, RATE = 3, 0.3
@@ -804,3 +805,17 @@ def test_training_on_several_workers():
             return np.mean((booster.inplace_predict(TRAIN.x) - TRAIN.real) ** 2)
 
         assert error(obj=boosting.objective(fl.mse_loss, scale=0.5)) == pytest.approx(error(), rel=0.02)
+
+
+def test_an_option_of_the_name_of_a_setting_is_refused(forgets_losses):
+    @maths
+    def scaled(x, t, scale):
+        return scale * (x - t) * (x - t), (scale * (x + x - t - t),), scale + scale
+
+    @loss
+    def scaled_loss(input, target, *, scale=1.0, reduction="mean"):
+        return Elementwise(scaled, scale=scale)
+
+    boosting.objective(scaled_loss)
+    with pytest.raises(TypeError, match="scale would be a setting of boosting, and scaled_loss has an option scale"):
+        boosting.objective(scaled_loss, scale=2.0)

@@ -1,7 +1,7 @@
 """Losses of one's own, through fastloss.custom alone."""
 
 import math
-from typing import Annotated
+from typing import Annotated, Optional
 
 import ml_dtypes
 import numpy as np
@@ -262,6 +262,31 @@ def test_a_sum_of_losses():
     np.testing.assert_allclose(upstream, X * ((X - T) / 2 + 3 * np.sign(X - T)))
 
 
+@pytest.mark.parametrize(
+    "describe", [lambda x, t: fl.mse_loss(fl.softmax(x, 1), t), lambda x, t: fl.mse_loss(x, t) + 2 * fl.l1_loss(x, t)]
+)
+def test_a_reduction_that_goes_nowhere(describe):
+    with pytest.raises(TypeError, match="faulty_loss: none of its losses is told the reduction: write reduction=red"):
+
+        @loss
+        def faulty_loss(input, target, *, reduction="mean"):
+            return describe(input, target)
+
+    @loss
+    def reduced_loss(input, target):
+        return describe(input, target)
+
+    assert reduced_loss(X, T).shape == ()
+
+
+def test_a_loss_with_the_other_sign():
+    @loss
+    def gain(input, target, *, reduction="mean"):
+        return -fl.mse_loss(input, target, reduction=reduction) + fl.l1_loss(input, target, reduction=reduction)
+
+    np.testing.assert_allclose(gain(X, T), (abs(X - T) - (X - T) ** 2).mean())
+
+
 def test_a_chain_of_tensors():
     torch = pytest.importorskip("torch")
     value, gradient = fl.value_and_grad(softened_loss)(torch.tensor(X), torch.tensor(T))
@@ -364,6 +389,64 @@ def test_mistakes_in_the_maths_are_errors_at_definition(point, error, message):
             return Elementwise(point)
 
 
+@maths
+def scaled(x, t, q):
+    return q * (x - t), (q, -q), x - x
+
+
+def test_defaults_say_what_is_no_array():
+    @loss
+    def by_position_loss(input, target, q=0.5, label: Optional[int] = None, reduction="mean"):  # noqa: UP045
+        return Elementwise(scaled, q=q if label is None else label)
+
+    assert by_position_loss.__fastloss__.operands == {"input", "target"}
+    np.testing.assert_allclose(by_position_loss(X, T, 0.25, 3, "sum"), 3 * (X - T).sum())
+    with pytest.raises(ValueError, match="reduction must be 'mean', 'sum' or 'none', got 'average'"):
+        by_position_loss(X, T, reduction="average")
+
+
+def test_a_reduction_by_default_is_one():
+    with pytest.raises(ValueError, match="reduction must be 'mean', 'sum' or 'none', got None"):
+
+        @loss
+        def faulty_loss(input, target, *, reduction=None):
+            return Elementwise(power_error, low=1.0, high=1.0)
+
+
+@pytest.mark.parametrize("arguments", ["*arrays", "input, target, **options"])
+def test_arguments_have_names(arguments):
+    defined = {}
+    exec(f"def faulty_loss({arguments}): return", defined)
+    with pytest.raises(TypeError, match=r"must name each of its arguments: \*.* stands for any number of them"):
+        loss(defined["faulty_loss"])
+
+
+@pytest.mark.parametrize("name", ["grad_output", "grad_out", "out"])
+def test_transforms_have_names_of_their_own(name):
+    defined = {}
+    exec(f"def faulty_loss(input, target, *, {name}=1.0): return", defined)
+    with pytest.raises(TypeError, match=f"a loss has no argument {name}: transforms have one"):
+        loss(defined["faulty_loss"])
+
+
+@pytest.mark.parametrize(
+    ("describe", "error", "message"),
+    [
+        (lambda x, t: Elementwise(scaled, q="a"), TypeError, "the maths takes numbers, got q='a'"),
+        (lambda x, t: Elementwise(scaled, broadcast="never", q=1), ValueError, "broadcast must be 'warn', 'silent' or"),
+        (lambda x, t: Sums(scaled, axes=1), TypeError, r"functions must be SumMaths\(...\), got <function scaled"),
+        (lambda x, t: Rowwise(COSINE), TypeError, r"functions must be RowMaths\(...\), got SumMaths"),
+        (lambda x, t: fl.mse_loss(x, t) * fl.l1_loss(x, t), TypeError, "unsupported operand"),
+    ],
+)
+def test_mistakes_in_a_description_are_errors_at_definition(describe, error, message):
+    with pytest.raises(error, match=message):
+
+        @loss
+        def faulty_loss(input, target):
+            return describe(input, target)
+
+
 @pytest.mark.parametrize(
     ("domain", "default", "error", "message"),
     [
@@ -408,6 +491,24 @@ def test_a_second_definition_replaces_that_of_the_same_module():
         @loss
         def mse_loss(input, target):
             return Elementwise(power_error, low=1.0, high=1.0)
+
+
+FACTORS = np.array([2.0, 3.0])
+
+
+@maths
+def looked_up(x, t):
+    T = type(x)
+    factor = T(FACTORS[1])
+    return factor * x - t, (factor, -T(1)), T(0)
+
+
+def test_maths_may_read_an_array():
+    @loss
+    def read_loss(input, target, *, reduction="mean"):
+        return Elementwise(looked_up)
+
+    np.testing.assert_allclose(read_loss(X, T, reduction="none"), 3 * X - T)
 
 
 @pytest.mark.parametrize("factor", [1e-9, 0.5, 1.0])

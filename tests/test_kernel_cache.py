@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from cases import quickly
 
 import fastloss as fl
 from fastloss.runtime import kernel_cache
@@ -213,3 +214,50 @@ for name in sys.argv[1:]:
     alone = [line for name in names for line in run(name)]
     assert run(*names) == alone
     assert run(*names[::-1]) == alone[::-1]
+
+
+OWN = """
+import os
+import settings
+from fastloss.custom import Elementwise, loss, maths
+from settings import NUMBER, TABLE
+
+@maths
+def helper(x, k=settings.NUMBER):
+    return x + type(x)(k)
+
+@maths
+def point(x):
+    T = type(x)
+    return {value}, (T(1),), T(0)
+
+@loss
+def own_loss(input, *, reduction="mean"):
+    return Elementwise(point)
+"""
+CALL = "import numpy as np; from own import own_loss; print(own_loss(np.zeros(3)))"
+
+
+def own(tmp_path, value, number, code=CALL):
+    """Return what a process prints that has a loss of its own, whose file names what another one has computed."""
+    setting = "import os\nimport numpy as np\nNUMBER = np.float32(os.environ['NUMBER'])\nTABLE = np.array([NUMBER])\n"
+    (tmp_path / "settings.py").write_text(setting)
+    (tmp_path / "own.py").write_text(OWN.format(value=value))
+    path = f"{ROOT}{os.pathsep}{tmp_path}"
+    return float(finish(start(tmp_path / "cache", code, root=path, NUMBER=str(number))))
+
+
+@pytest.mark.parametrize(
+    "value", quickly("x + T(NUMBER)", then=["x + T(settings.NUMBER)", "x + T(TABLE[0])", "helper(x)"])
+)
+def test_numbers_that_a_loss_names_are_no_others_of_the_same_sources(tmp_path, value):
+    assert own(tmp_path, value, 2) == 2
+    assert own(tmp_path, value, 3) == 3
+
+
+def test_a_file_that_is_edited_while_its_losses_are_in_use(tmp_path):
+    """What is compiled then is not what the file says."""
+    path = repr(str(tmp_path / "own.py"))
+    edited = f"import own; text = open({path}).read(); open({path}, 'w').write(text.replace('T(2)', 'T(3)')); {CALL}"
+    assert own(tmp_path, "x + T(2)", 0, edited) == 2
+    assert own(tmp_path, "x + T(3)", 0) == 3

@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, overload
 
 from fastloss.api.common_options import common_options, extended
 from fastloss.api.docstrings import documented
-from fastloss.api.signature_facts import Signed, calls_of, facts_of, probe, read_signature
+from fastloss.api.signature_facts import Signed, calls_of, check_reduction, facts_of, probe, read_signature
 from fastloss.call.autograd import warn_outside_autograd
 from fastloss.call.call import Call
 from fastloss.call.request import VALUE
@@ -81,7 +81,7 @@ def loss(
         lies outside of its domain, or another module has a loss of this name.
     TypeError, NameError
         If the maths does not have the form that the description asks for, uses a name that is not defined, or a number
-        that would make float32 float64; or if a domain is none.
+        that would make float32 float64; if a domain is none; or if losses that one is made of are told no reduction.
     """
     if callable(family):
         return loss()(family)
@@ -103,6 +103,8 @@ def loss(
             description = probe(filled, signed)
             check_definition(name, description, calls_of)
             facts = facts_of(name, description, signed)._asdict()
+            if facts["family"] == "chain":
+                check_reduction(filled, signed)
         facts = {**facts, **said, "domains": {**facts["domains"], **signed.kinds, **(domains or {})}}
         facts.setdefault("differentiable", facts["wrt"])
         if not set(facts["wrt"]) <= set(facts["differentiable"]):

@@ -18,8 +18,9 @@ from fastloss.define.descriptions import Elementwise, Pairwise, Projected, RowMa
 from fastloss.define.options import FLAG, REDUCTION, Domain
 from fastloss.define.record import KINDS
 
-# The annotations of arguments that are numbers, names and the like; what says nothing else is an array.
-_OPTION = re.compile(r"(<class ')?(int|float|bool|str|object|Sequence|Iterable|Callable)\b")
+# The annotations of arguments that are numbers, names and the like; what says nothing else is an array, unless it has a
+# default that is one of these.
+_OPTION = re.compile(r"(<class '|(typing\.)?Optional\[)?(int|float|bool|str|object|Sequence|Iterable|Callable)\b")
 
 
 class Signed(NamedTuple):
@@ -37,21 +38,22 @@ def read_signature(describe: Callable[..., Any], bare: bool = True) -> Signed:
     Raises
     ------
     TypeError
-        If an annotation names a domain that is none.
+        If an annotation names a domain that is none, or an argument stands for any number or has a transform's name.
     ValueError
         If the default of an option lies outside of its domain.
     """
     positional, operands, kinds, options = [], [], {}, {}
     for name, parameter in inspect.signature(describe).parameters.items():
         base, domain = _annotation_of(describe, parameter)
-        by_position = parameter.kind is not parameter.KEYWORD_ONLY
-        if by_position:
+        if parameter.kind is not parameter.KEYWORD_ONLY:
             positional.append(name)
-        if not _OPTION.match(base) if by_position else base.startswith(("Array", "typing.Any")):
+        if _is_array(parameter, base):
             operands.append(name)
             if domain is not None:
                 kinds[name] = _kind(name, domain)
             continue
+        if domain is None and name == "reduction":
+            domain = REDUCTION
         if domain is not None and not isinstance(domain, Domain):
             raise TypeError(
                 f"{describe.__name__}: {name} must be annotated with a Domain (fastloss.custom), got {domain!r}"
@@ -60,11 +62,20 @@ def read_signature(describe: Callable[..., Any], bare: bool = True) -> Signed:
             options[name] = domain
             if parameter.default is not parameter.empty:
                 domain.check(name, parameter.default)
-        elif name == "reduction":
-            options[name] = REDUCTION
         elif bare and base in ("bool", "<class 'bool'>"):
             options[name] = FLAG
     return Signed(tuple(positional), tuple(operands), kinds, options)
+
+
+def _is_array(parameter: inspect.Parameter, base: str) -> bool:
+    """Return whether an argument is an array, by its annotation, its place and its default."""
+    if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        raise TypeError(f"a loss must name each of its arguments: {parameter} stands for any number of them")
+    if parameter.name in ("self", "grad_output", "grad_out", "out"):
+        raise TypeError(f"a loss has no argument {parameter.name}: transforms have one")
+    if parameter.kind is parameter.KEYWORD_ONLY:
+        return base.startswith(("Array", "typing.Any"))
+    return not _OPTION.match(base) and (parameter.default is None or parameter.default is parameter.empty)
 
 
 def _kind(name: str, kind: Any) -> str:
@@ -104,8 +115,8 @@ class Facts(NamedTuple):
     domains: Mapping[str, str]
 
 
-def probe(describe: Callable[..., Any], signed: Signed) -> Any:
-    """Return the description that a loss gives for arrays of shape (2, 3) and the defaults of its options."""
+def probe(describe: Callable[..., Any], signed: Signed, **options: Any) -> Any:
+    """Return the description that a loss gives for arrays of shape (2, 3), some options and the defaults of others."""
     given: dict[str, Any] = {}
     for name, parameter in inspect.signature(describe).parameters.items():
         if name in signed.operands:
@@ -115,7 +126,7 @@ def probe(describe: Callable[..., Any], signed: Signed) -> Any:
             if name not in signed.options:
                 raise TypeError(f"{describe.__name__}: {name} needs a default, or a domain")
             given[name] = signed.options[name].examples[0]
-    return describe(**given)
+    return describe(**given | options)
 
 
 def facts_of(name: str, description: Any, signed: Signed) -> Facts:
@@ -153,6 +164,27 @@ def facts_of(name: str, description: Any, signed: Signed) -> Facts:
         found = [operand for operand in signed.operands if operand in _differentiable(description)]
         return Facts("chain", tuple(found[:1]), tuple(found), None, {})
     raise TypeError(f"{name} must return a description (fastloss.custom), got {type(description).__name__}")
+
+
+def check_reduction(describe: Callable[..., Any], signed: Signed) -> None:
+    """Raise if the losses that a loss is made of are told nothing of its reduction: they would take their defaults."""
+    if "reduction" not in signed.options:
+        return
+    try:
+        mean, total = [_told(probe(describe, signed, reduction=reduction)) for reduction in ("mean", "sum")]
+    except Exception:  # it refuses some of them itself
+        return
+    if mean == total:
+        raise TypeError(f"{describe.__name__}: none of its losses is told the reduction: write reduction=reduction")
+
+
+def _told(description: Any) -> Any:
+    """Return what the losses of a chain are called with, less its operands."""
+    if isinstance(description, WeightedSum):
+        return [(weight, _told(loss)) for weight, loss in description.terms]
+    if isinstance(description, Applied):
+        return [_told(value) for value in (*description.args, *description.kwargs.values())]
+    return "" if isinstance(description, Operand) else repr(description)
 
 
 def _too_many(name: str, function: Callable[..., Any], slopes: int, arrays: tuple[str, ...]) -> TypeError:

@@ -19,13 +19,15 @@ _ARRAYS = ("input", "target", "var")
 _OF_THE_BOOSTER = ("reduction", "sample_weight", "divisor", "size_average", "reduce", "axis", "returns")
 
 
-def raw_loss(loss: Any, options: dict[str, Any]) -> RawLoss:
+def raw_loss(loss: Any, options: dict[str, Any], settings: dict[str, Any]) -> RawLoss:
     """Return what boosting needs of a loss function with options, or of an instance of a loss class.
+
+    `settings` are those of the objective or metric itself.
 
     Raises
     ------
     TypeError
-        If it is no loss of this package, or has no such option.
+        If it is no loss of this package, has no such option, or has an option of the name of a setting.
     ValueError
         If it does not give one number for each row of raw scores and labels, or an option is out of range.
     """
@@ -37,7 +39,7 @@ def raw_loss(loss: Any, options: dict[str, Any]) -> RawLoss:
     if loss is not record.function:
         options = {**_bound_options(loss), **options}
     form = _form(record, options)
-    _check_options(record, options)
+    _check_options(record, options, settings)
     return form(record, options)
 
 
@@ -65,9 +67,12 @@ def _form(record: Any, options: dict[str, Any]) -> type[RawLoss]:
     raise ValueError(f"{name} does not give one number for each row of raw scores and labels: no booster can train it")
 
 
-def _check_options(record: Any, options: dict[str, Any]) -> None:
-    """Raise for an option that the loss lacks, that is out of range, or that is the booster's."""
+def _check_options(record: Any, options: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Raise for an option that the loss lacks, that is out of range, or that is the booster's or a setting's."""
     known = [name for name in inspect.signature(record.function).parameters if name not in _ARRAYS]
+    for name in settings:
+        if name in known:
+            raise TypeError(f"{name} would be a setting of boosting, and {record.name} has an option {name}: rename it")
     booster = {*_OF_THE_BOOSTER, *(() if record.family == "rowwise" else ("weight",))}
     for name, value in options.items():
         if name in booster:

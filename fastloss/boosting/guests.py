@@ -24,7 +24,7 @@ class Boosted:
 
     def __init__(self, loss: Any, settings: dict[str, Any], options: dict[str, Any]) -> None:
         self._made_of = loss, settings, options
-        self._loss = raw_loss(loss, options)
+        self._loss = raw_loss(loss, options, settings)
         self.name = self.__name__ = settings.get("name", self._loss.name)
 
     def init_score(self, y: Array, sample_weight: Array | None = None, *, num_class: int | None = None) -> Any:

@@ -21,12 +21,17 @@ class _Sum:
         return WeightedSum(self.terms + other.terms) if isinstance(other, _Sum) else NotImplemented
 
     def __mul__(self, factor: float) -> WeightedSum:
+        if isinstance(factor, _Sum):
+            return NotImplemented
         return WeightedSum(tuple([(weight * factor, loss) for weight, loss in self.terms]))
 
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: float) -> WeightedSum:
         return self * (1 / divisor)
+
+    def __neg__(self) -> WeightedSum:
+        return self * -1.0
 
     def __sub__(self, other: _Sum) -> WeightedSum:
         return self + other * -1.0

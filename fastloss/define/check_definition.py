@@ -46,7 +46,7 @@ def _functions_of(description: Any) -> Iterator[Any]:
 
 def _check_names(name: str, function: Any, seen: set[Any]) -> None:
     """Raise if a function, or one that it calls, uses a name that is not defined, or is not marked."""
-    if function in seen or not isinstance(function, types.FunctionType) or _is_leaf(function):
+    if not isinstance(function, types.FunctionType) or function in seen or _is_leaf(function):
         return
     seen.add(function)
     if not is_marked(function):

@@ -40,7 +40,20 @@ class Draft(ABC):
     @property
     def numbers(self) -> tuple[float, ...]:
         """The numbers that the maths takes."""
-        return tuple(map(float, self.params.values()))
+        return _numbers_of(self.params)
+
+
+def _numbers_of(params: Mapping[str, Any]) -> tuple[float, ...]:
+    try:
+        return tuple(map(float, params.values()))
+    except (TypeError, ValueError):
+        given = ", ".join([f"{name}={value!r}" for name, value in params.items()])
+        raise TypeError(f"the maths takes numbers, got {given}") from None
+
+
+def _check_kind(functions: Any, kind: type) -> None:
+    if not isinstance(functions, kind):
+        raise TypeError(f"functions must be {kind.__name__}(...), got {functions!r}")
 
 
 class Elementwise(Draft):
@@ -62,6 +75,8 @@ class Elementwise(Draft):
     """
 
     def __init__(self, point: MathFunction, /, *, broadcast: str = "warn", **params: float) -> None:
+        if broadcast not in ("warn", "silent", "exact"):
+            raise ValueError(f"broadcast must be 'warn', 'silent' or 'exact', got {broadcast!r}")
         self.point, self.broadcast, self.params = point, broadcast, params
 
     def described(self, given: Given) -> full.Elementwise:
@@ -78,7 +93,7 @@ class Elementwise(Draft):
             raise TypeError(
                 f"{self.point.__name__} takes {len(elements)} elements of arrays, {', '.join(names)} are given"
             )
-        numbers = tuple([float(self.params[name]) for name in taken[len(elements) :]])
+        numbers = _numbers_of({name: self.params[name] for name in taken[len(elements) :]})
         return full.Elementwise(
             self.point, tuple(names.values()), tuple(names), numbers, weight, given.reduction,
             broadcast=self.broadcast, leads=len(names),
@@ -99,6 +114,7 @@ class Sums(Draft):
     """
 
     def __init__(self, functions: SumMaths, /, *, axes: int | Iterable[int], **params: float) -> None:
+        _check_kind(functions, SumMaths)
         self.functions, self.params = functions, params
         self.axes = (axes,) if isinstance(axes, int) else tuple(axes)
 
@@ -132,6 +148,7 @@ class Rowwise(Draft):
     """
 
     def __init__(self, functions: RowMaths, /, **params: float) -> None:
+        _check_kind(functions, RowMaths)
         self.functions, self.params = functions, params
 
     def described(self, given: Given) -> full.Rowwise:

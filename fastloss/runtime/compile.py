@@ -124,22 +124,33 @@ def foreign_part(body: Callable[..., Any]) -> str:
 def _collect(function: Callable[..., Any], parts: list[bytes], seen: set[Any]) -> None:
     """Collect what tells whether anything has changed that a function needs and that is not this package's.
 
-    A function of this package needs what it closes over, for the rest is in the fingerprint; another what it names too.
+    A function of this package needs what it closes over, for the rest is in the fingerprint. Another needs its own
+    instructions too, for its file may have been edited since it was read, its defaults, and what it names.
     """
     ours = _is_ours(function)
     needed = [cell.cell_contents for cell in function.__closure__ or ()]
     if not ours:
-        parts.append(_contents(function.__code__.co_filename) or _instructions(function.__code__))
-        needed += [function.__globals__[name] for name in function.__code__.co_names if name in function.__globals__]
+        parts += (_contents(function.__code__.co_filename), _instructions(function.__code__))
+        needed += [*(function.__defaults__ or ()), *_named(function)]
     for one in needed:
         one = getattr(one, "py_func", one)  # of a function that is compiled already
         if isinstance(one, ModuleType):
             parts.append(_contents(getattr(one, "__file__", None)))
-        elif isinstance(one, int | float | str | tuple):
+        elif isinstance(one, np.ndarray):
+            parts += () if ours else (one.tobytes(),)
+        elif isinstance(one, int | float | str | tuple | np.generic):
             parts += () if ours else (repr(one).encode(),)
         elif hasattr(one, "__code__") and one not in seen:
             seen.add(one)
             _collect(one, parts, seen)
+
+
+def _named(function: Callable[..., Any]) -> list[Any]:
+    """Return what a function names: globals, and what it takes of modules."""
+    names = function.__code__.co_names
+    found = [function.__globals__[name] for name in names if name in function.__globals__]
+    modules = [one for one in found if isinstance(one, ModuleType)]
+    return [*found, *[getattr(module, name) for module in modules for name in names if hasattr(module, name)]]
 
 
 def _described(one: Any, seen: set[Any]) -> str:
@@ -167,8 +178,8 @@ def _contents(path: str | None) -> bytes:
 
 
 def _instructions(code: CodeType) -> bytes:
-    plain = [constant for constant in code.co_consts if isinstance(constant, int | float | str)]
-    return f"{code.co_code!r} {plain} {code.co_names}".encode()
+    constants = [_instructions(one) if isinstance(one, CodeType) else one for one in code.co_consts]
+    return f"{code.co_code!r} {constants} {code.co_names}".encode()
 
 
 class Launch(NamedTuple):
