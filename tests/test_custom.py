@@ -82,6 +82,42 @@ def test_elementwise_is_read_from_its_signature():
         lopsided_loss(X, T, high=0.0)
 
 
+@maths
+def of_one(x, q):
+    return q * x * x, (q * (x + x),), q + q
+
+
+@maths
+def of_two(x, t):
+    return (x - t) * (x - t), (x - t + x - t,), type(x)(2)
+
+
+@maths
+def of_three(x, t, u):
+    return (x - t) * (x - u), (x - t + x - u, u - x, t - x), type(x)(2)
+
+
+def test_a_gradient_of_weights_is_that_of_two_arrays():
+    """The kernel of such a gradient takes the weight for the third array."""
+
+    @loss
+    def first_loss(input, weight=None, *, q=2.0, reduction="mean"):
+        return Elementwise(of_one, q=q)
+
+    @loss
+    def second_loss(input, target, weight=None, *, reduction="mean"):
+        return Elementwise(of_two)
+
+    @loss
+    def third_loss(input, target, other, weight=None, *, reduction="mean"):
+        return Elementwise(of_three)
+
+    np.testing.assert_allclose(third_loss(X, T, 2 * T, X), (X * (X - T) * (X - 2 * T)).mean())
+    for function in (first_loss, second_loss, third_loss):
+        with pytest.raises(ValueError, match="not differentiable with respect to 'weight'"):
+            fl.grad(function, "weight")
+
+
 def test_a_reduction_by_default_is_that_of_weighted_samples():
     @maths
     def squares(x, t):

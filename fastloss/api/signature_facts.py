@@ -135,7 +135,8 @@ def facts_of(name: str, description: Any, signed: Signed) -> Facts:
         slopes, curved = _slopes(points_of(description))
         if slopes > len(description.names):
             raise _too_many(name, description.point, slopes, description.names)
-        weighs = ("weight",) if "weight" in signed.operands and "weight" not in description.names else ()
+        outside = "weight" in signed.operands and "weight" not in description.names
+        weighs = ("weight",) if outside and slopes == len(description.names) == 2 else ()
         return Facts("elementwise", description.names[:1], description.names[:slopes] + weighs, curved, {})
     if isinstance(description, Pairwise):
         slopes, curved = _slopes(vectors_of(description))

@@ -71,7 +71,8 @@ class Elementwise(Draft):
 
     Notes
     -----
-    An argument `weight` of the loss that the point function does not take multiplies its values.
+    An argument `weight` of the loss that the point function does not take multiplies its values. A gradient is taken of
+    it where there are two other arrays, and a derivative for each.
     """
 
     def __init__(self, point: MathFunction, /, *, broadcast: str = "warn", **params: float) -> None:
