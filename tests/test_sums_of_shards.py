@@ -48,6 +48,12 @@ def test_shards_of_extreme_logits():
     np.testing.assert_allclose(lse, [1e4 + np.log(2), 2])
 
 
+def test_the_loss_of_shards_of_large_logits_keeps_its_digits():
+    x = np.float32([[1e6, 1e6 - 1, 1e6 - 2, 1e6 - 0.5]])
+    loss, _ = fl.combine_shards([fl.shard_stats(x[:, :2], [1]), fl.shard_stats(x[:, 2:], [1], class_offset=2)])
+    np.testing.assert_allclose(loss, fl.cross_entropy(x.astype(float), [1]), rtol=3e-7)
+
+
 @pytest.mark.parametrize("x", [[np.nan, 0.0, 1.0], [np.inf, 0.0, 1.0], [-np.inf] * 3])
 def test_shards_of_rows_that_are_not_defined(x):
     x, y = np.array([x, [1.0, 2.0, 3.0]]), np.array([1, -100])

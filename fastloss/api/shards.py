@@ -13,7 +13,7 @@ from fastloss.call.request import VALUE, is_number
 from fastloss.define.descriptions import Array, Elementwise, Rowwise
 from fastloss.define.point_maths import shard_softmax
 from fastloss.define.record import Loss
-from fastloss.define.row_numbers import LOG_SUM
+from fastloss.define.row_numbers import SUM_EXP
 
 _IGNORED = -100
 
@@ -75,10 +75,9 @@ def shard_stats(logits_shard: Array, target: Array, *, class_offset: int = 0, nu
         nothing = xp.zeros((rows,), dtype=wide, device=array_api_compat.device(x))
         return ShardStats(nothing - xp.inf, nothing, nothing)
     top = xp.astype(xp.max(x, axis=1), wide)
-    lse = xp.empty((rows,), dtype=wide, device=array_api_compat.device(x))
-    _LSE.run((x,), {}, VALUE._replace(out=lse))
-    finite = xp.where(xp.isfinite(top), top, xp.zeros_like(top))
-    sums = xp.where(top == -xp.inf, xp.zeros_like(top), xp.exp(lse - finite))
+    sums = xp.empty((rows,), dtype=wide, device=array_api_compat.device(x))
+    _SUM_EXP.run((x,), {}, VALUE._replace(out=sums))
+    sums = xp.where(top == -xp.inf, xp.zeros_like(top), sums)
     here = counts & (local >= 0) & (local < classes)
     at = xp.where(here, local, xp.zeros_like(local))
     logit = xp.astype(xp.take_along_axis(x, at[:, None], axis=1)[:, 0], wide)
@@ -161,6 +160,11 @@ def shard_grad(
     ------
     ValueError
         If the shapes do not go together, or the divisor is negative or NaN.
+
+    Notes
+    -----
+    The relative error is that of rounding `lse`: half a thousandth in float32 where logits are about 1e4. Logits less
+    the largest of their row among all shards have a `lse` with more digits.
     """
     xp, x, target, local, counts = _looked_at(logits_shard, target, class_offset, None)
     if not isinstance(divisor, int | float | np.number) or not divisor >= 0:
@@ -240,12 +244,12 @@ def _part(describe: Any, *names: str) -> Call:
     return Call(record, VALUE, {})
 
 
-def _lse(input: Any) -> Rowwise:
-    return Rowwise(LOG_SUM, input, reduction="none", axis=1)
+def _sum_exp(input: Any) -> Rowwise:
+    return Rowwise(SUM_EXP, input, reduction="none", axis=1)
 
 
 def _softmax(input: Any, lse: Any, scale: Any) -> Elementwise:
     return Elementwise(shard_softmax, (input, lse, scale), ("input", "lse", "scale"), reduction="none", leads=3)
 
 
-_LSE, _SOFTMAX = _part(_lse, "input"), _part(_softmax, "input", "lse", "scale")
+_SUM_EXP, _SOFTMAX = _part(_sum_exp, "input"), _part(_softmax, "input", "lse", "scale")

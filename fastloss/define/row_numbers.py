@@ -6,6 +6,7 @@ import functools
 
 from fastloss.define.descriptions import RowMaths
 from fastloss.define.maths import maths, named
+from fastloss.define.scalars import exp
 
 
 @maths
@@ -19,6 +20,12 @@ def no_slopes(z, p, t, w, hit, coefs, params):
 def log_sum_row(top, logsum, sums, zy, wy, p_others, py, params):
     """log Σ exp x."""
     return top + logsum, (logsum,)
+
+
+@maths
+def sum_exp_row(top, logsum, sums, zy, wy, p_others, py, params):
+    """Σ exp(x - max x), which log Σ exp x no longer has all digits of where the maximum is large."""
+    return exp(logsum), (logsum,)
 
 
 @maths
@@ -46,9 +53,9 @@ def squared_log_sum_row(top, logsum, sums, zy, wy, p_others, py, params):
     return params[0] * ((top + logsum) * (top + logsum)), (logsum,)
 
 
-LOG_SUM = RowMaths(log_sum_row, no_slopes, softmax=True)
+SUM_EXP = RowMaths(sum_exp_row, no_slopes, softmax=True)
 _PLAIN = {
-    "lse": LOG_SUM,
+    "lse": RowMaths(log_sum_row, no_slopes, softmax=True),
     "log_prob": RowMaths(log_probability_row, no_slopes, softmax=True),
     "entropy": RowMaths(entropy_row, no_slopes, entropy_terms, softmax=True),
     "z_loss": RowMaths(squared_log_sum_row, no_slopes, softmax=True),
