@@ -330,6 +330,27 @@ def test_adaptive_softmax():
         np.testing.assert_allclose(gradient, one, rtol=1e-4, atol=1e-6)
 
 
+def test_adaptive_softmax_refuses_what_the_plain_call_refuses():
+    x, y, head, tails = jnp.ones((4, 5)), jnp.arange(4), jnp.ones((4, 5)), [(jnp.ones((2, 5)), jnp.ones((4, 2)))]
+
+    def loss(x=x, y=y, head=head, tails=tails, bias=None, cutoffs=(3,)):
+        return jax.jit(lambda *arrays: fj.adaptive_log_softmax_with_loss(*arrays, cutoffs=cutoffs))(
+            x, y, head, tails, bias
+        ).loss
+
+    for given, error, message in (
+        ({"head": head[:3]}, ValueError, "head_weight must have"),
+        ({"bias": jnp.ones(1)}, ValueError, "head_bias must have"),
+        ({"tails": [(jnp.ones((2, 5)), jnp.ones((3, 2)))], "cutoffs": (3, 7)}, ValueError, "does not hold the classes"),
+        ({"x": jnp.ones((4, 5), int)}, TypeError, "input must be floating point"),
+        ({"cutoffs": (3.5,)}, ValueError, "cutoffs must be"),
+    ):
+        with pytest.raises(error, match=message):
+            loss(**given)
+    np.testing.assert_array_equal(loss(cutoffs=(3, 7)), loss())  # the number of classes may follow
+    assert jnp.isfinite(loss(x.astype(jnp.bfloat16)))
+
+
 # JAX
 
 
