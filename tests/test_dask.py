@@ -181,6 +181,18 @@ def test_errors():
         compute(fl.cross_entropy(lazy, np.where(y == 1, 9, y)))
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [fl.binary_cross_entropy, fl.binary_cross_entropy_with_logits, fl.sigmoid_focal_loss],
+    ids=lambda f: f.__name__,
+)
+def test_blocks_of_one_row_do_not_hide_that_shapes_differ(loss):
+    x, target = np.full((4, 3), 0.5), np.ones((1, 3))
+    for function in (loss, fl.grad(loss)):
+        with pytest.raises(ValueError, match="shapes do not match"):
+            function(da.from_array(x, chunks=(1, 3)), target)
+
+
 def test_memory_is_that_of_a_few_blocks():
     """The array is 32 blocks of 4 MiB; its labels are read before its first block is."""
 

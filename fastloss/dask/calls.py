@@ -88,6 +88,7 @@ class _Lazy:
             tuple([np.dtype(a.dtype) for a in own.values()]),
             tuple(options.items()),
         )
+        self.job.check()  # of the whole arrays: blocks may broadcast to each other where these must not
         self.options, self.first = options, next(iter(own.values()))
         if record.family == "elementwise":
             shapes = self.job.aligned()
