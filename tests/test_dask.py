@@ -174,11 +174,17 @@ def test_errors():
         (lambda: fl.info_nce_loss(lazy, lazy), TypeError, "not computed block by block"),
         (lambda: fl.cross_entropy(lazy[lazy[:, 0] > 0], y), ValueError, "compute_chunk_sizes"),
         (lambda: fl.cross_entropy(lazy, y, divisor=2.0, reduction="sum"), ValueError, "divisor"),
+        (lambda: fl.cross_entropy(lazy, y, divisor=[2.0, 3.0]), ValueError, "divisor must be a number or an array"),
+        (lambda: fl.mse_loss(lazy, x, sample_weight=y[:5]), ValueError, "sample_weight of shape"),
+        (lambda: fl.cross_entropy(lazy, y, sample_weight=y[:, None]), ValueError, "sample_weight of shape"),
     ):
         with pytest.raises(error, match=message):
             call()
     with pytest.raises(IndexError, match="target 9 at position"):
         compute(fl.cross_entropy(lazy, np.where(y == 1, 9, y)))
+    for loss in (fl.cross_entropy, fl.grad(fl.cross_entropy)):
+        with pytest.raises(ValueError, match="divisor must be a number >= 0, got -1"):
+            compute(loss(lazy, y, divisor=-1.0))
 
 
 @pytest.mark.parametrize(
