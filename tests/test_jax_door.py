@@ -257,6 +257,9 @@ def test_what_is_found_in_the_numbers_is_nan_and_no_error():
     assert np.isnan(fj.binary_cross_entropy(p, p * 0, reduction="none")).tolist() == [False, True]
     variance = jnp.array([1.0, -1.0])
     assert np.isnan(fj.gaussian_nll_loss(p, p, variance, reduction="none")).tolist() == [False, True]
+    over = jax.value_and_grad(lambda divisor: fj.mse_loss(p, p + 1, divisor=divisor))
+    np.testing.assert_allclose(over(4.0), (0.5, -0.125))
+    assert np.isnan(over(-1.0)[0])
 
 
 def test_second_derivatives():
