@@ -174,11 +174,29 @@ def test_errors():
         (lambda: fl.info_nce_loss(lazy, lazy), TypeError, "not computed block by block"),
         (lambda: fl.cross_entropy(lazy[lazy[:, 0] > 0], y), ValueError, "compute_chunk_sizes"),
         (lambda: fl.cross_entropy(lazy, y, divisor=2.0, reduction="sum"), ValueError, "divisor"),
+        (lambda: fl.cross_entropy(lazy, y, divisor=[2.0, 3.0]), ValueError, "divisor must be a number or an array"),
+        (lambda: fl.mse_loss(lazy, x, sample_weight=y[:5]), ValueError, "sample_weight of shape"),
+        (lambda: fl.cross_entropy(lazy, y, sample_weight=y[:, None]), ValueError, "sample_weight of shape"),
     ):
         with pytest.raises(error, match=message):
             call()
     with pytest.raises(IndexError, match="target 9 at position"):
         compute(fl.cross_entropy(lazy, np.where(y == 1, 9, y)))
+    for loss in (fl.cross_entropy, fl.grad(fl.cross_entropy)):
+        with pytest.raises(ValueError, match="divisor must be a number >= 0, got -1"):
+            compute(loss(lazy, y, divisor=-1.0))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [fl.binary_cross_entropy, fl.binary_cross_entropy_with_logits, fl.sigmoid_focal_loss],
+    ids=lambda f: f.__name__,
+)
+def test_blocks_of_one_row_do_not_hide_that_shapes_differ(loss):
+    x, target = np.full((4, 3), 0.5), np.ones((1, 3))
+    for function in (loss, fl.grad(loss)):
+        with pytest.raises(ValueError, match="shapes do not match"):
+            function(da.from_array(x, chunks=(1, 3)), target)
 
 
 def test_memory_is_that_of_a_few_blocks():

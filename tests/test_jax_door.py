@@ -257,6 +257,9 @@ def test_what_is_found_in_the_numbers_is_nan_and_no_error():
     assert np.isnan(fj.binary_cross_entropy(p, p * 0, reduction="none")).tolist() == [False, True]
     variance = jnp.array([1.0, -1.0])
     assert np.isnan(fj.gaussian_nll_loss(p, p, variance, reduction="none")).tolist() == [False, True]
+    over = jax.value_and_grad(lambda divisor: fj.mse_loss(p, p + 1, divisor=divisor))
+    np.testing.assert_allclose(over(4.0), (0.5, -0.125))
+    assert np.isnan(over(-1.0)[0])
 
 
 def test_second_derivatives():
@@ -328,6 +331,27 @@ def test_adaptive_softmax():
     )
     for gradient, one in zip(gradients, exact, strict=True):
         np.testing.assert_allclose(gradient, one, rtol=1e-4, atol=1e-6)
+
+
+def test_adaptive_softmax_refuses_what_the_plain_call_refuses():
+    x, y, head, tails = jnp.ones((4, 5)), jnp.arange(4), jnp.ones((4, 5)), [(jnp.ones((2, 5)), jnp.ones((4, 2)))]
+
+    def loss(x=x, y=y, head=head, tails=tails, bias=None, cutoffs=(3,)):
+        return jax.jit(lambda *arrays: fj.adaptive_log_softmax_with_loss(*arrays, cutoffs=cutoffs))(
+            x, y, head, tails, bias
+        ).loss
+
+    for given, error, message in (
+        ({"head": head[:3]}, ValueError, "head_weight must have"),
+        ({"bias": jnp.ones(1)}, ValueError, "head_bias must have"),
+        ({"tails": [(jnp.ones((2, 5)), jnp.ones((3, 2)))], "cutoffs": (3, 7)}, ValueError, "does not hold the classes"),
+        ({"x": jnp.ones((4, 5), int)}, TypeError, "input must be floating point"),
+        ({"cutoffs": (3.5,)}, ValueError, "cutoffs must be"),
+    ):
+        with pytest.raises(error, match=message):
+            loss(**given)
+    np.testing.assert_array_equal(loss(cutoffs=(3, 7)), loss())  # the number of classes may follow
+    assert jnp.isfinite(loss(x.astype(jnp.bfloat16)))
 
 
 # JAX

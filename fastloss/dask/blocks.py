@@ -106,6 +106,8 @@ def mean_of(dtype: Any, part: fl.PartialSum, divisor: Any = None) -> Any:
     if divisor is None:
         return np.asarray(float(part.mean()), dtype)
     divisor = float(np.asarray(only(divisor)).reshape(()))
+    if not divisor >= 0:
+        raise ValueError(f"divisor must be a number >= 0, got {divisor}")
     return np.asarray(float(part.total) / divisor if divisor else math.inf if part.total else 0.0, dtype)
 
 

@@ -74,6 +74,12 @@ def _lazy(array: Any, name: str) -> Any:
     return array
 
 
+def _job(record: Loss, arrays: dict[str, Any], options: dict[str, Any]) -> Job:
+    """Return what is known of arrays before there are numbers."""
+    shapes, dtypes = tuple([a.shape for a in arrays.values()]), tuple([np.dtype(a.dtype) for a in arrays.values()])
+    return Job(record.name, tuple(arrays), shapes, dtypes, tuple(options.items()))
+
+
 class _Lazy:
     """A call of a loss on Dask arrays."""
 
@@ -81,13 +87,8 @@ class _Lazy:
         self.record, self.mode, self.request = record, request.mode, request
         self.reduction = options.get("reduction", "sum" if record.family == "penalty" else "none")
         own = {name: a for name, a in arrays.items() if name not in ("sample_weight", "divisor")}
-        self.job = Job(
-            record.name,
-            tuple(own),
-            tuple([a.shape for a in own.values()]),
-            tuple([np.dtype(a.dtype) for a in own.values()]),
-            tuple(options.items()),
-        )
+        _job(record, arrays, options).check()  # of whole arrays: blocks may go together where these do not
+        self.job = _job(record, own, options)
         self.options, self.first = options, next(iter(own.values()))
         if record.family == "elementwise":
             shapes = self.job.aligned()

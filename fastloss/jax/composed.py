@@ -7,8 +7,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fastloss.api.jobs import IGNORED
+from fastloss.call.adaptive_weights import checked_cutoffs
+from fastloss.call.call import Call
+from fastloss.call.request import VALUE
 from fastloss.define.registry import LOSSES, check_options
 from fastloss.jax.functional import compute, public
 
@@ -74,23 +78,19 @@ def adaptive_log_softmax_with_loss(
 
     Raises
     ------
-    ValueError
-        If the cutoffs are not increasing, or not as many as there are tails.
+    TypeError, ValueError
+        As the plain call, for what does not depend on numbers.
     """
-    bounds = [int(cutoff) for cutoff in cutoffs]
-    if not bounds or any(a >= b for a, b in zip([0, *bounds], bounds, strict=False)):
-        raise ValueError(f"cutoffs must be unique positive integers in increasing order, at least one, got {bounds}")
-    if len(bounds) != len(tail_weights):
-        raise ValueError(f"cutoffs must have one entry for each of the {len(tail_weights)} tail_weights, got {bounds}")
     input, target = jnp.asarray(input), jnp.asarray(target)
+    arrays = {"head_weight": head_weight, "tail_weights": tail_weights, "head_bias": head_bias}
+    _check_adaptive({"input": input, "target": target, **arrays}, cutoffs)
+    bounds = checked_cutoffs(cutoffs)[: len(tail_weights)]
     ends = [*bounds, bounds[-1] + tail_weights[-1][1].shape[0]]
     scores, label = input @ head_weight.T, target
     scores = scores if head_bias is None else scores + head_bias
     tails = 0.0
     for k, (projection, output) in enumerate(tail_weights):
         first, last = ends[k], ends[k + 1]
-        if output.shape[0] != last - first:
-            raise ValueError(f"tail_weights[{k}][1] must have {last - first} rows, got shape {output.shape}")
         inside = (target >= first) & (target < last)
         label = jnp.where(inside, bounds[0] + k, label)
         own = jnp.where(inside, target - first, IGNORED)
@@ -98,3 +98,9 @@ def adaptive_log_softmax_with_loss(
     label = jnp.where((target < 0) | (target >= ends[-1]), -1, label)  # is no class, and makes the row NaN
     values = _cross_entropy(scores, label, ignore_index=IGNORED, reduction="none") + tails
     return AdaptiveOutput(-values, jnp.mean(values, dtype=jnp.promote_types(values.dtype, jnp.float32)))
+
+
+def _check_adaptive(arrays: dict[str, Any], cutoffs: Sequence[int]) -> None:
+    """Raise what the plain call raises for arrays of such shapes and dtypes, whatever they hold."""
+    alike = jax.tree.map(lambda array: np.empty(array.shape, array.dtype), arrays)
+    Call(LOSSES["adaptive_log_softmax_with_loss"], VALUE, {}).check({**alike, "cutoffs": cutoffs})

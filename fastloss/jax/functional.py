@@ -114,7 +114,8 @@ def compute(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         divisor = jnp.asarray(divisor, job.real)
         if divisor.size != 1:
             raise ValueError(f"divisor must be a number or an array of one, got shape {divisor.shape}")
-        return total / jnp.maximum(divisor.reshape(()), jnp.finfo(job.real).tiny)
+        divisor = jnp.where(divisor >= 0, divisor, jnp.nan).reshape(())
+        return total / jnp.maximum(divisor, jnp.finfo(job.real).tiny)
     divisor = _divisor(job, made, layout, None if weights is None else weights.reshape(lies))
     nothing = divisor == 0  # of which the mean is NaN, and the gradient 0
     return jnp.where(nothing, jnp.nan, total / jnp.where(nothing, 1.0, divisor))
