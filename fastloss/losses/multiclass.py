@@ -112,9 +112,8 @@ def soft_entry(z, p, t, w, hit, coefs, params):
     surprise = logsum - z
     d_weight = q * surprise if q != T(0) else T(0)
     mass = w * q
-    miss = complement(z, p, p_others)
-    slope = (total - mass) - total * miss if p > T(0.5) else total * p - mass
-    return (slope, w * (T(1) - smoothing) * surprise, d_weight), total * p * miss
+    slope = (total - mass) - total * p_others if p > T(0.5) else total * p - mass
+    return (slope, w * (T(1) - smoothing) * surprise, d_weight), total * p * complement(z, p, p_others)
 
 
 SOFT_CROSS_ENTROPY = RowMaths(soft_row, soft_entry, soft_terms, softmax=True)

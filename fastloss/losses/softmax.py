@@ -65,9 +65,8 @@ def log_softmax_entry(z, p, t, w, hit, coefs, params):
     """z - log Σ exp z; g - p Σ g, and -p (1 - p) Σ g."""
     T = type(z)
     g, total = params[0] * t, params[0] * coefs[1]
-    miss = complement(z, p, coefs[2])
-    slope = (g - total) + miss * total if p > T(0.5) else g - p * total
-    return (z - coefs[0], slope), -p * miss * total
+    slope = (g - total) + coefs[2] * total if p > T(0.5) else g - p * total
+    return (z - coefs[0], slope), -p * complement(z, p, coefs[2]) * total
 
 
 SOFTMAX = RowMaths(no_row, softmax_entry, softmax_terms, softmax=True)
