@@ -2,6 +2,7 @@
 
 import gc
 import os
+import tracemalloc
 
 # Read by torch when it is imported. Several pools of threads that spin for each other on the cores that the workers of
 # pytest-xdist share make a call of torch on a few numbers last milliseconds.
@@ -63,6 +64,27 @@ def fresh_memory():
     """Nothing serves twice: what a call allocates can be measured."""
     with fl.config(recycled_bytes=0):
         yield
+
+
+@pytest.fixture
+def traced_peak():
+    """Return a function that tells how many bytes a call holds at most beyond what was held before, and its result.
+
+    It calls twice and takes the less: a table of the interpreter or of the test run may grow meanwhile, once.
+    """
+
+    def once(function, arguments):
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        result = function(*arguments)
+        peak = tracemalloc.get_traced_memory()[1] - before
+        tracemalloc.stop()
+        return peak, result
+
+    def peak(function, *arguments):
+        return min((once(function, arguments) for _ in range(2)), key=lambda each: each[0])
+
+    return peak
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """adaptive_log_softmax_with_loss, and the loss classes that hold parameters."""
 
 import pickle
-import tracemalloc
 
 import ml_dtypes
 import numpy as np
@@ -209,17 +208,13 @@ def test_no_rows():
 
 
 @pytest.mark.usefixtures("fresh_memory", "one_thread")
-def test_memory_holds_no_rows_by_classes():
+def test_memory_holds_no_rows_by_classes(traced_peak):
     """The log-probabilities of all classes would take 400 MB."""
     made = fl.AdaptiveLogSoftmaxWithLoss(64, 50_000, [1000, 10_000], 2.0)
     rng = np.random.default_rng(2)
     x, y = rng.standard_normal((2000, 64), dtype=np.float32), rng.integers(50_000, size=2000)
     made.value_and_grad(x[:8], y[:8])
-    tracemalloc.start()
-    before = tracemalloc.get_traced_memory()[0]
-    made.value_and_grad(x, y)
-    peak = tracemalloc.get_traced_memory()[1] - before
-    tracemalloc.stop()
+    peak, _ = traced_peak(made.value_and_grad, x, y)
     assert peak <= _products.CHUNK_BYTES + 4 * x.nbytes + 300_000
 
 

@@ -2,7 +2,6 @@
 
 import pickle
 import threading
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -199,7 +198,7 @@ def test_blocks_of_one_row_do_not_hide_that_shapes_differ(loss):
             function(da.from_array(x, chunks=(1, 3)), target)
 
 
-def test_memory_is_that_of_a_few_blocks():
+def test_memory_is_that_of_a_few_blocks(traced_peak):
     """The array is 32 blocks of 4 MiB; its labels are read before its first block is."""
 
     def made(block_info=None):
@@ -211,12 +210,7 @@ def test_memory_is_that_of_a_few_blocks():
     value, gradient = fl.value_and_grad(fl.cross_entropy)(x, y)
     with fl.config(recycled_bytes=0):
         compute(value)
-        tracemalloc.start()
-        try:
-            compute(value, abs(gradient).sum())
-            peak = tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
+        peak, _ = traced_peak(compute, value, abs(gradient).sum())
     assert peak < x.nbytes / 2
 
 

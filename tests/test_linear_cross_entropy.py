@@ -1,7 +1,6 @@
 """linear_cross_entropy: equal to the loss of the whole logits, in chunks, in bounded memory."""
 
 import itertools
-import tracemalloc
 from types import SimpleNamespace
 
 import ml_dtypes
@@ -264,7 +263,7 @@ def test_gradients_in_the_place_of_each_other_s_arguments():
 
 @pytest.mark.usefixtures("fresh_memory", "one_thread")
 @pytest.mark.parametrize("wrt", [None, "input", "value"])
-def test_memory_beyond_the_results_is_a_chunk_and_a_block(wrt):
+def test_memory_beyond_the_results_is_a_chunk_and_a_block(wrt, traced_peak):
     """The logits would take 512 MiB."""
     rng = np.random.default_rng(4)
     x, w = rng.standard_normal((8192, 16), dtype=np.float32), rng.standard_normal((16384, 16), dtype=np.float32)
@@ -272,17 +271,13 @@ def test_memory_beyond_the_results_is_a_chunk_and_a_block(wrt):
     step = fl.linear_cross_entropy if wrt == "value" else fl.value_and_grad(fl.linear_cross_entropy, wrt)
     # Compile all that is measured: too large for the short way, and several chunks.
     step(x[:32], w, y[:32], options=fl.LinearCrossEntropyOptions(batch_chunk_size=16))
-    tracemalloc.start()
-    before = tracemalloc.get_traced_memory()[0]
-    result = step(x, w, y)
-    peak = tracemalloc.get_traced_memory()[1] - before
-    tracemalloc.stop()
+    peak, result = traced_peak(step, x, w, y)
     gradients = 0 if wrt == "value" else x.nbytes if wrt == "input" else sum(g.nbytes for g in result[1])
     assert peak <= gradients + _products.CHUNK_BYTES + _blocks.BLOCK_BYTES + 300_000
 
 
 @pytest.mark.usefixtures("fresh_memory", "one_thread")
-def test_memory_of_a_second_pass(monkeypatch):
+def test_memory_of_a_second_pass(monkeypatch, traced_peak):
     """The logits would take 512 MiB, and the sum of the weight's gradient 16."""
     monkeypatch.setattr(_twice, "SUM_BYTES", 8 << 20)
     monkeypatch.setattr(_twice, "BLOCK_BYTES", 1 << 20)
@@ -291,11 +286,7 @@ def test_memory_of_a_second_pass(monkeypatch):
     y = rng.integers(65536, size=2048)
     step = fl.value_and_grad(fl.linear_cross_entropy)
     step(x[:32], w, y[:32], options=fl.LinearCrossEntropyOptions(batch_chunk_size=16))
-    tracemalloc.start()
-    before = tracemalloc.get_traced_memory()[0]
-    _, gradients = step(x, w, y)
-    peak = tracemalloc.get_traced_memory()[1] - before
-    tracemalloc.stop()
+    peak, (_, gradients) = traced_peak(step, x, w, y)
     blocks = _blocks.BLOCK_BYTES + 4 * _twice.BLOCK_BYTES
     assert peak <= sum(g.nbytes for g in gradients) + _products.CHUNK_BYTES + blocks + 500_000
 
