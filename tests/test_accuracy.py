@@ -328,6 +328,7 @@ def test_cross_entropy_of_sure_rows(shape, dtype):
     close(second[:, 1], rest / (1 + rest) ** 2, ulps)
 
 
+@pytest.mark.slow
 @each
 def test_gradients_of_many_equal_logits(dtype):
     """Each has the largest softmax, which is small: no digit is lost to a difference from 1."""

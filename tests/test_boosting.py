@@ -109,7 +109,7 @@ CATBOOST = {
 }
 
 
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("weighted", quickly(True, then=[False]))
 @pytest.mark.parametrize("name", XGBOOST)
 def test_xgboost_grows_the_trees_of_its_own_objective(name, weighted):
     own, factors, params, start = XGBOOST[name]
@@ -119,7 +119,7 @@ def test_xgboost_grows_the_trees_of_its_own_objective(name, weighted):
     np.testing.assert_allclose(scores, expected, atol=2e-6)  # float32 scores of up to 3
 
 
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("weighted", quickly(True, then=[False]))
 @pytest.mark.parametrize("name", LIGHTGBM)
 def test_lightgbm_grows_the_trees_of_its_own_objective(name, weighted):
     own, factors, params = LIGHTGBM[name]
@@ -129,7 +129,7 @@ def test_lightgbm_grows_the_trees_of_its_own_objective(name, weighted):
     np.testing.assert_allclose(scores, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("weighted", quickly(True, then=[False]))
 @pytest.mark.parametrize("name", CATBOOST)
 def test_catboost_grows_the_trees_of_its_own_objective(name, weighted):
     own, factors, params = CATBOOST[name]
@@ -384,7 +384,9 @@ def test_init_score_of_the_absolute_error_is_the_median():
         ("huber_loss", {"delta": 0.3}),
         ("sigmoid_focal_loss", {}),
         pytest.param("binary_cross_entropy_with_logits", {"pos_weight": 3.0}, marks=pytest.mark.slow),
-        ("cross_entropy", {"label_smoothing": 0.2, "weight": np.array([1.0, 2.0, 4.0])}),
+        pytest.param(
+            "cross_entropy", {"label_smoothing": 0.2, "weight": np.array([1.0, 2.0, 4.0])}, marks=pytest.mark.slow
+        ),
         pytest.param("symmetric_cross_entropy", {}, marks=pytest.mark.slow),
         pytest.param("gaussian_nll_loss", {}, marks=pytest.mark.slow),
     ],
@@ -460,7 +462,7 @@ def test_init_score_of_degenerate_labels():
         logistic.init_score([0, 1], [0, 0])
 
 
-@pytest.mark.parametrize("name", ["binary_cross_entropy_with_logits", "cross_entropy"])
+@pytest.mark.parametrize("name", quickly("binary_cross_entropy_with_logits", then=["cross_entropy"]))
 def test_tensors_come_back_as_tensors(name):
     torch = pytest.importorskip("torch")
     raw, label = scores_and_labels(name)
@@ -567,7 +569,7 @@ def test_exact_curvature_is_the_second_derivative_and_nothing_else():
     assert not boosting.objective(fl.l1_loss, curvature="exact")(label, raw)[1].any()
 
 
-@pytest.mark.parametrize("options", [{}, {"weight": np.array([1.0, 3.0, 0.5])}])
+@pytest.mark.parametrize("options", quickly({}, then=[{"weight": np.array([1.0, 3.0, 0.5])}]))
 def test_metric_is_the_mean_of_the_loss(options):
     rng = np.random.default_rng(0)
     raw, label, weight = rng.normal(size=(6, 3)), np.array([0, 1, 2, -100, 1, -100.0]), rng.random(6)

@@ -175,6 +175,7 @@ def test_one_callback_for_value_and_gradient_of_a_whole_batch(monkeypatch):
 # Means
 
 
+@pytest.mark.slow
 def test_divisors_of_the_mean(x64):
     x, y = batch(8)
     x, weight = x.astype(float), jnp.linspace(0.5, 2, 5)

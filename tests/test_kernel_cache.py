@@ -195,6 +195,7 @@ def test_nothing_is_said_twice(monkeypatch):
         kernel_cache.warn_of_memory()
 
 
+@pytest.mark.slow
 def test_kernels_of_two_processes_call_parts_of_their_own(tmp_path):
     """What is found on the disk is joined by names, and each process counts functions from 1."""
     code = """

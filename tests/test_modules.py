@@ -194,6 +194,7 @@ def test_arguments_to_differentiate_may_be_listed():
     assert len(fl.LinearCrossEntropyLoss(3, 4).grad(x, np.array(1), wrt=["input", "linear_weight"])) == 2
 
 
+@pytest.mark.slow
 def test_a_linear_layer_takes_the_options_of_its_function(rng):
     x, y, s = rng.normal(size=(6, 3)), rng.integers(3, size=6), rng.uniform(size=6)
     scores = {"logit_scale": 0.5, "softcap": 4.0, "z_loss": 0.01, "valid_classes": 3, "returns": ("entropy",)}

@@ -103,7 +103,8 @@ def test_rows_keep_their_bits():
     np.testing.assert_array_equal(again.lse, out.lse)
 
 
-@pytest.mark.parametrize("soft", quickly(False, then=[True]))
+@pytest.mark.slow
+@pytest.mark.parametrize("soft", [False, True])
 def test_blocks_of_rows(soft):
     """So many rows that they are computed block by block have the gradients of a few, wherever these are written."""
     classes, valid, few = 1000, 997, 100
