@@ -459,6 +459,27 @@ def test_counts_near_their_rate(rate, dtype):
                 assert exact.ulp(slopes[1][k], mp.log(n / y) + 1 / (2 * n), 1 / (2 * n) if n == y else 1, dtype) < 8
 
 
+@each
+def test_what_eps_adds_to_a_rate_near_one(dtype):
+    """The rounded sum of both may have lost all of it, and its logarithm is hardly more."""
+    one = dtype(1)
+    x = np.array([1, np.nextafter(one, 2), np.nextafter(one, 0), 1.0001, 0.99, 1e-9, 0.3, 100], dtype)
+    t = np.full_like(x, 1e4)
+    for eps in (2.0**-27, 1.0):
+        value, (_, slope) = fl.value_and_grad(fl.poisson_nll_loss, ("input", "target"))(
+            x, t, log_input=False, eps=eps, reduction="none"
+        )
+        full = fl.grad(fl.poisson_nll_loss, "target")(t, t, log_input=False, full=True, eps=eps, reduction="sum")
+        with mp.workdps(60):
+            for k, u in enumerate(x):
+                u, n = mp.mpf(float(u)), mp.mpf(float(t[k]))
+                log = mp.log(u + eps)
+                assert exact.ulp(slope[k], -log, 0, dtype) < 4
+                assert exact.ulp(value[k], u - n * log, max(u, n * abs(log)), dtype) < 8
+                assert exact.ulp(full[k], mp.log(n / (n + eps)) + 1 / (2 * n), 1 / (2 * n), dtype) < 4
+    assert fl.poisson_nll_loss(np.array([INF], dtype), np.zeros(1, dtype), log_input=False) == INF
+
+
 @slow
 def test_the_constant_of_poisson():
     """Stirling's approximation of log t!, which itself is right to 1 / 12 t."""

@@ -69,6 +69,14 @@ def poisson_log_full(x, t, eps):
 
 
 @maths
+def rest_of_log(x, eps, y, inverse):
+    """Return log(x + ε) - log y, y the rounded sum, which near 1 is most of the logarithm; 0 of an infinite x."""
+    T = type(x)
+    rest = (x - y) + eps if x > eps else (eps - y) + x
+    return rest * inverse if abs(rest) > T(0) else T(0)
+
+
+@maths
 def poisson_rate(x, t, eps):
     """x - t log(x + ε), x the rate; a count of 0 takes no part of the logarithm, even where that is infinite.
 
@@ -77,8 +85,8 @@ def poisson_rate(x, t, eps):
     """
     T = type(x)
     y = x + eps
-    u = log(y)
     inverse = T(1) / y
+    u = log(y) + rest_of_log(x, eps, y, inverse)
     none = t == T(0)
     excess = (x - t) + eps
     slope = T(1) if y == T(math.inf) or (none and y == y) else (excess if excess == T(0) else excess * inverse)
@@ -93,7 +101,9 @@ def poisson_rate_full(x, t, eps):
     y = x + eps
     counts = t > T(1)
     value, (slope, plain), curvature = poisson_rate(x, t, eps)
-    deviance, u = poisson_deviance(t, y, -plain, t * (T(1) / y))
+    inverse = T(1) / y
+    deviance, u = poisson_deviance(t, y, -plain, t * inverse)
+    u -= rest_of_log(x, eps, y, inverse)
     value = deviance - eps + half_log_two_pi_of(t) if counts else value
     return value, (slope, u + T(0.5) / t if counts else plain), curvature
 
