@@ -516,6 +516,14 @@ def test_variances_that_fit(dtype):
 
 
 @each
+def test_a_variance_far_below_a_square_that_overflows(dtype):
+    """The loss is infinite, its derivative in the variance is not."""
+    r, v = np.array([[1e20, -1e30], [10, 1e18]] if dtype is F4 else [[1e155, -1e300], [10, 1e153]], dtype)
+    slope = fl.grad(fl.gaussian_nll_loss, "var")(r, np.zeros_like(r), v, reduction="sum")
+    close(slope, -0.5 * (r / v) ** 2)
+
+
+@each
 def test_a_variance_of_exactly_zero(dtype):
     zero = np.zeros(1, dtype)
     value, slopes = fl.value_and_grad(fl.gaussian_nll_loss, ("input", "target", "var"))(zero, zero, zero)

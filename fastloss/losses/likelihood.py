@@ -181,7 +181,7 @@ def gaussian(x, t, v, eps, constant):
     """(log v + r²/v)/2 + constant, with v clamped at ε from below, unseen by the derivative; NaN for v < 0.
 
     The derivative (1 - r²/v) / 2 v cancels where v is near r², unless the difference is taken before the division, as a
-    product and a sum that round once.
+    product and a sum that round once. Elsewhere it is (1/v - (r/v)²) / 2, which overflows only where the result does.
     """
     T = type(x)
     r = x - t
@@ -192,8 +192,8 @@ def gaussian(x, t, v, eps, constant):
     ratio = r * d
     value = T(0.5) * (log(v) + ratio) + constant
     near = ratio > T(0.5) and ratio < T(2) and v * smallest_normal(x) < T(1)  # r² does not overflow
-    miss = (v - r * r) * q if near else T(1) - ratio
-    return (T(math.nan) if negative else value), (d, -d, T(0.5) * q * miss), q
+    d_var = (v - r * r) * q * q if near else q - d * d
+    return (T(math.nan) if negative else value), (d, -d, T(0.5) * d_var), q
 
 
 @loss(
