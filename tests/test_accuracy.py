@@ -738,6 +738,16 @@ def test_a_huge_coefficient_of_nothing_is_nothing():
 
 
 @each
+def test_curvature_of_the_logistic_function_near_0(dtype):
+    x = np.array([1e-30, -1e-8, 1e-4, -0.01, 0.3, -0.9, 1, 5, -30, 0], dtype)
+    _, second = fl.grad_and_hess(fl.sigmoid)(x)
+    with mp.workdps(60):
+        for found, u in zip(second, x, strict=True):
+            p = 1 / (1 + mp.exp(-mp.mpf(float(u))))
+            assert exact.ulp(found, p * (1 - p) * (1 - 2 * p), 0, dtype) < 8
+
+
+@each
 def test_the_second_derivative_of_the_logistic_function_has_mirrored_bits(dtype):
     x = np.concatenate([exact.logits(np.random.default_rng(6), 100), np.arange(41)]).astype(dtype)
     (one, second), (other, mirrored) = fl.grad_and_hess(fl.sigmoid)(x), fl.grad_and_hess(fl.sigmoid)(-x)
