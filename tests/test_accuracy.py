@@ -460,6 +460,27 @@ def test_counts_near_their_rate(rate, dtype):
                 assert exact.ulp(slopes[1][k], mp.log(n / y) + 1 / (2 * n), 1 / (2 * n) if n == y else 1, dtype) < 8
 
 
+@each
+def test_what_eps_adds_to_a_rate_near_one(dtype):
+    """The rounded sum of both may have lost all of it, and its logarithm is hardly more."""
+    one = dtype(1)
+    x = np.array([1, np.nextafter(one, 2), np.nextafter(one, 0), 1.0001, 0.99, 1e-9, 0.3, 100], dtype)
+    t = np.full_like(x, 1e4)
+    for eps in (2.0**-27, 1.0):
+        value, (_, slope) = fl.value_and_grad(fl.poisson_nll_loss, ("input", "target"))(
+            x, t, log_input=False, eps=eps, reduction="none"
+        )
+        full = fl.grad(fl.poisson_nll_loss, "target")(t, t, log_input=False, full=True, eps=eps, reduction="sum")
+        with mp.workdps(60):
+            for k, u in enumerate(x):
+                u, n = mp.mpf(float(u)), mp.mpf(float(t[k]))
+                log = mp.log(u + eps)
+                assert exact.ulp(slope[k], -log, 0, dtype) < 4
+                assert exact.ulp(value[k], u - n * log, max(u, n * abs(log)), dtype) < 8
+                assert exact.ulp(full[k], mp.log(n / (n + eps)) + 1 / (2 * n), 1 / (2 * n), dtype) < 4
+    assert fl.poisson_nll_loss(np.array([INF], dtype), np.zeros(1, dtype), log_input=False) == INF
+
+
 @slow
 def test_the_constant_of_poisson():
     """Stirling's approximation of log t!, which itself is right to 1 / 12 t."""
@@ -493,6 +514,14 @@ def test_variances_that_fit(dtype):
         for k, one in enumerate(slope):
             e, w = mp.mpf(float(r[k])), mp.mpf(float(v[k]))
             assert exact.ulp(one, (w - e * e) / (2 * w * w), 0, dtype) < 4
+
+
+@each
+def test_a_variance_far_below_a_square_that_overflows(dtype):
+    """The loss is infinite, its derivative in the variance is not."""
+    r, v = np.array([[1e20, -1e30], [10, 1e18]] if dtype is F4 else [[1e155, -1e300], [10, 1e153]], dtype)
+    slope = fl.grad(fl.gaussian_nll_loss, "var")(r, np.zeros_like(r), v, reduction="sum")
+    close(slope, -0.5 * (r / v) ** 2)
 
 
 @each
@@ -707,6 +736,16 @@ def test_a_huge_coefficient_of_nothing_is_nothing():
         assert not slope.any()
         with pytest.raises(ValueError, match="coefficient"):
             penalty(np.zeros(3, F4), coefficient=INF)
+
+
+@each
+def test_curvature_of_the_logistic_function_near_0(dtype):
+    x = np.array([1e-30, -1e-8, 1e-4, -0.01, 0.3, -0.9, 1, 5, -30, 0], dtype)
+    _, second = fl.grad_and_hess(fl.sigmoid)(x)
+    with mp.workdps(60):
+        for found, u in zip(second, x, strict=True):
+            p = 1 / (1 + mp.exp(-mp.mpf(float(u))))
+            assert exact.ulp(found, p * (1 - p) * (1 - 2 * p), 0, dtype) < 8
 
 
 @each

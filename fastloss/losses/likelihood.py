@@ -69,6 +69,14 @@ def poisson_log_full(x, t, eps):
 
 
 @maths
+def rest_of_log(x, eps, y, inverse):
+    """Return log(x + ε) - log y, y the rounded sum, which near 1 is most of the logarithm; 0 of an infinite x."""
+    T = type(x)
+    rest = (x - y) + eps if x > eps else (eps - y) + x
+    return rest * inverse if abs(rest) > T(0) else T(0)
+
+
+@maths
 def poisson_rate(x, t, eps):
     """x - t log(x + ε), x the rate; a count of 0 takes no part of the logarithm, even where that is infinite.
 
@@ -77,8 +85,8 @@ def poisson_rate(x, t, eps):
     """
     T = type(x)
     y = x + eps
-    u = log(y)
     inverse = T(1) / y
+    u = log(y) + rest_of_log(x, eps, y, inverse)
     none = t == T(0)
     excess = (x - t) + eps
     slope = T(1) if y == T(math.inf) or (none and y == y) else (excess if excess == T(0) else excess * inverse)
@@ -93,7 +101,9 @@ def poisson_rate_full(x, t, eps):
     y = x + eps
     counts = t > T(1)
     value, (slope, plain), curvature = poisson_rate(x, t, eps)
-    deviance, u = poisson_deviance(t, y, -plain, t * (T(1) / y))
+    inverse = T(1) / y
+    deviance, u = poisson_deviance(t, y, -plain, t * inverse)
+    u -= rest_of_log(x, eps, y, inverse)
     value = deviance - eps + half_log_two_pi_of(t) if counts else value
     return value, (slope, u + T(0.5) / t if counts else plain), curvature
 
@@ -171,7 +181,7 @@ def gaussian(x, t, v, eps, constant):
     """(log v + r²/v)/2 + constant, with v clamped at ε from below, unseen by the derivative; NaN for v < 0.
 
     The derivative (1 - r²/v) / 2 v cancels where v is near r², unless the difference is taken before the division, as a
-    product and a sum that round once.
+    product and a sum that round once. Elsewhere it is (1/v - (r/v)²) / 2, which overflows only where the result does.
     """
     T = type(x)
     r = x - t
@@ -182,8 +192,8 @@ def gaussian(x, t, v, eps, constant):
     ratio = r * d
     value = T(0.5) * (log(v) + ratio) + constant
     near = ratio > T(0.5) and ratio < T(2) and v * smallest_normal(x) < T(1)  # r² does not overflow
-    miss = (v - r * r) * q if near else T(1) - ratio
-    return (T(math.nan) if negative else value), (d, -d, T(0.5) * q * miss), q
+    d_var = (v - r * r) * q * q if near else q - d * d
+    return (T(math.nan) if negative else value), (d, -d, T(0.5) * d_var), q
 
 
 @loss(

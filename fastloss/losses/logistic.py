@@ -5,19 +5,18 @@ from __future__ import annotations
 from fastloss.api.loss import loss
 from fastloss.define.descriptions import Array, Elementwise
 from fastloss.define.maths import maths
-from fastloss.define.scalars import exp_nonpositive, log1p_unit
+from fastloss.define.scalars import exp_nonpositive, log1p_unit, tanh
 
 
 @maths
 def sigmoid_block(x):
-    """σ(x), σ(x) σ(-x), and σ' (1 - 2 σ)."""
+    """σ(x), σ(x) σ(-x), and σ' (1 - 2 σ), in which 1 - 2 σ(x) = -tanh(x / 2) would cancel near 0."""
     T = type(x)
     e = exp_nonpositive(-abs(x))
     inverse = T(1) / (T(1) + e)
     positive = x > T(0)
     d = e * inverse * inverse
-    tilt = (e - T(1) if positive else T(1) - e) * inverse  # 1 - 2 σ(x)
-    return (inverse if positive else e * inverse), (d,), d * tilt
+    return (inverse if positive else e * inverse), (d,), -d * tanh(T(0.5) * x)
 
 
 @maths
