@@ -158,6 +158,15 @@ def test_penalties_and_broadcast_operands():
     value, gradient = compute(*fl.value_and_grad(fl.l2_penalty)(lazy, 0.5))
     np.testing.assert_allclose(value, 0.25 * (x**2).sum())
     np.testing.assert_allclose(gradient, 0.5 * x)
+    several, dtype = [lazy, da.from_array(x[0], chunks=3)], type(fl.l2_penalty(lazy, 0.5))
+    total, gradients = fl.value_and_grad(fl.l2_penalty)(several, 0.5)
+    assert {type(total), type(fl.l2_penalty(several, 0.5)), *map(type, gradients)} == {dtype}  # all are lazy
+    value, first, second = compute(total, *gradients)
+    np.testing.assert_allclose(value, fl.l2_penalty([x, x[0]], 0.5))
+    np.testing.assert_allclose(first, 0.5 * x)
+    np.testing.assert_allclose(second, 0.5 * x[0])
+    _, (curvature, _) = fl.grad_and_hess(fl.l2_penalty)(several, 0.5)
+    np.testing.assert_array_equal(*compute(curvature, np.full((6, 4), 0.5)))
     (value,) = compute(fl.gaussian_nll_loss(lazy, x * 0, da.from_array(np.full(6, 2.0), chunks=5)))
     np.testing.assert_allclose(value, fl.gaussian_nll_loss(x, x * 0, np.full(6, 2.0)))
 

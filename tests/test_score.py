@@ -316,6 +316,12 @@ def test_results_that_exist_are_replaced_on_demand(files, capsys):
     np.testing.assert_array_equal(np.load("o.npy"), fl.cross_entropy(X, Y, reduction="none"))
 
 
+def test_a_parquet_column_with_a_comma_in_its_name(files, capsys):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(arrow.table({"a, b": [1.0, 2.0], "a": [3.0, 5.0]}), "comma.parquet")
+    assert score(capsys, "mse_loss", "comma.parquet:a, b", "comma.parquet:a")["value"] == 6.5
+
+
 def test_zarr_and_parquet_that_cannot_be_read(files, capsys):
     zarr, arrow = pytest.importorskip("zarr"), pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")

@@ -395,6 +395,16 @@ def test_mixed_dtypes_come_to_that_of_torch(name):
             assert getattr(F, name)(*args).dtype == getattr(T, name)(*args).dtype
 
 
+@pytest.mark.parametrize("name", ["l1_loss", "mse_loss", "huber_loss"])
+def test_wider_weights_of_elements_widen_the_value(name):
+    x, weight = torch.randn(6, 4).bfloat16(), torch.rand(6, 4)
+    for reduction in ("mean", "none"):
+        expected = getattr(T, name)(x, x + 1, weight=weight, reduction=reduction)
+        assert expected.dtype == torch.float32
+        actual = getattr(F, name)(x, x + 1, weight=weight, reduction=reduction)
+        torch.testing.assert_close(actual, expected, rtol=1e-2, atol=1e-2)
+
+
 # Modules
 
 # Where there is a choice, with options whose kernels other tests of these functions take too.

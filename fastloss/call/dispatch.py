@@ -32,8 +32,9 @@ def _late(kind: str) -> Any:
 
 
 def lazy(arrays: tuple[Any, ...]) -> Any:
-    """Return the module that computes calls of lazy arrays, None where there is none among `arrays`."""
-    if any(is_instance(array, "dask.array", "Array") for array in arrays):
+    """Return the module that computes calls of lazy arrays, None where there is none among `arrays` or in a list."""
+    several = [one for array in arrays if isinstance(array, list | tuple) for one in array]  # of a penalty
+    if any(is_instance(array, "dask.array", "Array") for array in (*arrays, *several)):
         return _late("dask")
     return None
 

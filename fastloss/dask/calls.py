@@ -44,6 +44,8 @@ def compute(record: Loss, args: tuple[Any, ...], keywords: dict[str, Any], reque
     check_options(record, keywords)
     bound = inspect.signature(record.function).bind(*args, **keywords)
     bound.apply_defaults()
+    if record.family == "penalty" and isinstance(bound.arguments["params"], list | tuple):
+        return _penalties(record, bound.arguments, request)
     names = record.operands | {"sample_weight", "divisor"}
     arrays = {name: _lazy(a, name) for name, a in bound.arguments.items() if name in names and a is not None}
     options = {name: value for name, value in bound.arguments.items() if name not in names}
@@ -55,6 +57,22 @@ def compute(record: Loss, args: tuple[Any, ...], keywords: dict[str, Any], reque
         raise TypeError(f"{record.name} is not computed block by block: call it on NumPy arrays")
     check_common(arrays.get("sample_weight"), arrays.get("divisor"), options.get("reduction"))
     return _Lazy(record, arrays, options, request).result()
+
+
+def _penalties(record: Loss, arguments: dict[str, Any], request: Request) -> Any:
+    """Return what a penalty of several arrays returns: the sum of their values, and lists of their derivatives."""
+    mode = request.mode
+    one = request._replace(mode=mode._replace(wrt=("params",) if mode.wrt else (), single=True))
+    each = [compute(record, (), {**arguments, "params": array}, one) for array in arguments["params"]]
+    values = [result[0] if mode.wrt else result for result in each] if mode.value else []
+    total = sum(values[1:], values[0]).astype(values[0].dtype) if values else None
+    if not mode.wrt:
+        return total
+    gradients = [result[0] if mode.hessian else result[1] if mode.value else result for result in each]
+    found = gradients if mode.single else (gradients,)
+    if mode.hessian:
+        return found, [result[1] for result in each]
+    return (total, found) if mode.value else found
 
 
 def _is_of_blocks(record: Loss) -> bool:

@@ -19,6 +19,8 @@ class Parquet:
         self._columns = [column.strip() for column in columns.split(",") if column.strip()]
         with self._opened() as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
+        if columns in schema.names:  # one, whatever commas are in its name
+            self._columns = [columns]
         if not self._columns:
             raise FileError(f"{name}: name columns, as in {name}:{schema.names[0] if schema.names else 'x'},...")
         for column in self._columns:

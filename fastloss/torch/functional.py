@@ -225,6 +225,8 @@ class Door:
 
     def promotes(self, arguments: dict[str, Any]) -> bool:
         """Return whether torch brings the tensors to a common dtype, which it does not beside class indices."""
+        if self.name == "huber_loss":  # multiplied by its weights after it is computed
+            return arguments.get("weight") is not None
         target = arguments.get("target")
         indices = self.name in LABELLED and isinstance(target, Tensor) and not target.is_floating_point()
         return self.name in PROMOTING and not indices
