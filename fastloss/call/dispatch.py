@@ -33,8 +33,8 @@ def _late(kind: str) -> Any:
 
 def lazy(arrays: tuple[Any, ...]) -> Any:
     """Return the module that computes calls of lazy arrays, None where there is none among `arrays` or in a list."""
-    several = [one for array in arrays if isinstance(array, list | tuple) for one in array]  # of a penalty
-    if any(is_instance(array, "dask.array", "Array") for array in (*arrays, *several)):
+    each = (one for array in arrays for one in (array if isinstance(array, list | tuple) else (array,)))
+    if any(is_instance(one, "dask.array", "Array") for one in {type(one): one for one in each}.values()):
         return _late("dask")
     return None
 
