@@ -1,6 +1,8 @@
 """Losses of one's own, through fastloss.custom alone."""
 
+import functools
 import math
+from math import cos as cosine
 from typing import Annotated, Optional
 
 import ml_dtypes
@@ -403,9 +405,78 @@ def calls_what_is_not_marked(x, t):
     return not_marked(x, t)[0], (x,), x
 
 
+@maths
+def narrow_after_mathematics(x, t):
+    e = cosine(x)
+    return e, (e,), e
+
+
+@maths
+def another_count(x, t):
+    T = type(x)
+    return (x, (T(1), T(0)), T(0)) if x > t else (x, (T(1),), T(0))
+
+
+@maths
+def no_curvature(x, t):
+    return x - t, (x, t), None
+
+
+@maths
+def no_second_slope(x, t):
+    return x - t, (x, None), x
+
+
+@maths
+def no_slope(x, t):
+    return x - t, (), x
+
+
+@maths
+def method_of_tensors(x, t):
+    return x.clamp(0), (x,), x
+
+
+@maths
+def unbound(x, t):
+    if x > t:
+        y = x
+    return y, (x,), x
+
+
+@maths
+def reads_a_list(x, t):
+    return type(x)(LISTED[0]) * x, (x,), x
+
+
+@maths
+def of_four(a, b, c, d):
+    return a * b * c * d, (b * c * d,), a - a
+
+
+LISTED = [2.0, 3.0]
+
+
+def test_a_function_of_math_keeps_the_type():
+    @loss
+    def cosine_of_input(input, target, *, reduction="mean"):
+        return Elementwise(narrow_after_mathematics)
+
+    np.testing.assert_allclose(cosine_of_input(X, T, reduction="none"), np.cos(X))
+
+
 @pytest.mark.parametrize(
     ("point", "error", "message"),
     [
+        (another_count, TypeError, "another_count returns of some numbers 1 and of others 2 first derivatives"),
+        (no_curvature, TypeError, r"no_curvature must return \(value, first derivatives, second derivative\)"),
+        (no_second_slope, TypeError, r"no_second_slope must return \(value, first derivatives, second derivative\)"),
+        (no_slope, TypeError, r"no_slope must return \(value, first derivatives, second derivative\)"),
+        (method_of_tensors, TypeError, r"method_of_tensors, line \d+: 'number' object has no attribute 'clamp'"),
+        (unbound, NameError, r"unbound, line \d+: cannot access local variable 'y'"),
+        (reads_a_list, TypeError, "reads_a_list uses 'LISTED', a list: maths may use tuples and arrays"),
+        (math.exp, TypeError, "point must be a function marked @maths, got <built-in function exp>"),
+        ("of_two", TypeError, "point must be a function marked @maths, got 'of_two'"),
         (widens, TypeError, r"widens, line \d+: the number 0.5 turns float32 into float64; write T\(0.5\)"),
         (widens_after_a_leaf, TypeError, r"widens_after_a_leaf, line \d+: the number 3.14"),
         (returns_a_number, TypeError, "the number 0.0 turns float32 into float64"),
@@ -423,6 +494,109 @@ def test_mistakes_in_the_maths_are_errors_at_definition(point, error, message):
         @loss
         def faulty_loss(input, target):
             return Elementwise(point)
+
+
+def test_at_most_three_arrays():
+    with pytest.raises(TypeError, match="a loss of single elements has one to three arrays, got a, b, c, d"):
+
+        @loss
+        def faulty_loss(a, b, c, d):
+            return Elementwise(of_four)
+
+
+def test_marks_are_for_functions():
+    with pytest.raises(TypeError, match=r"@maths marks functions that are written in Python, got functools.partial"):
+        maths(functools.partial(of_two))
+
+
+@maths
+def rarely_another_count(x, t):
+    T = type(x)
+    return (x, (T(1), T(0)), T(0)) if x > T(1000) else (x, (T(1),), T(0))
+
+
+def test_what_the_compiler_refuses_is_said_in_a_line():
+    @loss
+    def faulty_loss(input, target, *, reduction="mean"):
+        return Elementwise(rarely_another_count)
+
+    message = r"^Numba cannot compile rarely_another_count: .*[^\n]* \(.*test_custom.py, line \d+\)$"
+    with pytest.raises(TypeError, match=message) as raised:
+        faulty_loss(X, T)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+@maths
+def entry_alone(x, t, coefs, p):
+    return x, t
+
+
+@maths
+def sums_alone(sums, p):
+    return sums[0]
+
+
+@maths
+def four_terms(x, t, p):
+    return x, x, x, x
+
+
+@pytest.mark.parametrize(
+    ("functions", "message"),
+    [
+        (COSINE._replace(entry=entry_alone), r"entry_alone must return \(\(first derivatives, ...\), second der"),
+        (COSINE._replace(finish=sums_alone), r"sums_alone must return \(value, \(coefs, ...\)\)"),
+        (COSINE._replace(terms=four_terms), "four_terms must return a tuple of one to three terms, got"),
+    ],
+)
+def test_mistakes_in_maths_of_sums_are_errors_at_definition(functions, message):
+    with pytest.raises(TypeError, match=message):
+
+        @loss
+        def faulty_loss(input, target):
+            return Sums(functions, axes=1, eps=0.0)
+
+
+def test_axes_may_be_numbers_of_numpy():
+    @loss
+    def numbered_loss(input, target, *, reduction="mean"):
+        return Sums(COSINE, axes=np.int64(1), eps=0.0)
+
+    assert numbered_loss(X, T, reduction="none").shape == (2, 4)
+    with pytest.raises(TypeError, match=r"axes must be an integer or several, got 1\.5"):
+
+        @loss
+        def faulty_loss(input, target):
+            return Sums(COSINE, axes=1.5, eps=0.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"target": row_index}, TypeError, r"target must be an argument of the loss or row_index\(...\), got"),
+        ({"target": row_index(), "label_smoothing": 3}, ValueError, r"label_smoothing must be a number in \[0, 1\]"),
+    ],
+)
+def test_mistakes_in_a_linear_map_are_errors_at_definition(options, error, message):
+    with pytest.raises(error, match=message):
+
+        @loss
+        def faulty_loss(query, key, *, reduction="mean"):
+            return Linear(fl.cross_entropy, query, key, **options)
+
+
+@pytest.mark.parametrize("annotation", [POSITIVE, "POSITIVE"])
+def test_a_domain_is_told_by_annotated(annotation):
+    with pytest.raises(TypeError, match="faulty_loss: the domain of q is written q: Annotated"):
+
+        @loss
+        def faulty_loss(input, target, *, q: annotation = 1.0):
+            return Elementwise(power_error, low=q, high=q)
+
+
+def test_a_loss_is_made_once():
+    with pytest.raises(TypeError, match="mse_loss is a loss already"):
+        loss(fl.mse_loss)
 
 
 @maths

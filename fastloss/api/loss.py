@@ -95,6 +95,8 @@ def loss(
 
     def register(describe: Callable[P, Any]) -> Callable[P, Any]:
         name = describe.__name__
+        if hasattr(describe, "__fastloss__"):
+            raise TypeError(f"{name} is a loss already")
         signed = read_signature(describe, bare=family is None)
         filled = _filling(describe, signed)
         facts: dict[str, Any] = {"family": family, "wrt": ("input",), "hessian": "exact", "domains": {}}

@@ -14,7 +14,9 @@ import numpy as np
 
 from fastloss.call.planning import Operand
 from fastloss.define.chains import Applied, WeightedSum
+from fastloss.define.check_maths import is_formed
 from fastloss.define.descriptions import Elementwise, Pairwise, Projected, RowMap, Rowwise
+from fastloss.define.maths import name_of
 from fastloss.define.options import FLAG, REDUCTION, Domain
 from fastloss.define.record import KINDS
 
@@ -89,6 +91,9 @@ def _annotation_of(describe: Callable[..., Any], parameter: inspect.Parameter) -
     annotation = parameter.annotation
     if annotation is parameter.empty:
         return "", None
+    if isinstance(describe.__globals__.get(annotation) if isinstance(annotation, str) else annotation, Domain):
+        name, text = parameter.name, annotation if isinstance(annotation, str) else "..."
+        raise TypeError(f"{describe.__name__}: the domain of {name} is written {name}: Annotated[float, {text}]")
     if isinstance(annotation, str) and re.match(r"(\w+\.)*Annotated\[", annotation):
         names = {**describe.__globals__, **inspect.getclosurevars(describe).nonlocals}
         try:
@@ -132,14 +137,14 @@ def probe(describe: Callable[..., Any], signed: Signed, **options: Any) -> Any:
 def facts_of(name: str, description: Any, signed: Signed) -> Facts:
     """Return what a description says of a loss."""
     if isinstance(description, Elementwise):
-        slopes, curved = _slopes(points_of(description))
+        slopes, curved = _slopes(name, description.point, points_of(description))
         if slopes > len(description.names):
             raise _too_many(name, description.point, slopes, description.names)
         outside = "weight" in signed.operands and "weight" not in description.names
         weighs = ("weight",) if outside and slopes == len(description.names) == 2 else ()
         return Facts("elementwise", description.names[:1], description.names[:slopes] + weighs, curved, {})
     if isinstance(description, Pairwise):
-        slopes, curved = _slopes(vectors_of(description))
+        slopes, curved = _slopes(name, description.maths.entry, vectors_of(description))
         if slopes > len(description.names):
             raise _too_many(name, description.maths.entry, slopes, description.names)
         family = "sums" if isinstance(description.axis, tuple) else "pairwise"
@@ -151,7 +156,7 @@ def facts_of(name: str, description: Any, signed: Signed) -> Facts:
             {},
         )
     if isinstance(description, Rowwise):
-        slopes, curved = _slopes(rows_of(description))
+        slopes, curved = _slopes(name, description.maths.entry, rows_of(description))
         soft = (
             () if description.maths.indexed else tuple([one for one in ("target", "weight") if one in signed.operands])
         )
@@ -189,7 +194,7 @@ def _told(description: Any) -> Any:
 
 
 def _too_many(name: str, function: Callable[..., Any], slopes: int, arrays: tuple[str, ...]) -> TypeError:
-    return TypeError(f"{name}: {function.__name__} returns {slopes} first derivatives of {len(arrays)} arrays")
+    return TypeError(f"{name}: {name_of(function)} returns {slopes} first derivatives of {len(arrays)} arrays")
 
 
 def _differentiable(description: Any) -> set[str]:
@@ -261,7 +266,7 @@ def rows_of(description: Rowwise) -> Calls:
     return [called(-z, hit) for z in (0.25, 0.5, 1.5) for hit in (False, True)]
 
 
-def _slopes(calls: Calls) -> tuple[int, str]:
+def _slopes(name: str, function: Callable[..., Any], calls: Calls) -> tuple[int, str]:
     """Return how many first derivatives there are, and what the second ones are: ``"exact"`` or ``"zero"``."""
     found = []
     for call in calls:
@@ -269,9 +274,13 @@ def _slopes(calls: Calls) -> tuple[int, str]:
             found.append(call(float))
         except Exception:  # what cannot be run with plain numbers is left to the compiler
             continue
-    formed = [one for one in found if isinstance(one, tuple) and len(one) == 3 and isinstance(one[1], tuple)]
+    formed = [one for one in found if is_formed(one)]
     if not formed:
         return 1, "exact"
+    counts = sorted({len(one[1]) for one in formed})
+    if len(counts) > 1:
+        listed = " and of others ".join(map(str, counts))
+        raise TypeError(f"{name}: {name_of(function)} returns of some numbers {listed} first derivatives")
     curved = any(not math.isnan(one[2]) and one[2] != 0 for one in formed)
     return len(formed[0][1]), "exact" if curved else "zero"
 

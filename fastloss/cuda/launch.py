@@ -21,6 +21,7 @@ from fastloss.cuda.device.numba_cuda import REALS, SIMULATED, SimulatedPointer, 
 from fastloss.cuda.device_array import DeviceArray
 from fastloss.cuda.driver import bindings, checked, current_device, single_device
 from fastloss.runtime.compile import fingerprint, foreign_part
+from fastloss.runtime.compile_errors import in_one_line
 from fastloss.runtime.kernel_cache import keep_on_disk, warn_of_memory
 
 _lock = threading.Lock()
@@ -38,8 +39,9 @@ class Kernel:
 
     def __init__(self, name: str, body: Callable[..., Any], threads: int, resident: int = 2) -> None:
         self.bounds = threads, resident
-        body.__qualname__ = body.__name__ = f"{name}_{fingerprint('cuda/**/*.py')}{foreign_part(body)}"
-        self.name, self.body, self.threads = name, body, threads
+        part = foreign_part(body)
+        body.__qualname__ = body.__name__ = f"{name}_{fingerprint('cuda/**/*.py')}{part}"
+        self.name, self.body, self.threads, self.own = name, body, threads, bool(part)
         self._simulated: Any = None
         self._loaded: dict[Any, Loaded] = {}
 
@@ -80,7 +82,8 @@ class Kernel:
                 jit: Any = cuda.jit
                 compiled = jit(launch_bounds=self.bounds)(self.body)
                 keep_on_disk(compiled, self.body, "cuda")
-                compiled.compile(self.signature(real, args).args)
+                with in_one_line(self.own):
+                    compiled.compile(self.signature(real, args).args)
                 warn_of_memory()
                 self._loaded[key] = Loaded(compiled, key[1], self.threads, real, args)
             return self._loaded[key]

@@ -14,7 +14,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from fastloss.define import scalars
+from fastloss.define import named_arguments, scalars
 from fastloss.define.maths import is_marked
 
 # A call of the maths of a description; it takes what makes a number.
@@ -31,7 +31,13 @@ def check_definition(name: str, description: Any, calls_of: Callable[[Any], Call
         try:
             _check_narrow(call(_Narrow))
         except _WidenedError as error:
-            raise TypeError(f"{name}: {_place(error, description)}: {error}") from None
+            raise TypeError(f"{name}: {_place(error, description, twins)}: {error}") from None
+        except (AttributeError, NameError, TypeError) as error:  # whatever the numbers are; the compiler may take it
+            place = _place(error, description, twins)
+            if place.startswith("what "):  # it lies in what a function returns, of which check_maths has better words
+                continue
+            kind = NameError if isinstance(error, NameError) else TypeError
+            raise kind(f"{name}: {place}: {error}") from None
         except Exception:  # what cannot be run with such numbers is left to the compiler
             continue
 
@@ -55,12 +61,21 @@ def _check_names(name: str, function: Any, seen: set[Any]) -> None:
         if each.opname == "LOAD_GLOBAL":
             if each.argval not in function.__globals__ and not hasattr(builtins, each.argval):
                 raise NameError(f"{name}: {function.__name__} uses {each.argval!r}, which is not defined")
-            _check_names(name, function.__globals__.get(each.argval), seen)
+            _check_value(name, function, each.argval, function.__globals__.get(each.argval), seen)
     for free, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
-            _check_names(name, cell.cell_contents, seen)
+            value = cell.cell_contents
         except ValueError:
             raise NameError(f"{name}: {function.__name__} uses {free!r}, which is not defined") from None
+        _check_value(name, function, free, value, seen)
+
+
+def _check_value(name: str, function: Any, used: str, value: Any, seen: set[Any]) -> None:
+    """Raise if what a function names is nothing that can be compiled."""
+    if isinstance(value, list | dict | set):
+        kind = type(value).__name__
+        raise TypeError(f"{name}: {function.__name__} uses {used!r}, a {kind}: maths may use tuples and arrays")
+    _check_names(name, value, seen)
 
 
 def _is_leaf(function: Any) -> bool:
@@ -86,6 +101,9 @@ class _Narrow(float):
 
     def __abs__(self) -> _Narrow:
         return _Narrow(abs(float(self)))
+
+
+_Narrow.__name__ = "number"  # as Python's errors say it
 
 
 def _operation(compute: Callable[[Any, Any], Any], reflected: bool) -> Callable[[Any, Any], Any]:
@@ -116,13 +134,14 @@ def _check_narrow(result: Any) -> None:
         raise _WidenedError(result)
 
 
-def _place(error: _WidenedError, description: Any) -> str:
+def _place(error: Exception, description: Any, twins: dict[Any, Any]) -> str:
     """Return the function and the line that an error was raised for."""
     place = f"what {', '.join([function.__name__ for function in _functions_of(description)])} returns"
+    codes = {function.__code__ for function in twins}
     trace = error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
-        if code.co_filename != __file__ and "call" not in code.co_name:
+        if code in codes and code.co_filename != named_arguments.__file__:
             place = f"{code.co_name}, line {trace.tb_lineno}"
         trace = trace.tb_next
     return place
@@ -145,6 +164,9 @@ def _twin(value: Any, twins: dict[Any, Any]) -> Any:
     """Return a function whose leaves, and those of all that it calls, take and return narrow numbers."""
     if value is math:
         return _MATH
+    value = getattr(value, "py_func", value)  # of a function that Numba has compiled
+    if isinstance(value, types.BuiltinFunctionType) and value.__module__ == "math":
+        return _narrowed(value)
     if not isinstance(value, types.FunctionType):
         return value
     if value in twins:
@@ -170,6 +192,7 @@ def _narrowed(leaf: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-_MATH = types.SimpleNamespace(
-    **{name: _narrowed(value) if callable(value) else value for name, value in vars(math).items() if name[0] != "_"}
+_MATH = types.ModuleType("math")
+vars(_MATH).update(
+    {name: _narrowed(value) if callable(value) else value for name, value in vars(math).items() if name[0] != "_"}
 )

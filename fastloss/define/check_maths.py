@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastloss.define.descriptions import Elementwise, Pairwise, RowMap, Rowwise
-from fastloss.define.maths import is_marked
+from fastloss.define.maths import is_marked, name_of
 from fastloss.define.record import Loss
 
 # What stands for every entry: it lies in the domain of all losses.
@@ -32,20 +32,22 @@ def check_maths(record: Loss, description: Any) -> None:
             _check_marked(record, function)
         if type(description) is Rowwise:
             _check_row(record, description)
+        elif type(description) is Pairwise:
+            _check_pair(record, description)
 
 
 def _check_marked(record: Loss, function: Any) -> None:
     if not is_marked(function):
-        raise TypeError(f"{record.name}: {function.__name__} must be marked @maths (fastloss.custom)")
+        raise TypeError(f"{record.name}: {name_of(function)} must be marked @maths (fastloss.custom)")
 
 
 def _check_point(record: Loss, description: Elementwise) -> None:
     wanted = [k for k, name in enumerate(description.names) if name in record.differentiable]
     slopes = 1 + max(wanted, default=-1)
     found = _called(description.point, *[NUMBER] * len(description.arrays), *description.params)
-    if found is not UNKNOWN and not (_has(found, 3) and isinstance(found[1], tuple) and len(found[1]) >= slopes):
+    if found is not UNKNOWN and not (is_formed(found) and len(found[1]) >= slopes):
         raise TypeError(
-            f"{record.name}: {description.point.__name__} must return (value, first derivatives, second derivative), "
+            f"{record.name}: {name_of(description.point)} must return (value, first derivatives, second derivative), "
             f"with a tuple of first derivatives for {', '.join(description.names[:slopes])}; got {found!r}"
         )
 
@@ -56,22 +58,53 @@ def _check_row(record: Loss, description: Rowwise) -> None:
     if maths.terms is not None:
         found = _called(maths.terms, *zero_to_one, True, NUMBER, NUMBER, params)
         if found is not UNKNOWN and not _has(found, 3):
-            raise TypeError(f"{record.name}: {maths.terms.__name__} must return three sums, got {found!r}")
+            raise TypeError(f"{record.name}: {name_of(maths.terms)} must return three sums, got {found!r}")
     found = _called(maths.finish, NUMBER, NUMBER, (NUMBER,) * 3, *(NUMBER,) * 4, params)
     if found is UNKNOWN:
         return
-    if not (_has(found, 2) and isinstance(found[1], tuple)):
-        raise TypeError(f"{record.name}: {maths.finish.__name__} must return (value, (coefs, ...)), got {found!r}")
+    _check_finish(record, maths.finish, found)
     if len(found[1]) > MOST_COEFS:
         raise TypeError(
-            f"{record.name}: {maths.finish.__name__} may keep {MOST_COEFS} numbers of a row, not {len(found[1])}"
+            f"{record.name}: {name_of(maths.finish)} may keep {MOST_COEFS} numbers of a row, not {len(found[1])}"
         )
-    found = _called(maths.entry, *zero_to_one, True, found[1], params)
-    if found is not UNKNOWN and not (_has(found, 2) and isinstance(found[0], tuple)):
+    _check_entry(record, maths.entry, _called(maths.entry, *zero_to_one, True, found[1], params))
+
+
+def _check_pair(record: Loss, description: Pairwise) -> None:
+    maths, params = description.maths, description.params
+    abc = (NUMBER,) * 3
+    found = _called(maths.finish, abc, abc, NUMBER, params)
+    if found is not UNKNOWN:
+        _check_finish(record, maths.finish, found)
+        _check_entry(record, maths.entry, _called(maths.entry, *abc, found[1], params))
+
+
+def _check_finish(record: Loss, function: Any, found: Any) -> None:
+    if not (_has(found, 2) and isinstance(found[1], tuple) and _are_numbers(found[0])):
+        raise TypeError(f"{record.name}: {name_of(function)} must return (value, (coefs, ...)), got {found!r}")
+
+
+def _check_entry(record: Loss, function: Any, found: Any) -> None:
+    if found is not UNKNOWN and not (_has(found, 2) and is_formed((NUMBER, *found))):
         raise TypeError(
-            f"{record.name}: {maths.entry.__name__} must return ((first derivatives, ...), second derivative), "
+            f"{record.name}: {name_of(function)} must return ((first derivatives, ...), second derivative), "
             f"got {found!r}"
         )
+
+
+def is_formed(found: Any) -> bool:
+    """Return whether a result is (value, (first derivative, ...), second derivative), all of them numbers."""
+    if not (_has(found, 3) and isinstance(found[1], tuple) and found[1]):
+        return False
+    return _are_numbers(found[0], *found[1], found[2])
+
+
+def _are_numbers(*found: Any) -> bool:
+    return all(isinstance(x, int | float) or _is_scalar(x) for x in found)
+
+
+def _is_scalar(found: Any) -> bool:
+    return getattr(found, "shape", None) == () and found.dtype.kind in "biuf"
 
 
 def _has(found: Any, length: int) -> bool:

@@ -7,13 +7,16 @@ those of the signature, in order, its reduction is the argument of that name.
 from __future__ import annotations
 
 import inspect
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from types import FunctionType
 from typing import Any, NamedTuple
 
 from fastloss.define import descriptions as full
 from fastloss.define.descriptions import Array, MathFunction, RowIndex
 from fastloss.define.named_arguments import RowMaths, SumMaths, numbers_of, pair_maths, row_maths
+from fastloss.define.registry import check_options
 
 
 class Given(NamedTuple):
@@ -54,6 +57,14 @@ def _numbers_of(params: Mapping[str, Any]) -> tuple[float, ...]:
 def _check_kind(functions: Any, kind: type) -> None:
     if not isinstance(functions, kind):
         raise TypeError(f"functions must be {kind.__name__}(...), got {functions!r}")
+    needed: tuple[str, ...] = ("value", "grad") if kind is RowMaths else SumMaths._fields
+    for name in needed:
+        _check_function(name, getattr(functions, name))
+
+
+def _check_function(name: str, function: Any) -> None:
+    if not isinstance(function, FunctionType):
+        raise TypeError(f"{name} must be a function marked @maths, got {function!r}")
 
 
 class Elementwise(Draft):
@@ -78,6 +89,7 @@ class Elementwise(Draft):
     def __init__(self, point: MathFunction, /, *, broadcast: str = "warn", **params: float) -> None:
         if broadcast not in ("warn", "silent", "exact"):
             raise ValueError(f"broadcast must be 'warn', 'silent' or 'exact', got {broadcast!r}")
+        _check_function("point", point)
         self.point, self.broadcast, self.params = point, broadcast, params
 
     def described(self, given: Given) -> full.Elementwise:
@@ -94,6 +106,8 @@ class Elementwise(Draft):
             raise TypeError(
                 f"{self.point.__name__} takes {len(elements)} elements of arrays, {', '.join(names)} are given"
             )
+        if not 1 <= len(names) <= 3:
+            raise TypeError(f"a loss of single elements has one to three arrays, got {', '.join(names) or 'none'}")
         numbers = _numbers_of({name: self.params[name] for name in taken[len(elements) :]})
         return full.Elementwise(
             self.point, tuple(names.values()), tuple(names), numbers, weight, given.reduction,
@@ -117,7 +131,7 @@ class Sums(Draft):
     def __init__(self, functions: SumMaths, /, *, axes: int | Iterable[int], **params: float) -> None:
         _check_kind(functions, SumMaths)
         self.functions, self.params = functions, params
-        self.axes = (axes,) if isinstance(axes, int) else tuple(axes)
+        self.axes = _axes_of(axes)
 
     def described(self, given: Given) -> full.Pairwise:
         """Return the description for these arguments."""
@@ -125,11 +139,20 @@ class Sums(Draft):
         if not 1 <= len(names) <= 3:
             raise TypeError(f"a loss of sums has one to three arrays, got {', '.join(names) or 'none'}")
         terms = self.functions.terms(*[0.5] * len(names), numbers_of(tuple(self.params))(*self.numbers))
+        if not (isinstance(terms, tuple) and 1 <= len(terms) <= 3):
+            raise TypeError(f"{self.functions.terms.__name__} must return a tuple of one to three terms, got {terms!r}")
         pair = pair_maths(self.functions, len(names), len(terms), tuple(self.params))
         return full.Pairwise(
             pair, tuple(given.operands.values()), names, params=self.numbers, reduction=given.reduction, axis=self.axes,
             reals=1,
         )  # fmt: skip
+
+
+def _axes_of(axes: Any) -> tuple[int, ...]:
+    try:
+        return tuple(map(operator.index, axes if isinstance(axes, Iterable) else (axes,)))
+    except TypeError:
+        raise TypeError(f"axes must be an integer or several, got {axes!r}") from None
 
 
 class Rowwise(Draft):
@@ -144,8 +167,9 @@ class Rowwise(Draft):
 
     Notes
     -----
-    The arguments of the loss are `input`, `target`, and if need be the class weights `weight`. An option
-    `ignore_index` names the class index of rows that do not count. The mean is over the weights of the rows that count.
+    The arguments of the loss are `input`, `target`, and if need be the class weights `weight`: the value and the
+    derivatives must be multiplied by `row.w`, nothing else does it. An option `ignore_index` names the class index of
+    rows that do not count. The mean is over the weights of the rows that count.
     """
 
     def __init__(self, functions: RowMaths, /, **params: float) -> None:
@@ -194,6 +218,12 @@ class Linear(Draft):
         record = getattr(self.rows, "__fastloss__", None)
         if record is None or record.family != "rowwise":
             raise TypeError(f"Linear needs a loss of rows, such as fastloss.cross_entropy, got {self.rows!r}")
+        for name, value in (("query", self.query), ("key", self.key), ("target", self.target)):
+            index = name == "target" and isinstance(value, RowIndex)
+            if not index and all(value is not operand for operand in given.operands.values()):
+                other = " or row_index(...)" if name == "target" else ""
+                raise TypeError(f"Linear: {name} must be an argument of the loss{other}, got {value!r}")
+        check_options(record, dict(self.options))
         rows = record.describe(self.query, self.target, reduction=given.reduction, **self.options)
         names = (self.query.name, self.key.name)
         return full.Projected(rows, self.query, self.key, logit_scale=self.scale, names=names)

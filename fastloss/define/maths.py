@@ -5,6 +5,7 @@ Nothing here imports numba: a backend registers the marked functions, past and f
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -15,7 +16,15 @@ _backends: list[Callable[[Callable[..., Any]], object]] = []
 
 
 def maths(function: F) -> F:
-    """Record `function` as one that kernels may call, and return it unchanged."""
+    """Record `function` as one that kernels may call, and return it unchanged.
+
+    Raises
+    ------
+    TypeError
+        If it is no function of Python: another callable, or one that Numba has compiled already.
+    """
+    if not isinstance(function, types.FunctionType):
+        raise TypeError(f"@maths marks functions that are written in Python, got {function!r}")
     _marked.append(function)
     for register in _backends:
         register(function)
@@ -26,6 +35,11 @@ def named(function: F, name: str) -> F:
     """Return a function that another one made, under a name of its own: kernels are cached by the names of maths."""
     function.__name__ = function.__qualname__ = name
     return function
+
+
+def name_of(function: Any) -> str:
+    """Return the name of a function for messages: of one that another one is called by, that of the other one."""
+    return str(getattr(function, "written_as", function.__name__))
 
 
 def is_marked(function: Any) -> bool:

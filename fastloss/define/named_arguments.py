@@ -95,6 +95,7 @@ def _marked(kind: str, names: tuple[str, ...], *functions: tuple[Callable[..., A
     """Mark functions, named after what they call and after the numbers that these see: kernels are cached by name."""
     for function, called in functions:
         maths(named(function, "_".join((kind, called.__name__, *names))))
+        function.written_as = called.__name__  # type: ignore[attr-defined]
 
 
 @functools.cache

@@ -14,6 +14,7 @@ import numba
 import numpy as np
 from numba.extending import register_jitable
 
+from fastloss.runtime.compile_errors import in_one_line
 from fastloss.runtime.kernel_cache import keep_on_disk, warn_of_memory
 from fastloss.runtime.threads import QUEUE_HEAD, run_interruptible, run_shared, run_to_the_end
 from fastloss.runtime.version import __version__
@@ -199,10 +200,12 @@ class Kernel:
     the loss, the loop and the fingerprint of the sources, makes stale and colliding entries impossible.
     """
 
-    __slots__ = ("compiled", "found")
+    __slots__ = ("compiled", "found", "own")
 
     def __init__(self, name: str, body: Callable[..., Any]) -> None:
-        body.__qualname__ = body.__name__ = f"{name}_{fingerprint()}{foreign_part(body)}"
+        part = foreign_part(body)
+        self.own = bool(part)  # maths that is not of this package
+        body.__qualname__ = body.__name__ = f"{name}_{fingerprint()}{part}"
         self.compiled: Any = numba.njit(nogil=True, error_model="numpy", fastmath=FASTMATH, **NOT_FROM_C)(body)
         keep_on_disk(self.compiled, body, "cpu")
         self.found: dict[Any, Callable[..., Any]] = {}
@@ -222,7 +225,8 @@ class Kernel:
             if flat:
                 arguments = tuple([a.ravel() if type(a) is np.ndarray else a for a in arguments])
             types = tuple([self.compiled.typeof_pyval(a) for a in (*arguments, _small_queue(), True)])
-            code = self.found[key] = run_to_the_end(lambda: self.compiled.compile(types))
+            with in_one_line(self.own):
+                code = self.found[key] = run_to_the_end(lambda: self.compiled.compile(types))
             warn_of_memory()
         return code
 
