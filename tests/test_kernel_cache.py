@@ -4,14 +4,17 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cases import quickly
 
 import fastloss as fl
 from fastloss.runtime import kernel_cache
+from fastloss.runtime.compile import foreign_part
 
 ROOT = Path(fl.__file__).parents[1]
 CODE = """
@@ -254,6 +257,15 @@ def own(tmp_path, value, number, code=CALL):
 def test_numbers_that_a_loss_names_are_no_others_of_the_same_sources(tmp_path, value):
     assert own(tmp_path, value, 2) == 2
     assert own(tmp_path, value, 3) == 3
+
+
+def test_arrays_that_a_loss_names_are_told_apart_by_dtype_and_shape():
+    def point(x):
+        return x + TABLE[0]  # noqa: F821
+
+    tables = np.zeros(2, "f4"), np.zeros(2, "i4"), np.zeros(1, "f8"), np.zeros((1, 2), "f4")
+    named = [types.FunctionType(point.__code__, {"__name__": "own", "TABLE": table}) for table in tables]
+    assert len({foreign_part(function) for function in named}) == len(tables)
 
 
 def test_a_file_that_is_edited_while_its_losses_are_in_use(tmp_path):

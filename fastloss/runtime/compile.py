@@ -138,7 +138,7 @@ def _collect(function: Callable[..., Any], parts: list[bytes], seen: set[Any]) -
         if isinstance(one, ModuleType):
             parts.append(_contents(getattr(one, "__file__", None)))
         elif isinstance(one, np.ndarray):
-            parts += () if ours else (one.tobytes(),)
+            parts += () if ours else (repr((one.dtype, one.shape)).encode(), one.tobytes())
         elif isinstance(one, int | float | str | tuple | np.generic):
             parts += () if ours else (repr(one).encode(),)
         elif hasattr(one, "__code__") and one not in seen:
