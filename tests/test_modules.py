@@ -14,6 +14,14 @@ import fastloss as fl
 CLASSES = [(case, module) for case in PLAIN for module in case.record.modules]
 each = pytest.mark.parametrize(("case", "module"), CLASSES, ids=[module.__name__ for _, module in CLASSES])
 
+typically = pytest.mark.parametrize(
+    ("case", "module"),
+    [
+        pytest.param(case, module, marks=() if case.loss in TYPICAL else pytest.mark.slow, id=module.__name__)
+        for case, module in CLASSES
+    ],
+)
+
 
 def split(case, module):
     """Return an instance with the case's options, and the arguments it is called with."""
@@ -50,13 +58,7 @@ def test_an_instance_computes_what_the_function_does(case, module):
     np.testing.assert_array_equal(instance(**arrays), case.call(case.make()))
 
 
-@pytest.mark.parametrize(
-    ("case", "module"),
-    [
-        pytest.param(case, module, marks=() if case.loss in TYPICAL else pytest.mark.slow, id=module.__name__)
-        for case, module in CLASSES
-    ],
-)
+@typically
 def test_gradients_of_an_instance(case, module):
     instance, arrays = split(case, module)
     whole = {**case.make(), **case.options}
@@ -76,7 +78,7 @@ def _leaves(result):
     return [leaf for part in result for leaf in _leaves(part)] if isinstance(result, tuple) else [result]
 
 
-@each
+@typically
 def test_extra_arguments_reach_an_instance(case, module):
     instance, arrays = split(case, module)
     names = case.wrt(arrays)

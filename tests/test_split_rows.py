@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from cases import quickly
 
 import fastloss as fl
 from fastloss.call import call as _call
@@ -55,7 +56,7 @@ def compare(found, expected, dtype):
     np.testing.assert_allclose(found.astype(np.float64), expected.astype(np.float64), tolerance, tolerance * scale)
 
 
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow), "float16"])
+@pytest.mark.parametrize("dtype", quickly("float32", then=["float64", "float16"]))
 @pytest.mark.parametrize("count", [1, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "options",
