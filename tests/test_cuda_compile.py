@@ -155,10 +155,13 @@ def test_rows_are_gathered_and_scattered(dtype):
 ON_OTHERS = 64
 
 
-@pytest.mark.parametrize("dtype", cuda_tools.DTYPES)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_kernel_on_other_architectures(name, dtype):
-    """What the oldest one is compiled to is assembled for all: later ones read it too."""
+    """What the oldest one is compiled to is assembled for all: later ones read it too.
+
+    Half types are computed in float32.
+    """
     for launch in cuda_tools.launches_of(LOSSES[name], dtype):
         _assembled_for_others(launch.kernel.body, launch.signature, launch.kernel.bounds)
 

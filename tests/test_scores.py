@@ -34,11 +34,14 @@ def labels(shape, classes):
     return y
 
 
-@pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    "shape",
-    [(6, 7), pytest.param((3, 7, 4), marks=pytest.mark.slow), pytest.param((40, 1000), marks=pytest.mark.slow)],
-    ids=str,
+    ("shape", "dtype"),
+    [
+        ((6, 7), "float64"),
+        pytest.param((3, 7, 4), "float64", marks=pytest.mark.slow),
+        pytest.param((3, 7, 4), "float32", marks=pytest.mark.slow),
+        pytest.param((40, 1000), "float32", marks=pytest.mark.slow),
+    ],
 )
 def test_values_and_numbers(shape, dtype):
     x, valid = (RNG.normal(size=shape) * 3).astype(dtype), shape[1] - 2
