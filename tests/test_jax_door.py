@@ -22,8 +22,9 @@ REPRESENTATIVE = ("cross_entropy", "mse_loss", "triplet_margin_loss", "ctc_loss"
 
 @pytest.fixture
 def x64():
-    with jax.enable_x64(True):
-        yield
+    jax.config.update("jax_enable_x64", True)  # of all threads: those that call back do not see a context's
+    yield
+    jax.config.update("jax_enable_x64", False)
 
 
 def wrt_of(case, arrays):
@@ -99,7 +100,7 @@ def test_every_loss_against_the_plain_call(case, x64):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ACTIVE, ids=str)
+@pytest.mark.parametrize("case", PLAIN, ids=str)
 def test_every_loss_in_forward_mode_and_under_vmap(case, x64):
     check_forward_mode_and_vmap(case)
 
