@@ -259,7 +259,7 @@ def test_lists_and_numbers():
 INTEGERS = [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64]
 
 
-@pytest.mark.parametrize("dtype", marked(INTEGERS, (np.uint8, np.int32).__contains__))
+@pytest.mark.parametrize("dtype", marked(INTEGERS, lambda dtype: dtype is np.uint8))
 def test_class_indices_of_any_integer(dtype, rng):
     x, y = rng.normal(size=(6, 5)), rng.integers(5, size=6)
     for function in (fl.cross_entropy, fl.nll_loss):

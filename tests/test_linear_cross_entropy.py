@@ -68,7 +68,7 @@ GRID = [
 
 
 @pytest.mark.usefixtures("budget")
-@pytest.mark.parametrize("kind", marked(GRID[::3], GRID[::24].__contains__))
+@pytest.mark.parametrize("kind", marked(GRID[::3], GRID[24:25].__contains__))
 def test_parity_with_torch(kind):
     torch = pytest.importorskip("torch", reason="torch is not installed: nothing to compare with")
     arrays = arrays_of(**kind)

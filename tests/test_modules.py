@@ -14,12 +14,10 @@ import fastloss as fl
 CLASSES = [(case, module) for case in PLAIN for module in case.record.modules]
 each = pytest.mark.parametrize(("case", "module"), CLASSES, ids=[module.__name__ for _, module in CLASSES])
 
+QUICK = [(case, module) for case, module in CLASSES if case.loss in TYPICAL]
 typically = pytest.mark.parametrize(
     ("case", "module"),
-    [
-        pytest.param(case, module, marks=() if case.loss in TYPICAL else pytest.mark.slow, id=module.__name__)
-        for case, module in CLASSES
-    ],
+    [pytest.param(*both, marks=() if both in QUICK else pytest.mark.slow, id=both[1].__name__) for both in CLASSES],
 )
 
 
@@ -49,8 +47,10 @@ COMPLETE = [
 @pytest.mark.parametrize(
     ("case", "module"),
     [
-        pytest.param(*both, marks=() if both[0] in PLAIN else pytest.mark.slow, id=f"{both[1].__name__}-{both[0]}")
-        for both in COMPLETE
+        pytest.param(
+            case, module, marks=() if (case, module) in QUICK else pytest.mark.slow, id=f"{module.__name__}-{case}"
+        )
+        for case, module in COMPLETE
     ],
 )
 def test_an_instance_computes_what_the_function_does(case, module):

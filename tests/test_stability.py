@@ -182,7 +182,7 @@ def test_gradient_of_logsumexp_at_infinity():
 
 @pytest.mark.parametrize("dtype", [np.float64, pytest.param(np.float32, marks=pytest.mark.slow)], ids=["f8", "f4"])
 @pytest.mark.parametrize("smoothing", [0.0, pytest.param(0.1, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("shape", [(4, 3), (4, 110), (4, 200), (4, 3, 2)])
+@pytest.mark.parametrize("shape", quickly((4, 3), (4, 110), then=[(4, 200), (4, 3, 2)]))
 def test_an_ignored_row_may_hold_anything(shape, smoothing, dtype, rng):
     x = rng.normal(size=shape).astype(dtype)
     y = np.zeros((4, *shape[2:]), int)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import quickly
 
 import fastloss as fl
 
@@ -239,7 +240,7 @@ def test_config_nests_and_refuses_nonsense():
         fl.config(recycled_bytes=-1)
 
 
-@pytest.mark.parametrize("apart", [False, True], ids=["one-file", "two-files"])
+@pytest.mark.parametrize("apart", quickly(True, then=[False]), ids=["two-files", "one-file"])
 def test_a_loss_that_is_edited_is_compiled_anew(tmp_path, apart):
     """A loss in modules outside of the package: a cached kernel of an earlier text of theirs must not be used."""
     helper = (
