@@ -79,11 +79,12 @@ def traced_peak():
 
     def once(function, arguments):
         tracemalloc.start()
-        before = tracemalloc.get_traced_memory()[0]
-        result = function(*arguments)
-        peak = tracemalloc.get_traced_memory()[1] - before
-        tracemalloc.stop()
-        return peak, result
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            result = function(*arguments)
+            return tracemalloc.get_traced_memory()[1] - before, result
+        finally:
+            tracemalloc.stop()
 
     def peak(function, *arguments):
         return min((once(function, arguments) for _ in range(2)), key=lambda each: each[0])

@@ -206,7 +206,8 @@ def test_value_and_grad_allocates_the_gradient_and_nothing_else_that_grows(name,
     gradients = sum(array.nbytes for array in arrays[: 3 if name.startswith("triplet") else 1])
     resident = peak_resident(anew=True)
     result = step(*arrays)
-    assert peak_resident() - resident <= gradients + 16 * 2**20
+    if resident:
+        assert peak_resident() - resident <= gradients + 16 * 2**20
     assert result[0] > 0
     peak, _ = traced_peak(step, *arrays)
     assert peak <= gradients + 300_000
