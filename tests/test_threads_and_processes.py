@@ -175,6 +175,14 @@ def test_importing_brings_in_no_guest_library():
     assert run(code) == "[]"
 
 
+def test_a_layer_is_loaded_where_torch_is_not():
+    code = (
+        "import sys, fastloss as fl; made, other = (fl.LinearCrossEntropyLoss(3, 4) for _ in range(2)); "
+        "made.load_state_dict(other.state_dict()); print(made == other, 'torch' in sys.modules)"
+    )
+    assert run(code) == "True False"
+
+
 def test_a_second_process_finds_the_kernels_on_disk(tmp_path):
     code = (
         "import numpy as np, time, fastloss as fl; "

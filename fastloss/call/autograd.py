@@ -65,9 +65,8 @@ def writing(compute: Compute, request: Request) -> Compute:
 
 def bump_versions(tensors: Iterable[Any]) -> None:
     """Tell autograd that tensors have been written, of which it may have kept what they were."""
-    increment = sys.modules["torch"].autograd.graph.increment_version
     for tensor in tensors:
-        increment(tensor)
+        sys.modules["torch"].autograd.graph.increment_version(tensor)
 
 
 def _is_tensor(array: Any) -> bool:
