@@ -35,11 +35,20 @@ def described(job, **more):
         ({"family": "elemntwise"}, "family must be one of elementwise, .* got 'elemntwise'"),
         ({"domains": {"target": "clas"}}, r"domains\['target'\] must be one of real, .* got 'clas'"),
         ({"differentiable": ("target",)}, "differentiable must name all of wrt"),
+        ({"hessian": "yes"}, "hessian must be 'exact', 'zero' or None, got 'yes'"),
+        ({"wrt": ("inputs",)}, "wrt names 'inputs', but the arguments of new_loss are input, target"),
+        ({"options": {"delta": None}}, "options names 'delta', but the arguments of new_loss are input, target"),
+        ({"domains": {"labels": "class"}}, "domains names 'labels', but the arguments"),
     ],
 )
 def test_unknown_words_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         described(None, **options)
+
+
+def test_names_of_arguments_are_a_tuple():
+    with pytest.raises(TypeError, match="wrt must be a tuple of names, got 'input'"):
+        described(None, wrt="input")
 
 
 def test_no_loss_takes_the_deprecated_pair_unless_it_says_so():

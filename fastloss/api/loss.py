@@ -77,8 +77,9 @@ def loss(
     Raises
     ------
     ValueError
-        If `family` or a kind of `domains` is unknown, `differentiable` lacks one of `wrt`, the default of an option
-        lies outside of its domain, or another module has a loss of this name.
+        If `family`, `hessian` or a kind of `domains` is unknown, one of the others names an argument that the loss
+        does not have, `differentiable` lacks one of `wrt`, the default of an option lies outside of its domain, or
+        another module has a loss of this name.
     TypeError, NameError
         If the maths does not have the form that the description asks for, uses a name that is not defined, or a number
         that would make float32 float64; if a domain is none; or if losses that one is made of are told no reduction.
@@ -87,17 +88,21 @@ def loss(
         return loss()(family)
     if family is not None and family not in FAMILIES:
         raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {family!r}")
+    if hessian is not UNSAID and hessian not in ("exact", "zero", None):
+        raise ValueError(f"hessian must be 'exact', 'zero' or None, got {hessian!r}")
     for argument, kind in (domains or {}).items():
         if kind not in KINDS:
             raise ValueError(f"domains[{argument!r}] must be one of {', '.join(KINDS)}, got {kind!r}")
-    said = {"wrt": wrt, "differentiable": UNSAID if differentiable is None else differentiable, "hessian": hessian}
-    said = {name: value for name, value in said.items() if value is not UNSAID}
+    named = {"wrt": wrt, "differentiable": UNSAID if differentiable is None else differentiable}
+    named = {name: value for name, value in named.items() if value is not UNSAID}
+    said = named if hessian is UNSAID else {**named, "hessian": hessian}
 
     def register(describe: Callable[P, Any]) -> Callable[P, Any]:
         name = describe.__name__
         if hasattr(describe, "__fastloss__"):
             raise TypeError(f"{name} is a loss already")
         signed = read_signature(describe, bare=family is None)
+        _check_names(describe, {**named, "also": also, "domains": domains or {}, "options": options or {}})
         filled = _filling(describe, signed)
         facts: dict[str, Any] = {"family": family, "wrt": ("input",), "hessian": "exact", "domains": {}}
         description = None
@@ -150,6 +155,19 @@ def loss(
         return function
 
     return register
+
+
+def _check_names(describe: Callable[..., Any], said: Mapping[str, Any]) -> None:
+    """Raise if an argument of ``@loss`` names an argument that the loss does not have."""
+    known = inspect.signature(describe).parameters
+    for argument, names in said.items():
+        if isinstance(names, str):
+            raise TypeError(f"{argument} must be a tuple of names, got {names!r}")
+        for name in names:
+            if name not in known:
+                raise ValueError(
+                    f"{argument} names {name!r}, but the arguments of {describe.__name__} are {', '.join(known)}"
+                )
 
 
 def _filling(describe: Callable[..., Any], signed: Signed) -> Callable[..., Any]:

@@ -31,10 +31,11 @@ def check_definition(name: str, description: Any, calls_of: Callable[[Any], Call
         try:
             _check_narrow(call(_Narrow))
         except _WidenedError as error:
-            raise TypeError(f"{name}: {_place(error, description, twins)}: {error}") from None
+            returned = ", ".join([function.__name__ for function in _functions_of(description)])
+            raise TypeError(f"{name}: {_place(error, twins) or f'what {returned} returns'}: {error}") from None
         except (AttributeError, NameError, TypeError) as error:  # whatever the numbers are; the compiler may take it
-            place = _place(error, description, twins)
-            if place.startswith("what "):  # it lies in what a function returns, of which check_maths has better words
+            place = _place(error, twins)
+            if place is None:  # it lies in what a function returns, of which check_maths has better words
                 continue
             kind = NameError if isinstance(error, NameError) else TypeError
             raise kind(f"{name}: {place}: {error}") from None
@@ -134,9 +135,9 @@ def _check_narrow(result: Any) -> None:
         raise _WidenedError(result)
 
 
-def _place(error: Exception, description: Any, twins: dict[Any, Any]) -> str:
-    """Return the function and the line that an error was raised for."""
-    place = f"what {', '.join([function.__name__ for function in _functions_of(description)])} returns"
+def _place(error: Exception, twins: dict[Any, Any]) -> str | None:
+    """Return the function of the maths and the line that an error was raised in, None for an error outside of them."""
+    place = None
     codes = {function.__code__ for function in twins}
     trace = error.__traceback__
     while trace is not None:

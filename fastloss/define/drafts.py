@@ -231,4 +231,4 @@ class Linear(Draft):
 
 def row_index(offset: int = 0) -> RowIndex:
     """Return class indices that are the numbers of the rows, plus an offset: the target of in-batch contrasts."""
-    return RowIndex(int(offset))
+    return RowIndex(operator.index(offset))
