@@ -4,6 +4,7 @@ import ast
 import importlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import fastloss
@@ -87,3 +88,23 @@ def test_parts_of_kernels_are_found_in_the_disk_cache_by_their_names():
 
     part = written_out(lambda x: x)
     assert part._reduce_states()["uuid"] == f"{__name__}.{part.py_func.__qualname__}"
+
+
+def test_kernels_keep_nothing_of_numbas_but_their_code():
+    import numba
+
+    from fastloss.runtime.compile import Kernel
+
+    def kept(x, queue, lead):
+        return 2.0 * x[0]
+
+    kernel = Kernel("kept", kept)
+    assert kernel(1, 1, np.ones(1)) == 2.0
+    (slim,) = kernel.compiled.overloads.values()
+    compiled = numba.njit(lambda x: x)
+    compiled(1)
+    (whole,) = compiled.overloads.values()
+    assert slim.library._shared_module is None
+    assert hasattr(whole.library, "_shared_module")
+    assert slim.type_annotation == ""
+    assert not isinstance(whole.type_annotation, str)

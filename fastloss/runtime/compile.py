@@ -15,7 +15,7 @@ import numpy as np
 from numba.extending import register_jitable
 
 from fastloss.runtime.compile_errors import in_one_line
-from fastloss.runtime.kernel_cache import keep_on_disk, warn_of_memory
+from fastloss.runtime.kernel_cache import keep_code_alone, keep_on_disk, warn_of_memory
 from fastloss.runtime.threads import QUEUE_HEAD, run_interruptible, run_shared, run_to_the_end
 from fastloss.runtime.version import __version__
 
@@ -56,7 +56,8 @@ def written_out(body: Callable[..., Any]) -> Callable[..., Any]:
     The machine code is that of a kernel in one piece. A function of its own is optimised on its own first, inlined by
     LLVM or not. That changed bits, the order of sums and of products in what vectors leave of a row; with the row loop
     as one, kernels took twice as long to compile; and with its last stage as one, losses of 80 to 1000 classes took 1.2
-    to 2.9 times as long (one thread, AVX-512). Numba copies the caller for each part, in 0.1 s of a row loop.
+    to 2.9 times as long (one thread, AVX-512). Numba copies a part with its variables for each of its blocks: the loop
+    as a part of a kernel, and not the kernel itself, took up to a fifth of the time to compile.
     """
     if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
         return body  # no kernel is compiled, as each says when it is called
@@ -227,6 +228,7 @@ class Kernel:
             types = tuple([self.compiled.typeof_pyval(a) for a in (*arguments, _small_queue(), True)])
             with in_one_line(self.own):
                 code = self.found[key] = run_to_the_end(lambda: self.compiled.compile(types))
+            keep_code_alone(self.compiled)
             warn_of_memory()
         return code
 
