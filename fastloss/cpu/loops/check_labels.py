@@ -1,16 +1,17 @@
-"""What the loops over a class axis share: which labels count, and the survey of them that comes before all else."""
+"""What the loops over a class axis share: which labels count, and what comes before all else, their survey first."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from fastloss.cpu.simd.memory import borrowed, label_at, load_or, present, store
+from fastloss.cpu.simd.memory import borrowed, cast, label_at, load, load_or, present, store
 from fastloss.cpu.simd.work_queue import chunks, finish, total_of
-from fastloss.define.descriptions import NO_INDEX
-from fastloss.runtime.compile import Kernel, Launch, kernel_part
+from fastloss.define.descriptions import NO_INDEX, RowMaths
+from fastloss.runtime.compile import Kernel, Launch, kernel_part, written_out
 
 # In the place of a bad row: the weight of a sample is negative, or NaN.
 NEGATIVE = -2
@@ -67,6 +68,40 @@ def survey(y, weight, sample, columns, ignore, check, count, queue):
             if not load_or(sample, r, 1.0) >= 0.0:
                 return NEGATIVE, total
     return -1, total if total != 0.0 else np.nan
+
+
+@kernel_part(forceinline=True)
+def _itself(array):
+    """Return the array."""
+    return array
+
+
+@kernel_part(forceinline=True)
+def _absent(array):
+    """Return an array that is absent."""
+    return ()
+
+
+def opening(maths: RowMaths) -> Callable[..., Any]:
+    """Return the stage that all else of a row loop waits for.
+
+    It returns the row that the survey found (-1: none), the divisor, which is the summed weight of the rows where it
+    was 0, the maths's parameters as numbers of the type that it computes in, and the factor of the derivatives.
+    """
+    indexed, sampled = maths.indexed, maths.sampled
+    of_classes, of_samples = _itself if indexed else _absent, _itself if sampled else _absent
+
+    @written_out
+    def open_rows(x, y, weight, grad_output, params, scale, divisor, count, columns, ignore, check, queue):
+        bad, counted = -1, 1.0
+        if sampled or (indexed and (check or divisor == 0.0)):
+            own, sample = of_classes(weight), of_samples(grad_output)
+            bad, counted = survey(y, own, sample, columns, ignore, check and indexed, count, queue)
+        divisor = counted if divisor == 0.0 else divisor
+        like = load(x, 0)
+        return bad, divisor, cast(params, like), type(like)(scale / divisor)
+
+    return open_rows
 
 
 @functools.cache

@@ -1,11 +1,13 @@
 """The loops of losses over a class axis.
 
-Four loops run the same maths. *Along* (``rowwise_contiguous.py``): one row at a time, SIMD lanes along its classes; for
-a contiguous class axis. *Across* (``rowwise_transposed.py``): a tile of rows at a time, one row per lane, the tile
-transposed so that the classes follow each other; for few classes, where a row does not fill the lanes, and for a
+Four loops run the same maths. *Along* (``rowwise_short.py`` and ``rowwise_long.py``): SIMD lanes along the classes of a
+row; for a contiguous class axis. *Across* (``rowwise_transposed.py``): a tile of rows at a time, one row per lane, the
+tile transposed so that the classes follow each other; for few classes, where a row does not fill the lanes, and for a
 strided class axis (N, C, d1 ...), where the rows lie side by side already. *Gather* (``rowwise_target_only.py``): for
 losses that look at the target's entry alone. *Split* (``rowwise_split.py``): for a few very long rows, of which threads
 share pieces; its kernels have arguments of their own.
+
+Each is a kernel made of stages that are written out in it: ``rowwise_stages.py``, ``tile_stages.py``.
 
 The others all take the same arguments. Arrays are flat, absent ones are ``()``: x the logits, t a second operand of the
 same shape, y the class indices, and the outputs. Entry (o, c, i) stands at ``(o * columns + c) * inner + i``; row
@@ -22,17 +24,15 @@ from typing import Any
 import numpy as np
 
 from fastloss.cpu.loops import rowwise_split as split
-from fastloss.cpu.loops.check_labels import survey
-from fastloss.cpu.loops.rowwise_contiguous import along
+from fastloss.cpu.loops.rowwise_long import long_rows
+from fastloss.cpu.loops.rowwise_short import short_rows
 from fastloss.cpu.loops.rowwise_target_only import gather
 from fastloss.cpu.loops.rowwise_transposed import STEP, across
-from fastloss.cpu.simd.memory import borrowed, cast, load
-from fastloss.cpu.simd.nontemporal import are_streamed, keep_until_here, moves_enough, past_caches
+from fastloss.cpu.simd.nontemporal import are_streamed, moves_enough, past_caches
 from fastloss.cpu.simd.stack_arrays import LANES
-from fastloss.cpu.simd.work_queue import chunks, finish, total_of
 from fastloss.cpu.windows import ALL_FLAT
 from fastloss.define.descriptions import RowMaths
-from fastloss.runtime.compile import Kernel, Launch, is_small, kernel_part, launch_of
+from fastloss.runtime.compile import Kernel, Launch, is_small, launch_of
 from fastloss.runtime.plans import KernelPlan
 
 # Classes from which a row fills the lanes by itself. What a loop along the row leaves to narrower vectors and to scalar
@@ -58,18 +58,6 @@ SPARSE_ROW = 8
 CLEARED = 16
 
 
-@kernel_part(forceinline=True)
-def itself(array):
-    """Return the array."""
-    return array
-
-
-@kernel_part(forceinline=True)
-def absent(array):
-    """Return an array that is absent."""
-    return ()
-
-
 @functools.cache
 def kernel(maths: RowMaths, layout: str) -> Kernel:
     """Return the kernel of a row loss.
@@ -78,52 +66,15 @@ def kernel(maths: RowMaths, layout: str) -> Kernel:
     caches), ``"replacing"`` (long, the first result replaces an operand), ``"across"``, ``"strided"`` or ``"gather"``.
     """
     if layout == "gather":
-        body = _over_rows(maths, *gather(maths), 1, LANES)
+        body = gather(maths)
     elif layout in ("across", "strided"):
-        body = _over_rows(maths, *across(maths, layout == "strided"), STEP, STEP)
+        body = across(maths, layout == "strided")
     else:
         streamed = layout.startswith("streamed")
-        loop = along(maths, layout not in ("along", "streamed"), layout == "replacing", streamed)
-        body = _over_rows(maths, *loop, 1, 1)
+        short = layout in ("along", "streamed")
+        body = short_rows(maths, streamed) if short else long_rows(maths, layout == "replacing", streamed)
     sampled = "sampled_" if maths.sampled else ""
     return Kernel(f"rowwise_{sampled}{layout}_{maths.finish.__name__}_{maths.entry.__name__}", body)
-
-
-def _over_rows(
-    maths: RowMaths, rows: Callable[..., Any], buffers_for: Callable[..., Any], step: int, strided_step: int
-) -> Callable[..., Any]:
-    """Return the kernel of a loop over `rows`, chunks of which begin at multiples of a step.
-
-    Each thread has one set of what `buffers_for` returns.
-    """
-    indexed, sampled = maths.indexed, maths.sampled
-    of_classes, of_samples = itself if indexed else absent, itself if sampled else absent
-
-    def rowwise(
-        x, t, y, weight, grad_output, values, d0, d1, d2, hess,
-        params, scale, divisor, count, columns, inner, ignore, check, queue, lead,
-    ):  # fmt: skip
-        x, t, d0, d1, d2 = borrowed((x, t, d0, d1, d2))
-        if sampled or (indexed and (check or divisor == 0.0)):
-            own, sample = of_classes(weight), of_samples(grad_output)
-            bad, counted = survey(y, own, sample, columns, ignore, check and indexed, count, queue)
-            if bad != -1:
-                return bad, 0.0
-            divisor = counted if divisor == 0.0 else divisor
-        like = load(x, 0)
-        numbers, factor, grads = cast(params, like), type(like)(scale / divisor), (d0, d1, d2)
-        buffers = buffers_for(x, grads, hess, factor, columns)
-        lent = borrowed(buffers)
-        for k, start, stop in chunks(borrowed(queue), 1, count, strided_step if inner > 1 else step):
-            total = rows(
-                start, stop, x, t, y, weight, grad_output, values, grads, hess, numbers, factor, columns, inner, ignore,
-                lent,
-            )  # fmt: skip
-            finish(queue, 1, k, total)
-        keep_until_here(buffers)
-        return -1, total_of(queue, 1) / divisor if lead else 0.0
-
-    return rowwise
 
 
 def layout_of(maths: RowMaths, columns: int, inner: int, replaces: bool = False) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fastloss.cpu.loops.rowwise_contiguous import TERMS_BLOCK, place_in
+from fastloss.cpu.loops.rowwise_stages import TERMS_BLOCK, place_in
 from fastloss.cpu.simd.llvm_hints import vector_function
 from fastloss.cpu.simd.memory import borrowed, cast, label_at, load, load_or, store, store_each
 from fastloss.cpu.simd.sum_exp import SURE, of_others, of_row

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from fastloss.cpu.loops.check_labels import is_counted
+from fastloss.cpu.loops.check_labels import is_counted, opening
 from fastloss.cpu.simd.llvm_hints import vector_function
-from fastloss.cpu.simd.memory import clear, label_at, load, load_or, present, store, store_each
+from fastloss.cpu.simd.memory import borrowed, clear, label_at, load, load_or, present, store, store_each
 from fastloss.cpu.simd.stack_arrays import LANES, lane_array
 from fastloss.cpu.simd.transpose import place_of
+from fastloss.cpu.simd.work_queue import chunks, total_of
+from fastloss.cpu.simd.work_queue import finish as finish_chunk
 from fastloss.define.descriptions import RowMaths
 from fastloss.runtime.compile import kernel_part, written_out
 
@@ -50,54 +52,68 @@ def _clear_rows(array, row, n, columns, inner, zero):
         done += run
 
 
-def gather(maths: RowMaths) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return the loop over rows `start` ... `last` of a sparse loss, and its buffers, which it has none of."""
-    finish, entry, sampled = maths.finish, maths.entry, maths.sampled
+def gather(maths: RowMaths) -> Callable[..., Any]:
+    """Return the kernel of a sparse loss."""
+    finish, entry, sampled, open_rows = maths.finish, maths.entry, maths.sampled, opening(maths)
 
     @written_out
-    def rows(
-        start, last, x, t, y, weight, grad_output, values, grads, hess, numbers, factor, columns, inner, ignore, buffers
-    ):
-        vector_function()
+    def read_entries(x, y, tile, n, columns, inner, ignore, entries):
+        for l in range(n):
+            label = label_at(y, tile + l)
+            known = label if is_counted(label, columns, ignore) else 0
+            entries[l] = load(x, place_of(tile + l, columns, inner) + known * inner)
+
+    @written_out
+    def write_row(r, z, y, weight, grad_output, values, grads, hess, numbers, factor, columns, inner, ignore):
         T = type(factor)
-        entries = lane_array(factor)
+        label = label_at(y, r)
+        base = place_of(r, columns, inner)
+        value = T(0)
+        own = load_or(grad_output, r, T(1)) if sampled else T(1)
+        if is_counted(label, columns, ignore) and own != T(0):
+            w = load_or(weight, label, T(1))
+            value, coefs = finish(T(0), T(0), (T(0), T(0), T(0)), z, w, T(0), T(0), numbers)
+            slopes, curvature = entry(z, T(0), T(0), w, True, coefs, numbers)
+            value = own * value if sampled else value
+            g = own * factor if sampled else load_or(grad_output, r, factor)
+            store_each(grads, base + label * inner, slopes, g)
+            store(hess, base + label * inner, g * curvature)
+        elif label != ignore and own != T(0):  # nobody was to check it
+            value = T(np.nan)
+            for j in range(columns):
+                store_each(grads, base + j * inner, (value, value, value), T(1))
+                store(hess, base + j * inner, value)
+        store(values, r, value)
+        return value
+
+    def rowwise(
+        x, t, y, weight, grad_output, values, d0, d1, d2, hess,
+        params, scale, divisor, count, columns, inner, ignore, check, queue, lead,
+    ):  # fmt: skip
+        vector_function()
+        x, d0, d1, d2 = borrowed((x, d0, d1, d2))
+        bad, divisor, numbers, factor = open_rows(
+            x, y, weight, grad_output, params, scale, divisor, count, columns, ignore, check, queue
+        )
+        if bad != -1:
+            return bad, 0.0
+        zero, grads, entries = type(factor)(0), (d0, d1, d2), lane_array(factor)
         step = LANES if inner > 1 else max(1, min(LANES, TILE_ENTRIES // columns))
-        total = 0.0
-        for tile in range(start, last, step):
-            n = min(step, last - tile)
-            for l in range(n):
-                label = label_at(y, tile + l)
-                known = label if is_counted(label, columns, ignore) else 0
-                entries[l] = load(x, place_of(tile + l, columns, inner) + known * inner)
-            _clear_rows(grads[0], tile, n, columns, inner, T(0))
-            _clear_rows(grads[1], tile, n, columns, inner, T(0))
-            _clear_rows(grads[2], tile, n, columns, inner, T(0))
-            _clear_rows(hess, tile, n, columns, inner, T(0))
-            for l in range(n):
-                r = tile + l
-                label = label_at(y, r)
-                base = place_of(r, columns, inner)
-                value = T(0)
-                own = load_or(grad_output, r, T(1)) if sampled else T(1)
-                if is_counted(label, columns, ignore) and own != T(0):
-                    w = load_or(weight, label, T(1))
-                    value, coefs = finish(T(0), T(0), (T(0), T(0), T(0)), entries[l], w, T(0), T(0), numbers)
-                    slopes, curvature = entry(entries[l], T(0), T(0), w, True, coefs, numbers)
-                    value = own * value if sampled else value
-                    g = own * factor if sampled else load_or(grad_output, r, factor)
-                    store_each(grads, base + label * inner, slopes, g)
-                    store(hess, base + label * inner, g * curvature)
-                elif label != ignore and own != T(0):  # nobody was to check it
-                    value = T(np.nan)
-                    for j in range(columns):
-                        store_each(grads, base + j * inner, (value, value, value), T(1))
-                        store(hess, base + j * inner, value)
-                store(values, r, value)
-                total += value
-        return total
+        for k, start, last in chunks(borrowed(queue), 1, count, LANES if inner > 1 else 1):
+            total = 0.0
+            for tile in range(start, last, step):
+                n = min(step, last - tile)
+                read_entries(x, y, tile, n, columns, inner, ignore, entries)
+                _clear_rows(d0, tile, n, columns, inner, zero)
+                _clear_rows(d1, tile, n, columns, inner, zero)
+                _clear_rows(d2, tile, n, columns, inner, zero)
+                _clear_rows(hess, tile, n, columns, inner, zero)
+                for l in range(n):
+                    total += write_row(
+                        tile + l, entries[l], y, weight, grad_output, values, grads, hess,
+                        numbers, factor, columns, inner, ignore,
+                    )  # fmt: skip
+            finish_chunk(queue, 1, k, total)
+        return -1, total_of(queue, 1) / divisor if lead else 0.0
 
-    @written_out
-    def buffers_for(x, grads, hess, factor, columns):
-        return ()
-
-    return rows, buffers_for
+    return rowwise
