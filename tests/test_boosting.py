@@ -669,7 +669,7 @@ def test_catboost_wants_negative_derivatives():
     np.testing.assert_array_equal(objective.calc_ders_range(raw, label, weight), np.stack([-grad, -hess], axis=1))
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", quickly("cross_entropy", then=ROWS[1:]))
 def test_catboost_wants_a_hessian_matrix_of_each_row(name):
     raw, label = scores_and_labels(name)
     objective = boosting.objective(getattr(fl, name))
