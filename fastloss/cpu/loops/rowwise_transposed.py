@@ -61,12 +61,8 @@ def across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
     """Return the kernel for few classes, or for a strided class axis."""
     has_terms, has_softmax, indexed, sampled = maths.terms is not None, maths.softmax, maths.indexed, maths.sampled
     read_tile, write_tile = (read_strided, write_strided) if strided else (read_rows, write_rows)
-    open_rows, buffers_for, softmax, terms_of = (
-        opening(maths),
-        _buffers_for(strided),
-        softmax_stage(strided),
-        terms_stage(maths),
-    )
+    open_rows, buffers_for = opening(maths), _buffers_for(strided)
+    softmax, terms_of = softmax_stage(strided), terms_stage(maths)
     values_of, entries_of = values_stage(maths), entries_stage(maths)
 
     def rowwise(

@@ -100,7 +100,10 @@ def read_labels(y, first, n, columns, ignore, labels):
 
 @written_out
 def clear(rows, sums, n):
-    """Make the numbers of rows 0 that are summed, or that a loss without a softmax does not compute."""
+    """Make the numbers of rows 0 that are summed, or that a loss without a softmax does not compute.
+
+    As a function of its own, not written out, small calls took 1.05 of the time.
+    """
     zero = type(rows.top[0])(0)
     for l in range(n):
         rows.top[l] = zero
