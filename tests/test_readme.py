@@ -1,6 +1,7 @@
 """README.md and the guides: generated parts are current, examples run, commands name extras that exist."""
 
 import importlib.util
+import inspect
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import fastloss as fl
+from fastloss import custom
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -123,6 +125,12 @@ def test_commands_use_extras_that_exist():
     used = {extra for found in re.findall(r"'\.\[([\w,]+)\]'", README) for extra in found.split(",")}
     assert used
     assert used <= set(extras)
+
+
+def test_the_reference_has_the_functions_of_custom():
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"autofunction:: (\w+)", page))
+    assert {name for name in custom.__all__ if inspect.isfunction(getattr(custom, name))} <= listed
 
 
 def test_linked_files_exist():

@@ -48,7 +48,7 @@ def value_and_grad(loss: Callable[..., Any], wrt: Wrt = None) -> Callable[..., A
     Notes
     -----
     The result is cached: asking again costs a dictionary look-up. Nothing of the input's size is allocated but the
-    gradient.
+    gradient; losses of rows, vectors and sums copy arrays that are not contiguous.
 
     A gradient may be written over the input when nobody reads the input any more. In torch, what made it must not need
     it for its own backward: the result of a linear layer may be overwritten, that of a sigmoid may not. Writing bumps

@@ -201,8 +201,8 @@ def nll_loss(
     Notes
     -----
     The mean over no rows is NaN, with gradient 0. Only the targets' entries are read. The loss is linear in `input`:
-    the Hessian is zero. A non-contiguous `input` is copied, unless its classes lie side by side, as those of a
-    transposed (N, L, C) do; its gradient then lies in the same way.
+    the Hessian is zero. A non-contiguous `input` is copied, unless it is a contiguous (N, L, C) transposed; its
+    gradient then lies in the same way.
 
     References
     ----------
@@ -292,8 +292,8 @@ def cross_entropy(
     in the end. A row that is ignored has gradient 0 even where it holds NaN or infinity, and a probability of 0, or a
     smoothed class of weight 0, contributes 0 beside a logit of -inf; torch gives NaN for all of these.
     Differentiable with respect to `input`, and with class probabilities to `target` and `weight`. The diagonal of the
-    Hessian is p (1 - p) times the row's weight. A non-contiguous `input` is copied, unless its classes lie side by
-    side, as those of a transposed (N, L, C) do; its gradient then lies in the same way.
+    Hessian is p (1 - p) times the row's weight. A non-contiguous `input` is copied, unless it is a contiguous (N, L, C)
+    transposed; its gradient then lies in the same way.
 
     References
     ----------

@@ -101,8 +101,8 @@ def softmax(input: Array, dim: int | None = None, *, dtype: object = None) -> Ar
     Notes
     -----
     A transform's `grad_output` is the gradient with respect to the result; ones, its default, give a gradient of zero.
-    A row that holds +inf, or nothing but -inf, gives NaN. A non-contiguous `input` is copied, unless its classes lie
-    side by side, as those of a transposed (N, L, C) do; results then lie in the same way.
+    A row that holds +inf, or nothing but -inf, gives NaN. A non-contiguous `input` is copied, unless it is a contiguous
+    (N, L, C) transposed; results then lie in the same way.
 
     References
     ----------
@@ -146,8 +146,8 @@ def log_softmax(input: Array, dim: int | None = None, *, dtype: object = None) -
     Notes
     -----
     A transform's `grad_output` is the gradient with respect to the result (ones by default). A row that holds +inf, or
-    nothing but -inf, gives NaN. A non-contiguous `input` is copied, unless its classes lie side by side, as those of a
-    transposed (N, L, C) do; results then lie in the same way.
+    nothing but -inf, gives NaN. A non-contiguous `input` is copied, unless it is a contiguous (N, L, C) transposed;
+    results then lie in the same way.
 
     References
     ----------

@@ -7,12 +7,13 @@ strided class axis (N, C, d1 ...), where the rows lie side by side already. *Gat
 losses that look at the target's entry alone. *Split* (``rowwise_split.py``): for a few very long rows, of which threads
 share pieces; its kernels have arguments of their own.
 
-Each is a kernel made of stages that are written out in it: ``rowwise_stages.py``, ``tile_stages.py``.
+The loops along and across are kernels made of stages that are written out in them: ``rowwise_stages.py``,
+``tile_stages.py``.
 
-The others all take the same arguments. Arrays are flat, absent ones are ``()``: x the logits, t a second operand of the
-same shape, y the class indices, and the outputs. Entry (o, c, i) stands at ``(o * columns + c) * inner + i``; row
-``r = o * inner + i`` has its label, entry of `grad_output` and value at place r. They return (row of the first label
-that does not exist or -1, reduced value).
+All but the split one take the same arguments. Arrays are flat, absent ones are ``()``: x the logits, t a second operand
+of the same shape, y the class indices, and the outputs. Entry (o, c, i) stands at ``(o * columns + c) * inner + i``;
+row ``r = o * inner + i`` has its label, entry of `grad_output` and value at place r. They return (row of the first
+label that does not exist or -1, reduced value).
 """
 
 from __future__ import annotations
