@@ -25,7 +25,7 @@ from fastloss.runtime.graph_break import LOADED
 P = ParamSpec("P")
 
 # An argument of ``@loss`` that is left to what the signature, the description and the maths say.
-UNSAID: Any = object()
+UNSAID: Any = ...
 
 
 @overload

@@ -139,10 +139,8 @@ def _row_index(planning: Planning, numbered: RowIndex, x: Any, w: Any, names: tu
     if x.ndim != 2 or w.ndim != 2:
         raise ValueError(f"{names[0]} and {names[1]} must have shapes (N, F) and (M, F), got {x.shape} and {w.shape}")
     if numbered.offset < 0 or x.shape[0] + numbered.offset > w.shape[0]:
-        raise ValueError(
-            f"row n of {names[0]} {x.shape} belongs to row n + {numbered.offset} of {names[1]}, which has shape "
-            f"{w.shape}"
-        )
+        row = f"n + {numbered.offset}" if numbered.offset else "n"
+        raise ValueError(f"row n of {names[0]} {x.shape} belongs to row {row} of {names[1]}, which has shape {w.shape}")
     return planning.library.backend.upload(np.arange(x.shape[0], dtype=np.int64) + numbered.offset)
 
 
