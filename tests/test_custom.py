@@ -11,6 +11,7 @@ import pytest
 from cases import quickly
 
 import fastloss as fl
+import fastloss.testing
 from fastloss.custom import (
     OPEN_UNIT,
     POSITIVE,
@@ -298,6 +299,18 @@ def test_a_sum_of_losses():
     assert_gradient(elastic_loss, {"input": X, "target": T})
     upstream = fl.grad(elastic_loss)(X, T, reduction="none", grad_output=X)
     np.testing.assert_allclose(upstream, X * ((X - T) / 2 + 3 * np.sign(X - T)))
+
+
+def test_a_chain_knows_what_its_arrays_hold():
+    """An example of its arguments has labels where one of its losses takes labels."""
+
+    @loss
+    def labelled_loss(input, target, *, reduction="mean"):
+        total = fl.cross_entropy(input, target, reduction=reduction)
+        return total + fl.nll_loss(fl.log_softmax(input, 1), target, reduction=reduction)
+
+    assert labelled_loss.__fastloss__.domains == {"target": "class"}
+    fastloss.testing.check(labelled_loss)
 
 
 @pytest.mark.parametrize(
@@ -647,6 +660,7 @@ def test_transforms_have_names_of_their_own(name):
         (lambda x, t: Sums(scaled, axes=1), TypeError, r"functions must be SumMaths\(...\), got <function scaled"),
         (lambda x, t: Rowwise(COSINE), TypeError, r"functions must be RowMaths\(...\), got SumMaths"),
         (lambda x, t: fl.mse_loss(x, t) * fl.l1_loss(x, t), TypeError, "unsupported operand"),
+        (lambda x, t: Elementwise(scaled, q=x.max()), AttributeError, "a loss sees shape, .*: there is no 'max'"),
     ],
 )
 def test_mistakes_in_a_description_are_errors_at_definition(describe, error, message):

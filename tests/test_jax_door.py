@@ -399,3 +399,9 @@ def test_weights_of_elements_and_of_samples_of_a_huber_loss(x64):
     x, t = np.random.default_rng(0).normal(size=(2, 12, 3))
     given = {"weight": np.random.default_rng(1).random((12, 3)), "sample_weight": np.random.default_rng(2).random(12)}
     np.testing.assert_allclose(fj.huber_loss(x, t, **given), fl.huber_loss(x, t, **given))
+
+
+@pytest.mark.parametrize("transform", ["jit", "grad", "vmap"])
+def test_losses_of_the_package_itself_name_the_door(transform):
+    with pytest.raises(TypeError, match=r"what JAX traces has no numbers: use the losses of fastloss\.jax"):
+        getattr(jax, transform)(lambda x: fl.mse_loss(x, x))(jnp.ones(3))

@@ -395,6 +395,18 @@ def test_mixed_dtypes_come_to_that_of_torch(name):
             assert getattr(F, name)(*args).dtype == getattr(T, name)(*args).dtype
 
 
+def test_wider_targets_that_do_not_widen_the_value():
+    x, signs = torch.rand(6, 4), torch.ones(6)
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        wide = torch.float64 if dtype == torch.float32 else torch.float32
+        narrow = x.to(dtype)
+        for name, args, options in (
+            ("cosine_embedding_loss", (narrow, 1 - narrow, signs.to(wide)), {}),
+            ("huber_loss", (narrow, 1 - x.to(wide)), {"weight": narrow}),
+        ):
+            assert getattr(F, name)(*args, **options).dtype == getattr(T, name)(*args, **options).dtype == dtype
+
+
 @pytest.mark.parametrize("name", ["l1_loss", "mse_loss", "huber_loss"])
 def test_wider_weights_of_elements_widen_the_value(name):
     x, weight = torch.randn(6, 4).bfloat16(), torch.rand(6, 4)

@@ -168,7 +168,7 @@ def facts_of(name: str, description: Any, signed: Signed) -> Facts:
         return Facts("projected", description.names, description.names, None, {})
     if isinstance(description, Applied | WeightedSum):
         found = [operand for operand in signed.operands if operand in _differentiable(description)]
-        return Facts("chain", tuple(found[:1]), tuple(found), None, {})
+        return Facts("chain", tuple(found[:1]), tuple(found), None, _kinds_in(description))
     raise TypeError(f"{name} must return a description (fastloss.custom), got {type(description).__name__}")
 
 
@@ -202,13 +202,30 @@ def _differentiable(description: Any) -> set[str]:
     if isinstance(description, WeightedSum):
         return set().union(*[_differentiable(loss) for _, loss in description.terms])
     found = set()
-    for name, value in (
-        dict(zip(description.record.positional, description.args, strict=False)) | dict(description.kwargs)
-    ).items():
+    for name, value in _arguments_of(description).items():
         if name in description.record.differentiable:
             found |= {value.name} if isinstance(value, Operand) else set()
             found |= _differentiable(value) if isinstance(value, Applied | WeightedSum) else set()
     return found
+
+
+def _kinds_in(description: Any) -> dict[str, str]:
+    """Return what the losses of a chain say of the values that its operands hold."""
+    found: dict[str, str] = {}
+    if isinstance(description, WeightedSum):
+        for _, loss in description.terms:
+            found |= _kinds_in(loss)
+        return found
+    for name, value in _arguments_of(description).items():
+        if isinstance(value, Operand) and name in description.record.domains:
+            found[value.name] = description.record.domains[name]
+        elif isinstance(value, Applied | WeightedSum):
+            found |= _kinds_in(value)
+    return found
+
+
+def _arguments_of(applied: Applied) -> dict[str, Any]:
+    return dict(zip(applied.record.positional, applied.args, strict=False)) | dict(applied.kwargs)
 
 
 # -- the maths, called with plain numbers -----------------------------------------------------------------------------

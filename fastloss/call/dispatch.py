@@ -55,7 +55,12 @@ def library_of(arrays: tuple[Any, ...], names: tuple[str, ...]) -> Any:
 
 def lowering(array: Any) -> Callable[[Any], Any] | None:
     """Return what gives the memory of such arrays, NumPy's or a view of a device's; None for what is no array."""
-    lower = host.lowering(array)
+    try:
+        lower = host.lowering(array)
+    except AttributeError:  # what JAX traces has the methods of its arrays, of which some fail
+        if not type(array).__module__.startswith("jax"):
+            raise
+        raise TypeError("what JAX traces has no numbers: use the losses of fastloss.jax in its transforms") from None
     if lower is not None or isinstance(array, np.ndarray | np.generic | int | float | list | tuple):
         return lower
     try:

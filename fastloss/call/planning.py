@@ -71,6 +71,9 @@ class Operand:
             f"dtype of {self.name}, not its numbers"
         )
 
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"a loss sees shape, ndim and dtype of {self.name}, not its numbers: there is no {name!r}")
+
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse
     __pow__ = __rpow__ = __matmul__ = __rmatmul__ = __neg__ = __abs__ = __getitem__ = __iter__ = _refuse
     __lt__ = __le__ = __gt__ = __ge__ = __float__ = __int__ = __bool__ = __len__ = __array__ = _refuse

@@ -39,6 +39,8 @@ PROMOTING = frozenset(
         "triplet_margin_with_distance_loss",
     )
 )
+# Losses whose targets do not count for that: torch chooses by them, or computes with the input's dtype before.
+TARGET_APART = frozenset(("cosine_embedding_loss", "huber_loss"))
 # What autocast leaves in half precision, on the devices that have it.
 KEPT_BY_AUTOCAST = {
     "cpu": frozenset(
@@ -201,7 +203,8 @@ class Door:
             arguments[self.names[0]] = arguments[self.names[0]].to(arguments["dtype"])
         arguments.pop("dtype", None)
         first = arguments[self.names[0]]
-        dtypes = [a.dtype for a in arguments.values() if isinstance(a, Tensor) and a.dtype.is_floating_point]
+        counted = [a for name, a in arguments.items() if name != "target" or self.name not in TARGET_APART]
+        dtypes = [a.dtype for a in counted if isinstance(a, Tensor) and a.dtype.is_floating_point]
         promotes = self.promotes(arguments)
         dtype = functools.reduce(torch.promote_types, dtypes, first.dtype) if promotes else first.dtype
         computed = dtype
