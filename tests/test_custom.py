@@ -338,6 +338,14 @@ def test_a_loss_with_the_other_sign():
     np.testing.assert_allclose(gain(X, T), (abs(X - T) - (X - T) ** 2).mean())
 
 
+def test_losses_are_added_up_by_the_built_in_sum():
+    @loss
+    def summed_loss(input, target, *, reduction="mean"):
+        return sum([each(input, target, reduction=reduction) for each in (fl.mse_loss, fl.l1_loss)])
+
+    np.testing.assert_allclose(summed_loss(X, T), ((X - T) ** 2 + abs(X - T)).mean())
+
+
 def test_a_chain_of_tensors():
     torch = pytest.importorskip("torch")
     value, gradient = fl.value_and_grad(softened_loss)(torch.tensor(X), torch.tensor(T))

@@ -20,6 +20,10 @@ class _Sum:
     def __add__(self, other: _Sum) -> WeightedSum:
         return WeightedSum(self.terms + other.terms) if isinstance(other, _Sum) else NotImplemented
 
+    def __radd__(self, other: int) -> Any:
+        """Let ``sum`` begin with its 0."""
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
     def __mul__(self, factor: float) -> WeightedSum:
         if isinstance(factor, _Sum):
             return NotImplemented
