@@ -1,5 +1,6 @@
 """Losses of one's own, through fastloss.custom alone."""
 
+import copy
 import functools
 import math
 from math import cos as cosine
@@ -336,6 +337,17 @@ def test_a_loss_with_the_other_sign():
         return -fl.mse_loss(input, target, reduction=reduction) + fl.l1_loss(input, target, reduction=reduction)
 
     np.testing.assert_allclose(gain(X, T), (abs(X - T) - (X - T) ** 2).mean())
+
+
+def test_what_a_description_sees_of_an_array_can_be_copied():
+    seen = []
+
+    @loss
+    def seeing_loss(input, target, *, reduction="mean"):
+        seen.append(copy.copy(input))
+        return fl.mse_loss(input, target, reduction=reduction)
+
+    assert seen[0].shape == (2, 3)
 
 
 def test_losses_are_added_up_by_the_built_in_sum():

@@ -72,6 +72,8 @@ class Operand:
         )
 
     def __getattr__(self, name: str) -> NoReturn:
+        if name in self.__slots__:  # not yet set, in a copy that is being made
+            raise AttributeError(name)
         raise AttributeError(f"a loss sees shape, ndim and dtype of {self.name}, not its numbers: there is no {name!r}")
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse
