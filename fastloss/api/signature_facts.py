@@ -6,7 +6,7 @@ import inspect
 import itertools
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -167,8 +167,10 @@ def facts_of(name: str, description: Any, signed: Signed) -> Facts:
     if isinstance(description, Projected):
         return Facts("projected", description.names, description.names, None, {})
     if isinstance(description, Applied | WeightedSum):
-        found = [operand for operand in signed.operands if operand in _differentiable(description)]
-        return Facts("chain", tuple(found[:1]), tuple(found), None, _kinds_in(description))
+        uses = list(_uses_in(description))
+        smooth = {use.operand for use in uses if use.smooth}
+        found = tuple([operand for operand in signed.operands if operand in smooth])
+        return Facts("chain", found[:1], found, None, {use.operand: use.kind for use in uses if use.kind is not None})
     raise TypeError(f"{name} must return a description (fastloss.custom), got {type(description).__name__}")
 
 
@@ -197,35 +199,25 @@ def _too_many(name: str, function: Callable[..., Any], slopes: int, arrays: tupl
     return TypeError(f"{name}: {name_of(function)} returns {slopes} first derivatives of {len(arrays)} arrays")
 
 
-def _differentiable(description: Any) -> set[str]:
-    """Return the operands that a chain is differentiable with respect to."""
-    if isinstance(description, WeightedSum):
-        return set().union(*[_differentiable(loss) for _, loss in description.terms])
-    found = set()
-    for name, value in _arguments_of(description).items():
-        if name in description.record.differentiable:
-            found |= {value.name} if isinstance(value, Operand) else set()
-            found |= _differentiable(value) if isinstance(value, Applied | WeightedSum) else set()
-    return found
+class _Use(NamedTuple):
+    """Where a chain uses an operand: the kind of values it holds there, and whether the chain is differentiable."""
+
+    operand: str
+    kind: str | None
+    smooth: bool
 
 
-def _kinds_in(description: Any) -> dict[str, str]:
-    """Return what the losses of a chain say of the values that its operands hold."""
-    found: dict[str, str] = {}
-    if isinstance(description, WeightedSum):
-        for _, loss in description.terms:
-            found |= _kinds_in(loss)
-        return found
-    for name, value in _arguments_of(description).items():
-        if isinstance(value, Operand) and name in description.record.domains:
-            found[value.name] = description.record.domains[name]
-        elif isinstance(value, Applied | WeightedSum):
-            found |= _kinds_in(value)
-    return found
-
-
-def _arguments_of(applied: Applied) -> dict[str, Any]:
-    return dict(zip(applied.record.positional, applied.args, strict=False)) | dict(applied.kwargs)
+def _uses_in(description: Applied | WeightedSum, smooth: bool = True) -> Iterator[_Use]:
+    """Yield the uses of operands in a chain; `smooth`: whether what its own result is given to is differentiable."""
+    for _, applied in description.terms:
+        record = applied.record
+        arguments = dict(zip(record.positional, applied.args, strict=False)) | dict(applied.kwargs)
+        for name, value in arguments.items():
+            here = smooth and name in record.differentiable
+            if isinstance(value, Operand):
+                yield _Use(value.name, record.domains.get(name), here)
+            elif isinstance(value, Applied | WeightedSum):
+                yield from _uses_in(value, here)
 
 
 # -- the maths, called with plain numbers -----------------------------------------------------------------------------
