@@ -7,7 +7,7 @@ from cases import assert_close, quickly
 from hypothesis import strategies as st
 
 import fastloss as fl
-from fastloss.cpu.loops import rowwise_short as along
+from fastloss.cpu.loops.rowwise_short import TOGETHER_BYTES
 from fastloss.cpu.simd import stack_arrays as stack
 from fastloss.cpu.simd import sum_exp as exponentials
 
@@ -146,4 +146,4 @@ def test_a_row_is_computed_alike_wherever_it_lies(c, dtype, loss, rng):
 
 
 def test_rows_that_are_computed_together_have_room():
-    assert exponentials.TOGETHER * along.TOGETHER_BYTES // np.dtype(np.float32).itemsize <= stack.GROUP
+    assert exponentials.TOGETHER * TOGETHER_BYTES // np.dtype(np.float32).itemsize <= stack.GROUP
