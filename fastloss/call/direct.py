@@ -161,7 +161,7 @@ def _lowered(
                 a = lower(a)
             except OTHER_KIND:
                 return None
-            if a.dtype is not dtype or a.shape != shape or not a.flags.carray or a.flags.owndata:
+            if a.dtype is not dtype or a.shape != shape or a.flags.num & _OWN != _PLAIN:
                 return None
             frame[slot] = a.ravel()
         return finish(frame)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
+from torch.compiler import is_compiling
 
 from fastloss.torch.calls import Call
 
@@ -102,8 +103,7 @@ class Reduced(Function):
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Any, ...]:
         """Scale the gradients."""
         call: Call = ctx.call
-        gradients = _scaled(ctx.saved_tensors, check_fields(call, grad_outputs))
-        return (None, *call.in_places(gradients))
+        return call.in_places(_scaled(ctx.saved_tensors, check_fields(call, grad_outputs)))
 
 
 # ``Reduced.apply`` without what it does for torch.func, which takes another microsecond.
@@ -133,7 +133,7 @@ def _scaled(gradients: tuple[Tensor, ...], factor: Tensor | None) -> Sequence[Te
     """Return gradients times a factor, in their own memory unless another backward pass may want them."""
     if factor is None:
         return [None] * len(gradients)
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or _graph_is_kept() or _is_batched(factor):
+    if torch.is_grad_enabled() or is_compiling() or _graph_is_kept() or _is_batched(factor):
         return [gradient * factor for gradient in gradients]
     if factor.is_cpu and factor.item() == 1:  # loss.backward(): scaling takes a third of the time of the loss
         return [gradient.detach() for gradient in gradients]
@@ -158,13 +158,13 @@ class Unreduced(_Loss):
         grad_output = check_fields(call, grad_outputs)
         if grad_output is None or not call.wrt:
             return (None,) * len(ctx.needs_input_grad)
-        if not torch.compiler.is_compiling() and _is_batched(grad_output):
+        if not is_compiling() and _is_batched(grad_output):
             name = call.loss.__name__
             raise RuntimeError(
                 f"fastloss.torch.{name} takes batches of gradients where it is reduced: use torch.func.jacrev, or "
                 "leave out vectorize=True and is_grads_batched=True"
             )
-        return (None, *call.in_places(Gradient.run(call, grad_output, *ctx.saved_tensors)))
+        return call.in_places(Gradient.run(call, grad_output, *ctx.saved_tensors))
 
 
 class Gradient(_Loss):

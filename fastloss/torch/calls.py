@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -42,7 +44,8 @@ class Call:
 
     # Not a tuple, which torch.func would take apart.
     __slots__ = (
-        *("fields", "leading", "loss", "names", "options", "several", "transform", "type", "waits", "wanted", "wrt"),
+        *("fields", "leading", "loss", "names", "one", "options", "several", "type", "waits", "wrt"),
+        *("_arrange", "_transform"),
     )
 
     def __init__(
@@ -56,8 +59,10 @@ class Call:
     ) -> None:
         self.loss, self.names, self.options, self.wrt = loss, names, options, wrt
         self.several, self.waits = several, waits
-        self.wanted = [name in wrt for name in self._names()]  # for each tensor whether it has a gradient
-        self.transform: Callable[..., Any] | None = None  # that computes value and gradients, once there was a call
+        numbers = itertools.count(1)
+        self._arrange = itemgetter(0, *[next(numbers) if name in wrt else 0 for name in self._names()])
+        self._transform: Callable[..., Any] | None = None  # that computes value and gradients, once there was a call
+        self.one = several is None and len(wrt) == 1
         self.leading = several is None and _positional(loss)[: len(names)] == names  # may be given by position
         # Of the value, where it is a named tuple.
         self.type: Callable[..., Any] | None = None
@@ -71,10 +76,12 @@ class Call:
 
     def value_and_grad(self, tensors: Sequence[Tensor]) -> tuple[Any, Sequence[Tensor]]:
         """Return the value and the gradients with respect to `wrt`."""
-        if self.transform is None:
-            self.transform = fl.value_and_grad(self.loss, self.wrt)
-        value, gradients = self._run(self.transform, tensors)
+        if self._transform is None:
+            self._transform = fl.value_and_grad(self.loss, self.wrt[0] if self.one else self.wrt)
+        value, gradients = self._run(self._transform, tensors)
         self._note(value)
+        if self.one:
+            return value, (gradients,)
         return value, gradients if self.several is None else list(leaves(gradients))
 
     def grad(self, tensors: Sequence[Tensor], grad_output: Tensor) -> list[Tensor]:
@@ -91,10 +98,9 @@ class Call:
         other.type, other.fields = self.type, self.fields
         return other
 
-    def in_places(self, gradients: Iterable[Any]) -> list[Any]:
-        """Return the gradients in the places of their tensors, None elsewhere."""
-        found = iter(gradients)
-        return [next(found) if wanted else None for wanted in self.wanted]
+    def in_places(self, gradients: Iterable[Any]) -> tuple[Any, ...]:
+        """Return None, for this call, then the gradients in the places of their tensors, None elsewhere."""
+        return self._arrange((None, *gradients))  # type: ignore[no-any-return]
 
     def beside(self, fields: Sequence[Tensor]) -> Sequence[Tensor]:
         """Return what a loss returns beside its value, numbers of rows that are never differentiated."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 import fastloss as fl
 from fastloss.api.docstrings import summary_of
@@ -133,7 +134,7 @@ class Door:
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return what the function returns."""
-        if torch.compiler.is_compiling():
+        if is_compiling():
             return self.first(args, kwargs, None)
         key, tensors = kind_of(args, kwargs)
         found = self.calls.get(key)
@@ -181,7 +182,7 @@ class Door:
             if average is not None or reduce is not None:
                 arguments["reduction"] = "none" if reduce is False else "sum" if average is False else "mean"
                 message = f"size_average and reduce are deprecated, use reduction={arguments['reduction']!r}"
-                if not torch.compiler.is_compiling():
+                if not is_compiling():
                     warnings.warn(message, DeprecationWarning, stacklevel=5)
         return arguments
 
@@ -262,7 +263,7 @@ class Door:
         inside = in_transform()
         if inside and observers() and recorded():
             raise without(self.loss, "graph of make_fx inside a transform of torch.func")
-        seen = torch.compiler.is_compiling() or traced() or (observers() and not inside)
+        seen = is_compiling() or traced() or (observers() and not inside)
         if seen or whole[0].is_meta or not all(type(t) in PLAIN for t in whole):
             return self.operator(arguments, wrt)
         count = None if several is None else Several(several, len(more), 1 if several == "params" else 2)
@@ -284,7 +285,7 @@ class Door:
 
 def array_in_autograd(call: Call, tensors: list[Tensor]) -> Any:
     """Return the value of a loss whose gradient comes after it."""
-    if torch.compiler.is_compiling():  # of a call that no operator takes, which stands between two graphs
+    if is_compiling():  # of a call that no operator takes, which stands between two graphs
         return graph_break.untraced(array_in_autograd, call, tensors)
     result = Unreduced.run(call, *tensors)
     return result if call.type is None else call.type(*result)
@@ -292,7 +293,7 @@ def array_in_autograd(call: Call, tensors: list[Tensor]) -> Any:
 
 def number_in_autograd(call: Call, tensors: list[Tensor]) -> Any:
     """Return the value of a loss whose gradient comes with it."""
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return graph_break.untraced(number_in_autograd, call, tensors)
     result = run_reduced(call, *tensors)
     return result[0] if call.type is None else call.type(*result[: len(call.fields)])

@@ -166,7 +166,7 @@ class Operator:
 
     def _fake_gradients(self, grad_output: Tensor, *args: Any) -> list[Tensor]:
         call, tensors = self.call(args)
-        wanted = call.in_places(range(len(tensors)))
+        _, *wanted = call.in_places(range(len(tensors)))
         return [tensor.new_empty(tensor.shape) for tensor, one in zip(tensors, wanted, strict=True) if one is not None]
 
     def _save(self, ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
@@ -181,12 +181,12 @@ class Operator:
     def _differentiate(self, ctx: Any, grad_outputs: list[Tensor | None]) -> tuple[Any, ...]:
         call: Call = ctx.call
         grad_output = check_fields(call, grad_outputs)
-        gradients: Iterable[Any] = itertools.repeat(None)
+        gradients: Iterable[Any] = [None] * len(ctx.saved_tensors)
         if grad_output is not None and ctx.reduced:
             gradients = [gradient * grad_output for gradient in ctx.saved_tensors]
         elif grad_output is not None:
             gradients = self.backward(grad_output, *self._packed(ctx, ctx.saved_tensors), *ctx.rest)
-        return *self._packed(ctx, call.in_places(gradients)), *[None for _ in ctx.rest]
+        return *self._packed(ctx, call.in_places(gradients)[1:]), *[None for _ in ctx.rest]
 
     def _packed(self, ctx: Any, flat: Sequence[Any]) -> list[Any]:
         """Return tensors, or what is in their places, as the operator's arguments have them."""
