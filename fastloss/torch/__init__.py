@@ -9,7 +9,7 @@ Functions are called like those of torch.nn.functional, modules are subclasses o
 
 A loss that is reduced to a number has its gradient computed with its value, where one is wanted. Second derivatives are
 an error that names torch's function. On a GPU labels are not waited for: a row whose label is no class becomes NaN, and
-``check_indices=True`` asks for the check.
+``check_indices=True`` asks for the check. :func:`wrap` makes such a function of a loss of one's own.
 """
 
 from fastloss.torch.distance import with_distance as _with_distance
@@ -18,6 +18,7 @@ from fastloss.torch.modules import adaptive_loss as _adaptive_loss
 from fastloss.torch.modules import linear_cross_entropy_loss as _linear_cross_entropy_loss
 from fastloss.torch.modules import module as _module
 from fastloss.torch.modules import own as _own
+from fastloss.torch.own import wrap as wrap
 
 adaptive_log_softmax_with_loss = _function("adaptive_log_softmax_with_loss")
 binary_cross_entropy = _function("binary_cross_entropy")

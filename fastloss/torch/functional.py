@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch.compiler import is_compiling
 
 import fastloss as fl
 from fastloss.api.docstrings import summary_of
+from fastloss.define.record import Loss
 from fastloss.define.registry import LOSSES
 from fastloss.runtime import graph_break
 from fastloss.torch.autograd import Unreduced, in_transform, observers, recorded, run_reduced, traced, without
@@ -64,18 +65,6 @@ KEPT_BY_AUTOCAST = {
 }
 # What torch computes by single operations where there are weights, which autocast leaves in half precision too.
 WEIGHTED_BY_HAND = frozenset(("l1_loss", "mse_loss"))
-# What is no loss, and has no reduction.
-MAPS = frozenset(
-    name
-    for name, record in LOSSES.items()
-    if "reduction" not in record.options and record.family not in ("penalty", "clustered")
-)
-# Losses with labels, which on a GPU are not waited for unless `check_indices` asks for it.
-LABELLED = frozenset(
-    name
-    for name, record in LOSSES.items()
-    if record.family == "clustered" or not {"class", "class_list"}.isdisjoint(record.domains.values())
-)
 # The options of each function that torch's does not have.
 OURS: dict[str, list[inspect.Parameter]] = {}
 DOORS: dict[str, Door] = {}
@@ -88,18 +77,33 @@ NEVER_DIFFERENTIATED = frozenset(("sample_weight", "divisor"))
 _KEYWORD, _EITHER = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
-def signature(name: str) -> inspect.Signature:
+def is_map(record: Loss) -> bool:
+    """Return whether this is no loss, and has no reduction."""
+    return "reduction" not in record.options and record.family not in ("penalty", "clustered")
+
+
+def is_labelled(record: Loss) -> bool:
+    """Return whether a loss has labels, which on a GPU are not waited for unless `check_indices` asks for it."""
+    return record.family == "clustered" or not {"class", "class_list"}.isdisjoint(record.domains.values())
+
+
+def signature(record: Loss) -> inspect.Signature:
     """Return torch's signature of a function, with what only fastloss knows as keywords behind it."""
-    own = inspect.signature(getattr(fl, name)).parameters
-    theirs = _torch_parameters(name)
+    own = inspect.signature(record.function).parameters
+    theirs = _torch_parameters(record.name) if is_packaged(record) else list(own.values())
     if not theirs:
-        theirs = [p.replace(kind=_EITHER) if name in MAPS else p for p in own.values()]
+        theirs = [p.replace(kind=_EITHER) if is_map(record) else p for p in own.values()]
     names = {p.name for p in theirs} | {"distance_vjp"}
     more = [p.replace(kind=_KEYWORD) for p in own.values() if p.name not in names]
-    if name in LABELLED:
+    if is_labelled(record):
         more.append(inspect.Parameter("check_indices", _KEYWORD, default=False))
-    theirs, OURS[name] = _bare(theirs), _bare(more)
-    return inspect.Signature([*theirs, *OURS[name]])
+    theirs, OURS[record.name] = _bare(theirs), _bare(more)
+    return inspect.Signature([*theirs, *OURS[record.name]])
+
+
+def is_packaged(record: Loss) -> bool:
+    """Return whether a loss is one of the package's, not of one's own."""
+    return getattr(fl, record.name, None) is record.function
 
 
 def _bare(parameters: list[inspect.Parameter]) -> list[inspect.Parameter]:
@@ -121,16 +125,23 @@ def _torch_parameters(name: str) -> list[inspect.Parameter]:
 class Door:
     """A loss as torch's users call it: the way from the arguments of a call to a kernel or an operator."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.loss: Callable[..., Any] = getattr(fl, name)
-        self.signature = signature(name)
+    def __init__(self, record: Loss) -> None:
+        self.name, self.record = record.name, record
+        self.loss: Callable[..., Any] = record.function
+        self.signature = signature(record)
         parameters = self.signature.parameters
         self.names = tuple(parameters)
         self.most = sum(p.kind is _EITHER for p in parameters.values())
-        self.reduction = "mean" if "reduction" in parameters else "none" if name in MAPS else "sum"
-        self.operator = Operator(name, self.reduction != "none")
+        # Of a call that names none.
+        self.reduction = "none" if is_map(record) else "sum"
+        if "reduction" in parameters:
+            self.reduction = parameters["reduction"].default
+        self.operator = self.operates()
         self.calls: dict[Hashable, tuple[Callable[[Call, list[Tensor]], Any], Call]] = {}
+
+    def operates(self) -> Callable[[dict[str, Any], Sequence[str]], Any]:
+        """Return what computes a call that a tracer sees, of its arguments and those to differentiate."""
+        return Operator(self.name, self.reduction != "none")
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return what the function returns."""
@@ -232,7 +243,7 @@ class Door:
         if self.name == "huber_loss":  # multiplied by its weights after it is computed
             return arguments.get("weight") is not None
         target = arguments.get("target")
-        indices = self.name in LABELLED and isinstance(target, Tensor) and not target.is_floating_point()
+        indices = is_labelled(self.record) and isinstance(target, Tensor) and not target.is_floating_point()
         return self.name in PROMOTING and not indices
 
     def is_array(self, arguments: dict[str, Any]) -> bool:
@@ -321,7 +332,7 @@ def kind_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Hashable, li
 
 def public(name: str) -> Callable[..., Any]:
     """Return the function of the door for a loss."""
-    door = DOORS[name] = Door(name)
+    door = DOORS[name] = Door(LOSSES[name])
 
     def function(*args: Any, **kwargs: Any) -> Any:
         return door.call(args, kwargs)

@@ -1,0 +1,106 @@
+"""Losses of one's own inside autograd: what :func:`fastloss.custom.loss` makes, for tensors."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from fastloss.api.docstrings import summary_of
+from fastloss.define.record import Loss
+from fastloss.define.registry import record_of
+from fastloss.torch.functional import Door, is_packaged
+
+
+class OwnDoor(Door):
+    """A loss of one's own as torch's users call it: with its own arguments, and no operator."""
+
+    def __init__(self, record: Loss) -> None:
+        super().__init__(record)
+        # A tracer leaves it out: the call stands between two graphs.
+        self.first = torch.compiler.disable(self.first, reason=_no_operator(self.name))  # type: ignore[method-assign]
+
+    def operates(self) -> Callable[[dict[str, Any], Sequence[str]], Any]:
+        """Return what raises: there is no operator."""
+
+        def refuse(arguments: dict[str, Any], wrt: Sequence[str]) -> Any:
+            raise RuntimeError(f"{_no_operator(self.name)}: call it where tensors hold numbers, outside of tracers")
+
+        return refuse
+
+
+class Wrapped:
+    """A loss of one's own as a function of tensors, which pickles if the loss does."""
+
+    def __init__(self, record: Loss) -> None:
+        self._door = OwnDoor(record)
+        self.__name__ = self.__qualname__ = record.name
+        self.__signature__ = self._door.signature
+        self.__doc__ = f"{summary_of(record.function)}\n\n    {record.name} for tensors, inside autograd."
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the loss."""
+        return self._door.call(args, kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return wrap, (self._door.loss,)
+
+    def __repr__(self) -> str:
+        return f"fastloss.torch.wrap({self.__name__})"
+
+
+def wrap(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a loss of one's own as a function of tensors, inside autograd.
+
+    It takes the arguments of the loss. A loss that is reduced to a number has its gradient computed together with its
+    value, where one is wanted; otherwise backward computes it, for the upstream gradient. torch.func.grad, vmap and
+    jacrev work too. Code that torch.compile traces is split at the call; what has no way around it
+    (``fullgraph=True``, torch.export) is an error of torch. Second derivatives are an error.
+
+    Parameters
+    ----------
+    loss : function
+        What :func:`fastloss.custom.loss` returned.
+
+    Returns
+    -------
+    callable
+        It pickles if the loss can be imported under its name.
+
+    Raises
+    ------
+    TypeError
+        If it is no loss, or one of the package's, whose functions are in this module.
+
+    Examples
+    --------
+    >>> import torch, fastloss.torch as F
+    >>> from fastloss.custom import Elementwise, loss, maths
+    >>> @maths
+    ... def fourth_power(x, t):
+    ...     T = type(x)
+    ...     r = x - t
+    ...     return r * r * r * r, (T(4) * r * r * r, -T(4) * r * r * r), T(12) * r * r
+    >>> @loss
+    ... def fourth_power_loss(input, target, *, reduction="mean"):
+    ...     return Elementwise(fourth_power)
+    >>> x = torch.tensor([1.0, 3.0], requires_grad=True)
+    >>> F.wrap(fourth_power_loss)(x, torch.zeros(2)).backward()
+    >>> x.grad
+    tensor([ 2., 54.])
+    """
+    record = record_of(loss)
+    if is_packaged(record):
+        raise TypeError(f"{record.name} is no loss of one's own: its function is fastloss.torch.{record.name}")
+    return _wrapped(record)
+
+
+@functools.lru_cache(maxsize=256)
+def _wrapped(record: Loss) -> Wrapped:
+    return Wrapped(record)
+
+
+def _no_operator(name: str) -> str:
+    return f"{name} is a loss of one's own, of which torch knows no operator"
