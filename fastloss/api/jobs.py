@@ -13,10 +13,13 @@ from fastloss.api.transforms import mode_of
 from fastloss.call.call import Call
 from fastloss.call.checks import aligned_variance, normal_axis
 from fastloss.call.request import VALUE, Request
-from fastloss.define.registry import LOSSES
+from fastloss.define.record import Loss
 
 # The label that is ignored where none is named.
 IGNORED = -100
+
+# A value of each kind that 1 is not.
+_EXAMPLES = {"log_probability": 0, "class": 0, "class_list": -1}
 
 Shape = tuple[int, ...]
 
@@ -48,7 +51,7 @@ class Layout(NamedTuple):
 class Job(NamedTuple):
     """A loss, the names, shapes and dtypes of its arrays, its options, and lengths that are known while tracing."""
 
-    loss: str
+    loss: Loss
     names: tuple[str, ...]
     shapes: tuple[Shape, ...]
     dtypes: tuple[np.dtype[Any], ...]
@@ -68,7 +71,7 @@ class Job(NamedTuple):
     @property
     def is_map(self) -> bool:
         """Whether there is a row of values for each row."""
-        return LOSSES[self.loss].family == "rowmap"
+        return self.loss.family == "rowmap"
 
     def shape(self, name: str) -> Shape:
         """Return the shape of an array."""
@@ -76,19 +79,24 @@ class Job(NamedTuple):
 
     def check(self, wrt: tuple[str, ...] = ()) -> None:
         """Raise what the loss raises for such arrays, differentiated with respect to some, whatever they hold."""
-        record = LOSSES[self.loss]
-        request = Request(mode_of(record, "value_and_grad", wrt)) if wrt else VALUE
-        Call(record, request, {}).check({**dict(zip(self.names, self._stand_ins(), strict=True)), **self.keywords})
+        request = Request(mode_of(self.loss, "value_and_grad", wrt)) if wrt else VALUE
+        Call(self.loss, request, {}).check({**dict(zip(self.names, self._stand_ins(), strict=True)), **self.keywords})
 
     def _stand_ins(self) -> list[Any]:
         """Return arrays of the shapes and dtypes, whose memory is not touched unless their numbers count in a plan."""
         made = [_stand_in(shape, dtype) for shape, dtype in zip(self.shapes, self.dtypes, strict=True)]
-        if self.loss == "ctc_loss":
+        if self.loss.name == "ctc_loss":
             for place in (self.names.index("input_lengths"), self.names.index("target_lengths")):
                 made[place] = np.zeros(self.shapes[place], self.dtypes[place])
             if len(self.shape("targets")) == 1:  # of which all are some sample's
                 made[place].reshape(-1)[:1] = self.shape("targets")[0]
         return [np.asarray(dict(self.known).get(name, one)) for name, one in zip(self.names, made, strict=True)]
+
+    def shape_of_value(self) -> Shape:
+        """Return the shape of what the loss returns, found by a call with arrays of ones, and the first class."""
+        kinds = [self.loss.domains.get(name, "real") for name in self.names]
+        ones = [np.full(s, _EXAMPLES.get(k, 1), d) for s, k, d in zip(self.shapes, kinds, self.dtypes, strict=True)]
+        return np.shape(self.loss.function(**dict(zip(self.names, ones, strict=True)), **self.keywords))
 
     def layout(self) -> Layout:
         """Return how values lie to arrays, all of which have been found to go together.
@@ -105,7 +113,7 @@ class Job(NamedTuple):
             raise
 
     def _layout(self) -> Layout:
-        options, family = self.keywords, LOSSES[self.loss].family
+        options, family = self.keywords, self.loss.family
         first = self.shapes[0]
         if family in ("elementwise", "penalty"):
             return Layout(np.broadcast_shapes(*self.aligned().values()), (), False, "elements")
@@ -120,10 +128,10 @@ class Job(NamedTuple):
 
     def _axes(self, shape: Shape, options: dict[str, Any]) -> tuple[int, ...]:
         """Return the axes of rows or vectors."""
-        record, rank = LOSSES[self.loss], len(shape)
+        record, rank = self.loss, len(shape)
         given = options.get("dim", options.get("axis"))
         if given is None:
-            last = record.family in ("label_sets", "pairwise") or self.loss == "multilabel_soft_margin_loss"
+            last = record.family in ("label_sets", "pairwise") or record.name == "multilabel_soft_margin_loss"
             given = -1 if last or rank < 2 else 1
         if isinstance(given, tuple):
             return tuple(sorted({normal_axis(axis, rank) for axis in given or range(rank)})) if rank else ()
@@ -151,9 +159,8 @@ def _stand_in(shape: Shape, dtype: np.dtype[Any]) -> Any:
 
 
 @functools.cache
-def divides_by_weights(loss: str, sampled: bool) -> bool:
+def divides_by_weights(record: Loss, sampled: bool) -> bool:
     """Return whether weights of elements count in the divisor of a mean; `sampled`: beside weights of samples."""
-    record = LOSSES[loss]
     if record.family != "elementwise":
         return False
     mean = record.describe(**dict.fromkeys(record.operands, np.ones(1))).mean

@@ -157,6 +157,11 @@ def loss(
     return register
 
 
+def is_packaged(record: Loss) -> bool:
+    """Return whether a loss is one of the package's, not of one's own."""
+    return (record.function.__module__ or "").startswith("fastloss.")
+
+
 def _check_names(describe: Callable[..., Any], said: Mapping[str, Any]) -> None:
     """Raise if an argument of ``@loss`` names an argument that the loss does not have."""
     known = inspect.signature(describe).parameters

@@ -28,8 +28,8 @@ def warn_outside_autograd(name: str, arguments: Iterable[Any]) -> None:
     _warned.add(name)
     message = (
         f"{name} of a tensor that requires grad returns a value that autograd does not follow: use the losses of "
-        "fastloss.torch where backward is to go through it, fastloss.value_and_grad for the gradient itself, and "
-        "torch.no_grad() or .detach() where no gradient is wanted"
+        "fastloss.torch where backward is to go through it (fastloss.torch.wrap for one of your own), "
+        "fastloss.value_and_grad for the gradient itself, and torch.no_grad() or .detach() where no gradient is wanted"
     )
     warnings.warn(message, AutogradWarning, stacklevel=stacklevel())
 

@@ -95,7 +95,7 @@ def _lazy(array: Any, name: str) -> Any:
 def _job(record: Loss, arrays: dict[str, Any], options: dict[str, Any]) -> Job:
     """Return what is known of arrays before there are numbers."""
     shapes, dtypes = tuple([a.shape for a in arrays.values()]), tuple([np.dtype(a.dtype) for a in arrays.values()])
-    return Job(record.name, tuple(arrays), shapes, dtypes, tuple(options.items()))
+    return Job(record, tuple(arrays), shapes, dtypes, tuple(options.items()))
 
 
 class _Lazy:

@@ -34,9 +34,9 @@ def labels(name: str, count: int) -> Index:
 
 def places_of(job: Job, arrays: dict[str, Any]) -> Places:
     """Return how the arrays of a call lie to each other."""
-    if job.loss == "linear_cross_entropy":
+    if job.loss.name == "linear_cross_entropy":
         return _places_of_linear(job, arrays)
-    if job.loss == "soft_dice_loss":
+    if job.loss.name == "soft_dice_loss":
         return _places_of_samples(job, arrays)
     layout = job.layout()
     whole = labels("axis", len(layout.shape))
@@ -76,7 +76,7 @@ def _index(job: Job, name: str, shape: tuple[int, ...], layout: Any, whole: Inde
         return whole
     if name == "weight":
         return tuple([whole[axis] for axis in layout.axes])
-    if job.loss == "ctc_loss":
+    if job.loss.name == "ctc_loss":
         if name == "targets" and rank != 1 + len(kept):
             raise ValueError(f"targets of Dask arrays must have shape (N, S), got {shape}")
         return (*kept, *labels(name, rank - len(kept)))

@@ -9,12 +9,14 @@ Functions have the names and arguments of fastloss's::
 
 Where a derivative is asked for, values and gradients come out of one callback, in one pass over the arrays; the mean is
 taken by JAX. Shapes, dtypes and options are checked while tracing. What can only be found when numbers are there is no
-error: a row whose label is no class is NaN, and so is what is weighted by a negative weight.
+error: a row whose label is no class is NaN, and so is what is weighted by a negative weight. :func:`wrap` makes such a
+function of a loss of one's own.
 """
 
 from fastloss.jax import composed as _composed
 from fastloss.jax.functional import named as _named
 from fastloss.jax.functional import public as _function
+from fastloss.jax.functional import wrap as wrap
 
 adaptive_log_softmax_with_loss = _named(_composed.adaptive_log_softmax_with_loss, "adaptive_log_softmax_with_loss")
 binary_cross_entropy = _function("binary_cross_entropy")

@@ -39,7 +39,7 @@ def _penalty(name: str, params: Any, coefficient: Any) -> Any:
     if not isinstance(coefficient, jax.core.Tracer):
         check_options(LOSSES[name], {"coefficient": coefficient})
     arrays = jax.tree.leaves(params)
-    return coefficient * sum([compute(name, (array, 1.0), {}) for array in arrays], jnp.zeros(()))
+    return coefficient * sum([compute(LOSSES[name], (array, 1.0), {}) for array in arrays], jnp.zeros(()))
 
 
 def triplet_margin_with_distance_loss(

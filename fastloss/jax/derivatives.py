@@ -12,7 +12,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from fastloss.api.jobs import Job, Layout
 from fastloss.api.transforms import mode_of
-from fastloss.define.registry import LOSSES
+from fastloss.define.record import Loss
 from fastloss.jax.kernels import call_back, kernel_of
 
 # Functions of jobs are kept, so that JAX finds what it has compiled for them.
@@ -114,7 +114,7 @@ def derivatives(
     @results.defjvp
     def _(arrays: tuple[Any, ...], tangents: tuple[Any, ...]) -> Any:
         raise NotImplementedError(
-            f"fastloss.jax.{job.loss} has no second derivatives: write it with jax.numpy where they are needed"
+            f"fastloss.jax.{job.loss.name} has no second derivatives: write it with jax.numpy where they are needed"
         )
 
     return results
@@ -132,26 +132,25 @@ def map_of_rows(job: Job, layout: Layout) -> Callable[..., Any]:
     @rows.defjvp
     def _(arrays: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
         result, (tangent,) = rows(*arrays), tangents
-        if job.loss == "softmax":
+        if job.loss.name == "softmax":
             return result, result * (tangent - jnp.sum(result * tangent, axis, keepdims=True))
         return result, tangent - jnp.sum(jnp.exp(result) * tangent, axis, keepdims=True)
 
     return rows
 
 
-def _active(loss: str, names: tuple[str, ...], tangents: tuple[Any, ...]) -> tuple[str, ...]:
+def _active(record: Loss, names: tuple[str, ...], tangents: tuple[Any, ...]) -> tuple[str, ...]:
     """Return the names of the arrays that a derivative is taken of."""
     wrt = [name for name, t in zip(names, tangents, strict=False) if not isinstance(t, SymbolicZero)]
-    _check_wrt(loss, tuple(wrt))
+    _check_wrt(record, tuple(wrt))
     return tuple(wrt)
 
 
-def _check_wrt(loss: str, wrt: tuple[str, ...]) -> None:
+def _check_wrt(record: Loss, wrt: tuple[str, ...]) -> None:
     """Raise for an array that the loss, or this door, does not differentiate."""
-    record = LOSSES[loss]
     if "sample_weight" in wrt:
-        raise ValueError(f"fastloss.jax.{loss} is not differentiable with respect to sample_weight")
+        raise ValueError(f"fastloss.jax.{record.name} is not differentiable with respect to sample_weight")
     if wrt:
         mode_of(record, "value_and_grad", wrt)
     if "weight" in wrt and record.family == "rowwise":
-        raise ValueError(f"fastloss.jax.{loss} is not differentiable with respect to class weights")
+        raise ValueError(f"fastloss.jax.{record.name} is not differentiable with respect to class weights")

@@ -11,18 +11,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import fastloss as fl
 from fastloss.api.docstrings import summary_of
 from fastloss.api.jobs import Job, Layout, counts_of
+from fastloss.api.loss import is_packaged
 from fastloss.call.common import check_common
 from fastloss.call.weighting import broadcastable_shape
-from fastloss.define.registry import LOSSES, check_options
+from fastloss.define.record import Loss
+from fastloss.define.registry import LOSSES, check_options, record_of
 from fastloss.jax.derivatives import map_of_rows, reduced_value, unreduced_of_summed, values_of_rows
+from fastloss.jax.kernels import values_of
 
 _LENGTHS = ("input_lengths", "target_lengths")
 
 
-def arguments_of(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def arguments_of(record: Loss, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the arrays and the options of a call by name, the options checked.
 
     Raises
@@ -30,7 +32,7 @@ def arguments_of(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tu
     TypeError
         If the arguments are not those of the loss, or an option is a traced array.
     """
-    record, signature = LOSSES[name], _signature(name)
+    signature = _signature(record)
     operands = record.operands | {"sample_weight", "divisor"}
     kwargs = {key: value if key in operands else _option(key, value) for key, value in kwargs.items()}
     check_options(record, kwargs)
@@ -46,8 +48,8 @@ def arguments_of(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tu
 
 
 @functools.cache
-def _signature(name: str) -> inspect.Signature:
-    return inspect.signature(getattr(fl, name))
+def _signature(record: Loss) -> inspect.Signature:
+    return inspect.signature(record.function)
 
 
 def _option(name: str, value: Any) -> Any:
@@ -59,7 +61,7 @@ def _option(name: str, value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def job_of(name: str, arrays: dict[str, Any], options: dict[str, Any]) -> tuple[Job, dict[str, Any], Any]:
+def job_of(record: Loss, arrays: dict[str, Any], options: dict[str, Any]) -> tuple[Job, dict[str, Any], Any]:
     """Return a job, its arrays for JAX in the dtypes that are computed in, and the dtype of the first as it came."""
     known = tuple(
         [(key, tuple(np.ravel(arrays[key]).tolist())) for key in _LENGTHS if key in arrays and _is_known(arrays[key])]
@@ -69,30 +71,32 @@ def job_of(name: str, arrays: dict[str, Any], options: dict[str, Any]) -> tuple[
     real = jnp.float64 if first == jnp.float64 else jnp.float32
     made = {key: a.astype(real) if jnp.issubdtype(a.dtype, jnp.floating) else a for key, a in made.items()}
     shapes, dtypes = tuple([a.shape for a in made.values()]), tuple([np.dtype(a.dtype) for a in made.values()])
-    return Job(name, tuple(made), shapes, dtypes, tuple(options.items()), known), made, first
+    return Job(record, tuple(made), shapes, dtypes, tuple(options.items()), known), made, first
 
 
 def _is_known(array: Any) -> bool:
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(array))
 
 
-def compute(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def compute(record: Loss, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return what a function of the door returns."""
-    arrays, options = arguments_of(name, args, kwargs)
+    arrays, options = arguments_of(record, args, kwargs)
     if options.get("returns"):
+        name = record.name
         raise ValueError(f"returns is not known to fastloss.jax, got {options['returns']!r}: call fastloss.{name}")
-    family = LOSSES[name].family
-    if family == "rowmap":
-        return _map(name, arrays, options)
-    if family in ("penalty", "projected"):  # their gradients add up over rows in the kernel
-        return _summed(name, arrays, options)
+    if not is_packaged(record):
+        return _as_it_is(record, arrays, options)
+    if record.family == "rowmap":
+        return _map(record, arrays, options)
+    if record.family in ("penalty", "projected"):  # their gradients add up over rows in the kernel
+        return _as_it_is(record, arrays, options)
     weights, divisor = arrays.pop("sample_weight", None), arrays.pop("divisor", None)
     reduction = options.get("reduction", "none")
     if "reduction" in options:
         check_common(weights, divisor, reduction)
         options["reduction"] = "none"
         options = {key: value for key, value in options.items() if key not in ("sample_weight", "divisor")}
-    given, made, dtype = job_of(name, arrays, options)
+    given, made, dtype = job_of(record, arrays, options)
     layout = given.layout()
     job, made = _broadcast(given, made, layout)
     lies = None
@@ -103,7 +107,7 @@ def compute(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     values = values_of_rows(job, layout, given, lies)(*made.values(), *(() if weights is None else (weights,)))
     if reduction == "none":
         return values.astype(dtype)
-    if name == "ctc_loss" and reduction == "mean":
+    if record.name == "ctc_loss" and reduction == "mean":
         values = values / jnp.maximum(made["target_lengths"], 1).reshape(values.shape)
     total = jnp.sum(values)
     if reduction == "sum":
@@ -123,7 +127,7 @@ def compute(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 def _broadcast(job: Job, arrays: dict[str, Any], layout: Layout) -> tuple[Job, dict[str, Any]]:
     """Return a job whose arrays that may be differentiated have the shape of the layout, and these arrays."""
-    record = LOSSES[job.loss]
+    record = job.loss
     if record.family not in ("elementwise", "pairwise"):
         return job, arrays
     shapes = job.aligned() if record.family == "elementwise" else dict(zip(job.names, job.shapes, strict=True))
@@ -144,21 +148,20 @@ def _divisor(job: Job, arrays: dict[str, Any], layout: Layout, weights: Any) -> 
     return jnp.sum(jnp.broadcast_to(jnp.asarray(counts, job.real), shape))
 
 
-def _summed(name: str, arrays: dict[str, Any], options: dict[str, Any]) -> Any:
+def _as_it_is(record: Loss, arrays: dict[str, Any], options: dict[str, Any]) -> Any:
     """Return a loss whose reduction is the kernel's."""
-    options = {key: value for key, value in options.items() if key not in ("sample_weight", "divisor")}
-    job, made, dtype = job_of(name, arrays, options)
-    if options.get("reduction") == "none" or name == "linear_log_prob":
+    job, made, dtype = job_of(record, arrays, options)
+    if options.get("reduction") == "none" or values_of(job, None):
         return unreduced_of_summed(job)(*made.values()).astype(dtype)
     return reduced_value(job)(*made.values())
 
 
-def _map(name: str, arrays: dict[str, Any], options: dict[str, Any]) -> Any:
+def _map(record: Loss, arrays: dict[str, Any], options: dict[str, Any]) -> Any:
     """Return softmax or log_softmax."""
     dtype = options.pop("dtype", None)
     if dtype is not None:
         arrays = {key: jnp.asarray(array, dtype) for key, array in arrays.items()}
-    job, made, dtype = job_of(name, arrays, options)
+    job, made, dtype = job_of(record, arrays, options)
     if options["dim"] is None:
         job.check()  # which warns, and which takes the axis that torch takes
         options["dim"] = 0 if len(job.shapes[0]) in (0, 1, 3) else 1
@@ -168,19 +171,71 @@ def _map(name: str, arrays: dict[str, Any], options: dict[str, Any]) -> Any:
 
 def public(name: str) -> Callable[..., Any]:
     """Return the function of the door for a loss."""
+    return named(_computing(LOSSES[name]), name)
 
+
+def _computing(record: Loss) -> Callable[..., Any]:
     def function(*args: Any, **kwargs: Any) -> Any:
-        return compute(name, args, kwargs)
+        return compute(record, args, kwargs)
 
-    return named(function, name)
+    return function
 
 
 def named(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     """Return a function with the name, the signature and the summary of a loss."""
+    record = LOSSES[name]
     function.__name__ = function.__qualname__ = name
     function.__module__ = "fastloss.jax"
-    function.__signature__ = _signature(name)  # type: ignore[attr-defined]
-    function.__doc__ = f"""{summary_of(getattr(fl, name))}
+    function.__signature__ = _signature(record)  # type: ignore[attr-defined]
+    function.__doc__ = f"""{summary_of(record.function)}
 
     :func:`fastloss.{name}` for JAX arrays, inside its transforms; see there for formula, arguments and errors."""
+    return function
+
+
+def wrap(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a loss of one's own as a function of JAX arrays, inside jit, grad, value_and_grad, jvp and vmap.
+
+    It takes the arguments of the loss; shapes, dtypes and options are checked while tracing. A loss that is reduced to
+    a number has value and gradients out of one callback. One that is not has its gradients computed afterwards, and no
+    jvp. Under vmap the loss is called for each entry of the batch. Second derivatives are an error.
+
+    Parameters
+    ----------
+    loss : function
+        What :func:`fastloss.custom.loss` returned.
+
+    Returns
+    -------
+    callable
+
+    Raises
+    ------
+    TypeError
+        If it is no loss, or one of the package's, whose functions are in this module.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, fastloss.jax as fj
+    >>> from fastloss.custom import Elementwise, loss, maths
+    >>> @maths
+    ... def fourth_power(x, t):
+    ...     T = type(x)
+    ...     r = x - t
+    ...     return r * r * r * r, (T(4) * r * r * r, -T(4) * r * r * r), T(12) * r * r
+    >>> @loss
+    ... def fourth_power_loss(input, target, *, reduction="mean"):
+    ...     return Elementwise(fourth_power)
+    >>> print(jax.jit(jax.grad(fj.wrap(fourth_power_loss)))(jnp.array([1.0, 3.0]), jnp.zeros(2)))
+    [ 2. 54.]
+    """
+    record = record_of(loss)
+    if is_packaged(record):
+        raise TypeError(f"{record.name} is no loss of one's own: its function is fastloss.jax.{record.name}")
+    function = _computing(record)
+    function.__name__ = function.__qualname__ = record.name
+    function.__signature__ = _signature(record)  # type: ignore[attr-defined]
+    function.__doc__ = f"""{summary_of(record.function)}
+
+    {record.name} for JAX arrays, inside its transforms."""
     return function

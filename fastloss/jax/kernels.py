@@ -12,7 +12,7 @@ import numpy as np
 
 import fastloss as fl
 from fastloss.api.jobs import Job, Layout, Shape
-from fastloss.define.registry import LOSSES
+from fastloss.api.loss import is_packaged
 from fastloss.runtime.settings import in_this_thread
 
 # What the losses that look at the numbers of their arrays are defined for; outside of it an element is NaN.
@@ -48,7 +48,7 @@ class Kernel:
 
     def __init__(self, job: Job, layout: Layout | None, wrt: tuple[str, ...], upstream: bool = False) -> None:
         self.layout, self.wrt, self.upstream = layout, wrt, upstream
-        loss, shape = getattr(fl, job.loss), values_of(job, layout)
+        loss, shape = job.loss.function, values_of(job, layout)
         self.function: Callable[..., Any] = loss
         if wrt:
             self.function = fl.grad(loss, wrt) if upstream else fl.value_and_grad(loss, wrt)
@@ -107,7 +107,7 @@ class Kernel:
                 rows.append(_spread(array, shape, batch, layout.kept).reshape(-1))
         for name in ("axis", "dim", "keepdim"):
             options.pop(name, None)
-        if "dim" in LOSSES[job.loss].describe.__annotations__:
+        if "dim" in job.loss.describe.__annotations__:
             options["dim"] = 1
         values, *gradients = self._computed(rows, options)
         ends = (*batch, *layout.kept, *[layout.shape[axis] for axis in layout.axes])
@@ -129,7 +129,7 @@ class Kernel:
         try:
             return self._run(given, options)
         except ValueError:
-            names, most = _DOMAINS.get(self.job.loss, ((), math.inf))
+            names, most = _DOMAINS.get(self.job.loss.name, ((), math.inf))
             for name in names:
                 given[name] = np.where((given[name] < 0) | (given[name] > most), np.nan, given[name])
             if names:
@@ -151,11 +151,13 @@ def values_of(job: Job, layout: Layout | None) -> Shape:
     """Return the shape of the values of a job."""
     if layout is not None:
         return layout.shape if job.is_map else layout.values
-    if job.loss == "linear_log_prob":
+    if job.loss.name == "linear_log_prob":
         return job.shape("token")
+    if not is_packaged(job.loss):
+        return job.shape_of_value()
     if job.keywords.get("reduction") != "none":
         return ()
-    if job.loss == "info_nce_loss":
+    if job.loss.name == "info_nce_loss":
         return job.shapes[0][:1]
     target = job.shape("target")
     soft = job.dtypes[job.names.index("target")].kind == "f"

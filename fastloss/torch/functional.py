@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-import fastloss as fl
 from fastloss.api.docstrings import summary_of
+from fastloss.api.loss import is_packaged
 from fastloss.define.record import Loss
 from fastloss.define.registry import LOSSES
 from fastloss.runtime import graph_break
@@ -99,11 +99,6 @@ def signature(record: Loss) -> inspect.Signature:
         more.append(inspect.Parameter("check_indices", _KEYWORD, default=False))
     theirs, OURS[record.name] = _bare(theirs), _bare(more)
     return inspect.Signature([*theirs, *OURS[record.name]])
-
-
-def is_packaged(record: Loss) -> bool:
-    """Return whether a loss is one of the package's, not of one's own."""
-    return getattr(fl, record.name, None) is record.function
 
 
 def _bare(parameters: list[inspect.Parameter]) -> list[inspect.Parameter]:

@@ -8,7 +8,6 @@ those to differentiate with respect to; it returns the fields of the value and, 
 from __future__ import annotations
 
 import inspect
-import itertools
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
 

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from fastloss.api.docstrings import summary_of
+from fastloss.api.loss import is_packaged
 from fastloss.define.record import Loss
 from fastloss.define.registry import record_of
-from fastloss.torch.functional import Door, is_packaged
+from fastloss.torch.functional import Door
 
 
 class OwnDoor(Door):
@@ -20,7 +21,7 @@ class OwnDoor(Door):
     def __init__(self, record: Loss) -> None:
         super().__init__(record)
         # A tracer leaves it out: the call stands between two graphs.
-        self.first = torch.compiler.disable(self.first, reason=_no_operator(self.name))  # type: ignore[method-assign]
+        self.first = torch.compiler.disable(self.first, reason=_no_operator(self.name))  # type: ignore[method-assign, no-untyped-call]
 
     def operates(self) -> Callable[[dict[str, Any], Sequence[str]], Any]:
         """Return what raises: there is no operator."""

@@ -1,0 +1,213 @@
+"""Losses of one's own through the doors to torch and JAX: numbers, derivatives, what they are called with."""
+
+import importlib
+import inspect
+import pickle
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+import fastloss as fl
+
+SOURCE = '''
+import math
+from typing import Annotated
+
+import fastloss as fl
+from fastloss.custom import POSITIVE, Elementwise, exp_nonpositive, log1p_unit, loss, maths, sign
+
+LOG_2 = math.log(2.0)
+
+
+@maths
+def log_cosh(x, t, scale):
+    T = type(x)
+    r = (x - t) / scale
+    a = abs(r)
+    e = exp_nonpositive(-(a + a))
+    tanh = sign(r) * (T(1) - e) / (T(1) + e)
+    slope = tanh / scale
+    return a + log1p_unit(e) - T(LOG_2), (slope, -slope), (T(1) - tanh * tanh) / (scale * scale)
+
+
+@loss
+def log_cosh_loss(input, target, *, scale: Annotated[float, POSITIVE] = 1.0, reduction="mean"):
+    """Logarithm of the hyperbolic cosine of the error."""
+    return Elementwise(log_cosh, scale=scale)
+
+
+@loss
+def dice_of_softmax(input, target, *, smooth: float = 1.0, reduction="mean"):
+    """Dice loss of a softmax."""
+    return fl.dice_loss(fl.softmax(input, 1), target, smooth=smooth, reduction=reduction)
+
+
+@loss
+def margin_and_entropy(input, target, *, reduction="mean"):
+    """Sum of a margin loss and half of cross-entropy."""
+    return fl.multi_margin_loss(input, target, reduction=reduction) + 0.5 * fl.cross_entropy(
+        input, target, reduction=reduction
+    )
+'''
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """A module of somebody's own, which can be imported, and whose losses are not those of other tests."""
+    from fastloss.define.registry import LOSSES
+
+    before, folder = dict(LOSSES), tmp_path_factory.mktemp("own")
+    (folder / "losses_of_my_own.py").write_text(textwrap.dedent(SOURCE))
+    sys.path.insert(0, str(folder))
+    yield importlib.import_module("losses_of_my_own")
+    sys.path.remove(str(folder))
+    del sys.modules["losses_of_my_own"]
+    LOSSES.clear()
+    LOSSES.update(before)
+
+
+def arrays_of(name, rng):
+    """Return the arguments of one of these losses."""
+    if name == "log_cosh_loss":
+        return rng.normal(size=(5, 4)), rng.normal(size=(5, 4))
+    if name == "dice_of_softmax":
+        return rng.normal(size=(2, 4, 3)), rng.random((2, 4, 3))
+    return rng.normal(size=(5, 4)), rng.integers(0, 4, 5)
+
+
+NAMES = ("log_cosh_loss", "dice_of_softmax", "margin_and_entropy")
+REDUCTIONS = ("mean", "sum", "none")
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_as_torch_checks_them(own, name, reduction, rng):
+    torch = pytest.importorskip("torch")
+    F = importlib.import_module("fastloss.torch")
+
+    loss, wrapped = getattr(own, name), F.wrap(getattr(own, name))
+    x, t = map(torch.from_numpy, arrays_of(name, rng))
+    value = wrapped(x.requires_grad_(), t, reduction=reduction)
+    assert value.requires_grad
+    np.testing.assert_array_equal(value.detach(), loss(x.detach().numpy(), t.numpy(), reduction=reduction))
+    assert torch.autograd.gradcheck(lambda a: wrapped(a, t, reduction=reduction), (x,))
+
+
+def test_both_arrays_and_options_in_torch(own, rng):
+    torch = pytest.importorskip("torch")
+    F = importlib.import_module("fastloss.torch")
+
+    wrapped = F.wrap(own.log_cosh_loss)
+    x, t = [torch.from_numpy(a).requires_grad_() for a in arrays_of("log_cosh_loss", rng)]
+    wrapped(x, t, scale=2.0).backward()
+    expected = torch.tanh((x - t) / 2).detach() / 2 / x.numel()
+    torch.testing.assert_close(x.grad, expected, rtol=1e-12, atol=0.0)
+    torch.testing.assert_close(t.grad, -expected, rtol=1e-12, atol=0.0)
+    assert [*inspect.signature(wrapped).parameters][:4] == ["input", "target", "scale", "reduction"]
+    with pytest.raises(ValueError, match="scale must be a number > 0"):
+        wrapped(x, t, scale=-1.0)
+    with pytest.raises(TypeError, match="scal"):
+        wrapped(x, t, scal=1.0)
+
+
+def test_torchs_transforms_compiler_and_pickles(own, rng):
+    torch = pytest.importorskip("torch")
+    F = importlib.import_module("fastloss.torch")
+
+    wrapped = F.wrap(own.log_cosh_loss)
+    x, t = map(torch.from_numpy, arrays_of("log_cosh_loss", rng))
+    slope = torch.func.grad(wrapped)(x, t)
+    torch.testing.assert_close(slope, torch.tanh(x - t) / x.numel(), rtol=1e-12, atol=0.0)
+    each = torch.func.vmap(torch.func.grad(wrapped))(x, t)
+    torch.testing.assert_close(each, torch.tanh(x - t) / 4, rtol=1e-12, atol=0.0)
+    compiled = torch.compile(lambda a, b: wrapped(2 * a, b) + 1, backend="eager")
+    torch.testing.assert_close(compiled(x, t), wrapped(2 * x, t) + 1)
+    assert pickle.loads(pickle.dumps(wrapped))(x, t) == wrapped(x, t)
+    with pytest.raises(RuntimeError, match="no operator"):
+        wrapped(x.to("meta"), t.to("meta"))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_types_keep_their_dtype_in_torch(own, dtype):
+    torch = pytest.importorskip("torch")
+    F = importlib.import_module("fastloss.torch")
+
+    x = torch.linspace(-2, 2, 9, dtype=getattr(torch, dtype), requires_grad=True)
+    value = F.wrap(own.log_cosh_loss)(x, torch.zeros_like(x))
+    value.backward()
+    assert value.dtype == x.grad.dtype == x.dtype
+    torch.testing.assert_close(x.grad, torch.tanh(x.detach()) / 9, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_as_jax_checks_them(own, name, rng):
+    jax = pytest.importorskip("jax")
+    from jax.test_util import check_grads
+
+    import fastloss.jax as fj
+
+    jax.config.update("jax_enable_x64", True)
+    try:
+        loss, wrapped = getattr(own, name), fj.wrap(getattr(own, name))
+        arrays = arrays_of(name, rng)
+        x, t = map(jax.numpy.asarray, arrays)
+        for reduction in REDUCTIONS:
+            value = jax.jit(lambda a, r=reduction: wrapped(a, t, reduction=r))(x)
+            np.testing.assert_array_equal(value, loss(*arrays, reduction=reduction))
+            modes = ("fwd", "rev") if reduction != "none" else ("rev",)
+            check_grads(lambda a, r=reduction: wrapped(a, t, reduction=r), (x,), 1, modes=modes)
+        each = jax.vmap(jax.grad(wrapped))(x[:, None], t[:, None])
+        for one, a, b in zip(each, *arrays, strict=True):
+            np.testing.assert_allclose(one, fl.grad(loss)(a[None], b[None]), rtol=1e-14)
+    finally:
+        jax.config.update("jax_enable_x64", False)
+
+
+def test_jax_checks_shapes_and_options_while_tracing(own, rng):
+    jax = pytest.importorskip("jax")
+    import fastloss.jax as fj
+
+    wrapped = fj.wrap(own.log_cosh_loss)
+    x, t = map(jax.numpy.asarray, arrays_of("log_cosh_loss", rng))
+    with pytest.raises(ValueError, match="do not go together"):
+        jax.jit(wrapped)(x, t[:3])
+    with pytest.raises(ValueError, match="scale must be a number > 0"):
+        jax.jit(lambda a: wrapped(a, t, scale=-1.0))(x)
+    assert np.isnan(fj.wrap(own.margin_and_entropy)(x, np.full(5, 9)))  # no such class
+
+
+@pytest.mark.parametrize("door", ["torch", "jax"])
+def test_a_loss_that_is_defined_anew_is_another_one(door, forgets_losses):
+    guest = pytest.importorskip(door)
+    module = importlib.import_module(f"fastloss.{door}")
+    from fastloss.custom import Elementwise, loss, maths
+
+    def made(factor):
+        @maths
+        def square(x, t):
+            r = x - t
+            k = type(x)(factor)
+            return k * r * r, (k * (r + r), -k * (r + r)), k + k
+
+        @loss
+        def square_of_mine(input, target, *, reduction="mean"):
+            """Square."""
+            return Elementwise(square)
+
+        return module.wrap(square_of_mine)
+
+    array = guest.numpy.asarray if door == "jax" else guest.tensor
+    x, zeros = array([2.0, 2.0]), array([0.0, 0.0])
+    assert [float(made(factor)(x, zeros)) for factor in (1.0, 3.0)] == [4.0, 12.0]
+
+
+@pytest.mark.parametrize("door", ["torch", "jax"])
+def test_what_is_no_loss_of_ones_own_is_refused(door):
+    pytest.importorskip(door)
+    module = importlib.import_module(f"fastloss.{door}")
+    with pytest.raises(TypeError, match=rf"its function is fastloss\.{door}\.mse_loss"):
+        module.wrap(fl.mse_loss)
+    with pytest.raises(TypeError, match="expected a loss function"):
+        module.wrap(max)
