@@ -169,7 +169,7 @@ def _described(one: Any, seen: set[Any]) -> str:
 
 
 def _is_ours(function: Callable[..., Any]) -> bool:
-    return function.__module__.startswith("fastloss.")
+    return (function.__module__ or "").startswith("fastloss.")  # none, where it was made by exec
 
 
 def _contents(path: str | None) -> bytes:
