@@ -590,6 +590,15 @@ def test_mistakes_in_maths_of_sums_are_errors_at_definition(functions, message):
             return Sums(functions, axes=1, eps=0.0)
 
 
+@pytest.mark.parametrize("value", [brier_value, lambda row, p: row.logsum], ids=["value", "gradient"])
+def test_sums_of_a_row_need_terms(value):
+    with pytest.raises(TypeError, match=r"reads row\.sums, but there are no terms"):
+
+        @loss
+        def faulty_loss(input, target):
+            return Rowwise(RowMaths(maths(value), brier_grad, softmax=True))
+
+
 def test_axes_may_be_numbers_of_numpy():
     @loss
     def numbered_loss(input, target, *, reduction="mean"):

@@ -126,6 +126,9 @@ def pair_maths(functions: SumMaths, arrays: int, count: int, names: tuple[str, .
 def row_maths(functions: RowMaths, indexed: bool, names: tuple[str, ...]) -> descriptions.RowMaths:
     """Return the maths of a loss of rows as the loops call it."""
     value, derived, summed = functions[:3]
+    for function in (value, derived) if summed is None else ():
+        if "sums" in function.__code__.co_names:
+            raise TypeError(f"{function.__name__} reads row.sums, but there are no terms: RowMaths(value, grad, terms)")
     numbers = numbers_of((*names, "inverse_classes"))
     sample = value(Row((0.5, 0.5, 0.5), -0.5, 1.0, 0.75, 0.5, 0.5), numbers(*[0.5] * (len(names) + 1)))
     keeps = isinstance(sample, tuple)
