@@ -110,6 +110,13 @@ def test_divisor_that_float64_does_not_hold():
         fl.mse_loss(np.ones(3), np.zeros(3), divisor=10**400)
 
 
+@pytest.mark.parametrize("wrong", ["2", 1j, object(), np.array("2"), np.array(2j), ["2"]])
+def test_divisor_that_is_no_number(wrong):
+    for _ in range(2):
+        with pytest.raises(TypeError, match=r"^divisor must be a number or an array of one, got"):
+            fl.mse_loss(np.ones(3), np.zeros(3), divisor=wrong)
+
+
 def test_every_domain_of_an_option_is_tested():
     texts = {d.text for case in PLAIN for name, d in case.record.options.items() if name != "reduction"}
     assert texts <= set(NOT_POSSIBLE)

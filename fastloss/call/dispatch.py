@@ -84,13 +84,16 @@ def relation(target: Any, other: Any) -> int:
     return SAME if host_backend.same(target, other) else OVERLAPPING
 
 
-def host_array(array: Any, name: str) -> Any:
-    """Return an array of any library, a list or a number as a NumPy array; one on a device is read, which waits."""
+def host_array(array: Any, name: str, wanted: str = "an array") -> Any:
+    """Return an array of any library, a list or a number as a NumPy array; one on a device is read, which waits.
+
+    It must be what is `wanted`.
+    """
     if isinstance(array, np.ndarray | np.generic | int | float | list | tuple):
         return as_numpy(array, name)
     if "bool" in str(getattr(array, "dtype", "")):
         return np.zeros(0, bool)  # a view would not tell it from an integer
-    library = _library(array, name)
+    library = _library(array, name, wanted)
     view = library.view(array, name)
     view = view if isinstance(view, np.ndarray) else library.backend.on_host(view)
     return view.view(np.float16) if view.dtype in (F16_BITS, BF16_BITS) else view
@@ -124,8 +127,8 @@ def _how_to_move(first_name: str, first: Any, name: str, array: Any, library: An
     return f"call cupy.asarray({name})"
 
 
-def _library(array: Any, name: str) -> Any:
-    """Return the library of one array, the argument `name`."""
+def _library(array: Any, name: str, wanted: str = "an array") -> Any:
+    """Return the library of one array, the argument `name`, which must be what is `wanted`."""
     if isinstance(array, np.ndarray | np.generic | int | float | list | tuple):
         return NUMPY
     on_device = is_instance(array, "cupy", "ndarray")  # which would build its interface to be asked for it
@@ -150,7 +153,7 @@ def _library(array: Any, name: str) -> Any:
         return NUMPY
     if isinstance(array, Sequence) and not isinstance(array, str | bytes):
         return NUMPY  # range, array.array, memoryview
-    raise TypeError(f"{name} must be an array, got {type(array).__name__}")
+    raise TypeError(f"{name} must be {wanted}, got {type(array).__name__}")
 
 
 def _dlpack_device(array: Any) -> int | None:

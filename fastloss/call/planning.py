@@ -126,13 +126,16 @@ class Planning:
             return None
         place, given, backend = self.divisor.place, self.divisor.given, self.library.backend
         array = self.arrays[place]
+        wanted = "a number or an array of one"
         if array is None:
-            self.arrays[place] = array = host_array(given, "divisor")
+            self.arrays[place] = array = host_array(given, "divisor", wanted)
         number = float if isinstance(array, np.ndarray) else backend.number
         if number is float and array.dtype.kind == "O":
             raise ValueError("divisor must be a number that float64 can hold")
+        if number is float and array.dtype.kind not in "biufV":  # bfloat16 is V
+            raise TypeError(f"divisor must be {wanted}, got dtype {array.dtype}")
         if array.size != 1:
-            raise ValueError(f"divisor must be a number or an array of one, got shape {array.shape}")
+            raise ValueError(f"divisor must be {wanted}, got shape {array.shape}")
 
         def read(arrays: tuple[Any, ...]) -> float:
             divisor = number(arrays[place].reshape(()))
