@@ -196,6 +196,8 @@ def test_axes_of_sums_are_checked():
 
     with pytest.raises(ValueError, match="axes must name each axis once"):
         twice_loss(X[0], T[0])
+    with pytest.raises(ValueError, match="axes 1 is out of range for an input with 1 axes"):
+        twice_loss(X[0, 0], T[0, 0])
 
 
 # -- rows

@@ -67,7 +67,7 @@ class Loss:
     common
         The options of many losses that this one has too; its description does not see them.
     axis_name
-        What the user calls the axis that rows or vectors lie along.
+        What the user calls the axis that rows or vectors lie along, or those that are summed over.
     """
 
     name: str
@@ -88,4 +88,5 @@ class Loss:
     axis_name: str = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "axis_name", "axis" if "axis" in self.common else "dim")
+        name = "axes" if self.family == "sums" else "axis" if "axis" in self.common else "dim"
+        object.__setattr__(self, "axis_name", name)
