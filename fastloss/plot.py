@@ -19,7 +19,7 @@ import numpy as np
 
 import fastloss as fl
 from fastloss.define.record import Loss
-from fastloss.define.registry import LOSSES, record_of
+from fastloss.define.registry import loss_named, record_of
 
 __all__ = ["loss", "per_sample"]
 
@@ -169,11 +169,7 @@ def per_sample(losses: Any, labels: Sequence[Any] | None = None, worst: int = 20
 
 
 def _record(loss: Any) -> Loss:
-    if isinstance(loss, str):
-        if loss not in LOSSES:
-            raise ValueError(f"unknown loss {loss!r}; known: {', '.join(sorted(LOSSES))}")
-        return LOSSES[loss]
-    return record_of(loss)
+    return loss_named(loss) if isinstance(loss, str) else record_of(loss)
 
 
 def _parameters(record: Loss) -> Mapping[str, inspect.Parameter]:

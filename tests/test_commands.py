@@ -58,7 +58,11 @@ def test_describe_says_what_a_user_must_know(capsys, name):
         ("BCEWithLogits", "binary_cross_en"),
     ],
 )
-@pytest.mark.parametrize("command", [("describe",), ("warm",), ("plot", "--out", "x.png"), ("score",)], ids=str)
+@pytest.mark.parametrize(
+    "command",
+    [("describe",), ("warm",), ("plot", "--out", "x.png"), ("score",), ("bench", "--contenders", "fresh")],
+    ids=str,
+)
 def test_misspelt_names_have_suggestions(capsys, command, written, meant):
     if command[0] == "plot":
         pytest.importorskip("matplotlib")

@@ -93,7 +93,7 @@ def test_every_loss_is_drawn_or_refused(name):
     ("args", "kwargs", "error", "message"),
     [
         ((), {}, ValueError, "expected the name of a loss"),
-        (("hubber",), {}, ValueError, "unknown loss 'hubber'"),
+        (("hubber",), {}, ValueError, r"unknown loss 'hubber'; did you mean huber_loss"),
         ((len,), {}, TypeError, "expected a loss function"),
         (("huber_loss",), {"q": 0.5}, TypeError, "no loss of huber_loss has the option 'q'"),
         (("softmax",), {}, ValueError, "no single prediction"),

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastloss.bench.places import HOST, Host
 from fastloss.define.record import Loss
-from fastloss.define.registry import LOSSES
+from fastloss.define.registry import LOSSES, loss_named
 
 
 class Extent(NamedTuple):
@@ -88,10 +88,7 @@ def case_of(loss: Loss, size: str, extent: Extent | None = None, place: Host = H
 
 def chosen(names: Sequence[str] | None) -> list[Loss]:
     """Return the named losses, or all."""
-    unknown = [name for name in names or () if name not in LOSSES]
-    if unknown:
-        raise ValueError(f"unknown loss {', '.join(unknown)}; known: {', '.join(sorted(LOSSES))}")
-    return [LOSSES[name] for name in names or LOSSES]
+    return [loss_named(name) for name in names or LOSSES]
 
 
 def cases(names: Sequence[str] | None = None, sizes: Sequence[str] = SIZES["cpu"]) -> Iterator[Case]:

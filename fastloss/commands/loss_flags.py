@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import inspect
 import re
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from typing import Any
 
 from fastloss.commands.errors import CommandError
 from fastloss.define.record import Loss
-from fastloss.define.registry import LOSSES
+from fastloss.define.registry import loss_named
 
 # Keyword arguments that commands set themselves, and those that no text can stand for.
 _NO_FLAGS = frozenset(
@@ -21,17 +20,11 @@ _TYPES = {"int": int, "float": float, "str": str}
 
 
 def named(name: str) -> Loss:
-    """Return the loss of a name, or raise with the names that are like it."""
-    if name in LOSSES:
-        return LOSSES[name]
-    lower = {one.lower().replace("_", ""): one for one in LOSSES}
-    classes = {cls.__name__.lower(): one for one, loss in LOSSES.items() for cls in loss.modules}
-    known = {**classes, **lower}
-    like = difflib.get_close_matches(name.lower().replace("_", ""), known, n=3, cutoff=0.6)
-    suggested = " or ".join(dict.fromkeys(known[one] for one in like))
-    raise CommandError(
-        f"unknown loss {name!r}" + (f"; did you mean {suggested}?" if like else "; `fastloss list` shows all")
-    )
+    """Return the loss of a name."""
+    try:
+        return loss_named(name)
+    except ValueError as error:
+        raise CommandError(str(error)) from None
 
 
 def flag(name: str) -> str:

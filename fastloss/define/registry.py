@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import operator
 import warnings
 from collections.abc import Iterable
@@ -16,6 +17,20 @@ LOSSES: dict[str, Loss] = {}
 
 # torch's deprecated pair of options.
 LEGACY = frozenset(("size_average", "reduce"))
+
+
+def loss_named(name: str) -> Loss:
+    """Return the loss of a name, or raise ValueError with the names that are like it."""
+    if name in LOSSES:
+        return LOSSES[name]
+    lower = {one.lower().replace("_", ""): one for one in LOSSES}
+    classes = {cls.__name__.lower(): one for one, loss in LOSSES.items() for cls in loss.modules}
+    known = {**classes, **lower}
+    like = difflib.get_close_matches(name.lower().replace("_", ""), known, n=3, cutoff=0.6)
+    suggested = " or ".join(dict.fromkeys(known[one] for one in like))
+    raise ValueError(
+        f"unknown loss {name!r}" + (f"; did you mean {suggested}?" if like else "; `fastloss list` shows all")
+    )
 
 
 def check_options(record: Loss, kwargs: dict[str, Any]) -> None:
