@@ -98,6 +98,12 @@ def test_warm_refuses_what_is_not_kept(capsys, monkeypatch):
     assert "FASTLOSS_CACHE_DIR" in message
 
 
+def test_warm_says_that_commas_separate_dtypes(capsys):
+    status, _, complaint = run(capsys, "warm", "--dtype", "float32", "float16", "mse_loss")
+    assert status == 2
+    assert "float16 is a dtype and no loss: commas go between dtypes" in complaint
+
+
 def test_warm_refuses_dtypes_that_nobody_knows(capsys):
     status, _, complaint = run(capsys, "warm", "mse_loss", "--dtype", "float8")
     assert status == 2

@@ -27,6 +27,9 @@ def main(names: Sequence[str], dtypes: Sequence[str]) -> int:
     """Call each loss of `names`, or of all, as programs do most: value, values that are not reduced, gradient."""
     if is_off() or folders()[0] is None:
         raise CommandError("compiled kernels are not kept: set FASTLOSS_CACHE_DIR to a folder that can be written")
+    for name in names:
+        if name in DTYPES:
+            raise CommandError(f"{name} is a dtype and no loss: commas go between dtypes, --dtype float32,float16")
     losses = [named(name) for name in names] if names else list(LOSSES.values())
     kinds = [(dtype, _dtype(dtype)) for dtype in dtypes]
     began = time.perf_counter()
