@@ -447,6 +447,16 @@ def narrow_after_mathematics(x, t):
 
 
 @maths
+def of_any(*xs):
+    return xs[0], xs, xs[0]
+
+
+@maths
+def defaults(x, t, k=2):
+    return x**k, (x, x), x
+
+
+@maths
 def another_count(x, t):
     T = type(x)
     return (x, (T(1), T(0)), T(0)) if x > t else (x, (T(1),), T(0))
@@ -520,6 +530,8 @@ def test_a_function_of_math_keeps_the_type():
         (no_tuple, TypeError, r"no_tuple must return \(value, first derivatives, second derivative\)"),
         (not_marked, TypeError, "not_marked must be marked @maths"),
         (calls_what_is_not_marked, TypeError, "not_marked must be marked @maths"),
+        (of_any, TypeError, r"of_any must name each of its arguments: \*xs stands for any number of them"),
+        (defaults, TypeError, r"defaults has a default for k, .*Elementwise\(defaults, k=...\)"),
         (power_error, TypeError, "power_error takes 4 elements of arrays, input, target are given"),
     ],
 )
@@ -537,6 +549,14 @@ def test_at_most_three_arrays():
         @loss
         def faulty_loss(a, b, c, d):
             return Elementwise(of_four)
+
+
+@pytest.mark.parametrize("arguments", ["x, t, *, k", "x, t, **k", "*x, k=1"])
+def test_maths_takes_arguments_by_position(arguments):
+    defined = {}
+    exec(f"def named_only({arguments}): return x, (x,), x", defined)
+    with pytest.raises(TypeError, match="@maths: named_only must take all its arguments by position"):
+        maths(defined["named_only"])
 
 
 def test_marks_are_for_functions():

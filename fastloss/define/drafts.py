@@ -94,7 +94,7 @@ class Elementwise(Draft):
 
     def described(self, given: Given) -> full.Elementwise:
         """Return the description for these arguments."""
-        taken, names = [*inspect.signature(self.point).parameters], dict(given.operands)
+        taken, names = _taken_by(self.point, self.params), dict(given.operands)
         elements = taken[: len(taken) - len(self.params)]
         if {*taken[len(elements) :]} != {*self.params}:
             raise TypeError(
@@ -113,6 +113,22 @@ class Elementwise(Draft):
             self.point, tuple(names.values()), tuple(names), numbers, weight, given.reduction,
             broadcast=self.broadcast, leads=len(names),
         )  # fmt: skip
+
+
+def _taken_by(point: MathFunction, params: Mapping[str, float]) -> list[str]:
+    """Return the arguments of a point function, each of which has a name, and is given."""
+    parameters = inspect.signature(point).parameters
+    for name, parameter in parameters.items():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            raise TypeError(
+                f"{point.__name__} must name each of its arguments: {parameter} stands for any number of them"
+            )
+        if parameter.default is not parameter.empty and name not in params:
+            raise TypeError(
+                f"{point.__name__} has a default for {name}, which no kernel reads: give the number where the loss is "
+                f"described, Elementwise({point.__name__}, {name}=...)"
+            )
+    return [*parameters]
 
 
 class Sums(Draft):

@@ -5,6 +5,7 @@ Nothing here imports numba: a backend registers the marked functions, past and f
 
 from __future__ import annotations
 
+import inspect
 import types
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -21,10 +22,14 @@ def maths(function: F) -> F:
     Raises
     ------
     TypeError
-        If it is no function of Python: another callable, or one that Numba has compiled already.
+        If it is no function of Python: another callable, or one that Numba has compiled already. If it has arguments
+        that are given by name alone.
     """
     if not isinstance(function, types.FunctionType):
         raise TypeError(f"@maths marks functions that are written in Python, got {function!r}")
+    code = function.__code__
+    if code.co_kwonlyargcount or code.co_flags & inspect.CO_VARKEYWORDS:
+        raise TypeError(f"@maths: {function.__name__} must take all its arguments by position, for kernels name none")
     _marked.append(function)
     for register in _backends:
         register(function)
