@@ -317,6 +317,32 @@ def test_a_chain_knows_what_its_arrays_hold():
 
 
 @pytest.mark.parametrize(
+    ("describe", "message"),
+    [
+        (lambda x, t: fl.huber_loss(x, t, detla=2.0), r"huber_loss\(\) got an unexpected keyword argument 'detla'"),
+        (lambda x, t: fl.mse_loss(fl.softmax(x, 1, dmi=0), t), r"softmax\(\) got an unexpected .* 'dmi'"),
+        (lambda x, t: fl.l1_loss(x, t) + fl.mse_loss(x), r"mse_loss\(\) missing a required argument: 'target'"),
+        (lambda x, t: fl.mse_loss(x, t, None, "sum"), r"mse_loss\(\) too many positional arguments"),
+    ],
+)
+def test_arguments_that_an_inner_loss_lacks_are_found_at_definition(describe, message):
+    with pytest.raises(TypeError, match=message):
+
+        @loss
+        def faulty_loss(input, target):
+            return describe(input, target)
+
+
+@pytest.mark.filterwarnings("ignore:size_average")
+def test_an_inner_loss_takes_what_torch_has_given_up():
+    @loss
+    def summed_loss(input, target):
+        return fl.mse_loss(input, target, size_average=False)
+
+    np.testing.assert_allclose(summed_loss(X, T), fl.mse_loss(X, T, reduction="sum"))
+
+
+@pytest.mark.parametrize(
     "describe", [lambda x, t: fl.mse_loss(fl.softmax(x, 1), t), lambda x, t: fl.mse_loss(x, t) + 2 * fl.l1_loss(x, t)]
 )
 def test_a_reduction_that_goes_nowhere(describe):

@@ -82,7 +82,8 @@ def loss(
         another module has a loss of this name.
     TypeError, NameError
         If the maths does not have the form that the description asks for, uses a name that is not defined, or a number
-        that would make float32 float64; if a domain is none; or if losses that one is made of are told no reduction.
+        that would make float32 float64; if a domain is none; or if losses that one is made of are told no reduction, or
+        are called with arguments that they do not have.
     """
     if callable(family):
         return loss()(family)

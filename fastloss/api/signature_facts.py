@@ -19,6 +19,7 @@ from fastloss.define.descriptions import Elementwise, Pairwise, Projected, RowMa
 from fastloss.define.maths import name_of
 from fastloss.define.options import FLAG, REDUCTION, Domain
 from fastloss.define.record import KINDS
+from fastloss.define.registry import LEGACY
 
 # The annotations of arguments that are numbers, names and the like; what says nothing else is an array, unless it has a
 # default that is one of these.
@@ -211,13 +212,22 @@ def _uses_in(description: Applied | WeightedSum, smooth: bool = True) -> Iterato
     """Yield the uses of operands in a chain; `smooth`: whether what its own result is given to is differentiable."""
     for _, applied in description.terms:
         record = applied.record
-        arguments = dict(zip(record.positional, applied.args, strict=False)) | dict(applied.kwargs)
-        for name, value in arguments.items():
+        for name, value in _arguments_of(applied).items():
             here = smooth and name in record.differentiable
             if isinstance(value, Operand):
                 yield _Use(value.name, record.domains.get(name), here)
             elif isinstance(value, Applied | WeightedSum):
                 yield from _uses_in(value, here)
+
+
+def _arguments_of(applied: Applied) -> Mapping[str, Any]:
+    """Return the arguments of a loss in a chain by name; raise where the loss has none of these names, or lacks one."""
+    record = applied.record
+    keywords = {name: value for name, value in applied.kwargs.items() if not (record.legacy and name in LEGACY)}
+    try:
+        return inspect.signature(record.function).bind(*applied.args, **keywords).arguments
+    except TypeError as error:
+        raise TypeError(f"{record.name}() {error}") from None
 
 
 # -- the maths, called with plain numbers -----------------------------------------------------------------------------
