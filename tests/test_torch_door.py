@@ -683,6 +683,12 @@ def test_operator_refuses_what_it_has_no_place_for():
         F.mse_loss(x, x, delta=1)
 
 
+@pytest.mark.parametrize("loss", [F.mse_loss, lambda x, y: F.mse_loss(y, x), fl.mse_loss])
+def test_symbolic_tracing_names_what_to_use_instead(loss):
+    with pytest.raises(TypeError, match=r"^(input|target): .*symbolic_trace.*use torch.export.export, or make_fx"):
+        torch.fx.symbolic_trace(lambda x: loss(x, torch.zeros(3)))
+
+
 def test_exports():
     module = F.CrossEntropyLoss(weight=torch.rand(5))
     x, y = torch.randn(8, 5), torch.randint(5, (8,))

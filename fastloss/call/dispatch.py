@@ -27,6 +27,12 @@ _libraries: dict[Any, Any] = {}
 _LOADED_LATE = {"device": "fastloss.cuda.libraries", "dask": "fastloss.dask.calls"}
 
 
+IN_SYMBOLIC_TRACE = (
+    "what torch.fx.symbolic_trace passes has no numbers; use torch.export.export, or make_fx of "
+    "torch.fx.experimental.proxy_tensor, which see the losses of fastloss.torch as operators"
+)
+
+
 def _late(kind: str) -> Any:
     return import_module(_LOADED_LATE[kind])
 
@@ -131,6 +137,8 @@ def _library(array: Any, name: str, wanted: str = "an array") -> Any:
     """Return the library of one array, the argument `name`, which must be what is `wanted`."""
     if isinstance(array, np.ndarray | np.generic | int | float | list | tuple):
         return NUMPY
+    if is_instance(array, "torch.fx", "Proxy"):
+        raise TypeError(f"{name}: {IN_SYMBOLIC_TRACE}")
     on_device = is_instance(array, "cupy", "ndarray")  # which would build its interface to be asked for it
     if is_instance(array, "torch", "Tensor"):
         kind = array.device.type

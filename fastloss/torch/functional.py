@@ -14,6 +14,7 @@ from torch.compiler import is_compiling
 
 from fastloss.api.docstrings import summary_of
 from fastloss.api.loss import is_packaged
+from fastloss.call.dispatch import IN_SYMBOLIC_TRACE
 from fastloss.define.record import Loss
 from fastloss.define.registry import LOSSES
 from fastloss.runtime import graph_break
@@ -202,6 +203,8 @@ class Door:
                 return arguments
         if name not in arguments:
             raise TypeError(f"{self.name} misses its argument {name!r}")
+        if isinstance(given, torch.fx.Proxy):
+            raise TypeError(f"{name}: {IN_SYMBOLIC_TRACE}")
         raise TypeError(f"{name} must be a tensor, got {type(given).__name__}")
 
     def converted(self, arguments: dict[str, Any]) -> tuple[dict[str, Any], torch.dtype]:
