@@ -72,6 +72,14 @@ def test_arrow_nulls_are_named():
         fl.mse_loss(pyarrow.array([1.0, None, 2.0]), np.zeros(3))
 
 
+def test_missing_values_of_pandas_are_named():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": pandas.array([1.0, None], "Float64"), "b": pandas.array([1, 2], "Int64")})
+    with pytest.raises(TypeError, match=r"^input: dtype object is not supported; make numbers of it.*\.to_numpy\("):
+        fl.mse_loss(frame, np.zeros((2, 2)))
+    assert np.isnan(fl.mse_loss(frame.to_numpy(float, na_value=np.nan), np.zeros((2, 2))))
+
+
 def test_a_name_that_is_no_argument_is_told_from_one_that_is_not_given():
     with pytest.raises(ValueError, match="'wieght' is no argument of mse_loss, whose arguments are 'input'"):
         fl.grad(fl.mse_loss, wrt="wieght")

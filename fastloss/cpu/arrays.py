@@ -319,4 +319,9 @@ def _kernel_dtype(array: Any, name: str) -> Any:
         return array.view(np.uint8)
     if dtype.kind in "iu":
         return copied(array, np.int32, "K")
-    raise TypeError(f"{name}: dtype {dtype} is not supported")
+    how = _OF_OBJECTS if dtype.kind == "O" else ""
+    raise TypeError(f"{name}: dtype {dtype} is not supported{how}")
+
+
+# A frame of pandas with columns of its own dtypes, or missing values among them, becomes such an array.
+_OF_OBJECTS = "; make numbers of it first, with .astype(dtype), or of pandas .to_numpy(dtype, na_value=...)"
