@@ -80,6 +80,14 @@ def test_shards_of_tensors():
     assert isinstance(fl.shard_grad(x[:, 4:], y, lse, class_offset=4), torch.Tensor)
 
 
+def test_shards_are_no_arrays_of_dask():
+    x = pytest.importorskip("dask.array").zeros((2, 3))
+    with pytest.raises(TypeError, match=r"^logits_shard .* call logits_shard.compute\(\)$"):
+        fl.shard_stats(x, [0, 1])
+    with pytest.raises(TypeError, match=r"^logits_shard .* call logits_shard.compute\(\)$"):
+        fl.shard_grad(x, [0, 1], np.zeros(2))
+
+
 def test_bad_shards():
     x = np.zeros((2, 3))
     with pytest.raises(IndexError, match="target 9"):

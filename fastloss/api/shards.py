@@ -14,6 +14,7 @@ from fastloss.define.descriptions import Array, Elementwise, Rowwise
 from fastloss.define.point_maths import shard_softmax
 from fastloss.define.record import Loss
 from fastloss.define.row_numbers import SUM_EXP
+from fastloss.runtime.loaded import is_instance
 
 _IGNORED = -100
 
@@ -50,6 +51,8 @@ def shard_stats(logits_shard: Array, target: Array, *, class_offset: int = 0, nu
 
     Raises
     ------
+    TypeError
+        If `logits_shard` is a Dask array, or `target` does not hold integers.
     ValueError
         If the shapes do not go together, `class_offset` is negative, or the shard goes beyond `num_classes`.
     IndexError
@@ -195,6 +198,8 @@ def shard_grad(
 
 def _looked_at(logits: Any, target: Any, offset: int, classes: int | None) -> tuple[Any, ...]:
     """Return the library, the arrays, the class indices within the shard, and which rows count."""
+    if is_instance(logits, "dask.array", "Array"):
+        raise TypeError("logits_shard must hold its numbers, and a Dask array does not: call logits_shard.compute()")
     if not hasattr(logits, "dtype"):
         logits = np.asarray(logits, dtype=float)
     xp = array_api_compat.array_namespace(logits)
