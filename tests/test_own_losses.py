@@ -184,6 +184,16 @@ def test_names_that_torch_has_for_something_else(own, forgets_losses, rng):
         F.wrap(with_a_dtype)
 
 
+def test_warnings_of_a_first_call_name_the_callers_line(own, rng):
+    torch = pytest.importorskip("torch")
+    F = importlib.import_module("fastloss.torch")
+
+    x, t = map(torch.from_numpy, arrays_of("log_cosh_loss", rng))
+    with pytest.warns(UserWarning, match="broadcast") as caught:
+        F.wrap(own.log_cosh_loss)(x, t[:1], scale=3.0)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_types_keep_their_dtype_in_torch(own, dtype):
     torch = pytest.importorskip("torch")
