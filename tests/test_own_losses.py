@@ -240,7 +240,21 @@ def test_jax_checks_shapes_and_options_while_tracing(own, rng):
         jax.jit(wrapped)(x, t[:3])
     with pytest.raises(ValueError, match="scale must be a number > 0"):
         jax.jit(lambda a: wrapped(a, t, scale=-1.0))(x)
+    with pytest.raises(ValueError, match="not differentiable with respect to divisor"):
+        jax.grad(lambda d: wrapped(x, t, divisor=d))(5.0)
     assert np.isnan(fj.wrap(own.margin_and_entropy)(x, np.full(5, 9)))  # no such class
+
+
+def test_jax_asks_once_for_the_shape_of_a_value(own, monkeypatch, rng):
+    jax = pytest.importorskip("jax")
+    import fastloss.jax as fj
+    from fastloss.api.jobs import Job
+
+    asked, shape_of_value = [], Job.shape_of_value
+    monkeypatch.setattr(Job, "shape_of_value", lambda job: asked.append(job) or shape_of_value(job))
+    for scale in (0.25, 0.25, 0.75):
+        jax.grad(fj.wrap(own.log_cosh_loss))(*map(jax.numpy.asarray, arrays_of("log_cosh_loss", rng)), scale=scale)
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize("door", ["torch", "jax"])
