@@ -39,6 +39,12 @@ def log_cosh_loss(input, target, *, scale: Annotated[float, POSITIVE] = 1.0, red
 
 
 @loss
+def dist(input, target, *, reduce: Annotated[float, POSITIVE] = 1.0, reduction="mean"):
+    """A name and an option that torch has for something else."""
+    return Elementwise(log_cosh, scale=reduce)
+
+
+@loss
 def dice_of_softmax(input, target, *, smooth: float = 1.0, reduction="mean"):
     """Dice loss of a softmax."""
     return fl.dice_loss(fl.softmax(input, 1), target, smooth=smooth, reduction=reduction)
@@ -129,6 +135,65 @@ def test_torchs_transforms_compiler_and_pickles(own, rng):
         wrapped(x.to("meta"), t.to("meta"))
 
 
+def test_classes_of_tensors_and_modes_of_torch_that_can_do_without_an_operator(own, rng):
+    torch = pytest.importorskip("torch")
+    from torch.utils.flop_counter import FlopCounterMode
+
+    F = importlib.import_module("fastloss.torch")
+
+    class Named(torch.Tensor):
+        pass
+
+    class NamedParameter(torch.nn.Parameter):
+        pass
+
+    wrapped = F.wrap(own.log_cosh_loss)
+    x, t = map(torch.from_numpy, arrays_of("log_cosh_loss", rng))
+    parameter = NamedParameter(x)
+    wrapped(parameter, t.as_subclass(Named)).backward()
+    expected = torch.func.grad(wrapped)(x, t)
+    torch.testing.assert_close(parameter.grad, expected)
+    leaf = x.clone().requires_grad_()
+    with FlopCounterMode(display=False):
+        wrapped(leaf, t).backward()
+    torch.testing.assert_close(leaf.grad, expected)
+    with pytest.raises(RuntimeError, match="no operator"):
+        importlib.import_module("torch.fx.experimental.proxy_tensor").make_fx(wrapped)(x, t)
+
+
+def test_names_that_torch_has_for_something_else(own, forgets_losses, rng):
+    torch = pytest.importorskip("torch")
+    F = importlib.import_module("fastloss.torch")
+    from fastloss.custom import Elementwise, loss
+
+    x, t = map(torch.from_numpy, arrays_of("log_cosh_loss", rng))
+    wrapped = F.wrap(own.dist)
+    torch.testing.assert_close(wrapped(x, t, reduce=2.0), F.wrap(own.log_cosh_loss)(x, t, scale=2.0))
+    with pytest.raises(TypeError, match="size_average"):
+        wrapped(x, t, size_average=False)
+    (slope,) = torch.autograd.grad(wrapped(x.requires_grad_(), t), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivatives: write it with torch's functions"):
+        slope.sum().backward()
+
+    @loss
+    def with_a_dtype(input, target, *, dtype: float = 1.0, reduction="mean"):
+        """An option that is dropped, were it not refused."""
+        return Elementwise(own.log_cosh, scale=dtype)
+
+    with pytest.raises(TypeError, match="must not have an argument 'dtype'"):
+        F.wrap(with_a_dtype)
+
+
+def test_warnings_of_a_first_call_name_the_callers_line(own, rng):
+    torch = pytest.importorskip("torch")
+    F = importlib.import_module("fastloss.torch")
+
+    x, t = map(torch.from_numpy, arrays_of("log_cosh_loss", rng))
+    with pytest.warns(UserWarning, match="broadcast") as caught:
+        F.wrap(own.log_cosh_loss)(x, t[:1], scale=3.0)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_types_keep_their_dtype_in_torch(own, dtype):
     torch = pytest.importorskip("torch")
@@ -175,7 +240,21 @@ def test_jax_checks_shapes_and_options_while_tracing(own, rng):
         jax.jit(wrapped)(x, t[:3])
     with pytest.raises(ValueError, match="scale must be a number > 0"):
         jax.jit(lambda a: wrapped(a, t, scale=-1.0))(x)
+    with pytest.raises(ValueError, match="not differentiable with respect to divisor"):
+        jax.grad(lambda d: wrapped(x, t, divisor=d))(5.0)
     assert np.isnan(fj.wrap(own.margin_and_entropy)(x, np.full(5, 9)))  # no such class
+
+
+def test_jax_asks_once_for_the_shape_of_a_value(own, monkeypatch, rng):
+    jax = pytest.importorskip("jax")
+    import fastloss.jax as fj
+    from fastloss.api.jobs import Job
+
+    asked, shape_of_value = [], Job.shape_of_value
+    monkeypatch.setattr(Job, "shape_of_value", lambda job: asked.append(job) or shape_of_value(job))
+    for scale in (0.25, 0.25, 0.75):
+        jax.grad(fj.wrap(own.log_cosh_loss))(*map(jax.numpy.asarray, arrays_of("log_cosh_loss", rng)), scale=scale)
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize("door", ["torch", "jax"])

@@ -744,6 +744,23 @@ def test_saved_tensors_may_go_elsewhere():
     torch.testing.assert_close(x.grad, 2 * torch.autograd.grad(T.cross_entropy(x, y), x)[0])
 
 
+def test_checkpoints_that_keep_the_results_of_some_operators():
+    from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+
+    x, t = torch.randn(6, 5, requires_grad=True), torch.randn(6, 5)
+    for reduction in ("mean", "none"):
+
+        def loss_of(x, reduction=reduction):
+            return F.mse_loss(2 * x, t, reduction=reduction).sum()
+
+        def contexts():
+            return create_selective_checkpoint_contexts([torch.ops.aten.mul.Tensor])
+
+        value = checkpoint(loss_of, x, use_reentrant=False, context_fn=contexts)
+        (slope,), (expected,) = torch.autograd.grad(value, x), torch.autograd.grad(loss_of(x), x)
+        torch.testing.assert_close(slope, expected)
+
+
 def test_warning_points_at_the_caller():
     x = torch.ones(3)
     with pytest.warns(DeprecationWarning, match="size_average") as caught:

@@ -148,8 +148,9 @@ def _active(record: Loss, names: tuple[str, ...], tangents: tuple[Any, ...]) -> 
 
 def _check_wrt(record: Loss, wrt: tuple[str, ...]) -> None:
     """Raise for an array that the loss, or this door, does not differentiate."""
-    if "sample_weight" in wrt:
-        raise ValueError(f"fastloss.jax.{record.name} is not differentiable with respect to sample_weight")
+    for name in ("sample_weight", "divisor"):
+        if name in wrt:
+            raise ValueError(f"fastloss.jax.{record.name} is not differentiable with respect to {name}")
     if wrt:
         mode_of(record, "value_and_grad", wrt)
     if "weight" in wrt and record.family == "rowwise":

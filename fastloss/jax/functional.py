@@ -81,11 +81,11 @@ def _is_known(array: Any) -> bool:
 def compute(record: Loss, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return what a function of the door returns."""
     arrays, options = arguments_of(record, args, kwargs)
+    if not is_packaged(record):
+        return _as_it_is(record, arrays, options)
     if options.get("returns"):
         name = record.name
         raise ValueError(f"returns is not known to fastloss.jax, got {options['returns']!r}: call fastloss.{name}")
-    if not is_packaged(record):
-        return _as_it_is(record, arrays, options)
     if record.family == "rowmap":
         return _map(record, arrays, options)
     if record.family in ("penalty", "projected"):  # their gradients add up over rows in the kernel
@@ -198,7 +198,8 @@ def wrap(loss: Callable[..., Any]) -> Callable[..., Any]:
 
     It takes the arguments of the loss; shapes, dtypes and options are checked while tracing. A loss that is reduced to
     a number has value and gradients out of one callback. One that is not has its gradients computed afterwards, and no
-    jvp. Under vmap the loss is called for each entry of the batch. Second derivatives are an error.
+    jvp. A divisor is not differentiated. Under vmap the loss is called for each entry of the batch. Second derivatives
+    are an error.
 
     Parameters
     ----------

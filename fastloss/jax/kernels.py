@@ -147,6 +147,7 @@ class Kernel:
         return (result[0], *result[1]) if self.wrt else (result,)
 
 
+@functools.lru_cache(maxsize=4096)
 def values_of(job: Job, layout: Layout | None) -> Shape:
     """Return the shape of the values of a job."""
     if layout is not None:

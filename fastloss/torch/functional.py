@@ -173,8 +173,8 @@ class Door:
         fields = value._asdict().items()
         return type(value)(*[field.to(dtype) if name in ("loss", "output") else field for name, field in fields])
 
-    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Return the arguments by name, without those of torch that are deprecated."""
+    def named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments by name."""
         if len(args) > self.most:
             raise TypeError(f"{self.name} takes {self.most} positional arguments but {len(args)} were given")
         arguments = dict(zip(self.names, args, strict=False))
@@ -183,6 +183,11 @@ class Door:
                 if name in arguments:
                     raise TypeError(f"{self.name} got multiple values for argument {name!r}")
             arguments.update(kwargs)
+        return arguments
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments by name, without those of torch that are deprecated."""
+        arguments = self.named(args, kwargs)
         arguments.pop("_stacklevel", None)
         if "size_average" in arguments or "reduce" in arguments:
             average, reduce = arguments.pop("size_average", None), arguments.pop("reduce", None)
@@ -272,7 +277,7 @@ class Door:
         inside = in_transform()
         if inside and observers() and recorded():
             raise without(self.loss, "graph of make_fx inside a transform of torch.func")
-        seen = is_compiling() or traced() or (observers() and not inside)
+        seen = is_compiling() or traced() or (self.observed() and not inside)
         if seen or whole[0].is_meta or not all(type(t) in PLAIN for t in whole):
             return self.operator(arguments, wrt)
         count = None if several is None else Several(several, len(more), 1 if several == "params" else 2)
@@ -284,6 +289,10 @@ class Door:
                 self.calls.clear()
             self.calls[key] = (run, call)
         return result
+
+    def observed(self) -> bool:
+        """Return whether a mode wants to see the operator of a call."""
+        return bool(observers())
 
     def entrance(self, call: Call, inside: bool) -> Callable[[Call, list[Tensor]], Any]:
         """Return what computes a call, inside autograd where it belongs there, or `inside` a transform."""

@@ -180,11 +180,12 @@ class Operator:
     def _differentiate(self, ctx: Any, grad_outputs: list[Tensor | None]) -> tuple[Any, ...]:
         call: Call = ctx.call
         grad_output = check_fields(call, grad_outputs)
-        gradients: Iterable[Any] = [None] * len(ctx.saved_tensors)
+        saved = ctx.saved_tensors  # which torch's checkpoint lets be read once
+        gradients: Iterable[Any] = [None] * len(saved)
         if grad_output is not None and ctx.reduced:
-            gradients = [gradient * grad_output for gradient in ctx.saved_tensors]
+            gradients = [gradient * grad_output for gradient in saved]
         elif grad_output is not None:
-            gradients = self.backward(grad_output, *self._packed(ctx, ctx.saved_tensors), *ctx.rest)
+            gradients = self.backward(grad_output, *self._packed(ctx, saved), *ctx.rest)
         return *self._packed(ctx, call.in_places(gradients)[1:]), *[None for _ in ctx.rest]
 
     def _packed(self, ctx: Any, flat: Sequence[Any]) -> list[Any]:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fastloss.api.docstrings import summary_of
 from fastloss.api.loss import is_packaged
 from fastloss.define.record import Loss
 from fastloss.define.registry import record_of
-from fastloss.torch.functional import Door
+from fastloss.torch.autograd import recorded
+from fastloss.torch.functional import PLAIN, Door
+
+# Arguments that a door takes for itself.
+RESERVED = frozenset(("check_indices", "dtype", "returns"))
 
 
 class OwnDoor(Door):
@@ -22,6 +28,18 @@ class OwnDoor(Door):
         super().__init__(record)
         # A tracer leaves it out: the call stands between two graphs.
         self.first = torch.compiler.disable(self.first, reason=_no_operator(self.name))  # type: ignore[method-assign, no-untyped-call]
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments by name, none of which is a deprecated one of torch."""
+        return self.named(args, kwargs)
+
+    def run(self, arguments: dict[str, Any], waits: bool, key: Hashable = None) -> Any:
+        """Compute the loss, of plain tensors where theirs is a class without operators of its own."""
+        return super().run({name: _plain(value) for name, value in arguments.items()}, waits, key)
+
+    def observed(self) -> bool:
+        """Return whether a mode cannot do without an operator: those that count or keep operators can."""
+        return recorded()
 
     def operates(self) -> Callable[[dict[str, Any], Sequence[str]], Any]:
         """Return what raises: there is no operator."""
@@ -73,7 +91,8 @@ def wrap(loss: Callable[..., Any]) -> Callable[..., Any]:
     Raises
     ------
     TypeError
-        If it is no loss, or one of the package's, whose functions are in this module.
+        If it is no loss, or one of the package's, whose functions are in this module; or if it has an argument
+        ``check_indices``, ``dtype`` or ``returns``, which mean something here.
 
     Examples
     --------
@@ -95,12 +114,24 @@ def wrap(loss: Callable[..., Any]) -> Callable[..., Any]:
     record = record_of(loss)
     if is_packaged(record):
         raise TypeError(f"{record.name} is no loss of one's own: its function is fastloss.torch.{record.name}")
+    taken = RESERVED.intersection(inspect.signature(record.function).parameters)
+    if taken:
+        raise TypeError(
+            f"{record.name} must not have an argument {min(taken)!r}, which is one of fastloss.torch itself"
+        )
     return _wrapped(record)
 
 
 @functools.lru_cache(maxsize=256)
 def _wrapped(record: Loss) -> Wrapped:
     return Wrapped(record)
+
+
+def _plain(value: Any) -> Any:
+    """Return a tensor of a class that brings no operators of its own as a plain one, all else as it is."""
+    kind = type(value)
+    named = isinstance(value, Tensor) and kind not in PLAIN
+    return value.as_subclass(Tensor) if named and kind.__torch_dispatch__ == Tensor.__torch_dispatch__ else value
 
 
 def _no_operator(name: str) -> str:
