@@ -290,3 +290,19 @@ def test_what_is_no_loss_of_ones_own_is_refused(door):
         module.wrap(fl.mse_loss)
     with pytest.raises(TypeError, match="expected a loss function"):
         module.wrap(max)
+
+
+def test_unreduced_losses_of_several_shapes_are_not_added(forgets_losses):
+    from fastloss.custom import loss
+
+    @loss
+    def entropy_and_dice(input, target, *, reduction="mean"):
+        """Binary cross-entropy of each element, and a Dice loss of each sample and class."""
+        return fl.binary_cross_entropy_with_logits(input, target, reduction=reduction) + fl.dice_loss(
+            fl.sigmoid(input), target, reduction=reduction
+        )
+
+    x, t = np.zeros((2, 3, 4)), np.ones((2, 3, 4))
+    assert np.isfinite(entropy_and_dice(x, t))
+    with pytest.raises(ValueError, match=r"cannot be added: .*with_logits \(2, 3, 4\), dice_loss \(2, 3\)"):
+        entropy_and_dice(x, t, reduction="none")

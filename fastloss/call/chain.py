@@ -12,6 +12,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from fastloss.call.array_ops import in_type
 from fastloss.call.checks import check_float
 from fastloss.call.composed import MakeCall, record_of_part
@@ -254,6 +256,10 @@ class _SumNode:
         return self._joined([node.value() for _, node in self.terms], None)
 
     def _joined(self, values: list[Any], out: Any) -> Any:
+        shapes = [(node.record.name, np.shape(value)) for (_, node), value in zip(self.terms, values, strict=True)]
+        if len({shape for _, shape in shapes}) > 1:
+            found = ", ".join([f"{name} {shape}" for name, shape in shapes])
+            raise ValueError(f"unreduced losses of several shapes cannot be added: {found}")
         plus, weights = self.arithmetic.plus, [weight for weight, _ in self.terms]
         total = self.arithmetic.times(values[0], weights[0], out if len(values) == 1 else None)
         for k, (weight, value) in enumerate(zip(weights[1:], values[1:], strict=True), 2):

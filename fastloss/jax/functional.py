@@ -233,6 +233,11 @@ def wrap(loss: Callable[..., Any]) -> Callable[..., Any]:
     record = record_of(loss)
     if is_packaged(record):
         raise TypeError(f"{record.name} is no loss of one's own: its function is fastloss.jax.{record.name}")
+    return _wrapped(record)
+
+
+@functools.lru_cache(maxsize=256)
+def _wrapped(record: Loss) -> Callable[..., Any]:
     function = _computing(record)
     function.__name__ = function.__qualname__ = record.name
     function.__signature__ = _signature(record)  # type: ignore[attr-defined]

@@ -132,10 +132,10 @@ class Door:
         self.reduction = "none" if is_map(record) else "sum"
         if "reduction" in parameters:
             self.reduction = parameters["reduction"].default
-        self.operator = self.operates()
+        self.operator = self.make_operator()
         self.calls: dict[Hashable, tuple[Callable[[Call, list[Tensor]], Any], Call]] = {}
 
-    def operates(self) -> Callable[[dict[str, Any], Sequence[str]], Any]:
+    def make_operator(self) -> Callable[[dict[str, Any], Sequence[str]], Any]:
         """Return what computes a call that a tracer sees, of its arguments and those to differentiate."""
         return Operator(self.name, self.reduction != "none")
 

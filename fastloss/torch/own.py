@@ -41,7 +41,7 @@ class OwnDoor(Door):
         """Return whether a mode cannot do without an operator: those that count or keep operators can."""
         return recorded()
 
-    def operates(self) -> Callable[[dict[str, Any], Sequence[str]], Any]:
+    def make_operator(self) -> Callable[[dict[str, Any], Sequence[str]], Any]:
         """Return what raises: there is no operator."""
 
         def refuse(arguments: dict[str, Any], wrt: Sequence[str]) -> Any:
