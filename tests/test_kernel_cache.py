@@ -268,6 +268,15 @@ def test_arrays_that_a_loss_names_are_told_apart_by_dtype_and_shape():
     assert len({foreign_part(function) for function in named}) == len(tables)
 
 
+def test_an_attribute_that_a_loss_reads_is_no_global_of_its_name():
+    def value(row, p):
+        return p.factor * row.z
+
+    others = 1.0, np.arange(3), fl.mse_loss
+    read = [types.FunctionType(value.__code__, {"__name__": "own", "factor": other}) for other in others]
+    assert len({foreign_part(function) for function in read}) == 1
+
+
 def test_a_file_that_is_edited_while_its_losses_are_in_use(tmp_path):
     """What is compiled then is not what the file says."""
     path = repr(str(tmp_path / "own.py"))

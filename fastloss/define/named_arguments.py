@@ -87,8 +87,14 @@ class RowMaths(NamedTuple):
 
 @functools.cache
 def numbers_of(names: tuple[str, ...]) -> Any:
-    """Return the type of `p`."""
-    return namedtuple("Numbers", names)
+    """Return the type of `p`.
+
+    It stands in this module, under a name that tells it from others: kernels are looked for on the disk by what they
+    close over, and a class that has no place to be found at is another one in each process.
+    """
+    name = "_".join(["Numbers", *[f"{len(each)}{each}" for each in names]])
+    made = globals()[name] = namedtuple(name, names, module=__name__)
+    return made
 
 
 def _marked(kind: str, names: tuple[str, ...], *functions: tuple[Callable[..., Any], Callable[..., Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import functools
 import hashlib
 from collections.abc import Callable
@@ -148,10 +149,10 @@ def _collect(function: Callable[..., Any], parts: list[bytes], seen: set[Any]) -
 
 
 def _named(function: Callable[..., Any]) -> list[Any]:
-    """Return what a function names: globals, and what it takes of modules."""
-    names = function.__code__.co_names
-    found = [function.__globals__[name] for name in names if name in function.__globals__]
-    modules = [one for one in found if isinstance(one, ModuleType)]
+    """Return what a function names: globals, and what it takes of modules. An attribute is no global of its name."""
+    read = dict.fromkeys([each.argval for each in dis.get_instructions(function) if each.opname == "LOAD_GLOBAL"])
+    found = [function.__globals__[name] for name in read if name in function.__globals__]
+    modules, names = [one for one in found if isinstance(one, ModuleType)], function.__code__.co_names
     return [*found, *[getattr(module, name) for module in modules for name in names if hasattr(module, name)]]
 
 
