@@ -183,6 +183,16 @@ def test_a_layer_is_loaded_where_torch_is_not():
     assert run(code) == "True False"
 
 
+def test_no_helper_is_left_when_the_interpreter_shuts_down():
+    """One that dropped the last reference to a tensor then made the process abort, in a few of a hundred."""
+    code = (
+        "import atexit, threading; atexit.register(lambda: print([one.name for one in threading.enumerate()])); "
+        "import numpy as np, fastloss as fl; x = np.ones(1_000_000); fl.config(num_threads=3); fl.mse_loss(x, x); "
+        "assert any('fastloss' in one.name for one in threading.enumerate())"
+    )
+    assert run(code) == "['MainThread']"
+
+
 def test_a_second_process_finds_the_kernels_on_disk(tmp_path):
     code = (
         "import numpy as np, time, fastloss as fl; "

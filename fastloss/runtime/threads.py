@@ -15,6 +15,7 @@ its own chunk, not a fixed share of the work.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import os
@@ -53,8 +54,9 @@ class _Pool:
     """Daemon threads that run tasks from one queue; more are started when more are asked for."""
 
     def __init__(self) -> None:
-        self.tasks: queue.SimpleQueue[_Task] = queue.SimpleQueue()
-        self.size = 0
+        self.tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self.threads: list[threading.Thread] = []
+        self.size = 0  # of which there are so many
         self.lock = threading.Lock()
         self.ids: list[int] = []  # of the threads that have started, for the operating system
         self.caller = self.calls = 0  # the thread that called last, and how often without another between
@@ -65,18 +67,33 @@ class _Pool:
         with self.lock:
             while self.size < size:
                 name = f"fastloss-{self.size}"
+                thread = threading.Thread(target=_work, args=(self.tasks, self.ids), name=name, daemon=True)
                 try:
-                    threading.Thread(target=_work, args=(self.tasks, self.ids), name=name, daemon=True).start()
+                    thread.start()
                 except (RuntimeError, OSError, MemoryError):  # a limit of the system's, or the interpreter shuts down
                     return
+                self.threads.append(thread)
                 self.size += 1
 
+    def stop(self) -> None:
+        """Let the threads end, and wait for them, a second at most for each.
 
-def _work(tasks: queue.SimpleQueue[_Task], ids: list[int]) -> None:
+        The interpreter ends threads that want its lock while it shuts down. torch wants it at the end of freeing a
+        tensor, where a thread must not end: the process aborted where a helper held the last reference to one.
+        """
+        with self.lock:
+            threads, self.threads, self.size = self.threads, [], 0
+            self.ids.clear()
+        for _ in threads:
+            self.tasks.put(None)
+        for thread in threads:
+            thread.join(timeout=1)
+
+
+def _work(tasks: queue.SimpleQueue[_Task | None], ids: list[int]) -> None:
     _ask_for_short_slices()
     ids.append(threading.get_native_id())
-    while True:
-        task = tasks.get()
+    while (task := tasks.get()) is not None:
         task.busy.append(0)  # before the look at the work: a caller that takes it back waits, or is not waited for
         try:
             if work := task.work:
@@ -193,6 +210,7 @@ def _after_fork_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(lambda: _pool.stop())
 
 
 def run_shared(
