@@ -76,7 +76,7 @@ class _Pool:
                 self.size += 1
 
     def stop(self) -> None:
-        """Let the threads end, and wait for them, a second at most for each.
+        """Let the threads end, and wait for them, a second at most.
 
         The interpreter ends threads that want its lock while it shuts down. torch wants it at the end of freeing a
         tensor, where a thread must not end: the process aborted where a helper held the last reference to one.
@@ -86,8 +86,9 @@ class _Pool:
             self.ids.clear()
         for _ in threads:
             self.tasks.put(None)
+        until = time.monotonic() + 1
         for thread in threads:
-            thread.join(timeout=1)
+            thread.join(max(0.0, until - time.monotonic()))
 
 
 def _work(tasks: queue.SimpleQueue[_Task | None], ids: list[int]) -> None:
