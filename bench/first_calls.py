@@ -22,35 +22,27 @@ from typing import Any
 import numpy as np
 
 import fastloss as fl
-from fastloss.bench.cases import case_of
-from fastloss.define.registry import LOSSES
+from fastloss.bench.cases import cases, chosen
+from fastloss.bench.memory import status
 
 
 def first_calls(names: list[str]) -> tuple[dict[str, float], float]:
     """Return milliseconds of first calls, and the megabytes that this process has grown by."""
     fl.value_and_grad(fl.mse_loss)(np.ones((4, 4)), np.zeros((4, 4)))  # what any first call sets up
     gc.collect()
-    before, times = resident(), {}
-    for name in names:
-        case = case_of(LOSSES[name], "small")
-        if case is not None:
-            function = fl.value_and_grad(case.loss.function, case.wrt)
-            call = functools.partial(function, **case.operands, **case.options)
-            times[name] = cpu_ms(call) - cpu_ms(call)
+    before, times = status("VmRSS"), {}
+    for case in cases(names, ("small",)):
+        function = fl.value_and_grad(case.loss.function, case.wrt)
+        call = functools.partial(function, **case.operands, **case.options)
+        times[case.loss.name] = cpu_ms(call) - cpu_ms(call)
     gc.collect()
-    return times, resident() - before
+    return times, (status("VmRSS") - before) / 1e6
 
 
 def cpu_ms(call: Callable[[], Any]) -> float:
     start = time.process_time()
     call()
     return 1e3 * (time.process_time() - start)
-
-
-def resident() -> float:
-    """Return the megabytes of memory of this process."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def in_another_process(names: list[str], cache: str) -> tuple[dict[str, float], float]:
@@ -65,9 +57,9 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("losses", nargs="*", metavar="LOSS", help="all, if none is named")
     options.add_argument("--json", action="store_true", help="measure in this process, with the cache there is")
-    chosen = options.parse_args()
-    names = chosen.losses or sorted(LOSSES)
-    if chosen.json:
+    given = options.parse_args()
+    names = sorted([loss.name for loss in chosen(given.losses)])
+    if given.json:
         print(json.dumps(first_calls(names)))
         return
     with tempfile.TemporaryDirectory() as cache:

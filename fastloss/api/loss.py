@@ -18,7 +18,7 @@ from fastloss.define.check_maths import check_maths
 from fastloss.define.drafts import Draft, Given
 from fastloss.define.options import Domain
 from fastloss.define.record import FAMILIES, KINDS, Loss
-from fastloss.define.registry import LOSSES
+from fastloss.define.registry import LOSSES, record_of
 from fastloss.runtime import graph_break
 from fastloss.runtime.graph_break import LOADED
 
@@ -161,6 +161,14 @@ def loss(
 def is_packaged(record: Loss) -> bool:
     """Return whether a loss is one of the package's, not of one's own."""
     return (record.function.__module__ or "").startswith("fastloss.")
+
+
+def own_record(loss: Callable[..., Any], door: str) -> Loss:
+    """Return the registry entry of a loss of one's own; raise for one of the package's, which the `door` has."""
+    record = record_of(loss)
+    if is_packaged(record):
+        raise TypeError(f"{record.name} is no loss of one's own: its function is {door}.{record.name}")
+    return record
 
 
 def _check_names(describe: Callable[..., Any], said: Mapping[str, Any]) -> None:

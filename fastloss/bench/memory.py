@@ -56,13 +56,13 @@ def resident_extra(call: Call) -> float | None:
         libc: Any = ctypes.CDLL(None)
         libc.malloc_trim(0)  # what the allocator kept from earlier calls would hide this one's
         Path("/proc/self/clear_refs").write_text("5")
-        before = _status("VmRSS")
+        before = status("VmRSS")
         call()
-        return max(0.0, float(_status("VmHWM") - before))
+        return max(0.0, float(status("VmHWM") - before))
     return None
 
 
-def _status(key: str) -> int:
+def status(key: str) -> int:
     """Return a size in bytes from the kernel's account of this process."""
     for line in Path(f"/proc/{os.getpid()}/status").read_text().splitlines():
         if line.startswith(f"{key}:"):

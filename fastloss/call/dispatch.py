@@ -93,7 +93,7 @@ def relation(target: Any, other: Any) -> int:
 def host_array(array: Any, name: str, wanted: str = "an array") -> Any:
     """Return an array of any library, a list or a number as a NumPy array; one on a device is read, which waits.
 
-    It must be what is `wanted`.
+    An error says that it must be `wanted`.
     """
     if isinstance(array, np.ndarray | np.generic | int | float | list | tuple):
         return as_numpy(array, name)
@@ -134,7 +134,7 @@ def _how_to_move(first_name: str, first: Any, name: str, array: Any, library: An
 
 
 def _library(array: Any, name: str, wanted: str = "an array") -> Any:
-    """Return the library of one array, the argument `name`, which must be what is `wanted`."""
+    """Return the library of one array, the argument `name`; an error says that it must be `wanted`."""
     if isinstance(array, np.ndarray | np.generic | int | float | list | tuple):
         return NUMPY
     if is_instance(array, "torch.fx", "Proxy"):

@@ -13,11 +13,11 @@ import numpy as np
 
 from fastloss.api.docstrings import summary_of
 from fastloss.api.jobs import Job, Layout, counts_of
-from fastloss.api.loss import is_packaged
+from fastloss.api.loss import is_packaged, own_record
 from fastloss.call.common import check_common
 from fastloss.call.weighting import broadcastable_shape
 from fastloss.define.record import Loss
-from fastloss.define.registry import LOSSES, check_options, record_of
+from fastloss.define.registry import LOSSES, check_options
 from fastloss.jax.derivatives import map_of_rows, reduced_value, unreduced_of_summed, values_of_rows
 from fastloss.jax.kernels import values_of
 
@@ -95,7 +95,6 @@ def compute(record: Loss, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if "reduction" in options:
         check_common(weights, divisor, reduction)
         options["reduction"] = "none"
-        options = {key: value for key, value in options.items() if key not in ("sample_weight", "divisor")}
     given, made, dtype = job_of(record, arrays, options)
     layout = given.layout()
     job, made = _broadcast(given, made, layout)
@@ -230,10 +229,7 @@ def wrap(loss: Callable[..., Any]) -> Callable[..., Any]:
     >>> print(jax.jit(jax.grad(fj.wrap(fourth_power_loss)))(jnp.array([1.0, 3.0]), jnp.zeros(2)))
     [ 2. 54.]
     """
-    record = record_of(loss)
-    if is_packaged(record):
-        raise TypeError(f"{record.name} is no loss of one's own: its function is fastloss.jax.{record.name}")
-    return _wrapped(record)
+    return _wrapped(own_record(loss, "fastloss.jax"))
 
 
 @functools.lru_cache(maxsize=256)

@@ -44,7 +44,7 @@ class Call:
 
     # Not a tuple, which torch.func would take apart.
     __slots__ = (
-        *("fields", "leading", "loss", "names", "one", "options", "several", "type", "waits", "wrt"),
+        *("fields", "leading", "loss", "names", "options", "several", "type", "waits", "wrt"),
         *("_arrange", "_transform"),
     )
 
@@ -62,7 +62,6 @@ class Call:
         numbers = itertools.count(1)
         self._arrange = itemgetter(0, *[next(numbers) if name in wrt else 0 for name in self._names()])
         self._transform: Callable[..., Any] | None = None  # that computes value and gradients, once there was a call
-        self.one = several is None and len(wrt) == 1
         self.leading = several is None and _positional(loss)[: len(names)] == names  # may be given by position
         # Of the value, where it is a named tuple.
         self.type: Callable[..., Any] | None = None
@@ -77,11 +76,9 @@ class Call:
     def value_and_grad(self, tensors: Sequence[Tensor]) -> tuple[Any, Sequence[Tensor]]:
         """Return the value and the gradients with respect to `wrt`."""
         if self._transform is None:
-            self._transform = fl.value_and_grad(self.loss, self.wrt[0] if self.one else self.wrt)
+            self._transform = fl.value_and_grad(self.loss, self.wrt)
         value, gradients = self._run(self._transform, tensors)
         self._note(value)
-        if self.one:
-            return value, (gradients,)
         return value, gradients if self.several is None else list(leaves(gradients))
 
     def grad(self, tensors: Sequence[Tensor], grad_output: Tensor) -> list[Tensor]:

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from fastloss.api.docstrings import summary_of
-from fastloss.api.loss import is_packaged
+from fastloss.api.loss import own_record
 from fastloss.define.record import Loss
-from fastloss.define.registry import record_of
 from fastloss.torch.autograd import recorded
 from fastloss.torch.functional import PLAIN, Door
 
@@ -111,9 +110,7 @@ def wrap(loss: Callable[..., Any]) -> Callable[..., Any]:
     >>> x.grad
     tensor([ 2., 54.])
     """
-    record = record_of(loss)
-    if is_packaged(record):
-        raise TypeError(f"{record.name} is no loss of one's own: its function is fastloss.torch.{record.name}")
+    record = own_record(loss, "fastloss.torch")
     taken = RESERVED.intersection(inspect.signature(record.function).parameters)
     if taken:
         raise TypeError(
