@@ -14,7 +14,7 @@ import pytest
 
 import fastloss as fl
 from fastloss.cpu import in_parts
-from fastloss.runtime import threads as _threads
+from fastloss.runtime import interrupts
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="os.kill ends a process there")
 
@@ -61,16 +61,16 @@ def test_a_long_call_hears_it(count):
 
 def test_a_second_one_leaves_no_thread_behind(monkeypatch):
     """It comes when one half of the work queue has been emptied, for which the threads would wait for ever."""
-    empty, presses = _threads._empty, []
+    empty, presses = interrupts._empty, []
 
     def pressed_again(queue):
         if not presses:
             presses.append(queue.view("i8"))
-            presses[0][: _threads.QUEUE_HEAD : 2] = _threads.EMPTIED
+            presses[0][: interrupts.QUEUE_HEAD : 2] = interrupts.EMPTIED
             raise KeyboardInterrupt
         empty(queue)
 
-    monkeypatch.setattr(_threads, "_empty", pressed_again)
+    monkeypatch.setattr(interrupts, "_empty", pressed_again)
     x = np.broadcast_to(np.float32(0.3), (40_000, 100_000))
     with fl.config(num_threads=2):
         assert interrupted(lambda: fl.mse_loss(x, x)) < 1
@@ -109,7 +109,7 @@ def test_a_kernel_leaves_when_its_queue_is_emptied():
         return 1.0
 
     with fl.config(num_threads=2):
-        assert interrupted(lambda: _threads.run_interruptible(kernel, (np.zeros(2004),), 1000), 0.1) < 1
+        assert interrupted(lambda: interrupts.run_interruptible(kernel, (np.zeros(2004),), 1000), 0.1) < 1
     count = len(taken)
     assert 0 < count < 1000
     time.sleep(0.05)
@@ -123,8 +123,8 @@ def test_results_and_errors_come_from_the_leader():
 
     with fl.config(num_threads=2):
         with pytest.raises(MemoryError, match="no room"):
-            _threads.run_interruptible(kernel, (np.zeros(6),), 4)
-        assert _threads.run_interruptible(lambda queue, leads: 7, (np.zeros(6),), 4) == 7
+            interrupts.run_interruptible(kernel, (np.zeros(6),), 4)
+        assert interrupts.run_interruptible(lambda queue, leads: 7, (np.zeros(6),), 4) == 7
 
 
 def test_a_handler_that_does_not_raise_changes_nothing():
@@ -159,13 +159,13 @@ def test_a_compilation_goes_on_when_it_is_interrupted():
         ended.append(True)
         return 7
 
-    assert interrupted(lambda: _threads.run_to_the_end(compilation), 0.1) < 0.4
+    assert interrupted(lambda: interrupts.run_to_the_end(compilation), 0.1) < 0.4
     assert not ended
     time.sleep(1)
     assert ended
-    assert _threads.run_to_the_end(compilation) == 7
+    assert interrupts.run_to_the_end(compilation) == 7
     with pytest.raises(ZeroDivisionError):
-        _threads.run_to_the_end(lambda: 1 // 0)
+        interrupts.run_to_the_end(lambda: 1 // 0)
 
 
 @pytest.mark.slow

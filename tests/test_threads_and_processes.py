@@ -152,16 +152,17 @@ def run(code, **environment):
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="Linux only")
 def test_helpers_are_kept_from_the_core_of_the_caller(threads):
+    from fastloss.runtime import scheduling
     from fastloss.runtime import threads as _threads
 
-    if _threads._current_cpu is None or len(os.sched_getaffinity(0)) < 2:
+    if scheduling.current_core is None or len(os.sched_getaffinity(0)) < 2:
         pytest.skip("one core, or a C library that does not name it")
     x, y = batch((4000, 100))
     for _ in range(20):
         threads(2, lambda: fl.value_and_grad(fl.cross_entropy)(x, y))
-    pool = _threads._pool
-    if len(pool.ids) <= _threads.MOST_KEPT_APART:
-        masks = [os.sched_getaffinity(thread) for thread in list(pool.ids)]
+    helpers = list(_threads._pool.placement.ids)
+    if len(helpers) <= scheduling.MOST_KEPT_APART:
+        masks = [os.sched_getaffinity(thread) for thread in helpers]
         assert masks
         assert all(mask < os.sched_getaffinity(0) and len(mask) >= 1 for mask in masks)
 
@@ -448,30 +449,30 @@ def test_the_default_number_of_threads(monkeypatch):
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux only")
 def test_helpers_follow_one_caller_alone(monkeypatch):
     """Two threads that call in turn do not move them."""
-    from fastloss.runtime import threads as _threads
+    from fastloss.runtime import scheduling
 
     pinned = []
     monkeypatch.setattr(os, "sched_setaffinity", lambda thread, cores: pinned.append(cores))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
-    monkeypatch.setattr(_threads, "_current_cpu", lambda: 2)
+    monkeypatch.setattr(scheduling, "current_core", lambda: 2)
     caller = [1]
-    monkeypatch.setattr(_threads, "_get_ident", lambda: caller[0])
-    pool = _threads._Pool()
-    pool.ids, pool.size = [7], 1
-    for _ in range(_threads.STEADY + 20):
-        _threads._keep_apart(pool)
+    monkeypatch.setattr(scheduling, "_get_ident", lambda: caller[0])
+    placement = scheduling.Placement()
+    placement.ids = [7]
+    for _ in range(scheduling.STEADY + 20):
+        placement.keep_apart(1)
     assert pinned == [{0, 1, 3}]
     for _ in range(20):
         caller[0] = 3 - caller[0]
-        _threads._keep_apart(pool)
+        placement.keep_apart(1)
     assert pinned == [{0, 1, 3}, {0, 1, 2, 3}]
-    for _ in range(_threads.STEADY + 20):
-        _threads._keep_apart(pool)
+    for _ in range(scheduling.STEADY + 20):
+        placement.keep_apart(1)
     assert pinned == [{0, 1, 3}, {0, 1, 2, 3}, {0, 1, 3}]
 
 
 def test_pinning_can_be_turned_off():
-    code = "from fastloss.runtime import threads; print(threads._current_cpu)"
+    code = "from fastloss.runtime import scheduling; print(scheduling.current_core)"
     assert run(code, FASTLOSS_PIN="0") == "None"
 
 

@@ -16,8 +16,9 @@ import numpy as np
 from numba.extending import register_jitable
 
 from fastloss.runtime.compile_errors import in_one_line
+from fastloss.runtime.interrupts import run_interruptible, run_to_the_end
 from fastloss.runtime.kernel_cache import keep_code_alone, keep_on_disk, warn_of_memory
-from fastloss.runtime.threads import QUEUE_HEAD, run_interruptible, run_shared, run_to_the_end
+from fastloss.runtime.threads import QUEUE_HEAD, run_shared
 from fastloss.runtime.version import __version__
 
 # No nnan or ninf: NaN and infinity in the data must come out as IEEE arithmetic has them.
