@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import warnings
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -13,109 +11,22 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from fastloss.api.docstrings import summary_of
-from fastloss.api.loss import is_packaged
 from fastloss.call.dispatch import IN_SYMBOLIC_TRACE
 from fastloss.define.record import Loss
 from fastloss.define.registry import LOSSES
 from fastloss.runtime import graph_break
 from fastloss.torch.autograd import Unreduced, in_transform, observers, recorded, run_reduced, traced, without
 from fastloss.torch.calls import Call, Several, leaves
+from fastloss.torch.dtypes import converted
 from fastloss.torch.operators import KINDS_KEPT, Operator
+from fastloss.torch.signatures import EITHER, is_map, signature
 
-# Losses with tensors of several dtypes that torch brings to a common one; the others follow their first tensor.
-PROMOTING = frozenset(
-    (
-        "binary_cross_entropy_with_logits",
-        "cosine_embedding_loss",
-        "cosine_similarity",
-        "cross_entropy",
-        "gaussian_nll_loss",
-        "kl_div",
-        "l1_loss",
-        "margin_ranking_loss",
-        "mse_loss",
-        "multilabel_soft_margin_loss",
-        "pairwise_distance",
-        "poisson_nll_loss",
-        "smooth_l1_loss",
-        "triplet_margin_loss",
-        "triplet_margin_with_distance_loss",
-    )
-)
-# Losses whose targets do not count for that: torch chooses by them, or computes with the input's dtype before.
-TARGET_APART = frozenset(("cosine_embedding_loss", "huber_loss"))
-# What autocast leaves in half precision, on the devices that have it.
-KEPT_BY_AUTOCAST = {
-    "cpu": frozenset(
-        (
-            "cosine_similarity",
-            "gaussian_nll_loss",
-            "log_softmax",
-            "logsigmoid",
-            "logsumexp",
-            "multilabel_soft_margin_loss",
-            "pairwise_distance",
-            "sigmoid",
-            "softmax",
-            "triplet_margin_with_distance_loss",
-        )
-    ),
-    "cuda": frozenset(
-        ("gaussian_nll_loss", "logsigmoid", "logsumexp", "multilabel_soft_margin_loss", "sigmoid"),
-    ),
-}
-# What torch computes by single operations where there are weights, which autocast leaves in half precision too.
-WEIGHTED_BY_HAND = frozenset(("l1_loss", "mse_loss"))
-# The options of each function that torch's does not have.
-OURS: dict[str, list[inspect.Parameter]] = {}
 DOORS: dict[str, Door] = {}
 # Options by which kinds of call are told apart.
 NUMBERS = (int, float, str, bool, type(None))
 # Tensors that a kernel takes as they are; other classes see operators.
 PLAIN = (Tensor, torch.nn.Parameter)
-HALF = (torch.float16, torch.bfloat16)
 NEVER_DIFFERENTIATED = frozenset(("sample_weight", "divisor"))
-_KEYWORD, _EITHER = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
-
-
-def is_map(record: Loss) -> bool:
-    """Return whether this is no loss, and has no reduction."""
-    return "reduction" not in record.options and record.family not in ("penalty", "clustered")
-
-
-def is_labelled(record: Loss) -> bool:
-    """Return whether a loss has labels, which on a GPU are not waited for unless `check_indices` asks for it."""
-    return record.family == "clustered" or not {"class", "class_list"}.isdisjoint(record.domains.values())
-
-
-def signature(record: Loss) -> inspect.Signature:
-    """Return torch's signature of a function, with what only fastloss knows as keywords behind it."""
-    own = inspect.signature(record.function).parameters
-    theirs = _torch_parameters(record.name) if is_packaged(record) else list(own.values())
-    if not theirs:
-        theirs = [p.replace(kind=_EITHER) if is_map(record) else p for p in own.values()]
-    names = {p.name for p in theirs} | {"distance_vjp"}
-    more = [p.replace(kind=_KEYWORD) for p in own.values() if p.name not in names]
-    if is_labelled(record):
-        more.append(inspect.Parameter("check_indices", _KEYWORD, default=False))
-    theirs, OURS[record.name] = _bare(theirs), _bare(more)
-    return inspect.Signature([*theirs, *OURS[record.name]])
-
-
-def _bare(parameters: list[inspect.Parameter]) -> list[inspect.Parameter]:
-    """Return parameters without their annotations."""
-    return [p.replace(annotation=p.empty) for p in parameters]
-
-
-def _torch_parameters(name: str) -> list[inspect.Parameter]:
-    """Return the parameters of torch's function, none if there is no such function, or it does not tell."""
-    function = getattr(torch.nn.functional, name, None)
-    if function is None:
-        return []
-    try:
-        return list(inspect.signature(function).parameters.values())
-    except ValueError:  # written in C++
-        return []
 
 
 class Door:
@@ -127,7 +38,7 @@ class Door:
         self.signature = signature(record)
         parameters = self.signature.parameters
         self.names = tuple(parameters)
-        self.most = sum(p.kind is _EITHER for p in parameters.values())
+        self.most = sum(p.kind is EITHER for p in parameters.values())
         # Of a call that names none.
         self.reduction = "none" if is_map(record) else "sum"
         if "reduction" in parameters:
@@ -166,7 +77,7 @@ class Door:
             return self.run(arguments, waits, key)
         if dtype is None:
             return self.run(self.listed(arguments), waits)
-        arguments, dtype = self.converted(arguments)
+        arguments, dtype = converted(self.record, self.names[0], arguments, self.is_array(arguments))
         value = self.run(arguments, waits)
         if isinstance(value, Tensor):
             return value.to(dtype)
@@ -211,43 +122,6 @@ class Door:
         if isinstance(given, torch.fx.Proxy):
             raise TypeError(f"{name}: {IN_SYMBOLIC_TRACE}")
         raise TypeError(f"{name} must be a tensor, got {type(given).__name__}")
-
-    def converted(self, arguments: dict[str, Any]) -> tuple[dict[str, Any], torch.dtype]:
-        """Return the arguments in the dtypes that are computed in, and the dtype of the value."""
-        if arguments.get("dtype") is not None:
-            arguments[self.names[0]] = arguments[self.names[0]].to(arguments["dtype"])
-        arguments.pop("dtype", None)
-        first = arguments[self.names[0]]
-        counted = [a for name, a in arguments.items() if name != "target" or self.name not in TARGET_APART]
-        dtypes = [a.dtype for a in counted if isinstance(a, Tensor) and a.dtype.is_floating_point]
-        promotes = self.promotes(arguments)
-        dtype = functools.reduce(torch.promote_types, dtypes, first.dtype) if promotes else first.dtype
-        computed = dtype
-        if dtype in HALF:
-            device = first.device.type
-            by_hand = self.name in WEIGHTED_BY_HAND and arguments.get("weight") is not None
-            kept = by_hand or device not in KEPT_BY_AUTOCAST or self.name in KEPT_BY_AUTOCAST[device]
-            if not kept and torch.is_autocast_enabled(device):
-                dtype = torch.float32
-            # A gradient is scaled after it is computed: float16 would lose small ones, for which a scale is there.
-            if computed is torch.float16 or (dtype is torch.float32 and self.is_array(arguments)):
-                computed = torch.float32
-
-        def cast(value: Any) -> Any:
-            if isinstance(value, list | tuple):
-                return [cast(one) for one in value]
-            changes = isinstance(value, Tensor) and value.dtype.is_floating_point
-            return value.to(computed) if changes and (promotes or value.dtype in HALF) else value
-
-        return {name: cast(value) for name, value in arguments.items()}, dtype
-
-    def promotes(self, arguments: dict[str, Any]) -> bool:
-        """Return whether torch brings the tensors to a common dtype, which it does not beside class indices."""
-        if self.name == "huber_loss":  # multiplied by its weights after it is computed
-            return arguments.get("weight") is not None
-        target = arguments.get("target")
-        indices = is_labelled(self.record) and isinstance(target, Tensor) and not target.is_floating_point()
-        return self.name in PROMOTING and not indices
 
     def is_array(self, arguments: dict[str, Any]) -> bool:
         """Return whether the value is an array, not a number."""

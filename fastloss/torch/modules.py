@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import fastloss as fl
 from fastloss.api.docstrings import summary_of
-from fastloss.torch.functional import OURS
+from fastloss.torch.signatures import OURS
 
 # Options of a call, not of a module.
 _OF_CALLS = frozenset(("sample_weight", "divisor"))
