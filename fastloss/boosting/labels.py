@@ -28,7 +28,7 @@ def _class_indices(label: Array, loss: str) -> Array:
     xp = array_namespace(label)
     with np.errstate(invalid="ignore"):  # NaN and infinity become some integer, which does not equal them
         index = xp.astype(label, xp.int32)
-    whole = index == label
+    whole = xp.astype(index, label.dtype) == label
     if not whole.all():
         raise _refusal(label, ~whole, f"{loss} takes class indices 0, 1, 2, ...")
     return index

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Hashable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -14,7 +15,6 @@ from fastloss.api.docstrings import summary_of
 from fastloss.call.dispatch import IN_SYMBOLIC_TRACE
 from fastloss.define.record import Loss
 from fastloss.define.registry import LOSSES
-from fastloss.runtime import graph_break
 from fastloss.torch.autograd import Unreduced, in_transform, observers, recorded, run_reduced, traced, without
 from fastloss.torch.calls import Call, Several, leaves
 from fastloss.torch.dtypes import converted
@@ -26,6 +26,7 @@ DOORS: dict[str, Door] = {}
 NUMBERS = (int, float, str, bool, type(None))
 # Tensors that a kernel takes as they are; other classes see operators.
 PLAIN = (Tensor, torch.nn.Parameter)
+_facts = attrgetter("dtype", "requires_grad", "is_meta")
 NEVER_DIFFERENTIATED = frozenset(("sample_weight", "divisor"))
 
 
@@ -177,16 +178,12 @@ class Door:
 
 def array_in_autograd(call: Call, tensors: list[Tensor]) -> Any:
     """Return the value of a loss whose gradient comes after it."""
-    if is_compiling():  # of a call that no operator takes, which stands between two graphs
-        return graph_break.untraced(array_in_autograd, call, tensors)
     result = Unreduced.run(call, *tensors)
     return result if call.type is None else call.type(*result)
 
 
 def number_in_autograd(call: Call, tensors: list[Tensor]) -> Any:
     """Return the value of a loss whose gradient comes with it."""
-    if is_compiling():
-        return graph_break.untraced(number_in_autograd, call, tensors)
     result = run_reduced(call, *tensors)
     return result[0] if call.type is None else call.type(*result[: len(call.fields)])
 
@@ -197,14 +194,11 @@ def kind_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Hashable, li
     tensors = []
     for value in (*args, *kwargs.values()) if kwargs else args:
         kind = type(value)
-        key.append(kind)
         if kind in PLAIN:
-            if value.is_meta:
-                return None, []
             tensors.append(value)
-            key += (value.dtype, value.requires_grad)
+            key += (kind, _facts(value))
         elif kind in NUMBERS:
-            key.append(value)
+            key += (kind, value)
         else:
             return None, []
     key += kwargs
