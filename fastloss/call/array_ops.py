@@ -15,8 +15,6 @@ from fastloss.call.planning import ABSENT
 from fastloss.define.point_maths import itself, times
 from fastloss.runtime.dtypes import BF16_BITS
 
-NO_GRADIENTS = (ABSENT, ABSENT, ABSENT)
-
 # Bytes of a block of the weight, or of its gradient, that is held in the computing type beside the chunk of logits.
 # Adding 512 rows to the weight gradient of 512 features and 16384 classes, in blocks of 0.5, 1, 2, 4 and 8 MiB: 38, 36,
 # 33, 32 and 32 ms, of which the product alone is 29. The whole call with AVX-512: 1, 2, 4 and 8 MiB alike within noise.
@@ -166,14 +164,6 @@ def writer(
         code(*map(call, reads, arrays), *missing, target, *rest, queue(), True)
 
     return write
-
-
-def summing(backend: Any, view: Any) -> Callable[[Any], Any]:
-    """Return what sums arrays like `view`."""
-    if view.size == 0:
-        return lambda view: 0.0
-    add_up = mapping(backend, itself, (view,))
-    return lambda view: add_up((view,))
 
 
 def blocks(rows: int, columns: int, itemsize: int, times: int) -> list[slice]:

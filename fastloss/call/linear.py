@@ -70,11 +70,11 @@ def plan(planning: Planning, description: Projected) -> Plan:
             for slot, operand in enumerate(given)
         ]
     )
-    present = [name for name, argument in zip(names, arguments, strict=True) if argument is not None]
-    planning.differentiate(*[name for name in planning.mode.also if name in present])
+    mode, present = planning.mode, [argument.operand.name for argument in arguments if argument is not None]
+    planning.mode = mode._replace(wrt=(*mode.wrt, *[name for name in mode.also if name in present]))
     each = rows.reduction == "none"
-    outputs = Outputs(planning, arguments, None)
-    outputs.want_values(results, each and planning.mode.value)
+    outputs = Outputs(planning, arguments, None, slots=6)
+    outputs.want_values(results, each)
     scale, grad_output = planning.take_grad_output(not each, results)
     counted = not soft and rows.mean == "weights" and rows.reduction == "mean"
     if counted:
@@ -98,7 +98,7 @@ def plan(planning: Planning, description: Projected) -> Plan:
         found = arrays[place] if scores.returns else ()
         return run.run([read(arrays) for read in readers], arrays, request, values, grads, divisor, found)
 
-    made = program_call(planning, outputs, each, body, slots=6)
+    made = program_call(planning, outputs, body)
     return returning(planning, made, place, run.numbers, results) if scores.returns else made
 
 
@@ -106,7 +106,6 @@ def _reduction(planning: Planning, rows: Rowwise, count: int) -> tuple[Rowwise, 
     """Return the row loss with the reduction that its loop does, and what the mean of `count` rows is divided by."""
     divisor: Any = planning.over(count) if rows.reduction == "mean" else 1
     if planning.weighing is not None:
-        planning.weighing.layout = None
         return rows._replace(reduction="none"), divisor
     if callable(divisor) or planning.mode.partial:
         return rows._replace(reduction="sum"), divisor

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from math import nan
-from operator import itemgetter
+from operator import itemgetter, methodcaller
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 
@@ -91,7 +91,6 @@ class Planning:
     weighs = False  # whether a kernel multiplies by the weights of samples itself
     divisor: Operand | None = None
     weighing: Any = None
-    look_before: Callable[[tuple[Any, ...]], None] | None = None
     denominator: Any = 1  # of the mean: a number, or what reads it
     counts: Read | None = None  # what each value counts for in the mean, beside its weight
     counted: Read | None = None  # the same, but 1 or 0
@@ -192,12 +191,8 @@ class Planning:
         """Return what gives the view of an operand, taken through `steps`, of the arrays of a call; ``()`` of None."""
         if operand is None:
             return lambda arrays: ABSENT
-        place, read = operand.place, chained(operand.read, *steps) if operand.read or any(steps) else _itself
+        place, read = operand.place, chained(operand.read, *steps) if operand.read or any(steps) else unchanged
         return lambda arrays: read(arrays[place])
-
-    def differentiate(self, *names: str) -> None:
-        """Differentiate further arguments."""
-        self.mode = self.mode._replace(wrt=self.mode.wrt + names)
 
     def gradients(self, count: int) -> list[Operand] | None:
         """Return the caller's arrays for `count` gradients; None where there are none."""
@@ -237,7 +232,8 @@ class Planning:
         if reduced:
             if view.size != 1:
                 raise ValueError(f"grad_output must be a scalar for a reduced loss, got shape {view.shape}")
-            number, place, read = self.library.backend.number, operand.place, chained(operand.read, _scalar_of)
+            number, place = self.library.backend.number, operand.place
+            read = chained(operand.read, methodcaller("reshape", ()))
             return lambda arrays, request: number(read(arrays[place])), None
         check_float(view, "grad_output")
         check_shape(view, shape, "grad_output", "the output's shape")
@@ -248,12 +244,9 @@ def _number_given(arrays: tuple[Any, ...], request: Request) -> float:
     return scale_of(request.grad_output)
 
 
-def _itself(view: Any) -> Any:
-    return view
-
-
-def _scalar_of(view: Any) -> Any:
-    return view.reshape(())
+def unchanged(array: Any) -> Any:
+    """Return an array as it is."""
+    return array
 
 
 def scale_of(grad_output: Any) -> float:
@@ -315,6 +308,16 @@ def reads_of(
             read = _flattening(operand.view if spread is None else spread(operand.view))
         chains.append(read if operand.read is spread is None else chained(operand.read, spread, read))
     return Reads(picker(present), tuple(chains), itemgetter(*order), tuple(places))
+
+
+def seen(operands: Sequence[Operand | None], spreads: Sequence[Callable[[Any], Any] | None]) -> tuple[Any, ...]:
+    """Return the views of operands, brought to the shape that the loop wants, ``()`` for those not given."""
+    return tuple(
+        [
+            ABSENT if operand is None else operand.view if spread is None else spread(operand.view)
+            for operand, spread in zip(operands, spreads, strict=True)
+        ]
+    )
 
 
 def _flattening(view: Any) -> Callable[[Any], Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import call
 from typing import Any, NamedTuple
 
+from fastloss.call.planning import Operand
 from fastloss.call.request import Request
 
 # What makes a result of what a kernel wrote, the arrays of the call, and its request.
@@ -20,7 +21,7 @@ class Results(NamedTuple):
     finish: Callable[[list[Any], tuple[Any, ...], Request], list[Any]] | None  # None: they are the results
     flats: tuple[Callable[[Any], Any], ...]  # what a kernel sees of each
     order: Callable[[tuple[Any, ...]], tuple[Any, ...]]  # of those and ``()``, that of the kernel's slots
-    slots: list[int | None]  # the kernel's slot of each, None where it is not just made flat
+    slots: tuple[int | None, ...]  # the kernel's slot of each, None where it is not just made flat
     wraps: tuple[Callable[[Any], Any], ...] | None  # what `finish` does to each, where it needs the array alone
 
     def made(self, arrays: tuple[Any, ...]) -> list[Any]:
@@ -39,7 +40,7 @@ def copier(backend: Any, copies: list[tuple[int, int]], finish: Callable[..., li
     return copy
 
 
-def finisher(finishes: list[Finish | None]) -> Callable[[list[Any], tuple[Any, ...], Request], list[Any]]:
+def finisher(finishes: Sequence[Finish | None]) -> Callable[[list[Any], tuple[Any, ...], Request], list[Any]]:
     """Return what makes the results of the arrays that were written."""
     if len(finishes) == 1:
         (only,) = finishes
@@ -72,6 +73,31 @@ def given_out(written: Any, arrays: tuple[Any, ...], request: Request) -> Any:
 def given_gradient(number: int, written: Any, arrays: tuple[Any, ...], request: Request) -> Any:
     """Return the caller's array for a gradient."""
     return request.grad_out if request.mode.single else request.grad_out[number]
+
+
+def copying(backend: Any, target: Operand, given: Finish) -> Finish:
+    """Return what copies to an array of the caller's, and then returns what is `given`."""
+    place, read = target.place, target.read
+
+    def copy(written: Any, arrays: tuple[Any, ...], request: Request) -> Any:
+        array = arrays[place]
+        backend.copy_into(array if read is None else read(array), written)
+        return given(written, arrays, request)
+
+    return copy
+
+
+def moving(backend: Any, axes: tuple[int, ...], ndim: int, make: Callable[[], Any]) -> Finish:
+    """Return what moves `axes`, which a kernel writes behind the others, to their places in an array made anew."""
+
+    def move(written: Any, arrays: tuple[Any, ...], request: Request) -> Any:
+        result = make()
+        for k, axis in enumerate(axes, ndim - len(axes)):
+            written = backend.moved(written, k, axis)
+        backend.copy_into(result, written)
+        return result
+
+    return move
 
 
 def chained(first: Finish | None, second: Finish | None) -> Finish | None:

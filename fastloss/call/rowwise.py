@@ -24,19 +24,18 @@ from fastloss.call.checks import (
 )
 from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import BadLabel, Plan, kernel_call
-from fastloss.call.planning import ABSENT, Operand, Planning, Read, chained, reads_of
+from fastloss.call.planning import ABSENT, Operand, Planning, Read, chained, reads_of, seen
 from fastloss.call.request import Request
-from fastloss.call.weighting import RowLayout, or_negative, take_row_weights
+from fastloss.call.weighting import RowLayout, or_negative, spreading
 from fastloss.define.descriptions import NO_INDEX, Pairwise, RowMap, RowMaths, Rowwise
 from fastloss.runtime.dtypes import FLOATS, real_of
-from fastloss.runtime.plans import KernelPlan, nothing
+from fastloss.runtime.plans import nothing
 
 _NAMES = ("input", "target", "weight")
 
 
 def plan(planning: Planning, description: Rowwise) -> Plan:
     """Plan a loss of rows."""
-    mode = planning.mode
     x, target, weight = planning.enter((description.input, description.target, description.weight), _NAMES)
     backend = planning.library.backend
     check_float(x, "input")
@@ -52,15 +51,15 @@ def plan(planning: Planning, description: Rowwise) -> Plan:
 
     each, count = description.reduction == "none", outer * inner
     results = shape[:first] + (1,) * len(shape[first:last]) + shape[last:] if description.keepdim else rows
-    is_sampled = (
-        planning.sample_weight is not None and count > 0 and classes > 0 and _is_sampled(planning, description, labels)
-    )
-    sampled_by, spread_weights = take_row_weights(planning, results) if is_sampled else (None, None)
+    sampled_by = spread_weights = None
+    if planning.sample_weight is not None and count and classes and _is_sampled(planning, description, labels):
+        spread_weights = spreading(planning, results)
+        sampled_by, planning.sample_weight = planning.sample_weight, None
     divisor: Any = 1
     if description.reduction == "mean":
         is_counted = description.mean == "weights" and labels is not None
-        divisor = planning.over(0 if is_counted or is_sampled else count)  # 0: the driver counts
-        if is_counted and (planning.sample_weight is not None or mode.partial):
+        divisor = planning.over(0 if is_counted or sampled_by is not None else count)  # 0: the driver counts
+        if is_counted and (planning.sample_weight is not None or planning.mode.partial):
             set_counts(planning, description, labels, x.dtype, classes)
     arguments: tuple[Argument | None, ...] = (Argument(description.input, x),)
     if operand is not None:
@@ -71,10 +70,7 @@ def plan(planning: Planning, description: Rowwise) -> Plan:
     if innermost is not None:
         split = (count, classes, 1)
     outputs = Outputs(planning, arguments, shape, innermost=innermost)
-    outputs.want_values(results, each and mode.value)
-    if planning.weighing is not None:
-        planning.weighing.layout = RowLayout(classes, split[2])
-        divisor = 1
+    outputs.want_values(results, each, layout=RowLayout(classes, split[2]))
     scale, grad_output = planning.take_grad_output(not each, results)
     class_weight = description.weight if operand is None else None
     outputs.check_read(target=labels, weight=class_weight, grad_output=grad_output, sample_weight=sampled_by)
@@ -92,35 +88,13 @@ def plan(planning: Planning, description: Rowwise) -> Plan:
     elif classes == 0:
         kernel = nothing(description.empty, labelled=True, fill=backend.fill)  # type: ignore[arg-type]
     else:
-        indices, entries = (ABSENT, target) if labels is None else (target, ABSENT)
-        above = ABSENT if grad_output is None else grad_output.view
-        seen = (x, entries if operand is not None else ABSENT, indices, weight, above)
-        kernel = _kernel_of(description, maths, seen, spreads, split, outputs, backend)
-    reads = reads_of(operands, spreads, kernel.reads)
+        ignore = NO_INDEX if description.ignore_index is None else int(description.ignore_index)
+        params, views = representable((*description.params, 1.0 / classes), x.dtype), seen(operands, spreads)
+        kernel = backend.plan_rowwise(maths, views, outputs.prototypes(), params, split, ignore, outputs.first_replaces)
     bad_label = None if labels is None else bad_label_of(backend, labels, rows, classes)
-    if is_sampled:
+    if sampled_by is not None:
         bad_label = or_negative(bad_label)
-    return kernel_call(planning, kernel, reads, outputs, each, scale, divisor, bad_label=bad_label)
-
-
-def _kernel_of(
-    description: Rowwise,
-    maths: RowMaths,
-    seen: tuple[Any, ...],
-    spreads: tuple[Callable[[Any], Any] | None, ...],
-    split: tuple[int, int, int],
-    outputs: Outputs,
-    backend: Any,
-) -> KernelPlan:
-    """Return the kernel for operands like `seen` once they are spread."""
-    if any(spreads):
-        pairs = zip(seen, spreads, strict=True)
-        seen = tuple([view if spread is None or view is ABSENT else spread(view) for view, spread in pairs])
-    ignore = NO_INDEX if description.ignore_index is None else int(description.ignore_index)
-    params = representable((*description.params, 1.0 / split[1]), seen[0].dtype)
-    return backend.plan_rowwise(  # type: ignore[no-any-return]
-        maths, seen, outputs.prototypes(5), params, split, ignore, outputs.first_replaces
-    )
+    return kernel_call(planning, outputs, kernel, operands, spreads, scale, divisor, bad_label=bad_label)
 
 
 def _plan_pairs(planning: Planning, description: Rowwise, shape: Shape) -> Plan:
@@ -257,7 +231,7 @@ def plan_map(planning: Planning, description: RowMap) -> Plan:
     if innermost is not None:
         split = (split[0] * split[2], split[1], 1)
     outputs = Outputs(planning, (Argument(description.input, x),), shape, innermost=innermost, shift=1)
-    outputs.want_values(shape, mode.value, entries=True)
+    outputs.want_values(shape, True, entries=True)
     scale, grad_output = planning.take_grad_output(False, shape)
     outputs.check_read(grad_output=grad_output)
 
@@ -267,13 +241,9 @@ def plan_map(planning: Planning, description: RowMap) -> Plan:
     if x.size == 0:
         kernel = nothing(0.0, labelled=True)
     else:
-        seen = [ABSENT if one is None else one.view if ordering is None else ordering(one.view) for one in operands]
-        maths = description.maths if mode.wrt else value_only(description.maths)
-        kernel = backend.plan_rowwise(
-            maths, tuple(seen), outputs.prototypes(5), None, split, NO_INDEX, outputs.first_replaces
-        )
-    reads = reads_of(operands, spreads, kernel.reads)
-    return kernel_call(planning, kernel, reads, outputs, True, scale, 1, bad_label=None)
+        maths, views = description.maths if mode.wrt else value_only(description.maths), seen(operands, spreads)
+        kernel = backend.plan_rowwise(maths, views, outputs.prototypes(), None, split, NO_INDEX, outputs.first_replaces)
+    return kernel_call(planning, outputs, kernel, operands, spreads, scale, 1)
 
 
 def _plan_converted(planning: Planning, description: RowMap) -> Plan:
@@ -293,7 +263,7 @@ def _plan_converted(planning: Planning, description: RowMap) -> Plan:
 
     request = planning.request
     rounded = Outputs(planning, (Argument(operand, own),), own.shape)
-    results_of = rounded.plan(5)
+    results_of = rounded.plan()
     wide = Planning(planning.record, Request(mode, request.grad_output, None, request.out), planning.arrays, False)
     wide.grad_output, wide.out = planning.grad_output, planning.out
     compute = plan_map(wide, description._replace(input=converted, dtype=None)).compute

@@ -76,14 +76,14 @@ def plan(planning: Planning, description: Rowwise) -> Plan:
         if "weight" in mode.wrt:
             raise ValueError(f"there is no gradient with respect to weight beside {', '.join(_changes(scores))}")
     outputs = Outputs(planning, arguments, shape)
-    outputs.want_values(rows, each and mode.value)
+    outputs.want_values(rows, each, layout=RowLayout(classes, inner))
     averages = description.reduction == "mean"
     counted = averages and labels is not None
     if counted:
         rowwise.set_counts(planning, description, labels, x.dtype, valid)
     divisor = planning.over(0 if counted else count) if averages else 1
     if planning.weighing is not None:
-        planning.weighing.layout, divisor = RowLayout(classes, inner), 1
+        divisor = 1
     scale, grad_output = planning.take_grad_output(not each, rows)
     outputs.check_read(target=labels, weight=description.weight, grad_output=grad_output)
     read_rows = rowwise.reads_of_rows(planning, (description.input, operand, labels, description.weight, grad_output))
@@ -106,7 +106,7 @@ def plan(planning: Planning, description: Rowwise) -> Plan:
             raise bad_label(arrays, bad)  # type: ignore[misc]
         return empty_mean if total is None else total
 
-    made = program_call(planning, outputs, each, body, slots=5)
+    made = program_call(planning, outputs, body)
     return returning(planning, made, place, numbers, rows) if returns else made
 
 
