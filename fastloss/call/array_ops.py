@@ -122,12 +122,8 @@ def mapping(
     views: tuple[Any, ...],
     slot: int | None = None,
     dtype: Any = None,
-    params: tuple[float, ...] = (),
-    aliased: bool = False,
 ) -> Any:
-    """Return what computes a function of elements of arrays like `views`, and `params`, in the type of the first.
-
-    The target may be one of them where it is `aliased`.
+    """Return what computes a function of elements of arrays like `views`, in the type of the first.
 
     ``run(arrays, target, scale, divisor)`` writes the values (`slot` 0) or the first derivatives (1), these times
     `scale` over `divisor`, to a target of `dtype`, and returns the sum of the values over `divisor`.
@@ -135,7 +131,7 @@ def mapping(
     missing = (ABSENT,) * (5 - len(views))
     before, behind = (ABSENT,) * (slot or 0), (ABSENT,) * (4 - (slot or 0))
     prototype = ABSENT if slot is None else backend.prototype(dtype or views[0].dtype)
-    kernel = backend.plan_elementwise(point, (*views, *missing), (*before, prototype, *behind), params, aliased)
+    kernel = backend.plan_elementwise(point, (*views, *missing), (*before, prototype, *behind), (), False)
     reads, (code, queue) = kernel.reads[: len(views)], kernel.launch
     numbers_of, divided = kernel.numbers, kernel.divided
 

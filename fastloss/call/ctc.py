@@ -71,24 +71,11 @@ def plan(planning: Planning, description: Alignment) -> Plan:
             starts = np.arange(0, samples * most, most) if most else np.zeros(samples, np.int64)
         else:
             starts = labels_of.cumsum() - labels_of
-        bad, total = backend.ctc(
-            read_x(arrays),
-            labels,
-            starts,
-            steps,
-            labels_of,
-            read_upstream(arrays),
-            (times, samples, classes),
-            (frames, counts),
-            blank,
-            by_length,
-            zero_infinity,
-            settings.check_indices,
-            scale(arrays, request) if callable(scale) else scale,
-            divisor(arrays) if callable(divisor) else divisor,
-            values,
-            gradient,
-        )
+        read = read_x(arrays), labels, starts, steps, labels_of, read_upstream(arrays)
+        sizes, options = ((times, samples, classes), (frames, counts)), (blank, by_length, zero_infinity)
+        factor = scale(arrays, request) if callable(scale) else scale
+        by = divisor(arrays) if callable(divisor) else divisor
+        bad, total = backend.ctc(*read, *sizes, *options, settings.check_indices, factor, by, values, gradient)
         if bad >= 0:
             raise out_of_range(backend, labels, bad, targets.shape, classes, "targets: label")
         return total

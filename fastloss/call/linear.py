@@ -32,13 +32,8 @@ def plan(planning: Planning, description: Projected) -> Plan:
     names = (*description.names, *usual[len(description.names) :])
     scores = rows.scores or Scores()
     numbered = rows.target if isinstance(rows.target, RowIndex) else None
-    given = (
-        description.input,
-        description.linear_weight,
-        None if numbered is not None else rows.target,
-        description.linear_bias,
-        rows.weight,
-    )
+    labels = None if numbered is not None else rows.target
+    given = (description.input, description.linear_weight, labels, description.linear_bias, rows.weight)
     x, w, target, bias, class_weight = planning.enter(given, names)
     _check_map(x, w, bias, names, empty=numbered is not None and x.shape[:1] == (0,))
     if numbered is not None:
@@ -65,10 +60,7 @@ def plan(planning: Planning, description: Projected) -> Plan:
 
     hidden = () if soft else (TARGET, CLASS_WEIGHT)  # what cannot be differentiated
     arguments = tuple(
-        [
-            None if operand is None or slot in hidden else Argument(operand, operand.view)
-            for slot, operand in enumerate(given)
-        ]
+        [None if one is None or slot in hidden else Argument(one, one.view) for slot, one in enumerate(given)]
     )
     mode, present = planning.mode, [argument.operand.name for argument in arguments if argument is not None]
     planning.mode = mode._replace(wrt=(*mode.wrt, *[name for name in mode.also if name in present]))
@@ -78,10 +70,9 @@ def plan(planning: Planning, description: Projected) -> Plan:
     scale, grad_output = planning.take_grad_output(not each, results)
     counted = not soft and rows.mean == "weights" and rows.reduction == "mean"
     if counted:
-        set_counts(planning, description.rows, given[TARGET], x.dtype, valid, target if numbered is not None else None)
+        set_counts(planning, rows, labels, x.dtype, valid, target if numbered is not None else None)
     reduced, by = _reduction(planning, rows, math.prod(results))
-    labels, class_weights = (None, None) if soft else (given[TARGET], rows.weight)
-    outputs.check_read(target=labels, weight=class_weights, grad_output=grad_output)
+    outputs.check_read(target=None if soft else labels, weight=None if soft else rows.weight, grad_output=grad_output)
     # Rows of the input and class probabilities are read no more when their gradient is written; all else is.
     outputs.detach(list(given), (INPUT, TARGET))
     run = LinearRun(planning, description._replace(rows=reduced), soft, real, scale)

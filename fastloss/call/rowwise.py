@@ -31,12 +31,12 @@ from fastloss.define.descriptions import NO_INDEX, Pairwise, RowMap, RowMaths, R
 from fastloss.runtime.dtypes import FLOATS, real_of
 from fastloss.runtime.plans import nothing
 
-_NAMES = ("input", "target", "weight")
+NAMES = ("input", "target", "weight")
 
 
 def plan(planning: Planning, description: Rowwise) -> Plan:
     """Plan a loss of rows."""
-    x, target, weight = planning.enter((description.input, description.target, description.weight), _NAMES)
+    x, target, weight = planning.enter((description.input, description.target, description.weight), NAMES)
     backend = planning.library.backend
     check_float(x, "input")
     shape = x.shape
@@ -102,7 +102,7 @@ def _plan_pairs(planning: Planning, description: Rowwise, shape: Shape) -> Plan:
     arrays = (description.input, description.target, description.weight)
     for operand in arrays[1:]:
         check_fits(operand.view, shape, operand.name)  # type: ignore[union-attr]
-    pairs = Pairwise(description.pairs, arrays, _NAMES, reduction=description.reduction, broadcast=True, reals=1)  # type: ignore[arg-type]
+    pairs = Pairwise(description.pairs, arrays, NAMES, reduction=description.reduction, broadcast=True, reals=1)  # type: ignore[arg-type]
     return pairwise.plan(planning, pairs)
 
 
@@ -193,10 +193,10 @@ def _innermost(backend: Any, x: Any, first: int, last: int) -> int | None:
     return None if x.flags.c_contiguous else first
 
 
-def bad_label_of(backend: Any, operand: Operand, rows: Shape, classes: int, what: str = "target") -> BadLabel:
+def bad_label_of(backend: Any, operand: Operand, rows: Shape, classes: int) -> BadLabel:
     """Return what makes the error about label number k of an operand of shape `rows`."""
     place, read = operand.place, chained(operand.read, backend.flat)
-    return lambda arrays, bad: out_of_range(backend, read(arrays[place]), bad, rows, classes, what)
+    return lambda arrays, bad: out_of_range(backend, read(arrays[place]), bad, rows, classes)
 
 
 def out_of_range(backend: Any, labels: Any, bad: int, rows: Shape, classes: int, what: str = "target") -> IndexError:
