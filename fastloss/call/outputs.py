@@ -17,11 +17,10 @@ from fastloss.call.results import (
     copier,
     copying,
     finisher,
-    fresh,
     given_gradient,
+    given_or_new,
     given_out,
     moving,
-    taken,
 )
 from fastloss.call.targets import check_target
 from fastloss.call.weighting import RowLayout, Weighing
@@ -93,12 +92,10 @@ class Outputs:
         self.dtype = self._argument(0).view.dtype  # that of the input, which decides that of the value
         mode = planning.mode
         self._wanted = [_slot(planning, arguments, name) for name in mode.wrt]
-        given = planning.gradients(len(self._wanted))
-        if given is not None:
-            for slot, operand in zip(self._wanted, given, strict=True):
-                view = self._argument(slot).view
-                self._check(operand, view.shape, view.dtype)
-                self._targets.append(operand)
+        for slot, target in zip(self._wanted, planning.gradients(len(self._wanted)), strict=False):
+            view = self._argument(slot).view
+            self._check(target, view.shape, view.dtype)
+            self._targets.append(target)
         for number, slot in enumerate(self._wanted):
             self._plan_gradient(number, slot, shape)
         if mode.hessian:
@@ -324,7 +321,7 @@ class Outputs:
                 copies.append((place, places[slot]))
             elif slot is not None:
                 places[slot] = place
-        make = self._maker() if targets.count(None) < len(targets) else None
+        make = given_or_new(makes, targets) if targets.count(None) < len(targets) else None
         finish = finisher(finishes) if any(finishes) else None
         if copies:
             finish, slots = copier(self.backend, copies, finisher(finishes)), (None,) * len(slots)
@@ -332,19 +329,6 @@ class Outputs:
             slots = tuple([slot if slot == 0 else None for slot in slots])
         wraps = tuple(map(self._wraps.get, finishes))  # None: not as an array of the user's library
         return Results(make, makes, finish, flats, itemgetter(*places), slots, None if None in wraps else wraps)  # type: ignore[arg-type]
-
-    def _maker(self) -> Callable[[tuple[Any, ...]], list[Any]]:
-        """Return what makes the arrays of which some are the caller's."""
-        if len(self._written) == 1 and self._written[0].target is not None and self._written[0].target.read is None:
-            place = self._written[0].target.place
-            return lambda arrays: [arrays[place]]
-        sources = [
-            functools.partial(fresh, each.make)
-            if each.target is None
-            else functools.partial(taken, each.target.place, each.target.read)
-            for each in self._written
-        ]
-        return lambda arrays: [source(arrays) for source in sources]
 
 
 def _slot(planning: Planning, arguments: tuple[Argument | None, ...], name: str) -> int:

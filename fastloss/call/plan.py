@@ -109,9 +109,8 @@ def kernel_call(
     # Nothing of the user's is written where the loss is not defined.
     look_before = domain if domain is not None and outputs.writes_over else None
     dynamic, weighs = callable(scale) or callable(divisor), planning.weighs
-    dtype = outputs.dtype
     library = planning.library  # and not the planning: it holds the arrays of this call, which a plan may not keep
-    number = library.number_of(dtype)
+    number = library.number_of(outputs.dtype)
     reduces, answer = planning.mode.value and not outputs.each, answering(planning.mode, outputs.each)
     addressed = None
     if kernel.bound is not None and not dynamic:
@@ -129,7 +128,7 @@ def kernel_call(
             by = divisor(arrays) if callable(divisor) else divisor
             factor = scale(arrays, request) if callable(scale) else scale
             if weighs and by == 0:
-                return _of_no_weight(library, results, number(nan) if reduces else None, answer)(arrays, request)
+                return answer(number(nan) if reduces else None, _zeros(library, results, arrays, request))
         made = [*map(call, makes)] if make is None else make(arrays)
         total = code(
             *order((*map(call, readers, pick(arrays)), ABSENT)),
@@ -173,16 +172,12 @@ def _weighed_or_partial(planning: Planning, outputs: Outputs, execute: Execute, 
     return Plan(compute)
 
 
-def _of_no_weight(library: Any, results: Results, value: Any, answer: Answer) -> Compute:
-    """Return what gives the mean over no weight, which is NaN, and its gradient, which is 0."""
-
-    def compute(arrays: tuple[Any, ...], request: Request) -> Any:
-        made = results.made(arrays)
-        for flat in map(call, results.flats, made):
-            library.backend.fill(flat, 0.0)
-        return answer(value, made if results.finish is None else results.finish(made, arrays, request))
-
-    return compute
+def _zeros(library: Any, results: Results, arrays: tuple[Any, ...], request: Request) -> list[Any]:
+    """Return the results of a call where nothing weighs anything: the mean is NaN then, and its gradient 0."""
+    made = results.made(arrays)
+    for flat in map(call, results.flats, made):
+        library.backend.fill(flat, 0.0)
+    return made if results.finish is None else results.finish(made, arrays, request)
 
 
 def _parts_of(

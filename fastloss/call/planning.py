@@ -194,11 +194,11 @@ class Planning:
         place, read = operand.place, chained(operand.read, *steps) if operand.read or any(steps) else unchanged
         return lambda arrays: read(arrays[place])
 
-    def gradients(self, count: int) -> list[Operand] | None:
-        """Return the caller's arrays for `count` gradients; None where there are none."""
+    def gradients(self, count: int) -> list[Operand]:
+        """Return the caller's arrays for `count` gradients, none where they are not given."""
         given = self.request.grad_out
         if given is None:
-            return None
+            return []
         if not self.mode.single:
             several(given, count)
         elif isinstance(given, tuple | list):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from operator import call
 from typing import Any, NamedTuple
@@ -55,13 +56,25 @@ def finisher(finishes: Sequence[Finish | None]) -> Callable[[list[Any], tuple[An
     return finish
 
 
-def fresh(make: Callable[[], Any], arrays: tuple[Any, ...]) -> Any:
-    """Return an array that is made anew."""
+def given_or_new(
+    makes: Sequence[Callable[[], Any]], targets: Sequence[Operand | None]
+) -> Callable[[tuple[Any, ...]], list[Any]]:
+    """Return what gives the arrays to be written: the caller's where there is a target, else new ones."""
+    if len(targets) == 1 and targets[0] is not None and targets[0].read is None:
+        place = targets[0].place
+        return lambda arrays: [arrays[place]]
+    sources = [
+        functools.partial(_fresh, make) if target is None else functools.partial(_taken, target.place, target.read)
+        for make, target in zip(makes, targets, strict=True)
+    ]
+    return lambda arrays: [source(arrays) for source in sources]
+
+
+def _fresh(make: Callable[[], Any], arrays: tuple[Any, ...]) -> Any:
     return make()
 
 
-def taken(place: int, read: Callable[[Any], Any] | None, arrays: tuple[Any, ...]) -> Any:
-    """Return the caller's array at `place`, or what is read of it."""
+def _taken(place: int, read: Callable[[Any], Any] | None, arrays: tuple[Any, ...]) -> Any:
     return arrays[place] if read is None else read(arrays[place])
 
 

@@ -119,9 +119,8 @@ def _split(description: Rowwise, shape: Shape, name: str) -> tuple[int, int, tup
 def _is_sampled(planning: Planning, description: Rowwise, labels: Operand | None) -> bool:
     """Return whether the loop over rows multiplies by the weights of samples: where it divides by their sum, or not."""
     assert planning.sample_weight is not None
-    by_rows = (
-        labels is not None and description.mean != "weights"
-    )  # whose sum knows neither class weights nor rows to ignore
+    # A divisor by rows knows neither class weights nor rows to ignore.
+    by_rows = labels is not None and description.mean != "weights"
     if by_rows and not (description.weight is None and description.ignore_index is None):
         return False
     if planning.mode.partial or planning.grad_output is not None or not planning.library.backend.samples_rows:
