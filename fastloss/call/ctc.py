@@ -40,9 +40,10 @@ def plan(planning: Planning, description: Alignment) -> Plan:
         _Lengths(planning, description.input_lengths, "input_lengths", samples, times, "time steps", shape),
         _target_lengths(planning, description.target_lengths, targets, samples, shape),
     ]
+    label_shape = targets.shape  # for what is kept, which may not hold an array of the call
     no_labels = targets.dtype == F64  # an empty list; the recursion is for integers
     if no_labels:
-        targets = backend.zeros(targets.shape, I64)
+        targets = backend.zeros(label_shape, I64)
 
     each, by_length = description.reduction == "none", description.reduction == "mean"
     divisor = planning.over(samples) if by_length else 1
@@ -65,9 +66,9 @@ def plan(planning: Planning, description: Alignment) -> Plan:
         (steps, frames), (labels_of, counts) = (one.of(arrays) for one in lengths)
         if samples == 0:
             return empty_mean
-        labels = backend.zeros(targets.shape, I64).reshape(-1) if no_labels else read_labels(arrays)
-        if len(targets.shape) == 2:
-            most = targets.shape[1]
+        labels = backend.zeros(label_shape, I64).reshape(-1) if no_labels else read_labels(arrays)
+        if len(label_shape) == 2:
+            most = label_shape[1]
             starts = np.arange(0, samples * most, most) if most else np.zeros(samples, np.int64)
         else:
             starts = labels_of.cumsum() - labels_of
@@ -77,7 +78,7 @@ def plan(planning: Planning, description: Alignment) -> Plan:
         by = divisor(arrays) if callable(divisor) else divisor
         bad, total = backend.ctc(*read, *sizes, *options, settings.check_indices, factor, by, values, gradient)
         if bad >= 0:
-            raise out_of_range(backend, labels, bad, targets.shape, classes, "targets: label")
+            raise out_of_range(backend, labels, bad, label_shape, classes, "targets: label")
         return total
 
     return program_call(planning, outputs, body)

@@ -8,7 +8,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from fastloss.call.checks import Shape, check_float
-from fastloss.call.planning import ABSENT, Operand, Planning
+from fastloss.call.planning import ABSENT, Operand, Planning, unchanged
 from fastloss.call.request import Request
 from fastloss.call.results import (
     Finish,
@@ -83,8 +83,11 @@ class Outputs:
         self.aliased = False  # whether an array that is written shares memory with one that is read
         self.writes_over = planning.out is not None or planning.request.grad_out is not None  # arrays of the caller's
         self._read: list[Operand] = []
-        flat = self.backend.flat
-        self._flat = flat if innermost is None else lambda view: flat(self.ordered(view))
+        flat = self._flat = self.backend.flat
+        self.ordered: Callable[[Any], Any] = unchanged  # brings axes to the order in which results lie in memory
+        if innermost is not None:  # and not a method: plans keep this, and may not keep the arrays of the call
+            ordered = self.ordered = functools.partial(self.backend.moved, source=innermost, destination=-1)
+            self._flat = lambda view: flat(ordered(view))
         self._written: list[_Written] = []
         self._wraps: dict[Finish | None, Callable[[Any], Any]] = {}  # what ends with an array of the user's library
         self._out: Operand | None = None
@@ -108,10 +111,6 @@ class Outputs:
                 self._written.append(self._derivative(-1, first, shape, dtype, wrap))
 
     # -- planning -------------------------------------------------------------------------------------------------
-
-    def ordered(self, view: Any) -> Any:
-        """Return a view with its axes in the order in which results lie in memory."""
-        return view if self._innermost is None else self.backend.moved(view, self._innermost, -1)
 
     def maker(self, shape: Shape, dtype: Any) -> Callable[[], Any]:
         """Return what makes a new array whose axes lie in that order."""
