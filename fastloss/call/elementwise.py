@@ -20,7 +20,7 @@ from fastloss.call.checks import (
 )
 from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import Domain, Plan, kernel_call
-from fastloss.call.planning import ABSENT, Operand, Planning, chained
+from fastloss.call.planning import ABSENT, Operand, Planning, Spread, chained
 from fastloss.call.request import VALUE
 from fastloss.call.weighting import RowLayout, plan_sample_weights, spread_weights
 from fastloss.define.descriptions import Elementwise, MathFunction
@@ -37,10 +37,10 @@ class _Loop:
     params: tuple[Any, ...]
     arguments: tuple[Argument, ...]
     views: list[Any]
-    spreads: list[Callable[[Any], Any] | None]
+    spreads: list[Spread]
     divisor: Any
 
-    def add(self, operand: Operand, spread: Callable[[Any], Any] | None = None) -> None:
+    def add(self, operand: Operand, spread: Spread = None) -> None:
         """Have a further array as the last one."""
         self.arguments = (*self.arguments, Argument(operand, operand.view))
         self.views.append(operand.view if spread is None else spread(operand.view))
@@ -133,15 +133,13 @@ def _weigh_samples(planning: Planning, description: Elementwise, loop: _Loop, sh
     return converts
 
 
-def _arguments(
-    description: Elementwise,
-) -> tuple[tuple[Argument, ...], list[Any], list[Callable[[Any], Any] | None]]:
+def _arguments(description: Elementwise) -> tuple[tuple[Argument, ...], list[Any], list[Spread]]:
     """Return the arguments of a loss, their views, and what spreads those that do not broadcast as they are."""
     names, arguments = description.names, tuple([Argument(operand, operand.view) for operand in description.arrays])
     for argument in arguments[: description.reals]:
         check_float(argument.view, argument.operand.name)
     views = [argument.view for argument in arguments]
-    spreads: list[Callable[[Any], Any] | None] = [None] * len(views)
+    spreads: list[Spread] = [None] * len(views)
     if description.variance is not None:
         check_float(views[-1], names[-1])
         aligned = aligned_variance(views[-1], views[0], names[-1])
@@ -152,7 +150,7 @@ def _arguments(
     return arguments, views, spreads
 
 
-def _broadcasting(backend: Any, before: Callable[[Any], Any] | None, shape: tuple[int, ...]) -> Callable[[Any], Any]:
+def _broadcasting(backend: Any, before: Spread, shape: tuple[int, ...]) -> Callable[[Any], Any]:
     if before is None:
         return lambda view: backend.broadcast(view, shape)
     return lambda view: backend.broadcast(before(view), shape)
@@ -186,7 +184,7 @@ def _domain(
     planning: Planning,
     description: Elementwise,
     shape: Shape,
-    spreads: list[Callable[[Any], Any] | None],
+    spreads: list[Spread],
     samples: Operand | None,
 ) -> Domain | None:
     """Return what raises where an operand holds a value that the loss is not defined for; NaN passes.

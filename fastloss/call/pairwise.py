@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 from fastloss.call.checks import Shape, broadcast_shape, check_float, listed, normal_axis, representable
 from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import Plan, kernel_call
-from fastloss.call.planning import Operand, Planning, seen
+from fastloss.call.planning import Operand, Planning, Spread, seen
 from fastloss.call.weighting import RowLayout
 from fastloss.define.descriptions import Pairwise
 from fastloss.runtime.plans import nothing
@@ -30,7 +29,7 @@ def plan(planning: Planning, description: Pairwise) -> Plan:
     moved = axes if axes != tuple(range(len(results), len(shape))) else None
     if moved is not None:  # vectors lie along the last axes of what the loop sees
         _spread = functools.partial(_moved, backend, shape, axes)
-        spreads: list[Callable[[Any], Any] | None] = [_spread] * len(views)
+        spreads: list[Spread] = [_spread] * len(views)
     else:
         spreads = [None if view.shape == shape else functools.partial(backend.broadcast, shape=shape) for view in views]
     columns, count = math.prod([shape[axis] for axis in axes]), math.prod(results)
@@ -86,7 +85,7 @@ def _common_shape(description: Pairwise, views: list[Any]) -> Shape:
     return shape or (1,)  # two numbers, as vectors of one component
 
 
-def _labels(backend: Any, target: Any, rows: Shape) -> Callable[[Any], Any] | None:
+def _labels(backend: Any, target: Any, rows: Shape) -> Spread:
     """Return what makes one label for each vector of the target."""
     if target.shape == rows:
         return None

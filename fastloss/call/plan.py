@@ -13,7 +13,7 @@ from operator import call
 from typing import Any, NamedTuple
 
 from fastloss.call.outputs import Outputs
-from fastloss.call.planning import ABSENT, Compute, Operand, Planning, Reads, Scale, reads_of
+from fastloss.call.planning import ABSENT, Compute, Operand, Planning, Reads, Scale, Spread, reads_of
 from fastloss.call.request import Mode, Request
 from fastloss.call.results import Results
 from fastloss.call.weighting import Execute, partial_of
@@ -80,7 +80,7 @@ def kernel_call(
     outputs: Outputs,
     kernel: KernelPlan,
     operands: tuple[Operand | None, ...],
-    spreads: tuple[Callable[[Any], Any] | None, ...],
+    spreads: tuple[Spread, ...],
     scale: Scale,
     divisor: Any,
     domain: Domain | None = None,

@@ -29,6 +29,9 @@ Compute = Callable[[tuple[Any, ...], Request], Any]
 # What reads something of a call's arrays.
 Read = Callable[[tuple[Any, ...]], Any]
 
+# What brings the view of an operand to the shape that a loop wants, None where it has that.
+Spread = Callable[[Any], Any] | None
+
 # A factor of the derivatives, or what gives that of a call.
 Scale = float | Callable[[tuple[Any, ...], Request], float]
 
@@ -205,13 +208,6 @@ class Planning:
             raise TypeError(f"grad_out must be an array, as one gradient is asked for, got a {type(given).__name__}")
         return self.targets
 
-    def see_target(self, operand: Operand) -> Any:
-        """Set the view of an array of the user's that is to be written, and return it."""
-        view = self.library.output(operand.given, operand.name)
-        self.see(operand, operand.name)
-        operand.view = view
-        return view
-
     def take_grad_output(self, reduced: bool, shape: Shape) -> tuple[Scale, Operand | None]:
         """Return the upstream gradient as a factor, or what gives it of each call, and as an operand of `shape`."""
         if self.request.grad_output is self.weighing is None:
@@ -287,7 +283,7 @@ class Reads(NamedTuple):
 
 def reads_of(
     operands: tuple[Operand | None, ...],
-    spreads: tuple[Callable[[Any], Any] | None, ...],
+    spreads: tuple[Spread, ...],
     reads: tuple[Callable[[Any], Any], ...],
 ) -> Reads:
     """Return how a kernel's operands are read.
@@ -310,7 +306,7 @@ def reads_of(
     return Reads(picker(present), tuple(chains), itemgetter(*order), tuple(places))
 
 
-def seen(operands: Sequence[Operand | None], spreads: Sequence[Callable[[Any], Any] | None]) -> tuple[Any, ...]:
+def seen(operands: Sequence[Operand | None], spreads: Sequence[Spread]) -> tuple[Any, ...]:
     """Return the views of operands, brought to the shape that the loop wants, ``()`` for those not given."""
     return tuple(
         [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from operator import call
 from typing import Any
 
@@ -24,7 +23,7 @@ from fastloss.call.checks import (
 )
 from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import BadLabel, Plan, kernel_call
-from fastloss.call.planning import ABSENT, Operand, Planning, Read, chained, reads_of, seen
+from fastloss.call.planning import ABSENT, Operand, Planning, Read, Spread, chained, reads_of, seen
 from fastloss.call.request import Request
 from fastloss.call.weighting import RowLayout, or_negative, spreading
 from fastloss.define.descriptions import NO_INDEX, Pairwise, RowMap, RowMaths, Rowwise
@@ -78,7 +77,7 @@ def plan(planning: Planning, description: Rowwise) -> Plan:
         grad_output, maths = sampled_by, maths._replace(sampled=True)
 
     ordering = None if innermost is None else outputs.ordered
-    spread: Callable[[Any], Any] | None = ordering
+    spread: Spread = ordering
     if operand is not None and target.shape != shape:
         spread = chained(lambda view: backend.broadcast(view, shape), ordering)
     operands = (description.input, operand, labels, description.weight, grad_output)

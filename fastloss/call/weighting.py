@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from fastloss.call.array_ops import mapping
 from fastloss.call.checks import Shape
-from fastloss.call.planning import ABSENT, Operand, Planning, Read, Scale, chained
+from fastloss.call.planning import ABSENT, Operand, Planning, Read, Scale, Spread, chained
 from fastloss.call.request import Request
 from fastloss.define.point_maths import are_nonzero, is_nonzero, other, product, weighed, weight_of
 from fastloss.runtime.dtypes import F64, FLOATS
@@ -56,7 +56,7 @@ def broadcastable_shape(weights: Shape, shape: Shape) -> Shape:
     return (*weights, *(1,) * (len(shape) - len(weights)))
 
 
-def spreading(planning: Planning, shape: Shape) -> Callable[[Any], Any] | None:
+def spreading(planning: Planning, shape: Shape) -> Spread:
     """Return what spreads the weights of a call over values of `shape`, None where they have it."""
     operand, backend = planning.sample_weight, planning.library.backend
     assert operand is not None
@@ -98,7 +98,7 @@ def negative_weight_error() -> ValueError:
 
 def plan_sample_weights(
     planning: Planning, operand: Operand, shape: Shape, divisor: Any, weight: Operand | None
-) -> tuple[Read, Callable[[Any], Any] | None, bool]:
+) -> tuple[Read, Spread, bool]:
     """Return what reads the divisor of a loss whose kernel multiplies by the weights, what spreads these, and converts.
 
     The weights of a call are looked at where the divisor is read. `weight` counts in a mean beside them.
