@@ -467,6 +467,17 @@ def test_arrays_are_not_kept_of_options_in_common(function, options):
     assert not [one for one in kept if one() is not None]
 
 
+def test_arrays_are_not_kept_of_classes_that_lie_innermost_nor_of_sequences():
+    x, labels, lengths = np.zeros((2, 4, 3)), np.ones((4, 2), int), np.ones(4, int)
+    for _ in range(3):
+        fl.value_and_grad(fl.cross_entropy)(x.swapaxes(1, 2), labels.reshape(2, 4))
+        fl.value_and_grad(fl.ctc_loss)(x, labels, lengths, lengths)
+    kept = [weakref.ref(array) for array in (x, labels, lengths)]
+    del x, labels, lengths
+    gc.collect()
+    assert not [one for one in kept if one() is not None]
+
+
 def test_arrays_that_may_not_be_written_are_read():
     x, y = np.arange(6.0).reshape(2, 3), np.array([0, 2])
     expected = fl.value_and_grad(fl.cross_entropy)(x, y)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastloss.call.adaptive_weights import Layers
-from fastloss.call.array_ops import NO_GRADIENTS, convert_into, in_type, map_into, run_rowwise
+from fastloss.call.array_ops import convert_into, in_type, map_into, run_rowwise
 from fastloss.call.chunked_matmul import Products, chunks
 from fastloss.call.planning import ABSENT
 from fastloss.call.rowwise import value_only
@@ -26,11 +26,9 @@ def log_probabilities(maths: RowMaths, description: Clustered) -> Any:
     matrix = result.reshape((rows.shape[0], layers.classes))
     for start, stop in chunks(rows.shape[0], layers.classes * layers.real.itemsize, backend.chunk_times):
         target, head = matrix[start:stop], _head(layers, rows[start:stop])
-        if x.dtype == layers.real:
-            _fill(maths, layers, rows[start:stop], head, target)
-        else:
-            wide = backend.empty(target.shape, layers.real)
-            _fill(maths, layers, rows[start:stop], head, wide)
+        wide = target if x.dtype == layers.real else backend.empty(target.shape, layers.real)
+        _fill(maths, layers, rows[start:stop], head, wide)
+        if wide is not target:
             convert_into(backend, target, wide)
     return layers.library.wrap(result, getattr(description.input, "dtype", None))
 
@@ -65,8 +63,12 @@ def _largest(backend: Any, matrix: Any) -> Any:
 
 def _head(layers: Layers, rows: Any) -> Any:
     """Return the head's logits of some rows."""
-    products = Products(layers.library.backend, layers.real, rows, layers.matrix(1), NO_GRADIENTS, True)
-    return products.logits(0, rows.shape[0], layers.bias())
+    return _logits(layers, rows, 1, layers.bias())
+
+
+def _logits(layers: Layers, rows: Any, slot: int, bias: Any) -> Any:
+    products = Products(layers.library.backend, layers.real, rows, layers.matrix(slot), (ABSENT,) * 3, True)
+    return products.logits(0, rows.shape[0], bias)
 
 
 def _fill(maths: RowMaths, layers: Layers, rows: Any, head: Any, target: Any) -> None:
@@ -80,9 +82,7 @@ def _fill(maths: RowMaths, layers: Layers, rows: Any, head: Any, target: Any) ->
         projection = in_type(backend, layers.matrix(layers.tail_slot(k)), real)
         hidden = backend.empty((rows.shape[0], projection.shape[0]), real)
         backend.matmul(wide, projection.T, hidden)
-        logits = Products(backend, real, hidden, layers.matrix(layers.tail_slot(k) + 1), NO_GRADIENTS, True).logits(
-            0, rows.shape[0], ABSENT
-        )
+        logits = _logits(layers, hidden, layers.tail_slot(k) + 1, ABSENT)
         _log_softmax(backend, maths, logits)
         cluster = backend.broadcast(head[:, first + k : first + k + 1], logits.shape)
         map_into(backend, plus, (logits, cluster), logits, aliased=True)

@@ -52,13 +52,13 @@ def plan(planning: Planning, description: Clustered) -> Plan:
         [None if operand is None else Argument(operand, planning.see(operand, operand.name)) for operand in operands]
     )
     _flatten(planning, layers)
-    outputs = Outputs(planning, arguments, None)
-    outputs.want_values(rows, mode.value)
+    outputs = Outputs(planning, arguments, None, slots=1 + len(arguments))
+    outputs.want_values(rows, True)
     scale, _ = planning.take_grad_output(True, ())
     outputs.check_read(target=target)
     outputs.detach(operands)
     count = math.prod(rows)
-    results, flattened = outputs.plan(1 + len(arguments)), planning.request
+    results, flattened = outputs.plan(), planning.request
 
     def compute(arrays: tuple[Any, ...], request: Request) -> Any:
         made = results.made(arrays)

@@ -15,8 +15,6 @@ from fastloss.call.planning import ABSENT
 from fastloss.define.point_maths import itself, times
 from fastloss.runtime.dtypes import BF16_BITS
 
-NO_GRADIENTS = (ABSENT, ABSENT, ABSENT)
-
 # Bytes of a block of the weight, or of its gradient, that is held in the computing type beside the chunk of logits.
 # Adding 512 rows to the weight gradient of 512 features and 16384 classes, in blocks of 0.5, 1, 2, 4 and 8 MiB: 38, 36,
 # 33, 32 and 32 ms, of which the product alone is 29. The whole call with AVX-512: 1, 2, 4 and 8 MiB alike within noise.
@@ -124,12 +122,8 @@ def mapping(
     views: tuple[Any, ...],
     slot: int | None = None,
     dtype: Any = None,
-    params: tuple[float, ...] = (),
-    aliased: bool = False,
 ) -> Any:
-    """Return what computes a function of elements of arrays like `views`, and `params`, in the type of the first.
-
-    The target may be one of them where it is `aliased`.
+    """Return what computes a function of elements of arrays like `views`, in the type of the first.
 
     ``run(arrays, target, scale, divisor)`` writes the values (`slot` 0) or the first derivatives (1), these times
     `scale` over `divisor`, to a target of `dtype`, and returns the sum of the values over `divisor`.
@@ -137,7 +131,7 @@ def mapping(
     missing = (ABSENT,) * (5 - len(views))
     before, behind = (ABSENT,) * (slot or 0), (ABSENT,) * (4 - (slot or 0))
     prototype = ABSENT if slot is None else backend.prototype(dtype or views[0].dtype)
-    kernel = backend.plan_elementwise(point, (*views, *missing), (*before, prototype, *behind), params, aliased)
+    kernel = backend.plan_elementwise(point, (*views, *missing), (*before, prototype, *behind), (), False)
     reads, (code, queue) = kernel.reads[: len(views)], kernel.launch
     numbers_of, divided = kernel.numbers, kernel.divided
 
@@ -166,14 +160,6 @@ def writer(
         code(*map(call, reads, arrays), *missing, target, *rest, queue(), True)
 
     return write
-
-
-def summing(backend: Any, view: Any) -> Callable[[Any], Any]:
-    """Return what sums arrays like `view`."""
-    if view.size == 0:
-        return lambda view: 0.0
-    add_up = mapping(backend, itself, (view,))
-    return lambda view: add_up((view,))
 
 
 def blocks(rows: int, columns: int, itemsize: int, times: int) -> list[slice]:

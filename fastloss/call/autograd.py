@@ -36,7 +36,7 @@ def warn_outside_autograd(name: str, arguments: Iterable[Any]) -> None:
 
 def writing(compute: Compute, request: Request) -> Compute:
     """Return what computes calls like this one and tells autograd of the tensors that they write, if there are any."""
-    if not any(map(_is_tensor, _leaves(request[2:]))):
+    if not any(is_instance(array, "torch", "Tensor") for array in _leaves(request[2:])):
         return compute
     increment = sys.modules["torch"].autograd.graph.increment_version
 
@@ -67,10 +67,6 @@ def bump_versions(tensors: Iterable[Any]) -> None:
     """Tell autograd that tensors have been written, of which it may have kept what they were."""
     for tensor in tensors:
         sys.modules["torch"].autograd.graph.increment_version(tensor)
-
-
-def _is_tensor(array: Any) -> bool:
-    return is_instance(array, "torch", "Tensor")
 
 
 def _refuse_leaf(tensor: Any, name: str) -> None:

@@ -80,7 +80,7 @@ def _relations(found: Signature, request: Request) -> list[tuple[int, int, int, 
     Strictly between two numbers where they are to be the same array, else not there.
     """
     apart = []
-    for (target, other), relation in zip(pairs_of(found, request), found.relations, strict=True):
+    for (target, other), relation in zip(pairs_of(len(found.arrays), request), found.relations, strict=True):
         (low, high), (first, end) = (_reach(found.arrays[place]) for place in (target, other))
         between = (low - end, high - first) if relation == APART else (-1, 1)
         apart.append((target, other, *between, relation != APART))

@@ -31,7 +31,7 @@ from fastloss.call.direct import Run, direct
 from fastloss.call.dispatch import lazy
 from fastloss.call.plan import Plan
 from fastloss.call.planning import Compute, Operand, Planning
-from fastloss.call.request import Request, is_number
+from fastloss.call.request import Mode, Request, is_number
 from fastloss.call.signature import Signature, Take, extras_of, is_option, signature, taker
 from fastloss.define.chains import Applied, WeightedSum
 from fastloss.define.descriptions import (
@@ -226,6 +226,12 @@ def _set_extras(planning: Planning, operands: _Operands, place: int) -> None:
     planning.targets = [operands.at(place + k, "grad_out", array) for k, array in enumerate(extras)]
 
 
-_PLANNERS[OfDistances] = composed.planner_of_distances(Call)
-_PLANNERS[Penalty] = composed.planner_of_penalties(Call)
-_PLANNERS[Applied] = _PLANNERS[WeightedSum] = chain.planner(Call)
+@functools.cache
+def _part(record: Loss, mode: Mode) -> Call:
+    """Return the way of calling a part of a loss of losses."""
+    return Call(record, Request(mode), {})
+
+
+_PLANNERS[OfDistances] = functools.partial(composed.plan_distances, _part)
+_PLANNERS[Penalty] = functools.partial(composed.plan_penalty, _part)
+_PLANNERS[Applied] = _PLANNERS[WeightedSum] = functools.partial(chain.plan, _part)

@@ -7,7 +7,6 @@ is the upstream gradient of the loss that the argument came from. The parts are 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 
 from fastloss.call.array_ops import in_type
 from fastloss.call.checks import check_float
-from fastloss.call.composed import MakeCall, record_of_part
+from fastloss.call.composed import Part, record_of_part
 from fastloss.call.plan import Plan
 from fastloss.call.planning import Operand, Planning, several
 from fastloss.call.request import VALUE, Mode, Request, is_number
@@ -27,60 +26,49 @@ from fastloss.define.descriptions import Elementwise
 from fastloss.define.point_maths import plus_times, times
 from fastloss.define.record import Loss
 
-# Gives the way of calling a loss in a mode.
-Part = Callable[[Loss, Mode], Any]
-
 # The gradients that have been found, by the names of the arguments.
 Totals = dict[str, Any]
 
 
-def planner(make_call: MakeCall) -> Callable[[Planning, Applied | WeightedSum], Plan]:
-    """Return the planner of chains and sums of losses."""
+def plan(part: Part, planning: Planning, description: Applied | WeightedSum) -> Plan:
+    """Plan a chain or a sum of losses."""
+    planning.kept = False  # the parts are given the user's arrays, and keep their own plans
+    mode, record, request = planning.mode, planning.record, planning.request
+    if mode.hessian:
+        raise ValueError(f"{record.name} is made of several losses and has no second derivative here")
+    operands = _operands_of(description)
+    planning.enter(tuple(operands.values()), tuple(operands))
+    for name in mode.wrt:
+        if name not in operands:
+            raise ValueError(f"no gradient of {record.name} with respect to {name!r}: it is not given")
+        check_float(operands[name].view, name)
+    targets = []
+    if request.grad_out is not None:
+        given = several(request.grad_out, len(mode.wrt), mode.single)
+        targets = check_targets(planning, given, [operands[name] for name in mode.wrt])
+    if mode.partial and isinstance(description, WeightedSum):
+        raise TypeError(f"{record.name} is a sum of losses: take partial sums of these, each has a mean of its own")
+    clear = _clearing(planning, description)
+    root = _node_of(_with_common(description, planning), part, frozenset(mode.wrt), _Arithmetic(record, part))
 
-    @functools.cache
-    def part(record: Loss, mode: Mode) -> Any:
-        return make_call(record, Request(mode), {})
+    def compute(_: tuple[Any, ...], request: Request) -> Any:
+        totals: Totals = {}
+        if mode.partial:
+            return root.value(Mode(partial=True))
+        value = root.run(request.grad_output, totals, mode.value, request.out)
+        if not mode.wrt:
+            return value
+        grads = tuple([totals[name] for name in mode.wrt])
+        for name, gradient in zip(mode.wrt, grads, strict=True):
+            clear(planning.library.view(gradient, name))
+        backend = planning.library.backend
+        for name, gradient, target in zip(mode.wrt, grads, targets, strict=False):
+            found = planning.library.view(gradient, name)
+            backend.copy_into(target.view, in_type(backend, found, target.view.dtype))
+        result = request.grad_out if targets else grads[0] if mode.single else grads
+        return (value, result) if mode.value else result
 
-    def plan(planning: Planning, description: Applied | WeightedSum) -> Plan:
-        planning.kept = False  # the parts are given the user's arrays, and keep their own plans
-        mode, record, request = planning.mode, planning.record, planning.request
-        if mode.hessian:
-            raise ValueError(f"{record.name} is made of several losses and has no second derivative here")
-        operands = _operands_of(description)
-        planning.enter(tuple(operands.values()), tuple(operands))
-        for name in mode.wrt:
-            if name not in operands:
-                raise ValueError(f"no gradient of {record.name} with respect to {name!r}: it is not given")
-            check_float(operands[name].view, name)
-        targets = []
-        if request.grad_out is not None:
-            given = several(request.grad_out, len(mode.wrt), mode.single)
-            targets = check_targets(planning, given, [operands[name] for name in mode.wrt])
-        if mode.partial and isinstance(description, WeightedSum):
-            raise TypeError(f"{record.name} is a sum of losses: take partial sums of these, each has a mean of its own")
-        clear = _clearing(planning, description)
-        root = _node_of(_with_common(description, planning), part, frozenset(mode.wrt), _arithmetic(record, part))
-
-        def compute(_: tuple[Any, ...], request: Request) -> Any:
-            totals: Totals = {}
-            if mode.partial:
-                return root.partial()
-            value = root.run(request.grad_output, totals, mode.value, request.out)
-            if not mode.wrt:
-                return value
-            grads = tuple([totals[name] for name in mode.wrt])
-            for name, gradient in zip(mode.wrt, grads, strict=True):
-                clear(planning.library.view(gradient, name))
-            backend = planning.library.backend
-            for name, gradient, target in zip(mode.wrt, grads, targets, strict=False):
-                found = planning.library.view(gradient, name)
-                backend.copy_into(target.view, in_type(backend, found, target.view.dtype))
-            result = request.grad_out if targets else grads[0] if mode.single else grads
-            return (value, result) if mode.value else result
-
-        return Plan(compute)
-
-    return plan
+    return Plan(compute)
 
 
 def _clearing(planning: Planning, description: Any) -> Callable[[Any], None]:
@@ -148,8 +136,8 @@ def _parts_of(description: Any) -> list[Any]:
 class _Arithmetic:
     """The sums and products of arrays of any library that join the parts, as calls of elementwise losses."""
 
-    def __init__(self, call: Callable[[Callable[..., Any], int], Any]) -> None:
-        self._call = call
+    def __init__(self, record: Loss, part: Part) -> None:
+        self._record, self._part = record, part
 
     def scaled(self, array: Any, factor: Any) -> Any:
         """Return an array, a number, or None for ones, times a number."""
@@ -159,22 +147,16 @@ class _Arithmetic:
 
     def times(self, array: Any, factor: Any, out: Any = None) -> Any:
         """Return an array, or a value of a library's own kind, times a number."""
-        options = {"factor": float(factor), "reduction": "none" if getattr(array, "ndim", 0) else "sum"}
-        return self._call(_times, 1).run((array,), options, VALUE if out is None else VALUE._replace(out=out))
+        return self._run(_times, (array,), factor, out)
 
     def plus(self, array: Any, other: Any, factor: float = 1.0, out: Any = None) -> Any:
         """Return an array plus `factor` times another of its shape."""
-        options = {"factor": factor, "reduction": "none" if getattr(array, "ndim", 0) else "sum"}
-        request = VALUE if out is None else VALUE._replace(out=out)
-        return self._call(_plus, 2).run((array, other), options, request)
+        return self._run(_plus, (array, other), factor, out)
 
-
-def _arithmetic(record: Loss, part: Part) -> _Arithmetic:
-    def call(describe: Callable[..., Any], count: int) -> Any:
-        names = ("array", "other")[:count]
-        return part(record_of_part(record, describe, names), VALUE.mode)
-
-    return _Arithmetic(call)
+    def _run(self, describe: Callable[..., Any], arrays: tuple[Any, ...], factor: Any, out: Any) -> Any:
+        record = record_of_part(self._record, describe, ("array", "other")[: len(arrays)])
+        options = {"factor": float(factor), "reduction": "none" if getattr(arrays[0], "ndim", 0) else "sum"}
+        return self._part(record, VALUE.mode).run(arrays, options, VALUE if out is None else VALUE._replace(out=out))
 
 
 def _times(array: Any, *, factor: float, reduction: str) -> Elementwise:
@@ -228,10 +210,6 @@ class _Node:
         for name, node in self.inner.items():
             self.given[name] = node.value()
         return self.part(self.record, mode).run((), self.given, Request(mode))
-
-    def partial(self) -> Any:
-        """Return a sum, what a mean would divide it by, and how many values count."""
-        return self.value(Mode(partial=True))
 
 
 class _SumNode:

@@ -61,7 +61,7 @@ class Products:
         scale: float = 1.0,
         later: bool = False,
     ) -> None:
-        self.backend, self.real, self.x, self.w, self.whole, self.scale = backend, real, x, w, whole, scale
+        self.backend, self.real, self.x, self.w, self.scale = backend, real, x, w, scale
         self.columns, self.features = w.shape
         self.kind = factor_type(backend, real, x, w)
         self.blocks = blocks(self.columns, self.features, real.itemsize, backend.chunk_times)
@@ -70,15 +70,11 @@ class Products:
         if later:
             self.d_weight = ABSENT
         # Several chunks add up in the computing type: in the gradient itself if it has that.
-        self.sum_weight = self._sum_for(self.d_weight)
+        direct = self.d_weight is ABSENT or self.d_weight.dtype == real or whole
+        self.sum_weight = self.d_weight if direct else backend.empty(self.d_weight.shape, real)
         self.sum_bias: Any = ABSENT if self.d_bias is ABSENT else backend.zeros((1, self.columns), real)
         self.memory: Any = ABSENT
         self.factors: Any = ABSENT
-
-    def _sum_for(self, gradient: Any) -> Any:
-        if gradient is ABSENT or gradient.dtype == self.real or self.whole:
-            return gradient
-        return self.backend.empty(gradient.shape, self.real)
 
     def rows(self, start: int, stop: int) -> Any:
         """Return rows of the input as factors of the logits."""

@@ -23,39 +23,25 @@ from fastloss.define.descriptions import Distance, Elementwise, OfDistances, Pen
 from fastloss.define.point_maths import plus
 from fastloss.define.record import Loss
 
-# What makes a way of calling a part: of its description's record, its request, and no options.
-MakeCall = Callable[[Loss, Request, dict[str, Any]], Any]
+# Gives the way of calling a part in a mode.
+Part = Callable[[Loss, Mode], Any]
 
 
 # -- penalties ---------------------------------------------------------------------------------------------------------
 
 
-def planner_of_penalties(make_call: MakeCall) -> Callable[[Planning, Penalty], Plan]:
-    """Return the planner of penalties on one array or on many."""
-
-    @functools.cache
-    def part(record: Loss, mode: Mode) -> Any:
-        return make_call(record, Request(mode), {})
-
-    def plan(planning: Planning, description: Penalty) -> Plan:
-        if is_array(description.params.given):
-            one = Elementwise(
-                description.point,
-                (description.params,),
-                ("params",),
-                (float(description.coefficient),),
-                reduction="sum",
-                leads=1,
-            )
-            return elementwise.plan(planning, one)
-        planning.kept = False
-        return _plan_penalties(planning, description, part)
-
-    return plan
+def plan_penalty(part: Part, planning: Planning, description: Penalty) -> Plan:
+    """Plan a penalty on one array or on several."""
+    if not is_array(description.params.given):
+        return _plan_several(part, planning, description)
+    arrays, params = (description.params,), (float(description.coefficient),)
+    one = Elementwise(description.point, arrays, ("params",), params, reduction="sum", leads=1)
+    return elementwise.plan(planning, one)
 
 
-def _plan_penalties(planning: Planning, description: Penalty, part: Callable[[Loss, Mode], Any]) -> Plan:
+def _plan_several(part: Part, planning: Planning, description: Penalty) -> Plan:
     """Plan a penalty on several arrays, of this call alone."""
+    planning.kept = False
     mode, request, record = planning.mode, planning.request, planning.record
     given = tuple(description.params.given)
     names = tuple([f"params[{k}]" for k in range(len(given))])
@@ -133,23 +119,16 @@ def is_array(params: Any) -> bool:
 # -- losses of distances -----------------------------------------------------------------------------------------------
 
 
-def planner_of_distances(make_call: MakeCall) -> Callable[[Planning, OfDistances], Plan]:
-    """Return the planner of losses of distances."""
-
-    @functools.cache
-    def part(record: Loss, describe: Callable[..., Any], names: tuple[str, ...], mode: Mode) -> Any:
-        return make_call(record_of_part(record, describe, names), Request(mode), {})
-
-    def plan(planning: Planning, description: OfDistances) -> Plan:
-        return _Distances(planning, description, part).plan()
-
-    return plan
+def plan_distances(part: Part, planning: Planning, description: OfDistances) -> Plan:
+    """Plan a loss of distances."""
+    run, given = _Distances(part, planning, description).run, tuple([operand.given for operand in description.arrays])
+    return Plan(lambda _, request: run(given, request))
 
 
 class _Distances:
     """A loss of distances: an elementwise loss of what other descriptions, or functions of the user's, compute."""
 
-    def __init__(self, planning: Planning, description: OfDistances, part: Callable[..., Any]) -> None:
+    def __init__(self, part: Part, planning: Planning, description: OfDistances) -> None:
         self.planning, self.description, self.record, self.mode = planning, description, planning.record, planning.mode
         self.options = {"reduction": description.reduction, **planning.given_common()}
         views = planning.enter(description.arrays, description.names)
@@ -165,25 +144,22 @@ class _Distances:
         planning.kept = False  # the parts are given the user's arrays, and keep their own plans
 
         mode = self.mode
-        self.names = tuple(
-            [
-                f"the distance of {description.names[i]} and {description.names[k]}"
-                for (i, k), *_ in description.distances
-            ]
-        )
+        names = description.names
+        self.names = tuple([f"the distance of {names[i]} and {names[k]}" for (i, k), *_ in description.distances])
         outer = Mode(mode.value, self.names if mode.wrt else (), single=False, partial=mode.partial)
         describe = _outer_of(description.point, self.names, description.params)
-        self.outer = part(self.record, describe, self.names, outer)
-        self.plus = part(self.record, _sum, ("one", "other"), Mode())
+        self.outer = part(record_of_part(self.record, describe, self.names), outer)
+        self.plus = part(record_of_part(self.record, _sum, ("one", "other")), Mode())
         self.parts = [(distance, *self._parts_of(distance, part)) for distance in description.distances]
 
-    def _parts_of(self, distance: Distance, part: Callable[..., Any]) -> tuple[Any, Any]:
+    def _parts_of(self, distance: Distance, part: Part) -> tuple[Any, Any]:
         """Return the calls of a distance that is a description: of its value, and of its derivatives."""
         if distance.describe is None:
             return None, None
         names = distance.describe(*[self.description.arrays[k] for k in distance.operands]).names
         derivatives = Mode(False, names[:1], hessian=True) if self.mode.hessian else Mode(False, names, single=False)
-        return tuple([part(self.record, distance.describe, names, mode) for mode in (Mode(), derivatives)])
+        record = record_of_part(self.record, distance.describe, names)
+        return part(record, Mode()), part(record, derivatives)
 
     def _check_derivatives(self) -> None:
         """Raise where a derivative is asked for that a function of the user's does not provide."""
@@ -199,23 +175,19 @@ class _Distances:
     def _check_outputs(self, views: list[Any]) -> None:
         planning, request, names = self.planning, self.planning.request, self.description.names
         backend = planning.library.backend
-        self.targets: list[Operand] | None = None
+        self.targets: list[Operand] = []
         if request.grad_out is not None:
             given = several(request.grad_out, len(self.mode.wrt), self.mode.single)
             like = [self.description.arrays[names.index(name)] for name in self.mode.wrt]
             self.targets = check_targets(planning, given, like)
         if request.out is not None:
             out = planning.library.output(request.out, "out")
-            written = [target.view for target in self.targets or ()]
+            written = [target.view for target in self.targets]
             if any(backend.overlap(out, view) for view in (*views, *written)):
                 raise ValueError("out overlaps an argument or another array that is written")
 
-    def plan(self) -> Plan:
-        """Return what computes the call."""
-        given = tuple([operand.given for operand in self.description.arrays])
-        return Plan(lambda _, request: self._compute(given, request))
-
-    def _compute(self, given: tuple[Any, ...], request: Request) -> Any:
+    def run(self, given: tuple[Any, ...], request: Request) -> Any:
+        """Compute the call of the arrays that were given."""
         mode = self.mode
         found = tuple([self._value(given, distance, value) for distance, value, _ in self.parts])
         wanted = self.outer.request
@@ -238,10 +210,10 @@ class _Distances:
                     )
         grads = tuple([totals[name] for name in mode.wrt])
         library = self.planning.library
-        for target, gradient in zip(self.targets or (), grads, strict=bool(self.targets)):
+        for target, gradient in zip(self.targets, grads, strict=bool(self.targets)):
             found = in_type(library.backend, library.view(gradient, "grad_out"), target.view.dtype)
             library.backend.copy_into(target.view, found)
-        result = (grads[0] if mode.single else grads) if self.targets is None else request.grad_out
+        result = request.grad_out if self.targets else grads[0] if mode.single else grads
         if mode.hessian:
             return result, totals["hessian"]
         return (value, result) if mode.value else result

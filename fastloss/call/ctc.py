@@ -10,7 +10,7 @@ from fastloss.call.checks import check_float, check_integer
 from fastloss.call.dispatch import host_array
 from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import Plan, program_call
-from fastloss.call.planning import ABSENT, Operand, Planning, Read
+from fastloss.call.planning import Operand, Planning, Read
 from fastloss.call.request import Request
 from fastloss.call.rowwise import out_of_range
 from fastloss.call.weighting import RowLayout
@@ -23,7 +23,6 @@ _NAMES = ("log_probs", "targets")
 
 def plan(planning: Planning, description: Alignment) -> Plan:
     """Plan a loss over the alignments of labels with time steps; the lengths are numbers, and are read in each call."""
-    mode = planning.mode
     x, targets = planning.enter((description.log_probs, description.targets), _NAMES)
     backend = planning.library.backend
     check_float(x, "log_probs")
@@ -41,19 +40,20 @@ def plan(planning: Planning, description: Alignment) -> Plan:
         _Lengths(planning, description.input_lengths, "input_lengths", samples, times, "time steps", shape),
         _target_lengths(planning, description.target_lengths, targets, samples, shape),
     ]
+    label_shape = targets.shape  # for what is kept, which may not hold an array of the call
     no_labels = targets.dtype == F64  # an empty list; the recursion is for integers
     if no_labels:
-        targets = backend.zeros(targets.shape, I64)
+        targets = backend.zeros(label_shape, I64)
 
     each, by_length = description.reduction == "none", description.reduction == "mean"
     divisor = planning.over(samples) if by_length else 1
-    outputs = Outputs(planning, (Argument(description.log_probs, x), Argument(description.targets, targets)), shape)
+    arguments = (Argument(description.log_probs, x), Argument(description.targets, targets))
+    outputs = Outputs(planning, arguments, shape, slots=2)
     results = (samples,) if len(shape) == 3 else ()
-    outputs.want_values(results, each and mode.value)
+    outputs.want_values(results, each, layout=RowLayout(times, samples, classes))
     scale, grad_output = planning.take_grad_output(not each, results)
     outputs.check_read(grad_output=grad_output)
     if planning.weighing is not None:
-        planning.weighing.layout = RowLayout(times, samples, classes)
         if by_length:
             planning.weighing.factors = _shares(planning, lengths[1], outputs.real)
         by_length, divisor = False, 1
@@ -66,35 +66,22 @@ def plan(planning: Planning, description: Alignment) -> Plan:
         (steps, frames), (labels_of, counts) = (one.of(arrays) for one in lengths)
         if samples == 0:
             return empty_mean
-        labels = backend.zeros(targets.shape, I64).reshape(-1) if no_labels else read_labels(arrays)
-        if len(targets.shape) == 2:
-            most = targets.shape[1]
+        labels = backend.zeros(label_shape, I64).reshape(-1) if no_labels else read_labels(arrays)
+        if len(label_shape) == 2:
+            most = label_shape[1]
             starts = np.arange(0, samples * most, most) if most else np.zeros(samples, np.int64)
         else:
             starts = labels_of.cumsum() - labels_of
-        bad, total = backend.ctc(
-            read_x(arrays),
-            labels,
-            starts,
-            steps,
-            labels_of,
-            read_upstream(arrays),
-            (times, samples, classes),
-            (frames, counts),
-            blank,
-            by_length,
-            zero_infinity,
-            settings.check_indices,
-            scale(arrays, request) if callable(scale) else scale,
-            divisor(arrays) if callable(divisor) else divisor,
-            values if values is ABSENT else backend.flat(values),
-            gradient if gradient is ABSENT else backend.flat(gradient),
-        )
+        read = read_x(arrays), labels, starts, steps, labels_of, read_upstream(arrays)
+        sizes, options = ((times, samples, classes), (frames, counts)), (blank, by_length, zero_infinity)
+        factor = scale(arrays, request) if callable(scale) else scale
+        by = divisor(arrays) if callable(divisor) else divisor
+        bad, total = backend.ctc(*read, *sizes, *options, settings.check_indices, factor, by, values, gradient)
         if bad >= 0:
-            raise out_of_range(backend, labels, bad, targets.shape, classes, "targets: label")
+            raise out_of_range(backend, labels, bad, label_shape, classes, "targets: label")
         return total
 
-    return program_call(planning, outputs, each, body, slots=2)
+    return program_call(planning, outputs, body)
 
 
 def _shares(planning: Planning, lengths: _Lengths, real: Any) -> Read:

@@ -55,19 +55,15 @@ def direct(
     constants = tuple([(place, found.given[place]) for place in range(count + len(names)) if place not in found.places])
     frames = parts.frames
     if request is not plain:
-        return (
-            None
-            if request.grad_output is not None or any(found.lowers)
-            else _into(parts, operands, constants, count, names, request)
-        )
+        if request.grad_output is not None or any(found.lowers):
+            return None
+        return _into(parts, operands, constants, count, names, request)
     finish = _finish(parts)
     if any(found.lowers):
-        kinds: Any = tuple(
-            [(type(found.given[place]), lower) for place, lower in zip(found.places, found.lowers, strict=True)]
-        )
-        return (
-            None if None in found.lowers else _lowered(finish, frames, operands, kinds, constants, count, names, plain)
-        )
+        if None in found.lowers:
+            return None
+        kinds: Any = [(type(found.given[found.places[place]]), found.lowers[place]) for place, _ in parts.operands]
+        return _lowered(finish, frames, operands, kinds, constants, count, names, plain)
     if not names and not constants and [place for place, *_ in operands] == [0, 1]:
         return _two(finish, frames, operands, plain)
     return _any(finish, frames, operands, constants, count, names, plain)
@@ -135,7 +131,7 @@ def _lowered(
     finish: Finish,
     frames: tuple[list[Any], list[Any]],
     operands: tuple[Looked, ...],
-    kinds: tuple[tuple[type, Callable[[Any], Any]], ...],
+    kinds: list[tuple[type, Callable[[Any], Any]]],
     constants: tuple[tuple[int, Any], ...],
     count: int,
     names: list[str],

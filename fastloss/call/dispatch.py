@@ -23,25 +23,17 @@ from fastloss.runtime.loaded import is_instance
 
 _libraries: dict[Any, Any] = {}
 
-# What is loaded with the first array that it is for: device memory, and lazy arrays in blocks.
-_LOADED_LATE = {"device": "fastloss.cuda.libraries", "dask": "fastloss.dask.calls"}
-
-
 IN_SYMBOLIC_TRACE = (
     "what torch.fx.symbolic_trace passes has no numbers; use torch.export.export, or make_fx of "
     "torch.fx.experimental.proxy_tensor, which see the losses of fastloss.torch as operators"
 )
 
 
-def _late(kind: str) -> Any:
-    return import_module(_LOADED_LATE[kind])
-
-
 def lazy(arrays: tuple[Any, ...]) -> Any:
     """Return the module that computes calls of lazy arrays, None where there is none among `arrays` or in a list."""
     each = (one for array in arrays for one in (array if isinstance(array, list | tuple) else (array,)))
     if any(is_instance(one, "dask.array", "Array") for one in {type(one): one for one in each}.values()):
-        return _late("dask")
+        return import_module("fastloss.dask.calls")  # loaded with the first of them
     return None
 
 
@@ -152,7 +144,7 @@ def _library(array: Any, name: str, wanted: str = "an array") -> Any:
     # __cuda_ndarray__ marks Numba's device arrays, those of its simulator too.
     exported = on_device or hasattr(array, "__cuda_array_interface__") or hasattr(array, "__cuda_ndarray__")
     if exported or _dlpack_device(array) in (2, 13):
-        return _late("device").library_of_device_array(array)
+        return import_module("fastloss.cuda.libraries").library_of_device_array(array)
     if _dlpack_device(array) == 1:
         namespace = _namespace(array)
         if namespace is not None:

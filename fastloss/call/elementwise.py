@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from operator import methodcaller
 from typing import Any
 
-from fastloss.call.array_ops import sum_of, summing
+from fastloss.call.array_ops import mapping, sum_of
 from fastloss.call.checks import (
     Shape,
     aligned_variance,
@@ -19,11 +20,11 @@ from fastloss.call.checks import (
 )
 from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import Domain, Plan, kernel_call
-from fastloss.call.planning import ABSENT, Operand, Planning, chained, reads_of
+from fastloss.call.planning import ABSENT, Operand, Planning, Spread, chained
 from fastloss.call.request import VALUE
-from fastloss.call.weighting import plan_sample_weights, spread_weights
+from fastloss.call.weighting import RowLayout, plan_sample_weights, spread_weights
 from fastloss.define.descriptions import Elementwise, MathFunction
-from fastloss.define.point_maths import sampled, slopes_of, weighted
+from fastloss.define.point_maths import itself, sampled, slopes_of, weighted
 from fastloss.runtime.plans import nothing
 from fastloss.runtime.settings import settings
 
@@ -36,10 +37,10 @@ class _Loop:
     params: tuple[Any, ...]
     arguments: tuple[Argument, ...]
     views: list[Any]
-    spreads: list[Callable[[Any], Any] | None]
+    spreads: list[Spread]
     divisor: Any
 
-    def add(self, operand: Operand, spread: Callable[[Any], Any] | None = None) -> None:
+    def add(self, operand: Operand, spread: Spread = None) -> None:
         """Have a further array as the last one."""
         self.arguments = (*self.arguments, Argument(operand, operand.view))
         self.views.append(operand.view if spread is None else spread(operand.view))
@@ -70,7 +71,7 @@ def plan(planning: Planning, description: Elementwise) -> Plan:
         loop.point = slopes_of(loop.point)
 
     outputs = Outputs(planning, loop.arguments, shape)
-    outputs.want_values(shape, each and mode.value)
+    outputs.want_values(shape, each, layout=RowLayout())
     scale, grad_output = planning.take_grad_output(not each, shape)
     kernel_weight = None if "weight" in mode.wrt else weight
     outputs.check_read(weight=kernel_weight, grad_output=grad_output)
@@ -85,15 +86,14 @@ def plan(planning: Planning, description: Elementwise) -> Plan:
             ABSENT if kernel_weight is None else backend.broadcast(kernel_weight.view, shape),
             ABSENT if grad_output is None else grad_output.view,
         )
-        kernel = backend.plan_elementwise(loop.point, seen, outputs.prototypes(5), loop.params, outputs.aliased)
+        kernel = backend.plan_elementwise(loop.point, seen, outputs.prototypes(), loop.params, outputs.aliased)
     chains = [*loop.spreads, *(None,) * (5 - len(loop.spreads))]
     if samples is not None and planning.weighs and kernel.raw and not converts:
         chains[len(description.arrays)] = None  # what spreads weights also brings them to their shape
     for k, operand in enumerate(operands):
         if not (operand is None or operand is samples or kernel.raw or operand.view.shape == shape):
             chains[k] = _broadcasting(backend, chains[k], shape)
-    reads = reads_of(operands, tuple(chains), kernel.reads)
-    return kernel_call(planning, kernel, reads, outputs, each, scale, loop.divisor, domain)
+    return kernel_call(planning, outputs, kernel, operands, tuple(chains), scale, loop.divisor, domain)
 
 
 def _weigh(planning: Planning, description: Elementwise, loop: _Loop, shape: Shape) -> None:
@@ -133,30 +133,24 @@ def _weigh_samples(planning: Planning, description: Elementwise, loop: _Loop, sh
     return converts
 
 
-def _arguments(
-    description: Elementwise,
-) -> tuple[tuple[Argument, ...], list[Any], list[Callable[[Any], Any] | None]]:
+def _arguments(description: Elementwise) -> tuple[tuple[Argument, ...], list[Any], list[Spread]]:
     """Return the arguments of a loss, their views, and what spreads those that do not broadcast as they are."""
     names, arguments = description.names, tuple([Argument(operand, operand.view) for operand in description.arrays])
     for argument in arguments[: description.reals]:
         check_float(argument.view, argument.operand.name)
     views = [argument.view for argument in arguments]
-    spreads: list[Callable[[Any], Any] | None] = [None] * len(views)
+    spreads: list[Spread] = [None] * len(views)
     if description.variance is not None:
         check_float(views[-1], names[-1])
         aligned = aligned_variance(views[-1], views[0], names[-1])
         if aligned is not views[-1]:
-            spreads[-1] = _reshaping(aligned.shape)
+            spreads[-1] = methodcaller("reshape", aligned.shape)
         views[-1] = aligned
         arguments = (*arguments[:-1], arguments[-1]._replace(lies=aligned.shape))
     return arguments, views, spreads
 
 
-def _reshaping(shape: tuple[int, ...]) -> Callable[[Any], Any]:
-    return lambda view: view.reshape(shape)
-
-
-def _broadcasting(backend: Any, before: Callable[[Any], Any] | None, shape: tuple[int, ...]) -> Callable[[Any], Any]:
+def _broadcasting(backend: Any, before: Spread, shape: tuple[int, ...]) -> Callable[[Any], Any]:
     if before is None:
         return lambda view: backend.broadcast(view, shape)
     return lambda view: backend.broadcast(before(view), shape)
@@ -164,10 +158,12 @@ def _broadcasting(backend: Any, before: Callable[[Any], Any] | None, shape: tupl
 
 def _summing(backend: Any, weight: Operand) -> Callable[[tuple[Any, ...]], Any]:
     """Return what sums the weights of a call."""
-    total, place, read = summing(backend, weight.view), weight.place, weight.read
+    if weight.view.size == 0:
+        return lambda arrays: 0.0
+    total, place, read = mapping(backend, itself, (weight.view,)), weight.place, weight.read
     if read is None:
-        return lambda arrays: total(arrays[place])
-    return lambda arrays: total(read(arrays[place]))
+        return lambda arrays: total((arrays[place],))
+    return lambda arrays: total((read(arrays[place]),))
 
 
 def _centre(planning: Planning, description: Elementwise, size: int) -> float:
@@ -188,7 +184,7 @@ def _domain(
     planning: Planning,
     description: Elementwise,
     shape: Shape,
-    spreads: list[Callable[[Any], Any] | None],
+    spreads: list[Spread],
     samples: Operand | None,
 ) -> Domain | None:
     """Return what raises where an operand holds a value that the loss is not defined for; NaN passes.

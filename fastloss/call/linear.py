@@ -32,13 +32,8 @@ def plan(planning: Planning, description: Projected) -> Plan:
     names = (*description.names, *usual[len(description.names) :])
     scores = rows.scores or Scores()
     numbered = rows.target if isinstance(rows.target, RowIndex) else None
-    given = (
-        description.input,
-        description.linear_weight,
-        None if numbered is not None else rows.target,
-        description.linear_bias,
-        rows.weight,
-    )
+    labels = None if numbered is not None else rows.target
+    given = (description.input, description.linear_weight, labels, description.linear_bias, rows.weight)
     x, w, target, bias, class_weight = planning.enter(given, names)
     _check_map(x, w, bias, names, empty=numbered is not None and x.shape[:1] == (0,))
     if numbered is not None:
@@ -65,23 +60,19 @@ def plan(planning: Planning, description: Projected) -> Plan:
 
     hidden = () if soft else (TARGET, CLASS_WEIGHT)  # what cannot be differentiated
     arguments = tuple(
-        [
-            None if operand is None or slot in hidden else Argument(operand, operand.view)
-            for slot, operand in enumerate(given)
-        ]
+        [None if one is None or slot in hidden else Argument(one, one.view) for slot, one in enumerate(given)]
     )
-    present = [name for name, argument in zip(names, arguments, strict=True) if argument is not None]
-    planning.differentiate(*[name for name in planning.mode.also if name in present])
+    mode, present = planning.mode, [argument.operand.name for argument in arguments if argument is not None]
+    planning.mode = mode._replace(wrt=(*mode.wrt, *[name for name in mode.also if name in present]))
     each = rows.reduction == "none"
-    outputs = Outputs(planning, arguments, None)
-    outputs.want_values(results, each and planning.mode.value)
+    outputs = Outputs(planning, arguments, None, slots=6)
+    outputs.want_values(results, each)
     scale, grad_output = planning.take_grad_output(not each, results)
     counted = not soft and rows.mean == "weights" and rows.reduction == "mean"
     if counted:
-        set_counts(planning, description.rows, given[TARGET], x.dtype, valid, target if numbered is not None else None)
+        set_counts(planning, rows, labels, x.dtype, valid, target if numbered is not None else None)
     reduced, by = _reduction(planning, rows, math.prod(results))
-    labels, class_weights = (None, None) if soft else (given[TARGET], rows.weight)
-    outputs.check_read(target=labels, weight=class_weights, grad_output=grad_output)
+    outputs.check_read(target=None if soft else labels, weight=None if soft else rows.weight, grad_output=grad_output)
     # Rows of the input and class probabilities are read no more when their gradient is written; all else is.
     outputs.detach(list(given), (INPUT, TARGET))
     run = LinearRun(planning, description._replace(rows=reduced), soft, real, scale)
@@ -98,7 +89,7 @@ def plan(planning: Planning, description: Projected) -> Plan:
         found = arrays[place] if scores.returns else ()
         return run.run([read(arrays) for read in readers], arrays, request, values, grads, divisor, found)
 
-    made = program_call(planning, outputs, each, body, slots=6)
+    made = program_call(planning, outputs, body)
     return returning(planning, made, place, run.numbers, results) if scores.returns else made
 
 
@@ -106,7 +97,6 @@ def _reduction(planning: Planning, rows: Rowwise, count: int) -> tuple[Rowwise, 
     """Return the row loss with the reduction that its loop does, and what the mean of `count` rows is divided by."""
     divisor: Any = planning.over(count) if rows.reduction == "mean" else 1
     if planning.weighing is not None:
-        planning.weighing.layout = None
         return rows._replace(reduction="none"), divisor
     if callable(divisor) or planning.mode.partial:
         return rows._replace(reduction="sum"), divisor

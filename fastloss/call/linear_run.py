@@ -43,13 +43,8 @@ class LinearRun:
     def __init__(self, planning: Planning, description: Projected, soft: bool, real: Any, scale: Any) -> None:
         rows, mode = description.rows, planning.mode
         x, w = description.input.view, description.linear_weight.view
-        self.backend, self.real, self.soft, self.scale, self.valued = (
-            planning.library.backend,
-            real,
-            soft,
-            scale,
-            mode.value,
-        )
+        self.backend, self.real, self.soft, self.scale = planning.library.backend, real, soft, scale
+        self.valued = mode.value
         self.maths: RowMaths = rows.maths if rows.soft is None or not soft else rows.soft
         self.logit_scale = description.logit_scale
         self.each, self.averages = rows.reduction == "none", rows.reduction == "mean"
@@ -66,11 +61,8 @@ class LinearRun:
         self.ignore = NO_INDEX if rows.ignore_index is None else int(rows.ignore_index)
         self.params = representable((*rows.params, 1.0 / max(1, self.classes)), real)
         doubled = "weight" in mode.wrt
-        wanted = (
-            description.chunk_rows(self.batch, self.features, self.classes)
-            if description.chunk_rows is not None
-            else None
-        )
+        ask = description.chunk_rows
+        wanted = None if ask is None else ask(self.batch, self.features, self.classes)
         row_bytes = self.columns * real.itemsize * (1 + doubled + (self.scores.softcap is not None))
         self.bounds = chunks(self.batch, row_bytes, self.backend.chunk_times, wanted) if self.count else []
         self.wanted = bool(mode.wrt)
@@ -92,7 +84,7 @@ class LinearRun:
         divisor: float,
         found: Sequence[Any],
     ) -> Any:
-        """Write the results and return the reduced value; both are divided by `divisor` too."""
+        """Write the results, flat arrays, and return the reduced value; both are divided by `divisor` too."""
         backend = self.backend
         if self.count == 0:
             for gradient in grads:
@@ -121,7 +113,7 @@ class LinearRun:
         parts = list(grads)
         for slot, size in ((WEIGHT, self.columns * self.features), (BIAS, self.columns)):
             if parts[slot] is not ABSENT:
-                parts[slot] = self.backend.flat(parts[slot])[:size]
+                parts[slot] = parts[slot][:size]
         return tuple(parts)
 
     def _at_once(
@@ -140,9 +132,7 @@ class LinearRun:
         flat = logits.reshape(-1)
         gradient = flat if self.wanted else ABSENT
         by = 0 if self.weighs else self.count if self.averages else 1
-        d_target = grads[TARGET] if grads[TARGET] is ABSENT else backend.flat(grads[TARGET])
-        values = values if values is ABSENT else backend.flat(values)
-        results = (values, gradient, d_target, ABSENT, ABSENT)
+        results = (values, gradient, grads[TARGET], ABSENT, ABSENT)
         total = self._rows(self.batch, (flat, *of_rows), results, self.wanted, scale, by, settings.check_indices)
         if grads[WEIGHT] is not ABSENT:
             self.multiply(logits.T, x, grads[WEIGHT].reshape(w.shape))
@@ -184,8 +174,7 @@ class LinearRun:
         each: Any = ABSENT
         direct = values is not ABSENT and values.dtype == real
         if self.valued:
-            each = backend.flat(values) if direct else backend.empty((self.count,), real)
-        grads = tuple([gradient if gradient is ABSENT else backend.flat(gradient) for gradient in grads])
+            each = values if direct else backend.empty((self.count,), real)
         matrices = [
             gradient if gradient is ABSENT else gradient.reshape(matrix.shape)
             for gradient, matrix in zip(grads[:2], (x, w), strict=True)
@@ -208,7 +197,7 @@ class LinearRun:
         if self.valued and not self.each:
             return sum_of(backend, each, divisor)
         if self.valued and not direct:
-            convert_into(backend, backend.flat(values), each)
+            convert_into(backend, values, each)
         return None
 
     def _chunk(self, chunked: _Chunked, start: int, stop: int) -> None:

@@ -8,7 +8,7 @@ import math
 from fastloss.call.checks import check_float, check_integer, check_shape, normal_axis
 from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import Plan, kernel_call
-from fastloss.call.planning import ABSENT, Planning, reads_of
+from fastloss.call.planning import Planning, seen
 from fastloss.call.rowwise import bad_label_of
 from fastloss.call.weighting import RowLayout
 from fastloss.define.descriptions import LabelSets
@@ -17,7 +17,6 @@ from fastloss.runtime.plans import nothing
 
 def plan(planning: Planning, description: LabelSets) -> Plan:
     """Plan a loss of listed and unlisted classes."""
-    mode = planning.mode
     x, target = planning.enter((description.input, description.target), ("input", "target"))
     backend = planning.library.backend
     check_float(x, "input")
@@ -32,20 +31,16 @@ def plan(planning: Planning, description: LabelSets) -> Plan:
     rows, columns = (shape[:-1] if moved is None else shape[1:]), shape[-1 if moved is None else 0] if shape else 1
     count = math.prod(rows)
     each = description.reduction == "none"
-    outputs = Outputs(planning, (Argument(description.input, x),), shape, last=moved, flat_hessian=True)
-    outputs.want_values(rows, each and mode.value)
+    outputs = Outputs(planning, (Argument(description.input, x),), shape, last=moved, flat_hessian=True, slots=2)
+    outputs.want_values(rows, each, layout=RowLayout(columns))
     scale, grad_output = planning.take_grad_output(not each, rows)
     outputs.check_read(target=description.target, grad_output=grad_output)
     divisor = planning.over(count) if description.reduction == "mean" else 1
-    if planning.weighing is not None:
-        planning.weighing.layout, divisor = RowLayout(columns), 1
-    operands = (description.input, description.target, grad_output)
+    operands, spreads = (description.input, description.target, grad_output), (read, read, None)
     if count == 0:
         kernel = nothing(planning.empty_mean, labelled=True)
     else:
-        rowwise = (x, target) if read is None else (read(x), read(target))
-        seen = (*rowwise, ABSENT if grad_output is None else grad_output.view)
-        kernel = backend.plan_multilabel(description.point, seen, outputs.prototypes(2), (count, columns))
-    reads = reads_of(operands, (read, read, None), kernel.reads)
+        views = seen(operands, spreads)
+        kernel = backend.plan_multilabel(description.point, views, outputs.prototypes(), (count, columns))
     bad_label = bad_label_of(backend, description.target, shape, columns)
-    return kernel_call(planning, kernel, reads, outputs, each, scale, divisor, bad_label=bad_label, slots=2)
+    return kernel_call(planning, outputs, kernel, operands, spreads, scale, divisor, bad_label=bad_label)

@@ -8,11 +8,22 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from fastloss.call.checks import Shape, check_float
-from fastloss.call.planning import ABSENT, Operand, Planning
+from fastloss.call.planning import ABSENT, Operand, Planning, unchanged
 from fastloss.call.request import Request
-from fastloss.call.results import Finish, Results, chained, copier, finisher, fresh, given_gradient, given_out, taken
+from fastloss.call.results import (
+    Finish,
+    Results,
+    chained,
+    copier,
+    copying,
+    finisher,
+    given_gradient,
+    given_or_new,
+    given_out,
+    moving,
+)
 from fastloss.call.targets import check_target
-from fastloss.call.weighting import Weighing
+from fastloss.call.weighting import RowLayout, Weighing
 from fastloss.runtime.dtypes import real_of
 
 
@@ -22,6 +33,10 @@ class Argument(NamedTuple):
     operand: Operand
     view: Any
     lies: Shape | None = None
+
+
+# What makes a result of what was written, and the array of the caller's that this is.
+_Ends = tuple[Finish | None, Operand | None]
 
 
 class _Written(NamedTuple):
@@ -53,48 +68,49 @@ class Outputs:
         last: tuple[int, ...] | None = None,
         flat_hessian: bool = False,
         shift: int = 0,
+        slots: int = 5,
     ) -> None:
         """Plan the gradients: of `shape`, or where it is None each of its own argument's.
 
         What has that shape lies in C order, or with the axis `innermost` moved behind the others. Kernels may write the
         axes `last` behind the others; they are moved to their places then, into an array in C order. With
         `flat_hessian` the second derivative is zero, and no kernel's. `shift` is the kernel's slot of the values: a map
-        of rows writes its entries where losses write derivatives.
+        of rows writes its entries where losses write derivatives. `slots` are all that it has.
         """
         self.planning, self.arguments, self._innermost, self._last = planning, arguments, innermost, last
-        self._shift = shift
+        self._shift, self.slots = shift, slots
         self.library, self.backend = planning.library, planning.library.backend
-        self.aliased = False
+        self.aliased = False  # whether an array that is written shares memory with one that is read
+        self.writes_over = planning.out is not None or planning.request.grad_out is not None  # arrays of the caller's
         self._read: list[Operand] = []
-        flat = self.backend.flat
-        self._flat = flat if innermost is None else lambda view: flat(self.ordered(view))
+        flat = self._flat = self.backend.flat
+        self.ordered: Callable[[Any], Any] = unchanged  # brings axes to the order in which results lie in memory
+        if innermost is not None:  # and not a method: plans keep this, and may not keep the arrays of the call
+            ordered = self.ordered = functools.partial(self.backend.moved, source=innermost, destination=-1)
+            self._flat = lambda view: flat(ordered(view))
         self._written: list[_Written] = []
         self._wraps: dict[Finish | None, Callable[[Any], Any]] = {}  # what ends with an array of the user's library
         self._out: Operand | None = None
         self._targets: list[Operand] = []
         self.dtype = self._argument(0).view.dtype  # that of the input, which decides that of the value
         mode = planning.mode
-        self.slots = [_slot(planning, arguments, name) for name in mode.wrt]
-        given = planning.gradients(len(self.slots))
-        if given is not None:
-            for slot, operand in zip(self.slots, given, strict=True):
-                view = self._argument(slot).view
-                self._check(operand, view.shape, view.dtype)
-                self._targets.append(operand)
-        for number, slot in enumerate(self.slots):
+        self._wanted = [_slot(planning, arguments, name) for name in mode.wrt]
+        for slot, target in zip(self._wanted, planning.gradients(len(self._wanted)), strict=False):
+            view = self._argument(slot).view
+            self._check(target, view.shape, view.dtype)
+            self._targets.append(target)
+        for number, slot in enumerate(self._wanted):
             self._plan_gradient(number, slot, shape)
-        if mode.hessian and flat_hessian:
-            argument = self._argument(0)
-            make = functools.partial(self.backend.zeros, argument.view.shape, self.dtype)
-            self._written.append(_Written(None, make, flat, ABSENT, self._wrapping(self.dtype, argument.operand)))
-        elif mode.hessian:
-            self._plan_hessian(shape)
+        if mode.hessian:
+            first, dtype = self._argument(0), self.dtype
+            wrap = self._wrapping(dtype, first.operand)
+            if flat_hessian:
+                zeros = functools.partial(self.backend.zeros, first.view.shape, dtype)
+                self._written.append(_Written(None, zeros, flat, ABSENT, wrap))
+            else:
+                self._written.append(self._derivative(-1, first, shape, dtype, wrap))
 
     # -- planning -------------------------------------------------------------------------------------------------
-
-    def ordered(self, view: Any) -> Any:
-        """Return a view with its axes in the order in which results lie in memory."""
-        return view if self._innermost is None else self.backend.moved(view, self._innermost, -1)
 
     def maker(self, shape: Shape, dtype: Any) -> Callable[[], Any]:
         """Return what makes a new array whose axes lie in that order."""
@@ -104,48 +120,45 @@ class Outputs:
         make = backend.maker((*shape[:axis], *shape[axis + 1 :], shape[axis]), dtype)
         return lambda: backend.moved(make(), -1, axis)
 
-    def want_values(self, shape: Shape, wanted: bool, entries: bool = False) -> None:
-        """Plan the unreduced values: a number for each row, or for each of its `entries`."""
-        self.values = shape
-        planning = self.planning
-        out = planning.out
+    def want_values(self, shape: Shape, each: bool, entries: bool = False, layout: RowLayout | None = None) -> None:
+        """Plan the values, returned unreduced where `each` is asked for: a number a row, or for each of its `entries`.
+
+        In gradients, entries of rows of weight 0 are cleared where their `layout` says that they lie.
+        """
+        self.values, self.each = shape, each
+        planning, out = self.planning, self.planning.out
         if planning.sample_weight is not None:
-            planning.weighing = Weighing(planning, shape, self.real)
+            planning.weighing = Weighing(planning, shape, self.real, layout)
             self._weighs_values = planning.mode.value  # which the kernel writes elsewhere
-        if not wanted:
+        if not (each and planning.mode.value):
             if out is not None:
-                what = "use it with reduction='none'" if self.planning.mode.value else "no value is asked for"
+                what = "use it with reduction='none'" if planning.mode.value else "no value is asked for"
                 raise ValueError(f"out is for an unreduced value: {what}")
             return
-        slot = None if planning.sample_weight is not None else self._shift
-        argument = self._argument(0)
-        dtype = argument.view.dtype
-        if out is not None:
-            self._check(out, shape, dtype)
-            dtype = out.view.dtype
-        make = self.maker(shape, dtype) if entries else self.backend.maker(shape, dtype)
-        kernel = make, self._flat if entries else self.backend.flat, self.backend.prototype(dtype)
+        slot, dtype = None if planning.sample_weight is not None else self._shift, self.dtype
+        ends: _Ends
         if out is None:
-            self._written.insert(0, _Written(slot, *kernel, self._wrapping(dtype, argument.operand)))
-            return
-        self._out = out
-        if (self.ordered(out.view) if entries else out.view).flags.c_contiguous:
-            self._written.insert(0, _Written(slot, *kernel, given_out, out))
+            ends = self._wrapping(dtype, self._argument(0).operand), None
         else:
-            self._written.insert(0, _Written(slot, *kernel, self._copying(out, given_out)))
+            self._check(out, shape, dtype)
+            view = self.ordered(out.view) if entries else out.view
+            dtype, ends, self._out = view.dtype, self._into(out, given_out, view.flags.c_contiguous), out
+        make = self.maker(shape, dtype) if entries else self.backend.maker(shape, dtype)
+        flat, prototype = self._flat if entries else self.backend.flat, self.backend.prototype(dtype)
+        self._written.insert(0, _Written(slot, make, flat, prototype, *ends))
 
     def check_read(self, **operands: Operand | None) -> None:
         """Check what is read beside the arguments, by name, against the arrays of the user's that are written."""
-        if not self._targets and self._out is None:
+        if not self.writes_over:
             return
-        self._read = [argument.operand for argument in self.arguments if argument is not None]
-        self._read += [operand for operand in operands.values() if operand is not None]
-        for read, operand in operands.items():
-            for name, target in self._user_arrays():
+        beside = {name: operand for name, operand in operands.items() if operand is not None}
+        self._read = [argument.operand for argument in self.arguments if argument is not None] + [*beside.values()]
+        for read, operand in beside.items():
+            for target in self._targets if self._out is None else (*self._targets, self._out):
                 # An element is read before the gradient is written in its place, but not before the value is.
-                if operand is None or not self._lies_in(target, operand):
-                    continue
-                if name == "out" or not self.backend.same(target.view, operand.view):
+                together = target is not self._out and self.backend.same(target.view, operand.view)
+                if self._lies_in(target, operand) and not together:
+                    name = target.name
                     raise ValueError(f"{name} overlaps {read}, which is read after a part of {name} is written")
 
     def detach(self, operands: list[Operand | None], own: tuple[int, ...] = ()) -> None:
@@ -161,69 +174,49 @@ class Outputs:
                 operand is not None and not (slot == other and slot in own) and self._overlap(target, operand)
                 for other, operand in enumerate(operands)
             ):
-                number = self.slots.index(slot)
+                number = self._wanted.index(slot)
                 self._written[place] = written._replace(
-                    target=None, finish=self._copying(target, functools.partial(given_gradient, number))
+                    target=None, finish=copying(self.backend, target, functools.partial(given_gradient, number))
                 )
 
     def _plan_gradient(self, number: int, slot: int, shape: Shape | None) -> None:
         argument = self._argument(slot)
-        view, dtype = argument.view, argument.view.dtype
-        if self._targets:
-            dtype = self._targets[number].view.dtype
-        lies = view.shape if shape is None else shape
-        kernel = self._made(lies, dtype)
-        fold = chained(self._moving(lies, dtype), None if lies == view.shape else self._folding(argument))
-        if not self._targets:
-            wrap = self._wrapping(dtype, argument.operand)
-            self._written.append(_Written(slot + 1 + self._shift, *kernel, chained(fold, wrap)))
-            return
-        target, given = self._targets[number], functools.partial(given_gradient, number)
-        if self._last is None and target.view.shape == lies and self.ordered(target.view).flags.c_contiguous:
-            self._written.append(_Written(slot + 1 + self._shift, *kernel, given, target))
-        else:
-            fold = chained(fold, self._copying(target, given))
-            self._written.append(_Written(slot + 1 + self._shift, *kernel, fold))
-
-    def _plan_hessian(self, shape: Shape | None) -> None:
-        argument = self._argument(0)
         dtype = argument.view.dtype
-        lies = argument.view.shape if shape is None else shape
-        # Each element's own second derivatives add up, as its first ones do.
-        fold = chained(self._moving(lies, dtype), None if lies == argument.view.shape else self._folding(argument))
-        fold = chained(fold, self._wrapping(dtype, argument.operand))
-        self._written.append(_Written(-1, *self._made(lies, dtype), fold))
+        ends: _Ends
+        if not self._targets:
+            ends = self._wrapping(dtype, argument.operand), None
+        else:
+            view, given = self._targets[number].view, functools.partial(given_gradient, number)
+            fits = self._last is None and shape in (None, view.shape) and self.ordered(view).flags.c_contiguous
+            dtype, ends = view.dtype, self._into(self._targets[number], given, fits)
+        self._written.append(self._derivative(slot + 1 + self._shift, argument, shape, dtype, *ends))
 
-    def _made(self, shape: Shape, dtype: Any) -> tuple[Callable[[], Any], Callable[[Any], Any], Any]:
-        """Return what makes a derivative for the kernel, what makes it flat, and its prototype."""
+    def _derivative(
+        self,
+        slot: int,
+        argument: Argument,
+        shape: Shape | None,
+        dtype: Any,
+        finish: Finish | None,
+        target: Operand | None = None,
+    ) -> _Written:
+        """Return a derivative of an argument, of which `finish` makes the result once it has the argument's shape.
+
+        Each element's own second derivatives add up, as its first ones do.
+        """
+        own, move = argument.view.shape, None
+        made = lies = own if shape is None else shape
         if self._last is not None:
-            others = [n for k, n in enumerate(shape) if k not in self._last]
-            shape = (*others, *[shape[axis] for axis in self._last])
-        return self.maker(shape, dtype), self._flat, self.backend.prototype(dtype)
-
-    def _moving(self, shape: Shape, dtype: Any) -> Finish | None:
-        """Return what moves the axes that a kernel writes behind the others to their places."""
-        if self._last is None:
-            return None
-        axes, backend, make = self._last, self.backend, self.backend.maker(shape, dtype)
-        first = len(shape) - len(axes)
-
-        def move(written: Any, arrays: tuple[Any, ...], request: Request) -> Any:
-            result = make()
-            for k, axis in enumerate(axes):
-                written = backend.moved(written, first + k, axis)
-            backend.copy_into(result, written)
-            return result
-
-        return move
+            made = (*[n for k, n in enumerate(lies) if k not in self._last], *[lies[axis] for axis in self._last])
+            move = moving(self.backend, self._last, len(lies), self.backend.maker(lies, dtype))
+        fold = chained(move, None if lies == own else self._folding(argument))
+        make = self.maker(made, dtype)
+        return _Written(slot, make, self._flat, self.backend.prototype(dtype), chained(fold, finish), target)
 
     def _argument(self, slot: int) -> Argument:
         argument = self.arguments[slot]
         assert argument is not None
         return argument
-
-    def _user_arrays(self) -> list[tuple[str, Operand]]:
-        return [("grad_out", target) for target in self._targets] + ([] if self._out is None else [("out", self._out)])
 
     def _check(self, target: Operand, shape: Shape, dtype: Any) -> None:
         """Check an array to be written against the result, and against the arguments."""
@@ -241,9 +234,9 @@ class Outputs:
     def _overlap(self, target: Operand, other: Operand) -> bool:
         return bool(self.backend.overlap(target.view, other.view))
 
-    def _lies_in(self, target: Operand, operand: Operand | None) -> bool:
+    def _lies_in(self, target: Operand, operand: Operand) -> bool:
         """Return whether an array that is written shares memory with one that is read, and take note of it."""
-        overlaps = operand is not None and self._overlap(target, operand)
+        overlaps = self._overlap(target, operand)
         self.aliased = self.aliased or overlaps
         return overlaps
 
@@ -265,32 +258,21 @@ class Outputs:
         backend, lies, shape = self.backend, argument.lies or argument.view.shape, argument.view.shape
         return lambda written, arrays, request: backend.sum_to(written, lies).reshape(shape)
 
-    def _copying(self, target: Operand, given: Finish) -> Finish:
-        backend, place, read = self.backend, target.place, target.read
-
-        def copy(written: Any, arrays: tuple[Any, ...], request: Request) -> Any:
-            array = arrays[place]
-            backend.copy_into(array if read is None else read(array), written)
-            return given(written, arrays, request)
-
-        return copy
-
-    @property
-    def writes_over(self) -> bool:
-        """Whether results are arrays of the caller's."""
-        return bool(self._targets) or self._out is not None
+    def _into(self, target: Operand, given: Finish, fits: bool) -> _Ends:
+        """Return what ends with an array of the caller's, and that array where it `fits` what the kernel writes."""
+        return (given, target) if fits else (copying(self.backend, target, given), None)
 
     @property
     def first_replaces(self) -> bool:
         """Whether the kernel's first derivative lies in an array that it reads."""
-        if not self._targets and self._out is None:
+        if not self.writes_over:
             return False
         firsts = [written.target for written in self._written if written.slot == 1]
         return any(target is not None and self._overlap(target, read) for target in firsts for read in self._read)
 
-    def prototypes(self, slots: int) -> tuple[Any, ...]:
-        """Return arrays of the types of what a kernel writes to its `slots`, absent ones where it writes nothing."""
-        found: list[Any] = [ABSENT] * slots
+    def prototypes(self) -> tuple[Any, ...]:
+        """Return arrays of the types of what a kernel writes to its slots, absent ones where it writes nothing."""
+        found: list[Any] = [ABSENT] * self.slots
         for written in self._written:
             if written.slot is not None:
                 found[written.slot] = written.prototype
@@ -304,7 +286,7 @@ class Outputs:
         return real_of(self.dtype)
 
     def sources(self, count: int) -> tuple[list[Callable[[], Any]], list[int], list[int]] | None:
-        """Return what makes new arrays, and places of what a kernel of five results writes, in its order, and of all.
+        """Return what makes new arrays, and places of what a kernel writes, in its order, and of all.
 
         Places among the `count` arrays of a call and, behind them, the new ones. None where results are not what the
         kernel wrote, each another array: the caller's own or as it was made.
@@ -321,51 +303,31 @@ class Outputs:
             if target is None:
                 makes.append(written.make)
             slots[written.slot] = places[-1]
-        order = sorted([(slot % 5, place) for slot, place in slots.items() if slot is not None])
+        order = sorted([(slot % self.slots, place) for slot, place in slots.items() if slot is not None])
         return makes, [place for _, place in order], places
 
-    def plan(self, slots: int) -> Results:
-        """Return the plan, for a kernel that writes to `slots`."""
-        written = self._written
-        places = [-1] * slots  # behind the arrays that are made stands ``()``, and before it values that are weighed
+    def plan(self) -> Results:
+        """Return the plan."""
+        written = zip(*self._written, strict=True) if self._written else ((),) * 6
+        slots, makes, flats, _, finishes, targets = written
+        # Behind the arrays that are made stands ``()``, and before it values that are weighed.
+        places = [-1] * self.slots
         if self._weighs_values:
             places[0] = -2
         copies = []  # an argument that is named twice has two gradients, of which a kernel writes the first
-        for place, each in enumerate(written):
-            if each.slot is not None and places[each.slot] >= 0:
-                copies.append((place, places[each.slot]))
-            elif each.slot is not None:
-                places[each.slot] = place
-        makes, flats, finishes = [], [], []
-        given = ends = False
-        for each in written:
-            makes.append(each.make)
-            flats.append(each.flat)
-            finishes.append(each.finish)
-            given = given or each.target is not None
-            ends = ends or each.finish is not None
-        make = self._maker() if given else None
-        plain = self._flat is self.backend.flat
-        slots_written = [each.slot if plain or each.slot == 0 else None for each in written]
-        finish = finisher(finishes) if ends else None
+        for place, slot in enumerate(slots):
+            if slot is not None and places[slot] >= 0:
+                copies.append((place, places[slot]))
+            elif slot is not None:
+                places[slot] = place
+        make = given_or_new(makes, targets) if targets.count(None) < len(targets) else None
+        finish = finisher(finishes) if any(finishes) else None
         if copies:
-            finish, slots_written = copier(self.backend, copies, finisher(finishes)), [None] * len(written)
-        as_made = all(one in self._wraps for one in finishes)  # as arrays of the user's library
-        wraps = tuple([self._wraps[one] for one in finishes]) if as_made else None
-        return Results(make, tuple(makes), finish, tuple(flats), itemgetter(*places), slots_written, wraps)
-
-    def _maker(self) -> Callable[[tuple[Any, ...]], list[Any]]:
-        """Return what makes the arrays of which some are the caller's."""
-        if len(self._written) == 1 and self._written[0].target is not None and self._written[0].target.read is None:
-            place = self._written[0].target.place
-            return lambda arrays: [arrays[place]]
-        sources = [
-            functools.partial(fresh, each.make)
-            if each.target is None
-            else functools.partial(taken, each.target.place, each.target.read)
-            for each in self._written
-        ]
-        return lambda arrays: [source(arrays) for source in sources]
+            finish, slots = copier(self.backend, copies, finisher(finishes)), (None,) * len(slots)
+        elif self._flat is not self.backend.flat:
+            slots = tuple([slot if slot == 0 else None for slot in slots])
+        wraps = tuple(map(self._wraps.get, finishes))  # None: not as an array of the user's library
+        return Results(make, makes, finish, flats, itemgetter(*places), slots, None if None in wraps else wraps)  # type: ignore[arg-type]
 
 
 def _slot(planning: Planning, arguments: tuple[Argument | None, ...], name: str) -> int:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 from fastloss.call.checks import Shape, broadcast_shape, check_float, listed, normal_axis, representable
 from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import Plan, kernel_call
-from fastloss.call.planning import ABSENT, Operand, Planning, chained, reads_of
+from fastloss.call.planning import Operand, Planning, Spread, seen
 from fastloss.call.weighting import RowLayout
 from fastloss.define.descriptions import Pairwise
 from fastloss.runtime.plans import nothing
@@ -18,7 +17,7 @@ from fastloss.runtime.plans import nothing
 
 def plan(planning: Planning, description: Pairwise) -> Plan:
     """Plan a loss of pairs or triplets of vectors."""
-    mode, names = planning.mode, description.names
+    names = description.names
     planning.enter((*description.arrays, description.target), (*names, "target"))
     backend = planning.library.backend
     views = [operand.view for operand in description.arrays]
@@ -30,7 +29,7 @@ def plan(planning: Planning, description: Pairwise) -> Plan:
     moved = axes if axes != tuple(range(len(results), len(shape))) else None
     if moved is not None:  # vectors lie along the last axes of what the loop sees
         _spread = functools.partial(_moved, backend, shape, axes)
-        spreads: list[Callable[[Any], Any] | None] = [_spread] * len(views)
+        spreads: list[Spread] = [_spread] * len(views)
     else:
         spreads = [None if view.shape == shape else functools.partial(backend.broadcast, shape=shape) for view in views]
     columns, count = math.prod([shape[axis] for axis in axes]), math.prod(results)
@@ -40,26 +39,19 @@ def plan(planning: Planning, description: Pairwise) -> Plan:
     arguments = tuple([Argument(operand, operand.view) for operand in description.arrays])
     outputs = Outputs(planning, arguments, shape, last=moved)
     kept_results = tuple([1 if k in axes else n for k, n in enumerate(shape)]) if description.keepdim else results
-    outputs.want_values(kept_results, each and mode.value)
+    outputs.want_values(kept_results, each, layout=RowLayout(columns))
     scale, grad_output = planning.take_grad_output(not each, kept_results)
     outputs.check_read(target=description.target, grad_output=grad_output)
     divisor = planning.over(count) if description.reduction == "mean" else 1
-    if planning.weighing is not None:
-        planning.weighing.layout, divisor = RowLayout(columns), 1
     missing = (None,) * (3 - len(views))
     operands: tuple[Operand | None, ...] = (*description.arrays, *missing, description.target, grad_output)
     spreading = (*spreads, *missing, spread_label, None)
     if count == 0:
         kernel = nothing(planning.empty_mean)
     else:
-        seen = [
-            ABSENT if operand is None else operand.view if spread is None else spread(operand.view)
-            for operand, spread in zip(operands, spreading, strict=True)
-        ]
-        params = representable(description.params, views[0].dtype)
-        kernel = backend.plan_pairwise(description.maths, tuple(seen), outputs.prototypes(5), params, (count, columns))
-    reads = reads_of(operands, spreading, kernel.reads)
-    return kernel_call(planning, kernel, reads, outputs, each, scale, divisor)
+        params, views_seen = representable(description.params, views[0].dtype), seen(operands, spreading)
+        kernel = backend.plan_pairwise(description.maths, views_seen, outputs.prototypes(), params, (count, columns))
+    return kernel_call(planning, outputs, kernel, operands, spreading, scale, divisor)
 
 
 def _axes_of(description: Pairwise, ndim: int, name: str) -> tuple[int, ...]:
@@ -93,10 +85,10 @@ def _common_shape(description: Pairwise, views: list[Any]) -> Shape:
     return shape or (1,)  # two numbers, as vectors of one component
 
 
-def _labels(backend: Any, target: Any, rows: Shape) -> Callable[[Any], Any] | None:
+def _labels(backend: Any, target: Any, rows: Shape) -> Spread:
     """Return what makes one label for each vector of the target."""
     if target.shape == rows:
         return None
     if target.size != 1 or target.ndim > 1:
         raise ValueError(f"target must have shape {rows}, one entry for each vector, got shape {target.shape}")
-    return chained(lambda view: view.reshape(()), lambda view: backend.broadcast(view, rows))
+    return lambda view: backend.broadcast(view.reshape(()), rows)

@@ -7,13 +7,13 @@ of ``map``: a batch of 640 elements spends more time in the interpreter than in 
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
+from math import nan, prod
 from operator import call
 from typing import Any, NamedTuple
 
 from fastloss.call.outputs import Outputs
-from fastloss.call.planning import ABSENT, Compute, Planning, Reads, Scale
+from fastloss.call.planning import ABSENT, Compute, Operand, Planning, Reads, Scale, Spread, reads_of
 from fastloss.call.request import Mode, Request
 from fastloss.call.results import Results
 from fastloss.call.weighting import Execute, partial_of
@@ -77,35 +77,24 @@ class Parts(NamedTuple):
 
 def kernel_call(
     planning: Planning,
-    kernel: KernelPlan,
-    reads: Reads,
     outputs: Outputs,
-    each: bool,
+    kernel: KernelPlan,
+    operands: tuple[Operand | None, ...],
+    spreads: tuple[Spread, ...],
     scale: Scale,
     divisor: Any,
     domain: Domain | None = None,
     bad_label: BadLabel | None = None,
-    slots: int = 5,
 ) -> Plan:
     """Return the plan of a call of one kernel.
 
-    `divisor` is a number, or a function of the call's arrays that gives one; `each`: the loss is not reduced.
+    `spreads` bring the operands to the shape that the kernel wants; `divisor` is a number, or a function of the call's
+    arrays that gives one.
     """
     (code, queue), _, numbers_of, labelled, divided, *_ = kernel
+    reads = reads_of(operands, spreads, kernel.reads)
     pick, readers, order, _ = reads
-    results = outputs.plan(slots)
-    make, makes, finish, flats, arrange, *_ = results
-    # Nothing of the user's is written where the loss is not defined.
-    look_before = domain if domain is not None and outputs.writes_over else None
-    dynamic, weighs = callable(scale) or callable(divisor), planning.weighs
-    dtype = outputs.dtype
-    library = planning.library  # and not the planning: it holds the arrays of this call, which a plan may not keep
-    number = library.number_of(dtype)
-    reduces = planning.mode.value and not each
-    answer = answering(planning.mode, each and planning.mode.value)
     if planning.weighing is not None or planning.mode.partial:
-        if domain is not None:
-            planning.look_before = lambda arrays: domain(arrays, None)
 
         def execute(arrays: tuple[Any, ...], request: Request, written: tuple[Any, ...]) -> Any:
             read = order((*map(call, readers, pick(arrays)), ABSENT))
@@ -114,14 +103,21 @@ def kernel_call(
                 raise bad_label(arrays, found[0])  # type: ignore[misc]
             return found[1] if labelled else found
 
-        if planning.weighing is not None:
-            return Plan(planning.weighing.plan(execute, outputs, each, answer, slots))
-        return _partial_call(planning, outputs, execute, arrange((ABSENT,)))
+        return _weighed_or_partial(planning, outputs, execute, domain)
+    results = outputs.plan()
+    make, makes, finish, flats, arrange, *_ = results
+    # Nothing of the user's is written where the loss is not defined.
+    look_before = domain if domain is not None and outputs.writes_over else None
+    dynamic, weighs = callable(scale) or callable(divisor), planning.weighs
+    library = planning.library  # and not the planning: it holds the arrays of this call, which a plan may not keep
+    number = library.number_of(outputs.dtype)
+    reduces, answer = planning.mode.value and not outputs.each, answering(planning.mode, outputs.each)
     addressed = None
-    looks = domain is not None and (outputs.writes_over or not reduces)  # at the arrays themselves
-    if kernel.bound is not None and not looks and not callable(scale) and not callable(divisor):
-        sources, at = outputs.sources(len(planning.arrays)), kernel.bound(scale, divisor)
+    if kernel.bound is not None and not dynamic:
+        looks = domain is not None and (outputs.writes_over or not reduces)  # at the arrays themselves
+        sources = None if looks else outputs.sources(len(planning.arrays))
         if sources is not None:
+            at = kernel.bound(scale, divisor)  # type: ignore[arg-type]
             addressed = Addressed(library, at, pick, *sources, labelled, answer, reduces, domain is not None)
 
     def compute(arrays: tuple[Any, ...], request: Request) -> Any:
@@ -132,7 +128,7 @@ def kernel_call(
             by = divisor(arrays) if callable(divisor) else divisor
             factor = scale(arrays, request) if callable(scale) else scale
             if weighs and by == 0:
-                return _of_no_weight(library, results, number(_NAN) if reduces else None, answer)(arrays, request)
+                return answer(number(nan) if reduces else None, _zeros(library, results, arrays, request))
         made = [*map(call, makes)] if make is None else make(arrays)
         total = code(
             *order((*map(call, readers, pick(arrays)), ABSENT)),
@@ -146,7 +142,7 @@ def kernel_call(
             if bad != -1:
                 raise bad_label(arrays, bad)  # type: ignore[misc]
         if not divided:
-            total = total / by if by else _NAN
+            total = total / by if by else nan
         if domain is not None:
             domain(arrays, total)
         if finish is not None:
@@ -156,49 +152,46 @@ def kernel_call(
         return answer(number(total), made)
 
     parts = functools.partial(
-        _parts_of, planning.mode, library, kernel, reads, dtype, results, reduces, scale,
-        divisor, domain, slots, answer,
+        _parts_of, planning.mode, kernel, reads, results, outputs.slots, scale, divisor, number, reduces, answer,
+        domain is not None,
     )  # fmt: skip
     return Plan(compute, parts, addressed)
 
 
-def _partial_call(planning: Planning, outputs: Outputs, execute: Execute, absent: tuple[Any, ...]) -> Plan:
-    """Return what computes partial sums; `absent` are the results of its kernel."""
-    partial, look_before = partial_of(planning, math.prod(outputs.values), outputs.real), planning.look_before
+def _weighed_or_partial(planning: Planning, outputs: Outputs, execute: Execute, domain: Domain | None = None) -> Plan:
+    """Return the plan of a call whose values are multiplied by weights of samples, or of partial sums."""
+    if planning.weighing is not None:
+        return Plan(planning.weighing.plan(outputs, execute, answering(planning.mode, outputs.each), domain))
+    partial, absent = partial_of(planning, prod(outputs.values), outputs.real), (ABSENT,) * outputs.slots
 
     def compute(arrays: tuple[Any, ...], request: Request) -> Any:
-        if look_before is not None:
-            look_before(arrays)
+        if domain is not None:
+            domain(arrays, None)
         return partial(arrays, execute(arrays, request, absent))
 
     return Plan(compute)
 
 
-def _of_no_weight(library: Any, results: Results, value: Any, answer: Answer) -> Compute:
-    """Return what gives the mean over no weight, which is NaN, and its gradient, which is 0."""
-
-    def compute(arrays: tuple[Any, ...], request: Request) -> Any:
-        made = results.made(arrays)
-        for flat in map(call, results.flats, made):
-            library.backend.fill(flat, 0.0)
-        return answer(value, made if results.finish is None else results.finish(made, arrays, request))
-
-    return compute
+def _zeros(library: Any, results: Results, arrays: tuple[Any, ...], request: Request) -> list[Any]:
+    """Return the results of a call where nothing weighs anything: the mean is NaN then, and its gradient 0."""
+    made = results.made(arrays)
+    for flat in map(call, results.flats, made):
+        library.backend.fill(flat, 0.0)
+    return made if results.finish is None else results.finish(made, arrays, request)
 
 
 def _parts_of(
     mode: Mode,
-    library: Any,
     kernel: KernelPlan,
     reads: Reads,
-    dtype: Any,
     results: Results,
-    reduces: bool,
+    slots: int,
     scale: Scale,
     divisor: Any,
-    domain: Domain | None,
-    slots: int,
+    number: Callable[[float], Any],
+    reduces: bool,
     answer: Answer,
+    defined: bool,
 ) -> Parts | None:
     """Return the parts of a plan whose arrays go to the kernel as they are, but for their shape."""
     if callable(scale) or callable(divisor) or not (kernel.divided or divisor) or None in results.slots:
@@ -219,36 +212,22 @@ def _parts_of(
     return Parts(
         kernel.launch.code, (frames[0], frames[1]), kernel.launch.queue, operands,
         tuple(zip(made_at, results.makes, strict=True)), kernel.labelled, 1 if kernel.divided else divisor,
-        library.number_of(dtype), reduces, answer, wrap, wraps, domain is not None,
+        number, reduces, answer, wrap, wraps, defined,
     )  # fmt: skip
 
-
-_NAN = float("nan")
 
 # What computes a loss that is more than one kernel: of the call's arrays, its request, and flat views of what it
 # writes, absent ones ``()``. It returns the reduced value.
 Body = Callable[..., Any]
 
 
-def program_call(planning: Planning, outputs: Outputs, each: bool, body: Body, slots: int) -> Plan:
-    """Return what computes a call by a small program; `each`: the loss is not reduced."""
-    answer = answering(planning.mode, each and planning.mode.value)
-    if planning.weighing is not None:
-
-        def execute(arrays: tuple[Any, ...], request: Request, written: tuple[Any, ...]) -> None:
-            body(arrays, request, *written)
-
-        return Plan(planning.weighing.plan(execute, outputs, each, answer, slots))
-    results = outputs.plan(slots)
-    make, makes, finish, flats, order, *_ = results
+def program_call(planning: Planning, outputs: Outputs, body: Body) -> Plan:
+    """Return what computes a call by a small program."""
+    if planning.weighing is not None or planning.mode.partial:
+        return _weighed_or_partial(planning, outputs, lambda arrays, request, written: body(arrays, request, *written))
+    make, makes, finish, flats, order, *_ = outputs.plan()
     scalar, dtype = planning.library.scalar, outputs.dtype
-    reduces = planning.mode.value and not each
-    if planning.mode.partial:
-
-        def alone(arrays: tuple[Any, ...], request: Request, written: tuple[Any, ...]) -> Any:
-            return body(arrays, request, *written)
-
-        return _partial_call(planning, outputs, alone, results.order((ABSENT,)))
+    reduces, answer = planning.mode.value and not outputs.each, answering(planning.mode, outputs.each)
 
     def compute(arrays: tuple[Any, ...], request: Request) -> Any:
         made = [*map(call, makes)] if make is None else make(arrays)
@@ -275,7 +254,7 @@ def value_and_gradient(value: Any, results: list[Any]) -> Any:
 
 
 def answering(mode: Mode, each: bool) -> Answer:
-    """Return what makes the answer of a call; `each`: the loss is not reduced."""
+    """Return what makes the answer of a call; `each`: a value is not reduced."""
     single = mode.single and not mode.hessian
     if not mode.wrt:
         return (lambda value, results: results[0]) if each else value_alone

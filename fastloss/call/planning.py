@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from math import nan
-from operator import itemgetter
+from operator import itemgetter, methodcaller
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 
@@ -28,6 +28,9 @@ Compute = Callable[[tuple[Any, ...], Request], Any]
 
 # What reads something of a call's arrays.
 Read = Callable[[tuple[Any, ...]], Any]
+
+# What brings the view of an operand to the shape that a loop wants, None where it has that.
+Spread = Callable[[Any], Any] | None
 
 # A factor of the derivatives, or what gives that of a call.
 Scale = float | Callable[[tuple[Any, ...], Request], float]
@@ -91,7 +94,6 @@ class Planning:
     weighs = False  # whether a kernel multiplies by the weights of samples itself
     divisor: Operand | None = None
     weighing: Any = None
-    look_before: Callable[[tuple[Any, ...]], None] | None = None
     denominator: Any = 1  # of the mean: a number, or what reads it
     counts: Read | None = None  # what each value counts for in the mean, beside its weight
     counted: Read | None = None  # the same, but 1 or 0
@@ -192,30 +194,19 @@ class Planning:
         """Return what gives the view of an operand, taken through `steps`, of the arrays of a call; ``()`` of None."""
         if operand is None:
             return lambda arrays: ABSENT
-        place, read = operand.place, chained(operand.read, *steps) if operand.read or any(steps) else _itself
+        place, read = operand.place, chained(operand.read, *steps) if operand.read or any(steps) else unchanged
         return lambda arrays: read(arrays[place])
 
-    def differentiate(self, *names: str) -> None:
-        """Differentiate further arguments."""
-        self.mode = self.mode._replace(wrt=self.mode.wrt + names)
-
-    def gradients(self, count: int) -> list[Operand] | None:
-        """Return the caller's arrays for `count` gradients; None where there are none."""
+    def gradients(self, count: int) -> list[Operand]:
+        """Return the caller's arrays for `count` gradients, none where they are not given."""
         given = self.request.grad_out
         if given is None:
-            return None
+            return []
         if not self.mode.single:
             several(given, count)
         elif isinstance(given, tuple | list):
             raise TypeError(f"grad_out must be an array, as one gradient is asked for, got a {type(given).__name__}")
         return self.targets
-
-    def see_target(self, operand: Operand) -> Any:
-        """Set the view of an array of the user's that is to be written, and return it."""
-        view = self.library.output(operand.given, operand.name)
-        self.see(operand, operand.name)
-        operand.view = view
-        return view
 
     def take_grad_output(self, reduced: bool, shape: Shape) -> tuple[Scale, Operand | None]:
         """Return the upstream gradient as a factor, or what gives it of each call, and as an operand of `shape`."""
@@ -237,7 +228,8 @@ class Planning:
         if reduced:
             if view.size != 1:
                 raise ValueError(f"grad_output must be a scalar for a reduced loss, got shape {view.shape}")
-            number, place, read = self.library.backend.number, operand.place, chained(operand.read, _scalar_of)
+            number, place = self.library.backend.number, operand.place
+            read = chained(operand.read, methodcaller("reshape", ()))
             return lambda arrays, request: number(read(arrays[place])), None
         check_float(view, "grad_output")
         check_shape(view, shape, "grad_output", "the output's shape")
@@ -248,12 +240,9 @@ def _number_given(arrays: tuple[Any, ...], request: Request) -> float:
     return scale_of(request.grad_output)
 
 
-def _itself(view: Any) -> Any:
-    return view
-
-
-def _scalar_of(view: Any) -> Any:
-    return view.reshape(())
+def unchanged(array: Any) -> Any:
+    """Return an array as it is."""
+    return array
 
 
 def scale_of(grad_output: Any) -> float:
@@ -294,7 +283,7 @@ class Reads(NamedTuple):
 
 def reads_of(
     operands: tuple[Operand | None, ...],
-    spreads: tuple[Callable[[Any], Any] | None, ...],
+    spreads: tuple[Spread, ...],
     reads: tuple[Callable[[Any], Any], ...],
 ) -> Reads:
     """Return how a kernel's operands are read.
@@ -315,6 +304,16 @@ def reads_of(
             read = _flattening(operand.view if spread is None else spread(operand.view))
         chains.append(read if operand.read is spread is None else chained(operand.read, spread, read))
     return Reads(picker(present), tuple(chains), itemgetter(*order), tuple(places))
+
+
+def seen(operands: Sequence[Operand | None], spreads: Sequence[Spread]) -> tuple[Any, ...]:
+    """Return the views of operands, brought to the shape that the loop wants, ``()`` for those not given."""
+    return tuple(
+        [
+            ABSENT if operand is None else operand.view if spread is None else spread(operand.view)
+            for operand, spread in zip(operands, spreads, strict=True)
+        ]
+    )
 
 
 def _flattening(view: Any) -> Callable[[Any], Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from operator import call
 from typing import Any, NamedTuple
 
+from fastloss.call.planning import Operand
 from fastloss.call.request import Request
 
 # What makes a result of what a kernel wrote, the arrays of the call, and its request.
@@ -20,7 +22,7 @@ class Results(NamedTuple):
     finish: Callable[[list[Any], tuple[Any, ...], Request], list[Any]] | None  # None: they are the results
     flats: tuple[Callable[[Any], Any], ...]  # what a kernel sees of each
     order: Callable[[tuple[Any, ...]], tuple[Any, ...]]  # of those and ``()``, that of the kernel's slots
-    slots: list[int | None]  # the kernel's slot of each, None where it is not just made flat
+    slots: tuple[int | None, ...]  # the kernel's slot of each, None where it is not just made flat
     wraps: tuple[Callable[[Any], Any], ...] | None  # what `finish` does to each, where it needs the array alone
 
     def made(self, arrays: tuple[Any, ...]) -> list[Any]:
@@ -39,7 +41,7 @@ def copier(backend: Any, copies: list[tuple[int, int]], finish: Callable[..., li
     return copy
 
 
-def finisher(finishes: list[Finish | None]) -> Callable[[list[Any], tuple[Any, ...], Request], list[Any]]:
+def finisher(finishes: Sequence[Finish | None]) -> Callable[[list[Any], tuple[Any, ...], Request], list[Any]]:
     """Return what makes the results of the arrays that were written."""
     if len(finishes) == 1:
         (only,) = finishes
@@ -54,13 +56,25 @@ def finisher(finishes: list[Finish | None]) -> Callable[[list[Any], tuple[Any, .
     return finish
 
 
-def fresh(make: Callable[[], Any], arrays: tuple[Any, ...]) -> Any:
-    """Return an array that is made anew."""
+def given_or_new(
+    makes: Sequence[Callable[[], Any]], targets: Sequence[Operand | None]
+) -> Callable[[tuple[Any, ...]], list[Any]]:
+    """Return what gives the arrays to be written: the caller's where there is a target, else new ones."""
+    if len(targets) == 1 and targets[0] is not None and targets[0].read is None:
+        place = targets[0].place
+        return lambda arrays: [arrays[place]]
+    sources = [
+        functools.partial(_fresh, make) if target is None else functools.partial(_taken, target.place, target.read)
+        for make, target in zip(makes, targets, strict=True)
+    ]
+    return lambda arrays: [source(arrays) for source in sources]
+
+
+def _fresh(make: Callable[[], Any], arrays: tuple[Any, ...]) -> Any:
     return make()
 
 
-def taken(place: int, read: Callable[[Any], Any] | None, arrays: tuple[Any, ...]) -> Any:
-    """Return the caller's array at `place`, or what is read of it."""
+def _taken(place: int, read: Callable[[Any], Any] | None, arrays: tuple[Any, ...]) -> Any:
     return arrays[place] if read is None else read(arrays[place])
 
 
@@ -72,6 +86,31 @@ def given_out(written: Any, arrays: tuple[Any, ...], request: Request) -> Any:
 def given_gradient(number: int, written: Any, arrays: tuple[Any, ...], request: Request) -> Any:
     """Return the caller's array for a gradient."""
     return request.grad_out if request.mode.single else request.grad_out[number]
+
+
+def copying(backend: Any, target: Operand, given: Finish) -> Finish:
+    """Return what copies to an array of the caller's, and then returns what is `given`."""
+    place, read = target.place, target.read
+
+    def copy(written: Any, arrays: tuple[Any, ...], request: Request) -> Any:
+        array = arrays[place]
+        backend.copy_into(array if read is None else read(array), written)
+        return given(written, arrays, request)
+
+    return copy
+
+
+def moving(backend: Any, axes: tuple[int, ...], ndim: int, make: Callable[[], Any]) -> Finish:
+    """Return what moves `axes`, which a kernel writes behind the others, to their places in an array made anew."""
+
+    def move(written: Any, arrays: tuple[Any, ...], request: Request) -> Any:
+        result = make()
+        for k, axis in enumerate(axes, ndim - len(axes)):
+            written = backend.moved(written, k, axis)
+        backend.copy_into(result, written)
+        return result
+
+    return move
 
 
 def chained(first: Finish | None, second: Finish | None) -> Finish | None:

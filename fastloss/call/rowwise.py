@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from operator import call
 from typing import Any
 
@@ -24,20 +23,19 @@ from fastloss.call.checks import (
 )
 from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import BadLabel, Plan, kernel_call
-from fastloss.call.planning import ABSENT, Operand, Planning, Read, chained, reads_of
+from fastloss.call.planning import ABSENT, Operand, Planning, Read, Spread, chained, reads_of, seen
 from fastloss.call.request import Request
-from fastloss.call.weighting import RowLayout, or_negative, take_row_weights
+from fastloss.call.weighting import RowLayout, or_negative, spreading
 from fastloss.define.descriptions import NO_INDEX, Pairwise, RowMap, RowMaths, Rowwise
 from fastloss.runtime.dtypes import FLOATS, real_of
-from fastloss.runtime.plans import KernelPlan, nothing
+from fastloss.runtime.plans import nothing
 
-_NAMES = ("input", "target", "weight")
+NAMES = ("input", "target", "weight")
 
 
 def plan(planning: Planning, description: Rowwise) -> Plan:
     """Plan a loss of rows."""
-    mode = planning.mode
-    x, target, weight = planning.enter((description.input, description.target, description.weight), _NAMES)
+    x, target, weight = planning.enter((description.input, description.target, description.weight), NAMES)
     backend = planning.library.backend
     check_float(x, "input")
     shape = x.shape
@@ -52,15 +50,15 @@ def plan(planning: Planning, description: Rowwise) -> Plan:
 
     each, count = description.reduction == "none", outer * inner
     results = shape[:first] + (1,) * len(shape[first:last]) + shape[last:] if description.keepdim else rows
-    is_sampled = (
-        planning.sample_weight is not None and count > 0 and classes > 0 and _is_sampled(planning, description, labels)
-    )
-    sampled_by, spread_weights = take_row_weights(planning, results) if is_sampled else (None, None)
+    sampled_by = spread_weights = None
+    if planning.sample_weight is not None and count and classes and _is_sampled(planning, description, labels):
+        spread_weights = spreading(planning, results)
+        sampled_by, planning.sample_weight = planning.sample_weight, None
     divisor: Any = 1
     if description.reduction == "mean":
         is_counted = description.mean == "weights" and labels is not None
-        divisor = planning.over(0 if is_counted or is_sampled else count)  # 0: the driver counts
-        if is_counted and (planning.sample_weight is not None or mode.partial):
+        divisor = planning.over(0 if is_counted or sampled_by is not None else count)  # 0: the driver counts
+        if is_counted and (planning.sample_weight is not None or planning.mode.partial):
             set_counts(planning, description, labels, x.dtype, classes)
     arguments: tuple[Argument | None, ...] = (Argument(description.input, x),)
     if operand is not None:
@@ -71,10 +69,7 @@ def plan(planning: Planning, description: Rowwise) -> Plan:
     if innermost is not None:
         split = (count, classes, 1)
     outputs = Outputs(planning, arguments, shape, innermost=innermost)
-    outputs.want_values(results, each and mode.value)
-    if planning.weighing is not None:
-        planning.weighing.layout = RowLayout(classes, split[2])
-        divisor = 1
+    outputs.want_values(results, each, layout=RowLayout(classes, split[2]))
     scale, grad_output = planning.take_grad_output(not each, results)
     class_weight = description.weight if operand is None else None
     outputs.check_read(target=labels, weight=class_weight, grad_output=grad_output, sample_weight=sampled_by)
@@ -82,7 +77,7 @@ def plan(planning: Planning, description: Rowwise) -> Plan:
         grad_output, maths = sampled_by, maths._replace(sampled=True)
 
     ordering = None if innermost is None else outputs.ordered
-    spread: Callable[[Any], Any] | None = ordering
+    spread: Spread = ordering
     if operand is not None and target.shape != shape:
         spread = chained(lambda view: backend.broadcast(view, shape), ordering)
     operands = (description.input, operand, labels, description.weight, grad_output)
@@ -92,35 +87,13 @@ def plan(planning: Planning, description: Rowwise) -> Plan:
     elif classes == 0:
         kernel = nothing(description.empty, labelled=True, fill=backend.fill)  # type: ignore[arg-type]
     else:
-        indices, entries = (ABSENT, target) if labels is None else (target, ABSENT)
-        above = ABSENT if grad_output is None else grad_output.view
-        seen = (x, entries if operand is not None else ABSENT, indices, weight, above)
-        kernel = _kernel_of(description, maths, seen, spreads, split, outputs, backend)
-    reads = reads_of(operands, spreads, kernel.reads)
+        ignore = NO_INDEX if description.ignore_index is None else int(description.ignore_index)
+        params, views = representable((*description.params, 1.0 / classes), x.dtype), seen(operands, spreads)
+        kernel = backend.plan_rowwise(maths, views, outputs.prototypes(), params, split, ignore, outputs.first_replaces)
     bad_label = None if labels is None else bad_label_of(backend, labels, rows, classes)
-    if is_sampled:
+    if sampled_by is not None:
         bad_label = or_negative(bad_label)
-    return kernel_call(planning, kernel, reads, outputs, each, scale, divisor, bad_label=bad_label)
-
-
-def _kernel_of(
-    description: Rowwise,
-    maths: RowMaths,
-    seen: tuple[Any, ...],
-    spreads: tuple[Callable[[Any], Any] | None, ...],
-    split: tuple[int, int, int],
-    outputs: Outputs,
-    backend: Any,
-) -> KernelPlan:
-    """Return the kernel for operands like `seen` once they are spread."""
-    if any(spreads):
-        pairs = zip(seen, spreads, strict=True)
-        seen = tuple([view if spread is None or view is ABSENT else spread(view) for view, spread in pairs])
-    ignore = NO_INDEX if description.ignore_index is None else int(description.ignore_index)
-    params = representable((*description.params, 1.0 / split[1]), seen[0].dtype)
-    return backend.plan_rowwise(  # type: ignore[no-any-return]
-        maths, seen, outputs.prototypes(5), params, split, ignore, outputs.first_replaces
-    )
+    return kernel_call(planning, outputs, kernel, operands, spreads, scale, divisor, bad_label=bad_label)
 
 
 def _plan_pairs(planning: Planning, description: Rowwise, shape: Shape) -> Plan:
@@ -128,7 +101,7 @@ def _plan_pairs(planning: Planning, description: Rowwise, shape: Shape) -> Plan:
     arrays = (description.input, description.target, description.weight)
     for operand in arrays[1:]:
         check_fits(operand.view, shape, operand.name)  # type: ignore[union-attr]
-    pairs = Pairwise(description.pairs, arrays, _NAMES, reduction=description.reduction, broadcast=True, reals=1)  # type: ignore[arg-type]
+    pairs = Pairwise(description.pairs, arrays, NAMES, reduction=description.reduction, broadcast=True, reals=1)  # type: ignore[arg-type]
     return pairwise.plan(planning, pairs)
 
 
@@ -145,9 +118,8 @@ def _split(description: Rowwise, shape: Shape, name: str) -> tuple[int, int, tup
 def _is_sampled(planning: Planning, description: Rowwise, labels: Operand | None) -> bool:
     """Return whether the loop over rows multiplies by the weights of samples: where it divides by their sum, or not."""
     assert planning.sample_weight is not None
-    by_rows = (
-        labels is not None and description.mean != "weights"
-    )  # whose sum knows neither class weights nor rows to ignore
+    # A divisor by rows knows neither class weights nor rows to ignore.
+    by_rows = labels is not None and description.mean != "weights"
     if by_rows and not (description.weight is None and description.ignore_index is None):
         return False
     if planning.mode.partial or planning.grad_output is not None or not planning.library.backend.samples_rows:
@@ -219,10 +191,10 @@ def _innermost(backend: Any, x: Any, first: int, last: int) -> int | None:
     return None if x.flags.c_contiguous else first
 
 
-def bad_label_of(backend: Any, operand: Operand, rows: Shape, classes: int, what: str = "target") -> BadLabel:
+def bad_label_of(backend: Any, operand: Operand, rows: Shape, classes: int) -> BadLabel:
     """Return what makes the error about label number k of an operand of shape `rows`."""
     place, read = operand.place, chained(operand.read, backend.flat)
-    return lambda arrays, bad: out_of_range(backend, read(arrays[place]), bad, rows, classes, what)
+    return lambda arrays, bad: out_of_range(backend, read(arrays[place]), bad, rows, classes)
 
 
 def out_of_range(backend: Any, labels: Any, bad: int, rows: Shape, classes: int, what: str = "target") -> IndexError:
@@ -257,7 +229,7 @@ def plan_map(planning: Planning, description: RowMap) -> Plan:
     if innermost is not None:
         split = (split[0] * split[2], split[1], 1)
     outputs = Outputs(planning, (Argument(description.input, x),), shape, innermost=innermost, shift=1)
-    outputs.want_values(shape, mode.value, entries=True)
+    outputs.want_values(shape, True, entries=True)
     scale, grad_output = planning.take_grad_output(False, shape)
     outputs.check_read(grad_output=grad_output)
 
@@ -267,13 +239,9 @@ def plan_map(planning: Planning, description: RowMap) -> Plan:
     if x.size == 0:
         kernel = nothing(0.0, labelled=True)
     else:
-        seen = [ABSENT if one is None else one.view if ordering is None else ordering(one.view) for one in operands]
-        maths = description.maths if mode.wrt else value_only(description.maths)
-        kernel = backend.plan_rowwise(
-            maths, tuple(seen), outputs.prototypes(5), None, split, NO_INDEX, outputs.first_replaces
-        )
-    reads = reads_of(operands, spreads, kernel.reads)
-    return kernel_call(planning, kernel, reads, outputs, True, scale, 1, bad_label=None)
+        maths, views = description.maths if mode.wrt else value_only(description.maths), seen(operands, spreads)
+        kernel = backend.plan_rowwise(maths, views, outputs.prototypes(), None, split, NO_INDEX, outputs.first_replaces)
+    return kernel_call(planning, outputs, kernel, operands, spreads, scale, 1)
 
 
 def _plan_converted(planning: Planning, description: RowMap) -> Plan:
@@ -293,7 +261,7 @@ def _plan_converted(planning: Planning, description: RowMap) -> Plan:
 
     request = planning.request
     rounded = Outputs(planning, (Argument(operand, own),), own.shape)
-    results_of = rounded.plan(5)
+    results_of = rounded.plan()
     wide = Planning(planning.record, Request(mode, request.grad_output, None, request.out), planning.arrays, False)
     wide.grad_output, wide.out = planning.grad_output, planning.out
     compute = plan_map(wide, description._replace(input=converted, dtype=None)).compute

@@ -38,14 +38,12 @@ def plan(planning: Planning, description: Rowwise) -> Plan:
     scores = description.scores
     if scores is None:
         return rowwise.plan(planning, description)
-    mode = planning.mode
-    x, target, weight = planning.enter(
-        (description.input, description.target, description.weight), ("input", "target", "weight")
-    )
+    x, target, weight = planning.enter((description.input, description.target, description.weight), rowwise.NAMES)
     backend = planning.library.backend
     check_float(x, "input")
     shape = x.shape
-    first, last, (outer, classes, inner) = split_axis(shape, description.axis, planning.record.axis_name)
+    first, last, split = split_axis(shape, description.axis, planning.record.axis_name)
+    outer, classes, inner = split
     valid = valid_classes(scores, classes, f"input has {classes} of shape {shape}")
     if classes == 0:
         raise ValueError(f"input must have at least one class, got shape {shape}")
@@ -62,9 +60,7 @@ def plan(planning: Planning, description: Rowwise) -> Plan:
         if not scores.returns:
             return rowwise.plan(planning, description)
         read_rows = rowwise.reads_of_rows(planning, (description.input, operand, labels, description.weight, None))
-        return returning_rows(
-            planning, rowwise.plan(planning, description), numbers, read_rows, rows, (outer, classes, inner)
-        )
+        return returning_rows(planning, rowwise.plan(planning, description), numbers, read_rows, rows, split)
 
     each, count = description.reduction == "none", outer * inner
     place = len(planning.arrays)  # of what is returned beside the loss
@@ -73,22 +69,22 @@ def plan(planning: Planning, description: Rowwise) -> Plan:
     arguments: tuple[Argument | None, ...] = (Argument(description.input, x),)
     if operand is not None:
         arguments = (*arguments, Argument(operand, target))
-        if "weight" in mode.wrt:
+        if "weight" in planning.mode.wrt:
             raise ValueError(f"there is no gradient with respect to weight beside {', '.join(_changes(scores))}")
     outputs = Outputs(planning, arguments, shape)
-    outputs.want_values(rows, each and mode.value)
-    averages = description.reduction == "mean"
-    counted = averages and labels is not None
-    if counted:
-        rowwise.set_counts(planning, description, labels, x.dtype, valid)
-    divisor = planning.over(0 if counted else count) if averages else 1
+    outputs.want_values(rows, each, layout=RowLayout(classes, inner))
+    divisor: Any = 1
+    if description.reduction == "mean":
+        if labels is not None:
+            rowwise.set_counts(planning, description, labels, x.dtype, valid)
+        divisor = planning.over(count if labels is None else 0)
     if planning.weighing is not None:
-        planning.weighing.layout, divisor = RowLayout(classes, inner), 1
+        divisor = 1
     scale, grad_output = planning.take_grad_output(not each, rows)
     outputs.check_read(target=labels, weight=description.weight, grad_output=grad_output)
     read_rows = rowwise.reads_of_rows(planning, (description.input, operand, labels, description.weight, grad_output))
     params = representable((*description.params, 1.0 / valid), x.dtype)
-    blocks = Blocks(backend, maths, params, scores, (outer, classes, inner), valid, numbers)
+    blocks = Blocks(backend, maths, params, scores, split, valid, numbers)
     run = blocks.runner()
     if operand is not None and valid < classes and count:
         run = blocks.without_padding(run)
@@ -106,7 +102,7 @@ def plan(planning: Planning, description: Rowwise) -> Plan:
             raise bad_label(arrays, bad)  # type: ignore[misc]
         return empty_mean if total is None else total
 
-    made = program_call(planning, outputs, each, body, slots=5)
+    made = program_call(planning, outputs, body)
     return returning(planning, made, place, numbers, rows) if returns else made
 
 

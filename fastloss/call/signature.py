@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastloss.call.dispatch import lowering, relation
-from fastloss.call.planning import picker
+from fastloss.call.planning import picker, unchanged
 from fastloss.call.request import Request, is_number
 from fastloss.cpu.arrays import shows_memory
 
@@ -68,19 +68,10 @@ def _form(request: Request) -> tuple[Any, ...]:
     return grad_output is None, is_number(grad_output), type(shape), shape, out is None
 
 
-def _pairs(count: int, written: int) -> list[tuple[int, int]]:
-    """Return each of the last `written` of `count` arrays with every array before it."""
+def pairs_of(count: int, request: Request) -> list[tuple[int, int]]:
+    """Return each array that a call of `count` arrays writes, which are the last ones, with every array before it."""
+    written = len(extras_of(request)) - (request.grad_output is not None and not is_number(request.grad_output))
     return [(k, n) for k in range(count - written, count) for n in range(k)]
-
-
-def pairs_of(found: Signature, request: Request) -> list[tuple[int, int]]:
-    """Return the pairs of arrays that the relations of a call of this request are those of."""
-    return _pairs(len(found.arrays), _written_in(request))
-
-
-def _written_in(request: Request) -> int:
-    """Return how many of the arrays of a call are written: they are the last ones."""
-    return len(extras_of(request)) - (request.grad_output is not None and not is_number(request.grad_output))
 
 
 def signature(
@@ -124,7 +115,7 @@ def signature(
         lowers.append(lower)
     relations: tuple[int, ...] = ()
     if extras or request.grad_output is not None:
-        relations = tuple([relation(arrays[k], arrays[n]) for k, n in _pairs(len(arrays), _written_in(request))])
+        relations = tuple([relation(arrays[k], arrays[n]) for k, n in pairs_of(len(arrays), request)])
         parts.append((_form(request), relations))
     return Signature(tuple(parts), tuple(arrays), tuple(places), given, tuple(lowers), relations)
 
@@ -160,11 +151,11 @@ def taker(
     rest = [place for place in range(len(found.given)) if place not in found.places]
     pick, others = picker(found.places), picker(rest)
     constants = others(found.given)
-    lowers = tuple([lower or _itself for lower in found.lowers]) if any(found.lowers) else None
+    lowers = tuple([lower or unchanged for lower in found.lowers]) if any(found.lowers) else None
     on_host = {type(array) is np.ndarray for array in found.arrays}
     layout: Any = _layout if len(on_host) > 1 else _host_layout if True in on_host else _device_layout
     more = _extras_like(request) if request is not plain else None
-    pairs = pairs_of(found, request)
+    pairs = pairs_of(len(arrays), request)
     firsts, seconds = picker([k for k, _ in pairs]), picker([n for _, n in pairs])
     relations = found.relations
     layouts: Any = tuple(map(_layout, found.arrays))
@@ -229,7 +220,3 @@ def _extras_like(request: Request) -> Callable[[Request], Any]:
         return (*found, out) if has_out else found
 
     return extras
-
-
-def _itself(array: Any) -> Any:
-    return array

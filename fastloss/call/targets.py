@@ -24,7 +24,9 @@ def check_targets(planning: Planning, targets: tuple[Any, ...], like: Iterable[O
 
 def check_target(planning: Planning, target: Operand, shape: Shape, dtype: Any) -> None:
     """Check an array to be written, which must have a shape and a dtype."""
-    view = planning.see_target(target)
+    view = planning.library.output(target.given, target.name)
+    planning.see(target, target.name)
+    target.view = view
     check_shape(view, shape, target.name, "shape")
     if view.dtype != dtype and (view.dtype != F32 or dtype not in HALF):
         wanted = "the dtype of its argument, or be float32 beside half precision"

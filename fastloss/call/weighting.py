@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from fastloss.call.array_ops import mapping
 from fastloss.call.checks import Shape
-from fastloss.call.planning import ABSENT, Operand, Planning, Read, Scale, chained
+from fastloss.call.planning import ABSENT, Operand, Planning, Read, Scale, Spread, chained
 from fastloss.call.request import Request
 from fastloss.define.point_maths import are_nonzero, is_nonzero, other, product, weighed, weight_of
 from fastloss.runtime.dtypes import F64, FLOATS
@@ -56,7 +56,7 @@ def broadcastable_shape(weights: Shape, shape: Shape) -> Shape:
     return (*weights, *(1,) * (len(shape) - len(weights)))
 
 
-def spreading(planning: Planning, shape: Shape) -> Callable[[Any], Any] | None:
+def spreading(planning: Planning, shape: Shape) -> Spread:
     """Return what spreads the weights of a call over values of `shape`, None where they have it."""
     operand, backend = planning.sample_weight, planning.library.backend
     assert operand is not None
@@ -86,15 +86,6 @@ def checked_total(total: Any, backend: Any) -> Any:
     return total
 
 
-def take_row_weights(planning: Planning, shape: Shape) -> tuple[Operand, Callable[[Any], Any] | None]:
-    """Return the weights of a loss whose loop over rows multiplies by them, and what spreads them over these rows."""
-    operand = planning.sample_weight
-    assert operand is not None
-    spread = spreading(planning, shape)
-    planning.sample_weight = None
-    return operand, spread
-
-
 def or_negative(bad_label: Callable[..., Exception] | None) -> Callable[..., Exception]:
     """Return what makes the error about a label, or about a weight that the loop over rows found to be negative."""
     return lambda arrays, bad: negative_weight_error() if bad_label is None or bad < 0 else bad_label(arrays, bad)
@@ -107,7 +98,7 @@ def negative_weight_error() -> ValueError:
 
 def plan_sample_weights(
     planning: Planning, operand: Operand, shape: Shape, divisor: Any, weight: Operand | None
-) -> tuple[Read, Callable[[Any], Any] | None, bool]:
+) -> tuple[Read, Spread, bool]:
     """Return what reads the divisor of a loss whose kernel multiplies by the weights, what spreads these, and converts.
 
     The weights of a call are looked at where the divisor is read. `weight` counts in a mean beside them.
@@ -159,16 +150,16 @@ class Weighing:
     """The weights of a call whose values have `shape`, and what a run does with them.
 
     The planner of the family says what each value counts for in a mean beside its weight (``planning.counts``), and
-    sets `factors`, which reads what values are multiplied by, and the `layout` of rows in gradients, None without rows.
+    sets `factors`, which reads what values are multiplied by. `layout` is that of rows in gradients, None without rows.
     """
 
-    def __init__(self, planning: Planning, shape: Shape, real: Any) -> None:
+    def __init__(self, planning: Planning, shape: Shape, real: Any, layout: RowLayout | None) -> None:
         self.planning, self.shape, self.size, self.real = planning, shape, math.prod(shape), real
+        self.layout = layout
         self.backend = backend = planning.library.backend
         self.place = len(planning.arrays)  # of the weights among a run's arrays; behind it their upstream gradient
         planning.arrays += [None, None]
         self.factors: Read | None = None
-        self.layout: RowLayout | None = RowLayout()
         self._scale: Scale = 1.0
         self._above: Operand | None = None
         spread = spreading(planning, shape)
@@ -188,10 +179,10 @@ class Weighing:
         scaled.view = self._like.reshape(self.shape)
         return scaled
 
-    def plan(self, execute: Execute, outputs: Any, each: bool, answer: Any, slots: int) -> Callable[..., Any]:
-        """Return what computes calls of a kernel that `execute` runs."""
+    def plan(self, outputs: Any, execute: Execute, answer: Any, domain: Any) -> Callable[..., Any]:
+        """Return what computes calls of a kernel that `execute` runs; `domain` may look at their arrays before."""
         planning, backend, like, mode = self.planning, self.backend, self._like, self.planning.mode
-        results, size, real = outputs.plan(slots), self.size, self.real
+        results, size, real, each = outputs.plan(), self.size, self.real, outputs.each
         begin = self._beginning()
         reduces = mode.value and not each
         first = 1 if mode.value and each else 0  # of the gradients among what is made
@@ -200,11 +191,11 @@ class Weighing:
         write = mapping(backend, weighed, (like, like), 0, dtype) if size and mode.value and each else None
         count = self._counting() if partial else None
         # What follows may keep neither this object nor the planning, which hold the arrays of this call.
-        place, layout, look_before = self.place, self.layout, planning.look_before
+        place, layout = self.place, self.layout
 
         def compute(arrays: tuple[Any, ...], request: Request) -> Any:
-            if look_before is not None:
-                look_before(arrays)
+            if domain is not None:
+                domain(arrays, None)
             own, shares, by, above = begin(arrays, request)
             made = results.made(arrays)
             values = backend.empty((size,), real) if mode.value else ABSENT
