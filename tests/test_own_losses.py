@@ -2,9 +2,12 @@
 
 import importlib
 import inspect
+import os
 import pickle
+import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -306,3 +309,154 @@ def test_unreduced_losses_of_several_shapes_are_not_added(forgets_losses):
     assert np.isfinite(entropy_and_dice(x, t))
     with pytest.raises(ValueError, match=r"cannot be added: .*with_logits \(2, 3, 4\), dice_loss \(2, 3\)"):
         entropy_and_dice(x, t, reduction="none")
+
+
+SCRIPT = """
+import colorsys, functools
+import cloudpickle
+import numpy as np
+from fastloss.custom import Linear, RowMaths, Rowwise, SumMaths, Sums, row_index
+
+
+@maths
+def brier_terms(entry, row, p):
+    d = entry.p - type(entry.p)(1) if entry.hit else entry.p
+    return d * d, entry.p * d, entry.p * entry.p
+
+
+@maths
+def brier_value(row, p):
+    return p.factor * row.sums[0]
+
+
+@maths
+def brier_grad(entry, row, p):
+    T = type(entry.p)
+    d = entry.p - T(1) if entry.hit else entry.p
+    pull, rest = d - row.sums[1], T(1) - entry.p - entry.p
+    twice = p.factor * T(2) * entry.p
+    return (twice * pull,), twice * (rest * pull + entry.p * (rest + row.sums[2]))
+
+
+MATHS = {"rows": RowMaths(brier_value, brier_grad, brier_terms, softmax=True)}
+
+
+@loss
+def brier_score(input, target, *, factor: Annotated[float, POSITIVE] = 2.0, reduction="mean"):
+    return Rowwise(MATHS["rows"], factor=factor)
+
+
+@maths
+def product_terms(x, t, p):
+    return x * t, x + t
+
+
+@maths
+def product_value(sums, p):
+    return sums[0] * p.smooth + sums[1], (sums[0],)
+
+
+@maths
+def product_grad(x, t, coefs, p):
+    T = type(x)
+    return (t * p.smooth + T(1), x * p.smooth + T(1)), T(0)
+
+
+@loss
+def product_loss(input, target, *, smooth: Annotated[float, POSITIVE] = 1.0, reduction="mean"):
+    return Sums(SumMaths(product_terms, product_value, product_grad), axes=range(1, input.ndim), smooth=smooth)
+
+
+@loss
+def contrast(query, key, *, reduction="mean"):
+    return Linear(fl.cross_entropy, query, key, target=row_index(), scale=10.0)
+
+
+@loss
+def mixed(input, target, *, reduction="mean"):
+    return log_cosh_loss(input, target, reduction=reduction) + 0.5 * fl.mse_loss(input, target, reduction=reduction)
+
+
+def powered(factor):
+    @maths
+    def point(x, t):
+        T = type(x)
+        r = x - t
+        return T(factor) * r * r, (T(2 * factor) * r, -T(2 * factor) * r), T(2 * factor)
+
+    @loss("elementwise", wrt=("input", "target"))
+    def power_loss(input, target, *, reduction="mean"):
+        return Elementwise(point)
+
+    return power_loss
+
+
+x = np.linspace(-1, 1, 12).reshape(3, 4)
+t, y = x[::-1] / 2, np.array([0, 1, 3])
+calls = [
+    (functools.partial(log_cosh_loss, scale=0.5), (x, t)),
+    (fl.value_and_grad(mixed), (x, t)),
+    (fl.value_and_grad(brier_score), (x, y)),
+    (product_loss, (x, t)),
+    (fl.value_and_grad(contrast), (x, t)),
+    (fl.partial_sum(powered(3.0)), (x, t)),
+]
+before = [cloudpickle.dumps(called) for called, _ in calls]
+results = repr([called(*arrays) for called, arrays in calls for _ in range(3)])
+after = [cloudpickle.dumps(called) for called, _ in calls]
+assert before == after
+open("sent", "wb").write(cloudpickle.dumps([*calls, *calls]))
+open("results", "w").write(results)
+"""
+
+RECEIVER = """
+import pickle, sys
+from fastloss.define.maths import _marked
+from fastloss.define.options import POSITIVE
+
+text = open("sent", "rb").read()
+calls = pickle.loads(text)
+results = repr([called(*arrays) for called, arrays in calls[:len(calls) // 2] for _ in range(3)])
+assert results == open("results").read(), results
+assert "colorsys" not in sys.modules, "the modules of the sender were sent"
+assert calls[0][0].func.__fastloss__.options["scale"] is POSITIVE
+marked = len(_marked)
+again = pickle.loads(text)
+assert repr([called(*arrays) for called, arrays in again[:len(calls) // 2] for _ in range(3)]) == results
+assert len(_marked) == marked, "defined anew"
+import cloudpickle
+pickle.loads(cloudpickle.dumps(again[0]))
+assert len(_marked) == marked, "defined anew"
+"""
+
+
+def test_losses_of_a_script_go_to_other_processes(tmp_path):
+    """As Dask, Spark, Ray and joblib send them; what the script has compiled is found on the disk there."""
+    pytest.importorskip("cloudpickle")
+    (tmp_path / "script.py").write_text(textwrap.dedent(SOURCE) + SCRIPT)
+    (tmp_path / "receiver.py").write_text(RECEIVER)
+    environment = {**os.environ, "PYTHONPATH": str(Path(fl.__file__).parents[1])}
+    environment["FASTLOSS_CACHE_DIR"] = str(tmp_path / "cache")
+    kernels = []
+    for name in ("script.py", "receiver.py"):
+        done = subprocess.run(
+            [sys.executable, name], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        kernels.append(sorted(path.name for path in (tmp_path / "cache").glob("*.nbc")))
+    assert kernels[0] == kernels[1] != []
+
+
+def test_a_loss_of_a_module_that_is_sent_with_its_source(own, rng):
+    """In the process that it comes from it is the same loss; boosting tells it from an instance of a class."""
+    cloudpickle = pytest.importorskip("cloudpickle")
+    boosting = pytest.importorskip("fastloss.boosting")
+    cloudpickle.register_pickle_by_value(own)
+    try:
+        sent = cloudpickle.loads(cloudpickle.dumps(own.log_cosh_loss))
+    finally:
+        cloudpickle.unregister_pickle_by_value(own)
+    assert sent is not own.log_cosh_loss
+    assert sent.__fastloss__ is own.log_cosh_loss.__fastloss__
+    x, t = (array[:, 0] for array in arrays_of("log_cosh_loss", rng))
+    np.testing.assert_array_equal(boosting.objective(sent)(x, t), boosting.objective(own.log_cosh_loss)(x, t))
