@@ -260,6 +260,60 @@ def test_jax_asks_once_for_the_shape_of_a_value(own, monkeypatch, rng):
     assert len(asked) == 2
 
 
+def test_jax_warns_once_of_shapes_that_differ_at_the_callers_line(own, rng):
+    jax = pytest.importorskip("jax")
+    import fastloss.jax as fj
+
+    x, t = map(jax.numpy.asarray, arrays_of("log_cosh_loss", rng))
+    wrapped = fj.wrap(own.log_cosh_loss)
+    for rows, call in enumerate((jax.jit(wrapped), wrapped, jax.grad(wrapped), jax.grad(fj.mse_loss)), 2):
+        with pytest.warns(UserWarning, match="broadcast") as caught:
+            call(x[:1], t[:rows])
+        assert [warning.filename for warning in caught] == [__file__]
+    weights = np.arange(5.0)
+    with pytest.warns(UserWarning, match="broadcast"):
+        gradients = jax.grad(wrapped, (0, 1))(x[:1], t, sample_weight=weights)
+    spread = np.tile(x[:1], (5, 1)), np.array(t)
+    wanted = fl.grad(own.log_cosh_loss, ("input", "target"))(*spread, sample_weight=weights)
+    np.testing.assert_allclose(gradients[0], wanted[0].sum(0, keepdims=True), rtol=1e-5)
+    np.testing.assert_allclose(gradients[1], wanted[1], rtol=1e-5)
+    with pytest.raises(ValueError, match="do not go together"):
+        wrapped(x[:2], t)
+
+
+def test_wrapped_losses_in_jax_pickle_and_have_no_forward_mode_as_arrays(own, rng):
+    jax = pytest.importorskip("jax")
+    import fastloss.jax as fj
+
+    wrapped = fj.wrap(own.log_cosh_loss)
+    x, t = map(jax.numpy.asarray, arrays_of("log_cosh_loss", rng))
+    assert pickle.loads(pickle.dumps(wrapped)) is wrapped
+    assert repr(wrapped) == "fastloss.jax.wrap(log_cosh_loss)"
+    with pytest.raises(
+        TypeError, match=r"log_cosh_loss has no forward mode \(jvp\) where it returns an array: use jax"
+    ):
+        jax.jvp(lambda a: wrapped(a, t, reduction="none"), (x,), (x,))
+
+
+def test_an_argument_of_the_name_of_a_variance_broadcasts_like_others(own, forgets_losses):
+    pytest.importorskip("jax")
+    import fastloss.jax as fj
+    from fastloss.custom import Elementwise, loss, maths
+
+    @maths
+    def ratio(x, v):
+        T = type(x)
+        return x / v, (T(1) / v, -x / (v * v)), T(0)
+
+    @loss
+    def ratio_loss(input, var, *, reduction="mean"):
+        """Ratio."""
+        return Elementwise(ratio, broadcast="silent")
+
+    x, var = np.ones((3, 3), "f4"), np.array([1, 2, 4], "f4")
+    np.testing.assert_array_equal(fj.wrap(ratio_loss)(x, var, reduction="none"), x / var)
+
+
 @pytest.mark.parametrize("door", ["torch", "jax"])
 def test_a_loss_that_is_defined_anew_is_another_one(door, forgets_losses):
     guest = pytest.importorskip(door)
