@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,10 @@ def test_torchs_transforms_compiler_and_pickles(own, rng):
     torch.testing.assert_close(each, torch.tanh(x - t) / 4, rtol=1e-12, atol=0.0)
     compiled = torch.compile(lambda a, b: wrapped(2 * a, b) + 1, backend="eager")
     torch.testing.assert_close(compiled(x, t), wrapped(2 * x, t) + 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compiled = torch.compile(lambda a, b: F.wrap(own.log_cosh_loss)(2 * a, b) + 1, backend="eager")
+        torch.testing.assert_close(compiled(x, t), wrapped(2 * x, t) + 1)
     assert pickle.loads(pickle.dumps(wrapped))(x, t) == wrapped(x, t)
     with pytest.raises(RuntimeError, match="no operator"):
         wrapped(x.to("meta"), t.to("meta"))
@@ -153,6 +158,10 @@ def test_classes_of_tensors_and_modes_of_torch_that_can_do_without_an_operator(o
     wrapped = F.wrap(own.log_cosh_loss)
     x, t = map(torch.from_numpy, arrays_of("log_cosh_loss", rng))
     parameter = NamedParameter(x)
+    for a, b in ((parameter, t.as_subclass(Named)), (x.as_subclass(Named), t), (parameter, t), (x, t)):
+        for reduction in ("mean", "none"):
+            wanted = torch.nn.functional.huber_loss(a, b, reduction=reduction)
+            assert type(wrapped(a, b, reduction=reduction)) is type(wanted)
     wrapped(parameter, t.as_subclass(Named)).backward()
     expected = torch.func.grad(wrapped)(x, t)
     torch.testing.assert_close(parameter.grad, expected)
@@ -177,6 +186,16 @@ def test_names_that_torch_has_for_something_else(own, forgets_losses, rng):
     (slope,) = torch.autograd.grad(wrapped(x.requires_grad_(), t), x, create_graph=True)
     with pytest.raises(RuntimeError, match="no second derivatives: write it with torch's functions"):
         slope.sum().backward()
+
+    @loss
+    def with_params(params, target, *, tail_weights=(1.0, 2.0), reduction="mean"):
+        """Names of arguments that are several tensors in the package."""
+        return Elementwise(own.log_cosh, scale=tail_weights[0])
+
+    y, wanted = t.detach(), F.wrap(own.log_cosh_loss)(x, t, scale=2.0)
+    torch.testing.assert_close(F.wrap(with_params)(x, y, tail_weights=[2.0, 1.0]), wanted)
+    with pytest.raises(TypeError, match="params must be a tensor, got list"):
+        F.wrap(with_params)([x], y)
 
     @loss
     def with_a_dtype(input, target, *, dtype: float = 1.0, reduction="mean"):
