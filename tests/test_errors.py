@@ -110,7 +110,7 @@ def test_divisor_that_float64_does_not_hold():
         fl.mse_loss(np.ones(3), np.zeros(3), divisor=10**400)
 
 
-@pytest.mark.parametrize("wrong", ["2", 1j, object(), np.array("2"), np.array(2j), ["2"]])
+@pytest.mark.parametrize("wrong", ["2", 1j, object(), np.array("2"), np.array(2j), ["2"], [[1.0], [2.0, 3.0]]])
 def test_divisor_that_is_no_number(wrong):
     for _ in range(2):
         with pytest.raises(TypeError, match=r"^divisor must be a number or an array of one, got"):

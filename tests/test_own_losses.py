@@ -2,9 +2,13 @@
 
 import importlib
 import inspect
+import os
 import pickle
+import subprocess
 import sys
 import textwrap
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -130,6 +134,10 @@ def test_torchs_transforms_compiler_and_pickles(own, rng):
     torch.testing.assert_close(each, torch.tanh(x - t) / 4, rtol=1e-12, atol=0.0)
     compiled = torch.compile(lambda a, b: wrapped(2 * a, b) + 1, backend="eager")
     torch.testing.assert_close(compiled(x, t), wrapped(2 * x, t) + 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compiled = torch.compile(lambda a, b: F.wrap(own.log_cosh_loss)(2 * a, b) + 1, backend="eager")
+        torch.testing.assert_close(compiled(x, t), wrapped(2 * x, t) + 1)
     assert pickle.loads(pickle.dumps(wrapped))(x, t) == wrapped(x, t)
     with pytest.raises(RuntimeError, match="no operator"):
         wrapped(x.to("meta"), t.to("meta"))
@@ -150,6 +158,10 @@ def test_classes_of_tensors_and_modes_of_torch_that_can_do_without_an_operator(o
     wrapped = F.wrap(own.log_cosh_loss)
     x, t = map(torch.from_numpy, arrays_of("log_cosh_loss", rng))
     parameter = NamedParameter(x)
+    for a, b in ((parameter, t.as_subclass(Named)), (x.as_subclass(Named), t), (parameter, t), (x, t)):
+        for reduction in ("mean", "none"):
+            wanted = torch.nn.functional.huber_loss(a, b, reduction=reduction)
+            assert type(wrapped(a, b, reduction=reduction)) is type(wanted)
     wrapped(parameter, t.as_subclass(Named)).backward()
     expected = torch.func.grad(wrapped)(x, t)
     torch.testing.assert_close(parameter.grad, expected)
@@ -174,6 +186,16 @@ def test_names_that_torch_has_for_something_else(own, forgets_losses, rng):
     (slope,) = torch.autograd.grad(wrapped(x.requires_grad_(), t), x, create_graph=True)
     with pytest.raises(RuntimeError, match="no second derivatives: write it with torch's functions"):
         slope.sum().backward()
+
+    @loss
+    def with_params(params, target, *, tail_weights=(1.0, 2.0), reduction="mean"):
+        """Names of arguments that are several tensors in the package."""
+        return Elementwise(own.log_cosh, scale=tail_weights[0])
+
+    y, wanted = t.detach(), F.wrap(own.log_cosh_loss)(x, t, scale=2.0)
+    torch.testing.assert_close(F.wrap(with_params)(x, y, tail_weights=[2.0, 1.0]), wanted)
+    with pytest.raises(TypeError, match="params must be a tensor, got list"):
+        F.wrap(with_params)([x], y)
 
     @loss
     def with_a_dtype(input, target, *, dtype: float = 1.0, reduction="mean"):
@@ -257,6 +279,60 @@ def test_jax_asks_once_for_the_shape_of_a_value(own, monkeypatch, rng):
     assert len(asked) == 2
 
 
+def test_jax_warns_once_of_shapes_that_differ_at_the_callers_line(own, rng):
+    jax = pytest.importorskip("jax")
+    import fastloss.jax as fj
+
+    x, t = map(jax.numpy.asarray, arrays_of("log_cosh_loss", rng))
+    wrapped = fj.wrap(own.log_cosh_loss)
+    for rows, call in enumerate((jax.jit(wrapped), wrapped, jax.grad(wrapped), jax.grad(fj.mse_loss)), 2):
+        with pytest.warns(UserWarning, match="broadcast") as caught:
+            call(x[:1], t[:rows])
+        assert [warning.filename for warning in caught] == [__file__]
+    weights = np.arange(5.0)
+    with pytest.warns(UserWarning, match="broadcast"):
+        gradients = jax.grad(wrapped, (0, 1))(x[:1], t, sample_weight=weights)
+    spread = np.tile(x[:1], (5, 1)), np.array(t)
+    wanted = fl.grad(own.log_cosh_loss, ("input", "target"))(*spread, sample_weight=weights)
+    np.testing.assert_allclose(gradients[0], wanted[0].sum(0, keepdims=True), rtol=1e-5)
+    np.testing.assert_allclose(gradients[1], wanted[1], rtol=1e-5)
+    with pytest.raises(ValueError, match="do not go together"):
+        wrapped(x[:2], t)
+
+
+def test_wrapped_losses_in_jax_pickle_and_have_no_forward_mode_as_arrays(own, rng):
+    jax = pytest.importorskip("jax")
+    import fastloss.jax as fj
+
+    wrapped = fj.wrap(own.log_cosh_loss)
+    x, t = map(jax.numpy.asarray, arrays_of("log_cosh_loss", rng))
+    assert pickle.loads(pickle.dumps(wrapped)) is wrapped
+    assert repr(wrapped) == "fastloss.jax.wrap(log_cosh_loss)"
+    with pytest.raises(
+        TypeError, match=r"log_cosh_loss has no forward mode \(jvp\) where it returns an array: use jax"
+    ):
+        jax.jvp(lambda a: wrapped(a, t, reduction="none"), (x,), (x,))
+
+
+def test_an_argument_of_the_name_of_a_variance_broadcasts_like_others(own, forgets_losses):
+    pytest.importorskip("jax")
+    import fastloss.jax as fj
+    from fastloss.custom import Elementwise, loss, maths
+
+    @maths
+    def ratio(x, v):
+        T = type(x)
+        return x / v, (T(1) / v, -x / (v * v)), T(0)
+
+    @loss
+    def ratio_loss(input, var, *, reduction="mean"):
+        """Ratio."""
+        return Elementwise(ratio, broadcast="silent")
+
+    x, var = np.ones((3, 3), "f4"), np.array([1, 2, 4], "f4")
+    np.testing.assert_array_equal(fj.wrap(ratio_loss)(x, var, reduction="none"), x / var)
+
+
 @pytest.mark.parametrize("door", ["torch", "jax"])
 def test_a_loss_that_is_defined_anew_is_another_one(door, forgets_losses):
     guest = pytest.importorskip(door)
@@ -306,3 +382,154 @@ def test_unreduced_losses_of_several_shapes_are_not_added(forgets_losses):
     assert np.isfinite(entropy_and_dice(x, t))
     with pytest.raises(ValueError, match=r"cannot be added: .*with_logits \(2, 3, 4\), dice_loss \(2, 3\)"):
         entropy_and_dice(x, t, reduction="none")
+
+
+SCRIPT = """
+import colorsys, functools
+import cloudpickle
+import numpy as np
+from fastloss.custom import Linear, RowMaths, Rowwise, SumMaths, Sums, row_index
+
+
+@maths
+def brier_terms(entry, row, p):
+    d = entry.p - type(entry.p)(1) if entry.hit else entry.p
+    return d * d, entry.p * d, entry.p * entry.p
+
+
+@maths
+def brier_value(row, p):
+    return p.factor * row.sums[0]
+
+
+@maths
+def brier_grad(entry, row, p):
+    T = type(entry.p)
+    d = entry.p - T(1) if entry.hit else entry.p
+    pull, rest = d - row.sums[1], T(1) - entry.p - entry.p
+    twice = p.factor * T(2) * entry.p
+    return (twice * pull,), twice * (rest * pull + entry.p * (rest + row.sums[2]))
+
+
+MATHS = {"rows": RowMaths(brier_value, brier_grad, brier_terms, softmax=True)}
+
+
+@loss
+def brier_score(input, target, *, factor: Annotated[float, POSITIVE] = 2.0, reduction="mean"):
+    return Rowwise(MATHS["rows"], factor=factor)
+
+
+@maths
+def product_terms(x, t, p):
+    return x * t, x + t
+
+
+@maths
+def product_value(sums, p):
+    return sums[0] * p.smooth + sums[1], (sums[0],)
+
+
+@maths
+def product_grad(x, t, coefs, p):
+    T = type(x)
+    return (t * p.smooth + T(1), x * p.smooth + T(1)), T(0)
+
+
+@loss
+def product_loss(input, target, *, smooth: Annotated[float, POSITIVE] = 1.0, reduction="mean"):
+    return Sums(SumMaths(product_terms, product_value, product_grad), axes=range(1, input.ndim), smooth=smooth)
+
+
+@loss
+def contrast(query, key, *, reduction="mean"):
+    return Linear(fl.cross_entropy, query, key, target=row_index(), scale=10.0)
+
+
+@loss
+def mixed(input, target, *, reduction="mean"):
+    return log_cosh_loss(input, target, reduction=reduction) + 0.5 * fl.mse_loss(input, target, reduction=reduction)
+
+
+def powered(factor):
+    @maths
+    def point(x, t):
+        T = type(x)
+        r = x - t
+        return T(factor) * r * r, (T(2 * factor) * r, -T(2 * factor) * r), T(2 * factor)
+
+    @loss("elementwise", wrt=("input", "target"))
+    def power_loss(input, target, *, reduction="mean"):
+        return Elementwise(point)
+
+    return power_loss
+
+
+x = np.linspace(-1, 1, 12).reshape(3, 4)
+t, y = x[::-1] / 2, np.array([0, 1, 3])
+calls = [
+    (functools.partial(log_cosh_loss, scale=0.5), (x, t)),
+    (fl.value_and_grad(mixed), (x, t)),
+    (fl.value_and_grad(brier_score), (x, y)),
+    (product_loss, (x, t)),
+    (fl.value_and_grad(contrast), (x, t)),
+    (fl.partial_sum(powered(3.0)), (x, t)),
+]
+before = [cloudpickle.dumps(called) for called, _ in calls]
+results = repr([called(*arrays) for called, arrays in calls for _ in range(3)])
+after = [cloudpickle.dumps(called) for called, _ in calls]
+assert before == after
+open("sent", "wb").write(cloudpickle.dumps([*calls, *calls]))
+open("results", "w").write(results)
+"""
+
+RECEIVER = """
+import pickle, sys
+from fastloss.define.maths import _marked
+from fastloss.define.options import POSITIVE
+
+text = open("sent", "rb").read()
+calls = pickle.loads(text)
+results = repr([called(*arrays) for called, arrays in calls[:len(calls) // 2] for _ in range(3)])
+assert results == open("results").read(), results
+assert "colorsys" not in sys.modules, "the modules of the sender were sent"
+assert calls[0][0].func.__fastloss__.options["scale"] is POSITIVE
+marked = len(_marked)
+again = pickle.loads(text)
+assert repr([called(*arrays) for called, arrays in again[:len(calls) // 2] for _ in range(3)]) == results
+assert len(_marked) == marked, "defined anew"
+import cloudpickle
+pickle.loads(cloudpickle.dumps(again[0]))
+assert len(_marked) == marked, "defined anew"
+"""
+
+
+def test_losses_of_a_script_go_to_other_processes(tmp_path):
+    """As Dask, Spark, Ray and joblib send them; what the script has compiled is found on the disk there."""
+    pytest.importorskip("cloudpickle")
+    (tmp_path / "script.py").write_text(textwrap.dedent(SOURCE) + SCRIPT)
+    (tmp_path / "receiver.py").write_text(RECEIVER)
+    environment = {**os.environ, "PYTHONPATH": str(Path(fl.__file__).parents[1])}
+    environment["FASTLOSS_CACHE_DIR"] = str(tmp_path / "cache")
+    kernels = []
+    for name in ("script.py", "receiver.py"):
+        done = subprocess.run(
+            [sys.executable, name], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        kernels.append(sorted(path.name for path in (tmp_path / "cache").glob("*.nbc")))
+    assert kernels[0] == kernels[1] != []
+
+
+def test_a_loss_of_a_module_that_is_sent_with_its_source(own, rng):
+    """In the process that it comes from it is the same loss; boosting tells it from an instance of a class."""
+    cloudpickle = pytest.importorskip("cloudpickle")
+    boosting = pytest.importorskip("fastloss.boosting")
+    cloudpickle.register_pickle_by_value(own)
+    try:
+        sent = cloudpickle.loads(cloudpickle.dumps(own.log_cosh_loss))
+    finally:
+        cloudpickle.unregister_pickle_by_value(own)
+    assert sent is not own.log_cosh_loss
+    assert sent.__fastloss__ is own.log_cosh_loss.__fastloss__
+    x, t = (array[:, 0] for array in arrays_of("log_cosh_loss", rng))
+    np.testing.assert_array_equal(boosting.objective(sent)(x, t), boosting.objective(own.log_cosh_loss)(x, t))

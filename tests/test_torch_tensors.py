@@ -212,3 +212,11 @@ def test_parameters_of_a_layer_are_loaded_though_they_require_grad():
     layer.load_state_dict({name: torch.ones_like(array) for name, array in layer.state_dict().items()})
     assert torch.equal(weight, torch.ones_like(weight))
     assert weight._version > before
+
+
+def test_a_divisor_in_bfloat16():
+    divisor = torch.tensor([4.0], dtype=torch.bfloat16)
+    for given in (X, X.numpy()):
+        for number in (4.0, 8.0, 8.0):
+            divisor[0] = number
+            assert fl.mse_loss(given, given + 1, divisor=divisor) == 12 / number

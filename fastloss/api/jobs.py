@@ -142,7 +142,7 @@ class Job(NamedTuple):
     def aligned(self) -> dict[str, Shape]:
         """Return the shapes of the arrays of an elementwise loss, in which they broadcast to that of its values."""
         shapes = dict(zip(self.names, self.shapes, strict=True))
-        if "var" in shapes:
+        if self.loss.name == "gaussian_nll_loss":
             variance, like = (np.broadcast_to(np.empty((), bool), shapes[name]) for name in ("var", "input"))
             shapes["var"] = aligned_variance(variance, like, "var").shape
         return shapes

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import inspect
+import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, overload
 
@@ -16,11 +18,11 @@ from fastloss.call.request import VALUE
 from fastloss.define.check_definition import check_definition
 from fastloss.define.check_maths import check_maths
 from fastloss.define.drafts import Draft, Given
+from fastloss.define.maths import is_marked, marked_in, maths
 from fastloss.define.options import Domain
 from fastloss.define.record import FAMILIES, KINDS, Loss
 from fastloss.define.registry import LOSSES, record_of
 from fastloss.runtime import graph_break
-from fastloss.runtime.graph_break import LOADED
 
 P = ParamSpec("P")
 
@@ -122,7 +124,8 @@ def loss(
 
         @functools.wraps(describe)
         def function(*args: P.args, **kwargs: P.kwargs) -> Any:
-            if "torch._dynamo" in LOADED and LOADED["torch"].compiler.is_dynamo_compiling():
+            # No table of modules is a global here: a function of a script goes to other processes with its globals.
+            if "torch._dynamo" in graph_break.LOADED and graph_break.LOADED["torch"].compiler.is_dynamo_compiling():
                 return graph_break.untraced(function, *args, **kwargs)
             result = call.last(args, kwargs, VALUE)
             if result is not None:
@@ -226,3 +229,42 @@ def _checking(describe: Callable[..., Any], record: Callable[[], Loss]) -> Calla
         return description
 
     return described
+
+
+# -- pickles ----------------------------------------------------------------------------------------------------------
+
+# Losses of one's own that have gone to other processes or have come from there, by what they are told apart by.
+_sent: dict[Loss, str] = {}
+_known: dict[str, Loss] = {}
+
+# What `loss` is told of one that has been looked at already.
+_FACTS = ("family", "wrt", "differentiable", "hessian", "options", "domains", "legacy", "also")
+
+
+def _reduced(record: Loss) -> tuple[Any, ...]:
+    """Return what a loss is made of in another process: the function there, or how one's own is defined.
+
+    cloudpickle, with which Dask, Spark, Ray and joblib send functions, takes those of a script or a notebook apart.
+    What was made of the definition here, such as marks and kernels, is made anew there.
+    """
+    if is_packaged(record):
+        return record_of, (record.function,)
+    token = _sent.setdefault(record, uuid.uuid4().hex)
+    _known[token] = record
+    describe = vars(record.function)["__wrapped__"]
+    facts = {name: getattr(record, name) for name in _FACTS}
+    return _defined, (token, describe, tuple(marked_in(describe, set())), facts)
+
+
+def _defined(token: str, describe: Callable[..., Any], marked: tuple[Any, ...], facts: dict[str, Any]) -> Loss:
+    """Return a loss that another process has sent; it is defined here once, however often it is sent."""
+    if token not in _known:
+        for function in marked:
+            if not is_marked(function):
+                maths(function)
+        record = record_of(loss(**facts)(describe))
+        _known[token], _sent[record] = record, token
+    return _known[token]
+
+
+copyreg.pickle(Loss, _reduced)

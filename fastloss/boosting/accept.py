@@ -36,7 +36,7 @@ def raw_loss(loss: Any, options: dict[str, Any], settings: dict[str, Any]) -> Ra
     record = getattr(loss, "__fastloss__", None) or getattr(loss, "_record", None)
     if record is None:
         raise TypeError(f"expected a loss function or a loss instance of fastloss, got {loss!r}")
-    if loss is not record.function:
+    if not hasattr(loss, "__fastloss__"):
         options = {**_bound_options(loss), **options}
     form = _form(record, options)
     _check_options(record, options, settings)

@@ -82,6 +82,9 @@ class Call:
         self.plans: dict[Any, list[Any]] = {}  # signature -> the plan, and what runs it
         self.last: Run = _no_call
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Call, (self.record, self.request, self.options)  # plans are of this process, like kernels
+
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> Any:
         """Return what the user gets: by the function that computed the last call, or else by :meth:`find`.
 

@@ -87,7 +87,12 @@ def host_array(array: Any, name: str, wanted: str = "an array") -> Any:
 
     An error says that it must be `wanted`.
     """
-    if isinstance(array, np.ndarray | np.generic | int | float | list | tuple):
+    if isinstance(array, list | tuple):
+        try:
+            return as_numpy(array, name)
+        except TypeError:  # lists of several lengths, or what NumPy makes no array of
+            raise TypeError(f"{name} must be {wanted}, got a {type(array).__name__} that is none") from None
+    if isinstance(array, np.ndarray | np.generic | int | float):
         return as_numpy(array, name)
     if "bool" in str(getattr(array, "dtype", "")):
         return np.zeros(0, bool)  # a view would not tell it from an integer

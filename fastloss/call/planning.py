@@ -16,10 +16,12 @@ import numpy as np
 from fastloss.call.checks import Shape, check_float, check_shape
 from fastloss.call.dispatch import host_array, library_of, lowering
 from fastloss.call.request import Mode, Request, is_number
-from fastloss.cpu.arrays import NUMPY, kernel_view
+from fastloss.cpu.arrays import NUMPY, TENSOR_BF16, kernel_view
 from fastloss.cpu.in_parts import COPIED_AT_ONCE, flat
 from fastloss.cpu.windows import FLAT
 from fastloss.define.record import Loss
+from fastloss.runtime.dtypes import BF16_BITS
+from fastloss.runtime.half import widened
 
 ABSENT: Any = ()
 
@@ -131,13 +133,15 @@ class Planning:
         wanted = "a number or an array of one"
         if array is None:
             self.arrays[place] = array = host_array(given, "divisor", wanted)
-        number = float if isinstance(array, np.ndarray) else backend.number
+        number: Callable[[Any], float] = float if isinstance(array, np.ndarray) else backend.number
         if number is float and array.dtype.kind == "O":
             raise ValueError("divisor must be a number that float64 can hold")
         if number is float and array.dtype.kind not in "biufV":  # bfloat16 is V
             raise TypeError(f"divisor must be {wanted}, got dtype {array.dtype}")
         if array.size != 1:
             raise ValueError(f"divisor must be {wanted}, got shape {array.shape}")
+        if number is float and array.dtype == TENSOR_BF16:  # of which NumPy knows no number
+            number = _number_of_bfloat16
 
         def read(arrays: tuple[Any, ...]) -> float:
             divisor = number(arrays[place].reshape(()))
@@ -333,3 +337,7 @@ def chained(*functions: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
         return array
 
     return chain
+
+
+def _number_of_bfloat16(array: Any) -> float:
+    return float(widened(array.view(BF16_BITS)))

@@ -30,6 +30,9 @@ class Request(NamedTuple):
     grad_out: Any = None
     out: Any = None
 
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        return "VALUE" if self is VALUE else (Request, tuple(self))  # requests are compared by identity
+
 
 VALUE = Request(Mode())
 

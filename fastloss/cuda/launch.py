@@ -81,7 +81,7 @@ class Kernel:
             if key not in self._loaded:
                 jit: Any = cuda.jit
                 compiled = jit(launch_bounds=self.bounds)(self.body)
-                keep_on_disk(compiled, self.body, "cuda")
+                keep_on_disk(compiled, self.body, "cuda", self.own)
                 with in_one_line(self.own):
                     compiled.compile(self.signature(real, args).args)
                 warn_of_memory()

@@ -5,9 +5,11 @@ Nothing here imports numba: a backend registers the marked functions, past and f
 
 from __future__ import annotations
 
+import contextlib
+import dis
 import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -50,6 +52,34 @@ def name_of(function: Any) -> str:
 def is_marked(function: Any) -> bool:
     """Return whether kernels may call a function."""
     return function in _marked
+
+
+def marked_in(one: Any, seen: set[int]) -> Iterator[Callable[..., Any]]:
+    """Yield the marked functions outside of the package that a function names, or closes over, and what these need."""
+    if id(one) in seen:
+        return
+    seen.add(id(one))
+    needed: list[Any] = []
+    if isinstance(one, types.FunctionType) and not (one.__module__ or "").startswith("fastloss."):
+        if is_marked(one):
+            yield one
+        needed = [one.__globals__[name] for name in _names_in(one.__code__) if name in one.__globals__]
+        needed += [*(one.__defaults__ or ()), *(one.__kwdefaults__ or {}).values()]
+        for cell in one.__closure__ or ():
+            with contextlib.suppress(ValueError):  # nothing is in it yet
+                needed.append(cell.cell_contents)
+    elif isinstance(one, tuple | list):
+        needed = list(one)
+    elif isinstance(one, dict):
+        needed = list(one.values())
+    for each in needed:
+        yield from marked_in(each, seen)
+
+
+def _names_in(code: types.CodeType) -> set[str]:
+    """Return the globals that a function reads, and those that functions inside of it read."""
+    inner = [_names_in(one) for one in code.co_consts if isinstance(one, types.CodeType)]
+    return {each.argval for each in dis.get_instructions(code) if each.opname == "LOAD_GLOBAL"}.union(*inner)
 
 
 def hard_targets(point: Callable[..., Any]) -> Callable[[F], F]:

@@ -28,6 +28,11 @@ class Domain(NamedTuple):
         if not inside:
             raise ValueError(f"{name} must be {self.text}, got {value!r}")
 
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """Return the name of a domain of this module, which is compared by identity, and its parts for another."""
+        name = next((name for name, one in globals().items() if one is self), None)
+        return name or (Domain, tuple(self))
+
 
 REDUCTION = Domain("'mean', 'sum' or 'none'", lambda v: v in ("mean", "sum", "none"), ("mean", "sum", "none"))
 KL_REDUCTION = Domain(

@@ -56,24 +56,24 @@ def values_of_rows(job: Job, layout: Layout, given: Job, weights: tuple[int, ...
 
 
 @functools.lru_cache(maxsize=_KEPT)
-def reduced_value(job: Job) -> Callable[..., Any]:
+def reduced_value(job: Job, given: Job | None = None) -> Callable[..., Any]:
     """Return a function of a loss's arrays that returns its reduced value, as the kernel reduces it."""
 
     @jax.custom_jvp
     def value(*arrays: Any) -> Any:
-        return call_back(kernel_of(job, None, ()), arrays)[0]
+        return call_back(kernel_of(job, None, (), given), arrays)[0]
 
     @functools.partial(value.defjvp, symbolic_zeros=True)
     def _(arrays: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
         moving = [t for t in tangents if not isinstance(t, SymbolicZero)]
-        result, *gradients = derivatives(job, None, _active(job.loss, job.names, tangents), None)(*arrays)
+        result, *gradients = derivatives(job, None, _active(job.loss, job.names, tangents), given)(*arrays)
         return result, sum(jnp.sum(g * t) for g, t in zip(gradients, moving, strict=True))
 
     return value
 
 
 @functools.lru_cache(maxsize=_KEPT)
-def unreduced_of_summed(job: Job) -> Callable[..., Any]:
+def unreduced_of_summed(job: Job, given: Job | None = None) -> Callable[..., Any]:
     """Return a function that returns the values of a loss some of whose gradients add up over these.
 
     The gradients are computed for the upstream gradient, in another callback; there is no forward mode.
@@ -81,7 +81,7 @@ def unreduced_of_summed(job: Job) -> Callable[..., Any]:
 
     @jax.custom_vjp
     def values(*arrays: Any) -> Any:
-        return call_back(kernel_of(job, None, ()), arrays)[0]
+        return call_back(kernel_of(job, None, (), given), arrays)[0]
 
     def forward(*arrays: Any) -> tuple[Any, Any]:
         wrt = tuple([name for name, array in zip(job.names, arrays, strict=True) if array.perturbed])
@@ -94,11 +94,21 @@ def unreduced_of_summed(job: Job) -> Callable[..., Any]:
         wrt = tuple([name for name, move in zip(job.names, moves, strict=True) if move])
         if isinstance(above, SymbolicZero) or not wrt:
             return (None,) * len(arrays)
-        found = iter(derivatives(job, None, wrt, None, upstream=True)(*arrays, above))
+        found = iter(derivatives(job, None, wrt, given, upstream=True)(*arrays, above))
         return tuple([next(found) if name in wrt else None for name in job.names])
 
     values.defvjp(forward, backward, symbolic_zeros=True)
-    return values
+
+    def refusing(*arrays: Any) -> Any:
+        try:
+            return values(*arrays)
+        except TypeError as error:  # JAX's own names what it is made of
+            if "custom_vjp" not in str(error):
+                raise
+            message = f"fastloss.jax.{job.loss.name} has no forward mode (jvp) where it returns an array: use jax.vjp"
+            raise TypeError(message) from None
+
+    return refusing
 
 
 @functools.lru_cache(maxsize=_KEPT)

@@ -66,12 +66,20 @@ def job_of(record: Loss, arrays: dict[str, Any], options: dict[str, Any]) -> tup
     known = tuple(
         [(key, tuple(np.ravel(arrays[key]).tolist())) for key in _LENGTHS if key in arrays and _is_known(arrays[key])]
     )
-    made = {key: jnp.asarray(array) for key, array in arrays.items()}
+    made = {key: _array(key, array) for key, array in arrays.items()}
     first = next(iter(made.values())).dtype
     real = jnp.float64 if first == jnp.float64 else jnp.float32
     made = {key: a.astype(real) if jnp.issubdtype(a.dtype, jnp.floating) else a for key, a in made.items()}
     shapes, dtypes = tuple([a.shape for a in made.values()]), tuple([np.dtype(a.dtype) for a in made.values()])
     return Job(record, tuple(made), shapes, dtypes, tuple(options.items()), known), made, first
+
+
+def _array(name: str, given: Any, dtype: Any = None) -> Any:
+    """Return an array of JAX, or raise for what is none."""
+    try:
+        return jnp.asarray(given, dtype)
+    except (TypeError, ValueError) as error:  # of a list of lists of several lengths, or of text
+        raise TypeError(f"{name} is not an array: {error}") from None
 
 
 def _is_known(array: Any) -> bool:
@@ -100,7 +108,7 @@ def compute(record: Loss, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     job, made = _broadcast(given, made, layout)
     lies = None
     if weights is not None:
-        weights = jnp.asarray(weights, job.real)
+        weights = _array("sample_weight", weights, job.real)
         weights = jnp.where(weights >= 0, weights, jnp.nan)
         lies = broadcastable_shape(weights.shape, layout.values)
     values = values_of_rows(job, layout, given, lies)(*made.values(), *(() if weights is None else (weights,)))
@@ -114,7 +122,7 @@ def compute(record: Loss, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if reduction == "batchmean":
         return total / (layout.shape[0] if layout.shape else 1)
     if divisor is not None:  # over which nothing is 0, whatever it is
-        divisor = jnp.asarray(divisor, job.real)
+        divisor = _array("divisor", divisor, job.real)
         if divisor.size != 1:
             raise ValueError(f"divisor must be a number or an array of one, got shape {divisor.shape}")
         divisor = jnp.where(divisor >= 0, divisor, jnp.nan).reshape(())
@@ -149,10 +157,24 @@ def _divisor(job: Job, arrays: dict[str, Any], layout: Layout, weights: Any) -> 
 
 def _as_it_is(record: Loss, arrays: dict[str, Any], options: dict[str, Any]) -> Any:
     """Return a loss whose reduction is the kernel's."""
-    job, made, dtype = job_of(record, arrays, options)
+    given, made, dtype = job_of(record, arrays, options)
+    job, made = _alike(given, made)
     if options.get("reduction") == "none" or values_of(job, None):
-        return unreduced_of_summed(job)(*made.values()).astype(dtype)
-    return reduced_value(job)(*made.values())
+        return unreduced_of_summed(job, given)(*made.values()).astype(dtype)
+    return reduced_value(job, given)(*made.values())
+
+
+def _alike(job: Job, arrays: dict[str, Any]) -> tuple[Job, dict[str, Any]]:
+    """Return a job of single elements with arrays of one shape: of others a callback would warn, in nobody's line."""
+    names = [name for name in job.names if name in job.loss.operands]
+    if job.loss.family != "elementwise" or len({job.shape(name) for name in names}) == 1:
+        return job, arrays
+    try:
+        shape = np.broadcast_shapes(*map(job.shape, names))
+    except ValueError:  # of which the check of the shapes as they came says more
+        return job, arrays
+    made = {name: jnp.broadcast_to(a, shape) if name in names else a for name, a in arrays.items()}
+    return job._replace(shapes=tuple([array.shape for array in made.values()])), made
 
 
 def _map(record: Loss, arrays: dict[str, Any], options: dict[str, Any]) -> Any:
@@ -192,6 +214,26 @@ def named(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     return function
 
 
+class Wrapped:
+    """A loss of one's own as a function of JAX arrays, which pickles if the loss does."""
+
+    def __init__(self, record: Loss) -> None:
+        self._record = record
+        self.__name__ = self.__qualname__ = record.name
+        self.__signature__ = _signature(record)
+        self.__doc__ = f"{summary_of(record.function)}\n\n    {record.name} for JAX arrays, inside its transforms."
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the loss."""
+        return compute(self._record, args, kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return wrap, (self._record.function,)
+
+    def __repr__(self) -> str:
+        return f"fastloss.jax.wrap({self.__name__})"
+
+
 def wrap(loss: Callable[..., Any]) -> Callable[..., Any]:
     """Return a loss of one's own as a function of JAX arrays, inside jit, grad, value_and_grad, jvp and vmap.
 
@@ -208,6 +250,7 @@ def wrap(loss: Callable[..., Any]) -> Callable[..., Any]:
     Returns
     -------
     callable
+        It pickles if the loss does.
 
     Raises
     ------
@@ -233,11 +276,5 @@ def wrap(loss: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @functools.lru_cache(maxsize=256)
-def _wrapped(record: Loss) -> Callable[..., Any]:
-    function = _computing(record)
-    function.__name__ = function.__qualname__ = record.name
-    function.__signature__ = _signature(record)  # type: ignore[attr-defined]
-    function.__doc__ = f"""{summary_of(record.function)}
-
-    {record.name} for JAX arrays, inside its transforms."""
-    return function
+def _wrapped(record: Loss) -> Wrapped:
+    return Wrapped(record)

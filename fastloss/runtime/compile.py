@@ -119,22 +119,27 @@ def fingerprint(*more: str) -> str:
 
 
 def foreign_part(body: Callable[..., Any]) -> str:
-    """Return a hash of the maths that a kernel closes over and that is not this package's, as a part of its name."""
+    """Return a part of a kernel's name for maths that is not this package's: a hash of it, and of all closed over."""
     parts: list[bytes] = []
     _collect(body, parts, set())
-    return f"_{hashlib.sha256(b''.join(parts)).hexdigest()[:12]}" if parts else ""
+    if not parts:
+        return ""
+    parts.append(_described(body, set()).encode())
+    return f"_{hashlib.sha256(b''.join(parts)).hexdigest()[:12]}"
 
 
 def _collect(function: Callable[..., Any], parts: list[bytes], seen: set[Any]) -> None:
     """Collect what tells whether anything has changed that a function needs and that is not this package's.
 
     A function of this package needs what it closes over, for the rest is in the fingerprint. Another needs its own
-    instructions too, for its file may have been edited since it was read, its defaults, and what it names.
+    instructions too, for its file may have been edited since it was read, its defaults, and what it names. One of a
+    script is told without its file: processes that it is sent to have none.
     """
     ours = _is_ours(function)
     needed = [cell.cell_contents for cell in function.__closure__ or ()]
     if not ours:
-        parts += (_contents(function.__code__.co_filename), _instructions(function.__code__))
+        file = None if function.__module__ == "__main__" else function.__code__.co_filename
+        parts += (_contents(file), _instructions(function.__code__))
         needed += [*(function.__defaults__ or ()), *_named(function)]
     for one in needed:
         one = getattr(one, "py_func", one)  # of a function that is compiled already
@@ -144,6 +149,8 @@ def _collect(function: Callable[..., Any], parts: list[bytes], seen: set[Any]) -
             parts += () if ours else (repr((one.dtype, one.shape)).encode(), one.tobytes())
         elif isinstance(one, int | float | str | tuple | np.generic):
             parts += () if ours else (repr(one).encode(),)
+        elif isinstance(one, type):
+            parts += () if ours else (repr((one, getattr(one, "_fields", ()))).encode(),)  # those of a named tuple
         elif hasattr(one, "__code__") and one not in seen:
             seen.add(one)
             _collect(one, parts, seen)
@@ -160,6 +167,8 @@ def _named(function: Callable[..., Any]) -> list[Any]:
 def _described(one: Any, seen: set[Any]) -> str:
     """Return the name of a function and, in brackets, what it closes over; anything else as it prints."""
     one = getattr(one, "py_func", one)
+    if isinstance(one, tuple):
+        return f"({', '.join([_described(each, seen) for each in one])})"
     if not hasattr(one, "__code__"):
         return repr(one)
     name = f"{one.__module__}.{one.__qualname__}"
@@ -210,7 +219,7 @@ class Kernel:
         self.own = bool(part)  # maths that is not of this package
         body.__qualname__ = body.__name__ = f"{name}_{fingerprint()}{part}"
         self.compiled: Any = numba.njit(nogil=True, error_model="numpy", fastmath=FASTMATH, **NOT_FROM_C)(body)
-        keep_on_disk(self.compiled, body, "cpu")
+        keep_on_disk(self.compiled, body, "cpu", self.own)
         self.found: dict[Any, Callable[..., Any]] = {}
 
     def machine_code(self, arguments: tuple[Any, ...], flat: bool, params: int) -> Callable[..., Any]:

@@ -18,6 +18,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from fastloss.runtime.stacklevel import stacklevel
@@ -142,13 +143,13 @@ class _NoFolder:
 
 
 # What makes the cache of a function, by what it is compiled for; of the files that know Numba's own classes.
-_makers: dict[str, Callable[[Callable[..., Any]], Any]] = {}
+_makers: dict[str, Callable[[Callable[..., Any], bool], Any]] = {}
 
 
-def keep_on_disk(compiled: Any, function: Callable[..., Any], target: str) -> None:
-    """Let Numba look for what it compiles of a function on disk, and keep it there."""
+def keep_on_disk(compiled: Any, function: Callable[..., Any], target: str, named: bool = False) -> None:
+    """Let Numba look for what it compiles of a function on disk, and keep it there; `named`: by name alone."""
     if not is_off():
-        compiled._cache = _makers[target](function) if folders()[1] else _NoFolder()
+        compiled._cache = _makers[target](function, named) if folders()[1] else _NoFolder()
 
 
 def keep_code_alone(compiled: Any) -> None:
@@ -206,8 +207,12 @@ def _disk_cache(cache: Any, files: Any) -> Any:
 
         _impl_class = Implementation
 
-        def __init__(self, function: Callable[..., Any]) -> None:
+        def __init__(self, function: Callable[..., Any], named: bool = False) -> None:
             super().__init__(function)
+            if named:
+                # Numba would tell it apart by a pickle of what it closes over, too: maths of a script in which a line
+                # has been added, or that comes from another process, would be compiled anew.
+                self._py_func = SimpleNamespace(__code__=function.__code__, __closure__=None)
             self._files = [Files(str(folder), self._impl.filename_base, "") for folder in folders()[1]]
 
         def load_overload(self, sig: Any, target_context: Any) -> Any:

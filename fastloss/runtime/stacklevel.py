@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 
-_INSIDE = ("fastloss.", "torch._dynamo.")
+_INSIDE = ("fastloss.", "torch._dynamo.", "jax.")
 
 
 def stacklevel() -> int:
     """Return the stack level of the first caller outside the package, for a warning issued by the caller of this.
 
-    A frame of torch's compiler is not outside: it stands between two of the package, where it is kept from tracing.
+    A frame of torch's compiler or of JAX is not outside: it stands between two of the package, which is kept from
+    tracing there or called back.
     """
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_INSIDE):

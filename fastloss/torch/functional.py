@@ -33,6 +33,9 @@ NEVER_DIFFERENTIATED = frozenset(("sample_weight", "divisor"))
 class Door:
     """A loss as torch's users call it: the way from the arguments of a call to a kernel or an operator."""
 
+    # Arguments that are several tensors.
+    several: tuple[str, ...] = ("params", "tail_weights")
+
     def __init__(self, record: Loss) -> None:
         self.name, self.record = record.name, record
         self.loss: Callable[..., Any] = record.function
@@ -114,7 +117,7 @@ class Door:
         """Return the arguments with a list for an iterable of parameters; raise where a tensor is missing."""
         name = self.names[0]
         given = arguments.get(name)
-        if name == "params" and given is not None and not isinstance(given, str):
+        if name == "params" and name in self.several and given is not None and not isinstance(given, str):
             arguments["params"] = given = list(given)
             if all(isinstance(one, Tensor) for one in given):
                 return arguments
@@ -134,7 +137,7 @@ class Door:
         for name, value in arguments.items():
             if isinstance(value, Tensor):
                 tensors[name] = value
-            elif name in ("params", "tail_weights"):
+            elif name in self.several:
                 several = name
             else:
                 options[name] = value

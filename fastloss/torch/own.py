@@ -9,10 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
+from torch.overrides import handle_torch_function, has_torch_function
 
 from fastloss.api.docstrings import summary_of
 from fastloss.api.loss import own_record
 from fastloss.define.record import Loss
+from fastloss.runtime import graph_break
 from fastloss.torch.autograd import recorded
 from fastloss.torch.functional import PLAIN, Door
 
@@ -22,6 +25,8 @@ RESERVED = frozenset(("check_indices", "dtype", "returns"))
 
 class OwnDoor(Door):
     """A loss of one's own as torch's users call it: with its own arguments, and no operator."""
+
+    several = ()
 
     def __init__(self, record: Loss) -> None:
         super().__init__(record)
@@ -33,6 +38,13 @@ class OwnDoor(Door):
         return self.named(args, kwargs)
 
     def run(self, arguments: dict[str, Any], waits: bool, key: Hashable = None) -> Any:
+        """Compute the loss; its class is what a function of torch would return for the classes of its tensors."""
+        named = tuple([a for a in arguments.values() if isinstance(a, Tensor) and type(a) not in PLAIN])
+        if named and has_torch_function(named):
+            return handle_torch_function(self.of_plain, named, arguments, waits)
+        return self.of_plain(arguments, waits, key)
+
+    def of_plain(self, arguments: dict[str, Any], waits: bool, key: Hashable = None) -> Any:
         """Compute the loss, of plain tensors where theirs is a class without operators of its own."""
         return super().run({name: _plain(value) for name, value in arguments.items()}, waits, key)
 
@@ -110,6 +122,8 @@ def wrap(loss: Callable[..., Any]) -> Callable[..., Any]:
     >>> x.grad
     tensor([ 2., 54.])
     """
+    if is_compiling():
+        return graph_break.untraced(wrap, loss)  # type: ignore[no-any-return]
     record = own_record(loss, "fastloss.torch")
     taken = RESERVED.intersection(inspect.signature(record.function).parameters)
     if taken:
