@@ -15,6 +15,7 @@ from fastloss.api.docstrings import summary_of
 from fastloss.call.dispatch import IN_SYMBOLIC_TRACE
 from fastloss.define.record import Loss
 from fastloss.define.registry import LOSSES
+from fastloss.runtime import graph_break
 from fastloss.torch.autograd import Unreduced, in_transform, observers, recorded, run_reduced, traced, without
 from fastloss.torch.calls import Call, Several, leaves
 from fastloss.torch.dtypes import converted
@@ -181,12 +182,16 @@ class Door:
 
 def array_in_autograd(call: Call, tensors: list[Tensor]) -> Any:
     """Return the value of a loss whose gradient comes after it."""
+    if is_compiling():  # torch.compile has given up what calls this, of a call that no operator takes, and begins here
+        return graph_break.untraced(array_in_autograd, call, tensors)
     result = Unreduced.run(call, *tensors)
     return result if call.type is None else call.type(*result)
 
 
 def number_in_autograd(call: Call, tensors: list[Tensor]) -> Any:
     """Return the value of a loss whose gradient comes with it."""
+    if is_compiling():
+        return graph_break.untraced(number_in_autograd, call, tensors)
     result = run_reduced(call, *tensors)
     return result[0] if call.type is None else call.type(*result[: len(call.fields)])
 
