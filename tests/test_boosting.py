@@ -437,6 +437,8 @@ def test_init_score_takes_the_place_of_boost_from_average():
         ([1.0, np.nan], None, "finite labels"),
         ([0.0, 1.0], [-1.0, 2.0], "not negative"),
         ([0.0, 1.0], [0.0, 0.0], "not all 0"),
+        ([0.0, 1.0], [np.nan, 1.0], "finite weights that are not negative, got nan"),
+        ([0.0, 1.0], [np.inf, 1.0], "finite weights that are not negative, got inf"),
     ],
 )
 def test_init_score_of_bad_input(y, weight, match):
@@ -772,6 +774,8 @@ def test_an_instance_of_a_loss_class_is_its_function_with_options():
         (lambda: boosting.objective(fl.sigmoid_focal_loss, gamma=-1), ValueError, "gamma must be"),
         (lambda: boosting.objective(fl.mse_loss, curvature="newton"), ValueError, "curvature must be one of"),
         (lambda: boosting.objective(fl.mse_loss, scale=0), ValueError, "scale must be a positive number"),
+        (lambda: boosting.objective(fl.mse_loss, scale=None), TypeError, "scale must be a positive number, got None"),
+        (lambda: boosting.objective(fl.mse_loss, hessian_scale="2"), TypeError, "hessian_scale must be a positive"),
         (lambda: boosting.objective(fl.binary_cross_entropy), ValueError, "binary_cross_entropy_with_logits"),
         (lambda: boosting.objective(fl.nll_loss), ValueError, "take cross_entropy"),
         (lambda: boosting.objective(fl.poisson_nll_loss, log_input=False), ValueError, "log_input=False"),
