@@ -16,7 +16,7 @@ import pytest
 
 import fastloss as fl
 
-pytest.importorskip("numba.cuda.extending", reason="numba-cuda is not installed")
+pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 pytest.importorskip("cuda.bindings.nvjitlink", reason="nvJitLink is not installed (numba-cuda[cu13])")
 if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
     pytest.skip("the simulator has no driver", allow_module_level=True)

@@ -46,7 +46,7 @@ def _part(request):
 
 def simulate(marked, part=""):
     """Run the tests of this file that are marked so in a process that has the simulator."""
-    pytest.importorskip("numba.cuda.extending", reason="numba-cuda is not installed")
+    pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", marked, __file__],
         env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1", "FASTLOSS_TEST_PART": part},

@@ -584,6 +584,7 @@ class DeviceArray:
 @pytest.fixture
 def cupy(monkeypatch):
     """A stand-in for CuPy, as far as arrays are recognised: by a class of a module that is loaded."""
+    pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
     module = types.ModuleType("cupy")
     module.ndarray = DeviceArray
     monkeypatch.setitem(sys.modules, "cupy", module)

@@ -57,8 +57,9 @@ def objective(
         * ``"exact"``: itself. It is zero for the absolute error and hinges, which then learn nothing, and negative
           in places for focal losses.
         * ``"majorize"``: an upper bound, positive for every loss. 2 p (1 - p) for cross-entropy; e^0.7 times the rate
-          for Poisson; for losses of a residual r \|ℓ'\| / \|r\| where that is larger, \|r\| not below its mean
-          (of rows whose weight is not 0); the larger of \|ℓ'\| and \|ℓ''\| for all others.
+          for Poisson; for losses of a residual r \|ℓ'\| / \|r\| where that is larger (1 / (2 \|r\|) for quantiles),
+          \|r\| not below its mean over an output's rows whose weight is not 0; the larger of \|ℓ'\| and \|ℓ''\| for
+          all others.
         * ``"auto"``: exact where that is above 1e-16, majorizing elsewhere. That of a log variance is 1/2 at least.
         * ``"constant"``: 1 for each score.
     scale, hessian_scale : float

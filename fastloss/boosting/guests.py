@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from typing import Any, ClassVar
 
 import numpy as np
@@ -55,8 +56,9 @@ class Boosted:
             raise ValueError("init_score takes at least one row")
         if not np.isfinite(label).all():
             raise ValueError(f"{self.name} takes finite labels to start from, got {label[~np.isfinite(label)][0]}")
-        if (weight < 0).any():
-            raise ValueError(f"init_score takes weights that are not negative, got {weight.min()}")
+        wrong = ~((weight >= 0) & (weight < math.inf))
+        if wrong.any():
+            raise ValueError(f"init_score takes finite weights that are not negative, got {weight[wrong][0]}")
         if weight.shape != label.shape[:1] or not weight.sum() > 0:
             raise ValueError(f"init_score takes one weight for each row, not all 0: {weight.shape} for {label.shape}")
         return self._loss.minimum(label, weight, num_class)
@@ -130,6 +132,17 @@ def _array(values: Any) -> Array:
     return values if is_array_api_obj(values) else np.asarray(values)
 
 
+def _factor(name: str, settings: dict[str, Any]) -> float:
+    """Return a setting that is a positive number; raise for one that is none."""
+    value = settings.get(name, 1.0)
+    if not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a positive number, got {value!r}")
+    number = float(value)
+    if not 0 < number < math.inf:
+        raise ValueError(f"{name} must be a positive number, got {value!r}")
+    return number
+
+
 def _equal(options: dict[str, Any], others: dict[str, Any]) -> bool:
     """Return whether options are equal, arrays by value."""
     return options.keys() == others.keys() and all(np.array_equal(options[name], others[name]) for name in options)
@@ -145,13 +158,9 @@ class Objective(Boosted):
     def __init__(self, loss: Any, settings: dict[str, Any], options: dict[str, Any]) -> None:
         super().__init__(loss, settings, options)
         self._curvature = settings.get("curvature", "auto")
-        self._scale = float(settings.get("scale", 1.0))
-        self._hessian_scale = float(settings.get("hessian_scale", 1.0))
         if self._curvature not in CURVATURES:
             raise ValueError(f"curvature must be one of {', '.join(map(repr, CURVATURES))}, got {self._curvature!r}")
-        for name in ("scale", "hessian_scale"):
-            if not 0 < settings.get(name, 1.0) < math.inf:
-                raise ValueError(f"{name} must be a positive number, got {settings[name]!r}")
+        self._scale, self._hessian_scale = (_factor(name, settings) for name in ("scale", "hessian_scale"))
 
     def __call__(self, first: Any, second: Any, sample_weight: Array | None = None) -> tuple[Array, Array]:
         """Return gradient and curvature of each score.
