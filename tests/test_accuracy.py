@@ -364,6 +364,26 @@ def test_relatives_of_cross_entropy_of_sure_rows(shape):
     close(fl.logsumexp(shifted, dim=1), np.log1p(np.delete(np.exp(shifted.astype(F8)), 1, 1).sum(1)), 20)
 
 
+@pytest.mark.parametrize("slope", [3.0, 0.001])
+def test_many_strided_classes_are_summed_to_the_last_digits(slope, rng):
+    """Of exponentials added up one by one in float32, 10 to 500 units in the last place were wrong."""
+    logits, labels = (slope * rng.standard_normal((1, 100_000, 16))).astype(np.float32), rng.integers(100_000, size=16)
+    exact, expected = fl.value_and_grad(fl.cross_entropy)(logits.astype(np.float64), labels[None], reduction="none")
+    value, gradient = fl.value_and_grad(fl.cross_entropy)(logits, labels[None], reduction="none")
+    np.testing.assert_allclose(value, exact, rtol=3e-7)
+    np.testing.assert_allclose(gradient, expected, rtol=3e-6)
+
+
+def test_many_strided_classes_beside_one_that_is_nearly_sure(rng):
+    """The others are summed without the one, whose gradient they are."""
+    logits = (0.1 * rng.standard_normal((1, 100_000, 16))).astype(np.float32)
+    labels = np.arange(16)[None]
+    logits[0, labels[0], labels[0]] = 14.0
+    expected = fl.grad(fl.cross_entropy)(logits.astype(np.float64), labels, reduction="none")[0, labels[0], labels[0]]
+    gradient = fl.grad(fl.cross_entropy)(logits, labels, reduction="none")[0, labels[0], labels[0]]
+    np.testing.assert_allclose(gradient, expected, rtol=1e-6)
+
+
 def test_a_loss_of_two_classes_that_is_nearly_nothing():
     value, slope = each_value_and_slope(fl.cross_entropy, F4([[20, 0]]), np.array([0]))
     close(value, [2.0611536e-09], 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import subprocess
@@ -259,6 +260,26 @@ def test_config_nests_and_refuses_nonsense():
         fl.config(check_indices=1)
     with pytest.raises(ValueError, match="recycled_bytes must be at least 0, got -1"):
         fl.config(recycled_bytes=-1)
+
+
+def test_with_blocks_of_two_threads_that_overlap_leave_nothing_behind():
+    """Blocks end in the order in which threads come to their ends, not the other way round as nested ones do."""
+    from fastloss.runtime.settings import settings
+
+    before = (settings.num_threads, settings.check_indices)
+    first, second = fl.config(num_threads=3, check_indices=False), fl.config(num_threads=5)
+    with contextlib.ExitStack() as longer:
+        with first:
+            longer.enter_context(second)
+        assert (settings.num_threads, settings.check_indices) == (5, before[1])
+    assert (settings.num_threads, settings.check_indices) == before
+
+    blocks = [fl.config(num_threads=count) for count in (3, 4, 5)]
+    for block in reversed(blocks):  # threads may come to enter their blocks in another order than to make them
+        block.__enter__()
+    for place, left in ((1, 5), (2, 3), (0, before[0])):
+        blocks[place].__exit__(None, None, None)
+        assert settings.num_threads == left
 
 
 @pytest.mark.parametrize("apart", quickly(True, then=[False]), ids=["two-files", "one-file"])

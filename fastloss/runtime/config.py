@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
+import sys
+import threading
 from types import TracebackType
 from typing import Any, SupportsIndex
 
+from fastloss.runtime.forks import guard
 from fastloss.runtime.memory_pool import trim
 from fastloss.runtime.settings import put_in_force
+
+# The `with` blocks that have begun and not ended, in the order in which their values were put in force.
+_open: list[config] = []
+_counter = itertools.count()
+_lock = threading.RLock()
+guard(sys.modules[__name__])
 
 
 class config:  # noqa: N801 (it reads as a function, and is one that can be undone)
@@ -39,7 +49,8 @@ class config:  # noqa: N801 (it reads as a function, and is one that can be undo
 
     Notes
     -----
-    The settings belong to the process, not to the thread: a ``with`` block in one thread is seen by all.
+    The settings belong to the process, not to the thread: a ``with`` block in one thread is seen by all. Of blocks of
+    several threads that overlap, the one that began last counts; when all have ended, what was before them does.
 
     Examples
     --------
@@ -64,15 +75,27 @@ class config:  # noqa: N801 (it reads as a function, and is one that can be undo
             new["check_indices"] = check_indices
         if recycled_bytes is not None:
             new["recycled_bytes"] = _whole("recycled_bytes", recycled_bytes, 0)
-        self._before = _put_in_force(new)
+        with _lock:
+            self._place = next(_counter)
+            self._before = _put_in_force(new)
 
     def __enter__(self) -> config:
+        with _lock:
+            _open.append(self)
+            _open.sort(key=lambda block: block._place)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _put_in_force(self._before)
+        with _lock:
+            _open.remove(self)
+            for name, value in self._before.items():
+                later = next((each for each in _open if each._place > self._place and name in each._before), None)
+                if later is None:
+                    _put_in_force({name: value})
+                else:  # it began within this block, and outlives it
+                    later._before[name] = value
 
 
 def _whole(name: str, value: Any, least: int) -> int:

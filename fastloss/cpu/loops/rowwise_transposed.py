@@ -88,7 +88,7 @@ def across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
         after_d1 = after_d0 + present(d1) * size
         after_d2 = after_d1 + present(d2) * size
         g, coefs_of = lane_array(factor), lane_arrays(factor)
-        sums, parts = lane_arrays(0.0), lane_arrays(factor)
+        sums, parts, wide = lane_arrays(0.0), lane_arrays(factor), lane_array(0.0)
         for k, start, last in chunks(borrowed(queue), 1, count, STEP):
             total = 0.0
             for first in range(start, last, lanes):
@@ -99,7 +99,7 @@ def across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
                 clear(rows, sums, n)
                 if has_softmax:
                     here, ahead = place_of(first, columns, inner), place_of(first + lanes, columns, inner)
-                    softmax(tile, rows, n, columns, x, d0, here, ahead, inner)
+                    softmax(tile, rows, n, columns, x, d0, here, ahead, inner, wide)
                 for l in range(n):
                     rows.z[l] = load(z, labels[l] * lanes + l) if indexed else T(0)
                     rows.w[l] = load_or(weight, labels[l], T(1)) if indexed else T(1)

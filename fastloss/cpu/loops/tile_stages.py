@@ -35,6 +35,9 @@ FEW_SURE = 16
 # Classes whose terms are summed in the row's own precision before they go to float64 sums, which hold half the lanes.
 COLUMNS_BLOCK = 32
 
+# Classes whose exponentials are: a second sum for each costs nothing then, and the sum of 100,000 has its last digits.
+EXPS_BLOCK = 512
+
 
 class Tile(NamedTuple):
     """The entries of a tile: logits, their exponentials, the second operand, and derivatives.
@@ -137,11 +140,11 @@ def leave_out(tile, rows, weights, first, n):
 
 
 @kernel_part(fastmath=FASTMATH)
-def _sum_others(exps, lanes, n, columns, sums, others):
+def _sum_others(exps, lanes, n, columns, sums, others, wide):
     """Write to `others` the sum of each row's exponentials less the one that is 1, of rows whose sum is below SURE.
 
-    Those are found one by one if they are few, else all rows are summed as the lanes have them. Of the other rows
-    nothing is said.
+    Those are found one by one if they are few, else all rows are summed as the lanes have them, in the same order. Of
+    the other rows nothing is said.
     """
     wide_vectors()
     T = type(sums[0])
@@ -150,54 +153,74 @@ def _sum_others(exps, lanes, n, columns, sums, others):
         sure += sums[l] < T(SURE)
     if sure * FEW_SURE > n:
         for l in range(n):
-            others[l] = T(0)
-        for j in range(0, columns * lanes, lanes):
+            wide[l] = 0.0
+        for begin in range(0, columns, EXPS_BLOCK):
             for l in range(n):
-                e = load(exps, j + l)
-                others[l] += e if e < T(1) else T(0)
+                others[l] = T(0)
+            for j in range(begin * lanes, min(begin + EXPS_BLOCK, columns) * lanes, lanes):
+                for l in range(n):
+                    e = load(exps, j + l)
+                    others[l] += e if e < T(1) else T(0)
+            for l in range(n):
+                wide[l] += others[l]
+        for l in range(n):
+            others[l] = T(wide[l])
     elif sure > 0:
         for l in range(n):
             if sums[l] < T(SURE):
-                total = T(0)
-                for j in range(l, columns * lanes, lanes):
-                    e = load(exps, j)
-                    total += e if e < T(1) else T(0)
-                others[l] = total
+                whole = 0.0
+                for begin in range(0, columns, EXPS_BLOCK):
+                    total = T(0)
+                    for j in range(begin * lanes + l, min(begin + EXPS_BLOCK, columns) * lanes, lanes):
+                        e = load(exps, j)
+                        total += e if e < T(1) else T(0)
+                    whole += total
+                others[l] = T(whole)
 
 
 def softmax_stage(strided: bool) -> Callable[..., Any]:
     """Return the stage that finds the maxima of the rows, their exponentials and the sums of those."""
 
     @written_out
-    def softmax(tile, rows, n, columns, x, d0, here, ahead, inner):
+    def softmax(tile, rows, n, columns, x, d0, here, ahead, inner, wide):
         lanes = tile.lanes
-        one, sure_below = type(rows.top[0])(1), type(rows.top[0])(SURE)
+        T = type(rows.top[0])
+        one, sure_below = T(1), T(SURE)
         column_maxima(tile.z, lanes, n, columns, rows.top)
         # Two columns at a time, which share the maxima and the constants of exp: one from each half, since LLVM tests
         # before the outer loop whether what the two streams cover overlaps, and neighbouring columns would. What is
         # left of an odd number of columns comes last.
-        half = columns // 2 * lanes
-        for j in range(0, half, lanes):
-            # The next tile comes into the L2 cache while this one is computed: reading, computing and writing in turn
-            # leaves the memory idle. cross_entropy of 2**22 entries in rows of 16, 32 and 47, two threads: 4.3, 4.1 and
-            # 4.7 ms without, 3.5, 3.2 and 3.7 with this.
-            if strided:
-                for near in range(0, lanes, LINE):
-                    for column in (2 * j // lanes, 2 * j // lanes + 1):
-                        fetch(x, ahead + column * inner + near)
-                        fetch_to_write(d0, here + column * inner + near)
-            else:
-                for near in range(2 * j, 2 * (j + lanes), LINE):
-                    fetch(x, ahead + near)
-                    fetch_to_write(d0, here + near)
+        half, block = columns // 2 * lanes, EXPS_BLOCK // 2 * lanes
+        for l in range(n):
+            wide[l] = 0.0
+        for begin in range(0, half, block):
             for l in range(n):
-                first = _exp_of(tile.z, j + l, rows.top[l], tile.exps)
-                rows.inverse[l] += first + _exp_of(tile.z, half + j + l, rows.top[l], tile.exps)
+                rows.inverse[l] = T(0)
+            for j in range(begin, min(begin + block, half), lanes):
+                # The next tile comes into the L2 cache while this one is computed: reading, computing and writing in
+                # turn leaves the memory idle. cross_entropy of 2**22 entries in rows of 16, 32 and 47, two threads:
+                # 4.3, 4.1 and 4.7 ms without, 3.5, 3.2 and 3.7 with this.
+                if strided:
+                    for near in range(0, lanes, LINE):
+                        for column in (2 * j // lanes, 2 * j // lanes + 1):
+                            fetch(x, ahead + column * inner + near)
+                            fetch_to_write(d0, here + column * inner + near)
+                else:
+                    for near in range(2 * j, 2 * (j + lanes), LINE):
+                        fetch(x, ahead + near)
+                        fetch_to_write(d0, here + near)
+                for l in range(n):
+                    first = _exp_of(tile.z, j + l, rows.top[l], tile.exps)
+                    rows.inverse[l] += first + _exp_of(tile.z, half + j + l, rows.top[l], tile.exps)
+            for l in range(n):
+                wide[l] += rows.inverse[l]
+        for l in range(n):
+            rows.inverse[l] = T(wide[l])
         interleaved(4)
         for j in range(2 * half, columns * lanes, lanes):
             for l in range(n):
                 rows.inverse[l] += _exp_of(tile.z, j + l, rows.top[l], tile.exps)
-        _sum_others(tile.exps, lanes, n, columns, rows.inverse, rows.p_others)
+        _sum_others(tile.exps, lanes, n, columns, rows.inverse, rows.p_others, wide)
         for l in range(n):
             exp_sum, others = rows.inverse[l], rows.p_others[l]
             sure = exp_sum < sure_below
