@@ -83,8 +83,12 @@ def test_missing_values_of_pandas_are_named():
 def test_a_name_that_is_no_argument_is_told_from_one_that_is_not_given():
     with pytest.raises(ValueError, match="'wieght' is no argument of mse_loss, whose arguments are 'input'"):
         fl.grad(fl.mse_loss, wrt="wieght")
-    with pytest.raises(ValueError, match="with respect to 'weight'"):
+    with pytest.raises(ValueError, match="not differentiable with respect to 'sample_weight', only to 'input'"):
+        fl.grad(fl.mse_loss, wrt="sample_weight")
+    with pytest.raises(ValueError, match=r"with respect to 'weight': it is not given$"):
         fl.grad(fl.mse_loss, wrt="weight")(X, X)
+    with pytest.raises(ValueError, match=r"with respect to 'target': it holds class indices$"):
+        fl.grad(fl.cross_entropy, wrt="target")(np.ones((2, 3)), np.zeros(2, int))
 
 
 @pytest.mark.parametrize(

@@ -393,3 +393,15 @@ def test_samples_of_weight_zero_that_are_a_part_of_others():
     step[1, 0, 0] = 1e-6
     change = fl.soft_dice_loss(x + step, y, **options) - fl.soft_dice_loss(x - step, y, **options)
     np.testing.assert_allclose(fl.grad(fl.soft_dice_loss)(x, y, **options)[1, 0, 0], change / 2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("loss", [fl.mse_loss, fl.l1_loss, fl.huber_loss])
+def test_two_weights_are_multiplied_in_the_precision_of_the_loss(loss, dtype):
+    rng = np.random.default_rng(0)
+    x, weight, samples = rng.random((5, 7)), rng.random((5, 7)), rng.random(5).astype(dtype)
+    for own in (weight, weight.astype(np.float32)):
+        expected = loss(x, 0 * x, weight=own.astype(np.float64), sample_weight=samples.astype(np.float64))
+        assert loss(x, 0 * x, weight=own, sample_weight=samples) == pytest.approx(expected, rel=1e-15)
+        part = fl.partial_sum(loss)(x, 0 * x, weight=own, sample_weight=samples)
+        assert part.weight == pytest.approx((own.astype(np.float64).T * samples).sum(), rel=1e-15)

@@ -186,7 +186,7 @@ def mode_of(record: Loss, kind: str, wrt: Wrt) -> Mode:
     if not names:
         raise ValueError("wrt must name an argument, got ()")
     for name in names:
-        if name not in record.differentiable and name not in (known := inspect.signature(record.describe).parameters):
+        if name not in record.differentiable and name not in (known := inspect.signature(record.function).parameters):
             listed = ", ".join(map(repr, known))
             raise ValueError(f"{name!r} is no argument of {record.name}, whose arguments are {listed}")
         if name not in record.differentiable:

@@ -25,6 +25,7 @@ from fastloss.call.request import VALUE
 from fastloss.call.weighting import RowLayout, plan_sample_weights, spread_weights
 from fastloss.define.descriptions import Elementwise, MathFunction
 from fastloss.define.point_maths import itself, sampled, slopes_of, weighted
+from fastloss.runtime.dtypes import real_of
 from fastloss.runtime.plans import nothing
 from fastloss.runtime.settings import settings
 
@@ -125,7 +126,8 @@ def _weigh_samples(planning: Planning, description: Elementwise, loop: _Loop, sh
     planning.sample_weight, planning.weighs = None, True
     slopes = sum(name in planning.record.differentiable for name in description.names[:2])
     loop.point = sampled(loop.point, len(loop.views), slopes)
-    divisor, spread, converts = plan_sample_weights(planning, samples, shape, loop.divisor, description.weight)
+    real = real_of(loop.views[0].dtype)
+    divisor, spread, converts = plan_sample_weights(planning, samples, shape, loop.divisor, description.weight, real)
     if planning.mode.partial:
         planning.denominator = divisor
     loop.divisor = 1 if planning.mode.partial else divisor

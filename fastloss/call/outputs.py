@@ -336,7 +336,5 @@ def _slot(planning: Planning, arguments: tuple[Argument | None, ...], name: str)
         if argument is not None and argument.operand.name == name:
             check_float(argument.view, name)
             return slot
-    raise ValueError(
-        f"no gradient of {planning.record.name} with respect to {name!r}: it is not given, or the target holds class "
-        "indices"
-    )
+    why = "it holds class indices" if planning.record.domains.get(name) == "class" else "it is not given"
+    raise ValueError(f"no gradient of {planning.record.name} with respect to {name!r}: {why}")

@@ -70,10 +70,12 @@ def spread_weights(planning: Planning, operand: Operand, shape: Shape) -> Read:
     return planning.reader(operand, *_spreader(planning.library.backend, planning.see(operand, "sample_weight"), shape))
 
 
-def _spreader(backend: Any, view: Any, shape: Shape) -> tuple[Callable[[Any], Any] | None, Callable[[Any], Any]]:
-    """Return what brings weights like `view` to a floating point type, None where they are, and what spreads them."""
+def _spreader(
+    backend: Any, view: Any, shape: Shape, kept: tuple[Any, ...] = FLOATS
+) -> tuple[Callable[[Any], Any] | None, Callable[[Any], Any]]:
+    """Return what brings weights like `view` to float64, None for types that are `kept`, and what spreads them."""
     lies = broadcastable_shape(view.shape, shape)
-    convert = None if view.dtype in FLOATS else converting(backend, view, F64)
+    convert = None if view.dtype in kept else converting(backend, view, F64)
     return convert, lambda view: backend.broadcast(view.reshape(lies), shape)
 
 
@@ -97,20 +99,22 @@ def negative_weight_error() -> ValueError:
 
 
 def plan_sample_weights(
-    planning: Planning, operand: Operand, shape: Shape, divisor: Any, weight: Operand | None
+    planning: Planning, operand: Operand, shape: Shape, divisor: Any, weight: Operand | None, real: Any
 ) -> tuple[Read, Spread, bool]:
     """Return what reads the divisor of a loss whose kernel multiplies by the weights, what spreads these, and converts.
 
-    The weights of a call are looked at where the divisor is read. `weight` counts in a mean beside them.
+    The weights of a call are looked at where the divisor is read. `weight` counts in a mean beside them,
+    and `real` is the dtype that the loss is computed in.
     """
     backend, counts = planning.library.backend, planning.counts
     view = planning.see(operand, "sample_weight")
     repeated = math.prod(shape) // max(1, view.size)
-    convert, spread_real = _spreader(backend, view, shape)
+    # Products with the other weights, for the divisor of a mean, have the type of these.
+    convert, spread_real = _spreader(backend, view, shape, FLOATS if weight is None or real != F64 else (F64,))
     spread = chained(convert, spread_real)
-    real = view if convert is None else convert(view)
+    weights = view if convert is None else convert(view)
     read = planning.reader(operand, convert)
-    add_up = mapping(backend, weight_of, (real,))
+    add_up = mapping(backend, weight_of, (weights,))
     by_weights = planning.averages and planning.divisor is None
     both = None
     if counts is not None and by_weights:
@@ -126,7 +130,7 @@ def plan_sample_weights(
             return both((read_flat(arrays), counts(arrays)))  # type: ignore[misc]
         return total if repeated == 1 else (total if type(total) is float else backend.number(total)) * repeated
 
-    count = mapping(backend, is_nonzero, (real,))
+    count = mapping(backend, is_nonzero, (weights,))
     planning.how_many = lambda arrays: backend.number(count((read(arrays),))) * repeated
     return by, None if convert is None and view.shape == shape else spread, convert is not None
 
