@@ -13,7 +13,7 @@ to 1.5, for each element, one more array, 1.8; binary_cross_entropy_with_logits 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from operator import call
 from typing import Any, NamedTuple
 
@@ -71,7 +71,7 @@ def spread_weights(planning: Planning, operand: Operand, shape: Shape) -> Read:
 
 
 def _spreader(
-    backend: Any, view: Any, shape: Shape, kept: tuple[Any, ...] = FLOATS
+    backend: Any, view: Any, shape: Shape, kept: Container[Any] = FLOATS
 ) -> tuple[Callable[[Any], Any] | None, Callable[[Any], Any]]:
     """Return what brings weights like `view` to float64, None for types that are `kept`, and what spreads them."""
     lies = broadcastable_shape(view.shape, shape)
