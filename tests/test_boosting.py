@@ -608,6 +608,21 @@ def test_one_pass_lifts_what_three_would(name, options, dtype):
     assert (exact > 1e-16).any()
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_one_pass_lifts_rows_too(dtype, order):
+    rng = np.random.default_rng(0)
+    raw = np.asarray(rng.normal(size=(300, 4)) * np.geomspace(0.1, 400, 300)[:, None], dtype, order)
+    label = rng.integers(0, 4, 300)
+    grad, hess = boosting.objective(fl.cross_entropy)(label, raw)
+    slope, exact = fl.grad_and_hess(fl.cross_entropy)(np.ascontiguousarray(raw), label, reduction="none")
+    np.testing.assert_allclose(grad, slope, rtol=1e-5, atol=1e-30)
+    floor = dtype(1e-16)
+    np.testing.assert_allclose(hess, np.where(exact > floor, exact, np.maximum(2 * exact, floor)), rtol=1e-5)
+    assert (exact <= 1e-16).any()
+    assert (exact > 1e-16).any()
+
+
 def test_exact_curvature_is_the_second_derivative_and_nothing_else():
     raw, label = scores_and_labels("sigmoid_focal_loss")
     label = 1 - label  # far on the wrong side

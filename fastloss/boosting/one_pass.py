@@ -1,7 +1,8 @@
-"""Losses of probabilities as objectives compute them: labels checked, and curvature lifted, by the loop itself.
+"""Losses as objectives compute them: labels that are probabilities checked, and curvature lifted, by the loop itself.
 
 Gradient and curvature of a million rows take as long as the memory does: a pass that looks for a bad label, and one for
-a curvature that is not positive, took a third of the time of an objective, 0.35 of 0.95 ms in float32.
+a curvature that is not positive, took a third of the time of an objective, 0.35 of 0.95 ms in float32; the latter alone
+1.0 of 12.9 ms of cross_entropy with 5 classes in float64.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import fastloss as fl
 from fastloss.boosting.curvature import FLOOR
-from fastloss.define.descriptions import MathFunction
+from fastloss.define.descriptions import MathFunction, RowMaths, Rowwise
 from fastloss.define.maths import maths, named
 from fastloss.define.record import Loss
 
@@ -48,10 +49,24 @@ def boosted(point: MathFunction) -> MathFunction:
 
 
 @functools.cache
-def lifted_derivatives(record: Loss) -> Callable[..., tuple[Any, Any]]:
-    """Return what computes the gradient and the lifted curvature of a loss of probabilities.
+def lifted(rows: RowMaths) -> RowMaths:
+    """Return cross-entropy whose curvature, where it is not above 1e-16, is the double: ``curvature.upper_bound``."""
+    entry = rows.entry
 
-    It raises ValueError for a label that is none.
+    def made(z, p, t, w, hit, coefs, params):
+        floor = type(z)(FLOOR)
+        slopes, curvature = entry(z, p, t, w, hit, coefs, params)
+        bound = curvature if curvature > floor else curvature + curvature
+        return slopes, floor if bound < floor else bound
+
+    return rows._replace(entry=maths(named(made, f"lifted_{entry.__name__}")))
+
+
+@functools.cache
+def lifted_derivatives(record: Loss) -> Callable[..., tuple[Any, Any]]:
+    """Return what computes the gradient and the lifted curvature of cross-entropy, or of a loss of probabilities.
+
+    The latter raises ValueError for a label that is none.
     """
 
     @functools.wraps(record.function)
@@ -60,6 +75,8 @@ def lifted_derivatives(record: Loss) -> Callable[..., tuple[Any, Any]]:
 
     def describe(*args: Any, **kwargs: Any) -> Any:
         description = record.describe(*args, **kwargs)
+        if isinstance(description, Rowwise):
+            return description._replace(maths=lifted(description.maths))
         labels = ("target", no_probability, "must be a probability")
         return description._replace(point=boosted(description.point), domains=(*description.domains, labels))
 

@@ -209,6 +209,7 @@ class ClassRows(RawLoss):
         super().__init__(record, options)
         default = inspect.signature(record.function).parameters.get("ignore_index")
         self._ignored = options.get("ignore_index", None if default is None else default.default)
+        self._lifted = lifted_derivatives(record) if self.multinomial else None
 
     def prepare(self, raw: Array, label: Array) -> tuple[Array, Array]:
         """Return the labels as integers."""
@@ -221,16 +222,22 @@ class ClassRows(RawLoss):
             raise ValueError(f"{self.name} takes one label for each row, got labels {label.shape}, scores {raw.shape}")
         return raw, converted(self.kind, label, self.name)
 
-    def derivatives(self, raw: Array, label: Array, unit: Unit) -> tuple[Array, Array]:
+    def curved(self, raw: Array, label: Array, unit: Unit, curvature: str) -> tuple[Array, Array]:
+        """Return gradient and curvature; the usual one of cross-entropy in one pass."""
+        if curvature != "auto" or self._lifted is None:
+            return super().curved(raw, label, unit, curvature)
+        return self.multiplied(self._lifted, raw, label, unit)
+
+    def multiplied(self, both: Callable[..., Any], raw: Array, label: Array, unit: Unit) -> tuple[Array, Array]:
         """Return them in the order of `raw`."""
         flags = getattr(raw, "flags", None)  # which torch's tensors have not
         if self.name not in _SOFTMAX or flags is None or flags.c_contiguous or not flags.f_contiguous:
-            return super().derivatives(raw, label, unit)
+            return super().multiplied(both, raw, label, unit)
         units = unit if isinstance(unit, float) else unit[None]
         try:
-            grad, hess = super().derivatives(raw.T[None], label[None], units)
+            grad, hess = super().multiplied(both, raw.T[None], label[None], units)
         except IndexError:  # which names the place of a label in these arrays
-            return super().derivatives(np.ascontiguousarray(raw), label, unit)
+            return super().multiplied(both, np.ascontiguousarray(raw), label, unit)
         return grad[0].T, hess[0].T
 
     def minimum(self, label: Array, weight: Array, classes: int | None) -> Any:
