@@ -503,6 +503,7 @@ assert len(_marked) == marked, "defined anew"
 """
 
 
+@pytest.mark.slow
 def test_losses_of_a_script_go_to_other_processes(tmp_path):
     """As Dask, Spark, Ray and joblib send them; what the script has compiled is found on the disk there."""
     pytest.importorskip("cloudpickle")
