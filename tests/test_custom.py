@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from cases import quickly
+from own_maths import brier_grad, brier_terms, brier_value
 
 import fastloss as fl
 import fastloss.testing
@@ -201,26 +202,6 @@ def test_axes_of_sums_are_checked():
 
 
 # -- rows
-
-
-@maths
-def brier_terms(entry, row, p):
-    d = entry.p - type(entry.p)(1) if entry.hit else entry.p
-    return d * d, entry.p * d, entry.p * entry.p
-
-
-@maths
-def brier_value(row, p):
-    return p.factor * row.sums[0]
-
-
-@maths
-def brier_grad(entry, row, p):
-    one = type(entry.p)(1)
-    d = entry.p - one if entry.hit else entry.p
-    pull, twice = d - row.sums[1], p.factor * (entry.p + entry.p)
-    rest = one - entry.p - entry.p
-    return (twice * pull,), twice * (rest * pull + entry.p * (rest + row.sums[2]))
 
 
 @maths

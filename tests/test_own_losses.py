@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import own_maths
 import pytest
 
 import fastloss as fl
@@ -391,26 +392,6 @@ import numpy as np
 from fastloss.custom import Linear, RowMaths, Rowwise, SumMaths, Sums, row_index
 
 
-@maths
-def brier_terms(entry, row, p):
-    d = entry.p - type(entry.p)(1) if entry.hit else entry.p
-    return d * d, entry.p * d, entry.p * entry.p
-
-
-@maths
-def brier_value(row, p):
-    return p.factor * row.sums[0]
-
-
-@maths
-def brier_grad(entry, row, p):
-    T = type(entry.p)
-    d = entry.p - T(1) if entry.hit else entry.p
-    pull, rest = d - row.sums[1], T(1) - entry.p - entry.p
-    twice = p.factor * T(2) * entry.p
-    return (twice * pull,), twice * (rest * pull + entry.p * (rest + row.sums[2]))
-
-
 MATHS = {"rows": RowMaths(brier_value, brier_grad, brier_terms, softmax=True)}
 
 
@@ -507,7 +488,7 @@ assert len(_marked) == marked, "defined anew"
 def test_losses_of_a_script_go_to_other_processes(tmp_path):
     """As Dask, Spark, Ray and joblib send them; what the script has compiled is found on the disk there."""
     pytest.importorskip("cloudpickle")
-    (tmp_path / "script.py").write_text(textwrap.dedent(SOURCE) + SCRIPT)
+    (tmp_path / "script.py").write_text(textwrap.dedent(SOURCE) + inspect.getsource(own_maths) + SCRIPT)
     (tmp_path / "receiver.py").write_text(RECEIVER)
     environment = {**os.environ, "PYTHONPATH": str(Path(fl.__file__).parents[1])}
     environment["FASTLOSS_CACHE_DIR"] = str(tmp_path / "cache")
