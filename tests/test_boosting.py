@@ -623,6 +623,17 @@ def test_one_pass_lifts_rows_too(dtype, order):
     assert (exact > 1e-16).any()
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_rows_that_do_not_count_have_a_curvature_that_is_not_zero(order):
+    raw = np.asarray(np.random.default_rng(0).normal(size=(4, 3)), order=order)
+    objective = boosting.objective(fl.cross_entropy)
+    grad, hess = objective(np.array([0, -100, 2, 1]), raw, np.array([1.0, 1, 0, 2]))
+    np.testing.assert_array_equal(grad[1:3], 0)
+    np.testing.assert_array_equal(hess[1:3], 1e-16)
+    assert (hess[::3] > 1e-3).all()
+    assert objective(np.array([0, -100]), raw[:2])[1][1] == pytest.approx(1e-16, rel=1e-12)
+
+
 def test_exact_curvature_is_the_second_derivative_and_nothing_else():
     raw, label = scores_and_labels("sigmoid_focal_loss")
     label = 1 - label  # far on the wrong side

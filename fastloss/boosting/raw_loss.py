@@ -226,7 +226,10 @@ class ClassRows(RawLoss):
         """Return gradient and curvature; the usual one of cross-entropy in one pass."""
         if curvature != "auto" or self._lifted is None:
             return super().curved(raw, label, unit, curvature)
-        return self.multiplied(self._lifted, raw, label, unit)
+        grad, hess = self.multiplied(self._lifted, raw, label, unit)
+        if (label == self._ignored).any() or not (isinstance(unit, float) or (unit > 0).all()):
+            self.lift(raw, label, grad, hess, unit)  # that of rows that do not count is 0
+        return grad, hess
 
     def multiplied(self, both: Callable[..., Any], raw: Array, label: Array, unit: Unit) -> tuple[Array, Array]:
         """Return them in the order of `raw`."""
