@@ -166,14 +166,6 @@ def is_packaged(record: Loss) -> bool:
     return (record.function.__module__ or "").startswith("fastloss.")
 
 
-def own_record(loss: Callable[..., Any], door: str) -> Loss:
-    """Return the registry entry of a loss of one's own; raise for one of the package's, which the `door` has."""
-    record = record_of(loss)
-    if is_packaged(record):
-        raise TypeError(f"{record.name} is no loss of one's own: its function is {door}.{record.name}")
-    return record
-
-
 def _check_names(describe: Callable[..., Any], said: Mapping[str, Any]) -> None:
     """Raise if an argument of ``@loss`` names an argument that the loss does not have."""
     known = inspect.signature(describe).parameters

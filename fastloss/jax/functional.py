@@ -13,7 +13,8 @@ import numpy as np
 
 from fastloss.api.docstrings import summary_of
 from fastloss.api.jobs import Job, Layout, counts_of
-from fastloss.api.loss import is_packaged, own_record
+from fastloss.api.loss import is_packaged
+from fastloss.api.wrapped import Wrapped, own_record
 from fastloss.call.common import check_common
 from fastloss.call.weighting import broadcastable_shape
 from fastloss.define.record import Loss
@@ -192,14 +193,12 @@ def _map(record: Loss, arrays: dict[str, Any], options: dict[str, Any]) -> Any:
 
 def public(name: str) -> Callable[..., Any]:
     """Return the function of the door for a loss."""
-    return named(_computing(LOSSES[name]), name)
+    record = LOSSES[name]
 
-
-def _computing(record: Loss) -> Callable[..., Any]:
     def function(*args: Any, **kwargs: Any) -> Any:
         return compute(record, args, kwargs)
 
-    return function
+    return named(function, name)
 
 
 def named(function: Callable[..., Any], name: str) -> Callable[..., Any]:
@@ -212,26 +211,6 @@ def named(function: Callable[..., Any], name: str) -> Callable[..., Any]:
 
     :func:`fastloss.{name}` for JAX arrays, inside its transforms; see there for formula, arguments and errors."""
     return function
-
-
-class Wrapped:
-    """A loss of one's own as a function of JAX arrays, which pickles if the loss does."""
-
-    def __init__(self, record: Loss) -> None:
-        self._record = record
-        self.__name__ = self.__qualname__ = record.name
-        self.__signature__ = _signature(record)
-        self.__doc__ = f"{summary_of(record.function)}\n\n    {record.name} for JAX arrays, inside its transforms."
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the loss."""
-        return compute(self._record, args, kwargs)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return wrap, (self._record.function,)
-
-    def __repr__(self) -> str:
-        return f"fastloss.jax.wrap({self.__name__})"
 
 
 def wrap(loss: Callable[..., Any]) -> Callable[..., Any]:
@@ -277,4 +256,5 @@ def wrap(loss: Callable[..., Any]) -> Callable[..., Any]:
 
 @functools.lru_cache(maxsize=256)
 def _wrapped(record: Loss) -> Wrapped:
-    return Wrapped(record)
+    call = functools.partial(compute, record)
+    return Wrapped(record, wrap, call, _signature(record), "JAX arrays, inside its transforms")

@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 from torch.overrides import handle_torch_function, has_torch_function
 
-from fastloss.api.docstrings import summary_of
-from fastloss.api.loss import own_record
+from fastloss.api.wrapped import Wrapped, own_record
 from fastloss.define.record import Loss
 from fastloss.runtime import graph_break
 from fastloss.torch.autograd import recorded
@@ -59,26 +58,6 @@ class OwnDoor(Door):
             raise RuntimeError(f"{_no_operator(self.name)}: call it where tensors hold numbers, outside of tracers")
 
         return refuse
-
-
-class Wrapped:
-    """A loss of one's own as a function of tensors, which pickles if the loss does."""
-
-    def __init__(self, record: Loss) -> None:
-        self._door = OwnDoor(record)
-        self.__name__ = self.__qualname__ = record.name
-        self.__signature__ = self._door.signature
-        self.__doc__ = f"{summary_of(record.function)}\n\n    {record.name} for tensors, inside autograd."
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the loss."""
-        return self._door.call(args, kwargs)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return wrap, (self._door.loss,)
-
-    def __repr__(self) -> str:
-        return f"fastloss.torch.wrap({self.__name__})"
 
 
 def wrap(loss: Callable[..., Any]) -> Callable[..., Any]:
@@ -135,7 +114,8 @@ def wrap(loss: Callable[..., Any]) -> Callable[..., Any]:
 
 @functools.lru_cache(maxsize=256)
 def _wrapped(record: Loss) -> Wrapped:
-    return Wrapped(record)
+    door = OwnDoor(record)
+    return Wrapped(record, wrap, door.call, door.signature, "tensors, inside autograd")
 
 
 def _plain(value: Any) -> Any:
