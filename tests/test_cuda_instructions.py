@@ -42,11 +42,11 @@ def loop_of(launches, prefix, bytes_of_a_pack):
 
 
 ROWS = [
-    ("float32", 10, 50),
-    ("float32", 100, 90),
     ("float32", 1000, 600),
-    ("bfloat16", 100, 100),
-    ("bfloat16", 1000, 600),
+    *[
+        pytest.param(*row, marks=pytest.mark.slow)
+        for row in [("float32", 10, 50), ("float32", 100, 90), ("bfloat16", 100, 100), ("bfloat16", 1000, 600)]
+    ],
 ]
 
 

@@ -111,7 +111,8 @@ def test_layout_of_weights_and_labels(layout, rng):
             np.testing.assert_array_equal(gradient, expected[1])
 
 
-@pytest.mark.parametrize("layout", quickly("columns", then=["backwards"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["columns", "backwards"])
 def test_layout_of_class_weights_beside_sample_weights(layout, rng):
     x, y, w, s = rng.normal(size=(6, 5)), rng.integers(5, size=6), rng.uniform(1, 2, 5), rng.uniform(1, 2, 6)
     laid = LAYOUTS[layout](w)
@@ -275,12 +276,13 @@ def test_class_indices_use_their_whole_range(dtype, rng):
     classes = 250
     x = rng.normal(size=(3, classes))
     y = np.array([249, 200, 0])
-    np.testing.assert_array_equal(
-        fl.nll_loss(x, y.astype(dtype), reduction="none"), fl.nll_loss(x, y, reduction="none")
-    )
+    step = fl.value_and_grad(fl.nll_loss)
+    value, gradient = step(x, y.astype(dtype))
+    assert value == step(x, y)[0]
+    np.testing.assert_array_equal(gradient, step(x, y)[1])
     y[1] = 251
     with pytest.raises(IndexError, match="251"):
-        fl.nll_loss(x, y.astype(dtype), reduction="none")
+        step(x, y.astype(dtype))
 
 
 @pytest.mark.parametrize("dtype", quickly(np.uint8, np.int32, then=[np.int64, np.uint64]))

@@ -145,11 +145,12 @@ def test_bits_do_not_depend_on_threads(threads):
 # -- half types and mixtures -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("budget", "passes")
-@pytest.mark.parametrize("soft", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize(
     "dtype",
-    [pytest.param(np.float16, marks=pytest.mark.slow, id="float16"), pytest.param(ml_dtypes.bfloat16, id="bfloat16")],
+    [pytest.param(np.float16, id="float16"), pytest.param(ml_dtypes.bfloat16, id="bfloat16")],
 )
 def test_half_types_are_rounded_once(dtype, soft):
     arrays = arrays_of((9,), (2,), bias=True, weight=True, soft=soft)
@@ -212,7 +213,7 @@ def test_weight_in_a_second_pass(options, inner, monkeypatch):
 
 
 @pytest.mark.usefixtures("budget", "passes")
-@pytest.mark.parametrize("name", ["linear_weight", "linear_bias", "weight"])
+@pytest.mark.parametrize("name", quickly("linear_weight", "linear_bias", then=["weight"]))
 def test_arguments_of_another_float_type(name):
     arrays = arrays_of(bias=True, weight=True)
     arrays[name] = arrays[name].astype(np.float32)
@@ -276,6 +277,7 @@ def test_memory_beyond_the_results_is_a_chunk_and_a_block(wrt, traced_peak):
     assert peak <= gradients + _products.CHUNK_BYTES + _blocks.BLOCK_BYTES + 300_000
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fresh_memory", "one_thread")
 def test_memory_of_a_second_pass(monkeypatch, traced_peak):
     """The logits would take 512 MiB, and the sum of the weight's gradient 16."""

@@ -30,10 +30,9 @@ def assert_near(found, expected, *dtypes):
     np.testing.assert_allclose(wide(found), wide(expected), tolerance, tolerance)
 
 
-@pytest.mark.parametrize("classes", [5, pytest.param(16, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(
-    ("own", "other"), PAIRS[:1] + [pytest.param(*pair, marks=pytest.mark.slow) for pair in PAIRS[1:]]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("classes", [5, 16])
+@pytest.mark.parametrize(("own", "other"), PAIRS)
 def test_class_probabilities(own, other, classes):
     x, w = rows(own, classes, 0), np.linspace(0.5, 2, classes).astype(other)
     p = np.abs(rows(other, classes, 1))
@@ -60,14 +59,14 @@ def test_grad_output_of_softmax(own, other, dim):
 
 
 @pytest.mark.parametrize("own", quickly(FLOAT, then=[HALF]))
-@pytest.mark.parametrize("labels", quickly(np.bool_, np.uint8, np.int32, then=[np.int8, np.int64]))
+@pytest.mark.parametrize("labels", quickly(np.bool_, np.uint8, then=[np.int8, np.int32, np.int64]))
 def test_labels_of_integers(own, labels):
     x, t = rows(own, 5, 4), rows(FLOAT, 5, 5) > 0
     found = fl.multilabel_soft_margin_loss(x, t.astype(labels))
     assert_near(found, fl.multilabel_soft_margin_loss(wide(x), wide(t)), own)
 
 
-@pytest.mark.parametrize(("own", "other"), [(FLOAT, DOUBLE), (DOUBLE, HALF)])
+@pytest.mark.parametrize(("own", "other"), [(FLOAT, DOUBLE), pytest.param(DOUBLE, HALF, marks=pytest.mark.slow)])
 def test_target_that_is_differentiated(own, other):
     x, t = rows(own, 5, 6), (rows(FLOAT, 5, 7) > 0).astype(other)
     w = np.linspace(0.5, 2, 5).astype(other)

@@ -66,7 +66,7 @@ def compare(found, expected, dtype):
         pytest.param({"reduction": "sum"}, marks=pytest.mark.slow),
         {"reduction": "none"},
         pytest.param({"weight": True}, marks=pytest.mark.slow),
-        {"weight": True, "label_smoothing": 0.1},
+        pytest.param({"weight": True, "label_smoothing": 0.1}, marks=pytest.mark.slow),
     ],
 )
 def test_cross_entropy(rng, whole_rows, cut, count, dtype, options):
@@ -90,13 +90,8 @@ def test_cross_entropy(rng, whole_rows, cut, count, dtype, options):
     compare((value, gradient), expected, dtype)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "softmax",
-        *[pytest.param(n, marks=pytest.mark.slow) for n in ("log_softmax", "logsumexp", "symmetric_cross_entropy")],
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp", "symmetric_cross_entropy"])
 def test_other_functions(rng, whole_rows, cut, name):
     function = getattr(fl, name)
     x = rng.standard_normal((2, COLUMNS), dtype=np.float32)

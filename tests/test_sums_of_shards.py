@@ -114,7 +114,7 @@ def test_bad_shards():
         fl.combine_shards([])
 
 
-@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("dtype", quickly(np.float16, then=[ml_dtypes.bfloat16]))
 def test_float32_results_of_half_types(dtype):
     x, y = RNG.normal(size=(6, 5)).astype(dtype), np.array([0, 1, 2, 3, 4, 0])
     into, out = np.empty((6, 5), np.float32), np.empty(6, np.float32)
@@ -154,8 +154,7 @@ def test_checks_of_options_and_instances():
     "options",
     quickly(
         {"softcap": 5.0, "z_loss": 0.1, "sample_weight": np.ones(300)},
-        {"probabilities": True},
-        then=[{}, {"z_loss": 0.1}],
+        then=[{"probabilities": True}, {}, {"z_loss": 0.1}],
     ),
     ids=["softcap", "probabilities", "smoothing", "z_loss"],
 )

@@ -171,7 +171,7 @@ class _Run:
             gradient, places, shape = products.gradient_of(chunk), slice(start, stop), (stop - start, columns, 1)
             operands = (chunk.reshape(-1), ABSENT, labels[places])
             results = (part(values, places), gradient if gradient is ABSENT else gradient.reshape(-1))
-            replaces, params = gradient is chunk, (1.0 / columns,)
+            replaces, params = gradient is chunk, (0.0, 1.0 / columns)  # as cross_entropy has them: the same kernel
             run_rowwise(self.backend, self.maths, operands, results, params, shape, NO_INDEX, self.scale, replaces)
             products.carry_back(start, stop, gradient)
         products.finish()
