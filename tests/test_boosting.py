@@ -634,6 +634,15 @@ def test_rows_that_do_not_count_have_a_curvature_that_is_not_zero(order):
     assert objective(np.array([0, -100]), raw[:2])[1][1] == pytest.approx(1e-16, rel=1e-12)
 
 
+@pytest.mark.parametrize("loss", [fl.binary_cross_entropy_with_logits, fl.mse_loss], ids=lambda loss: loss.__name__)
+def test_curvature_of_a_row_of_weight_zero_is_not_zero(loss):
+    raw, label = np.array([0.5, -1.0, 2.0, 0.0]), np.array([1.0, 0, 1, 0])
+    grad, hess = boosting.objective(loss)(label, raw, np.array([1.0, 0, 0, 2]))
+    np.testing.assert_array_equal(grad[1:3], 0)
+    np.testing.assert_array_equal(hess[1:3], 1e-16)
+    assert (hess[::3] > 0.1).all()
+
+
 def test_exact_curvature_is_the_second_derivative_and_nothing_else():
     raw, label = scores_and_labels("sigmoid_focal_loss")
     label = 1 - label  # far on the wrong side

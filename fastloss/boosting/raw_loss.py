@@ -132,6 +132,11 @@ class RawLoss:
         return row_minimum(evaluate, start)
 
 
+def _leaves_out(unit: Unit) -> bool:
+    """Return whether there are rows of weight 0, whose curvature no loop lifts."""
+    return not (isinstance(unit, float) or (unit > 0).all())
+
+
 class Elements(RawLoss):
     """A loss of one score and one label; several columns of scores have as many columns of labels."""
 
@@ -192,10 +197,13 @@ class Probabilities(Elements):
         if curvature != "auto":
             return super().objective(raw, label, unit, curvature)
         try:
-            return self.multiplied(self._lifted, raw, self.shaped(raw, label), unit)
+            grad, hess = self.multiplied(self._lifted, raw, self.shaped(raw, label), unit)
         except ValueError:
             converted(self.kind, label, self.name)  # which says what label it is, and where
             raise
+        if _leaves_out(unit):
+            self.lift(raw, label, grad, hess, unit)
+        return grad, hess
 
 
 class ClassRows(RawLoss):
@@ -227,8 +235,8 @@ class ClassRows(RawLoss):
         if curvature != "auto" or self._lifted is None:
             return super().curved(raw, label, unit, curvature)
         grad, hess = self.multiplied(self._lifted, raw, label, unit)
-        if (label == self._ignored).any() or not (isinstance(unit, float) or (unit > 0).all()):
-            self.lift(raw, label, grad, hess, unit)  # that of rows that do not count is 0
+        if _leaves_out(unit) or (label == self._ignored).any():
+            self.lift(raw, label, grad, hess, unit)
         return grad, hess
 
     def multiplied(self, both: Callable[..., Any], raw: Array, label: Array, unit: Unit) -> tuple[Array, Array]:
