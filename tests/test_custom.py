@@ -589,6 +589,26 @@ def test_what_the_compiler_refuses_is_said_in_a_line():
 
 
 @maths
+def with_an_array(x, t):
+    T = type(x)
+    pair = np.zeros(2, T)
+    pair[0] = x - t
+    return pair[0], (T(1), T(-1)), T(0)
+
+
+def test_a_function_of_numbers_makes_no_array():
+    """What counts references to arrays is left out of kernels."""
+
+    @loss
+    def array_loss(input, target, *, reduction="mean"):
+        return Elementwise(with_an_array)
+
+    message = r"^Numba cannot compile with_an_array: it makes an array, .*test_custom.py, line \d+\)$"
+    with pytest.raises(TypeError, match=message):
+        array_loss(X, T)
+
+
+@maths
 def entry_alone(x, t, coefs, p):
     return x, t
 

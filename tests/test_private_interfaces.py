@@ -75,6 +75,7 @@ def test_private_names_of_llvmlite_and_of_compiled_functions():
     set.add(function.attributes, '"prefer-vector-width"="512"')
     assert '"prefer-vector-width"="512"' in str(function)
 
+    assert numba.njit(_nrt=False)(lambda x: x + 1)(1) == 2  # which counts no references
     compiled = numba.njit(lambda x: x)
     compiled(1)
     (found,) = compiled.overloads.values()

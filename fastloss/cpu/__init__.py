@@ -7,7 +7,7 @@ from numba.extending import register_jitable
 
 import fastloss.cpu.simd.polynomials  # noqa: F401 registers exp, log ... before anything that calls them is compiled
 from fastloss.define.maths import add_backend
-from fastloss.runtime.compile import MATHS_FASTMATH, NOT_FROM_C
+from fastloss.runtime.compile import MATHS_FASTMATH, NJIT_OPTIONS
 
 # Always inlined: a call that LLVM finds too long to inline is a loop that it cannot vectorise.
-add_backend(register_jitable(**NOT_FROM_C, fastmath=MATHS_FASTMATH, forceinline=True))
+add_backend(register_jitable(**NJIT_OPTIONS, fastmath=MATHS_FASTMATH, forceinline=True))

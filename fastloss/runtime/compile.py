@@ -28,10 +28,11 @@ FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 # Only the drivers' sums are reassociated, which is what lets them vectorise.
 MATHS_FASTMATH = {"contract", "nsz", "arcp"}
 
-# Nothing calls a kernel from C, nor what it is made of. The function for that, which Numba adds to each of them unless
-# told otherwise, took a tenth of the time to compile: it is optimised again with every caller.
-# Nor are they stepped through: NUMBA_DEBUGINFO=1 is for the user's own functions, and fails at absent arrays.
-NOT_FROM_C: Any = {"no_cfunc_wrapper": True, "debug": False}
+# How kernels, and what they are made of, are compiled. Nothing calls them from C: the function for that, which Numba
+# adds to each of them unless told otherwise, took a tenth of the time to compile, optimised again with every caller.
+# They are not stepped through: NUMBA_DEBUGINFO=1 is for the user's own functions, and fails at absent arrays.
+# They count no references (cpu/simd/scratch.py): if one function did and another did not, arrays would be freed twice.
+NJIT_OPTIONS: Any = {"no_cfunc_wrapper": True, "debug": False, "_nrt": False}
 
 
 def kernel_part(**options: Any) -> Callable[..., Any]:
@@ -41,7 +42,7 @@ def kernel_part(**options: Any) -> Callable[..., Any]:
     and where kernels of two processes have parts of one name (Numba counts them, in each process from 1), both call
     that of the first: mse_loss would return another loss.
     """
-    register = register_jitable(**NOT_FROM_C, **options)
+    register = register_jitable(**NJIT_OPTIONS, **options)
 
     def part(body: Callable[..., Any]) -> Any:
         if body.__closure__:
@@ -63,7 +64,7 @@ def written_out(body: Callable[..., Any]) -> Callable[..., Any]:
     """
     if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
         return body  # no kernel is compiled, as each says when it is called
-    part: Any = numba.njit(inline="always", **NOT_FROM_C)(body)
+    part: Any = numba.njit(inline="always", **NJIT_OPTIONS)(body)
     # Numba draws a number for it, and looks for the kernels that hold it in its disk cache by that number too.
     part._set_uuid(f"{body.__module__}.{body.__qualname__}")
     written: Callable[..., Any] = part
@@ -218,7 +219,7 @@ class Kernel:
         part = foreign_part(body)
         self.own = bool(part)  # maths that is not of this package
         body.__qualname__ = body.__name__ = f"{name}_{fingerprint()}{part}"
-        self.compiled: Any = numba.njit(nogil=True, error_model="numpy", fastmath=FASTMATH, **NOT_FROM_C)(body)
+        self.compiled: Any = numba.njit(nogil=True, error_model="numpy", fastmath=FASTMATH, **NJIT_OPTIONS)(body)
         keep_on_disk(self.compiled, body, "cpu", self.own)
         self.found: dict[Any, Callable[..., Any]] = {}
 

@@ -14,7 +14,10 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _STEP = "Failed in nopython mode pipeline"
 _REFUSAL = re.compile(r"^\w+Error: (.+)$", re.MULTILINE)
 _CALLED = re.compile(r"No implementation of function Function\(<function (\S+) at ")
-_PLACE = re.compile(r'File "(.+)", line (\d+)')
+_PLACE = re.compile(r'File "((?!.*/numba/).+)", line (\d+)')  # of the maths, where the error is in a part of Numba's
+
+# What Numba says where references are not counted, see cpu/simd/scratch.py.
+_ARRAY_MADE = "Only accept returning of array passed into the function"
 
 
 @contextmanager
@@ -37,5 +40,7 @@ def _cause(page: str) -> str:
     rest = lines[start:] or lines
     refused = _REFUSAL.findall("\n".join(rest))
     cause = refused[-1] if refused and rest[0].startswith("No implementation") else rest[0]
+    if cause.startswith(_ARRAY_MADE):
+        cause = "it makes an array, and a function of single numbers makes none"
     place = _PLACE.search("\n".join(rest))
     return f"Numba cannot compile {name}: {cause}" + (f" ({place[1]}, line {place[2]})" if place else "")

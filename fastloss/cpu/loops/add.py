@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastloss.cpu.simd.llvm_hints import vector_function
-from fastloss.cpu.simd.memory import borrowed, load, store
+from fastloss.cpu.simd.memory import load, store
 from fastloss.cpu.simd.work_queue import chunks, finish, total_of
 from fastloss.runtime.compile import Kernel, is_small
 
@@ -17,7 +17,7 @@ from fastloss.runtime.compile import Kernel, is_small
 def _kernel() -> Kernel:
     def add(target, source, rows, columns, step, queue, lead):
         vector_function()
-        for k, start, stop in chunks(borrowed(queue), 0, rows, 1):
+        for k, start, stop in chunks(queue, 0, rows, 1):
             for r in range(start, stop):
                 base = r * columns
                 other = r * step

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastloss.cpu.simd.memory import borrowed, cast, label_at, load, load_or, present, store
+from fastloss.cpu.simd.memory import cast, label_at, load, load_or, present, store
 from fastloss.cpu.simd.work_queue import chunks, finish, total_of
 from fastloss.define.descriptions import NO_INDEX, RowMaths
 from fastloss.runtime.compile import Kernel, Launch, kernel_part, written_out
@@ -32,7 +32,7 @@ def survey(y, weight, sample, columns, ignore, check, count, queue):
     Every thread waits for the whole survey: nothing is computed before all classes are known to exist.
     """
     ignores = ignore != NO_INDEX
-    for k, first, last in chunks(borrowed(queue), 0, count, 1):
+    for k, first, last in chunks(queue, 0, count, 1):
         # Counted in integers: a loop that vectorises.
         kept, ignored = 0, 0
         for r in range(first, last):
@@ -121,7 +121,7 @@ def run(target: Any, weight: Any, columns: int, ignore: int, check: bool, real: 
 @functools.cache
 def _weights_kernel() -> Kernel:
     def class_weights(y, weight, columns, ignore, result, count, queue, lead):
-        for k, start, stop in chunks(borrowed(queue), 0, count, 1):
+        for k, start, stop in chunks(queue, 0, count, 1):
             for r in range(start, stop):
                 label = label_at(y, r)
                 store(result, r, load_or(weight, label, 1.0) if is_counted(label, columns, ignore) else 0.0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastloss.cpu.simd.memory import borrowed, clear, load
+from fastloss.cpu.simd.memory import clear, load
 from fastloss.cpu.simd.work_queue import chunks, finish, total_of
 from fastloss.runtime.compile import Kernel, Launch
 
@@ -15,7 +15,7 @@ from fastloss.runtime.compile import Kernel, Launch
 @functools.cache
 def _kernel() -> Kernel:
     def clear_rows(weights, gradient, rows, columns, inner, width, queue, lead):
-        for k, start, stop in chunks(borrowed(queue), 0, rows, 1):
+        for k, start, stop in chunks(queue, 0, rows, 1):
             for r in range(start, stop):
                 if load(weights, r) == 0:
                     outer, i = divmod(r, inner)

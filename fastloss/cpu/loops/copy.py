@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastloss.cpu.simd.memory import LINE_BYTES, borrowed, load_or, present, store, stream
+from fastloss.cpu.simd.memory import LINE_BYTES, load_or, present, store, stream
 from fastloss.cpu.simd.nontemporal import are_streamed
 from fastloss.cpu.simd.work_queue import chunks, chunks_of, finish, share, total_of
 from fastloss.runtime.compile import Kernel, kernel_part
@@ -42,7 +42,7 @@ def _kernel(streamed: bool) -> Kernel:
 
     def copy(a, b, c, d, to_a, to_b, to_c, to_d, sizes, queue, lead):
         number = chunks_of(queue)  # each a part of every array
-        for k, _, _ in chunks(borrowed(queue), 0, number, 1):
+        for k, _, _ in chunks(queue, 0, number, 1):
             total = pass_over(a, to_a, sizes[0], k, number)
             total += pass_over(b, to_b, sizes[1], k, number)
             total += pass_over(c, to_c, sizes[2], k, number)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from fastloss.cpu.loops.ctc_recursion import BLOCK, MARGIN, backward_pass, forward_pass
-from fastloss.cpu.simd.memory import borrowed, load, part, present, store
+from fastloss.cpu.simd.memory import clear, load, part, present, store
+from fastloss.cpu.simd.scratch import free, scratch
 from fastloss.cpu.simd.work_queue import chunks, finish, total_of
 from fastloss.define.scalars import log
 from fastloss.runtime.compile import Kernel, kernel_part
@@ -38,7 +39,7 @@ def _bad_label(y, first, count, classes):
 @kernel_part()
 def _survey(y, starts, lengths, samples, classes, queue):
     """Return the place of the first label that is no class, -1 if there is none; every thread waits for the others."""
-    for k, start, stop in chunks(borrowed(queue), 0, samples, 1):
+    for k, start, stop in chunks(queue, 0, samples, 1):
         bad = 0.0
         for n in range(start, stop):
             bad += 1.0 if _bad_label(y, load(starts, n), load(lengths, n), classes) >= 0 else 0.0
@@ -84,16 +85,17 @@ def kernel() -> Kernel:
         section = (most_labels // BLOCK + 1) * BLOCK + 2 * MARGIN
         row = 4 * section
         stride = samples * classes
-        path = np.zeros(section, np.int64)
-        skip, inputs = np.empty(section, T), np.empty(section, T)
-        lattice = np.empty((most_steps + 1 if keep else 2) * row, T)
-        rows, shares = np.empty(2 * row if keep else 0, T), np.empty(section if keep else 0, T)
-        probs = np.zeros(classes + BLOCK if keep else 0, T)
         if check:
             bad = _survey(y, starts, lengths, samples, classes, queue)
             if bad >= 0:
                 return bad, 0.0
-        for k, start, stop in chunks(borrowed(queue), 1, samples, 1):
+        path, skip, inputs = scratch(section, 0), scratch(section, like), scratch(section, like)
+        lattice = scratch((most_steps + 1 if keep else 2) * row, like)
+        rows, shares = scratch(2 * row if keep else 0, like), scratch(section if keep else 0, like)
+        probs = scratch(classes + BLOCK if keep else 0, like)
+        clear(path, 0, path.size)
+        clear(probs, 0, probs.size)
+        for k, start, stop in chunks(queue, 1, samples, 1):
             total = 0.0
             for n in range(start, stop):
                 frames, labels, first = load(steps, n), load(lengths, n), load(starts, n)
@@ -125,6 +127,13 @@ def kernel() -> Kernel:
                         for c in range(classes):
                             store(gradient, t * stride + n * classes + c, filler if t < frames else T(0))
             finish(queue, 1, k, total)
+        free(path)
+        free(skip)
+        free(inputs)
+        free(lattice)
+        free(rows)
+        free(shares)
+        free(probs)
         return -1, total_of(queue, 1) if lead else 0.0
 
     return Kernel("ctc", ctc)

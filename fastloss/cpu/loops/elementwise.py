@@ -7,12 +7,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from fastloss.cpu.loops.staging import copied_window, stage, staging, whole_strides
+from fastloss.cpu.loops.staging import STAGE, copied_window, stage, staging, whole_strides
 from fastloss.cpu.simd.llvm_hints import interleaved, separate_arrays, vector_function, wide_vectors
 from fastloss.cpu.simd.memory import (
-    borrowed,
     cast,
     load,
     load_or,
@@ -23,17 +20,13 @@ from fastloss.cpu.simd.memory import (
     stream,
     stream_each,
 )
-from fastloss.cpu.simd.nontemporal import are_streamed, keep_until_here, moves_enough, past_caches
+from fastloss.cpu.simd.nontemporal import are_streamed, moves_enough, past_caches
+from fastloss.cpu.simd.scratch import free, scratch
 from fastloss.cpu.simd.stack_arrays import TILE, tile_array
 from fastloss.cpu.simd.work_queue import chunks, finish, total_of
 from fastloss.cpu.windows import ALL_FLAT
 from fastloss.runtime.compile import Kernel, is_small, kernel_part
 from fastloss.runtime.plans import KernelPlan, count_present
-
-# Elements that are gathered at a time. One thread of an EPYC, AVX-512: value and gradient of mse_loss of 2**18 float32
-# with strided input, or a weight for each row of 64, took 77 and 92 microseconds with 512, 69 and 75 with 1024, 67 and
-# 69 with 2048, 64 and 70 with 4096; contiguous 42.
-STAGE = 4 * TILE
 
 
 @kernel_part()
@@ -130,7 +123,7 @@ def contiguous_kernel(point: Callable[..., Any], arity: int, streamed: bool = Fa
     def elementwise(a, b, c, weight, grad_output, values, d_a, d_b, d_c, hess, params, scale, queue, lead):
         like = load(a, 0)
         grads, numbers, factor = (d_a, d_b, d_c), cast(params, like), type(like)(scale)
-        for k, start, stop in chunks(borrowed(queue), 0, a.size, TILE):
+        for k, start, stop in chunks(queue, 0, a.size, TILE):
             total = span(start, stop, a, b, c, weight, grad_output, values, grads, hess, numbers, factor)
             finish(queue, 0, k, total)
         return total_of(queue, 0) if lead else 0.0
@@ -153,12 +146,8 @@ def staged_kernel(point: Callable[..., Any], arity: int) -> Kernel:
     ):
         like = load(a, 0)
         numbers, factor = cast(params, like), type(like)(scale)
-        own = np.empty((5, STAGE), type(factor))
-        buffers, layout = borrowed((own, layout))
-        a, b, c, weight, grad_output, values, d_a, d_b, d_c, hess = borrowed(
-            (a, b, c, weight, grad_output, values, d_a, d_b, d_c, hess)
-        )
-        for k, start, stop in chunks(borrowed(queue), 0, size, TILE):
+        buffers = scratch(5 * STAGE, factor)
+        for k, start, stop in chunks(queue, 0, size, TILE):
             total = 0.0
             for i in range(start, stop, STAGE):
                 n = min(STAGE, stop - i)
@@ -177,7 +166,7 @@ def staged_kernel(point: Callable[..., Any], arity: int) -> Kernel:
                     factor,
                 )
             finish(queue, 0, k, total)
-        keep_until_here((own,))
+        free(buffers)
         return total_of(queue, 0) if lead else 0.0
 
     return Kernel(f"elementwise_staged_{point.__name__}", elementwise)

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from fastloss.cpu.simd.llvm_hints import vector_function
-from fastloss.cpu.simd.memory import borrowed, label_at, load, load_or, present, store
+from fastloss.cpu.simd.memory import label_at, load, load_or, present, store
+from fastloss.cpu.simd.scratch import free, scratch
 from fastloss.cpu.simd.work_queue import chunks, finish, total_of
 from fastloss.cpu.windows import ALL_FLAT
 from fastloss.runtime.compile import Kernel, kernel_part
@@ -40,7 +41,7 @@ def survey(y, count, columns, queue):
 
     Every thread waits for the whole survey: nothing is computed before all classes are known to exist.
     """
-    for k, start, stop in chunks(borrowed(queue), 0, count, 1):
+    for k, start, stop in chunks(queue, 0, count, 1):
         bad = 0.0
         for r in range(start, stop):
             _, known = listed(y, r * columns, columns)
@@ -65,10 +66,10 @@ def kernel(point: Any) -> Kernel:
             bad = survey(y, count, columns, queue)
             if bad >= 0:
                 return bad, 0.0
-        scores, outside, slopes = np.empty(columns, T), np.empty(columns, T), np.empty(columns, T)
         factor = T(scale)
+        scores, outside, slopes = scratch(columns, factor), scratch(columns, factor), scratch(columns, factor)
         part = T(1) / T(columns)
-        for k, start, stop in chunks(borrowed(queue), 1, count, 1):
+        for k, start, stop in chunks(queue, 1, count, 1):
             total = 0.0
             for r in range(start, stop):
                 base = r * columns
@@ -102,6 +103,9 @@ def kernel(point: Any) -> Kernel:
                 for i in range(columns):
                     store(d0, base + i, g * load(slopes, i) + blank)
             finish(queue, 1, k, total)
+        free(scores)
+        free(outside)
+        free(slopes)
         return -1, total_of(queue, 1) if lead else 0.0
 
     return Kernel(f"multilabel_{point.__name__}", multilabel)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastloss.cpu.simd.llvm_hints import apart_or_in_place, maximum, vector_function
-from fastloss.cpu.simd.memory import borrowed, cast, load, load_or, store, store_each, stream, stream_each
+from fastloss.cpu.simd.memory import cast, load, load_or, store, store_each, stream, stream_each
 from fastloss.cpu.simd.nontemporal import are_streamed, moves_enough, past_caches
 from fastloss.cpu.simd.work_queue import chunks, finish, total_of
 from fastloss.cpu.windows import ALL_FLAT
@@ -94,7 +94,7 @@ def kernel(maths: PairMaths, streamed: bool = False) -> Kernel:
         T = type(like)
         numbers, factor, results = cast(params, like), T(scale), (values, (d0, d1, d2), hess)
         ones = (T(1), T(1), T(1))
-        for k, start, stop in chunks(borrowed(queue), 0, count, 1):
+        for k, start, stop in chunks(queue, 0, count, 1):
             total = 0.0
             for r in range(start, stop):
                 base = r * columns

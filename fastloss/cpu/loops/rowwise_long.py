@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from fastloss.cpu.loops.check_labels import is_counted, opening
 from fastloss.cpu.loops.rowwise_stages import entries_stage, skip_row, softmax_stage, terms_stage
 from fastloss.cpu.simd.llvm_hints import vector_function
-from fastloss.cpu.simd.memory import LINE, as_type_of, borrowed, label_at, load, load_or, of_one_type, present, store
+from fastloss.cpu.simd.memory import LINE, as_type_of, label_at, load, load_or, of_one_type, present, store
 from fastloss.cpu.simd.nontemporal import (
     beyond_line,
     drain_rest,
     drain_rows,
     drain_whole_lines,
-    from_line,
-    keep_until_here,
 )
+from fastloss.cpu.simd.scratch import free, scratch
 from fastloss.cpu.simd.sum_exp import BLOCK, of_blocks
 from fastloss.cpu.simd.work_queue import chunks, total_of
 from fastloss.cpu.simd.work_queue import finish as finish_chunk
@@ -45,15 +42,14 @@ def _buffers_of(softmax: bool, replaces: bool, streamed: bool) -> Callable[..., 
 
     @written_out
     def buffers_for(grads, hess, factor, columns):
-        T = type(factor)
         blocks = (columns + BLOCK - 1) // BLOCK if softmax else 0
-        references, factors = np.empty(blocks, T), np.empty(blocks, T)
+        references, factors = scratch(blocks, factor), scratch(blocks, factor)
         room = (columns if streamed else (columns + LINE - 1) // LINE * LINE) + LINE
         d0, d1, d2 = grads
         keep = softmax and (present(d0) or present(d1) or present(d2) or present(hess))
         in_result = not replaces and not streamed and of_one_type(d0, factors)
-        first = from_line(np.empty((room if streamed or (keep and not in_result) else 0) + LINE, T))
-        second = from_line(np.empty((room if streamed and present(d1) else 0) + LINE, T))
+        first = scratch(room if streamed or (keep and not in_result) else 0, factor)
+        second = scratch(room if streamed and present(d1) else 0, factor)
         return references, factors, (first, second), keep, in_result
 
     return buffers_for
@@ -76,7 +72,6 @@ def long_rows(maths: RowMaths, replaces: bool, streamed: bool) -> Callable[..., 
         params, scale, divisor, count, columns, inner, ignore, check, queue, lead,
     ):  # fmt: skip
         vector_function()
-        x, t, d0, d1, d2 = borrowed((x, t, d0, d1, d2))
         bad, divisor, numbers, factor = open_rows(
             x, y, weight, grad_output, params, scale, divisor, count, columns, ignore, check, queue
         )
@@ -84,11 +79,10 @@ def long_rows(maths: RowMaths, replaces: bool, streamed: bool) -> Callable[..., 
             return bad, 0.0
         T, results = type(factor), (d0, d1, d2)
         # `keep`: exponentials are kept, relative to what :func:`of_blocks` took for each block.
-        kept = buffers_for(results, hess, factor, columns)
-        references, factors, buffers, keep, in_result = borrowed(kept)
+        references, factors, buffers, keep, in_result = buffers_for(results, hess, factor, columns)
         exps = as_type_of(buffers[0], d0) if in_result else buffers[0]
         grads = (as_type_of(d0, buffers[0]), as_type_of(d1, buffers[1]), d2) if streamed else results
-        for k, start, last in chunks(borrowed(queue), 1, count, 1):
+        for k, start, last in chunks(queue, 1, count, 1):
             held = beyond_line(d0, start * columns) if streamed else 0
             total = 0.0
             for r in range(start, last):
@@ -138,7 +132,10 @@ def long_rows(maths: RowMaths, replaces: bool, streamed: bool) -> Callable[..., 
             if streamed:
                 drain_rest(buffers, results, held, last * columns)
             finish_chunk(queue, 1, k, total)
-        keep_until_here(kept)
+        free(references)
+        free(factors)
+        free(buffers[0])
+        free(buffers[1])
         return -1, total_of(queue, 1) / divisor if lead else 0.0
 
     return rowwise

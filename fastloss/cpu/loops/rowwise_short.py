@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from fastloss.cpu.loops.check_labels import is_counted, opening
 from fastloss.cpu.loops.rowwise_stages import entries_stage, skip_row, softmax_stage, terms_stage
 from fastloss.cpu.simd.llvm_hints import interleaved, vector_function
 from fastloss.cpu.simd.memory import (
     LINE,
     as_type_of,
-    borrowed,
     fetch,
     fetch_to_write,
     label_at,
@@ -22,7 +19,8 @@ from fastloss.cpu.simd.memory import (
     present,
     store,
 )
-from fastloss.cpu.simd.nontemporal import beyond_line, drain_rest, drain_whole_lines, from_line, keep_until_here
+from fastloss.cpu.simd.nontemporal import beyond_line, drain_rest, drain_whole_lines
+from fastloss.cpu.simd.scratch import free, scratch
 from fastloss.cpu.simd.stack_arrays import group_array, lane_array
 from fastloss.cpu.simd.sum_exp import TOGETHER, of_rows, row_maxima
 from fastloss.cpu.simd.work_queue import chunks, total_of
@@ -66,15 +64,14 @@ def _buffers_of(softmax: bool, streamed: bool) -> Callable[..., Any]:
 
     @written_out
     def buffers_for(grads, hess, factor, columns):
-        T = type(factor)
         together = TOGETHER if columns * lane_array(factor).itemsize <= TOGETHER_BYTES else 1
         # Rows whose exponentials begin at a line are stored faster, but streamed ones have to follow each other.
         stride = columns if streamed else (columns + LINE - 1) // LINE * LINE
         room = together * stride + LINE
         d0, d1, d2 = grads
         keep = softmax and (present(d0) or present(d1) or present(d2) or present(hess))
-        first = from_line(np.empty((room if streamed or keep else 0) + LINE, T))
-        second = from_line(np.empty((room if streamed and present(d1) else 0) + LINE, T))
+        first = scratch(room if streamed or keep else 0, factor)
+        second = scratch(room if streamed and present(d1) else 0, factor)
         return (first, second), keep, together, stride
 
     return buffers_for
@@ -91,21 +88,19 @@ def short_rows(maths: RowMaths, streamed: bool) -> Callable[..., Any]:
         params, scale, divisor, count, columns, inner, ignore, check, queue, lead,
     ):  # fmt: skip
         vector_function()
-        x, t, d0, d1, d2 = borrowed((x, t, d0, d1, d2))
         bad, divisor, numbers, factor = open_rows(
             x, y, weight, grad_output, params, scale, divisor, count, columns, ignore, check, queue
         )
         if bad != -1:
             return bad, 0.0
         T, results = type(factor), (d0, d1, d2)
-        kept = buffers_for(results, hess, factor, columns)
-        buffers, keep, together, stride = borrowed(kept)
+        buffers, keep, together, stride = buffers_for(results, hess, factor, columns)
         exps = buffers[0]
         far = softmax and x.size * x.itemsize >= FETCHED_FROM
         padding = group_array(x[0])
         maxima, next_maxima, sums = lane_array(factor), lane_array(factor), lane_array(factor)
         grads = (as_type_of(d0, exps), as_type_of(d1, buffers[1]), d2) if streamed else results
-        for k, start, last in chunks(borrowed(queue), 1, count, 1):
+        for k, start, last in chunks(queue, 1, count, 1):
             held = beyond_line(d0, start * columns) if streamed else 0
             total = 0.0
             if softmax:
@@ -157,7 +152,8 @@ def short_rows(maths: RowMaths, streamed: bool) -> Callable[..., Any]:
             if streamed:
                 drain_rest(buffers, results, held, last * columns)
             finish_chunk(queue, 1, k, total)
-        keep_until_here(kept)
+        free(buffers[0])
+        free(buffers[1])
         return -1, total_of(queue, 1) / divisor if lead else 0.0
 
     return rowwise

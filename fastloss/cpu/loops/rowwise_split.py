@@ -17,7 +17,7 @@ import numpy as np
 
 from fastloss.cpu.loops.rowwise_stages import TERMS_BLOCK, place_in
 from fastloss.cpu.simd.llvm_hints import vector_function
-from fastloss.cpu.simd.memory import borrowed, cast, label_at, load, load_or, store, store_each
+from fastloss.cpu.simd.memory import cast, label_at, load, load_or, store, store_each
 from fastloss.cpu.simd.sum_exp import SURE, of_others, of_row
 from fastloss.cpu.simd.work_queue import chunks, share, total_of
 from fastloss.cpu.simd.work_queue import finish as finish_chunk
@@ -53,7 +53,7 @@ def piece_maxima() -> Kernel:
     def split_maxima(x, y, found, columns, pieces, units, queue, lead):
         vector_function()
         T = type(load(x, 0))
-        for k, start, stop in chunks(borrowed(queue), 1, units, 1):
+        for k, start, stop in chunks(queue, 1, units, 1):
             for u in range(start, stop):
                 r, s = u // pieces, u % pieces
                 base = r * columns
@@ -83,7 +83,7 @@ def piece_terms(maths: RowMaths) -> Kernel:
         like = load(x, 0)
         T = type(like)
         numbers = cast(params, like)
-        for k, start, stop in chunks(borrowed(queue), 1, units, 1):
+        for k, start, stop in chunks(queue, 1, units, 1):
             for u in range(start, stop):
                 r, s = u // pieces, u % pieces
                 base, label = r * columns, label_at(y, r)
@@ -134,7 +134,7 @@ def finish(maths: RowMaths) -> Kernel:
         like = load(x, 0)
         T = type(like)
         numbers, grads = cast(params, like), (d0, d1, d2)
-        for k, start, stop in chunks(borrowed(queue), 1, units, 1):
+        for k, start, stop in chunks(queue, 1, units, 1):
             total = 0.0
             for u in range(start, stop):
                 r, s = u // pieces, u % pieces

@@ -13,7 +13,7 @@ import numpy as np
 
 from fastloss.cpu.loops.check_labels import is_counted, opening
 from fastloss.cpu.simd.llvm_hints import vector_function
-from fastloss.cpu.simd.memory import borrowed, clear, label_at, load, load_or, present, store, store_each
+from fastloss.cpu.simd.memory import clear, label_at, load, load_or, present, store, store_each
 from fastloss.cpu.simd.stack_arrays import LANES, lane_array
 from fastloss.cpu.simd.transpose import place_of
 from fastloss.cpu.simd.work_queue import chunks, total_of
@@ -91,7 +91,6 @@ def gather(maths: RowMaths) -> Callable[..., Any]:
         params, scale, divisor, count, columns, inner, ignore, check, queue, lead,
     ):  # fmt: skip
         vector_function()
-        x, d0, d1, d2 = borrowed((x, d0, d1, d2))
         bad, divisor, numbers, factor = open_rows(
             x, y, weight, grad_output, params, scale, divisor, count, columns, ignore, check, queue
         )
@@ -99,7 +98,7 @@ def gather(maths: RowMaths) -> Callable[..., Any]:
             return bad, 0.0
         zero, grads, entries = type(factor)(0), (d0, d1, d2), lane_array(factor)
         step = LANES if inner > 1 else max(1, min(LANES, TILE_ENTRIES // columns))
-        for k, start, last in chunks(borrowed(queue), 1, count, LANES if inner > 1 else 1):
+        for k, start, last in chunks(queue, 1, count, LANES if inner > 1 else 1):
             total = 0.0
             for tile in range(start, last, step):
                 n = min(step, last - tile)

@@ -21,8 +21,8 @@ from fastloss.cpu.loops.tile_stages import (
     values_stage,
 )
 from fastloss.cpu.simd.llvm_hints import vector_function
-from fastloss.cpu.simd.memory import borrowed, load, load_or, part, present, store
-from fastloss.cpu.simd.nontemporal import keep_until_here
+from fastloss.cpu.simd.memory import load, load_or, part, present, store
+from fastloss.cpu.simd.scratch import free, scratch
 from fastloss.cpu.simd.stack_arrays import LANES, lane_array, lane_arrays
 from fastloss.cpu.simd.transpose import place_of, read_rows, read_strided, write_rows, write_strided
 from fastloss.cpu.simd.work_queue import chunks, total_of
@@ -52,7 +52,7 @@ def _buffers_for(strided: bool) -> Callable[..., Any]:
         lanes = STEP if lanes < STEP else (LANES if lanes > LANES else lanes)
         size = (columns + STEP - 1) // STEP * STEP * lanes
         kinds = 3 + present(grads[0]) + present(grads[1]) + present(grads[2]) + present(hess)
-        return np.empty(kinds * size, type(factor)), lanes, size
+        return scratch(kinds * size, factor), lanes, size
 
     return buffers_for
 
@@ -70,15 +70,13 @@ def across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
         params, scale, divisor, count, columns, inner, ignore, check, queue, lead,
     ):  # fmt: skip
         vector_function()
-        x, t, d0, d1, d2 = borrowed((x, t, d0, d1, d2))
         bad, divisor, numbers, factor = open_rows(
             x, y, weight, grad_output, params, scale, divisor, count, columns, ignore, check, queue
         )
         if bad != -1:
             return bad, 0.0
         T, grads = type(factor), (d0, d1, d2)
-        kept = buffers_for(grads, hess, factor, columns)
-        buffers, lanes, size = borrowed(kept)
+        buffers, lanes, size = buffers_for(grads, hess, factor, columns)
         z, outs = part(buffers, 0, size), part(buffers, 3 * size, buffers.size)
         tile = Tile(z, part(buffers, size, 2 * size), part(buffers, 2 * size, 3 * size), outs, lanes, size)
         labels, top, inverse = lane_array(np.int32(0)), lane_array(factor), lane_array(factor)
@@ -89,7 +87,7 @@ def across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
         after_d2 = after_d1 + present(d2) * size
         g, coefs_of = lane_array(factor), lane_arrays(factor)
         sums, parts, wide = lane_arrays(0.0), lane_arrays(factor), lane_array(0.0)
-        for k, start, last in chunks(borrowed(queue), 1, count, STEP):
+        for k, start, last in chunks(queue, 1, count, STEP):
             total = 0.0
             for first in range(start, last, lanes):
                 n = lanes if last - first > lanes else last - first
@@ -120,7 +118,7 @@ def across(maths: RowMaths, strided: bool) -> Callable[..., Any]:
                 write_tile(outs, after_d1, d2, first, n, columns, inner, lanes, z)
                 write_tile(outs, after_d2, hess, first, n, columns, inner, lanes, z)
             finish_chunk(queue, 1, k, total)
-        keep_until_here(kept)
+        free(buffers)
         return -1, total_of(queue, 1) / divisor if lead else 0.0
 
     return rowwise

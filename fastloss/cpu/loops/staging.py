@@ -7,44 +7,39 @@ import math
 from typing import Any
 
 import numpy as np
-from numba.extending import overload
 
 from fastloss.cpu import in_parts
-from fastloss.cpu.simd.llvm_hints import is_absent
-from fastloss.cpu.simd.memory import load_or, part, store
+from fastloss.cpu.simd.memory import either, load_or, of_one_type, part, present, store
+from fastloss.cpu.simd.stack_arrays import TILE
 from fastloss.cpu.windows import FLAT, flat_window
-from fastloss.runtime.compile import NOT_FROM_C, kernel_part
+from fastloss.runtime.compile import kernel_part, written_out
 from fastloss.runtime.strides import merged_axes
 
+# Elements that are gathered at a time. One thread of an EPYC, AVX-512: value and gradient of mse_loss of 2**18 float32
+# with strided input, or a weight for each row of 64, took 77 and 92 microseconds with 512, 69 and 75 with 1024, 67 and
+# 69 with 2048, 64 and 70 with 4096; contiguous 42.
+STAGE = 4 * TILE
 
+
+@written_out
 def stage(window, layout, k, start, count, buffers):
-    """Return elements start ... start + count of operand `k`, gathered into row k of `buffers`, or where they lie.
+    """Return elements start ... start + count of operand `k`, gathered into stretch k of `buffers`, or where they lie.
 
     `window` is the memory of the operand; row k of `layout` holds the offset of its first element, its strides along
     three axes, and 1 where its elements follow each other and may be read where they lie; the last row holds the
     lengths of those axes. An absent operand stays absent.
     """
-
-
-@overload(stage, jit_options=NOT_FROM_C)
-def _stage(window, layout, k, start, count, buffers):
-    if is_absent(window):
-        return lambda window, layout, k, start, count, buffers: ()
-    if window.dtype != buffers.dtype:
-        return lambda window, layout, k, start, count, buffers: _gathered(window, layout, k, start, count, buffers)
-
-    def staged(window, layout, k, start, count, buffers):
-        if layout[k, 4]:
-            first = layout[k, 0] + start
-            return part(window, first, first + count)
-        return _gathered(window, layout, k, start, count, buffers)
-
-    return staged
+    first = layout[k, 0] + start
+    buffer = part(buffers, k * STAGE, (k + 1) * STAGE)
+    _gather(window, layout, k, start, count, buffer)
+    return either(layout[k, 4], part(window, first, first + count), buffer)
 
 
 @kernel_part()
-def _gathered(window, layout, k, start, count, buffers):
-    buffer = buffers[k]
+def _gather(window, layout, k, start, count, buffer):
+    """Copy elements of an operand to a buffer, unless it is absent or they are read where they lie."""
+    if not present(window) or (of_one_type(window, buffer) and layout[k, 4]):
+        return
     like = buffer[0]
     s0, s1, s2 = layout[k, 1], layout[k, 2], layout[k, 3]
     d1, d2 = layout[-1, 1], layout[-1, 2]
@@ -70,7 +65,6 @@ def _gathered(window, layout, k, start, count, buffers):
         if middle == d1:
             middle = 0
             outer += 1
-    return buffer
 
 
 def staging(arrays: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[tuple[Any, ...], list[Any], Any]:

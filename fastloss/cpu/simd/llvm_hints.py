@@ -21,7 +21,6 @@ from numba import config, types
 from numba.core import cgutils
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.compiler_lock import global_compiler_lock
-from numba.core.imputils import impl_ret_borrowed
 from numba.extending import lower_builtin, type_callable
 from numba.np.arrayobj import populate_array
 
@@ -110,6 +109,30 @@ def stack_array(context: Any, builder: Any, kind: Any, count: int, align: int) -
     return array._getvalue()
 
 
+def heap_array(context: Any, builder: Any, kind: Any, count: Any, align: int) -> Any:
+    """Return an uninitialised array of `count` numbers of the C library's heap, to be given to :func:`free_array`."""
+    element, size_type = context.get_data_type(kind.dtype), context.get_value_type(types.intp)
+    size = context.get_constant(types.intp, context.get_abi_sizeof(element))
+    allocate = ir.FunctionType(cgutils.voidptr_t, [size_type])
+    wanted = builder.add(builder.mul(count, size), size_type(align))
+    block = builder.call(cgutils.get_or_insert_function(builder.module, allocate, "malloc"), [wanted])
+    with builder.if_then(cgutils.is_null(builder, block), likely=False):
+        context.call_conv.return_user_exc(builder, MemoryError, ("no memory for what a loss computes with",))
+    address = builder.ptrtoint(block, size_type)
+    first = builder.gep(block, [builder.and_(builder.neg(address), size_type(align - 1))])
+    array = context.make_array(kind)(context, builder)
+    data = builder.bitcast(first, element.as_pointer())
+    populate_array(array, data=data, shape=[count], strides=[size], itemsize=size, meminfo=None, parent=block)
+    return array._getvalue()
+
+
+def free_array(context: Any, builder: Any, kind: Any, array: Any) -> None:
+    """Give memory back that :func:`heap_array` allocated."""
+    free = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t])
+    block = context.make_array(kind)(context, builder, array).parent
+    builder.call(cgutils.get_or_insert_function(builder.module, free, "free"), [block])
+
+
 def array_part(context: Any, builder: Any, kind: Any, array: Any, start: Any, stop: Any) -> Any:
     """Return a part of a flat array, which shares its memory."""
     whole = context.make_array(kind)(context, builder, array)
@@ -119,19 +142,7 @@ def array_part(context: Any, builder: Any, kind: Any, array: Any, start: Any, st
     piece.data = builder.gep(whole.data, [start])
     piece.nitems = length
     piece.shape = cgutils.pack_array(builder, [length])
-    return counted(context, builder, kind, piece._getvalue())
-
-
-def uncounted(context: Any, builder: Any, kind: Any, array: Any) -> Any:
-    """Return an array without what counts references to it."""
-    lent = context.make_array(kind)(context, builder, array)
-    lent.meminfo = cgutils.get_null_value(lent.meminfo.type)
-    return lent._getvalue()
-
-
-def counted(context: Any, builder: Any, kind: Any, value: Any) -> Any:
-    """Return a value that somebody else holds, and count one reference more."""
-    return impl_ret_borrowed(context, builder, kind, value)
+    return piece._getvalue()
 
 
 def _has(feature: str) -> bool:

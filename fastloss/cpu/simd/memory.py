@@ -14,12 +14,10 @@ from numba import TypingError, types
 from fastloss.cpu.simd.half_types import float_type, narrow, widen
 from fastloss.cpu.simd.llvm_hints import (
     array_part,
-    counted,
     emits,
     is_absent,
     pointer_to,
     store_past,
-    uncounted,
     unpacked,
     write_zeros,
 )
@@ -92,14 +90,6 @@ def part(array, start, stop):
     """Return ``array[start:stop]`` of a flat array; an absent one stays absent."""
 
 
-def borrowed(args):
-    """Return a tuple whose arrays, those of tuples in it too, count no references: somebody else keeps them.
-
-    Numba counts references where a loop hands an array on, by atomic operations, which wait for all that was streamed
-    before.
-    """
-
-
 def present(array):
     """Return whether the array is not absent; a constant to the optimiser."""
 
@@ -110,6 +100,10 @@ def of_one_type(array, other):
 
 def as_type_of(array, other):
     """Return `other` if both are of one type, else `array`."""
+
+
+def either(condition, array, other):
+    """Return `array` under a condition that is not 0, else or where it has another type `other`; () if it is absent."""
 
 
 def cast(params, like):
@@ -306,22 +300,6 @@ def _part(array, start, stop):
     return array, emit
 
 
-def _lent(context: Any, builder: Any, kind: Any, value: Any) -> Any:
-    if isinstance(kind, types.BaseTuple):
-        members: Any = kind
-        pairs = zip(members, unpacked(builder, value, len(members)), strict=True)
-        lent = [_lent(context, builder, *pair) for pair in pairs]
-        return context.make_tuple(builder, kind, lent)
-    if isinstance(kind, types.Array):
-        return uncounted(context, builder, kind, value)
-    return value
-
-
-@emits(borrowed)
-def _borrowed(args):
-    return args, lambda context, builder, kinds, values: _lent(context, builder, kinds[0], values[0])
-
-
 @emits(present)
 def _present(array):
     return types.boolean, lambda context, builder, kinds, args: ir.IntType(1)(not is_absent(array))
@@ -334,10 +312,19 @@ def _of_one_type(array, other):
 
 @emits(as_type_of)
 def _as_type_of(array, other):
-    def emit(context, builder, kinds, args):
-        return counted(context, builder, array, args[array == other])
+    return array, lambda context, builder, kinds, args: args[array == other]
 
-    return array, emit
+
+@emits(either)
+def _either(condition, array, other):
+    if array != other:
+        return (array, lambda *args: None) if is_absent(array) else (other, lambda *args: args[3][2])
+
+    def emit(context, builder, kinds, args):
+        chosen = builder.icmp_signed("!=", args[0], args[0].type(0))
+        return builder.select(chosen, args[1], args[2])
+
+    return other, emit
 
 
 @emits(cast)

@@ -17,8 +17,7 @@ there was slower where there is much arithmetic, sigmoid_focal_loss 1.3 times: s
 those of the next tile's intermediate numbers waited behind the copy.
 
 A thread that sees in the work queue that a chunk is finished sees what was streamed: on x86 the queue's counters change
-by locked instructions, which wait for non-temporal stores. For the same reason a loop that streams
-counts no references to arrays (``borrowed`` in ``memory.py``).
+by locked instructions, which wait for non-temporal stores.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from llvmlite import ir
 from numba import types
 
 from fastloss.cpu.simd.llvm_hints import emits, is_absent, pointer_to, stepping, store_past
-from fastloss.cpu.simd.memory import LINE_BYTES, load, part, present, store
+from fastloss.cpu.simd.memory import LINE_BYTES, load, present, store
 from fastloss.runtime.compile import Kernel, Launch, kernel_part
 
 # Bytes that a call reads and writes from which its results are streamed. Time beside that with ordinary stores, as
@@ -90,17 +89,6 @@ def _copy_lines(buffer, start, array, first, count):
     """Copy `count` elements, whole lines, to place `first` of `array`, which is the start of a line."""
 
 
-def keep_until_here(arrays):
-    """Do nothing: what :func:`~fastloss.cpu.simd.memory.borrowed` returned of these arrays is no longer used."""
-
-
-@kernel_part()
-def from_line(array):
-    """Return what an array holds from its first line on."""
-    lanes = per_line(array)
-    return part(array, (lanes - beyond_line(array, 0)) % lanes, array.size)
-
-
 @kernel_part()
 def drain(buffer, written, held, array, start, end):
     """Write elements `written` to `held` of `buffer` to the places of `array` before `end`, as far as they fill lines.
@@ -149,11 +137,6 @@ def drain_rest(buffers, arrays, left, end):
 def _per_line(array):
     lanes = 1 if is_absent(array) else LINE_BYTES * 8 // array.dtype.bitwidth
     return types.int64, lambda context, builder, kinds, args: ir.IntType(64)(lanes)
-
-
-@emits(keep_until_here)
-def _keep_until_here(arrays):
-    return types.none, lambda context, builder, kinds, args: None
 
 
 @emits(beyond_line)

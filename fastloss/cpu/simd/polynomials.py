@@ -20,11 +20,11 @@ from numba.extending import overload, register_jitable
 from fastloss.cpu.simd.float_bits import ONE_F32, ONE_F64, exponent_and_scale, power_of_two, split_exponent
 from fastloss.cpu.simd.llvm_hints import FUSED
 from fastloss.define import scalars
-from fastloss.runtime.compile import NOT_FROM_C
+from fastloss.runtime.compile import NJIT_OPTIONS
 
 f32 = np.float32
 # Always inlined: a call that LLVM finds too long to inline is a loop that it cannot vectorise.
-CONTRACT: Any = {**NOT_FROM_C, "fastmath": {"contract"}, "forceinline": True}
+CONTRACT: Any = {**NJIT_OPTIONS, "fastmath": {"contract"}, "forceinline": True}
 
 
 # Polynomials below are minimax fits (Remez, 50 digits): q in exp r = 1 + r + r² q(r) on |r| <= ln(2)/2; for float32, p
@@ -287,7 +287,7 @@ overload(scalars.log_sum, jit_options=CONTRACT)(_by_width(_log_sum_f32, _log_sum
 overload(scalars.log1p_unit, jit_options=CONTRACT)(_by_width(_log1p_unit_f32, _log1p_unit_f64))
 
 
-@overload(scalars.sqrt, jit_options=NOT_FROM_C)
+@overload(scalars.sqrt, jit_options=NJIT_OPTIONS)
 def _sqrt(x):
     return lambda x: math.sqrt(x)
 

@@ -12,7 +12,7 @@ from numba.extending import overload
 from fastloss.cpu.simd.half_types import as_elements, as_real
 from fastloss.cpu.simd.llvm_hints import emits, is_absent, pointer_to
 from fastloss.cpu.simd.memory import load, store
-from fastloss.runtime.compile import NOT_FROM_C, kernel_part
+from fastloss.runtime.compile import NJIT_OPTIONS, kernel_part
 
 # Rows and columns of the blocks that are transposed in registers. AVX2 has 16 of 8 floats, which hold 8 x 8.
 # cross_entropy and softmax of 6400x10 on AVX2 without half blocks, in ns for an entry: 2.2 and 2.7 with blocks of 16,
@@ -263,21 +263,21 @@ def _write_nothing(tile, place, target, row, n, columns, inner, lanes, free):
     pass
 
 
-@overload(read_rows, jit_options=NOT_FROM_C)
+@overload(read_rows, jit_options=NJIT_OPTIONS)
 def _read_rows(source, row, n, columns, inner, tile, lanes):
     return _read_nothing if is_absent(source) else _read_contiguous_rows
 
 
-@overload(read_strided, jit_options=NOT_FROM_C)
+@overload(read_strided, jit_options=NJIT_OPTIONS)
 def _read_strided(source, row, n, columns, inner, tile, lanes):
     return _read_nothing if is_absent(source) else _read_strided_rows
 
 
-@overload(write_rows, jit_options=NOT_FROM_C)
+@overload(write_rows, jit_options=NJIT_OPTIONS)
 def _write_rows(tile, place, target, row, n, columns, inner, lanes, free):
     return _write_nothing if is_absent(target) else _write_contiguous_rows
 
 
-@overload(write_strided, jit_options=NOT_FROM_C)
+@overload(write_strided, jit_options=NJIT_OPTIONS)
 def _write_strided(tile, place, target, row, n, columns, inner, lanes, free):
     return _write_nothing if is_absent(target) else _write_strided_rows

@@ -22,8 +22,7 @@ I64 = ir.IntType(64)
 def chunks(queue, phase, count, step):
     """Take chunks of `count` rows or elements until none is left: yield their numbers, and where they start and stop.
 
-    They begin at multiples of `step`. Each is to be marked as finished, see :func:`finish`. The queue is to be
-    ``borrowed``: a generator of Numba counts a reference to each array that it is given, and never gives it back.
+    They begin at multiples of `step`. Each is to be marked as finished, see :func:`finish`.
     """
     number = chunks_of(queue)
     steps = (count + step - 1) // step
