@@ -2,8 +2,8 @@
 
 ``calls()`` draws what a call is made of as plain data: the loss, its options, and shape, layout, dtype and kind of
 numbers of each array, so that a failure prints as something that can be called again. ``check`` makes the call. The
-ordinary tests draw a few hundred, ``python tests/fuzz.py --cases 100000`` many; with ``NUMBA_BOUNDSCHECK=1`` kernels
-also check their indices, and are then compiled anew.
+tests draw a thousand, ``python tests/fuzz.py --cases 100000`` many; with ``NUMBA_BOUNDSCHECK=1`` kernels also check
+their indices, and are then compiled anew.
 """
 
 import argparse
