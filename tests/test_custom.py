@@ -736,6 +736,11 @@ def test_transforms_have_names_of_their_own(name):
         (lambda x, t: Elementwise(scaled, q="a"), TypeError, "the maths takes numbers, got q='a'"),
         (lambda x, t: Elementwise(scaled, broadcast="never", q=1), ValueError, "broadcast must be 'warn', 'silent' or"),
         (lambda x, t: Sums(scaled, axes=1), TypeError, r"functions must be SumMaths\(...\), got <function scaled"),
+        (
+            lambda x, t: Rowwise(brier_value, x, t),
+            TypeError,
+            r"nothing but its functions .* as in Rowwise\(brier_value",
+        ),
         (lambda x, t: Rowwise(COSINE), TypeError, r"functions must be RowMaths\(...\), got SumMaths"),
         (lambda x, t: fl.mse_loss(x, t) * fl.l1_loss(x, t), TypeError, "unsupported operand"),
         (lambda x, t: Elementwise(scaled, q=x.max()), AttributeError, "a loss sees shape, .*: there is no 'max'"),

@@ -46,6 +46,20 @@ class Draft(ABC):
         return _numbers_of(self.params)
 
 
+class _OfFunctions(Draft):
+    """A draft that takes nothing but its functions by position."""
+
+    def __new__(cls, *given: Any, **named: Any) -> Any:
+        """Say what becomes of arrays and numbers, where they are given by position."""
+        if len(given) > 1:
+            example = f"{cls.__name__}({getattr(given[0], '__name__', 'functions')}, k=2.0)"
+            raise TypeError(
+                f"{cls.__name__} takes nothing but its functions by position: its arrays are the arguments of the "
+                f"loss, and numbers are given by name, as in {example}"
+            )
+        return super().__new__(cls)
+
+
 def _numbers_of(params: Mapping[str, Any]) -> tuple[float, ...]:
     try:
         return tuple(map(float, params.values()))
@@ -67,7 +81,7 @@ def _check_function(name: str, function: Any) -> None:
         raise TypeError(f"{name} must be a function marked @maths, got {function!r}")
 
 
-class Elementwise(Draft):
+class Elementwise(_OfFunctions):
     """A loss of single elements, ``point(*elements, **params) -> value, (d_first, d_second, ...), d2_first``.
 
     Parameters
@@ -131,7 +145,7 @@ def _taken_by(point: MathFunction, params: Mapping[str, float]) -> list[str]:
     return [*parameters]
 
 
-class Sums(Draft):
+class Sums(_OfFunctions):
     """A loss that is a function of sums over some axes of its arrays; its reduction is over the other axes.
 
     Parameters
@@ -171,7 +185,7 @@ def _axes_of(axes: Any) -> tuple[int, ...]:
         raise TypeError(f"axes must be an integer or several, got {axes!r}") from None
 
 
-class Rowwise(Draft):
+class Rowwise(_OfFunctions):
     """A loss of rows along a class axis: axis 0 of a one-dimensional input, else axis 1.
 
     Parameters
