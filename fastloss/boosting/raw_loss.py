@@ -134,7 +134,7 @@ class RawLoss:
 
 def _leaves_out(unit: Unit) -> bool:
     """Return whether there are rows of weight 0, whose curvature no loop lifts."""
-    return not (isinstance(unit, float) or (unit > 0).all())
+    return not isinstance(unit, float) and not (math.prod(unit.shape) and unit.min() > 0)
 
 
 class Elements(RawLoss):

@@ -118,9 +118,10 @@ def _sources(loss: Loss, given: argparse.Namespace) -> dict[str, Any]:
     texts = {first: given.first, second: given.second, **{name: getattr(given, name) for name in more}}
     texts["sample_weight"] = given.sample_weight
     read = {Path(text).resolve(): name for name, text in texts.items() if text is not None}
-    for path in (given.out, given.grad_out):
-        if path is not None and Path(path).resolve() in read:
-            raise CommandError(f"{path}: is read as {read[Path(path).resolve()]}, and results must not replace it")
+    for path in filter(None, (given.out, given.grad_out)):
+        name = read.get(Path(path).resolve())
+        if name is not None:
+            raise CommandError(f"{path}: is read as {name}, and results must not replace it")
     annotations = inspect.signature(loss.function).parameters
     sources: dict[str, Any] = {}
     for name, text in texts.items():

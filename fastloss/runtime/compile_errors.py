@@ -14,7 +14,9 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _STEP = "Failed in nopython mode pipeline"
 _REFUSAL = re.compile(r"^\w+Error: (.+)$", re.MULTILINE)
 _CALLED = re.compile(r"No implementation of function Function\(<function (\S+) at ")
-_PLACE = re.compile(r'File "((?!.*/numba/).+)", line (\d+)')  # of the maths, where the error is in a part of Numba's
+_PLACE = re.compile(
+    r'File "((?!.*-packages/numba/).+)", line (\d+)'
+)  # of the maths, where the error is in a part of Numba's
 
 # What Numba says where references are not counted, see cpu/simd/scratch.py.
 _ARRAY_MADE = "Only accept returning of array passed into the function"
