@@ -789,10 +789,17 @@ def test_objects_are_values():
     assert boosting.metric(fl.cross_entropy, weight=weights) != boosting.metric(fl.cross_entropy, weight=other)
 
 
-def test_an_instance_of_a_loss_class_is_its_function_with_options():
-    raw, label = scores_and_labels("huber_loss")
-    by_class = boosting.objective(fl.HuberLoss(delta=0.1, reduction="mean"))
-    by_function = boosting.objective(fl.huber_loss, delta=0.1)
+@pytest.mark.parametrize(
+    ("module", "loss", "options"),
+    [
+        (fl.HuberLoss, fl.huber_loss, {"delta": 0.1}),
+        pytest.param(fl.CrossEntropyLoss, fl.cross_entropy, {"label_smoothing": 0.1}, marks=pytest.mark.slow),
+    ],
+)
+def test_an_instance_of_a_loss_class_is_its_function_with_options(module, loss, options):
+    raw, label = scores_and_labels(loss.__name__)
+    by_class = boosting.objective(module(**options, reduction="mean"))
+    by_function = boosting.objective(loss, **options)
     np.testing.assert_array_equal(by_class(label, raw), by_function(label, raw))
     assert pickle.loads(pickle.dumps(by_class)) == by_class
 

@@ -246,13 +246,16 @@ def test_class_index_out_of_range(case, wrong):
     refuses(IndexError, rf"{wrong} .*\(4,\).* 5 classes", case, arrays)
 
 
-def test_class_index_out_of_range_names_its_place_among_many():
-    x, y = np.zeros((50, 3, 20, 10)), np.zeros((50, 20, 10), np.int64)
+@pytest.mark.parametrize(
+    ("real", "label"), [(np.float64, np.int64), pytest.param(np.float32, np.int32, marks=pytest.mark.slow)]
+)
+def test_class_index_out_of_range_names_its_place_among_many(real, label):
+    x, y = np.zeros((50, 3, 20, 10)), np.zeros((50, 20, 10), label)
     y[33, 7, 2] = 3
     y[40] = 8
     with pytest.raises(IndexError, match=r"3 .*\(33, 7, 2\)"):
         fl.cross_entropy(x, y)
-    x, y = np.zeros((300_000, 3)), np.zeros(300_000, np.uint8)
+    x, y = np.zeros((300_000, 3), real), np.zeros(300_000, np.uint8)
     y[[290_001, 290_000]] = 200, 7
     with pytest.raises(IndexError, match=r"7 .*\(290000,\)"):
         fl.cross_entropy(x, y)

@@ -24,6 +24,13 @@ def test_calls_of_elementwise_losses(drawn):
 
 
 @pytest.mark.slow
+@hypothesis.settings(settings, max_examples=30)
+@hypothesis.given(fuzz.calls(("nll_loss",), ("float64",)))
+def test_calls_of_row_losses(drawn):
+    fuzz.check(drawn)
+
+
+@pytest.mark.slow
 @hypothesis.settings(settings, max_examples=1000)
 @hypothesis.given(fuzz.calls())
 def test_calls_of_every_loss(drawn):

@@ -361,10 +361,11 @@ def test_adaptive_softmax_refuses_what_the_plain_call_refuses():
 # JAX
 
 
-def test_large_arrays_do_not_wait_for_each_other():
+@pytest.mark.parametrize("rows", [3000, pytest.param(8192, marks=pytest.mark.slow)])
+def test_large_arrays_do_not_wait_for_each_other(rows):
     """The callback runs while JAX holds threads of its own."""
     rng = np.random.default_rng(5)
-    x, y = jnp.asarray(rng.normal(size=(3000, 1000)), jnp.float32), jnp.asarray(rng.integers(1000, size=3000))
+    x, y = jnp.asarray(rng.normal(size=(rows, 1000)), jnp.float32), jnp.asarray(rng.integers(1000, size=rows))
     step = jax.jit(lambda x: jax.value_and_grad(fj.cross_entropy)(x * 2, y))
     results = [step(x + k) for k in range(3)]  # in flight at the same time
     for value, gradient in results:
