@@ -183,6 +183,12 @@ def test_a_user_without_a_home_has_the_folder_beside_the_package(monkeypatch):
     assert list(kernel_cache._candidates()) == [Path(fl.__file__).parent / "__pycache__"]
 
 
+def test_a_folder_stays_where_it_was_when_the_process_goes_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTLOSS_CACHE_DIR", "kernels")
+    monkeypatch.chdir(tmp_path)
+    assert list(kernel_cache._candidates()) == [tmp_path / "kernels"]
+
+
 def test_nothing_is_said_twice(monkeypatch):
     monkeypatch.setattr(kernel_cache, "_warned", False)
     monkeypatch.setattr(kernel_cache, "_unkept", None)

@@ -43,7 +43,7 @@ def _candidates() -> Iterator[Path]:
     """Yield the folder that the environment names, or those beside the package and in the user's home."""
     for name in ("FASTLOSS_CACHE_DIR", "NUMBA_CACHE_DIR"):
         if named := os.environ.get(name):
-            yield Path(named)
+            yield Path(named).absolute()  # the process may change its working directory
             return
     yield Path(__file__).parent.parent / "__pycache__"
     with contextlib.suppress(RuntimeError):  # a user without a home
