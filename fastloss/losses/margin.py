@@ -186,7 +186,7 @@ def multi_margin_loss(
     0.325
     """
     return Rowwise(
-        MULTI_MARGIN[p],
+        MULTI_MARGIN[int(p)],
         input,
         target,
         weight=weight,

@@ -103,7 +103,7 @@ class LinearCrossEntropyLoss(Layer):
         checked = {"reduction": reduction, "ignore_index": ignore_index, "label_smoothing": label_smoothing}
         known = record_of(linear_cross_entropy)
         check_options(known, {name: value for name, value in (checked | self.scores).items() if name in known.options})
-        if weight is not None and tuple(np.shape(weight)) != (num_classes,):
+        if weight is not None and tuple(np.shape(weight)) not in ((num_classes,), (valid_classes,)):
             raise ValueError(f"weight must have shape ({num_classes},), got shape {tuple(np.shape(weight))}")
         self.num_classes, self.out_features = num_classes, out_features
         self.reduction, self.ignore_index, self.label_smoothing = reduction, ignore_index, label_smoothing
