@@ -66,8 +66,8 @@ class Loss:
         in their place, which have shapes and dtypes but no numbers.
     common
         The options of many losses that this one has too; its description does not see them.
-    axis_name
-        What the user calls the axis that rows or vectors lie along, or those that are summed over.
+    modules
+        The loss classes of the function.
     """
 
     name: str
@@ -84,9 +84,9 @@ class Loss:
     positional: tuple[str, ...] = ()
     operands: frozenset[str] = frozenset()
     common: tuple[str, ...] = ()
-    modules: list[type] = field(default_factory=list, compare=False)
-    axis_name: str = field(init=False)
+    modules: list[type] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        name = "axes" if self.family == "sums" else "axis" if "axis" in self.common else "dim"
-        object.__setattr__(self, "axis_name", name)
+    @property
+    def axis_name(self) -> str:
+        """What the user calls the axis that rows or vectors lie along, or those that are summed over."""
+        return "axes" if self.family == "sums" else "axis" if "axis" in self.common else "dim"

@@ -199,11 +199,7 @@ def linear_log_prob(
     return Projected(rows, hidden, head, bias, names=("hidden", "head", "token", "bias"))
 
 
-@loss(
-    "clustered",
-    differentiable=("input", "head_weight", "head_bias", "tail_weights"),
-    hessian=None,
-)
+@loss("clustered", differentiable=("input", "head_weight", "head_bias", "tail_weights"), hessian=None)
 def adaptive_log_softmax_with_loss(
     input: Array,
     target: Array,
