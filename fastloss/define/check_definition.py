@@ -89,14 +89,14 @@ def _is_leaf(function: Any) -> bool:
 
 
 class _WidenedError(Exception):
-    """A number of Python met one of the loss's type."""
+    """Arithmetic of a number of the loss's type with another one."""
 
     def __init__(self, number: Any) -> None:
         super().__init__(f"the number {number!r} turns float32 into float64; write T({number!r}) with T = type(x)")
 
 
 class _Narrow(float):
-    """A number of the type that a loss computes in, which stays alone with its kind."""
+    """A number of the type that a loss computes in; it refuses arithmetic with any other number."""
 
     def __neg__(self) -> _Narrow:
         return _Narrow(-float(self))

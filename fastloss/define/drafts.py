@@ -20,7 +20,7 @@ from fastloss.define.registry import check_options
 
 
 class Given(NamedTuple):
-    """The arguments of a loss by name: its operands, those alone that are given, and all."""
+    """The arguments of a loss by name: in `operands` the arrays that are given, in `arguments` all."""
 
     operands: Mapping[str, Any]
     arguments: Mapping[str, Any]

@@ -68,6 +68,8 @@ class Loss:
         The options of many losses that this one has too; its description does not see them.
     modules
         The loss classes of the function.
+    axis_name
+        What the user calls the axis that rows or vectors lie along, or those that are summed over.
     """
 
     name: str
@@ -85,8 +87,8 @@ class Loss:
     operands: frozenset[str] = frozenset()
     common: tuple[str, ...] = ()
     modules: list[type] = field(default_factory=list)
+    axis_name: str = field(init=False)
 
-    @property
-    def axis_name(self) -> str:
-        """What the user calls the axis that rows or vectors lie along, or those that are summed over."""
-        return "axes" if self.family == "sums" else "axis" if "axis" in self.common else "dim"
+    def __post_init__(self) -> None:
+        name = "axes" if self.family == "sums" else "axis" if "axis" in self.common else "dim"
+        object.__setattr__(self, "axis_name", name)

@@ -51,7 +51,7 @@ def multi_margin_entry_1(z, p, t, w, hit, coefs, params):
 
 @maths
 def multi_margin_row_2(top, logsum, sums, zy, wy, p_others, py, params):
-    """As for p = 1; the count of active hinges rides on the scale of the curvature."""
+    """w_y / C times the sum; the curvature at the target is 2 w_y / C times the number of active hinges."""
     T = type(zy)
     c = T(2) * wy * params[1]
     return wy * params[1] * sums[0], (zy, c, c * sums[1], c * sums[2])

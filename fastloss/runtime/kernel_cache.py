@@ -142,7 +142,7 @@ class _NoFolder:
         _note_unkept()
 
 
-# What makes the cache of a function, by what it is compiled for; of the files that know Numba's own classes.
+# The class of the caches of functions, for each target; the files that know Numba's own classes provide it.
 _makers: dict[str, Callable[[Callable[..., Any], bool], Any]] = {}
 
 
