@@ -261,6 +261,9 @@ WRONG = [
         r"tail_weights\[0\]\[1\] .*\(classes, 2\).*\(7, 3\)",
         {"tail_weights": [(PAIR[0], np.ones((7, 3)))] * 3},
     ),
+    (TypeError, "tail_weights must be a sequence of pairs of arrays, got None", {"tail_weights": None}),
+    (TypeError, r"tail_weights must be a sequence of pairs of arrays, got \[3\]", {"tail_weights": [3]}),
+    (TypeError, "cutoffs must be a sequence of integers, got None", {"cutoffs": None}),
     (TypeError, "input .*int64", {"input": np.ones((11, F), int)}),
     (TypeError, "head_weight .*int64", {"head_weight": np.ones((8, 8), int)}),
     (TypeError, r"tail_weights\[0\]\[1\] .*int64", {"tail_weights": [(PAIR[0], np.ones((7, 2), int))] * 3}),
@@ -454,6 +457,25 @@ def test_options_of_the_linear_layer():
     )
     with pytest.raises(ValueError, match="no second derivative"):
         fl.grad_and_hess(made)
+
+
+def test_class_weights_of_the_linear_layer_may_leave_out_padding():
+    weight = np.array([1.0, 2.0, 3.0])
+    made = linear_layer(weight=weight, valid_classes=3)
+    x, y = np.random.default_rng(5).normal(size=(7, 4)), np.arange(7) % 3
+    logits = x @ made.linear.weight.T + made.linear.bias
+    assert_close(made(x, y), fl.cross_entropy(logits, y, weight, valid_classes=3))
+
+
+def test_parameters_of_torch():
+    torch = pytest.importorskip("torch")
+    made = fl.LinearCrossEntropyLoss(4, 5, dtype=torch.float64)
+    made.linear.weight.requires_grad_()
+    before = made.linear.weight.detach().clone()
+    made.reset_parameters()
+    assert not torch.equal(before, made.linear.weight)
+    with pytest.raises(TypeError, match=r"dtype must be floating point, got torch\.int64"):
+        fl.LinearCrossEntropyLoss(4, 5, dtype=torch.int64)
 
 
 def test_a_device_needs_torch(monkeypatch):

@@ -405,6 +405,98 @@ def test_in_batch_contrasts_exchanged():
         fl.info_nce_loss(q[:3], k, symmetric=True)
 
 
+# -- functions of Python that maths is written with
+
+
+@maths
+def grown_inside(x, t):
+    def grown(y):
+        return exp(y)
+
+    e = grown(x)
+    return e * t, (e * t, e), e * t
+
+
+@maths
+def grown_by_a_module(x, t):
+    e = fastloss.custom.exp(x)
+    return t * e, (t * e, e), t * e
+
+
+@maths
+def grown_by_numpy(x, t):
+    e = np.exp(x)
+    return t * e, (t * e, e), t * e
+
+
+@pytest.mark.parametrize("point", [grown_inside, grown_by_a_module, grown_by_numpy])
+def test_maths_may_have_inner_functions_and_take_functions_of_modules(point):
+    @loss
+    def grown_loss(input, target, *, reduction="mean"):
+        return Elementwise(point)
+
+    np.testing.assert_allclose(grown_loss(X, T), np.mean(np.exp(X) * T), rtol=1e-14)
+
+
+@maths
+def inner_name_missing(x, t):
+    def grown(y):
+        return expo(y)  # noqa: F821
+
+    return grown(x), (x,), x
+
+
+@maths
+def inverse_gap(x, t, p):
+    T = type(x)
+    return (T(1) / (x - t),)
+
+
+@maths
+def sum_of_gaps(sums, p):
+    return sums[0], ()
+
+
+@maths
+def slope_of_gaps(x, t, coefs, p):
+    T = type(x)
+    d = T(1) / (x - t)
+    return (-d * d, d * d), T(2) * d * d * d
+
+
+@maths
+def over_others(row, p):
+    T = type(row.z)
+    return T(1) / (row.p_others - row.sums[0]), (row.z,)
+
+
+@maths
+def sum_of_entries(entry, row, p):
+    T = type(entry.z)
+    return entry.z, T(0), T(0)
+
+
+@maths
+def same_slope(entry, kept, p):
+    return (kept[0],), kept[0]
+
+
+def test_maths_may_divide_by_differences():
+    @loss
+    def gap_loss(input, target, *, reduction="mean"):
+        return Sums(SumMaths(inverse_gap, sum_of_gaps, slope_of_gaps), axes=-1)
+
+    np.testing.assert_allclose(gap_loss(X, X - T), np.mean(np.sum(1 / T, axis=-1)), rtol=1e-14)
+
+    @loss
+    def others_loss(input, target, *, reduction="mean"):
+        return Rowwise(RowMaths(over_others, same_slope, sum_of_entries, softmax=True))
+
+    assert np.isfinite(others_loss(X[0], np.array([1, 2, 0])))
+
+
+# -- mistakes
+
 # -- mistakes
 
 
@@ -533,6 +625,7 @@ def test_a_function_of_math_keeps_the_type():
         (widens_after_a_leaf, TypeError, r"widens_after_a_leaf, line \d+: the number 3.14"),
         (returns_a_number, TypeError, "the number 0.0 turns float32 into float64"),
         (undefined, NameError, "undefined uses 'missing', which is not defined"),
+        (inner_name_missing, NameError, "inner_name_missing uses 'expo', which is not defined"),
         (too_many_slopes, TypeError, "too_many_slopes returns 3 first derivatives of 2 arrays"),
         (no_tuple, TypeError, r"no_tuple must return \(value, first derivatives, second derivative\)"),
         (not_marked, TypeError, "not_marked must be marked @maths"),

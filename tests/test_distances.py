@@ -1,5 +1,6 @@
 """Triplets under a distance of one's choice; distances along any axis and of arrays that broadcast."""
 
+import dataclasses
 import pickle
 
 import numpy as np
@@ -118,6 +119,17 @@ def test_class_with_a_callable():
     loss = fl.TripletMarginWithDistanceLoss(distance_function=squared, distance_vjp=squared_vjp, swap=True)
     assert pickle.loads(pickle.dumps(loss)) == loss
     assert len(loss.grad(*TRIPLET)) == 3
+
+
+def test_a_callable_without_a_hash():
+    @dataclasses.dataclass
+    class Scaled:
+        factor: float
+
+        def __call__(self, a, b):
+            return self.factor * squared(a, b)
+
+    assert LOSS(*TRIPLET, distance_function=Scaled(1.0)) == LOSS(*TRIPLET, distance_function=squared)
 
 
 def test_torch_tensors_and_callables():

@@ -530,6 +530,11 @@ def test_rules_of_cross_entropy():
     np.testing.assert_allclose(fl.cross_entropy(np.zeros(3), np.array([1])), np.log(3))
 
 
+def test_the_power_of_a_hinge_may_be_an_array_without_axes():
+    x, y = np.array([[0.1, 0.2, 0.4]]), np.array([1])
+    assert fl.multi_margin_loss(x, y, p=np.array(2)) == fl.multi_margin_loss(x, y, p=2)
+
+
 def test_rules_of_multi_margin_loss():
     with pytest.raises(ValueError, match=r"\(2, 3, 4\)"):
         fl.multi_margin_loss(np.zeros((2, 3, 4)), np.zeros((2, 4), int))

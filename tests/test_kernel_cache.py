@@ -183,6 +183,12 @@ def test_a_user_without_a_home_has_the_folder_beside_the_package(monkeypatch):
     assert list(kernel_cache._candidates()) == [Path(fl.__file__).parent / "__pycache__"]
 
 
+def test_a_folder_stays_where_it_was_when_the_process_goes_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTLOSS_CACHE_DIR", "kernels")
+    monkeypatch.chdir(tmp_path)
+    assert list(kernel_cache._candidates()) == [tmp_path / "kernels"]
+
+
 def test_nothing_is_said_twice(monkeypatch):
     monkeypatch.setattr(kernel_cache, "_warned", False)
     monkeypatch.setattr(kernel_cache, "_unkept", None)
@@ -266,6 +272,35 @@ def test_arrays_that_a_loss_names_are_told_apart_by_dtype_and_shape():
     tables = np.zeros(2, "f4"), np.zeros(2, "i4"), np.zeros(1, "f8"), np.zeros((1, 2), "f4")
     named = [types.FunctionType(point.__code__, {"__name__": "own", "TABLE": table}) for table in tables]
     assert len({foreign_part(function) for function in named}) == len(tables)
+
+
+def test_what_inner_functions_name_tells_losses_apart():
+    def point(x):
+        def grown(y):
+            return y * NUMBER + settings.OFFSET  # noqa: F821
+
+        return grown(x)
+
+    def named(number, offset):
+        module = types.ModuleType("settings")
+        module.OFFSET = offset
+        return types.FunctionType(point.__code__, {"__name__": "own", "NUMBER": number, "settings": module})
+
+    parts = {foreign_part(named(*numbers)) for numbers in ((1.0, 2.0), (3.0, 2.0), (1.0, 3.0))}
+    assert len(parts) == 3
+
+
+def test_arrays_in_tuples_tell_losses_apart():
+    """Printed, a long array shows its first and last numbers alone."""
+
+    def point(x):
+        return x + TABLES[1][1000]  # noqa: F821
+
+    tables = [np.arange(2000.0), np.arange(2000.0)]
+    tables[1][1000] = 7.0
+    given = *[(1.0, table) for table in tables], (1.0, (1.0, tables[0])), (None, tables[0])
+    named = [types.FunctionType(point.__code__, {"__name__": "own", "TABLES": one}) for one in given]
+    assert len({foreign_part(function) for function in named}) == len(given)
 
 
 def test_an_attribute_that_a_loss_reads_is_no_global_of_its_name():

@@ -161,6 +161,13 @@ def test_arrays_as_options():
     np.testing.assert_array_equal(again.grad(x, y), fl.grad(fl.cross_entropy)(x, y, w))
 
 
+def test_tensors_of_two_devices_are_not_equal():
+    torch = pytest.importorskip("torch")
+    weight = torch.ones(3)
+    assert fl.NLLLoss(weight=weight) == fl.NLLLoss(weight=weight.clone())
+    assert fl.NLLLoss(weight=weight) != fl.NLLLoss(weight=torch.ones(3, device="meta"))
+
+
 def test_an_instance_with_a_list_has_a_hash():
     assert hash(fl.NLLLoss(weight=[1.0, 2.0])) == hash(fl.NLLLoss(weight=[1.0, 2.0]))
 

@@ -10,12 +10,14 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from cases import quickly
 
 import fastloss as fl
+from fastloss.runtime.forks import guard
 
 # Shapes above the size from which calls are shared between threads, one for each loop over a class axis.
 LARGE = {
@@ -280,6 +282,44 @@ def test_with_blocks_of_two_threads_that_overlap_leave_nothing_behind():
     for place, left in ((1, 5), (2, 3), (0, before[0])):
         blocks[place].__exit__(None, None, None)
         assert settings.num_threads == left
+
+
+def test_settings_may_be_used_for_several_blocks():
+    from fastloss.runtime.settings import settings
+
+    limit = fl.config(num_threads=1)
+    with limit, limit:
+        assert settings.num_threads == 1
+    assert settings.num_threads is None
+    with fl.config(num_threads=2):
+        with limit:
+            with limit:
+                pass
+            assert settings.num_threads == 1
+        assert settings.num_threads == 2
+    assert settings.num_threads is None
+
+
+def test_threads_that_fork_at_once_release_their_own_locks(monkeypatch):
+    """Another thread may be in the middle of a fork as soon as one lock is free."""
+    hooks = {}
+    monkeypatch.setattr(os, "register_at_fork", lambda **given: hooks.update(given), raising=False)
+    released = []
+
+    class Lock:
+        def acquire(self, timeout):
+            return True
+
+        def release(self):
+            released.append(self)
+            if len(released) == 1:
+                hooks["before"]()  # of the other thread
+
+    holders = SimpleNamespace(_lock=Lock()), SimpleNamespace(_lock=Lock())
+    guard(*holders)
+    hooks["before"]()
+    hooks["after_in_parent"]()
+    assert released == [holders[1]._lock, holders[0]._lock]
 
 
 @pytest.mark.parametrize("apart", quickly(True, then=[False]), ids=["two-files", "one-file"])

@@ -12,10 +12,7 @@ from fastloss.define.record import Loss
 class _Sum:
     """What losses that are called inside a description have in common: numbers times them, and their sums."""
 
-    @property
-    def terms(self) -> tuple[tuple[float, Any], ...]:
-        """The losses that are added up, each with its weight."""
-        return ((1.0, self),)
+    terms: tuple[tuple[float, Applied], ...]  # the losses that are added up, each with its weight
 
     def __add__(self, other: _Sum) -> WeightedSum:
         return WeightedSum(self.terms + other.terms) if isinstance(other, _Sum) else NotImplemented
@@ -41,7 +38,7 @@ class _Sum:
         return self + other * -1.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Applied(_Sum):
     """A loss called inside a description: on operands, or on what losses return of them."""
 
@@ -49,14 +46,14 @@ class Applied(_Sum):
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
 
+    @property
+    def terms(self) -> tuple[tuple[float, Applied], ...]:  # type: ignore[override]
+        """The loss itself, once."""
+        return ((1.0, self),)
 
+
+@dataclass(frozen=True, eq=False)
 class WeightedSum(_Sum):
     """A sum of losses, each times its weight."""
 
-    def __init__(self, terms: tuple[tuple[float, Applied], ...]) -> None:
-        self._terms = terms
-
-    @property
-    def terms(self) -> tuple[tuple[float, Applied], ...]:
-        """The losses that are added up, each with its weight."""
-        return self._terms
+    terms: tuple[tuple[float, Applied], ...]

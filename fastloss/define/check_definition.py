@@ -7,15 +7,17 @@ is float64 for a float32 x, which costs half the speed on a CPU and much more on
 from __future__ import annotations
 
 import builtins
-import dis
 import math
 import operator
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+
 from fastloss.define import named_arguments, scalars
 from fastloss.define.maths import is_marked
+from fastloss.runtime.global_names import global_names
 
 # A call of the maths of a description; it takes what makes a number.
 Calls = list[Callable[[Callable[[float], Any]], Any]]
@@ -58,11 +60,10 @@ def _check_names(name: str, function: Any, seen: set[Any]) -> None:
     seen.add(function)
     if not is_marked(function):
         raise TypeError(f"{name}: {function.__name__} must be marked @maths (fastloss.custom)")
-    for each in dis.get_instructions(function):
-        if each.opname == "LOAD_GLOBAL":
-            if each.argval not in function.__globals__ and not hasattr(builtins, each.argval):
-                raise NameError(f"{name}: {function.__name__} uses {each.argval!r}, which is not defined")
-            _check_value(name, function, each.argval, function.__globals__.get(each.argval), seen)
+    for used in global_names(function.__code__):
+        if used not in function.__globals__ and not hasattr(builtins, used):
+            raise NameError(f"{name}: {function.__name__} uses {used!r}, which is not defined")
+        _check_value(name, function, used, function.__globals__.get(used), seen)
     for free, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             value = cell.cell_contents
@@ -88,14 +89,14 @@ def _is_leaf(function: Any) -> bool:
 
 
 class _WidenedError(Exception):
-    """A number of Python met one of the loss's type."""
+    """Arithmetic of a number of the loss's type with another one."""
 
     def __init__(self, number: Any) -> None:
         super().__init__(f"the number {number!r} turns float32 into float64; write T({number!r}) with T = type(x)")
 
 
 class _Narrow(float):
-    """A number of the type that a loss computes in, which stays alone with its kind."""
+    """A number of the type that a loss computes in; it refuses arithmetic with any other number."""
 
     def __neg__(self) -> _Narrow:
         return _Narrow(-float(self))
@@ -156,17 +157,17 @@ def _with_twins(description: Any, twins: dict[Any, Any]) -> Any:
     if hasattr(description, "point"):
         return description._replace(point=_twin(description.point, twins))
     maths = getattr(description, "maths", None)
-    return (
-        description if maths is None else description._replace(maths=type(maths)(*[_twin(one, twins) for one in maths]))
-    )
+    if maths is None:
+        return description
+    return description._replace(maths=type(maths)(*[_twin(one, twins) for one in maths]))
 
 
 def _twin(value: Any, twins: dict[Any, Any]) -> Any:
     """Return a function whose leaves, and those of all that it calls, take and return narrow numbers."""
-    if value is math:
-        return _MATH
+    if isinstance(value, types.ModuleType):
+        return _TwinModule(value, twins)
     value = getattr(value, "py_func", value)  # of a function that Numba has compiled
-    if isinstance(value, types.BuiltinFunctionType) and value.__module__ == "math":
+    if isinstance(value, np.ufunc) or (isinstance(value, types.BuiltinFunctionType) and value.__module__ == "math"):
         return _narrowed(value)
     if not isinstance(value, types.FunctionType):
         return value
@@ -174,13 +175,24 @@ def _twin(value: Any, twins: dict[Any, Any]) -> Any:
         return twins[value]
     if _is_leaf(value):
         return _narrowed(value)
-    code, names = value.__code__, dict(value.__globals__)
+    names = dict(value.__globals__)
     cells = tuple([types.CellType(_twin(cell.cell_contents, twins)) for cell in value.__closure__ or ()])
-    twin = twins[value] = types.FunctionType(code, names, value.__name__, value.__defaults__, cells or None)
-    for each in code.co_names:
+    twin = types.FunctionType(value.__code__, names, value.__name__, value.__defaults__, cells or None)
+    twins[value] = twin
+    for each in global_names(value.__code__):
         if each in names:
             names[each] = _twin(names[each], twins)
     return twin
+
+
+class _TwinModule:
+    """A module whose functions are twins."""
+
+    def __init__(self, module: types.ModuleType, twins: dict[Any, Any]) -> None:
+        self._module, self._twins = module, twins
+
+    def __getattr__(self, name: str) -> Any:
+        return _twin(getattr(self._module, name), self._twins)
 
 
 def _narrowed(leaf: Callable[..., Any]) -> Callable[..., Any]:
@@ -191,9 +203,3 @@ def _narrowed(leaf: Callable[..., Any]) -> Callable[..., Any]:
             return _Narrow(math.nan)
 
     return function
-
-
-_MATH = types.ModuleType("math")
-vars(_MATH).update(
-    {name: _narrowed(value) if callable(value) else value for name, value in vars(math).items() if name[0] != "_"}
-)

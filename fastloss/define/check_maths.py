@@ -54,12 +54,12 @@ def _check_point(record: Loss, description: Elementwise) -> None:
 
 def _check_row(record: Loss, description: Rowwise) -> None:
     maths, params = description.maths, (*description.params, NUMBER)
-    zero_to_one = (NUMBER,) * 4  # z, p, t, w
+    numbers = (NUMBER,) * 4  # z, p, t, w of an entry; zy, wy, p_others, py of a row
     if maths.terms is not None:
-        found = _called(maths.terms, *zero_to_one, True, NUMBER, NUMBER, params)
+        found = _called(maths.terms, *numbers, True, NUMBER, NUMBER, params)
         if found is not UNKNOWN and not _has(found, 3):
             raise TypeError(f"{record.name}: {name_of(maths.terms)} must return three sums, got {found!r}")
-    found = _called(maths.finish, NUMBER, NUMBER, (NUMBER,) * 3, *(NUMBER,) * 4, params)
+    found = _called(maths.finish, NUMBER, NUMBER, (NUMBER,) * 3, *numbers, params)
     if found is UNKNOWN:
         return
     _check_finish(record, maths.finish, found)
@@ -67,7 +67,7 @@ def _check_row(record: Loss, description: Rowwise) -> None:
         raise TypeError(
             f"{record.name}: {name_of(maths.finish)} may keep {MOST_COEFS} numbers of a row, not {len(found[1])}"
         )
-    _check_entry(record, maths.entry, _called(maths.entry, *zero_to_one, True, found[1], params))
+    _check_entry(record, maths.entry, _called(maths.entry, *numbers, True, found[1], params))
 
 
 def _check_pair(record: Loss, description: Pairwise) -> None:

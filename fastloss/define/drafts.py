@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 from fastloss.define import descriptions as full
 from fastloss.define.descriptions import Array, MathFunction, RowIndex
-from fastloss.define.named_arguments import RowMaths, SumMaths, numbers_of, pair_maths, row_maths
+from fastloss.define.named_arguments import SAMPLE, RowMaths, SumMaths, numbers_of, pair_maths, row_maths
 from fastloss.define.registry import check_options
 
 
 class Given(NamedTuple):
-    """The arguments of a loss by name: its operands, those alone that are given, and all."""
+    """The arguments of a loss by name: in `operands` the arrays that are given, in `arguments` all."""
 
     operands: Mapping[str, Any]
     arguments: Mapping[str, Any]
@@ -168,7 +168,7 @@ class Sums(_OfFunctions):
         names = tuple(given.operands)
         if not 1 <= len(names) <= 3:
             raise TypeError(f"a loss of sums has one to three arrays, got {', '.join(names) or 'none'}")
-        terms = self.functions.terms(*[0.5] * len(names), numbers_of(tuple(self.params))(*self.numbers))
+        terms = self.functions.terms(*SAMPLE[: len(names)], numbers_of(tuple(self.params))(*self.numbers))
         if not (isinstance(terms, tuple) and 1 <= len(terms) <= 3):
             raise TypeError(f"{self.functions.terms.__name__} must return a tuple of one to three terms, got {terms!r}")
         pair = pair_maths(self.functions, len(names), len(terms), tuple(self.params))

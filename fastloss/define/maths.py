@@ -6,11 +6,12 @@ Nothing here imports numba: a backend registers the marked functions, past and f
 from __future__ import annotations
 
 import contextlib
-import dis
 import inspect
 import types
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
+
+from fastloss.runtime.global_names import global_names
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -63,7 +64,7 @@ def marked_in(one: Any, seen: set[int]) -> Iterator[Callable[..., Any]]:
     if isinstance(one, types.FunctionType) and not (one.__module__ or "").startswith("fastloss."):
         if is_marked(one):
             yield one
-        needed = [one.__globals__[name] for name in _names_in(one.__code__) if name in one.__globals__]
+        needed = [one.__globals__[name] for name in global_names(one.__code__) if name in one.__globals__]
         needed += [*(one.__defaults__ or ()), *(one.__kwdefaults__ or {}).values()]
         for cell in one.__closure__ or ():
             with contextlib.suppress(ValueError):  # nothing is in it yet
@@ -74,12 +75,6 @@ def marked_in(one: Any, seen: set[int]) -> Iterator[Callable[..., Any]]:
         needed = list(one.values())
     for each in needed:
         yield from marked_in(each, seen)
-
-
-def _names_in(code: types.CodeType) -> set[str]:
-    """Return the globals that a function reads, and those that functions inside of it read."""
-    inner = [_names_in(one) for one in code.co_consts if isinstance(one, types.CodeType)]
-    return {each.argval for each in dis.get_instructions(code) if each.opname == "LOAD_GLOBAL"}.union(*inner)
 
 
 def hard_targets(point: Callable[..., Any]) -> Callable[[F], F]:

@@ -66,6 +66,8 @@ class Loss:
         in their place, which have shapes and dtypes but no numbers.
     common
         The options of many losses that this one has too; its description does not see them.
+    modules
+        The loss classes of the function.
     axis_name
         What the user calls the axis that rows or vectors lie along, or those that are summed over.
     """
@@ -84,7 +86,7 @@ class Loss:
     positional: tuple[str, ...] = ()
     operands: frozenset[str] = frozenset()
     common: tuple[str, ...] = ()
-    modules: list[type] = field(default_factory=list, compare=False)
+    modules: list[type] = field(default_factory=list)
     axis_name: str = field(init=False)
 
     def __post_init__(self) -> None:

@@ -42,7 +42,10 @@ def log_sum(x):
 
 
 def log_unit(x, whole):
-    """Return log x if `whole`, else log(1 - x), for x in [0, 1]; of 0 less than -100, of what lies outside anything."""
+    """Return log x if `whole`, else log(1 - x), for x in [0, 1].
+
+    The logarithm of 0 is some number below -100, that of an x outside any number.
+    """
     y = x if whole else -x
     return (math.log(x) if whole else math.log1p(y)) if y + (not whole) > 0 else -math.inf
 

@@ -83,13 +83,7 @@ def cosine_again(sums, params):
 COSINE = PairMaths(cosine_terms, cosine_row, cosine_entry, again=cosine_again)
 
 
-@loss(
-    "pairwise",
-    wrt=("input1", "input2"),
-    options={"margin": FINITE},
-    domains={"target": "sign"},
-    legacy=True,
-)
+@loss("pairwise", wrt=("input1", "input2"), options={"margin": FINITE}, domains={"target": "sign"}, legacy=True)
 def cosine_embedding_loss(
     input1: Array, input2: Array, target: Array, *, margin: float = 0.0, reduction: str = "mean"
 ) -> Array:
@@ -186,11 +180,7 @@ COSINE_DISTANCE = PairMaths(cosine_terms, cosine_distance_row, cosine_entry, aga
 SIMILARITY_EPSILON = 1e-8
 
 
-@loss(
-    "pairwise",
-    wrt=("x1", "x2"),
-    options={"dim": AXIS, "eps": NON_NEGATIVE},
-)
+@loss("pairwise", wrt=("x1", "x2"), options={"dim": AXIS, "eps": NON_NEGATIVE})
 def cosine_similarity(x1: Array, x2: Array, *, dim: int = 1, eps: float = SIMILARITY_EPSILON) -> Array:
     r"""Cosine of the angle between pairs of vectors.
 

@@ -49,11 +49,7 @@ def sigmoid_focal(raised: MathFunction) -> MathFunction:
     return maths(named(point, f"sigmoid_focal_{raised.__name__}"))
 
 
-@loss(
-    "elementwise",
-    options={"gamma": FINITE_NON_NEGATIVE, "alpha": BELOW_ONE},
-    domains={"target": "probability"},
-)
+@loss("elementwise", options={"gamma": FINITE_NON_NEGATIVE, "alpha": BELOW_ONE}, domains={"target": "probability"})
 def sigmoid_focal_loss(
     input: Array, target: Array, *, alpha: float = 0.25, gamma: float = 2.0, reduction: str = "mean"
 ) -> Array:

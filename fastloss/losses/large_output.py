@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastloss.api.loss import loss
+from fastloss.call.adaptive_weights import checked_cutoffs
 from fastloss.define.descriptions import Array, Clustered, Projected, Rowwise
 from fastloss.define.linear_options import dtype_name, options_of
 from fastloss.define.options import FINITE, INTEGER_OR_NONE, POSITIVE_OR_NONE, RETURNED, SCORED, UNIT_INTERVAL
@@ -198,11 +199,7 @@ def linear_log_prob(
     return Projected(rows, hidden, head, bias, names=("hidden", "head", "token", "bias"))
 
 
-@loss(
-    "clustered",
-    differentiable=("input", "head_weight", "head_bias", "tail_weights"),
-    hessian=None,
-)
+@loss("clustered", differentiable=("input", "head_weight", "head_bias", "tail_weights"), hessian=None)
 def adaptive_log_softmax_with_loss(
     input: Array,
     target: Array,
@@ -273,5 +270,8 @@ def adaptive_log_softmax_with_loss(
     >>> print(output.round(4), loss.round(4))
     [-1.3863] 1.3863
     """
-    tails = tuple([tuple(pair) for pair in tail_weights])
-    return Clustered(CROSS_ENTROPY, input, target, head_weight, head_bias, tails, tuple(cutoffs))
+    try:
+        tails = tuple([tuple(pair) for pair in tail_weights])
+    except TypeError:
+        raise TypeError(f"tail_weights must be a sequence of pairs of arrays, got {tail_weights!r}") from None
+    return Clustered(CROSS_ENTROPY, input, target, head_weight, head_bias, tails, checked_cutoffs(cutoffs))

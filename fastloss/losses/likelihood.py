@@ -169,10 +169,7 @@ def poisson_nll_loss(
     1.0
     """
     return Elementwise(
-        _POISSON[bool(log_input), bool(full)],
-        (input, target),
-        params=(float(eps),),
-        reduction=reduction,
+        _POISSON[bool(log_input), bool(full)], (input, target), params=(float(eps),), reduction=reduction
     )
 
 

@@ -10,9 +10,7 @@ from fastloss.define.maths import maths
 from fastloss.define.options import FINITE, ONE_OR_TWO
 from fastloss.define.scalars import exp_nonpositive, log1p_unit
 
-# Notation of RowMaths: z an entry less the row's maximum, p its softmax, t the second operand's entry, w the class
-# weight, hit whether this is the target, zy and wy the target's z and w, logsum = log Σ exp z, p_others 1
-# less the softmax of the largest entry and py that of the target.
+# The notation of the functions of rows is explained at ``descriptions.RowMaths``.
 
 
 @maths
@@ -53,7 +51,7 @@ def multi_margin_entry_1(z, p, t, w, hit, coefs, params):
 
 @maths
 def multi_margin_row_2(top, logsum, sums, zy, wy, p_others, py, params):
-    """As for p = 1; the count of active hinges rides on the scale of the curvature."""
+    """w_y / C times the sum; the curvature at the target is 2 w_y / C times the number of active hinges."""
     T = type(zy)
     c = T(2) * wy * params[1]
     return wy * params[1] * sums[0], (zy, c, c * sums[1], c * sums[2])
@@ -186,7 +184,7 @@ def multi_margin_loss(
     0.325
     """
     return Rowwise(
-        MULTI_MARGIN[p],
+        MULTI_MARGIN[int(p)],
         input,
         target,
         weight=weight,

@@ -12,12 +12,10 @@ from fastloss.define.maths import maths, named
 from fastloss.define.options import INTEGER, SCORED, UNIT_INTERVAL
 from fastloss.define.scalars import complement
 
-# Notation of RowMaths: z an entry less the row's maximum, p its softmax, t the second operand's entry, w the class
-# weight, hit whether this is the target, zy and wy the target's z and w, logsum = log Σ exp z, p_others 1
-# less the softmax of the largest entry and py that of the target. A difference from p takes the digits of p_others
-# where p is near 1, and those of p elsewhere: the largest of many entries may have a small softmax. A value chooses
-# between factors, not between a product and 0: vectors would round such a product before they add to it, and the rest
-# of a loop would not.
+# The notation of the functions of rows is explained at ``descriptions.RowMaths``. A difference from p takes the digits
+# of p_others where p is near 1, and those of p elsewhere: the largest of many entries may have a small softmax. A value
+# chooses between factors, not between a product and 0: vectors would round such a product before they add to it, and
+# the rest of a loop would not.
 
 
 @maths

@@ -255,11 +255,7 @@ def distance(norm: Norm) -> PairMaths:
     return PairMaths(terms, row, entry, peaks if norm.peak else None, again if norm.rescaled else None)
 
 
-@loss(
-    "pairwise",
-    wrt=("x1", "x2"),
-    options={"p": NUMBER, "eps": FINITE, "keepdim": FLAG},
-)
+@loss("pairwise", wrt=("x1", "x2"), options={"p": NUMBER, "eps": FINITE, "keepdim": FLAG})
 def pairwise_distance(x1: Array, x2: Array, *, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Array:
     r"""Distance of pairs of vectors.
 

@@ -10,9 +10,7 @@ from fastloss.define.maths import maths
 from fastloss.define.options import FLAG
 from fastloss.define.scalars import complement
 
-# Notation of RowMaths: z an entry less the row's maximum, p its softmax, t the second operand's entry, w the class
-# weight, hit whether this is the target, zy and wy the target's z and w, logsum = log Σ exp z, p_others 1
-# less the softmax of the largest entry and py that of the target.
+# The notation of the functions of rows is explained at ``descriptions.RowMaths``.
 
 
 @maths

@@ -238,12 +238,13 @@ def triplet_margin_with_distance_loss(
     2.0
     """
     arrays, names = (anchor, positive, negative), ("anchor", "positive", "negative")
-    if distance_function is None or distance_function in NAMED_DISTANCES:
-        order, eps = NAMED_DISTANCES[distance_function or "euclidean"]
-        norm = SQUARED if distance_function == "squared_euclidean" else norm_of(order)
+    name = "euclidean" if distance_function is None else distance_function
+    if isinstance(name, str) and name != "cosine":
+        order, eps = NAMED_DISTANCES[name]
+        norm = SQUARED if name == "squared_euclidean" else norm_of(order)
         return Pairwise(triplet(norm, bool(swap)), arrays, names, None, (float(margin), order, eps), reduction)
     pairs = ((0, 1), (0, 2), (1, 2)) if swap else ((0, 1), (0, 2))
-    described = _cosine_distance if distance_function == "cosine" else None
+    described = _cosine_distance if name == "cosine" else None
     distances = tuple([Distance(pair, described, distance_function, distance_vjp) for pair in pairs])
     point = hinge_of_nearest if swap else hinge_of_distances
     return OfDistances(point, distances, arrays, names, (float(margin),), reduction)

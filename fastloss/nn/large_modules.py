@@ -103,7 +103,7 @@ class LinearCrossEntropyLoss(Layer):
         checked = {"reduction": reduction, "ignore_index": ignore_index, "label_smoothing": label_smoothing}
         known = record_of(linear_cross_entropy)
         check_options(known, {name: value for name, value in (checked | self.scores).items() if name in known.options})
-        if weight is not None and tuple(np.shape(weight)) != (num_classes,):
+        if weight is not None and tuple(np.shape(weight)) not in ((num_classes,), (valid_classes,)):
             raise ValueError(f"weight must have shape ({num_classes},), got shape {tuple(np.shape(weight))}")
         self.num_classes, self.out_features = num_classes, out_features
         self.reduction, self.ignore_index, self.label_smoothing = reduction, ignore_index, label_smoothing
@@ -124,6 +124,12 @@ class LinearCrossEntropyLoss(Layer):
             "num_classes": self.num_classes,
             "out_features": self.out_features,
             "bias": self.linear.bias is not None,
+            **self._shared(),
+        }
+
+    def _shared(self) -> dict[str, Any]:
+        """Return the arguments that constructor and function have in common."""
+        return {
             "reduction": self.reduction,
             "weight": self.weight,
             "ignore_index": self.ignore_index,
@@ -139,12 +145,7 @@ class LinearCrossEntropyLoss(Layer):
             "linear_weight": self.linear.weight.reshape((*shape, self.linear.in_features)),
             "target": target,
             "linear_bias": None if bias is None else bias.reshape(shape),
-            "weight": self.weight,
-            "reduction": self.reduction,
-            "ignore_index": self.ignore_index,
-            "label_smoothing": self.label_smoothing,
-            "options": self.options,
-            **self.scores,
+            **self._shared(),
         }
 
     def _transformed(self, kind: str, wrt: Any, input: Array, target: Array, extra: dict[str, Any]) -> Any:
@@ -160,16 +161,12 @@ class LinearCrossEntropyLoss(Layer):
             shaped = tuple([self._split(a, own[n]) if n in own else a for a, n in zip(arrays, names, strict=True)])
             extra = {**extra, "grad_out": shaped[0] if mode.single else shaped}
         result = super()._transformed(kind, wrt, input, target, extra)
-        gradients = result[1] if mode.value else result
-        gradients = (gradients,) if mode.single else gradients
-        back = (
-            given
-            if given is not None
-            else tuple([g.reshape(own[n]) if n in own else g for g, n in zip(gradients, names, strict=True)])
-        )
-        if given is None and mode.single:
-            (back,) = back
-        return (result[0], back) if mode.value else back
+        found = result[1] if mode.value else result
+        if given is None:
+            arrays = (found,) if mode.single else found
+            shaped = tuple([a.reshape(own[n]) if n in own else a for a, n in zip(arrays, names, strict=True)])
+            given = shaped[0] if mode.single else shaped
+        return (result[0], given) if mode.value else given
 
     def _split(self, array: Any, shape: tuple[int, ...]) -> Any:
         """Return an array for a parameter's gradient, which must have `shape`, as the function knows it: a view."""

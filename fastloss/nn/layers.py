@@ -52,9 +52,12 @@ def _empty(shape: tuple[int, ...], device: Any, dtype: Any) -> Any:
         torch = sys.modules.get("torch")
         if torch is None:
             raise TypeError(f"device {device!r} is torch's, which is not imported")
-        return torch.empty(shape, device=device, dtype=dtype)
-    array = np.empty(shape, np.float32 if dtype is None else dtype)
-    if NUMPY.view(array, "dtype").dtype not in FLOATS:
+        array = torch.empty(shape, device=device, dtype=dtype)
+        known = array.is_floating_point()
+    else:
+        array = np.empty(shape, np.float32 if dtype is None else dtype)
+        known = NUMPY.view(array, "dtype").dtype in FLOATS
+    if not known:
         raise TypeError(f"dtype must be floating point, got {array.dtype}")
     return array
 
@@ -62,7 +65,7 @@ def _empty(shape: tuple[int, ...], device: Any, dtype: Any) -> Any:
 def _write(array: Any, numbers: Any) -> None:
     """Write NumPy numbers to an array of any library."""
     if _is_torch(array):
-        array.copy_(sys.modules["torch"].from_numpy(numbers))
+        array.detach().copy_(sys.modules["torch"].from_numpy(numbers))
     else:
         array[...] = numbers
 

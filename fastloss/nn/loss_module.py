@@ -128,7 +128,7 @@ def equal(a: Any, b: Any) -> bool:
         return bool(a == b)
     if a is b:
         return True
-    if type(a) is not type(b) or a.shape != b.shape or a.dtype != b.dtype:
+    if type(a) is not type(b) or any(getattr(a, k, None) != getattr(b, k, None) for k in ("shape", "dtype", "device")):
         return False
     return bool((a == b).all())
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dis
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import repeat
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -16,6 +15,7 @@ import numpy as np
 from numba.extending import register_jitable
 
 from fastloss.runtime.compile_errors import in_one_line
+from fastloss.runtime.global_names import codes_in, global_names
 from fastloss.runtime.interrupts import run_interruptible, run_to_the_end
 from fastloss.runtime.kernel_cache import keep_code_alone, keep_on_disk, warn_of_memory
 from fastloss.runtime.threads import QUEUE_HEAD, run_shared
@@ -142,13 +142,12 @@ def _collect(function: Callable[..., Any], parts: list[bytes], seen: set[Any]) -
         file = None if function.__module__ == "__main__" else function.__code__.co_filename
         parts += (_contents(file), _instructions(function.__code__))
         needed += [*(function.__defaults__ or ()), *_named(function)]
-    for one in needed:
-        one = getattr(one, "py_func", one)  # of a function that is compiled already
+    for one in _unpacked(needed):
         if isinstance(one, ModuleType):
             parts.append(_contents(getattr(one, "__file__", None)))
         elif isinstance(one, np.ndarray):
             parts += () if ours else (repr((one.dtype, one.shape)).encode(), one.tobytes())
-        elif isinstance(one, int | float | str | tuple | np.generic):
+        elif isinstance(one, int | float | str | np.generic | None):
             parts += () if ours else (repr(one).encode(),)
         elif isinstance(one, type):
             parts += () if ours else (repr((one, getattr(one, "_fields", ()))).encode(),)  # those of a named tuple
@@ -157,11 +156,22 @@ def _collect(function: Callable[..., Any], parts: list[bytes], seen: set[Any]) -
             _collect(one, parts, seen)
 
 
+def _unpacked(values: Iterable[Any]) -> Iterator[Any]:
+    """Yield values, and in place of a tuple its type, its length and its parts: printed, a long array has no middle."""
+    for one in values:
+        if isinstance(one, tuple):
+            yield from (type(one), len(one))
+            yield from _unpacked(one)
+        else:
+            yield getattr(one, "py_func", one)  # of a function that is compiled already
+
+
 def _named(function: Callable[..., Any]) -> list[Any]:
     """Return what a function names: globals, and what it takes of modules. An attribute is no global of its name."""
-    read = dict.fromkeys([each.argval for each in dis.get_instructions(function) if each.opname == "LOAD_GLOBAL"])
-    found = [function.__globals__[name] for name in read if name in function.__globals__]
-    modules, names = [one for one in found if isinstance(one, ModuleType)], function.__code__.co_names
+    code, known = function.__code__, function.__globals__
+    found = [known[name] for name in global_names(code) if name in known]
+    modules = [one for one in found if isinstance(one, ModuleType)]
+    names = [name for one in codes_in(code) for name in one.co_names]
     return [*found, *[getattr(module, name) for module in modules for name in names if hasattr(module, name)]]
 
 

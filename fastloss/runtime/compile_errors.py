@@ -14,9 +14,8 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _STEP = "Failed in nopython mode pipeline"
 _REFUSAL = re.compile(r"^\w+Error: (.+)$", re.MULTILINE)
 _CALLED = re.compile(r"No implementation of function Function\(<function (\S+) at ")
-_PLACE = re.compile(
-    r'File "((?!.*-packages/numba/).+)", line (\d+)'
-)  # of the maths, where the error is in a part of Numba's
+# A line of the maths, and none of Numba's own.
+_PLACE = re.compile(r'File "((?!.*-packages/numba/).+)", line (\d+)')
 
 # What Numba says where references are not counted, see cpu/simd/scratch.py.
 _ARRAY_MADE = "Only accept returning of array passed into the function"

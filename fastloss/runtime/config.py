@@ -50,7 +50,8 @@ class config:  # noqa: N801 (it reads as a function, and is one that can be undo
     Notes
     -----
     The settings belong to the process, not to the thread: a ``with`` block in one thread is seen by all. Of blocks of
-    several threads that overlap, the one that began last counts; when all have ended, what was before them does.
+    several threads that overlap, the one that began last counts; when all have ended, what was before them does. An
+    instance may be used for several blocks.
 
     Examples
     --------
@@ -66,21 +67,27 @@ class config:  # noqa: N801 (it reads as a function, and is one that can be undo
         check_indices: bool | None = None,
         recycled_bytes: int | None = None,
     ) -> None:
-        new: dict[str, Any] = {}
+        self._new: dict[str, Any] = {}
         if num_threads is not None:
-            new["num_threads"] = _whole("num_threads", num_threads, 1)
+            self._new["num_threads"] = _whole("num_threads", num_threads, 1)
         if check_indices is not None:
             if not isinstance(check_indices, bool):
                 raise TypeError(f"check_indices must be True or False, got {check_indices!r}")
-            new["check_indices"] = check_indices
+            self._new["check_indices"] = check_indices
         if recycled_bytes is not None:
-            new["recycled_bytes"] = _whole("recycled_bytes", recycled_bytes, 0)
+            self._new["recycled_bytes"] = _whole("recycled_bytes", recycled_bytes, 0)
         with _lock:
-            self._place = next(_counter)
-            self._before = _put_in_force(new)
+            self._begin()
+
+    def _begin(self) -> None:
+        self._place = next(_counter)
+        self._before = _put_in_force(self._new)
+        self._in_force = True
 
     def __enter__(self) -> config:
         with _lock:
+            if not self._in_force:  # its blocks have ended
+                self._begin()
             _open.append(self)
             _open.sort(key=lambda block: block._place)
         return self
@@ -90,8 +97,11 @@ class config:  # noqa: N801 (it reads as a function, and is one that can be undo
     ) -> None:
         with _lock:
             _open.remove(self)
+            if self in _open:  # another of its blocks has not ended
+                return
+            self._in_force = False
             for name, value in self._before.items():
-                later = next((each for each in _open if each._place > self._place and name in each._before), None)
+                later = next((each for each in _open if each._place > self._place and name in each._new), None)
                 if later is None:
                     _put_in_force({name: value})
                 else:  # it began within this block, and outlives it

@@ -21,8 +21,9 @@ def guard(*holders: Any) -> None:
         held[:] = [holder._lock for holder in holders if holder._lock.acquire(timeout=PATIENCE)]
 
     def free_in_parent() -> None:
-        while held:
-            held.pop().release()
+        locks, held[:] = held[:], []  # before another thread that forks can have the first
+        for lock in reversed(locks):
+            lock.release()
 
     def free_in_child() -> None:
         held.clear()

@@ -15,7 +15,7 @@ from fastloss.runtime.scheduling import environment, set_environment
 from fastloss.runtime.settings import thread_count
 from fastloss.runtime.threads import QUEUE_HEAD, Task, run_shared, take_back, whatever_is_pressed
 
-# What the counters of a work queue are set to where there is to be no more.
+# The value of a work queue's counters by which threads find no chunk left.
 EMPTIED = 1 << 40
 
 

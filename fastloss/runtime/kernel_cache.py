@@ -43,7 +43,7 @@ def _candidates() -> Iterator[Path]:
     """Yield the folder that the environment names, or those beside the package and in the user's home."""
     for name in ("FASTLOSS_CACHE_DIR", "NUMBA_CACHE_DIR"):
         if named := os.environ.get(name):
-            yield Path(named)
+            yield Path(named).absolute()  # the process may change its working directory
             return
     yield Path(__file__).parent.parent / "__pycache__"
     with contextlib.suppress(RuntimeError):  # a user without a home
@@ -142,7 +142,7 @@ class _NoFolder:
         _note_unkept()
 
 
-# What makes the cache of a function, by what it is compiled for; of the files that know Numba's own classes.
+# The class of the caches of functions, for each target; the files that know Numba's own classes provide it.
 _makers: dict[str, Callable[[Callable[..., Any], bool], Any]] = {}
 
 

@@ -52,7 +52,7 @@ class _Pool:
     def __init__(self) -> None:
         self.tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self.threads: list[threading.Thread] = []
-        self.size = 0  # of which there are so many
+        self.size = 0  # how many threads there are: len(self.threads), looked at by every call
         self.lock = threading.Lock()
         self.placement = Placement()
 
