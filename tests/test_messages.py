@@ -89,6 +89,8 @@ def test_a_name_that_is_no_argument_is_told_from_one_that_is_not_given():
         fl.grad(fl.mse_loss, wrt="weight")(X, X)
     with pytest.raises(ValueError, match=r"with respect to 'target': it holds class indices$"):
         fl.grad(fl.cross_entropy, wrt="target")(np.ones((2, 3)), np.zeros(2, int))
+    with pytest.raises(ValueError, match=r"with respect to 'weight': it has to be given, beside class probabilities$"):
+        fl.grad(fl.cross_entropy, wrt="weight")(np.ones((2, 3)), np.zeros(2, int), weight=np.ones(3))
 
 
 @pytest.mark.parametrize(

@@ -336,5 +336,8 @@ def _slot(planning: Planning, arguments: tuple[Argument | None, ...], name: str)
         if argument is not None and argument.operand.name == name:
             check_float(argument.view, name)
             return slot
-    why = "it holds class indices" if planning.record.domains.get(name) == "class" else "it is not given"
+    domains = planning.record.domains
+    why = "it holds class indices" if domains.get(name) == "class" else "it is not given"
+    if name == "weight" and domains.get("target") == "class":
+        why = "it has to be given, beside class probabilities"
     raise ValueError(f"no gradient of {planning.record.name} with respect to {name!r}: {why}")

@@ -204,7 +204,7 @@ def kind_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Hashable, li
         kind = type(value)
         if kind in PLAIN:
             tensors.append(value)
-            key += (kind, _facts(value))
+            key.append(_facts(value))
         elif kind in NUMBERS:
             key += (kind, value)
         else:
