@@ -1,8 +1,8 @@
 """Every CUDA kernel runs in Numba's simulator and agrees with the CPU.
 
 The simulator is a setting of the process. Without it this file holds tests that run the others in processes that have
-it: a tiny case of each family at once, all else with `slow`. Blocks have 8 threads there, a row 1, 4, 8 or 16: shapes
-as small as these cross all boundaries, those of a block's shared memory too.
+it: a tiny case of each family at once, all else with `slow`. Blocks have 8 threads there, warps 2, a row in registers
+1, 2, 4, 8 or 16: shapes as small as these cross all boundaries.
 """
 
 import functools
@@ -100,7 +100,9 @@ def test_each_family(name):
 
 
 @quick_in_simulator
-@pytest.mark.parametrize("shape", [(2, 3, 2), (1, 18), (1, 64)], ids=["strided", "long", "pieces"])
+@pytest.mark.parametrize(
+    "shape", [(2, 3, 2), (3, 12), (1, 18), (1, 80)], ids=["strided", "two warps", "a block", "in memory"]
+)
 def test_each_way_of_rows(shape):
     given = cuda_tools.sample(LOSSES["cross_entropy"], "float64", shape)
     compare(fl.value_and_grad(fl.cross_entropy), given, "float64")
