@@ -605,6 +605,21 @@ def test_torch_tensors(torch_in_simulator):
 
 
 @in_simulator
+def test_tensors_whose_memory_does_not_hold_their_numbers(torch_in_simulator):
+    """Views that torch negates when it reads them, as ``z.conj().imag`` is; sparse ones have no memory to read."""
+    torch = torch_in_simulator
+    x, t = torch.randn(9, 7), torch.randn(9, 7)
+    negated, loss, expected = torch._neg_view(x), fl.grad(fl.mse_loss), 2 * (-x - t) / 63
+    for _ in range(4):
+        loss(x, t)
+        torch.testing.assert_close(loss(negated, t), expected)
+        with pytest.raises(ValueError, match="grad_out is a negated view"):
+            loss(x, t, grad_out=negated)
+        with pytest.raises(TypeError, match=r"input: .* layout torch.sparse_coo .* call \.to_dense\(\) first"):
+            loss(x.to_sparse(), t)
+
+
+@in_simulator
 def test_repeated_calls_find_values_that_are_none(torch_in_simulator):
     """From the third call on the value alone tells whether to look at the arrays."""
     torch = torch_in_simulator
