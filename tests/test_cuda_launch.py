@@ -253,6 +253,20 @@ STEPS = """
 """
 
 
+def test_a_repeated_call_reads_a_value_that_may_be_none(run):
+    """Of Numba's arrays, too, which are no numbers to Python; one wait for each call."""
+    code = """
+        x, loss = array((5, 7)), fl.value_and_grad(fl.binary_cross_entropy)
+        loss(x, x), loss(x, x)
+        for _ in range(3):
+            value, gradient = loss(x, x)
+            print(value.shape == ())
+    """
+    found, lines = run(code)
+    assert found == ["True"] * 3
+    assert [line for line in lines if line.startswith(("launch", "copy", "wait"))][-2:] == ["copy 4 stream 0", "wait 0"]
+
+
 def test_a_repeated_call_takes_few_steps(run):
     """Kernels, grids and the types of arguments are settled; what is left is addresses, results and launches."""
     tests = os.path.dirname(os.path.abspath(__file__))
