@@ -9,6 +9,7 @@ import functools
 import os
 import subprocess
 import sys
+import weakref
 import zlib
 
 import cuda_tools
@@ -634,6 +635,26 @@ def test_repeated_calls_find_values_that_are_none(torch_in_simulator):
         value, gradient = loss(x, t)
         assert value.isnan()
         assert gradient.isnan().sum() == 1
+
+
+@in_simulator
+def test_no_tensor_is_kept_between_calls(torch_in_simulator, monkeypatch):
+    """Where torch.compile first calls what it will capture, a tensor that is none of the results is an error."""
+    torch, made = torch_in_simulator, []
+    empty = torch.empty
+
+    def noted(*args, **kwargs):
+        tensor = empty(*args, **kwargs)
+        made.append(weakref.ref(tensor))
+        return tensor
+
+    monkeypatch.setattr(torch, "empty", noted)
+    x, t, y = torch.randn(41, 9), torch.randn(41, 9), torch.zeros(41, dtype=torch.int64)  # several blocks
+    for _ in range(3):
+        fl.value_and_grad(fl.mse_loss)(x, t)
+        fl.value_and_grad(fl.cross_entropy)(x, y)
+    assert len(made) >= 15
+    assert not [tensor for tensor in made if tensor() is not None]
 
 
 @in_simulator
