@@ -227,7 +227,7 @@ class PretendLibrary:
 
         self.backend = Backend(self)
         self.backend.activated = contextlib.nullcontext
-        self.backend.workspace = lambda blocks: self.allocate((2 + blocks,), np.dtype(np.float64))
+        self.backend.workspace = lambda: self.allocate((1,), np.dtype(np.float64))
         self.backend.upload = lambda array: self.array(array.shape, array.dtype.name)
         self.next = 1 << 40
 

@@ -1,14 +1,15 @@
 """Every CUDA kernel runs in Numba's simulator and agrees with the CPU.
 
 The simulator is a setting of the process. Without it this file holds tests that run the others in processes that have
-it: a tiny case of each family at once, all else with `slow`. Blocks have 8 threads there, a row 1, 4, 8 or 16: shapes
-as small as these cross all boundaries, those of a block's shared memory too.
+it: a tiny case of each family at once, all else with `slow`. Blocks have 8 threads there, warps 2, a row in registers
+1, 2, 4, 8 or 16: shapes as small as these cross all boundaries.
 """
 
 import functools
 import os
 import subprocess
 import sys
+import weakref
 import zlib
 
 import cuda_tools
@@ -100,7 +101,9 @@ def test_each_family(name):
 
 
 @quick_in_simulator
-@pytest.mark.parametrize("shape", [(2, 3, 2), (1, 18), (1, 64)], ids=["strided", "long", "pieces"])
+@pytest.mark.parametrize(
+    "shape", [(2, 3, 2), (3, 12), (1, 18), (1, 80)], ids=["strided", "two warps", "a block", "in memory"]
+)
 def test_each_way_of_rows(shape):
     given = cuda_tools.sample(LOSSES["cross_entropy"], "float64", shape)
     compare(fl.value_and_grad(fl.cross_entropy), given, "float64")
@@ -603,6 +606,21 @@ def test_torch_tensors(torch_in_simulator):
 
 
 @in_simulator
+def test_tensors_whose_memory_does_not_hold_their_numbers(torch_in_simulator):
+    """Views that torch negates when it reads them, as ``z.conj().imag`` is; sparse ones have no memory to read."""
+    torch = torch_in_simulator
+    x, t = torch.randn(9, 7), torch.randn(9, 7)
+    negated, loss, expected = torch._neg_view(x), fl.grad(fl.mse_loss), 2 * (-x - t) / 63
+    for _ in range(4):
+        loss(x, t)
+        torch.testing.assert_close(loss(negated, t), expected)
+        with pytest.raises(ValueError, match="grad_out is a negated view"):
+            loss(x, t, grad_out=negated)
+        with pytest.raises(TypeError, match=r"input: .* layout torch.sparse_coo .* call \.to_dense\(\) first"):
+            loss(x.to_sparse(), t)
+
+
+@in_simulator
 def test_repeated_calls_find_values_that_are_none(torch_in_simulator):
     """From the third call on the value alone tells whether to look at the arrays."""
     torch = torch_in_simulator
@@ -617,6 +635,26 @@ def test_repeated_calls_find_values_that_are_none(torch_in_simulator):
         value, gradient = loss(x, t)
         assert value.isnan()
         assert gradient.isnan().sum() == 1
+
+
+@in_simulator
+def test_no_tensor_is_kept_between_calls(torch_in_simulator, monkeypatch):
+    """Where torch.compile first calls what it will capture, a tensor that is none of the results is an error."""
+    torch, made = torch_in_simulator, []
+    empty = torch.empty
+
+    def noted(*args, **kwargs):
+        tensor = empty(*args, **kwargs)
+        made.append(weakref.ref(tensor))
+        return tensor
+
+    monkeypatch.setattr(torch, "empty", noted)
+    x, t, y = torch.randn(41, 9), torch.randn(41, 9), torch.zeros(41, dtype=torch.int64)  # several blocks
+    for _ in range(3):
+        fl.value_and_grad(fl.mse_loss)(x, t)
+        fl.value_and_grad(fl.cross_entropy)(x, y)
+    assert len(made) >= 15
+    assert not [tensor for tensor in made if tensor() is not None]
 
 
 @in_simulator

@@ -29,6 +29,7 @@ def by_address(
     """Return what computes calls of the kind of this one; None where the arrays must be looked at."""
     library, at, pick, makes, written, results, labelled, answer, reduces, defined = plan
     layouts, address, arrays = library.layout, library.address, [found.given[place] for place in found.places]
+    number, view = library.backend.number, library.view
     if layouts is None or OVERLAPPING in found.relations or not all(map(library.owns, arrays)):
         return None
     if [*map(address, arrays)] != [*map(_pointer, found.arrays)]:
@@ -53,7 +54,7 @@ def by_address(
             bad, total = total
             if bad >= 0:
                 return None
-        if defined and settings.check_indices and isnan(float(total)):
+        if defined and settings.check_indices and isnan(number(view(total, "value"))):
             return None
         return answer(total if reduces else None, collect(arrays))
 

@@ -138,7 +138,7 @@ def taker(
     bound: tuple[Any, ...],
     request: Request,
     plain: Request,
-    as_given: tuple[Callable[[Any], Any], Callable[[Any], Any] | None] | None = None,
+    as_given: tuple[Callable[[Any], Any], tuple[Callable[[Any], Any], ...]] | None = None,
 ) -> Take:
     """Return ``take(args, kwargs, request)``: the arrays of a call of the signature, None for a call of another one.
 
@@ -159,11 +159,13 @@ def taker(
     firsts, seconds = picker([k for k, _ in pairs]), picker([n for _, n in pairs])
     relations = found.relations
     layouts: Any = tuple(map(_layout, found.arrays))
-    strides = strided = None
+    more_layouts: Any = ()  # functions, each as often as there are arrays
+    times = answers = None
     if as_given is not None:
         lowers, relations = None, ()
-        layout, strides = as_given
-        layouts, strided = tuple(map(layout, arrays)), None if strides is None else [*map(strides, arrays)]
+        layout, asked = as_given
+        times, more_layouts = len(asked), tuple([function for function in asked for _ in arrays])
+        layouts, answers = tuple(map(layout, arrays)), [*map(call, more_layouts, arrays * times)]
 
     def take(args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> Any:
         if len(args) != count or [*kwargs] != names:
@@ -184,7 +186,9 @@ def taker(
                 arrays = tuple(map(call, lowers, arrays))
             except OTHER_KIND:
                 return None
-        if tuple(map(layout, arrays)) != layouts or (strides is not None and [*map(strides, arrays)] != strided):
+        if tuple(map(layout, arrays)) != layouts:
+            return None
+        if more_layouts and [*map(call, more_layouts, arrays * times)] != answers:
             return None
         if relations and tuple(map(relation, firsts(arrays), seconds(arrays))) != relations:
             return None

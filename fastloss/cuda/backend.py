@@ -12,9 +12,17 @@ import numpy as np
 import fastloss.cuda  # noqa: F401  (registers the maths)
 from fastloss.cuda import memory
 from fastloss.cuda.device.numba_cuda import SIMULATED, cuda
-from fastloss.cuda.device.reduce import COUNTER, MAX_BLOCKS
+from fastloss.cuda.device.reduce import COUNTER, WORKSPACE
 from fastloss.cuda.device_array import DeviceArray, addresses, like
-from fastloss.cuda.driver import clear_memory, current_device, read_memory, stream_id, write_memory
+from fastloss.cuda.driver import (
+    clear_memory,
+    current_device,
+    exempt_from_captures,
+    read_memory,
+    stream_id,
+    write_memory,
+)
+from fastloss.cuda.interface import address_of
 from fastloss.cuda.loops import check_labels, ctc, elementwise, indexing, multilabel, pairwise, rowwise
 from fastloss.define.point_maths import kept
 from fastloss.runtime.dtypes import F64, real_of
@@ -45,7 +53,7 @@ class Backend:
         self.plan_pairwise = functools.partial(pairwise.plan, self)
         self.plan_multilabel = functools.partial(multilabel.plan, self)
         self.ctc = functools.partial(ctc.run, self)
-        self._workspaces: dict[int, DeviceArray] = {}
+        self._workspaces: dict[int | None, DeviceArray] = {}
 
     @property
     def stream(self) -> int:
@@ -102,21 +110,29 @@ class Backend:
         """Return memory for a kernel's own use; the library frees it in the order of its stream."""
         return self.empty((size,), dtype)
 
-    def workspace(self, blocks: int) -> DeviceArray:
+    def workspace(self) -> DeviceArray:
         """Return memory for a counter that is 0 and a sum of each block, for a launch on the current stream.
 
-        Launches on a stream follow each other and share it. A graph may be replayed beside whatever runs on the stream
-        that it was captured on: each of its launches has its own, which is cleared at every replay.
+        Launches on a stream follow each other and share it. It is no array of the user's library: torch.compile gives
+        out memory of a graph where it first calls what it will capture, and raises if any but the results is kept.
+
+        A graph may be replayed beside whatever runs on the stream that it was captured on: each of its launches has
+        memory of the graph, which is cleared at every replay.
         """
-        stream = stream_id(self) if blocks <= MAX_BLOCKS else None
-        if stream is not None and (kept := self._workspaces.get(stream)) is not None:
+        stream = stream_id(self)
+        if (kept := self._workspaces.get(stream)) is not None:
             return kept
-        made = self.scratch(COUNTER // 8 + max(blocks, MAX_BLOCKS), F64)
+        if stream is None:
+            made = self.scratch(WORKSPACE // 8, F64)
+            clear_memory(self, made.pointer, COUNTER)
+            return made
+        with self.activated(), exempt_from_captures():
+            array = cuda.device_array(WORKSPACE // 8)
+        made = DeviceArray(address_of(array), array.shape, F64, array)
         clear_memory(self, made.pointer, COUNTER)
-        if stream is not None:
-            if len(self._workspaces) >= MOST_WORKSPACES:
-                self._workspaces.clear()
-            self._workspaces[stream] = made
+        if len(self._workspaces) >= MOST_WORKSPACES:
+            self._workspaces.clear()
+        self._workspaces[stream] = made
         return made
 
     def scalar(self, dtype: Any) -> DeviceArray:

@@ -21,7 +21,7 @@ class CupyLibrary(DeviceLibrary):
     """CuPy arrays."""
 
     name = "CuPy"
-    layout = attrgetter("dtype", "shape", "strides", "device.id"), None
+    layout = attrgetter("dtype", "shape", "strides", "device.id"), ()
     address = attrgetter("data.ptr")
 
     def owns(self, array: Any) -> bool:

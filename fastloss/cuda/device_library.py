@@ -56,13 +56,13 @@ class DeviceLibrary:
         self.reader = self.read  # one object, by which kinds of call are told apart
 
     @property
-    def layout(self) -> tuple[Callable[[Any], Any], Callable[[Any], Any] | None] | None:
-        """What gives all that decides how an array of the library is read but its address, in one part or two.
+    def layout(self) -> tuple[Callable[[Any], Any], tuple[Callable[[Any], Any], ...]] | None:
+        """What gives all that decides how an array of the library is read but its address; None: nothing does.
 
-        None: nothing does.
+        The functions behind the first are called where that finds what it has found before.
         """
         settled = not SIMULATED and single_device()
-        return (attrgetter("dtype", "shape", "strides", "stream"), None) if settled else None
+        return (attrgetter("dtype", "shape", "strides", "stream"), ()) if settled else None
 
     @property
     def address(self) -> Callable[[Any], int]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 from fastloss.cuda.device.numba_cuda import SIMULATED, cuda
@@ -13,9 +15,11 @@ try:  # numba-cuda brings it along; the simulator does without
 except ImportError:
     bindings = None
 
+_RELAXED = None if bindings is None else bindings.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+
 __all__ = [
-    "bindings", "checked", "clear_memory", "current_device", "device_of_address", "external_stream", "read_integer",
-    "read_memory", "single_device", "stream_id", "wait_for", "write_memory",
+    "bindings", "checked", "clear_memory", "current_device", "device_of_address", "exempt_from_captures",
+    "external_stream", "read_integer", "read_memory", "single_device", "stream_id", "wait_for", "write_memory",
 ]  # fmt: skip
 
 
@@ -87,6 +91,19 @@ def clear_memory(device: Any, pointer: int, size: int) -> None:
         return
     with device.activated():
         checked(bindings.cuMemsetD8Async(pointer, 0, size, device.stream))
+
+
+@contextlib.contextmanager
+def exempt_from_captures() -> Iterator[None]:
+    """Allow this thread to allocate while another one captures a graph, which would end the capture otherwise."""
+    if SIMULATED:
+        yield
+        return
+    before = checked(bindings.cuThreadExchangeStreamCaptureMode(_RELAXED))
+    try:
+        yield
+    finally:
+        checked(bindings.cuThreadExchangeStreamCaptureMode(before))
 
 
 def wait_for(device: Any, stream: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from operator import and_
@@ -49,7 +48,7 @@ def ending(device: Any, grid: int, real: Any, wanted: bool = True, counted: Any 
     if not wanted:
         return Ending(((), by, 1.0), None, _no_room)
     partials = (like(real), like(real), like(U32))
-    room = _no_room if grid == 1 else functools.partial(device.workspace, grid)
+    room = _no_room if grid == 1 else device.workspace
     return Ending((partials, by, 1.0), device.maker((), real), room)
 
 
@@ -106,8 +105,9 @@ class Looping:
         if make is None:
             start((*pointers, *numbers, *sizes, *by))
             return None
-        value, workspace = make(), room().pointer
-        start((*pointers, *numbers, *sizes, address(value), workspace + COUNTER, workspace, *by))
+        value, workspace = make(), room()  # which another thread may forget at any time
+        place = workspace.pointer
+        start((*pointers, *numbers, *sizes, address(value), place + COUNTER, place, *by))
         return value
 
     def _prepared(self, second: bool, counted: Any) -> tuple[Any, ...]:

@@ -27,7 +27,7 @@ class TorchLibrary(DeviceLibrary):
     name = "torch"
     address = methodcaller("data_ptr")
 
-    layout = attrgetter("dtype", "shape", "device"), methodcaller("stride")
+    layout = attrgetter("dtype", "shape", "device", "layout"), (methodcaller("stride"), methodcaller("is_neg"))
     adds_products = True
 
     @property
@@ -39,11 +39,15 @@ class TorchLibrary(DeviceLibrary):
         return isinstance(array, sys.modules["torch"].Tensor)
 
     def view(self, array: Any, name: str) -> DeviceArray:
-        if not isinstance(array, sys.modules["torch"].Tensor):
+        torch = sys.modules["torch"]
+        if not isinstance(array, torch.Tensor):
             return super().view(array, name)
+        if array.layout is not torch.strided:
+            raise TypeError(f"{name}: a torch tensor of layout {array.layout} is not supported; call .to_dense() first")
+        array = array.resolve_neg()  # a copy of z.conj().imag, whose memory holds the numbers of z.imag
         kind = str(array.dtype).removeprefix("torch.")
         if kind in ("int16", "uint16"):
-            return self.view(array.to(sys.modules["torch"].int32), name)
+            return self.view(array.to(torch.int32), name)
         dtype = _VIEWS.get(kind)
         if dtype is None:
             raise TypeError(f"{name}: a torch tensor of dtype {array.dtype} is not supported")
@@ -54,6 +58,8 @@ class TorchLibrary(DeviceLibrary):
     def output(self, array: Any, name: str) -> DeviceArray:
         if not self.owns(array):
             raise TypeError(f"{name} must be a torch tensor like the input, got {type(array).__name__}")
+        if array.is_neg():
+            raise ValueError(f"{name} is a negated view, which cannot be written")
         return self.view(array, name)
 
     def making(self, shape: tuple[int, ...], dtype: Any) -> Callable[[], Any]:

@@ -13,11 +13,12 @@ from typing import Any
 
 from llvmlite import ir
 
-from fastloss.cuda.device.numba_cuda import capability, cuda, emits, jitable, overload, types
+from fastloss.cuda.device.numba_cuda import SIMULATED, capability, cuda, emits, jitable, overload, types
 
 int64 = types.int64
 
-WARP = 32
+# Threads of a warp. The simulator has none: there it is how many exchange numbers without being a block of their own.
+WARP = 2 if SIMULATED else 32
 EVERY_LANE = 0xFFFFFFFF
 
 
@@ -111,7 +112,8 @@ def added(a, b):
 def over(combine: Callable[..., Any], lanes: int) -> Callable[..., Any]:
     """Return the function that combines one number of each of `lanes` neighbouring threads; all of them get the result.
 
-    `lanes` is a power of two: up to a warp through shuffles, beyond it the whole block through shared memory.
+    `lanes` is a power of two: up to a warp through shuffles, beyond it through shared memory, and then they must be all
+    threads of the block.
     """
     if lanes == 1:
 
@@ -124,6 +126,7 @@ def over(combine: Callable[..., Any], lanes: int) -> Callable[..., Any]:
     reach = min(lanes, WARP) // 2
 
     def group(value):
+        assert lanes <= WARP or lanes == threads()
         first = thread() // lanes * lanes
         numbers = numbers_of_threads(value)[first : first + lanes]
         while len(numbers) > 1:

@@ -149,8 +149,9 @@ def _overloaded(partials, total, counted, divisor):
     return deliver
 
 
-# Bytes in front of the sums in a workspace: the counter, and what keeps the sums aligned.
+# Bytes in front of the sums in a workspace: the counter, and what keeps the sums aligned. Bytes of a workspace.
 COUNTER = 16
+WORKSPACE = COUNTER + 8 * MAX_BLOCKS
 
 
 def grid_of(work: int, threads: int, each: int = 1) -> int:

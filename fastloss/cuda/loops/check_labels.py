@@ -102,8 +102,8 @@ def plan(device: Any, real: Any, target: DeviceArray, weight: Any, columns: int,
         return prepared(_kernel(), device, grid, real, args)
 
     def look(pointers: tuple[int, ...], check: bool) -> tuple[int, DeviceArray]:
-        counted, workspace = make(), room().pointer
-        end = (counted.pointer, workspace + COUNTER, workspace, 1.0)
+        counted, workspace = make(), room()
+        end = (counted.pointer, workspace.pointer + COUNTER, workspace.pointer, 1.0)
         if not check:
             start(False)((*pointers, *numbers, *end))
             return -1, counted

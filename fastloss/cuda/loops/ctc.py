@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fastloss.cuda.device.block import added, block, blocks, meet, minimum, over, thread, threads
+from fastloss.cuda.device.block import WARP, added, block, blocks, meet, minimum, over, thread, threads
 from fastloss.cuda.device.memory import label_at, load, load_or, store
 from fastloss.cuda.device.numba_cuda import SIMULATED
 from fastloss.cuda.device.reduce import THREADS, grid_of
@@ -25,8 +25,6 @@ from fastloss.cuda.loops.ctc_recursion import recursion_kernel
 from fastloss.define.point_maths import itself
 from fastloss.define.scalars import exp
 from fastloss.runtime.dtypes import I64, real_of
-
-WARP = 4 if SIMULATED else 32
 
 # Bytes of lattices at a time: samples beyond run in a further launch.
 MOST_SCRATCH = 4096 if SIMULATED else 1 << 29

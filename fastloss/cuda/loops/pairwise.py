@@ -24,7 +24,7 @@ from fastloss.runtime.plans import KernelPlan
 IN_PACKS = frozenset((0, 1, 2, 6, 7, 8, 9))
 
 # Threads that share a pair, and the packs of a vector up to which it is so few of them.
-GROUPS = ((1, 2), (4, 6), (8, 24)) if SIMULATED else ((1, 4), (8, 32), (32, 256))
+GROUPS = ((1, 2), (2, 24)) if SIMULATED else ((1, 4), (8, 32), (32, 256))
 
 
 @jitable

@@ -6,7 +6,7 @@ import functools
 import math
 from typing import NamedTuple
 
-from fastloss.cuda.device.block import added, anyone, block, blocks, maximum, meet, over, thread
+from fastloss.cuda.device.block import WARP, added, anyone, block, blocks, maximum, meet, over, thread
 from fastloss.cuda.device.memory import label_at, load, load_or, store, store_derivatives
 from fastloss.cuda.device.numba_cuda import SIMULATED, types
 from fastloss.cuda.device.online_softmax import SURE, exponential, of_exp_sum, of_others
@@ -21,14 +21,14 @@ int32 = types.int32
 
 # Threads of a group, and how many entries each of them holds at most; the smallest group that a row fits is its own.
 # Groups beyond a warp are blocks.
-GROUPS = ((1, 2), (4, 4), (8, 4), (16, 4)) if SIMULATED else (
+GROUPS = ((1, 2), (2, 4), (4, 4), (8, 4), (16, 4)) if SIMULATED else (
     (1, 8), (4, 8), (8, 16), (32, 32), (64, 32), (128, 32), (256, 32), (512, 64),
 )  # fmt: skip
 
 # Threads that a multiprocessor holds at least, so that each has up to 128 registers.
 RESIDENT = 512
 
-# Threads of a block of smaller groups.
+# Threads of a block of several groups, none of which is larger than a warp.
 THREADS = 8 if SIMULATED else 128
 
 
@@ -42,7 +42,7 @@ class Layout(NamedTuple):
     @property
     def threads(self) -> int:
         """The threads of a block."""
-        return max(self.lanes, THREADS)
+        return self.lanes if self.lanes > WARP else THREADS
 
 
 def layout_of(columns: int, width: int, copies: int) -> Layout | None:
