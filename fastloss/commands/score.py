@@ -169,19 +169,24 @@ def _report(job: Job, scored: Scored, given: argparse.Namespace) -> None:
             "count": int(scored.part.count),
             "shape": list(job.first.shape),
             "dtype": str(job.first.dtype),
-            "options": job.options,
+            "options": {name: str(given) if given == math.inf else given for name, given in job.options.items()},
             "out": given.out,
             "grad_out": given.grad_out,
             "seconds": round(scored.seconds, 6),
         }
         print(json.dumps(report))
         return
-    shape = " x ".join(f"{n:,}" for n in job.first.shape)
     if value is not None:
         print(f"{job.loss.name}  {value:.9g}")
-    print(f"{'' if value is None else f'{job.reduction} of '}{shape} {job.first.dtype}, {scored.seconds:.2f} s")
+    of = "" if value is None else f"{job.reduction} of "
+    print(f"{of}{_numbers(job.first)}, {scored.seconds:.2f} s")
     for result in scored.results.values():
-        print(f"wrote {result.path}: {' x '.join(f'{n:,}' for n in result.shape)} {result.dtype}")
+        print(f"wrote {result.path}: {_numbers(result)}")
+
+
+def _numbers(array: Any) -> str:
+    """Say how many numbers of which dtype an array has: 1,000 x 10 float32."""
+    return f"{' x '.join(f'{n:,}' for n in array.shape) or 'one'} {array.dtype}"
 
 
 def _finite(value: float | None) -> float | None:
