@@ -22,9 +22,9 @@ from fastloss.files.opening import opened
 from fastloss.files.result import Result
 
 DESCRIPTION = """\
-Computes LOSS of the arrays in INPUT and TARGET, block by block: memory does not grow with the files. The mean of a file
-is that of all of its rows: class weights, sample weights and rows that are ignored included. Rows lie along the first
-axis. INPUT and TARGET stand for the first two arrays of the loss; FILE is one of
+Computes LOSS of the arrays in INPUT and TARGET, block by block: memory does not grow with the files. The result is that
+of one call on the whole arrays, with class weights, sample weights and ignored rows too. Rows lie along the first axis.
+INPUT and TARGET stand for the first two arrays of the loss; FILE is one of
 
   array.npy   arrays.npz:MEMBER   array.zarr   group.zarr:ARRAY   table.parquet:COLUMN,COLUMN,...
 
@@ -80,7 +80,7 @@ def _general(add_help: bool) -> argparse.ArgumentParser:
     parser.add_argument("--out", metavar="FILE", help="write the values that are not reduced, as .npy")
     parser.add_argument("--grad-out", metavar="FILE", help=f"{GRADIENT}; as .npy")
     parser.add_argument("--json", action="store_true", help="print JSON; the reduced loss is its `value`")
-    parser.add_argument("--batch", type=_rows, metavar="ROWS", help="rows of a block (default: some megabytes)")
+    parser.add_argument("--batch", type=_rows, metavar="ROWS", help="rows of a block (default: as many as have 32 MiB)")
     parser.add_argument("--overwrite", action="store_true", help="replace results that exist")
     return parser
 
