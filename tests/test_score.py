@@ -462,6 +462,7 @@ def _sparse(path, rows, columns, dtype):
 def _started(*args):
     return subprocess.Popen(
         [sys.executable, "-m", "fastloss", "score", *args],
+        env={**os.environ, "PYTHONPATH": str(Path(fl.__file__).parents[1])},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
