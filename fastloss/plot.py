@@ -73,10 +73,10 @@ def loss(*losses: str | Callable[..., Any], ax: Any = None, x: Any = None, **opt
     Raises
     ------
     ValueError
-        If there is no loss of that name, a loss has no single prediction (``ctc_loss``), or axes and losses differ in
-        number.
+        If there is no loss of that name, a loss has no single prediction (``ctc_loss``), axes and losses differ in
+        number, or `x` has not one axis.
     TypeError
-        If none of the losses has one of the `options`.
+        If one of `losses` is neither name nor function, or none of them has one of the `options`.
 
     Examples
     --------
@@ -131,7 +131,8 @@ def per_sample(losses: Any, labels: Sequence[Any] | None = None, worst: int = 20
     Raises
     ------
     ValueError
-        If `losses` has not one axis, no finite value, or another length than `labels`; or `worst` is not positive.
+        If `losses` has not one axis, no finite value, or another length than `labels`; `worst` is not positive; or
+        `ax` are not two.
 
     Notes
     -----
@@ -159,17 +160,23 @@ def per_sample(losses: Any, labels: Sequence[Any] | None = None, worst: int = 20
     if ax is None:
         size = (9.6, max(3.6, 1.2 + 0.2 * shown))
         _, ax = pyplot.subplots(1, 2, figsize=size, layout="constrained")
-    histogram, bars = np.ravel(ax)
-    _histogram(histogram, finite, len(losses))
-    _worst(bars, losses, labels, shown)
-    return np.ravel(ax)
+    axes = np.ravel(ax)
+    if len(axes) != 2:
+        raise ValueError(f"ax must be two axes, got {len(axes)}")
+    _histogram(axes[0], finite, len(losses))
+    _worst(axes[1], losses, labels, shown)
+    return axes
 
 
 # -- curves -----------------------------------------------------------------------------------------------------------
 
 
 def _record(loss: Any) -> Loss:
-    return loss_named(loss) if isinstance(loss, str) else record_of(loss)
+    if isinstance(loss, str):
+        return loss_named(loss)
+    if not hasattr(loss, "__fastloss__"):
+        raise TypeError(f"expected the name of a loss, or a loss function, got {loss!r}")
+    return record_of(loss)
 
 
 def _parameters(record: Loss) -> Mapping[str, inspect.Parameter]:
@@ -184,6 +191,8 @@ def _curves(record: Loss, x: Any, options: Mapping[str, Any], records: Sequence[
     given = {name: value for name, value in options.items() if name in _parameters(record)}
     held = {name: given.pop(name) for name in record.operands if name in given}
     x = np.linspace(*_range(record)) if x is None else np.asarray(x, dtype=float)
+    if x.ndim != 1 or not x.size:
+        raise ValueError(f"x must have shape (n,) with n > 0, got {x.shape}")
     arrays, label = _arguments(record, x, held)
     if "reduction" in record.options:
         given["reduction"] = "none"

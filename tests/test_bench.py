@@ -136,6 +136,13 @@ def test_who_computes_something_else_is_not_timed(monkeypatch, tmp_path, capsys)
     assert {row["contender"] for row in rows_of(tmp_path / "here.csv") if row["mode"] == "sizes"} == {"fresh"}
 
 
+def test_a_folder_that_cannot_be_is_found_out_first(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(session.Session, "run", lambda *_: pytest.fail("something was measured"))
+    (tmp_path / "file").touch()
+    assert bench("mse_loss", "--contenders", "fresh", "--out", tmp_path / "file") == 2
+    assert "File exists" in capsys.readouterr().err
+
+
 def test_who_raises_is_left_out(monkeypatch, tmp_path, capsys):
     def broken(x, t):
         raise RuntimeError("no compiler")

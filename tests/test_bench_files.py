@@ -275,6 +275,15 @@ def test_a_suspect_is_measured_again_for_longer(monkeypatch, tmp_path, capsys, s
     assert "the stored ratios are of another" in printed.err
 
 
+@pytest.mark.parametrize("text", [b"\x93NUMPY", b"no JSON", b"[]", b"{}"])
+def test_what_is_no_file_of_ratios(tmp_path, capsys, text):
+    path = tmp_path / "ratios.json"
+    path.write_bytes(text)
+    assert cli.main(["bench", "mse_loss", "--guard", str(path), "--contenders", "reused,copy"]) == 2
+    assert "ratios.json is no file of ratios" in capsys.readouterr().err
+    assert path.read_bytes() == text
+
+
 def test_the_worst_of_several_runs_is_stored():
     runs = [{"mse_loss": {"reused/copy": a, "fresh/torch": b}} for a, b in ((1.0, 0.2), (1.2, 0.5), (1.1, 0.1))]
     assert guard.worst(runs) == {"mse_loss": {"reused/copy": 1.2, "fresh/torch": 0.5}}

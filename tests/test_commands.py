@@ -152,6 +152,7 @@ class TestPlot:
             ("huber_loss --out there.png", "there.png: exists"),
             ("huber_loss --out no/p.png", "no folder"),
             ("huber_loss --out p.docx", "the ending must be one of"),
+            ("huber_loss --target x --out p.png", "expected a finite number, got 'x'"),
             ("huber_loss --delta 0 --out p.png", "delta must be a number > 0"),
             ("huber_loss --gamma 1 --out p.png", "unrecognized arguments"),
             ("ctc_loss --out p.png", "no single prediction"),

@@ -94,7 +94,10 @@ def test_every_loss_is_drawn_or_refused(name):
     [
         ((), {}, ValueError, "expected the name of a loss"),
         (("hubber",), {}, ValueError, r"unknown loss 'hubber'; did you mean huber_loss"),
-        ((len,), {}, TypeError, "expected a loss function"),
+        ((len,), {}, TypeError, "expected the name of a loss, or a loss function, got <built-in"),
+        ((fl.MSELoss(),), {}, TypeError, "expected the name of a loss, or a loss function, got MSELoss"),
+        (("huber_loss",), {"x": []}, ValueError, r"x must have shape \(n,\) with n > 0, got \(0,\)"),
+        (("huber_loss",), {"x": [[1.0]]}, ValueError, "x must have shape"),
         (("huber_loss",), {"q": 0.5}, TypeError, "no loss of huber_loss has the option 'q'"),
         (("softmax",), {}, ValueError, "no single prediction"),
         (("huber_loss",), {"ax": [None, None]}, ValueError, "ax must be one axes, or one for each of 1 losses, got 2"),
@@ -133,6 +136,7 @@ def test_per_sample_of_few_samples():
         ([np.nan], {}, "finite value"),
         ([1.0], {"labels": ["a", "b"]}, "labels must be as many"),
         ([1.0], {"worst": 0}, "worst must be"),
+        ([1.0], {"ax": [None]}, "ax must be two axes, got 1"),
     ],
 )
 def test_per_sample_refuses(losses, kwargs, message):

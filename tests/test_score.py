@@ -198,6 +198,21 @@ def test_text_and_the_whole_file_in_one_block(files, capsys):
     assert printed.err == ""  # no bar where stderr is no terminal
 
 
+def test_one_number(files, capsys):
+    np.save("x.npy", np.float32(3))
+    assert cli.main(["score", "mse_loss", "x.npy", "x.npy", "--out", "o.npy"]) == 0
+    printed = capsys.readouterr().out
+    assert "mean of one float32, " in printed
+    assert "wrote o.npy: one float32\n" in printed
+
+
+def test_json_has_options_that_are_infinite(files, capsys):
+    np.save("t.npy", X[::-1])
+    found = score(capsys, "huber_loss", "x.npy", "t.npy", "--delta", "inf")
+    assert found["options"] == {"delta": "inf"}  # a number of Python's JSON alone otherwise
+    np.testing.assert_allclose(found["value"], fl.huber_loss(X, X[::-1], delta=np.inf), rtol=1e-6)
+
+
 def test_numbers_of_another_byte_order(files, capsys):
     np.save("x.npy", X.astype(">f4"))
     np.testing.assert_allclose(
@@ -265,6 +280,11 @@ BAD = {
     "no archive": (lambda: Path("a.npz").write_bytes(b"PK"), "a.npz:x y.npy", "no .npz file"),
     "damaged archive": (_damaged_npz, "a.npz:x a.npz:y", "damaged"),
     "format": (lambda: Path("x.csv").write_text("1,2"), "x.csv y.npy", "expected FILE.npy"),
+    "no weights": (
+        lambda: np.savez("a.npz", w=X[0, :0]),
+        "x.npy y.npy --weight a.npz:w",
+        "weight must have one entry for each",
+    ),
     "option": (None, "x.npy y.npy --gamma 2", "unrecognized arguments: --gamma 2"),
     "value": (None, "x.npy y.npy --label-smoothing 2", "label_smoothing must be a number in [0, 1], got 2.0"),
     "text as value": (None, "x.npy y.npy --label-smoothing x", "invalid float value: 'x'"),
@@ -338,9 +358,10 @@ def test_zarr_and_parquet_that_cannot_be_read(files, capsys):
         "x.npy/": "x.npy/: not a directory",
         "e.zarr": "e.zarr: cannot be read by Zarr",
         "n.zarr": "n.zarr: no such file",
-        "t.parquet": "name columns, as in t.parquet:a",
+        "t.parquet": "name columns, as in t.parquet:a,",
+        "t.parquet:": "name columns, as in t.parquet:a,",
         "t.parquet:c": "no column 'c'; it has a, b",
-        "t.parquet:a": "expected numbers",
+        "t.parquet:a": "expected numbers, got string",
         "d.parquet:a": "no Parquet file, or a damaged one",
         "t.parquet:b": "has missing values",
     }.items():
@@ -386,6 +407,40 @@ def test_pieces_of_any_lengths_become_blocks(rows):
     np.testing.assert_array_equal(np.concatenate(blocks), array)
 
 
+def test_no_bar_for_what_is_read_at_once(files, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with Progress("ctc_loss", 0) as progress:
+        progress.shown = -1.0
+        progress.add(0)
+    assert "left" not in capsys.readouterr().err
+
+
+def test_no_bar_where_stderr_is_closed(files, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)  # fastloss score ... 2>&-
+    assert score(capsys, "cross_entropy", "x.npy", "y.npy")["count"] == (Y != -100).sum()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_signals_that_end_a_process_interrupt_it_unless_ignored(name):
+    code = f"""
+import os, signal
+from fastloss.runtime.terminal import ended_like_interrupted
+try:
+    with ended_like_interrupted():
+        os.kill(os.getpid(), signal.{name})
+except KeyboardInterrupt:
+    print("interrupted")
+assert signal.getsignal(signal.{name}) is signal.SIG_DFL
+signal.signal(signal.{name}, signal.SIG_IGN)  # nohup fastloss ...
+with ended_like_interrupted():
+    os.kill(os.getpid(), signal.{name})
+print("went on")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("interrupted\nwent on\n", "")
+
+
 def test_the_bar_shows_speed_and_time_left_on_a_terminal_only(capsys, monkeypatch):
     for terminal in (False, True):
         monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
@@ -407,6 +462,7 @@ def _sparse(path, rows, columns, dtype):
 def _started(*args):
     return subprocess.Popen(
         [sys.executable, "-m", "fastloss", "score", *args],
+        env={**os.environ, "PYTHONPATH": str(Path(fl.__file__).parents[1])},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -417,7 +473,7 @@ def _started(*args):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="signals, sparse files")
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_an_interrupt_is_answered_within_a_second_and_leaves_nothing(files, sent):
     _sparse("big.npy", 1 << 24, 64, np.float32)
     with _started("mse_loss", "big.npy", "big.npy", "--out", "o.npy", "--grad-out", "g.npy") as process:
@@ -426,7 +482,7 @@ def test_an_interrupt_is_answered_within_a_second_and_leaves_nothing(files, sent
             assert time.monotonic() < deadline, "no result was begun"
             time.sleep(0.01)
         time.sleep(0.2)
-        process.send_signal(sent)
+        process.send_signal(getattr(signal, sent))
         began = time.monotonic()
         _, errors = process.communicate(timeout=60)
     assert time.monotonic() - began < 4  # on a busy machine; a second on an idle one

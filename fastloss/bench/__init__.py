@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -80,6 +79,7 @@ def _run(options: argparse.Namespace, plan: Plan) -> int:
         print(f"the machine is busy (load {results.load:.1f}): figures favour whoever spins least", file=sys.stderr)
     print(f"{results.processor}, {plan.threads} threads; copy: the same bytes read and written")
     name = options.name or results.stem(plan.threads)
+    Path(options.out).mkdir(parents=True, exist_ok=True)  # found out now, not after the work
     try:
         session.run(_steps(options, plan))
     finally:  # what an interrupted run has found is worth keeping
@@ -117,8 +117,4 @@ def _growth(plan: Plan) -> list[Step]:
 
 def _guard(options: argparse.Namespace, plan: Plan) -> int:
     path = Path(options.guard)
-    try:
-        return guard.renew(path, plan, (options.sizes or ["medium"])[0]) if options.renew else guard.check(path, plan)
-    except (FileNotFoundError, json.JSONDecodeError, KeyError) as error:
-        print(f"fastloss bench: {path} is no file of ratios ({error!r}); --renew writes one", file=sys.stderr)
-        return 2
+    return guard.renew(path, plan, (options.sizes or ["medium"])[0]) if options.renew else guard.check(path, plan)

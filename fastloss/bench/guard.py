@@ -19,6 +19,7 @@ from fastloss.bench.measure import measure
 from fastloss.bench.results import machine
 from fastloss.bench.session import Plan, Progress
 from fastloss.define.registry import LOSSES
+from fastloss.runtime.terminal import clear_status
 
 RATIOS = {"reused/copy": ("reused", "copy"), "fresh/torch": ("fresh", "torch")}
 CONTENDERS = ("fresh", "reused", "copy", "torch")
@@ -48,7 +49,7 @@ def ratios(plan: Plan, size: str, rounds: int = 5) -> Ratios:
             for name, (ours, theirs) in RATIOS.items()
             if ours in samples and theirs in samples
         }
-    progress.clear()
+    clear_status()
     return found
 
 
@@ -119,5 +120,8 @@ def check(path: Path, plan: Plan) -> int:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads(path.read_text())
-    return record
+    try:
+        record = json.loads(path.read_text())
+        return {name: record[name] for name in ("processor", "threads", "size", "ratios")}
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:  # no text, no JSON, other JSON
+        raise OSError(f"{path} is no file of ratios ({error!r}); --renew writes one") from None

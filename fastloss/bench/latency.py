@@ -22,10 +22,6 @@ QUICK = ("mse_loss", "cross_entropy", "softmax", "triplet_margin_loss")
 EXTENT = Extent(640, (64, 10), (64, 10), (10, 4, 8, 3), (16, 16, 64))
 
 
-def _nothing_missing() -> None:
-    return None
-
-
 def _function(case: Case) -> Prepared:
     return Prepared(functools.partial(case.loss.function, *case.arrays(), **case.options))
 
@@ -77,35 +73,27 @@ def _cupy_unchecked(case: Case) -> Prepared | None:
     return Prepared(ours.without_checks(ours.call_of(case._replace(operands=operands))))
 
 
-def forms() -> dict[str, Contender]:
-    """Return the ways to call a loss, by name."""
+def forms() -> list[Contender]:
+    """Return the ways to call a loss."""
     torch, fresh, reused = contender("torch"), contender("fresh"), contender("reused")
-    return {
-        "function": Contender("function", "function (value)", _nothing_missing, _function),
-        "class": Contender("class", "class (value)", _nothing_missing, _class),
-        "transform": Contender("transform", "value_and_grad of the function", _nothing_missing, fresh.prepare),
-        "class_transform": Contender(
-            "class_transform", "value_and_grad of the class", _nothing_missing, _transform_of_class
-        ),
-        "transform_reused": Contender(
-            "transform_reused", "value_and_grad, outputs reused", _nothing_missing, reused.prepare
-        ),
-        "transform_unchecked": Contender(
-            "transform_unchecked", "value_and_grad, no index checks", _nothing_missing, _unchecked
-        ),
-        "cupy_unchecked": Contender(
-            "cupy_unchecked", "value_and_grad of CuPy arrays, no index checks", _cupy_missing, _cupy_unchecked
-        ),
-        "torch_value": Contender("torch_value", "torch, eager (value)", torch.missing, _torch_value),
-        "torch_gradient": Contender("torch_gradient", "torch, eager (forward, backward)", torch.missing, torch.prepare),
-    }
+    return [
+        Contender("function", _function),
+        Contender("class", _class),
+        Contender("transform", fresh.prepare),
+        Contender("class_transform", _transform_of_class),
+        Contender("transform_reused", reused.prepare),
+        Contender("transform_unchecked", _unchecked),
+        Contender("cupy_unchecked", _cupy_unchecked, _cupy_missing),
+        Contender("torch_value", _torch_value, torch.missing),
+        Contender("torch_gradient", torch.prepare, torch.missing),
+    ]
 
 
 def steps(plan: Plan) -> list[Step]:
     """Return a step for each loss; torch takes part where it does elsewhere, calls without checks on a GPU."""
     with_torch = any(one.name == "torch" for one in plan.contenders)
     left_out = {*(() if with_torch else OF_TORCH), *(UNCHECKED if plan.device == "cpu" else ())}
-    chosen = [form for form in forms().values() if form.name not in left_out and form.missing() is None]
+    chosen = [form for form in forms() if form.name not in left_out and form.missing() is None]
     losses = [loss for loss in plan.losses if loss in QUICK] if plan.quick else plan.losses
     return [
         Step("latency", loss, "call", chosen, plan.threads, EXTENT, place=place)

@@ -97,7 +97,6 @@ class Results:
 
     def write(self, folder: Path, name: str) -> Path:
         """Write both files, and return their path without the ending."""
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / name
         with open(f"{path}.csv", "w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)

@@ -15,6 +15,7 @@ from fastloss.bench.measure import PATIENCE, Measured, measure
 from fastloss.bench.places import HOST, Host
 from fastloss.bench.results import Results
 from fastloss.define.registry import LOSSES
+from fastloss.runtime.terminal import clear_status, clock, show_status
 
 
 class Plan(NamedTuple):
@@ -83,10 +84,10 @@ class Session:
             except RuntimeError as error:  # a smaller card than the case was made for
                 if step.place is HOST or "out of memory" not in str(error):
                     raise
-                progress.clear()
+                clear_status()
                 print(f"{title} left out: {str(error).partition('. ')[0]}", file=sys.stderr)
                 continue
-            progress.clear()
+            clear_status()
             for timing in found.timings:
                 if step.place.device != "cpu" and not timing.settled:  # a busy host: nothing to publish
                     low, high = (1e3 * timing.percentile(q) for q in (20, 80))
@@ -151,7 +152,6 @@ class Progress:
     def __init__(self, total: int) -> None:
         self.total, self.done, self.began = total, 0, time.monotonic()
         self.title = ""
-        self.shown = sys.stderr.isatty()
 
     def next(self, title: str) -> None:
         """Go on to the next step."""
@@ -161,18 +161,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Show what is being done within a step."""
-        if self.shown:
-            elapsed = time.monotonic() - self.began
-            finished = self.done - 1
-            left = f", about {_clock(elapsed / finished * (self.total - finished))} left" if finished > 2 else ""
-            line = f"[{self.done}/{self.total}, {_clock(elapsed)}{left}] {self.title} {text}"
-            print(f"\r\x1b[2K{line:.118}", end="", file=sys.stderr, flush=True)
-
-    def clear(self) -> None:
-        """Take the line away."""
-        if self.shown:
-            print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
-
-
-def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+        elapsed = time.monotonic() - self.began
+        finished = self.done - 1
+        left = f", about {clock(elapsed / finished * (self.total - finished))} left" if finished > 2 else ""
+        show_status(f"[{self.done}/{self.total}, {clock(elapsed)}{left}] {self.title} {text}")

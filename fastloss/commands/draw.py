@@ -12,7 +12,7 @@ from typing import Any
 
 import fastloss.plot as pictures
 from fastloss.commands.errors import CommandError, Parser
-from fastloss.commands.loss_flags import add_flags, first_names, given_options, named, readable
+from fastloss.commands.loss_flags import add_flags, first_names, given_options, is_number, named, readable
 from fastloss.define.record import Loss
 
 
@@ -54,10 +54,9 @@ def _general(add_help: bool) -> argparse.ArgumentParser:
 
 
 def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
+    if not (is_number(text) and math.isfinite(float(text))):
         raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
-    return number
+    return float(text)
 
 
 def _draw(losses: Sequence[Loss], options: dict[str, Any], out: Path, overwrite: bool) -> None:

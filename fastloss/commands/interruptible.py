@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
+
+from fastloss.runtime.terminal import ended_like_interrupted
 
 _PATIENCE = 0.25  # seconds that the work has to notice, before the process ends without it
 
@@ -31,7 +32,7 @@ def run(work: Callable[[threading.Event], Any], discard: Callable[[], None]) -> 
 
     worker = threading.Thread(target=target, daemon=True)
     try:
-        with _terminated_like_interrupted():
+        with ended_like_interrupted():
             worker.start()
             while worker.is_alive():
                 worker.join(0.1)
@@ -40,22 +41,10 @@ def run(work: Callable[[threading.Event], Any], discard: Callable[[], None]) -> 
         worker.join(_PATIENCE)
         if worker.is_alive():
             discard()
-            print("\ninterrupted", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                print("\ninterrupted", file=sys.stderr, flush=True)
             os._exit(130)
         raise
     if "error" in outcome:
         raise outcome["error"]
     return outcome["value"]
-
-
-@contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """Let SIGTERM take the way of Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():  # the only one that may set handlers
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Any
+
+from fastloss.runtime.terminal import clear_status, clock, show_status
 
 _WIDTH = 24
 _EVERY = 0.1  # seconds between two states of the bar
@@ -18,7 +19,6 @@ class Progress:
 
     def __init__(self, what: str, total: int) -> None:
         self.what, self.total, self.done = what, max(total, 1), 0
-        self.live = sys.stderr.isatty()
         self.began = self.shown = time.monotonic()
 
     def __enter__(self) -> Progress:
@@ -28,22 +28,14 @@ class Progress:
         """Say that `count` bytes more are done."""
         self.done += count
         now = time.monotonic()
-        if not self.live or now - self.shown < _EVERY:
+        if not self.done or now - self.shown < _EVERY:  # no bytes: sequences, which are read at once
             return
         self.shown = now
         speed = self.done / max(now - self.began, 1e-9)
         share = min(self.done / self.total, 1.0)
         bar = ("#" * round(share * _WIDTH)).ljust(_WIDTH, ".")
-        left = _clock((self.total - self.done) / speed)
-        text = f"{self.what} {bar} {share:4.0%}  {speed / 1e9:.2f} GB/s  {left} left"
-        print(f"\r\x1b[2K{text}", end="", file=sys.stderr, flush=True)
+        left = clock((self.total - self.done) / speed)
+        show_status(f"{self.what} {bar} {share:4.0%}  {speed / 1e9:.2f} GB/s  {left} left")
 
     def __exit__(self, *_: Any) -> None:
-        if self.live:
-            print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
-
-
-def _clock(seconds: float) -> str:
-    """Write a time as minutes and seconds."""
-    minutes, rest = divmod(max(round(seconds), 0), 60)
-    return f"{minutes}:{rest:02d}"
+        clear_status()

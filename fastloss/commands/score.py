@@ -22,9 +22,9 @@ from fastloss.files.opening import opened
 from fastloss.files.result import Result
 
 DESCRIPTION = """\
-Computes LOSS of the arrays in INPUT and TARGET, block by block: memory does not grow with the files. The mean of a file
-is that of all of its rows: class weights, sample weights and rows that are ignored included. Rows lie along the first
-axis. INPUT and TARGET stand for the first two arrays of the loss; FILE is one of
+Computes LOSS of the arrays in INPUT and TARGET, block by block: memory does not grow with the files. The result is that
+of one call on the whole arrays, with class weights, sample weights and ignored rows too. Rows lie along the first axis.
+INPUT and TARGET stand for the first two arrays of the loss; FILE is one of
 
   array.npy   arrays.npz:MEMBER   array.zarr   group.zarr:ARRAY   table.parquet:COLUMN,COLUMN,...
 
@@ -80,7 +80,7 @@ def _general(add_help: bool) -> argparse.ArgumentParser:
     parser.add_argument("--out", metavar="FILE", help="write the values that are not reduced, as .npy")
     parser.add_argument("--grad-out", metavar="FILE", help=f"{GRADIENT}; as .npy")
     parser.add_argument("--json", action="store_true", help="print JSON; the reduced loss is its `value`")
-    parser.add_argument("--batch", type=_rows, metavar="ROWS", help="rows of a block (default: some megabytes)")
+    parser.add_argument("--batch", type=_rows, metavar="ROWS", help="rows of a block (default: as many as have 32 MiB)")
     parser.add_argument("--overwrite", action="store_true", help="replace results that exist")
     return parser
 
@@ -169,19 +169,24 @@ def _report(job: Job, scored: Scored, given: argparse.Namespace) -> None:
             "count": int(scored.part.count),
             "shape": list(job.first.shape),
             "dtype": str(job.first.dtype),
-            "options": job.options,
+            "options": {name: str(given) if given == math.inf else given for name, given in job.options.items()},
             "out": given.out,
             "grad_out": given.grad_out,
             "seconds": round(scored.seconds, 6),
         }
         print(json.dumps(report))
         return
-    shape = " x ".join(f"{n:,}" for n in job.first.shape)
     if value is not None:
         print(f"{job.loss.name}  {value:.9g}")
-    print(f"{'' if value is None else f'{job.reduction} of '}{shape} {job.first.dtype}, {scored.seconds:.2f} s")
+    of = "" if value is None else f"{job.reduction} of "
+    print(f"{of}{_numbers(job.first)}, {scored.seconds:.2f} s")
     for result in scored.results.values():
-        print(f"wrote {result.path}: {' x '.join(f'{n:,}' for n in result.shape)} {result.dtype}")
+        print(f"wrote {result.path}: {_numbers(result)}")
+
+
+def _numbers(array: Any) -> str:
+    """Say how many numbers of which dtype an array has: 1,000 x 10 float32."""
+    return f"{' x '.join(f'{n:,}' for n in array.shape) or 'one'} {array.dtype}"
 
 
 def _finite(value: float | None) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from fastloss.commands.loss_flags import named
 from fastloss.define.record import Loss
 from fastloss.define.registry import LOSSES
 from fastloss.runtime.kernel_cache import folders, is_off
+from fastloss.runtime.terminal import clear_status, show_status
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
@@ -35,12 +35,10 @@ def main(names: Sequence[str], dtypes: Sequence[str]) -> int:
     began = time.perf_counter()
     for number, loss in enumerate(losses, 1):
         for name, dtype in kinds:
-            if sys.stderr.isatty():
-                print(f"\r\x1b[2K{number} of {len(losses)}: {loss.name} {name}", end="", file=sys.stderr, flush=True)
+            show_status(f"{number} of {len(losses)}: {loss.name} {name}")
             for size in _SIZES:
                 _call(loss, size, dtype)
-    if sys.stderr.isatty():
-        print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
+    clear_status()
     seconds = time.perf_counter() - began
     print(f"{len(losses)} of {len(LOSSES)} losses in {', '.join(dtypes)}: {seconds:.1f} s")
     return 0

@@ -19,8 +19,8 @@ import numpy as np
 import fastloss as fl
 from fastloss.cpu.loops import copy as copying
 from fastloss.demo.digits import CLASSES, Fit
-from fastloss.demo.progress import Progress
 from fastloss.runtime.settings import thread_count
+from fastloss.runtime.terminal import clear_status, show_status
 
 BLOCK = 1 << 18  # rows written at a time: 10 MB
 ROUNDS = 3
@@ -51,7 +51,7 @@ class Scored(NamedTuple):
 
 
 class Job(NamedTuple):
-    """A loss, its targets, whether the gradient is wanted, and torch's function and targets."""
+    """A loss, its targets, and whether the gradient is wanted."""
 
     loss: Callable[..., Any]
     target: Any
@@ -87,14 +87,14 @@ def _write(path: Path, fit: Fit, size: int) -> Any:
     clean = (fit.images.reshape(len(fit.images), -1) @ fit.coefficients + fit.intercepts).astype(np.float32)
     file = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(size, CLASSES))
     labels = np.empty(size, np.int64)
-    with Progress("writing the batch") as progress:
-        for start in range(0, size, BLOCK):
-            stop = min(size, start + BLOCK)
-            image = generator.integers(len(clean), size=stop - start)
-            noise = generator.standard_normal((stop - start, CLASSES), dtype=np.float32)
-            file[start:stop] = clean[image] + np.float32(NOISE) * noise
-            labels[start:stop] = fit.labels[image]
-            progress.at(stop / size, f"{stop * CLASSES * 4 / 1e6:.0f} MB")
+    for start in range(0, size, BLOCK):
+        stop = min(size, start + BLOCK)
+        image = generator.integers(len(clean), size=stop - start)
+        noise = generator.standard_normal((stop - start, CLASSES), dtype=np.float32)
+        file[start:stop] = clean[image] + np.float32(NOISE) * noise
+        labels[start:stop] = fit.labels[image]
+        show_status(f"writing the batch: {stop / size:4.0%}")
+    clear_status()
     file.flush()
     return labels
 
@@ -117,10 +117,10 @@ def _score(logits: Any, labels: Any) -> Scored:
     )
     print(f"   {'':<54}{'value':>9}{'time':>10}{'speed':>12}{'of copy':>9}{'torch':>11}")
     rows, gaps = [], []
-    for number, job in enumerate(jobs):
-        with Progress("scoring") as progress:
-            progress.at(number / len(jobs), job.label)
-            row, gap = _scored(job, logits, gradient, torch_times)
+    for job in jobs:
+        show_status(f"scoring: {job.label}")
+        row, gap = _scored(job, logits, gradient, torch_times)
+        clear_status()
         rows.append(row)
         gaps.append(gap)
         beside = "-" if np.isnan(row.torch) else f"{1e3 * row.torch:.0f} ms"

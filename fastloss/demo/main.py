@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-import threading
 import time
 from pathlib import Path
 
 from fastloss.demo import batch, digits, picture
 from fastloss.runtime.config import config
 from fastloss.runtime.settings import thread_count
+from fastloss.runtime.terminal import ended_like_interrupted
 
 
 def main(options: argparse.Namespace) -> int:
@@ -23,10 +22,7 @@ def main(options: argparse.Namespace) -> int:
     if Path(options.output).suffix[1:] not in known:
         raise OSError(f"--output {options.output}: the ending must be one of {', '.join(known)}")
     started = time.perf_counter()
-    if threading.current_thread() is threading.main_thread():
-        # A terminated demo leaves no temporary files either: SIGTERM takes the way of Ctrl-C.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with config(num_threads=options.threads or thread_count()):
+    with ended_like_interrupted(), config(num_threads=options.threads or thread_count()):
         fit = digits.run()
         scored = batch.run(fit, options.size)
     picture.draw(fit, scored, options.output)

@@ -70,7 +70,7 @@ class Npz:
     def whole(self) -> Any:
         """Return the array."""
         count = self.shape[0] if self.shape else 1
-        return next(self._read(max(count, 1))).reshape(self.shape)
+        return next(self._read(count), np.empty(0, self.dtype)).reshape(self.shape)
 
     def _read(self, rows: int) -> Iterator[Any]:
         entry = self.shape[1:]
@@ -92,17 +92,15 @@ class Npz:
 
 def _member(name: str, archive: zipfile.ZipFile, member: str) -> str:
     """Return the name of an array inside an archive, or raise with those that there are."""
-    members = archive.namelist()
+    files = archive.namelist()
+    members = [one.removesuffix(".npy") for one in files] or ["none"]
+    listed = ", ".join(members)
     if not member:
-        listed = ", ".join(one.removesuffix(".npy") for one in members)
-        raise FileError(
-            f"{name}: name a member, as in {name.removesuffix(':')}:{listed.split(', ')[0]} (it has {listed or 'none'})"
-        )
+        raise FileError(f"{name}: name a member, as in {name.removesuffix(':')}:{members[0]} (it has {listed})")
     for one in (f"{member}.npy", member):
-        if one in members:
+        if one in files:
             return one
-    listed = ", ".join(one.removesuffix(".npy") for one in members)
-    raise FileError(f"{name}: no member {member!r}; it has {listed or 'none'}")
+    raise FileError(f"{name}: no member {member!r}; it has {listed}")
 
 
 def _header(name: str, file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

@@ -22,7 +22,8 @@ class Parquet:
         if columns in schema.names:  # one, whatever commas are in its name
             self._columns = [columns]
         if not self._columns:
-            raise FileError(f"{name}: name columns, as in {name}:{schema.names[0] if schema.names else 'x'},...")
+            example = f"{name.removesuffix(':')}:{schema.names[0] if schema.names else 'x'},..."
+            raise FileError(f"{name}: name columns, as in {example}")
         for column in self._columns:
             if schema.names.count(column) != 1:
                 raise FileError(f"{name}: no column {column!r}; it has {', '.join(schema.names)}")
@@ -61,10 +62,9 @@ class Parquet:
             raise FileError(f"{self.name}: no Parquet file, or a damaged one ({str(error).splitlines()[0]})") from None
 
     def _dtype(self, field: Any) -> np.dtype[Any]:
-        name = f"{self.name}, column {field.name!r}"
         try:
             dtype: np.dtype[Any] = np.dtype(field.type.to_pandas_dtype())
         except (NotImplementedError, TypeError):
-            raise FileError(f"{name}: expected numbers, got {field.type}") from None
-        check_numbers(name, dtype)
+            dtype = np.dtype(object)
+        check_numbers(f"{self.name}, column {field.name!r}", dtype, field.type)
         return dtype

@@ -36,10 +36,10 @@ class Source(Protocol):
         ...
 
 
-def check_numbers(name: str, dtype: np.dtype[Any]) -> None:
-    """Raise if an array does not hold numbers."""
+def check_numbers(name: str, dtype: np.dtype[Any], called: Any = None) -> None:
+    """Raise if an array does not hold numbers; `called` is the dtype in words of its file, if it has any."""
     if dtype.kind not in _NUMBERS:
-        raise FileError(f"{name}: expected numbers, got dtype {dtype}")
+        raise FileError(f"{name}: expected numbers, got {f'dtype {dtype}' if called is None else called}")
 
 
 def native(array: Any) -> Any:

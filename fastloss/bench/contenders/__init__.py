@@ -45,20 +45,19 @@ class Contender:
 
     Attributes
     ----------
-    name, label
-        In files, and in words.
-    missing
-        Returns what has to be installed, or ``None``.
+    name
+        In files and on the command line.
     prepare
         Returns the call for a case, or ``None`` where the library has no such loss.
+    missing
+        Returns what has to be installed, or ``None``.
     threads_fixed
         Whether the number of threads is settled when the library starts, so that a process cannot compare two.
     """
 
     name: str
-    label: str
-    missing: Callable[[], str | None]
     prepare: Callable[[Case], Prepared | None]
+    missing: Callable[[], str | None] = lambda: None
     threads_fixed: bool = False
 
 

@@ -210,10 +210,6 @@ FORMULAS: dict[str, Callable[..., Any]] = {
 }
 
 
-def _missing() -> None:
-    return None
-
-
 def _prepare(case: Case) -> Prepared | None:
     function = FORMULAS.get(case.loss.name)
     if function is None:
@@ -227,4 +223,4 @@ def _outcome(result: Any) -> Outcome:
     return value, gradients
 
 
-CONTENDERS = {"numpy": Contender("numpy", "NumPy (one thread)", _missing, _prepare)}
+CONTENDERS = {"numpy": Contender("numpy", _prepare)}

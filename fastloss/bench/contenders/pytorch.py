@@ -184,6 +184,6 @@ def _outcome(result: Any) -> Outcome:
 
 
 CONTENDERS = {
-    "torch": Contender("torch", "torch, eager", _torch_missing, _eager),
-    "compile": Contender("compile", "torch.compile", _compiler_missing, _compiled, threads_fixed=True),
+    "torch": Contender("torch", _eager, _torch_missing),
+    "compile": Contender("compile", _compiled, _compiler_missing, threads_fixed=True),
 }

@@ -66,4 +66,4 @@ def _outcome(factor: float, result: Any) -> Outcome:
     return factor * values.mean(dtype=np.float64), [np.float32(factor / values.size) * gradient]
 
 
-CONTENDERS = {"sklearn": Contender("sklearn", "scikit-learn", _missing, _prepare)}
+CONTENDERS = {"sklearn": Contender("sklearn", _prepare, _missing)}

@@ -149,4 +149,4 @@ def _outcome(result: Any) -> Outcome:
     return np.asarray(value), [np.asarray(gradient) for gradient in gradients]
 
 
-CONTENDERS = {"jax": Contender("jax", "JAX (jit)", _missing, _prepare, threads_fixed=True)}
+CONTENDERS = {"jax": Contender("jax", _prepare, _missing, threads_fixed=True)}
