@@ -151,12 +151,16 @@ class Outputs:
         """Check what is read beside the arguments, by name, against the arrays of the user's that are written."""
         if not self.writes_over:
             return
+        if self.planning.sample_weight is not None:
+            operands["sample_weight"] = self.planning.sample_weight
         beside = {name: operand for name, operand in operands.items() if operand is not None}
         self._read = [argument.operand for argument in self.arguments if argument is not None] + [*beside.values()]
         for read, operand in beside.items():
             for target in self._targets if self._out is None else (*self._targets, self._out):
-                # An element is read before the gradient is written in its place, but not before the value is.
-                together = target is not self._out and self.backend.same(target.view, operand.view)
+                # An element is read before the gradient is written in its place, but not before the value is; weights
+                # of samples are read again after both.
+                late = target is self._out or read == "sample_weight"
+                together = not late and self.backend.same(target.view, operand.view)
                 if self._lies_in(target, operand) and not together:
                     name = target.name
                     raise ValueError(f"{name} overlaps {read}, which is read after a part of {name} is written")
