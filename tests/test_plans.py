@@ -2,6 +2,7 @@
 
 import gc
 import sys
+import tracemalloc
 import types
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -362,6 +363,17 @@ def test_one_argument_named_twice(rng):
     assert given[0].any()
 
 
+def test_a_converted_input_may_be_named_in_a_tuple():
+    x = np.array([[1.0, 2.0], [3.0, 5.0]], np.float16)
+    for dtype in (np.float32, np.float16):
+        options = {"dim": 1, "dtype": dtype, "grad_output": x.astype(dtype)}
+        value, gradients = fl.value_and_grad(fl.softmax, ("input",))(x, **options)
+        assert value.dtype == dtype
+        assert type(gradients) is tuple
+        assert gradients[0].dtype == np.float16
+        np.testing.assert_array_equal(gradients[0], fl.grad(fl.softmax)(x, **options))
+
+
 def test_errors_have_no_other_error_before_them():
     with ThreadPoolExecutor(1) as thread:  # of its own: compiled extensions leave errors that they have caught
         error = thread.submit(fl.mse_loss, np.ones(3), np.ones(3), reduction="median").exception()
@@ -476,6 +488,20 @@ def test_arrays_are_not_kept_of_classes_that_lie_innermost_nor_of_sequences():
     del x, labels, lengths
     gc.collect()
     assert not [one for one in kept if one() is not None]
+
+
+def test_nothing_of_the_size_of_weights_is_kept():
+    def weigh(count):
+        for _ in range(3):
+            fl.mse_loss(np.ones(count, np.float32), np.zeros(count, np.float32), sample_weight=np.ones(count, np.int32))
+
+    weigh(10)  # loads the kernels
+    tracemalloc.start()
+    weigh(20_000)
+    gc.collect()
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 20_000 * 4
 
 
 def test_arrays_that_may_not_be_written_are_read():

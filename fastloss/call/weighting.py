@@ -137,13 +137,13 @@ def plan_sample_weights(
 
 def converting(backend: Any, view: Any, real: Any) -> Callable[[Any], Any]:
     """Return what makes contiguous arrays of a floating point type of arrays like `view`."""
-    like = backend.empty(view.shape, real)
+    shape = view.shape
     if view.size == 0:
-        return lambda view: like
-    convert = mapping(backend, other, (like, view), 0)
+        return lambda view: backend.empty(shape, real)
+    convert = mapping(backend, other, (backend.empty(shape, real), view), 0)
 
     def converted(view: Any) -> Any:
-        made = backend.empty(like.shape, real)
+        made = backend.empty(shape, real)
         convert((made, view), made.reshape(-1))
         return made
 
