@@ -92,7 +92,8 @@ def _annotation_of(describe: Callable[..., Any], parameter: inspect.Parameter) -
     annotation = parameter.annotation
     if annotation is parameter.empty:
         return "", None
-    if isinstance(describe.__globals__.get(annotation) if isinstance(annotation, str) else annotation, Domain):
+    named = describe.__globals__.get(annotation) if isinstance(annotation, str) else annotation
+    if isinstance(named, Domain):
         name, text = parameter.name, annotation if isinstance(annotation, str) else "..."
         raise TypeError(f"{describe.__name__}: the domain of {name} is written {name}: Annotated[float, {text}]")
     if isinstance(annotation, str) and re.match(r"(\w+\.)*Annotated\[", annotation):
@@ -102,6 +103,8 @@ def _annotation_of(describe: Callable[..., Any], parameter: inspect.Parameter) -
             annotation = get_type_hints(stated, names, include_extras=True)["it"]
         except NameError as error:
             raise NameError(f"{describe.__name__}: the annotation of {parameter.name}: {error}") from None
+    if get_origin(named) is Annotated:  # Quantile, with Quantile = Annotated[float, OPEN_UNIT] above
+        annotation = named
     if get_origin(annotation) is Annotated:
         base, domain, *_ = get_args(annotation)
         return str(base), domain

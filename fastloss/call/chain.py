@@ -19,7 +19,7 @@ from fastloss.call.composed import Part, record_of_part
 from fastloss.call.plan import Plan
 from fastloss.call.planning import Operand, Planning, several
 from fastloss.call.request import VALUE, Mode, Request, is_number
-from fastloss.call.targets import check_targets
+from fastloss.call.targets import check_out, check_targets
 from fastloss.call.weighting import RowLayout
 from fastloss.define.chains import Applied, WeightedSum
 from fastloss.define.descriptions import Elementwise
@@ -46,6 +46,8 @@ def plan(part: Part, planning: Planning, description: Applied | WeightedSum) -> 
     if request.grad_out is not None:
         given = several(request.grad_out, len(mode.wrt), mode.single)
         targets = check_targets(planning, given, [operands[name] for name in mode.wrt])
+    if request.out is not None and mode.wrt:
+        check_out(planning, [operand.view for operand in (*_read_by_inner(description), *targets)])
     if mode.partial and isinstance(description, WeightedSum):
         raise TypeError(f"{record.name} is a sum of losses: take partial sums of these, each has a mean of its own")
     clear = _clearing(planning, description)
@@ -122,6 +124,15 @@ def _operands_of(description: Any) -> dict[str, Operand]:
     for part in _parts_of(description):
         found |= _operands_of(part)
     return found
+
+
+def _read_by_inner(description: Any) -> list[Operand]:
+    """Return the operands of the inner losses of a chain, whose gradients are computed after the values are written.
+
+    Those of a sum of losses are all computed before.
+    """
+    inner = [] if isinstance(description, WeightedSum) else _parts_of(description)
+    return [one for part in inner if not isinstance(part, Operand) for one in _operands_of(part).values()]
 
 
 def _parts_of(description: Any) -> list[Any]:

@@ -18,7 +18,7 @@ from fastloss.call.checks import check_float, check_shape, listed
 from fastloss.call.plan import Plan
 from fastloss.call.planning import Operand, Planning, several
 from fastloss.call.request import VALUE, Mode, Request
-from fastloss.call.targets import check_targets
+from fastloss.call.targets import check_out, check_targets
 from fastloss.define.descriptions import Distance, Elementwise, OfDistances, Penalty
 from fastloss.define.point_maths import plus
 from fastloss.define.record import Loss
@@ -174,17 +174,13 @@ class _Distances:
 
     def _check_outputs(self, views: list[Any]) -> None:
         planning, request, names = self.planning, self.planning.request, self.description.names
-        backend = planning.library.backend
         self.targets: list[Operand] = []
         if request.grad_out is not None:
             given = several(request.grad_out, len(self.mode.wrt), self.mode.single)
             like = [self.description.arrays[names.index(name)] for name in self.mode.wrt]
             self.targets = check_targets(planning, given, like)
         if request.out is not None:
-            out = planning.library.output(request.out, "out")
-            written = [target.view for target in self.targets]
-            if any(backend.overlap(out, view) for view in (*views, *written)):
-                raise ValueError("out overlaps an argument or another array that is written")
+            check_out(planning, [*views, *[target.view for target in self.targets]])
 
     def run(self, given: tuple[Any, ...], request: Request) -> Any:
         """Compute the call of the arrays that were given."""

@@ -22,6 +22,13 @@ def check_targets(planning: Planning, targets: tuple[Any, ...], like: Iterable[O
     return checked
 
 
+def check_out(planning: Planning, views: Iterable[Any]) -> None:
+    """Check that ``out`` shares no memory with arrays that are read, or written, after the values."""
+    out = planning.library.output(planning.request.out, "out")
+    if any(planning.library.backend.overlap(out, view) for view in views):
+        raise ValueError("out overlaps an argument or another array that is written")
+
+
 def check_target(planning: Planning, target: Operand, shape: Shape, dtype: Any) -> None:
     """Check an array to be written, which must have a shape and a dtype."""
     view = planning.library.output(target.given, target.name)
