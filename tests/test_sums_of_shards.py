@@ -40,6 +40,16 @@ def test_shards_come_to_the_whole(dtype):
     np.testing.assert_array_equal(into, gradient)
 
 
+def test_autograd_does_not_follow_a_part_of_shards():
+    torch = pytest.importorskip("torch")
+    x, y = torch.randn(3, 4, dtype=torch.float64, requires_grad=True), torch.tensor([0, 3, 1])
+    loss, lse = fl.combine_shards([fl.shard_stats(x, y)])
+    gradient = fl.shard_grad(x, y, lse, grad_output=torch.ones(3, dtype=torch.float64, requires_grad=True))
+    assert not any(made.requires_grad for made in (loss, lse, gradient))
+    torch.nn.functional.cross_entropy(x, y, reduction="sum").backward()
+    torch.testing.assert_close(gradient, x.grad)
+
+
 def test_shards_of_extreme_logits():
     x = np.array([[1e4, -1e4, 1e4], [-np.inf, -np.inf, 2.0]])
     stats = [fl.shard_stats(x[:, :2], [0, 2]), fl.shard_stats(x[:, 2:], [0, 2], class_offset=2)]
