@@ -50,6 +50,15 @@ def test_autograd_does_not_follow_a_part_of_shards():
     torch.testing.assert_close(gradient, x.grad)
 
 
+def test_statistics_of_one_shard_stand_in_a_list():
+    x, y = RNG.normal(size=(3, 4)), [0, 3, 1]
+    stats = fl.shard_stats(x, y)
+    with pytest.raises(TypeError, match="stats must be a list"):
+        fl.combine_shards(stats)
+    _, lse = fl.combine_shards([stats])
+    np.testing.assert_array_equal(fl.shard_grad(x, y, lse, divisor=np.array(2.0)), fl.shard_grad(x, y, lse, divisor=2))
+
+
 def test_shards_of_extreme_logits():
     x = np.array([[1e4, -1e4, 1e4], [-np.inf, -np.inf, 2.0]])
     stats = [fl.shard_stats(x[:, :2], [0, 2]), fl.shard_stats(x[:, 2:], [0, 2], class_offset=2)]

@@ -85,6 +85,8 @@ def partial_sum(loss: Callable[..., Any]) -> Callable[..., PartialSum]:
     >>> print(whole.count, round(whole.mean(), 4))
     2 1.1269
     """
+    if isinstance(loss, type):
+        raise TypeError(f"expected a loss function or a loss instance, got the class {loss.__name__}: call it first")
     bound = getattr(loss, "partial_sum", None)
     if bound is not None and not hasattr(loss, "__fastloss__"):
         return bound  # type: ignore[no-any-return]

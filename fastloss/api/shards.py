@@ -112,7 +112,11 @@ def combine_shards(stats: Iterable[Any]) -> tuple[Array, Array]:
     ------
     ValueError
         If there are none.
+    TypeError
+        If they are not in a list or the like, but those of one shard as they are.
     """
+    if isinstance(stats, ShardStats):
+        raise TypeError("stats must be a list of what shard_stats returned, got one of these")
     parts = [tuple(one) for one in stats]
     if not parts:
         raise ValueError("stats must be those of at least one shard")
@@ -152,7 +156,7 @@ def shard_grad(
         Those of :func:`shard_stats`.
     lse : array, shape (N,)
         The log-sum-exp of :func:`combine_shards`.
-    divisor : float
+    divisor : float or array of one number
         What the loss is divided by, such as the number of rows that count.
     grad_output : array, shape (N,), or float, optional
         The upstream gradient u of each row, 1 by default.
@@ -175,7 +179,9 @@ def shard_grad(
     the largest of their row among all shards have a `lse` with more digits.
     """
     xp, x, target, local, counts = _looked_at(logits_shard, target, class_offset, None)
-    if not isinstance(divisor, int | float | np.number) or not divisor >= 0:
+    if getattr(divisor, "shape", None) == ():
+        divisor = float(divisor)
+    if not isinstance(divisor, int | float) or not divisor >= 0:
         raise ValueError(f"divisor must be a number >= 0, got {divisor}")
     lse = _outside_autograd(lse) if hasattr(lse, "dtype") else xp.asarray(lse)
     above: Any = 1 if grad_output is None else _outside_autograd(grad_output)

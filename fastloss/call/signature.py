@@ -80,7 +80,8 @@ def signature(
     """Return the signature of a call, None if something in it has none, such as a list or a function."""
     extras = extras_of(request)
     given = (*args, *kwargs.values(), *bound, *extras)
-    if {*map(type, given)} == _ARRAYS and not extras and request.grad_output is None:
+    is_alone = request.grad_output is request.grad_out is request.out is None
+    if is_alone and {*map(type, given)} == _ARRAYS:
         count = len(given)
         layouts = tuple(map(_host_layout, given))
         return Signature((len(args), *kwargs, layouts), given, tuple(range(count)), given, (None,) * count, ())
@@ -114,7 +115,7 @@ def signature(
         arrays.append(a)
         lowers.append(lower)
     relations: tuple[int, ...] = ()
-    if extras or request.grad_output is not None:
+    if not is_alone:
         relations = tuple([relation(arrays[k], arrays[n]) for k, n in pairs_of(len(arrays), request)])
         parts.append((_form(request), relations))
     return Signature(tuple(parts), tuple(arrays), tuple(places), given, tuple(lowers), relations)
