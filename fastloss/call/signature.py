@@ -56,8 +56,10 @@ def extras_of(request: Request) -> tuple[Any, ...]:
     if grad_output is grad_out is out is None:
         return ()
     extras: tuple[Any, ...] = () if grad_output is None or is_number(grad_output) else (grad_output,)
-    if grad_out is not None:
-        extras += tuple(grad_out) if isinstance(grad_out, tuple | list) else (grad_out,)
+    if isinstance(grad_out, tuple | list):
+        extras += tuple(grad_out) or ((),)  # an empty one is a mistake, and not like none
+    elif grad_out is not None:
+        extras += (grad_out,)
     return extras if out is None else (*extras, out)
 
 
@@ -80,8 +82,7 @@ def signature(
     """Return the signature of a call, None if something in it has none, such as a list or a function."""
     extras = extras_of(request)
     given = (*args, *kwargs.values(), *bound, *extras)
-    is_alone = request.grad_output is request.grad_out is request.out is None
-    if is_alone and {*map(type, given)} == _ARRAYS:
+    if {*map(type, given)} == _ARRAYS and not extras and request.grad_output is None:
         count = len(given)
         layouts = tuple(map(_host_layout, given))
         return Signature((len(args), *kwargs, layouts), given, tuple(range(count)), given, (None,) * count, ())
@@ -115,7 +116,7 @@ def signature(
         arrays.append(a)
         lowers.append(lower)
     relations: tuple[int, ...] = ()
-    if not is_alone:
+    if extras or request.grad_output is not None:
         relations = tuple([relation(arrays[k], arrays[n]) for k, n in pairs_of(len(arrays), request)])
         parts.append((_form(request), relations))
     return Signature(tuple(parts), tuple(arrays), tuple(places), given, tuple(lowers), relations)
