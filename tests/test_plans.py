@@ -179,7 +179,7 @@ def test_what_is_kept_writes_the_same_into_arrays_of_the_callers(case, anew):
         (lambda x: [[0.0] * 3] * 2, TypeError),
     ],
 )
-def test_what_is_not_plain_goes_the_anew(given, expected):
+def test_what_is_not_plain_is_computed_by_its_plan(given, expected):
     x = np.arange(6.0).reshape(2, 3)
     y = np.array([0, 2])
     right = fl.grad(fl.cross_entropy)(x, y)
@@ -240,7 +240,7 @@ def test_sequences_whose_lengths_are_arrays(options, dtype, anew):
     assert (given == 7).all()
 
 
-def test_straight_code_leaves_to_the_anew_what_is_wrong():
+def test_what_is_wrong_is_left_to_the_plan():
     x, y = np.ones((2, 3)), np.array([0, 2])
     steps = fl.value_and_grad(fl.cross_entropy), fl.value_and_grad(fl.binary_cross_entropy)
     for _ in range(4):
@@ -512,7 +512,7 @@ def test_arrays_that_may_not_be_written_are_read():
     assert same(fl.value_and_grad(fl.cross_entropy)(np.array(x), np.array(y)), expected)
 
 
-def test_errors_come_from_the_anew():
+def test_errors_come_from_the_plan():
     x = np.ones((2, 3))
     with pytest.raises(IndexError, match=r"target 3 at position \(1,\)"):
         fl.grad(fl.cross_entropy)(x, np.array([0, 3]))
