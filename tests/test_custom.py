@@ -263,6 +263,18 @@ def test_a_chain_of_losses():
         fl.grad(softened_loss)(X, T, grad_out=np.empty(3))
 
 
+def test_values_of_a_chain_are_not_written_over_what_is_read_later():
+    both = fl.value_and_grad(fl.soft_dice_loss)
+    x, t, into = X[0].copy(), T[0], np.empty((3, 4))
+    with pytest.raises(ValueError, match="out overlaps an argument"):
+        both(x, t, reduction="none", out=x.reshape(-1)[:3])
+    with pytest.raises(ValueError, match="out overlaps an argument or another array that is written"):
+        both(x, t, reduction="none", out=into.reshape(-1)[:3], grad_out=into)
+    np.testing.assert_array_equal(x, X[0])
+    expected, _ = both(x, t, reduction="none")
+    np.testing.assert_array_equal(both(x, t, reduction="none", out=t[1:2, :3].copy()[0])[0], expected)
+
+
 def test_the_same_array_at_both_ends_of_a_chain():
     @loss
     def sharpness_loss(input, *, reduction="mean"):
@@ -776,6 +788,19 @@ def test_a_domain_is_told_by_annotated(annotation):
         @loss
         def faulty_loss(input, target, *, q: annotation = 1.0):
             return Elementwise(power_error, low=q, high=q)
+
+
+Quantile = Annotated[float, OPEN_UNIT]
+
+
+@pytest.mark.parametrize("annotation", [Quantile, "Quantile"])
+def test_an_annotation_may_have_a_name(annotation):
+    @loss
+    def squares_loss(input, target, *, q: annotation = 0.5, reduction="mean"):
+        return Elementwise(power_error, low=q, high=q)
+
+    with pytest.raises(ValueError, match=r"q must be a number in \(0, 1\)"):
+        squares_loss(X, T, q=2.0)
 
 
 def test_a_loss_is_made_once():

@@ -2,6 +2,7 @@
 
 import gc
 import sys
+import tracemalloc
 import types
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -178,7 +179,7 @@ def test_what_is_kept_writes_the_same_into_arrays_of_the_callers(case, anew):
         (lambda x: [[0.0] * 3] * 2, TypeError),
     ],
 )
-def test_what_is_not_plain_goes_the_anew(given, expected):
+def test_what_is_not_plain_is_computed_by_its_plan(given, expected):
     x = np.arange(6.0).reshape(2, 3)
     y = np.array([0, 2])
     right = fl.grad(fl.cross_entropy)(x, y)
@@ -239,7 +240,7 @@ def test_sequences_whose_lengths_are_arrays(options, dtype, anew):
     assert (given == 7).all()
 
 
-def test_straight_code_leaves_to_the_anew_what_is_wrong():
+def test_what_is_wrong_is_left_to_the_plan():
     x, y = np.ones((2, 3)), np.array([0, 2])
     steps = fl.value_and_grad(fl.cross_entropy), fl.value_and_grad(fl.binary_cross_entropy)
     for _ in range(4):
@@ -362,6 +363,17 @@ def test_one_argument_named_twice(rng):
     assert given[0].any()
 
 
+def test_a_converted_input_may_be_named_in_a_tuple():
+    x = np.array([[1.0, 2.0], [3.0, 5.0]], np.float16)
+    for dtype in (np.float32, np.float16):
+        options = {"dim": 1, "dtype": dtype, "grad_output": x.astype(dtype)}
+        value, gradients = fl.value_and_grad(fl.softmax, ("input",))(x, **options)
+        assert value.dtype == dtype
+        assert type(gradients) is tuple
+        assert gradients[0].dtype == np.float16
+        np.testing.assert_array_equal(gradients[0], fl.grad(fl.softmax)(x, **options))
+
+
 def test_errors_have_no_other_error_before_them():
     with ThreadPoolExecutor(1) as thread:  # of its own: compiled extensions leave errors that they have caught
         error = thread.submit(fl.mse_loss, np.ones(3), np.ones(3), reduction="median").exception()
@@ -478,6 +490,20 @@ def test_arrays_are_not_kept_of_classes_that_lie_innermost_nor_of_sequences():
     assert not [one for one in kept if one() is not None]
 
 
+def test_nothing_of_the_size_of_weights_is_kept():
+    def weigh(count):
+        for _ in range(3):
+            fl.mse_loss(np.ones(count, np.float32), np.zeros(count, np.float32), sample_weight=np.ones(count, np.int32))
+
+    weigh(10)  # loads the kernels
+    tracemalloc.start()
+    weigh(20_000)
+    gc.collect()
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 20_000 * 4
+
+
 def test_arrays_that_may_not_be_written_are_read():
     x, y = np.arange(6.0).reshape(2, 3), np.array([0, 2])
     expected = fl.value_and_grad(fl.cross_entropy)(x, y)
@@ -486,7 +512,7 @@ def test_arrays_that_may_not_be_written_are_read():
     assert same(fl.value_and_grad(fl.cross_entropy)(np.array(x), np.array(y)), expected)
 
 
-def test_errors_come_from_the_anew():
+def test_errors_come_from_the_plan():
     x = np.ones((2, 3))
     with pytest.raises(IndexError, match=r"target 3 at position \(1,\)"):
         fl.grad(fl.cross_entropy)(x, np.array([0, 3]))

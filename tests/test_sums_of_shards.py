@@ -40,6 +40,25 @@ def test_shards_come_to_the_whole(dtype):
     np.testing.assert_array_equal(into, gradient)
 
 
+def test_autograd_does_not_follow_a_part_of_shards():
+    torch = pytest.importorskip("torch")
+    x, y = torch.randn(3, 4, dtype=torch.float64, requires_grad=True), torch.tensor([0, 3, 1])
+    loss, lse = fl.combine_shards([fl.shard_stats(x, y)])
+    gradient = fl.shard_grad(x, y, lse, grad_output=torch.ones(3, dtype=torch.float64, requires_grad=True))
+    assert not any(made.requires_grad for made in (loss, lse, gradient))
+    torch.nn.functional.cross_entropy(x, y, reduction="sum").backward()
+    torch.testing.assert_close(gradient, x.grad)
+
+
+def test_statistics_of_one_shard_stand_in_a_list():
+    x, y = RNG.normal(size=(3, 4)), [0, 3, 1]
+    stats = fl.shard_stats(x, y)
+    with pytest.raises(TypeError, match="stats must be a list"):
+        fl.combine_shards(stats)
+    _, lse = fl.combine_shards([stats])
+    np.testing.assert_array_equal(fl.shard_grad(x, y, lse, divisor=np.array(2.0)), fl.shard_grad(x, y, lse, divisor=2))
+
+
 def test_shards_of_extreme_logits():
     x = np.array([[1e4, -1e4, 1e4], [-np.inf, -np.inf, 2.0]])
     stats = [fl.shard_stats(x[:, :2], [0, 2]), fl.shard_stats(x[:, 2:], [0, 2], class_offset=2)]

@@ -80,3 +80,18 @@ def test_numbers_upstream_are_factors(kind, reduction):
         fl.grad(fl.mse_loss)(x, -x, reduction=reduction, grad_output=10**400)
     with pytest.raises(TypeError, match="grad_output"):
         fl.grad(fl.mse_loss)(x, -x, reduction=reduction, grad_output=np.complex64(2))
+
+
+def test_no_arrays_are_not_nothing():
+    step = fl.grad(fl.mse_loss)
+    for _ in range(2):  # a plan for calls without is kept
+        step(X, X)
+    for given in ((), []):
+        with pytest.raises(TypeError, match="grad_out must be an array"):
+            step(X, X, grad_out=given)
+
+
+@pytest.mark.parametrize("transform", [fl.grad, fl.partial_sum], ids=lambda t: t.__name__)
+def test_of_a_class(transform):
+    with pytest.raises(TypeError, match="got the class CrossEntropyLoss: call it first"):
+        transform(fl.CrossEntropyLoss)

@@ -282,6 +282,31 @@ def test_bad_combinations():
         fl.softmax(x, 1, sample_weight=np.ones(4))
 
 
+def test_weights_are_not_written_over():
+    rng = np.random.default_rng(0)
+    x, other, y = rng.uniform(1, 2, (5, 5)), rng.normal(size=(5, 5)), np.ones(5)
+    for function, given in (
+        (fl.cosine_embedding_loss, (other, y)),
+        (fl.multilabel_margin_loss, (np.full((5, 5), -1),)),
+        (fl.linear_cross_entropy, (other, np.arange(5))),
+    ):
+        with pytest.raises(ValueError, match="grad_out overlaps sample_weight"):
+            fl.grad(function, function.__fastloss__.positional[0])(x, *given, sample_weight=x[0], grad_out=x)
+    each = np.arange(1.0, 7)
+    both = fl.value_and_grad(fl.cosine_embedding_loss)
+    with pytest.raises(ValueError, match="out overlaps sample_weight"):
+        both(x, other, y, sample_weight=each[:5], reduction="none", out=each[1:])
+    with pytest.raises(ValueError, match="grad_out overlaps sample_weight"):
+        fl.grad(fl.margin_ranking_loss, "input1")(x[0], x[1], y, sample_weight=each[:5], grad_out=each[:5])
+    assert each.tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_partial_sums_of_an_instance_take_no_options():
+    part = fl.CrossEntropyLoss(ignore_index=0).partial_sum
+    with pytest.raises(TypeError, match="ignore_index is an option"):
+        part(np.ones((2, 3)), np.array([0, 1]), ignore_index=1)
+
+
 AXES = [case for case in FIRST if "axis" in case.record.common and case.loss != "triplet_margin_with_distance_loss"]
 
 
@@ -355,6 +380,12 @@ def test_torch_tensors():
     (each @ w / 2).backward()
     torch.testing.assert_close(value, (each @ w / 2).detach())
     torch.testing.assert_close(gradient, x.grad)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
+def test_divisors_of_torch_beside_lists(dtype):
+    torch = pytest.importorskip("torch")
+    assert fl.mse_loss([3.0, 0.0], [0.0, 0.0], divisor=torch.tensor(3.0, dtype=getattr(torch, dtype))) == 3
 
 
 @pytest.mark.parametrize("reduction", quickly("mean", then=["none"]))

@@ -203,21 +203,15 @@ def _filling(describe: Callable[..., Any], signed: Signed) -> Callable[..., Any]
 
 def _checking(describe: Callable[..., Any], record: Callable[[], Loss]) -> Callable[..., Any]:
     """Return a function that describes a loss and checks the form of its maths, of each once."""
-    sound: set[Any] = set()
-    latest: Any = None
+    sound: set[Any] = set()  # a loss may have several
 
     @functools.wraps(describe)
     def described(*args: Any, **kwargs: Any) -> Any:
-        nonlocal latest
         description = describe(*args, **kwargs)
-        if (
-            isinstance(description, tuple) and description[0] is not latest
-        ):  # small calls count this; a loss may have several maths
-            maths = getattr(description, "point", None) or getattr(description, "maths", None)
-            if maths not in sound:
-                check_maths(record(), description)
-                sound.add(maths)
-            latest = maths
+        maths = getattr(description, "maths", None) or getattr(description, "point", None)
+        if maths not in sound:
+            check_maths(record(), description)
+            sound.add(maths)
         return description
 
     return described

@@ -10,7 +10,7 @@ from typing import Any
 
 from fastloss.call.call import Call
 from fastloss.call.request import Mode, Request
-from fastloss.define.registry import record_of
+from fastloss.define.registry import record_of, refuse_options
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,8 @@ def partial_sum(loss: Callable[..., Any]) -> Callable[..., PartialSum]:
     >>> print(whole.count, round(whole.mean(), 4))
     2 1.1269
     """
+    if isinstance(loss, type):
+        raise TypeError(f"expected a loss function or a loss instance, got the class {loss.__name__}: call it first")
     bound = getattr(loss, "partial_sum", None)
     if bound is not None and not hasattr(loss, "__fastloss__"):
         return bound  # type: ignore[no-any-return]
@@ -105,12 +107,14 @@ class PartialLoss:
             raise TypeError(f"{record.name} has no mean, so that parts of it do not add up to one")
         self._request = Request(Mode(partial=True))
         self._call = Call(record, self._request, options)
-        self._origin = origin
+        self._bound, self._origin = frozenset(options), origin
         self.__name__ = self.__qualname__ = f"partial_sum({record.name})"
         self.__doc__ = f"The partial sum of a loss: {record.function.__doc__}"
 
     def __call__(self, *args: Any, **kwargs: Any) -> PartialSum:
         """Return the sum, what a mean divides it by, and how many values count."""
+        if kwargs and self._bound:
+            refuse_options(self._origin, kwargs, self._bound)
         total, weight, count = self._call.run(args, kwargs, self._request)
         return PartialSum(float(total), float(weight), int(count))
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from fastloss.call.call import Call
 from fastloss.call.request import VALUE, is_number
+from fastloss.cpu.arrays import is_tracked
 from fastloss.define.descriptions import Array, Elementwise, Rowwise
 from fastloss.define.point_maths import shard_softmax
 from fastloss.define.record import Loss
@@ -57,6 +58,10 @@ def shard_stats(logits_shard: Array, target: Array, *, class_offset: int = 0, nu
         If the shapes do not go together, `class_offset` is negative, or the shard goes beyond `num_classes`.
     IndexError
         If a class index is negative or not below `num_classes`.
+
+    Notes
+    -----
+    torch's autograd does not follow: the gradient is that of :func:`shard_grad`.
 
     References
     ----------
@@ -107,7 +112,11 @@ def combine_shards(stats: Iterable[Any]) -> tuple[Array, Array]:
     ------
     ValueError
         If there are none.
+    TypeError
+        If they are not in a list or the like, but those of one shard as they are.
     """
+    if isinstance(stats, ShardStats):
+        raise TypeError("stats must be a list of what shard_stats returned, got one of these")
     parts = [tuple(one) for one in stats]
     if not parts:
         raise ValueError("stats must be those of at least one shard")
@@ -147,7 +156,7 @@ def shard_grad(
         Those of :func:`shard_stats`.
     lse : array, shape (N,)
         The log-sum-exp of :func:`combine_shards`.
-    divisor : float
+    divisor : float or array of one number
         What the loss is divided by, such as the number of rows that count.
     grad_output : array, shape (N,), or float, optional
         The upstream gradient u of each row, 1 by default.
@@ -170,10 +179,12 @@ def shard_grad(
     the largest of their row among all shards have a `lse` with more digits.
     """
     xp, x, target, local, counts = _looked_at(logits_shard, target, class_offset, None)
-    if not isinstance(divisor, int | float | np.number) or not divisor >= 0:
+    if getattr(divisor, "shape", None) == ():
+        divisor = float(divisor)
+    if not isinstance(divisor, int | float) or not divisor >= 0:
         raise ValueError(f"divisor must be a number >= 0, got {divisor}")
-    lse = lse if hasattr(lse, "dtype") else xp.asarray(lse)
-    above: Any = 1 if grad_output is None else grad_output
+    lse = _outside_autograd(lse) if hasattr(lse, "dtype") else xp.asarray(lse)
+    above: Any = 1 if grad_output is None else _outside_autograd(grad_output)
     if not is_number(above):
         above = above if hasattr(above, "dtype") else xp.asarray(above, dtype=lse.dtype)
         if tuple(above.shape) not in ((), tuple(target.shape)):
@@ -202,6 +213,7 @@ def _looked_at(logits: Any, target: Any, offset: int, classes: int | None) -> tu
         raise TypeError("logits_shard must hold its numbers, and a Dask array does not: call logits_shard.compute()")
     if not hasattr(logits, "dtype"):
         logits = np.asarray(logits, dtype=float)
+    logits = _outside_autograd(logits)
     xp = array_api_compat.array_namespace(logits)
     if not hasattr(target, "dtype"):
         target = xp.asarray(target)
@@ -228,6 +240,11 @@ def _looked_at(logits: Any, target: Any, offset: int, classes: int | None) -> tu
         known = "" if classes is None else f" for {classes} classes"
         raise IndexError(f"target {int(target[row])} at position ({row},) is out of range{known}")
     return xp, logits, target, target - offset, counts
+
+
+def _outside_autograd(array: Any) -> Any:
+    """Return an array of which torch's autograd follows nothing: it would see a part of the arithmetic only."""
+    return array.detach() if is_tracked(array) else array
 
 
 def _part(describe: Any, *names: str) -> Call:

@@ -14,6 +14,7 @@ import numpy as np
 
 from fastloss.call.planning import Operand
 from fastloss.define.chains import Applied, WeightedSum
+from fastloss.define.check_definition import Calls
 from fastloss.define.check_maths import is_formed
 from fastloss.define.descriptions import Elementwise, Pairwise, Projected, RowMap, Rowwise
 from fastloss.define.maths import name_of
@@ -92,7 +93,8 @@ def _annotation_of(describe: Callable[..., Any], parameter: inspect.Parameter) -
     annotation = parameter.annotation
     if annotation is parameter.empty:
         return "", None
-    if isinstance(describe.__globals__.get(annotation) if isinstance(annotation, str) else annotation, Domain):
+    named = describe.__globals__.get(annotation) if isinstance(annotation, str) else annotation
+    if isinstance(named, Domain):
         name, text = parameter.name, annotation if isinstance(annotation, str) else "..."
         raise TypeError(f"{describe.__name__}: the domain of {name} is written {name}: Annotated[float, {text}]")
     if isinstance(annotation, str) and re.match(r"(\w+\.)*Annotated\[", annotation):
@@ -102,6 +104,8 @@ def _annotation_of(describe: Callable[..., Any], parameter: inspect.Parameter) -
             annotation = get_type_hints(stated, names, include_extras=True)["it"]
         except NameError as error:
             raise NameError(f"{describe.__name__}: the annotation of {parameter.name}: {error}") from None
+    if get_origin(named) is Annotated:  # Quantile, with Quantile = Annotated[float, OPEN_UNIT] above
+        annotation = named
     if get_origin(annotation) is Annotated:
         base, domain, *_ = get_args(annotation)
         return str(base), domain
@@ -137,32 +141,6 @@ def probe(describe: Callable[..., Any], signed: Signed, **options: Any) -> Any:
 
 def facts_of(name: str, description: Any, signed: Signed) -> Facts:
     """Return what a description says of a loss."""
-    if isinstance(description, Elementwise):
-        slopes, curved = _slopes(name, description.point, points_of(description))
-        if slopes > len(description.names):
-            raise _too_many(name, description.point, slopes, description.names)
-        outside = "weight" in signed.operands and "weight" not in description.names
-        weighs = ("weight",) if outside and slopes == len(description.names) == 2 else ()
-        return Facts("elementwise", description.names[:1], description.names[:slopes] + weighs, curved, {})
-    if isinstance(description, Pairwise):
-        slopes, curved = _slopes(name, description.maths.entry, vectors_of(description))
-        if slopes > len(description.names):
-            raise _too_many(name, description.maths.entry, slopes, description.names)
-        family = "sums" if isinstance(description.axis, tuple) else "pairwise"
-        return Facts(
-            family,
-            description.names[:1] if family == "sums" else description.names,
-            description.names[:slopes],
-            curved,
-            {},
-        )
-    if isinstance(description, Rowwise):
-        slopes, curved = _slopes(name, description.maths.entry, rows_of(description))
-        soft = (
-            () if description.maths.indexed else tuple([one for one in ("target", "weight") if one in signed.operands])
-        )
-        kinds = {"target": "class"} if description.maths.indexed else {}
-        return Facts("rowwise", ("input",), ("input", *soft)[:slopes], curved, kinds)
     if isinstance(description, RowMap):
         return Facts("rowmap", ("input",), ("input",), "exact", {})
     if isinstance(description, Projected):
@@ -172,7 +150,24 @@ def facts_of(name: str, description: Any, signed: Signed) -> Facts:
         smooth = {use.operand for use in uses if use.smooth}
         found = tuple([operand for operand in signed.operands if operand in smooth])
         return Facts("chain", found[:1], found, None, {use.operand: use.kind for use in uses if use.kind is not None})
-    raise TypeError(f"{name} must return a description (fastloss.custom), got {type(description).__name__}")
+    if not isinstance(description, Elementwise | Pairwise | Rowwise):
+        raise TypeError(f"{name} must return a description (fastloss.custom), got {type(description).__name__}")
+
+    function = description.point if isinstance(description, Elementwise) else description.maths.entry
+    slopes, curved = _slopes(name, function, calls_of(description))
+    if isinstance(description, Rowwise):
+        indexed = description.maths.indexed
+        arrays = ("input", *[one for one in ("target", "weight") if one in signed.operands and not indexed])
+        return Facts("rowwise", ("input",), arrays[:slopes], curved, {"target": "class"} if indexed else {})
+    names = description.names
+    if slopes > len(names):
+        raise TypeError(f"{name}: {name_of(function)} returns {slopes} first derivatives of {len(names)} arrays")
+    if isinstance(description, Pairwise):
+        family, wrt = ("sums", names[:1]) if isinstance(description.axis, tuple) else ("pairwise", names)
+        return Facts(family, wrt, names[:slopes], curved, {})
+    outside = "weight" in signed.operands and "weight" not in names
+    weighs = ("weight",) if outside and slopes == len(names) == 2 else ()
+    return Facts("elementwise", names[:1], names[:slopes] + weighs, curved, {})
 
 
 def check_reduction(describe: Callable[..., Any], signed: Signed) -> None:
@@ -194,10 +189,6 @@ def _told(description: Any) -> Any:
     if isinstance(description, Applied):
         return [_told(value) for value in (*description.args, *description.kwargs.values())]
     return "" if isinstance(description, Operand) else repr(description)
-
-
-def _too_many(name: str, function: Callable[..., Any], slopes: int, arrays: tuple[str, ...]) -> TypeError:
-    return TypeError(f"{name}: {name_of(function)} returns {slopes} first derivatives of {len(arrays)} arrays")
 
 
 class _Use(NamedTuple):
@@ -234,9 +225,6 @@ def _arguments_of(applied: Applied) -> Mapping[str, Any]:
 
 # Operands that the functions are called with: they lie in the domains of most losses, on both sides of most kinks.
 _NUMBERS = (0.5, 0.25, 0.75, 2.0, -1.5)
-
-# A call of a function of the maths: it and its arguments, of which those after it may depend on what it returns.
-Calls = list[Callable[[Callable[[float], Any]], Any]]
 
 
 def points_of(description: Elementwise) -> Calls:

@@ -13,18 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from fastloss.call.array_ops import in_type
 from fastloss.call.checks import check_float
-from fastloss.call.composed import Part, record_of_part
+from fastloss.call.composed import Arithmetic, Part
 from fastloss.call.plan import Plan
 from fastloss.call.planning import Operand, Planning, several
-from fastloss.call.request import VALUE, Mode, Request, is_number
-from fastloss.call.targets import check_targets
+from fastloss.call.request import VALUE, Mode, Request
+from fastloss.call.targets import check_out, check_targets, in_targets
 from fastloss.call.weighting import RowLayout
 from fastloss.define.chains import Applied, WeightedSum
-from fastloss.define.descriptions import Elementwise
-from fastloss.define.point_maths import plus_times, times
-from fastloss.define.record import Loss
 
 # The gradients that have been found, by the names of the arguments.
 Totals = dict[str, Any]
@@ -42,14 +38,16 @@ def plan(part: Part, planning: Planning, description: Applied | WeightedSum) -> 
         if name not in operands:
             raise ValueError(f"no gradient of {record.name} with respect to {name!r}: it is not given")
         check_float(operands[name].view, name)
-    targets = []
+    targets: list[Operand] = []
     if request.grad_out is not None:
         given = several(request.grad_out, len(mode.wrt), mode.single)
         targets = check_targets(planning, given, [operands[name] for name in mode.wrt])
+    if request.out is not None and mode.wrt:
+        check_out(planning, [operand.view for operand in (*_read_by_inner(description), *targets)])
     if mode.partial and isinstance(description, WeightedSum):
         raise TypeError(f"{record.name} is a sum of losses: take partial sums of these, each has a mean of its own")
     clear = _clearing(planning, description)
-    root = _node_of(_with_common(description, planning), part, frozenset(mode.wrt), _Arithmetic(record, part))
+    root = _node_of(_with_common(description, planning), part, frozenset(mode.wrt), Arithmetic(record, part))
 
     def compute(_: tuple[Any, ...], request: Request) -> Any:
         totals: Totals = {}
@@ -61,11 +59,7 @@ def plan(part: Part, planning: Planning, description: Applied | WeightedSum) -> 
         grads = tuple([totals[name] for name in mode.wrt])
         for name, gradient in zip(mode.wrt, grads, strict=True):
             clear(planning.library.view(gradient, name))
-        backend = planning.library.backend
-        for name, gradient, target in zip(mode.wrt, grads, targets, strict=False):
-            found = planning.library.view(gradient, name)
-            backend.copy_into(target.view, in_type(backend, found, target.view.dtype))
-        result = request.grad_out if targets else grads[0] if mode.single else grads
+        result = in_targets(planning, grads, targets, request)
         return (value, result) if mode.value else result
 
     return Plan(compute)
@@ -124,6 +118,15 @@ def _operands_of(description: Any) -> dict[str, Operand]:
     return found
 
 
+def _read_by_inner(description: Any) -> list[Operand]:
+    """Return the operands of the inner losses of a chain, whose gradients are computed after the values are written.
+
+    Those of a sum of losses are all computed before.
+    """
+    inner = [] if isinstance(description, WeightedSum) else _parts_of(description)
+    return [one for part in inner if not isinstance(part, Operand) for one in _operands_of(part).values()]
+
+
 def _parts_of(description: Any) -> list[Any]:
     if isinstance(description, WeightedSum):
         return [loss for _, loss in description.terms]
@@ -133,45 +136,10 @@ def _parts_of(description: Any) -> list[Any]:
 # -- the parts of a chain ----------------------------------------------------------------------------------------------
 
 
-class _Arithmetic:
-    """The sums and products of arrays of any library that join the parts, as calls of elementwise losses."""
-
-    def __init__(self, record: Loss, part: Part) -> None:
-        self._record, self._part = record, part
-
-    def scaled(self, array: Any, factor: Any) -> Any:
-        """Return an array, a number, or None for ones, times a number."""
-        if array is None or is_number(array):
-            return factor if array is None else float(array) * factor
-        return self.times(array, factor)
-
-    def times(self, array: Any, factor: Any, out: Any = None) -> Any:
-        """Return an array, or a value of a library's own kind, times a number."""
-        return self._run(_times, (array,), factor, out)
-
-    def plus(self, array: Any, other: Any, factor: float = 1.0, out: Any = None) -> Any:
-        """Return an array plus `factor` times another of its shape."""
-        return self._run(_plus, (array, other), factor, out)
-
-    def _run(self, describe: Callable[..., Any], arrays: tuple[Any, ...], factor: Any, out: Any) -> Any:
-        record = record_of_part(self._record, describe, ("array", "other")[: len(arrays)])
-        options = {"factor": float(factor), "reduction": "none" if getattr(arrays[0], "ndim", 0) else "sum"}
-        return self._part(record, VALUE.mode).run(arrays, options, VALUE if out is None else VALUE._replace(out=out))
-
-
-def _times(array: Any, *, factor: float, reduction: str) -> Elementwise:
-    return Elementwise(times, (array,), ("array",), (factor,), reduction=reduction, leads=1)
-
-
-def _plus(array: Any, other: Any, *, factor: float, reduction: str) -> Elementwise:
-    names = ("array", "other")
-    return Elementwise(plus_times, (array, other), names, (factor,), reduction=reduction, broadcast="exact")
-
-
 class _Node:
     """A loss called on operands, and on what other losses return."""
 
-    def __init__(self, description: Applied, part: Part, wanted: frozenset[str], arithmetic: _Arithmetic) -> None:
+    def __init__(self, description: Applied, part: Part, wanted: frozenset[str], arithmetic: Arithmetic) -> None:
         self.part, self.arithmetic, self.record = part, arithmetic, description.record
         given = dict(zip(description.record.positional, description.args, strict=False)) | dict(description.kwargs)
         self.inner = {
@@ -190,10 +158,7 @@ class _Node:
 
     def run(self, grad_output: Any, totals: Totals, value: bool = True, out: Any = None) -> Any:
         """Add the gradients, times an upstream one, to the totals, and return the value where it is asked for."""
-        for name, node in self.inner.items():
-            self.given[name] = node.value()
-        mode = Mode(value, self.wrt, single=False)
-        result = self.part(self.record, mode).run((), self.given, Request(mode, grad_output, None, out))
+        result = self._call(Request(Mode(value, self.wrt, single=False), grad_output, None, out))
         if not self.wrt:
             return result
         value_found, grads = result if value else (None, result)
@@ -207,15 +172,19 @@ class _Node:
 
     def value(self, mode: Mode = VALUE.mode) -> Any:
         """Return the value alone."""
+        return self._call(Request(mode))
+
+    def _call(self, request: Request) -> Any:
+        """Call the loss on what the inner ones return."""
         for name, node in self.inner.items():
             self.given[name] = node.value()
-        return self.part(self.record, mode).run((), self.given, Request(mode))
+        return self.part(self.record, request.mode).run((), self.given, request)
 
 
 class _SumNode:
     """A weighted sum of losses."""
 
-    def __init__(self, description: WeightedSum, part: Part, wanted: frozenset[str], arithmetic: _Arithmetic) -> None:
+    def __init__(self, description: WeightedSum, part: Part, wanted: frozenset[str], arithmetic: Arithmetic) -> None:
         self.arithmetic = arithmetic
         self.terms = [(weight, _node_of(loss, part, wanted, arithmetic)) for weight, loss in description.terms]
         self.wrt = any(node.wrt for _, node in self.terms)
@@ -245,6 +214,6 @@ class _SumNode:
         return total
 
 
-def _node_of(description: Any, part: Part, wanted: frozenset[str], arithmetic: _Arithmetic) -> Any:
+def _node_of(description: Any, part: Part, wanted: frozenset[str], arithmetic: Arithmetic) -> Any:
     kind = _SumNode if isinstance(description, WeightedSum) else _Node
     return kind(description, part, wanted, arithmetic)

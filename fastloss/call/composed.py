@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 
 from fastloss.call import elementwise
-from fastloss.call.array_ops import in_type
 from fastloss.call.checks import check_float, check_shape, listed
 from fastloss.call.plan import Plan
 from fastloss.call.planning import Operand, Planning, several
-from fastloss.call.request import VALUE, Mode, Request
-from fastloss.call.targets import check_targets
+from fastloss.call.request import VALUE, Mode, Request, is_number
+from fastloss.call.targets import check_out, check_targets, in_targets
 from fastloss.define.descriptions import Distance, Elementwise, OfDistances, Penalty
-from fastloss.define.point_maths import plus
+from fastloss.define.point_maths import plus_times, times
 from fastloss.define.record import Loss
 
 # Gives the way of calling a part in a mode.
@@ -52,7 +51,7 @@ def _plan_several(part: Part, planning: Planning, description: Penalty) -> Plan:
         (only,) = several(request.grad_out, 1, mode.single)
         targets = several(only, len(given))
     if not given:
-        return Plan(lambda arrays, request: _joined(mode, np.float64(0), [], [], request))
+        return Plan(lambda arrays, request: _joined(mode, np.float64(0), [[], []], request))
     arrays = tuple([planning.operand(name, array) for name, array in zip(names, given, strict=True)])
     views = planning.enter(arrays, names)
     backend = planning.library.backend
@@ -67,41 +66,33 @@ def _plan_several(part: Part, planning: Planning, description: Penalty) -> Plan:
     one = part(record, mode._replace(wrt=("params",) if mode.wrt else (), single=True))
 
     def compute(_: tuple[Any, ...], request: Request) -> Any:
-        values, gradients, seconds = [], [], []
+        answers = []
         for k, array in enumerate(given):
             each = one.request
             if request.grad_output is not None or targets is not None:
                 each = Request(one.request.mode, request.grad_output, None if targets is None else targets[k])
-            result = one.run((array, description.coefficient), {}, each)
-            if not mode.wrt:
-                values.append(result)
-            elif mode.hessian:
-                gradients.append(result[0])
-                seconds.append(result[1])
-            elif mode.value:
-                values.append(result[0])
-                gradients.append(result[1])
-            else:
-                gradients.append(result)
+            answers.append(one.run((array, description.coefficient), {}, each))
+        pairs = mode.wrt and (mode.value or mode.hessian)
+        columns = [[*column] for column in zip(*answers, strict=True)] if pairs else [answers]
         total = None
         if mode.value and backend.waits:
-            total = sum(values[1:], values[0])
+            total = sum(columns[0][1:], columns[0][0])
         elif mode.value:
-            total = planning.library.scalar(sum(map(float, values)), views[0].dtype)
-        return _joined(mode, total, gradients, seconds, request)
+            total = planning.library.scalar(sum(map(float, columns[0])), views[0].dtype)
+        return _joined(mode, total, columns[mode.value :], request)
 
     return Plan(compute)
 
 
-def _joined(mode: Mode, total: Any, gradients: list[Any], seconds: list[Any], request: Request) -> Any:
+def _joined(mode: Mode, total: Any, derivatives: list[list[Any]], request: Request) -> Any:
     """Return value and lists of derivatives as the mode asks for them."""
     if not mode.wrt:
         return total
-    result: Any = gradients if mode.single else (gradients,)
+    result: Any = derivatives[0] if mode.single else (derivatives[0],)
     if request.grad_out is not None:
         result = request.grad_out
     if mode.hessian:
-        return result, seconds
+        return result, derivatives[1]
     return (total, result) if mode.value else result
 
 
@@ -149,7 +140,7 @@ class _Distances:
         outer = Mode(mode.value, self.names if mode.wrt else (), single=False, partial=mode.partial)
         describe = _outer_of(description.point, self.names, description.params)
         self.outer = part(record_of_part(self.record, describe, self.names), outer)
-        self.plus = part(record_of_part(self.record, _sum, ("one", "other")), Mode())
+        self.plus = Arithmetic(self.record, part).plus
         self.parts = [(distance, *self._parts_of(distance, part)) for distance in description.distances]
 
     def _parts_of(self, distance: Distance, part: Part) -> tuple[Any, Any]:
@@ -174,17 +165,13 @@ class _Distances:
 
     def _check_outputs(self, views: list[Any]) -> None:
         planning, request, names = self.planning, self.planning.request, self.description.names
-        backend = planning.library.backend
         self.targets: list[Operand] = []
         if request.grad_out is not None:
             given = several(request.grad_out, len(self.mode.wrt), self.mode.single)
             like = [self.description.arrays[names.index(name)] for name in self.mode.wrt]
             self.targets = check_targets(planning, given, like)
         if request.out is not None:
-            out = planning.library.output(request.out, "out")
-            written = [target.view for target in self.targets]
-            if any(backend.overlap(out, view) for view in (*views, *written)):
-                raise ValueError("out overlaps an argument or another array that is written")
+            check_out(planning, [*views, *[target.view for target in self.targets]])
 
     def run(self, given: tuple[Any, ...], request: Request) -> Any:
         """Compute the call of the arrays that were given."""
@@ -205,15 +192,9 @@ class _Distances:
                     shape = self.shapes[0 if name == "hessian" else self.description.names.index(name)]
                     seen = self.planning.library.view(derivative, "distance_vjp")
                     check_shape(seen, shape, f"distance_vjp's gradient of {name}", "shape")
-                    totals[name] = (
-                        self.plus.run((totals[name], derivative), {}, VALUE) if name in totals else derivative
-                    )
+                    totals[name] = self.plus(totals[name], derivative) if name in totals else derivative
         grads = tuple([totals[name] for name in mode.wrt])
-        library = self.planning.library
-        for target, gradient in zip(self.targets, grads, strict=bool(self.targets)):
-            found = in_type(library.backend, library.view(gradient, "grad_out"), target.view.dtype)
-            library.backend.copy_into(target.view, found)
-        result = request.grad_out if self.targets else grads[0] if mode.single else grads
+        result = in_targets(self.planning, grads, self.targets, request)
         if mode.hessian:
             return result, totals["hessian"]
         return (value, result) if mode.value else result
@@ -256,5 +237,39 @@ def _outer_of(point: Any, names: tuple[str, ...], params: tuple[Any, ...]) -> Ca
     return describe
 
 
-def _sum(one: Any, other: Any) -> Elementwise:
-    return Elementwise(plus, (one, other), ("one", "other"), reduction="none")
+# -- arithmetic with arrays of any library -----------------------------------------------------------------------------
+
+
+class Arithmetic:
+    """The sums and products of arrays of any library that join the parts, as calls of elementwise losses."""
+
+    def __init__(self, record: Loss, part: Part) -> None:
+        self._record, self._part = record, part
+
+    def scaled(self, array: Any, factor: Any) -> Any:
+        """Return an array, a number, or None for ones, times a number."""
+        if array is None or is_number(array):
+            return factor if array is None else float(array) * factor
+        return self.times(array, factor)
+
+    def times(self, array: Any, factor: Any, out: Any = None) -> Any:
+        """Return an array, or a value of a library's own kind, times a number."""
+        return self._run(_times, (array,), factor, out)
+
+    def plus(self, array: Any, other: Any, factor: float = 1.0, out: Any = None) -> Any:
+        """Return an array plus `factor` times another of its shape."""
+        return self._run(_plus, (array, other), factor, out)
+
+    def _run(self, describe: Callable[..., Any], arrays: tuple[Any, ...], factor: Any, out: Any) -> Any:
+        record = record_of_part(self._record, describe, ("array", "other")[: len(arrays)])
+        options = {"factor": float(factor), "reduction": "none" if getattr(arrays[0], "ndim", 0) else "sum"}
+        return self._part(record, VALUE.mode).run(arrays, options, VALUE if out is None else VALUE._replace(out=out))
+
+
+def _times(array: Any, *, factor: float, reduction: str) -> Elementwise:
+    return Elementwise(times, (array,), ("array",), (factor,), reduction=reduction, leads=1)
+
+
+def _plus(array: Any, other: Any, *, factor: float, reduction: str) -> Elementwise:
+    names = ("array", "other")
+    return Elementwise(plus_times, (array, other), names, (factor,), reduction=reduction, broadcast="exact")

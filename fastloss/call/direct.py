@@ -174,10 +174,11 @@ def _into(
     request: Request,
 ) -> Run | None:
     """Return what computes calls into arrays of the caller's; all have memory of their own, so that none overlaps."""
-    code, frames, queue, *_, labelled, divisor, number, reduces, answer, wrap, _, defined = parts
-    takes_out, takes_gradients, single = request.out is not None, request.grad_out is not None, request.mode.single
-    if defined or wrap is not None:
+    if parts.defined or parts.wrap is not None:
         return None
+    code, frames, queue, labelled = parts.code, parts.frames, parts.queue, parts.labelled
+    divisor, number, reduces, answer = parts.divisor, parts.number, parts.reduces, parts.answer
+    takes_out, takes_gradients, single = request.out is not None, request.grad_out is not None, request.mode.single
     made_by = _results_like(parts, request)
     ndarray, amount = np.ndarray, len(request.grad_out) if takes_gradients and not single else 0
 
@@ -249,12 +250,14 @@ def _results_like(parts: Parts, request: Request) -> tuple[tuple[int, Any, Any, 
 
 def _finish(parts: Parts) -> Finish:
     """Return what makes the results, calls the machine code, and returns the answer."""
-    code, _, queue, _, results, labelled, divisor, number, reduces, answer, wrap, wraps, defined = parts
+    reduces, results, answer, wrap = parts.reduces, parts.results, parts.answer, parts.wrap
     if reduces and len(results) <= 1 and answer in (value_alone, value_and_gradient):
         if not results:
             return _value(parts)
-        if wrap is None or wraps is not None:
+        if wrap is None or parts.wraps is not None:
             return _value_and_gradient(parts)
+    code, queue, labelled, defined = parts.code, parts.queue, parts.labelled, parts.defined
+    divisor, number = parts.divisor, parts.number
 
     def finish(frame: list[Any]) -> Any:
         made = []
@@ -281,8 +284,9 @@ def _finish(parts: Parts) -> Finish:
 
 def _value_and_gradient(parts: Parts) -> Finish:
     """Return the same for a reduced value and one gradient, in 0.9 of the time."""
-    code, _, queue, _, ((slot, make),), labelled, divisor, number, *_, wraps, defined = parts
-    wrap = None if wraps is None else wraps[0]
+    code, queue, labelled, defined = parts.code, parts.queue, parts.labelled, parts.defined
+    divisor, number, ((slot, make),) = parts.divisor, parts.number, parts.results
+    wrap = None if parts.wraps is None else parts.wraps[0]
 
     def finish(frame: list[Any]) -> Any:
         gradient = make()
@@ -302,7 +306,8 @@ def _value_and_gradient(parts: Parts) -> Finish:
 
 def _value(parts: Parts) -> Finish:
     """Return the same for a reduced value alone."""
-    code, _, queue, _, _, labelled, divisor, number, *_, defined = parts
+    code, queue, labelled, defined = parts.code, parts.queue, parts.labelled, parts.defined
+    divisor, number = parts.divisor, parts.number
 
     def finish(frame: list[Any]) -> Any:
         frame[-2] = queue()

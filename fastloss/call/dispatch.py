@@ -18,7 +18,8 @@ import numpy as np
 from fastloss.cpu import arrays as host
 from fastloss.cpu import backend as host_backend
 from fastloss.cpu.arrays import NUMPY, TORCH, DlpackLibrary, as_numpy
-from fastloss.runtime.dtypes import BF16_BITS, F16_BITS
+from fastloss.runtime.dtypes import F16_BITS
+from fastloss.runtime.half import widened
 from fastloss.runtime.loaded import is_instance
 
 _libraries: dict[Any, Any] = {}
@@ -99,7 +100,7 @@ def host_array(array: Any, name: str, wanted: str = "an array") -> Any:
     library = _library(array, name, wanted)
     view = library.view(array, name)
     view = view if isinstance(view, np.ndarray) else library.backend.on_host(view)
-    return view.view(np.float16) if view.dtype in (F16_BITS, BF16_BITS) else view
+    return view.view(np.float16) if view.dtype == F16_BITS else widened(view)
 
 
 def _slow_library_of(arrays: tuple[Any, ...], names: tuple[str, ...]) -> Any:

@@ -137,10 +137,12 @@ class LinearRun:
         if grads[WEIGHT] is not ABSENT:
             self.multiply(logits.T, x, grads[WEIGHT].reshape(w.shape))
         if grads[BIAS] is not ABSENT:
-            if self.ones is None:
-                self.ones = backend.empty((1, self.batch), real)
-                backend.fill(self.ones, 1.0)
-            self.multiply(self.ones, logits, grads[BIAS].reshape((1, self.columns)))
+            ones = self.ones
+            if ones is None:
+                ones = backend.empty((1, self.batch), real)
+                backend.fill(ones, 1.0)
+                self.ones = ones  # filled, as other threads find it
+            self.multiply(ones, logits, grads[BIAS].reshape((1, self.columns)))
         if grads[INPUT] is not ABSENT:  # last: it may lie in the input
             d_input = grads[INPUT].reshape(x.shape)
             self.multiply(logits, w, d_input)

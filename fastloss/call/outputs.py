@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -13,17 +14,17 @@ from fastloss.call.request import Request
 from fastloss.call.results import (
     Finish,
     Results,
-    chained,
     copier,
     copying,
     finisher,
+    followed_by,
     given_gradient,
     given_or_new,
     given_out,
     moving,
 )
 from fastloss.call.targets import check_target
-from fastloss.call.weighting import RowLayout, Weighing
+from fastloss.call.weighting import RowLayout, Weighing, spreading
 from fastloss.runtime.dtypes import real_of
 
 
@@ -128,14 +129,17 @@ class Outputs:
         self.values, self.each = shape, each
         planning, out = self.planning, self.planning.out
         if planning.sample_weight is not None:
-            planning.weighing = Weighing(planning, shape, self.real, layout)
-            self._weighs_values = planning.mode.value  # which the kernel writes elsewhere
+            if math.prod(shape):
+                planning.weighing = Weighing(planning, shape, self.real, layout)
+                self._weighs_values = planning.mode.value  # which the kernel writes elsewhere
+            else:
+                spreading(planning, shape)  # looks at the shape of the weights, which weigh nothing
         if not (each and planning.mode.value):
             if out is not None:
                 what = "use it with reduction='none'" if planning.mode.value else "no value is asked for"
                 raise ValueError(f"out is for an unreduced value: {what}")
             return
-        slot, dtype = None if planning.sample_weight is not None else self._shift, self.dtype
+        slot, dtype = None if self._weighs_values else self._shift, self.dtype
         ends: _Ends
         if out is None:
             ends = self._wrapping(dtype, self._argument(0).operand), None
@@ -151,12 +155,16 @@ class Outputs:
         """Check what is read beside the arguments, by name, against the arrays of the user's that are written."""
         if not self.writes_over:
             return
+        if self.planning.sample_weight is not None:
+            operands["sample_weight"] = self.planning.sample_weight
         beside = {name: operand for name, operand in operands.items() if operand is not None}
         self._read = [argument.operand for argument in self.arguments if argument is not None] + [*beside.values()]
         for read, operand in beside.items():
             for target in self._targets if self._out is None else (*self._targets, self._out):
-                # An element is read before the gradient is written in its place, but not before the value is.
-                together = target is not self._out and self.backend.same(target.view, operand.view)
+                # An element is read before the gradient is written in its place, but not before the value is; weights
+                # of samples are read again after both.
+                late = target is self._out or read == "sample_weight"
+                together = not late and self.backend.same(target.view, operand.view)
                 if self._lies_in(target, operand) and not together:
                     name = target.name
                     raise ValueError(f"{name} overlaps {read}, which is read after a part of {name} is written")
@@ -209,9 +217,9 @@ class Outputs:
         if self._last is not None:
             made = (*[n for k, n in enumerate(lies) if k not in self._last], *[lies[axis] for axis in self._last])
             move = moving(self.backend, self._last, len(lies), self.backend.maker(lies, dtype))
-        fold = chained(move, None if lies == own else self._folding(argument))
+        fold = followed_by(move, None if lies == own else self._folding(argument))
         make = self.maker(made, dtype)
-        return _Written(slot, make, self._flat, self.backend.prototype(dtype), chained(fold, finish), target)
+        return _Written(slot, make, self._flat, self.backend.prototype(dtype), followed_by(fold, finish), target)
 
     def _argument(self, slot: int) -> Argument:
         argument = self.arguments[slot]

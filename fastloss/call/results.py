@@ -113,7 +113,7 @@ def moving(backend: Any, axes: tuple[int, ...], ndim: int, make: Callable[[], An
     return move
 
 
-def chained(first: Finish | None, second: Finish | None) -> Finish | None:
+def followed_by(first: Finish | None, second: Finish | None) -> Finish | None:
     """Return one step after the other as one."""
     if first is None or second is None:
         return first or second

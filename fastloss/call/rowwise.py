@@ -22,7 +22,7 @@ from fastloss.call.checks import (
     split_axis,
 )
 from fastloss.call.outputs import Argument, Outputs
-from fastloss.call.plan import BadLabel, Plan, kernel_call
+from fastloss.call.plan import BadLabel, Plan, answering, kernel_call
 from fastloss.call.planning import ABSENT, Operand, Planning, Read, Spread, chained, reads_of, seen
 from fastloss.call.request import Request
 from fastloss.call.weighting import RowLayout, or_negative, spreading
@@ -265,16 +265,15 @@ def _plan_converted(planning: Planning, description: RowMap) -> Plan:
     wide = Planning(planning.record, Request(mode, request.grad_output, None, request.out), planning.arrays, False)
     wide.grad_output, wide.out = planning.grad_output, planning.out
     compute = plan_map(wide, description._replace(input=converted, dtype=None)).compute
+    single, answer = mode.single and not mode.hessian, answering(mode, each=True)
 
     def run(arrays: tuple[Any, ...], request: Request) -> Any:
         results = compute(arrays, request)
         value, derivatives = results if mode.value else (None, results)
-        derivatives = derivatives if mode.hessian else (derivatives,)
         targets = results_of.made(arrays)
-        for target, derivative in zip(targets, derivatives, strict=True):
+        for target, derivative in zip(targets, (derivatives,) if single else derivatives, strict=True):
             backend.copy_into(target, in_type(backend, library.view(derivative, "input"), own.dtype))
         finished = targets if results_of.finish is None else results_of.finish(targets, arrays, request)
-        answer = tuple(finished) if mode.hessian else finished[0]
-        return (value, answer) if mode.value else answer
+        return answer(None, [value, *finished] if mode.value else finished)
 
     return Plan(run)

@@ -267,7 +267,7 @@ class Blocks:
     def _back(self, k: int, like: Any, dtype: Any, given: Split) -> Callable[..., None]:
         """Return what writes derivative number `k` with respect to the logits as they were given, or probabilities."""
         backend, valid, scores = self.backend, self.valid, self.scores
-        shape, is_padded = (given[0], valid, given[2]), valid < given[1]
+        shape, size, is_padded = (given[0], valid, given[2]), like.size, valid < given[1]
         if is_padded and not scores.changes_logits and dtype == self.real:
             pad = backend.pad
             return lambda grads, derivatives, z: pad(grads[k].reshape(given), derivatives[k].reshape(shape), valid)
@@ -287,7 +287,7 @@ class Blocks:
 
         def padded(grads: Sequence[Any], derivatives: list[Any], z: Any) -> None:
             made = [*grads]
-            made[k] = backend.empty((like.size,), dtype)
+            made[k] = backend.empty((size,), dtype)
             back(made, derivatives, z)
             backend.pad(grads[k].reshape(given), made[k].reshape(shape), valid)
 

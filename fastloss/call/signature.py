@@ -56,8 +56,10 @@ def extras_of(request: Request) -> tuple[Any, ...]:
     if grad_output is grad_out is out is None:
         return ()
     extras: tuple[Any, ...] = () if grad_output is None or is_number(grad_output) else (grad_output,)
-    if grad_out is not None:
-        extras += tuple(grad_out) if isinstance(grad_out, tuple | list) else (grad_out,)
+    if isinstance(grad_out, tuple | list):
+        extras += tuple(grad_out) or ((),)  # an empty one is a mistake, and not like none
+    elif grad_out is not None:
+        extras += (grad_out,)
     return extras if out is None else (*extras, out)
 
 

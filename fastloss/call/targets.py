@@ -1,12 +1,14 @@
-"""Checks of the arrays of the caller's that a call is to write."""
+"""Arrays of the caller's that a call is to write: checks of them, and gradients that are copied to them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
+from fastloss.call.array_ops import in_type
 from fastloss.call.checks import Shape, check_shape, dtype_name
 from fastloss.call.planning import Operand, Planning
+from fastloss.call.request import Request
 from fastloss.runtime.dtypes import F32, HALF
 
 
@@ -20,6 +22,24 @@ def check_targets(planning: Planning, targets: tuple[Any, ...], like: Iterable[O
             raise ValueError("grad_out overlaps another array that is written")
         checked.append(target)
     return checked
+
+
+def in_targets(planning: Planning, gradients: tuple[Any, ...], targets: list[Operand], request: Request) -> Any:
+    """Return the gradients as they are asked for: copied to ``grad_out``, where there are targets, or as they are."""
+    library = planning.library
+    for gradient, target in zip(gradients, targets, strict=False):
+        view = library.view(gradient, target.name)
+        library.backend.copy_into(target.view, in_type(library.backend, view, target.view.dtype))
+    if targets:
+        return request.grad_out
+    return gradients[0] if request.mode.single else gradients
+
+
+def check_out(planning: Planning, views: Iterable[Any]) -> None:
+    """Check that ``out`` shares no memory with arrays that are read, or written, after the values."""
+    out = planning.library.output(planning.request.out, "out")
+    if any(planning.library.backend.overlap(out, view) for view in views):
+        raise ValueError("out overlaps an argument or another array that is written")
 
 
 def check_target(planning: Planning, target: Operand, shape: Shape, dtype: Any) -> None:

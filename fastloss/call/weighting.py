@@ -108,7 +108,7 @@ def plan_sample_weights(
     """
     backend, counts = planning.library.backend, planning.counts
     view = planning.see(operand, "sample_weight")
-    repeated = math.prod(shape) // max(1, view.size)
+    repeated = math.prod(shape) // view.size
     # Products with the other weights, for the divisor of a mean, have the type of these.
     convert, spread_real = _spreader(backend, view, shape, FLOATS if weight is None or real != F64 else (F64,))
     spread = chained(convert, spread_real)
@@ -137,13 +137,11 @@ def plan_sample_weights(
 
 def converting(backend: Any, view: Any, real: Any) -> Callable[[Any], Any]:
     """Return what makes contiguous arrays of a floating point type of arrays like `view`."""
-    like = backend.empty(view.shape, real)
-    if view.size == 0:
-        return lambda view: like
-    convert = mapping(backend, other, (like, view), 0)
+    shape = view.shape
+    convert = mapping(backend, other, (backend.empty(shape, real), view), 0)
 
     def converted(view: Any) -> Any:
-        made = backend.empty(like.shape, real)
+        made = backend.empty(shape, real)
         convert((made, view), made.reshape(-1))
         return made
 
@@ -151,7 +149,7 @@ def converting(backend: Any, view: Any, real: Any) -> Callable[[Any], Any]:
 
 
 class Weighing:
-    """The weights of a call whose values have `shape`, and what a run does with them.
+    """The weights of a call whose values have `shape`, at least one, and what a run does with them.
 
     The planner of the family says what each value counts for in a mean beside its weight (``planning.counts``), and
     sets `factors`, which reads what values are multiplied by. `layout` is that of rows in gradients, None without rows.
@@ -190,9 +188,9 @@ class Weighing:
         begin = self._beginning()
         reduces = mode.value and not each
         first = 1 if mode.value and each else 0  # of the gradients among what is made
-        scalar, dtype, averages, partial = planning.library.scalar, outputs.dtype, planning.averages, mode.partial
-        add_up = mapping(backend, weighed, (like, like)) if size and reduces else None
-        write = mapping(backend, weighed, (like, like), 0, dtype) if size and mode.value and each else None
+        scalar, dtype, partial = planning.library.scalar, outputs.dtype, mode.partial
+        add_up = mapping(backend, weighed, (like, like)) if reduces else None
+        write = mapping(backend, weighed, (like, like), 0, dtype) if mode.value and each else None
         count = self._counting() if partial else None
         # What follows may keep neither this object nor the planning, which hold the arrays of this call.
         place, layout = self.place, self.layout
@@ -207,26 +205,22 @@ class Weighing:
             execute((*arrays[:place], own, above), request, results.order((*written, values, ABSENT)))
             if write is not None:
                 write((values, shares), written[0])
-            if layout is not None and size:
+            if layout is not None:
                 for gradient in written[first:]:
                     backend.clear_rows(own, gradient, size, layout)
             if results.finish is not None:
                 made = results.finish(made, arrays, request)
-            if not reduces:
+            if add_up is None:
                 return answer(None, made)
-            total = 0.0 if add_up is None else add_up((values, shares), divisor=1 if partial else by)
-            if partial:
-                return numbers(backend, total, by, count(arrays, own))  # type: ignore[misc]
-            if add_up is None and averages:
-                total = total / by if by else math.nan
+            total = add_up((values, shares), divisor=1 if partial else by)
+            if count is not None:
+                return numbers(backend, total, by, count(arrays, own))
             return answer(scalar(total, dtype), made)
 
         return compute
 
     def _beginning(self) -> Callable[..., Any]:
         """Return what gives weights of a call, those times the factors, the divisor, and the upstream gradient."""
-        if not self.size:
-            return self._beginning_of_nothing()
         size, convert, read_own = self.size, self._convert, self._read
         divisor, shared, upstream = self._divisor(), self._shares(), self._upstream()
 
@@ -236,17 +230,6 @@ class Weighing:
                 own = convert(own).reshape((size,))
             by, shares = divisor(arrays, own), shared(arrays, own)
             return own, shares, by, upstream(arrays, request, shares, by)
-
-        return begin
-
-    def _beginning_of_nothing(self) -> Callable[..., Any]:
-        """Return the same for a call without values."""
-        read, nothing, averages = self._read, self._like.reshape(self.shape), self.planning.averages
-        given = self.planning.reads_divisor()
-
-        def begin(arrays: tuple[Any, ...], request: Request) -> tuple[Any, ...]:
-            own = read(arrays)
-            return own, own, (given(arrays) if given else 0.0) if averages else 1, nothing
 
         return begin
 
@@ -299,8 +282,6 @@ class Weighing:
     def _counting(self) -> Callable[[tuple[Any, ...], Any], Any]:
         """Return what counts the values of a call that count in a mean."""
         backend, like, counted = self.backend, self._like, self.planning.counted
-        if not self.size:
-            return lambda arrays, own: 0
         if counted is None:
             count = mapping(backend, is_nonzero, (like,))
             return lambda arrays, own: count((own,))
