@@ -245,6 +245,7 @@ def test_errors_are_raised_while_tracing():
         (lambda: fj.mse_loss(x, [[1.0], [2.0, 3.0]]), TypeError, "target is not an array"),
         (lambda: fj.cross_entropy(x, y, reduction="sum", divisor=2.0), ValueError, "divisor"),
         (lambda: fj.mse_loss(x), TypeError, "target"),
+        (lambda: fj.mse_loss(x, x.astype(jnp.float8_e5m2)), TypeError, "target: dtype float8_e5m2 is not supported"),
         (lambda: fj.cross_entropy(x, y, returns=("lse",)), ValueError, "returns"),
     ):
         with pytest.raises(error, match=message):

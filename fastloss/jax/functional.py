@@ -24,6 +24,8 @@ from fastloss.jax.kernels import values_of
 
 _LENGTHS = ("input_lengths", "target_lengths")
 
+_FLOATS = (jnp.float64, jnp.float32, jnp.bfloat16, jnp.float16)
+
 
 def arguments_of(record: Loss, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the arrays and the options of a call by name, the options checked.
@@ -69,6 +71,9 @@ def job_of(record: Loss, arrays: dict[str, Any], options: dict[str, Any]) -> tup
     )
     made = {key: _array(key, array) for key, array in arrays.items()}
     first = next(iter(made.values())).dtype
+    for key, array in made.items():
+        if jnp.issubdtype(array.dtype, jnp.floating) and array.dtype not in _FLOATS:  # float8, which would be widened
+            raise TypeError(f"{key}: dtype {array.dtype} is not supported")
     real = jnp.float64 if first == jnp.float64 else jnp.float32
     made = {key: a.astype(real) if jnp.issubdtype(a.dtype, jnp.floating) else a for key, a in made.items()}
     shapes, dtypes = tuple([a.shape for a in made.values()]), tuple([np.dtype(a.dtype) for a in made.values()])

@@ -179,6 +179,7 @@ def gaussian(x, t, v, eps, constant):
 
     The derivative (1 - r²/v) / 2 v cancels where v is near r², unless the difference is taken before the division, as a
     product and a sum that round once. Elsewhere it is (1/v - (r/v)²) / 2, which overflows only where the result does.
+    The product in the value has no other use, so that it is rounded alike whether derivatives are wanted or not.
     """
     T = type(x)
     r = x - t
@@ -187,7 +188,7 @@ def gaussian(x, t, v, eps, constant):
     q = T(1) / v
     d = r * q
     ratio = r * d
-    value = T(0.5) * (log(v) + ratio) + constant
+    value = T(0.5) * log(v) + r * (T(0.5) * d) + constant
     near = ratio > T(0.5) and ratio < T(2) and v * smallest_normal(x) < T(1)  # r² does not overflow
     d_var = (v - r * r) * q * q if near else q - d * d
     return (T(math.nan) if negative else value), (d, -d, T(0.5) * d_var), q
