@@ -180,6 +180,12 @@ def test_grad_is_the_gradient_of_value_and_grad(case):
         assert_close(value, case.call(arrays, **reduction))
 
 
+def test_values_of_gaussian_are_rounded_alike_beside_gradients(rng):
+    x, t, v = rng.normal(size=(3, 500))
+    values, _ = fl.value_and_grad(fl.gaussian_nll_loss)(x, t, v * v, reduction="none", grad_output=np.ones(500))
+    np.testing.assert_array_equal(values, fl.gaussian_nll_loss(x, t, v * v, reduction="none"))
+
+
 @pytest.mark.parametrize("case", typical(PLAIN))
 def test_one_name_gives_an_array_and_a_tuple_a_tuple(case):
     arrays = case.make()
