@@ -38,17 +38,19 @@ EMPTIED = 1 << 40
 class Task:
     """A function and its arguments, which the caller takes back when nothing is left to do; and who is busy with it.
 
-    `environment` is that of the caller's floating-point unit: rounding, and whether tiny numbers are zeros. `failure`
-    is what a helper raised in the middle of a chunk.
+    `environment` is that of the caller's floating-point unit: rounding, and whether tiny numbers are zeros.
     """
 
-    __slots__ = ("busy", "environment", "failure", "work")
+    __slots__ = ("busy", "environment", "work")
 
     def __init__(self, work: tuple[Callable[..., Any], tuple[Any, ...]]) -> None:
         self.work: Any = work
         self.busy: list[int] = []
-        self.failure: BaseException | None = None
         self.environment = environment()
+
+
+# What helpers raised in the middle of a chunk, until the caller knows.
+_failures: dict[Task, BaseException] = {}
 
 
 class _Pool:
@@ -104,7 +106,7 @@ def _work(tasks: queue.SimpleQueue[Task | None], ids: list[int]) -> None:
                 except MemoryError:
                     pass  # before anything is claimed: the caller then computes what this thread could not
                 except BaseException as error:  # of maths that raises: nobody is to wait for the end of its chunk
-                    task.failure = error
+                    _failures[task] = error
                     empty_queue(args[-2])
                 del function, args  # do not keep the caller's arrays alive until the next task
         finally:
@@ -147,8 +149,8 @@ def run_shared(
         for _ in range(helpers):
             pool.tasks.put(task)
         result = function(*args, True)
-        if task.failure is not None:
-            raise task.failure
+        if _failures and task in _failures:
+            raise _failures[task]
         return result
     except BaseException:
         # Ctrl-C before the loop has begun here: helpers may have, and are not to write when the caller has left.
@@ -171,6 +173,7 @@ def take_back(task: Task) -> None:
     task.work = None
     while task.busy:
         time.sleep(1e-4)
+    _failures.pop(task, None)
 
 
 def whatever_is_pressed(leave: Callable[[], None]) -> None:
