@@ -701,16 +701,34 @@ def with_an_array(x, t):
     return pair[0], (T(1), T(-1)), T(0)
 
 
-def test_a_function_of_numbers_makes_no_array():
-    """What counts references to arrays is left out of kernels."""
+@maths
+def with_a_list(x, t):
+    T = type(x)
+    pair = [x, t]
+    return pair[0], (T(1), T(-1)), T(0)
+
+
+@maths
+def with_a_number_in_its_error(x, t):
+    T = type(x)
+    if x > t:
+        raise ValueError("too large", x)
+    return x, (T(1), T(-1)), T(0)
+
+
+@pytest.mark.parametrize("point", [with_an_array, with_a_list, with_a_number_in_its_error])
+def test_a_function_of_numbers_makes_nothing_else(point):
+    """What counts references to arrays, lists and strings is left out of kernels."""
 
     @loss
     def array_loss(input, target, *, reduction="mean"):
-        return Elementwise(with_an_array)
+        return Elementwise(point)
 
-    message = r"^Numba cannot compile with_an_array: it makes an array, .*test_custom.py, line \d+\)$"
-    with pytest.raises(TypeError, match=message):
+    message = rf"^Numba cannot compile {point.__name__}: it makes an array, .*\(\S*test_custom.py, line \d+\)$"
+    with pytest.raises(TypeError, match=message) as raised:
         array_loss(X, T)
+    line = int(str(raised.value).rpartition(" ")[2].rstrip(")"))
+    assert 1 <= line - point.__code__.co_firstlineno <= 4
 
 
 @maths

@@ -61,16 +61,18 @@ def test_a_long_call_hears_it(count):
 
 def test_a_second_one_leaves_no_thread_behind(monkeypatch):
     """It comes when one half of the work queue has been emptied, for which the threads would wait for ever."""
-    empty, presses = interrupts._empty, []
+    from fastloss.runtime import threads as _threads
+
+    empty, presses = interrupts.empty_queue, []
 
     def pressed_again(queue):
         if not presses:
             presses.append(queue.view("i8"))
-            presses[0][: interrupts.QUEUE_HEAD : 2] = interrupts.EMPTIED
+            presses[0][: _threads.QUEUE_HEAD : 2] = _threads.EMPTIED
             raise KeyboardInterrupt
         empty(queue)
 
-    monkeypatch.setattr(interrupts, "_empty", pressed_again)
+    monkeypatch.setattr(interrupts, "empty_queue", pressed_again)
     x = np.broadcast_to(np.float32(0.3), (40_000, 100_000))
     with fl.config(num_threads=2):
         assert interrupted(lambda: fl.mse_loss(x, x)) < 1

@@ -1,5 +1,6 @@
 """Memory that kernels compute with is given back, and begins at a cache line."""
 
+import gc
 from pathlib import Path
 
 import numba
@@ -35,9 +36,29 @@ def test_too_large_an_array_is_an_error():
         first_of(1 << 58, 0.0)
 
 
-def resident():
-    """Return the bytes of memory in use by this process."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+def in_use(field):
+    """Return bytes of memory of this process: mapped (field 0) or resident (1)."""
+    return int(Path("/proc/self/statm").read_text().split()[field]) * 4096
+
+
+only_linux = pytest.mark.skipif(
+    not Path("/proc/self/statm").exists(), reason="the size of a process is read as Linux tells it"
+)
+
+
+@only_linux
+def test_a_lattice_that_is_too_large_leaves_no_memory_behind():
+    """It takes more than a process can address; what is as long as its rows takes 48 MB."""
+    steps, labels = 3_000_000, 2_000_000
+    x, y = np.zeros((steps, 1, 2)), np.ones((1, labels), np.int64)
+
+    before = None
+    for _ in range(4):
+        with pytest.raises(MemoryError, match="no memory for what a loss computes with"):
+            fl.value_and_grad(fl.ctc_loss)(x, y, [steps], [labels])
+        gc.collect()  # the frames of the error, which hold the gradient
+        before = before or in_use(0)
+    assert in_use(0) - before < 40e6
 
 
 X, Y = np.random.default_rng(0).normal(size=(30, 10)), np.arange(30) % 10
@@ -53,13 +74,13 @@ CALLS = {
 }
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the size of a process is read as Linux tells it")
+@only_linux
 @pytest.mark.parametrize("call", CALLS)
 def test_calls_leave_no_memory_behind(call):
     """Each takes 10 kB at least."""
     for _ in range(200):
         CALLS[call]()
-    before = resident()
+    before = in_use(1)
     for _ in range(2000):
         CALLS[call]()
-    assert resident() - before < 5e6
+    assert in_use(1) - before < 5e6

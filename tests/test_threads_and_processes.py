@@ -442,6 +442,25 @@ def test_where_no_thread_can_be_started_the_caller_computes_alone(monkeypatch, w
     assert _threads._pool.tasks.empty()
 
 
+def test_what_a_helper_raises_reaches_the_caller():
+    """As maths may. The chunk that it was at is never finished: the caller is not to wait for that."""
+    from fastloss.runtime import threads as _threads
+
+    def kernel(x, queue, leads):
+        counters = queue.view("i8")
+        if not leads:
+            counters[0] += 1
+            raise ValueError("of a helper")
+        until = time.monotonic() + 10
+        while counters[1] < counters[0] or counters[0] == 0:  # as many finished as taken
+            assert time.monotonic() < until
+
+    with fl.config(num_threads=2):
+        for _ in range(3):  # and the helper lives
+            with pytest.raises(ValueError, match="of a helper"):
+                _threads.run_shared(kernel, (np.zeros(3), np.zeros(8)), 2)
+
+
 def test_helpers_compute_as_the_caller_does(threads):
     """With tiny numbers as zeros, which torch sets for the thread that asks for it."""
     torch = pytest.importorskip("torch")

@@ -275,7 +275,7 @@ def as_numpy(array: Any, name: str) -> Any:
         except (BufferError, RuntimeError, TypeError, ValueError) as error:  # Arrow's, of nulls, are of both kinds
             what = f"{type(array).__name__} of dtype {getattr(array, 'dtype', 'unknown')}"
             raise TypeError(f"{name}: NumPy cannot read this {what}: {error}") from None
-    was_array = any(hasattr(array, name) for name in ("dtype", "__array_interface__", "__array__"))
+    was_array = any(hasattr(array, each) for each in ("dtype", "__array_interface__", "__array__"))
     try:
         array = np.asarray(array)
     except ValueError as error:
@@ -287,10 +287,7 @@ def as_numpy(array: Any, name: str) -> Any:
 
 # Arguments for which a list of Python integers means real numbers.
 _REAL_ARGUMENTS = frozenset(
-    {
-        *("input", "input1", "input2", "anchor", "positive", "negative", "log_probs", "x1", "x2", "params"),
-        "grad_output",
-    }
+    ("input", "input1", "input2", "anchor", "positive", "negative", "log_probs", "x1", "x2", "params", "grad_output")
 )
 
 

@@ -15,10 +15,12 @@ _STEP = "Failed in nopython mode pipeline"
 _REFUSAL = re.compile(r"^\w+Error: (.+)$", re.MULTILINE)
 _CALLED = re.compile(r"No implementation of function Function\(<function (\S+) at ")
 # A line of the maths, and none of Numba's own.
-_PLACE = re.compile(r'File "((?!.*-packages/numba/).+)", line (\d+)')
+_PLACE = re.compile(
+    r'(?:File "|^During: lowering ".*" at )((?!.*-packages/numba/).+)(?:", line | \()(\d+)', re.MULTILINE
+)
 
-# What Numba says where references are not counted, see cpu/simd/scratch.py.
-_ARRAY_MADE = "Only accept returning of array passed into the function"
+# What Numba says of arrays, and of lists and strings, where references are not counted, see cpu/simd/scratch.py.
+_MEMORY_WANTED = ("Only accept returning of array passed into the function", "NRT required but not enabled")
 
 
 @contextmanager
@@ -41,7 +43,7 @@ def _cause(page: str) -> str:
     rest = lines[start:] or lines
     refused = _REFUSAL.findall("\n".join(rest))
     cause = refused[-1] if refused and rest[0].startswith("No implementation") else rest[0]
-    if cause.startswith(_ARRAY_MADE):
-        cause = "it makes an array, and a function of single numbers makes none"
+    if cause.startswith(_MEMORY_WANTED):
+        cause = "it makes an array, a list or a string, and a function of single numbers makes none"
     place = _PLACE.search("\n".join(rest))
     return f"Numba cannot compile {name}: {cause}" + (f" ({place[1]}, line {place[2]})" if place else "")

@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
 from fastloss.runtime.scheduling import environment, set_environment
 from fastloss.runtime.settings import thread_count
-from fastloss.runtime.threads import QUEUE_HEAD, Task, run_shared, take_back, whatever_is_pressed
-
-# The value of a work queue's counters by which threads find no chunk left.
-EMPTIED = 1 << 40
+from fastloss.runtime.threads import Task, empty_queue, run_shared, take_back, whatever_is_pressed
 
 
 class _Elsewhere:
@@ -82,7 +78,7 @@ def run_interruptible(function: Callable[..., Any], args: tuple[Any, ...], chunk
     leader = _Elsewhere(lead, daemon=True)
 
     def leave() -> None:
-        _empty(args[-1])
+        empty_queue(args[-1])
         leader.wait()
         for task in tasks:
             take_back(task)
@@ -113,11 +109,3 @@ def _is_importing() -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-def _empty(queue: Any) -> None:
-    """Let the threads at a work queue find nothing more to do, nor to wait for."""
-    counters = queue.view("i8")[:QUEUE_HEAD]
-    counters[::2] = EMPTIED
-    time.sleep(1e-4)  # a thread that waits for the end of the first phase is to find no chunk of the second
-    counters[1::2] = EMPTIED

@@ -31,6 +31,9 @@ from fastloss.runtime.settings import thread_count
 # phases.
 QUEUE_HEAD = 4
 
+# Their value by which threads find no chunk left.
+EMPTIED = 1 << 40
+
 
 class Task:
     """A function and its arguments, which the caller takes back when nothing is left to do; and who is busy with it.
@@ -44,6 +47,10 @@ class Task:
         self.work: Any = work
         self.busy: list[int] = []
         self.environment = environment()
+
+
+# What helpers raised in the middle of a chunk, until the caller knows.
+_failures: dict[Task, BaseException] = {}
 
 
 class _Pool:
@@ -94,9 +101,13 @@ def _work(tasks: queue.SimpleQueue[Task | None], ids: list[int]) -> None:
             if work := task.work:
                 function, args = work
                 set_environment(task.environment)
-                # Raised before anything is claimed: the caller then computes what this thread could not.
-                with contextlib.suppress(MemoryError):
+                try:
                     function(*args)
+                except MemoryError:
+                    pass  # before anything is claimed: the caller then computes what this thread could not
+                except BaseException as error:  # of maths that raises: nobody is to wait for the end of its chunk
+                    _failures[task] = error
+                    empty_queue(args[-2])
                 del function, args  # do not keep the caller's arrays alive until the next task
         finally:
             task.busy.pop()
@@ -121,7 +132,7 @@ def run_shared(
 ) -> Any:
     """Call ``function(*args, True)`` here and ``function(*args, False)`` on helper threads.
 
-    What the helpers are given is appended to `tasks`.
+    The last of `args` is the work queue. What the helpers are given is appended to `tasks`.
     """
     helpers = min(thread_count(), chunks) - 1
     if helpers <= 0:
@@ -137,7 +148,10 @@ def run_shared(
     try:
         for _ in range(helpers):
             pool.tasks.put(task)
-        return function(*args, True)
+        result = function(*args, True)
+        if _failures and task in _failures:
+            raise _failures[task]
+        return result
     except BaseException:
         # Ctrl-C before the loop has begun here: helpers may have, and are not to write when the caller has left.
         whatever_is_pressed(lambda: take_back(task))
@@ -146,11 +160,20 @@ def run_shared(
         task.work = None  # a helper that comes later must not hold the arrays
 
 
+def empty_queue(queue: Any) -> None:
+    """Let the threads at a work queue find nothing more to do, nor to wait for."""
+    counters = queue.view("i8")[:QUEUE_HEAD]
+    counters[::2] = EMPTIED
+    time.sleep(1e-4)  # a thread that waits for the end of the first phase is to find no chunk of the second
+    counters[1::2] = EMPTIED
+
+
 def take_back(task: Task) -> None:
     """Wait until nobody works on a task any more."""
     task.work = None
     while task.busy:
         time.sleep(1e-4)
+    _failures.pop(task, None)
 
 
 def whatever_is_pressed(leave: Callable[[], None]) -> None:

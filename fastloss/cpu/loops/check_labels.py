@@ -70,18 +70,6 @@ def survey(y, weight, sample, columns, ignore, check, count, queue):
     return -1, total if total != 0.0 else np.nan
 
 
-@kernel_part(forceinline=True)
-def _itself(array):
-    """Return the array."""
-    return array
-
-
-@kernel_part(forceinline=True)
-def _absent(array):
-    """Return an array that is absent."""
-    return ()
-
-
 def opening(maths: RowMaths) -> Callable[..., Any]:
     """Return the stage that all else of a row loop waits for.
 
@@ -89,13 +77,13 @@ def opening(maths: RowMaths) -> Callable[..., Any]:
     was 0, the maths's parameters as numbers of the type that it computes in, and the factor of the derivatives.
     """
     indexed, sampled = maths.indexed, maths.sampled
-    of_classes, of_samples = _itself if indexed else _absent, _itself if sampled else _absent
 
     @written_out
     def open_rows(x, y, weight, grad_output, params, scale, divisor, count, columns, ignore, check, queue):
         bad, counted = -1, 1.0
         if sampled or (indexed and (check or divisor == 0.0)):
-            own, sample = of_classes(weight), of_samples(grad_output)
+            own = weight if indexed else ()
+            sample = grad_output if sampled else ()
             bad, counted = survey(y, own, sample, columns, ignore, check and indexed, count, queue)
         divisor = counted if divisor == 0.0 else divisor
         like = load(x, 0)

@@ -89,8 +89,9 @@ def kernel() -> Kernel:
             bad = _survey(y, starts, lengths, samples, classes, queue)
             if bad >= 0:
                 return bad, 0.0
-        path, skip, inputs = scratch(section, 0), scratch(section, like), scratch(section, like)
+        # The lattice first: what is allocated before it would be lost where there is no memory for it.
         lattice = scratch((most_steps + 1 if keep else 2) * row, like)
+        path, skip, inputs = scratch(section, 0), scratch(section, like), scratch(section, like)
         rows, shares = scratch(2 * row if keep else 0, like), scratch(section if keep else 0, like)
         probs = scratch(classes + BLOCK if keep else 0, like)
         clear(path, 0, path.size)
@@ -127,10 +128,10 @@ def kernel() -> Kernel:
                         for c in range(classes):
                             store(gradient, t * stride + n * classes + c, filler if t < frames else T(0))
             finish(queue, 1, k, total)
+        free(lattice)
         free(path)
         free(skip)
         free(inputs)
-        free(lattice)
         free(rows)
         free(shares)
         free(probs)

@@ -108,12 +108,12 @@ def long_rows(maths: RowMaths, replaces: bool, streamed: bool) -> Callable[..., 
                     zy = load(x, base + label) - top if indexed else T(0)
                     wy = load_or(weight, label, T(1)) if indexed else T(1)
                     py = load(exps, at + label) * factors[label // BLOCK] if keep else T(0)
-                    abc = (T(0), T(0), T(0))
+                    a, b, c = 0.0, 0.0, 0.0
                     if has_terms:
-                        abc = terms_of(
+                        a, b, c = terms_of(
                             x, t, weight, base, columns, label, top, inverse, factors, keep, exps, at, zy, wy, numbers
                         )
-                    value, coefs = finish(top, logsum, abc, zy, wy, p_others, py, numbers)
+                    value, coefs = finish(top, logsum, (T(a), T(b), T(c)), zy, wy, p_others, py, numbers)
                     value = own * value if sampled else value
                     store(values, r, value)
                     total += value
@@ -122,7 +122,7 @@ def long_rows(maths: RowMaths, replaces: bool, streamed: bool) -> Callable[..., 
                         end = min(begin + BLOCK, columns)
                         scale = factors[begin // BLOCK] if keep else inverse
                         entries_of(
-                            x, t, weight, base, begin, end, label, top, scale, exps, at,
+                            x, t, weight, base, begin, end, label, top, scale, True, exps, at,
                             zy, wy, py, coefs, numbers, g, grads, into, hess,
                         )  # fmt: skip
                         if streamed and columns > DRAINED_ROW:

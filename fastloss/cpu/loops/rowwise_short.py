@@ -132,18 +132,18 @@ def short_rows(maths: RowMaths, streamed: bool) -> Callable[..., Any]:
                     zy = load(x, base + label) - top if indexed else T(0)
                     wy = load_or(weight, label, T(1)) if indexed else T(1)
                     py = load(exps, at + label) * inverse if keep else T(0)
-                    abc = (T(0), T(0), T(0))
+                    a, b, c = 0.0, 0.0, 0.0
                     if has_terms:
-                        abc = terms_of(
+                        a, b, c = terms_of(
                             x, t, weight, base, columns, label, top, inverse, (), keep, exps, at, zy, wy, numbers
                         )
-                    value, coefs = finish(top, logsum, abc, zy, wy, p_others, py, numbers)
+                    value, coefs = finish(top, logsum, (T(a), T(b), T(c)), zy, wy, p_others, py, numbers)
                     value = own * value if sampled else value
                     store(values, r, value)
                     total += value
                     g = own * factor if sampled else load_or(grad_output, r, factor)
                     entries_of(
-                        x, t, weight, base, 0, columns, label, top, inverse, exps, at,
+                        x, t, weight, base, 0, columns, label, top, inverse, True, exps, at,
                         zy, wy, py, coefs, numbers, g, grads, into, hess,
                     )  # fmt: skip
                 interleaved(VECTORS)

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from fastloss.cpu.loops.rowwise_stages import TERMS_BLOCK, place_in
+from fastloss.cpu.loops.rowwise_stages import entries_stage, terms_stage
 from fastloss.cpu.simd.llvm_hints import vector_function
-from fastloss.cpu.simd.memory import cast, label_at, load, load_or, store, store_each
+from fastloss.cpu.simd.memory import cast, label_at, load, load_or, part, store
 from fastloss.cpu.simd.sum_exp import SURE, of_others, of_row
 from fastloss.cpu.simd.work_queue import chunks, share, total_of
 from fastloss.cpu.simd.work_queue import finish as finish_chunk
@@ -76,7 +76,7 @@ def piece_maxima() -> Kernel:
 def piece_terms(maths: RowMaths) -> Kernel:
     """Return the kernel of the second step, for a loss that has terms."""
     terms: Any = maths.terms
-    indexed = maths.indexed
+    terms_of, indexed = terms_stage(maths), maths.indexed
 
     def split_terms(x, t, y, weight, rows, found, params, columns, pieces, units, queue, lead):
         vector_function()
@@ -86,32 +86,14 @@ def piece_terms(maths: RowMaths) -> Kernel:
         for k, start, stop in chunks(queue, 1, units, 1):
             for u in range(start, stop):
                 r, s = u // pieces, u % pieces
-                base, label = r * columns, label_at(y, r)
+                label = label_at(y, r)
                 top, inverse, zy = T(rows[r, 0]), T(1) / (T(1) + T(rows[r, 1])), T(rows[r, 2])
                 wy = load_or(weight, label, T(1)) if indexed else T(1)
-                a = 0.0
-                b = 0.0
-                c = 0.0
                 first, last = share(columns, s, pieces), share(columns, s + 1, pieces)
-                for begin in range(first, last, TERMS_BLOCK):
-                    of_a = T(0)
-                    of_b = T(0)
-                    of_c = T(0)
-                    end = min(begin + TERMS_BLOCK, last)
-                    target = place_in(label, begin, end)
-                    for place in range(end - begin):
-                        j = begin + place
-                        z = load(x, base + j) - top
-                        p = exp_difference(z) * inverse
-                        w = load_or(weight, j, T(1))
-                        hit = np.int32(place) == target
-                        v1, v2, v3 = terms(z, p, load_or(t, base + j, T(1)), w, hit, zy, wy, numbers)
-                        of_a += v1
-                        of_b += v2
-                        of_c += v3
-                    a += of_a
-                    b += of_b
-                    c += of_c
+                a, b, c = terms_of(
+                    x, t, part(weight, first, last), r * columns + first, last - first, label - first, top, inverse,
+                    (), False, (), 0, zy, wy, numbers,
+                )  # fmt: skip
                 store(found, 3 * u, a)
                 store(found, 3 * u + 1, b)
                 store(found, 3 * u + 2, c)
@@ -124,7 +106,7 @@ def piece_terms(maths: RowMaths) -> Kernel:
 @functools.cache
 def finish(maths: RowMaths) -> Kernel:
     """Return the kernel of the last step."""
-    close, entry, indexed = maths.finish, maths.entry, maths.indexed
+    close, entries_of, indexed = maths.finish, entries_stage(maths), maths.indexed
 
     def split_finish(
         x, t, y, weight, grad_output, rows, values, d0, d1, d2, hess,
@@ -153,21 +135,14 @@ def finish(maths: RowMaths) -> Kernel:
                     total += value
                 g = load_or(grad_output, r, T(factor))
                 begin, end = share(columns, s, pieces), share(columns, s + 1, pieces)
-                for j in range(begin, end):
-                    z = load(x, base + j) - top
-                    p = exp_difference(z) * inverse
-                    w = load_or(weight, j, T(1))
-                    slopes, curvature = entry(z, p, load_or(t, base + j, T(1)), w, False, coefs, numbers)
-                    store_each(grads, base + j, slopes, g)
-                    store(hess, base + j, g * curvature)
-                if indexed and begin <= label and label < end:
-                    slopes, curvature = entry(zy, py, T(0), wy, True, coefs, numbers)
-                    store_each(grads, base + label, slopes, g)
-                    store(hess, base + label, g * curvature)
+                entries_of(
+                    x, t, weight, base, begin, end, label, top, inverse, False, (), 0,
+                    zy, wy, py, coefs, numbers, g, grads, base, hess,
+                )  # fmt: skip
             finish_chunk(queue, 1, k, total)
         return total_of(queue, 1) if lead else 0.0
 
-    return Kernel(f"split_finish_{close.__name__}_{entry.__name__}", split_finish)
+    return Kernel(f"split_finish_{close.__name__}_{maths.entry.__name__}", split_finish)
 
 
 def run(

@@ -85,28 +85,32 @@ def terms_stage(maths: RowMaths) -> Callable[..., Any]:
             for place in range(end - begin):
                 j = begin + place
                 z = load(x, base + j) - top
-                p = (load(exps, at + j) if keep else exp_difference(z)) * scale if softmax else T(0)
+                p = (load_or(exps, at + j, T(0)) if keep else exp_difference(z)) * scale if softmax else T(0)
                 s, w = load_or(t, base + j, T(1)), load_or(weight, j, T(1))
                 u, v, q = terms(z, p, s, w, np.int32(place) == target, zy, wy, numbers)
                 of_a, of_b, of_c = of_a + u, of_b + v, of_c + q
             a, b, c = a + of_a, b + of_b, c + of_c
-        return T(a), T(b), T(c)
+        return a, b, c
 
     return terms_of
 
 
 def entries_stage(maths: RowMaths) -> Callable[..., Any]:
-    """Return the stage that writes the derivatives of entries `begin` ... `end` of a row."""
+    """Return the stage that writes the derivatives of entries `begin` ... `end` of a row.
+
+    Its exponentials are at `exps` if they are kept; all are to be multiplied by `scale`.
+    """
     entry, softmax, indexed = maths.entry, maths.softmax, maths.indexed
 
     @written_out
     def entries_of(
-        x, t, weight, base, begin, end, label, top, scale, exps, at, zy, wy, py, coefs, numbers, g, grads, into, hess
-    ):
+        x, t, weight, base, begin, end, label, top, scale, keep, exps, at,
+        zy, wy, py, coefs, numbers, g, grads, into, hess,
+    ):  # fmt: skip
         T = type(top)
         for j in range(begin, end):
             z = load(x, base + j) - top
-            p = load(exps, at + j) * scale if softmax else T(0)
+            p = (load_or(exps, at + j, T(0)) if keep else exp_difference(z)) * scale if softmax else T(0)
             s, w = load_or(t, base + j, T(1)), load_or(weight, j, T(1))
             slopes, curvature = entry(z, p, s, w, False, coefs, numbers)
             store_each(grads, into + j, slopes, g)

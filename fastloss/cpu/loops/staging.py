@@ -101,7 +101,7 @@ def staging(arrays: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[tuple[Any,
 
 
 def _window(offset: int, extent: int, whole: bool, array: Any) -> Any:
-    """Return `extent` elements of an array's memory, from `offset` bytes before its first element on."""
+    """Do what :func:`flat_window` does, of a copy where elements do not lie `whole` numbers of elements apart."""
     return flat_window(array if whole else in_parts.copied(array), offset, extent)
 
 

@@ -22,7 +22,8 @@ from fastloss.cpu.simd.llvm_hints import (
     write_zeros,
 )
 
-# Bytes of a cache line, and its entries of float32, the steps in which lines are fetched.
+# Bytes of a cache line, and its entries of float32, the steps in which lines are fetched. Buffers begin at lines: a
+# vector across two of them is stored at half the speed.
 LINE_BYTES = 64
 LINE = 16
 
@@ -165,30 +166,27 @@ def _label_at(array, i):
     return types.int64, emit
 
 
-def _emit_fetch(array, i, write):
-    def emit(context, builder, kinds, args):
-        if is_absent(array):
-            return
-        # Not "inbounds", as pointer_to says: the element may lie beyond the array.
-        data = context.make_array(array)(context, builder, args[0]).data
-        pointer = builder.gep(data, [_as_index(context, builder, i, args[1])])
-        byte, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
-        signature = ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32])
-        function = builder.module.declare_intrinsic("llvm.prefetch", [byte], signature)
-        # Into the L2 cache: L1 is full of the tile.
-        builder.call(function, [builder.bitcast(pointer, byte), i32(write), i32(2), i32(1)])
+def _fetching(write: int) -> Any:
+    def resolve(array, i):
+        def emit(context, builder, kinds, args):
+            if is_absent(array):
+                return
+            # Not "inbounds", as pointer_to says: the element may lie beyond the array.
+            data = context.make_array(array)(context, builder, args[0]).data
+            pointer = builder.gep(data, [_as_index(context, builder, i, args[1])])
+            byte, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
+            signature = ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32])
+            function = builder.module.declare_intrinsic("llvm.prefetch", [byte], signature)
+            # Into the L2 cache: L1 is full of the tile.
+            builder.call(function, [builder.bitcast(pointer, byte), i32(write), i32(2), i32(1)])
 
-    return types.none, emit
+        return types.none, emit
 
-
-@emits(fetch)
-def _fetch(array, i):
-    return _emit_fetch(array, i, 0)
+    return resolve
 
 
-@emits(fetch_to_write)
-def _fetch_to_write(array, i):
-    return _emit_fetch(array, i, 1)
+emits(fetch)(_fetching(0))
+emits(fetch_to_write)(_fetching(1))
 
 
 def _storing(past: bool) -> Any:

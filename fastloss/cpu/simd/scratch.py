@@ -10,15 +10,14 @@ from __future__ import annotations
 from numba import types
 
 from fastloss.cpu.simd.llvm_hints import emits, free_array, heap_array
-
-# A vector across two cache lines is stored at half the speed.
-ALIGNED = 64
+from fastloss.cpu.simd.memory import LINE_BYTES
 
 
 def scratch(count, like):
     """Return an uninitialised flat array of `count` numbers of the type of `like`, for the kernel to :func:`free`.
 
-    It begins at a cache line. Where there is no memory for it, MemoryError.
+    It begins at a cache line. Where there is no memory for it, MemoryError leaves the kernel, and what the kernel has
+    asked for before is lost: what may be too large is to come first.
     """
 
 
@@ -32,7 +31,7 @@ def _scratch(count, like):
 
     def emit(context, builder, kinds, args):
         number = context.cast(builder, args[0], count, types.intp)
-        return heap_array(context, builder, array, number, ALIGNED)
+        return heap_array(context, builder, array, number, LINE_BYTES)
 
     return array, emit
 

@@ -8,6 +8,7 @@ from typing import Any
 from numba import types
 
 from fastloss.cpu.simd.llvm_hints import emits, stack_array
+from fastloss.cpu.simd.memory import LINE_BYTES
 from fastloss.define.check_maths import MOST_COEFS
 
 # Rows that a tile of the loops over rows holds at most.
@@ -44,8 +45,7 @@ def _on_stack(count: int) -> Callable[..., Any]:
         array = types.Array(like, 1, "C")
 
         def emit(context, builder, kinds, args):
-            # A vector across two cache lines is stored at half the speed.
-            return stack_array(context, builder, array, count, 64)
+            return stack_array(context, builder, array, count, LINE_BYTES)
 
         return array, emit
 
