@@ -204,6 +204,22 @@ def test_nothing_is_said_twice(monkeypatch):
         kernel_cache.warn_of_memory()
 
 
+BITS = """
+import hashlib
+import numpy as np
+import fastloss as fl
+
+rng = np.random.default_rng(0)
+x = (8 * rng.normal(size=(300, 97))).astype("f4")  # rows that are sure of a class, and others
+print(hashlib.sha256(fl.softmax(x, 1).tobytes()).hexdigest())
+"""
+
+
+def test_bits_do_not_depend_on_who_compiled(tmp_path):
+    """The first process compiles the kernel, the second loads it from the disk."""
+    assert finish(start(tmp_path, BITS)) == finish(start(tmp_path, BITS))
+
+
 @pytest.mark.slow
 def test_kernels_of_two_processes_call_parts_of_their_own(tmp_path):
     """What is found on the disk is joined by names, and each process counts functions from 1."""

@@ -41,8 +41,13 @@ def kernel_part(**options: Any) -> Callable[..., Any]:
     A closure gets a name that says what it closes over. Machine code that is found on the disk calls its parts by name,
     and where kernels of two processes have parts of one name (Numba counts them, in each process from 1), both call
     that of the first: mse_loss would return another loss.
+
+    A part with ``fastmath``, whose sums LLVM may reorder, is always inlined. Where it stays a function, the process that
+    compiles a kernel calls the part as it was optimised on its own, and those that load the kernel from the disk call
+    the copy inside it: softmax of 100 classes had other last bits in the first process than in all later ones.
     """
-    register = register_jitable(**NJIT_OPTIONS, **options)
+    inlined = {"forceinline": True} if options.get("fastmath") else {}
+    register = register_jitable(**NJIT_OPTIONS, **inlined, **options)
 
     def part(body: Callable[..., Any]) -> Any:
         if body.__closure__:

@@ -48,7 +48,7 @@ def _forward(count, section, before, skip, inputs, m_blank, e_blank, blank_m, bl
         store(label_e, s, top + e)
 
 
-@kernel_part(fastmath={"contract", "reassoc"}, forceinline=True)
+@kernel_part(fastmath={"contract", "reassoc"})
 def _backward(
     count, section, after, skip, inputs, m_blank, e_blank, blank_m, blank_e, label_m, label_e, alpha, shares, like
 ):

@@ -27,21 +27,21 @@ BURST = 256
 LONGEST_FETCHED = 1 << 16
 
 
-@kernel_part(fastmath=FASTMATH, forceinline=True)
+@kernel_part(fastmath=FASTMATH)
 def of_row(x, start, count):
     """Return the largest of `count` entries and the sum of their exponentials relative to it."""
     top = row_maximum(x, start, start + count)
     return top, _relative_to(top, x, start, count, False, (), 0)
 
 
-@kernel_part(fastmath=FASTMATH, forceinline=True)
+@kernel_part(fastmath=FASTMATH)
 def row_maxima(x, start, n, count, maxima):
     """Write to `maxima` the largest entry of each of `n` rows of `count` entries that follow each other."""
     for i in range(n):
         maxima[i] = row_maximum(x, start + i * count, start + (i + 1) * count)
 
 
-@kernel_part(fastmath=FASTMATH, forceinline=True)
+@kernel_part(fastmath=FASTMATH)
 def of_rows(x, start, n, together, count, padding, maxima, keep, exps, at, stride, sums):
     """Write to `sums` the sum of the exponentials of each of `n` rows, relative to its entry of `maxima`.
 
@@ -62,7 +62,7 @@ def of_rows(x, start, n, together, count, padding, maxima, keep, exps, at, strid
         _of_four(padding, 0, count, maxima, keep, exps, at, stride, sums)
 
 
-@kernel_part(fastmath=FASTMATH, forceinline=True)
+@kernel_part(fastmath=FASTMATH)
 def _of_four(x, start, count, maxima, keep, exps, at, stride, sums):
     wide_vectors()
     T = type(maxima[0])
@@ -89,7 +89,7 @@ def _of_four(x, start, count, maxima, keep, exps, at, stride, sums):
     sums[3] = sum_d
 
 
-@kernel_part(fastmath=FASTMATH, forceinline=True)
+@kernel_part(fastmath=FASTMATH)
 def of_blocks(x, start, count, keep, exps, at, references, factors, operand, results, streamed):
     """Return what :func:`of_row` does, of a long row, whose exponentials go to `exps` from place `at` on.
 
@@ -157,7 +157,7 @@ def of_others(x, start, count, top, keep, exps, at, references, factors):
     return T(exp_sum)
 
 
-@kernel_part(fastmath=FASTMATH, forceinline=True)
+@kernel_part(fastmath=FASTMATH)
 def _relative_to(top, x, start, count, keep, exps, at):
     exp_sum = 0.0
     for begin in range(0, count, BLOCK):
@@ -165,7 +165,7 @@ def _relative_to(top, x, start, count, keep, exps, at):
     return type(top)(exp_sum)
 
 
-@kernel_part(fastmath=FASTMATH, forceinline=True)
+@kernel_part(fastmath=FASTMATH)
 def _sum_of(x, start, begin, end, reference, keep, exps, at):
     wide_vectors()
     total = type(reference)(0)
