@@ -42,9 +42,9 @@ def kernel_part(**options: Any) -> Callable[..., Any]:
     and where kernels of two processes have parts of one name (Numba counts them, in each process from 1), both call
     that of the first: mse_loss would return another loss.
 
-    A part with ``fastmath``, whose sums LLVM may reorder, is always inlined. Where it stays a function, the process that
-    compiles a kernel calls the part as it was optimised on its own, and those that load the kernel from the disk call
-    the copy inside it: softmax of 100 classes had other last bits in the first process than in all later ones.
+    A part with ``fastmath``, whose sums LLVM may reorder, is always inlined. Where it stays a function, the process
+    that compiles a kernel calls the part as it was optimised on its own, and those that load the kernel from the disk
+    call the copy inside it: softmax of 100 classes had other last bits in the first process than in all later ones.
     """
     inlined = {"forceinline": True} if options.get("fastmath") else {}
     register = register_jitable(**NJIT_OPTIONS, **inlined, **options)
