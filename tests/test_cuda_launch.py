@@ -253,6 +253,26 @@ STEPS = """
 """
 
 
+def test_a_divisor_on_the_device_is_not_waited_for(run):
+    """The kernel takes its address, of any type."""
+    code = """
+        x, y, sign = array((64, 10)), array(64, np.int64), array(64)
+        for dtype in (np.float32, np.float64, np.int64):
+            divisor = array((), dtype)
+            with fl.config(check_indices=False):
+                for loss, arrays in (
+                    (fl.mse_loss, (x, x)), (fl.cross_entropy, (x, y)), (fl.cosine_embedding_loss, (x, x, sign)),
+                ):
+                    for _ in range(2):
+                        value, *_ = fl.value_and_grad(loss)(*arrays, divisor=divisor)
+        print(value.shape == ())
+    """
+    found, lines = run(code)
+    assert found == ["True"]
+    assert len(launches(lines)) == 18
+    assert not [line for line in lines if line.startswith(("wait", "copy"))]
+
+
 def test_a_repeated_call_reads_a_value_that_may_be_none(run):
     """Of Numba's arrays, too, which are no numbers to Python; one wait for each call."""
     code = """

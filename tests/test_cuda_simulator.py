@@ -638,6 +638,36 @@ def test_repeated_calls_find_values_that_are_none(torch_in_simulator):
 
 
 @in_simulator
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16", "int32", "int64"])
+def test_a_divisor_on_the_device_is_read_by_the_kernel(torch_in_simulator, monkeypatch, dtype):
+    """The host does not wait for it."""
+    from fastloss.cuda.backend import Backend
+
+    torch = torch_in_simulator
+    x, t, y, sign = torch.randn(9, 5), torch.randn(9, 5), torch.randint(0, 5, (9,)), torch.ones(9)
+    losses = [
+        (fl.mse_loss, (x, t)),
+        (fl.mse_loss, (x.T, t.T)),
+        (fl.cross_entropy, (x, y)),
+        (fl.nll_loss, (x, y)),
+        (fl.cosine_embedding_loss, (x, t, sign)),
+        (fl.multilabel_margin_loss, (x, torch.tensor([[0, 2, -1, 0, 0]] * 9))),
+    ]
+    expected = [fl.value_and_grad(loss)(*arrays, divisor=3) for loss, arrays in losses]
+
+    def wait(*args):
+        raise AssertionError("the host reads a number")
+
+    monkeypatch.setattr(Backend, "number", wait)
+    divisor = torch.tensor([3], dtype=getattr(torch, dtype))
+    with fl.config(check_indices=False):
+        for (loss, arrays), (value, gradients) in zip(losses, expected, strict=True):
+            found, slopes = fl.value_and_grad(loss)(*arrays, divisor=divisor)
+            torch.testing.assert_close(found, value)
+            torch.testing.assert_close(slopes, gradients)
+
+
+@in_simulator
 def test_no_tensor_is_kept_between_calls(torch_in_simulator, monkeypatch):
     """Where torch.compile first calls what it will capture, a tensor that is none of the results is an error."""
     torch, made = torch_in_simulator, []

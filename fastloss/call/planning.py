@@ -20,10 +20,13 @@ from fastloss.cpu.arrays import NUMPY, TENSOR_BF16, kernel_view
 from fastloss.cpu.in_parts import COPIED_AT_ONCE, flat
 from fastloss.cpu.windows import FLAT
 from fastloss.define.record import Loss
-from fastloss.runtime.dtypes import BF16_BITS
+from fastloss.runtime.dtypes import BF16_BITS, FLOATS, I64
 from fastloss.runtime.half import widened
 
 ABSENT: Any = ()
+
+# The dtypes of a divisor that a kernel on a device reads.
+IN_KERNEL = FLOATS | {np.dtype(np.int32), I64}
 
 # What computes the results of a call of its arrays and its request.
 Compute = Callable[[tuple[Any, ...], Request], Any]
@@ -111,20 +114,21 @@ class Planning:
         self.kept = kept
         self.targets: list[Operand] = []
 
-    def over(self, denominator: Any) -> Any:
+    def over(self, denominator: Any, in_kernel: bool = False) -> Any:
         """Return what the sum is divided by, a number or what reads it: in a mean the caller's divisor if there is one.
 
-        `denominator` is the loss's own.
+        `denominator` is the loss's own; `in_kernel` says that a single kernel divides.
         """
         if self.mode.partial:
             self.denominator = denominator
             return 1
-        return denominator if self.divisor is None else self.reads_divisor()
+        return denominator if self.divisor is None else self.reads_divisor(in_kernel)
 
-    def reads_divisor(self) -> Read | None:
+    def reads_divisor(self, in_kernel: bool = False) -> Read | None:
         """Return what reads the divisor that was given; None without one.
 
-        A divisor of 0 is read as the smallest number, over which nothing is still 0.
+        A divisor of 0 is read as the smallest number, over which nothing is still 0. One that lies on a device stays
+        there if the kernel can read it: the host would wait for it.
         """
         if self.divisor is None:
             return None
@@ -142,6 +146,8 @@ class Planning:
             raise ValueError(f"divisor must be {wanted}, got shape {array.shape}")
         if number is float and array.dtype == TENSOR_BF16:  # of which NumPy knows no number
             number = _number_of_bfloat16
+        if in_kernel and not isinstance(array, np.ndarray) and array.dtype in IN_KERNEL:
+            return itemgetter(place)
 
         def read(arrays: tuple[Any, ...]) -> float:
             divisor = number(arrays[place].reshape(()))

@@ -14,7 +14,7 @@ from typing import Any
 from fastloss.cuda.device.block import WARP, added, block, blocks, meet, minimum, over, thread, threads
 from fastloss.cuda.device.memory import label_at, load, load_or, present, store
 from fastloss.cuda.device.numba_cuda import SIMULATED, jitable
-from fastloss.cuda.device.reduce import THREADS, deliver, grid_of
+from fastloss.cuda.device.reduce import THREADS, deliver, divided, grid_of
 from fastloss.cuda.device_array import DeviceArray, like
 from fastloss.cuda.launch import Kernel, prepared
 from fastloss.cuda.loops.check_labels import first_of
@@ -65,9 +65,10 @@ def kernel(point: Any, lanes: int) -> Kernel:
 
     def label_sets(
         x, _t, y, _weight, grad_output, values, d0, scratch, _d2, _hess,
-        params, factor, count, columns, partials, counted, divisor,
+        params, scale, count, columns, partials, counted, divisor,
     ):  # fmt: skip
-        T = type(factor)
+        T = type(scale)
+        factor = divided(scale, counted)
         lane = thread() % lanes
         groups = threads() // lanes
         group = thread() // lanes

@@ -13,7 +13,7 @@ from fastloss.cuda.device.block import added, anyone, block, blocks, maximum, me
 from fastloss.cuda.device.memory import WIDEST, load_or, load_pack, store, store_derivatives
 from fastloss.cuda.device.numba_cuda import SIMULATED, jitable
 from fastloss.cuda.device.packs import filled, folded, spread
-from fastloss.cuda.device.reduce import THREADS, deliver, grid_of
+from fastloss.cuda.device.reduce import THREADS, deliver, divided, grid_of
 from fastloss.cuda.launch import Kernel
 from fastloss.cuda.planned import Form, Looping, itself, never, plan_of, unaligned
 from fastloss.define.descriptions import PairMaths
@@ -68,9 +68,10 @@ def kernel(maths: PairMaths, lanes: int, width: int) -> Kernel:
     settle, someone = meet(lanes), anyone(lanes)
 
     def pairwise(
-        a, b, c, y, grad_output, values, d0, d1, d2, hess, params, factor, count, columns, partials, counted, divisor,
+        a, b, c, y, grad_output, values, d0, d1, d2, hess, params, scale, count, columns, partials, counted, divisor,
     ):  # fmt: skip
-        T = type(factor)
+        T = type(scale)
+        factor = divided(scale, counted)
         zeros, ones = fill(T(0)), fill(T(1))
         grads = (d0, d1, d2)
         lane = thread() % lanes
