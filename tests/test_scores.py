@@ -225,6 +225,8 @@ def test_bad_calls():
     x, y = np.zeros((4, 7)), np.array([0, 1, 6, 2])
     with pytest.raises(TypeError, match="returns must be"):
         fl.cross_entropy(x, y, returns=3)
+    with pytest.raises(TypeError, match="returns must be different names out of"):
+        fl.cross_entropy(x, y, returns=iter(["lse"]))
     with pytest.raises(IndexError, match="target 6"):
         fl.cross_entropy(x, y, valid_classes=5)
     for transform in (fl.grad, fl.grad_and_hess):

@@ -66,7 +66,9 @@ RETURNS = ("lse", "log_prob", "entropy", "argmax", "z_loss")
 
 
 def _are_returns(value: Any) -> bool:
-    names = (value,) if isinstance(value, str) else tuple(value)
+    names = (value,) if isinstance(value, str) else value
+    if not isinstance(names, list | tuple):  # such as what a look at its names would use up
+        raise TypeError
     return set(names) <= set(RETURNS) and len(set(names)) == len(names)
 
 

@@ -95,7 +95,7 @@ def _cache_folder() -> str:
 def _gpus() -> list[str]:
     """Return a line for each CUDA device; whatever goes wrong on the way is said, not raised."""
     if util.find_spec("numba_cuda") is None:
-        return ["not looked for: pip install 'fastloss[cuda13]' or 'fastloss[cuda12]'"]
+        return ["not looked for: pip install 'fastloss[cu13]' or 'fastloss[cu12]'"]
     try:
         cuda: Any = import_module("numba.cuda")
 
