@@ -100,7 +100,7 @@ def host_array(array: Any, name: str, wanted: str = "an array") -> Any:
     library = _library(array, name, wanted)
     view = library.view(array, name)
     view = view if isinstance(view, np.ndarray) else library.backend.on_host(view)
-    return view.view(np.float16) if view.dtype == F16_BITS else widened(view)
+    return view.view(np.float16) if view.dtype == F16_BITS else np.asarray(widened(view))  # a number if it has no axes
 
 
 def _slow_library_of(arrays: tuple[Any, ...], names: tuple[str, ...]) -> Any:
