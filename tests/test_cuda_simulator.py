@@ -2,7 +2,7 @@
 
 The simulator is a setting of the process. Without it this file holds tests that run the others in processes that have
 it: a tiny case of each family at once, all else with `slow`. Blocks have 8 threads there, warps 2, a row in registers
-1, 2, 4, 8 or 16: shapes as small as these cross all boundaries.
+1, 2, 4, 8 or 16: shapes as small as these cross all boundaries. Some rows run in blocks and warps of a device's size.
 """
 
 import functools
@@ -21,6 +21,7 @@ import fastloss as fl
 
 pytestmark = pytest.mark.filterwarnings("ignore:shapes differ")
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
+FULL_BLOCKS = os.environ.get("FASTLOSS_FULL_BLOCKS") == "1"
 NAMES = [name for name, record in LOSSES.items() if record.family in cuda_tools.FAMILIES]
 if SIMULATED:
     # The simulator polls its threads from another one, which holds the interpreter for 5 ms at a time otherwise: that
@@ -45,12 +46,13 @@ def _part(request):
         pytest.skip("run by another process")
 
 
-def simulate(marked, part=""):
-    """Run the tests of this file that are marked so in a process that has the simulator."""
+def simulate(marked, test="", **environment):
+    """Run the tests of this file that are marked so, or the one of a name, in a process that has the simulator."""
     pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
+    place = f"{__file__}::{test}" if test else __file__
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", marked, __file__],
-        env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1", "FASTLOSS_TEST_PART": part},
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", marked, place],
+        env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1", **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -68,7 +70,13 @@ def test_each_family_in_the_simulator():
 @pytest.mark.skipif(SIMULATED, reason="the others are running")
 @pytest.mark.parametrize("part", range(PARTS))
 def test_in_the_simulator(part):
-    simulate("slow", str(part))
+    simulate("slow", FASTLOSS_TEST_PART=str(part))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(SIMULATED, reason="the others are running")
+def test_in_blocks_of_a_device():
+    simulate("slow", "test_rows_in_blocks_of_a_device", FASTLOSS_FULL_BLOCKS="1")
 
 
 def device(array):
@@ -92,6 +100,23 @@ def compare(function, given, dtype, **options):
     found = function(**{k: device(v) for k, v in given.items()}, **{k: device(v) for k, v in options.items()})
     cuda_tools.assert_like(cuda_tools.mapped(host, found), expected, dtype)
     return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FULL_BLOCKS, reason="run by another test in a process of its own")
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [
+        *[("cross_entropy", columns) for columns in (7, 33, 129, 600, 1100, 2100, 5000)],
+        *[("multi_margin_loss", columns) for columns in (100, 600)],
+        *[("triplet_margin_loss", columns) for columns in (3, 100, 700)],
+        *[("multilabel_margin_loss", 30), ("mse_loss", 300)],
+    ],
+)
+def test_rows_in_blocks_of_a_device(name, columns):
+    """Groups of one thread to several warps, with more rows than a block has groups of a warp."""
+    given = cuda_tools.sample(LOSSES[name], "float32", (5, columns))
+    compare(fl.value_and_grad(LOSSES[name].function), given, "float32")
 
 
 @quick_in_simulator

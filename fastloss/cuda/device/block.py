@@ -13,12 +13,12 @@ from typing import Any
 
 from llvmlite import ir
 
-from fastloss.cuda.device.numba_cuda import SIMULATED, capability, cuda, emits, jitable, overload, types
+from fastloss.cuda.device.numba_cuda import SMALL, capability, cuda, emits, jitable, overload, types
 
 int64 = types.int64
 
 # Threads of a warp. The simulator has none: there it is how many exchange numbers without being a block of their own.
-WARP = 2 if SIMULATED else 32
+WARP = 2 if SMALL else 32
 EVERY_LANE = 0xFFFFFFFF
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import inspect
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -28,14 +29,18 @@ from fastloss.cuda.device_array import DeviceArray
 from fastloss.runtime import kernel_cache
 
 __all__ = [
-    "SIMULATED", "SimulatedPointer", "capability", "cgutils", "cuda", "emits", "jitable", "overload", "type_of",
-    "types",
+    "SIMULATED", "SMALL", "SimulatedPointer", "capability", "cgutils", "cuda", "emits", "jitable", "overload",
+    "type_of", "types",
 ]  # fmt: skip
 
 # Numba's types come into being at import, which a type checker does not see.
 types: Any = _types
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
+
+# Whether warps and blocks have a few threads: the simulator runs a Python thread for each. A process that is to have
+# those of a device there says so.
+SMALL = SIMULATED and os.environ.get("FASTLOSS_FULL_BLOCKS") != "1"
 
 if not SIMULATED:  # the simulator compiles nothing
     from numba.cuda.core.caching import IndexDataCacheFile

@@ -24,18 +24,18 @@ from llvmlite import ir
 
 from fastloss.cuda.device.block import WARP, added, block, blocks, numbers_of_threads, over, thread, threads
 from fastloss.cuda.device.memory import load, load_or, store
-from fastloss.cuda.device.numba_cuda import SIMULATED, cuda, emits, jitable, overload, types
+from fastloss.cuda.device.numba_cuda import SMALL, cuda, emits, jitable, overload, types
 
 # Threads of a block. The simulator runs a Python thread for each.
-THREADS = 8 if SIMULATED else 256
+THREADS = 8 if SMALL else 256
 
 # Blocks of a launch at most: a constant, so that results do not depend on the size of the device. Eight blocks of 256
 # threads on each of 132 multiprocessors are 1056.
-MAX_BLOCKS = 3 if SIMULATED else 2048
+MAX_BLOCKS = 3 if SMALL else 2048
 
 # Numbers, or packs of them, that each thread of a lone block looks at rather than leaving them to several blocks, which
 # must find out which of them is the last.
-TURNS_OF_ONE = 1 if SIMULATED else 4
+TURNS_OF_ONE = 1 if SMALL else 4
 
 U32 = np.dtype(np.uint32)
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from fastloss.cuda.device.block import WARP, added, block, blocks, meet, minimum, over, thread, threads
 from fastloss.cuda.device.memory import label_at, load, load_or, store
-from fastloss.cuda.device.numba_cuda import SIMULATED
+from fastloss.cuda.device.numba_cuda import SMALL
 from fastloss.cuda.device.reduce import THREADS, grid_of
 from fastloss.cuda.device_array import DeviceArray
 from fastloss.cuda.launch import Kernel
@@ -27,10 +27,10 @@ from fastloss.define.scalars import exp
 from fastloss.runtime.dtypes import I64, real_of
 
 # Bytes of lattices at a time: samples beyond run in a further launch.
-MOST_SCRATCH = 4096 if SIMULATED else 1 << 29
+MOST_SCRATCH = 4096 if SMALL else 1 << 29
 
 # Classes from which a block shares a row of the gradient.
-LONG_ROW = 16 if SIMULATED else 1024
+LONG_ROW = 16 if SMALL else 1024
 
 
 @functools.cache

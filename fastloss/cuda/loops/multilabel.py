@@ -13,7 +13,7 @@ from typing import Any
 
 from fastloss.cuda.device.block import WARP, added, block, blocks, meet, minimum, over, thread, threads
 from fastloss.cuda.device.memory import label_at, load, load_or, present, store
-from fastloss.cuda.device.numba_cuda import SIMULATED, jitable
+from fastloss.cuda.device.numba_cuda import SMALL, jitable
 from fastloss.cuda.device.reduce import THREADS, deliver, divided, grid_of
 from fastloss.cuda.device_array import DeviceArray, like
 from fastloss.cuda.launch import Kernel, prepared
@@ -23,7 +23,7 @@ from fastloss.runtime.dtypes import I64, real_of
 from fastloss.runtime.plans import KernelPlan
 
 # Classes up to which a warp has a row; the simulator's blocks are smaller than a warp.
-WARP_UP_TO = 0 if SIMULATED else 1024
+WARP_UP_TO = 0 if SMALL else 1024
 
 # Elements of scratch memory at most, two for each class of every row that is being worked on.
 SCRATCH = 1 << 25

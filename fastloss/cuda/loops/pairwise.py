@@ -11,7 +11,7 @@ from typing import Any
 
 from fastloss.cuda.device.block import added, anyone, block, blocks, maximum, meet, over, thread, threads
 from fastloss.cuda.device.memory import WIDEST, load_or, load_pack, store, store_derivatives
-from fastloss.cuda.device.numba_cuda import SIMULATED, jitable
+from fastloss.cuda.device.numba_cuda import SMALL, jitable
 from fastloss.cuda.device.packs import filled, folded, spread
 from fastloss.cuda.device.reduce import THREADS, deliver, divided, grid_of
 from fastloss.cuda.launch import Kernel
@@ -24,7 +24,7 @@ from fastloss.runtime.plans import KernelPlan
 IN_PACKS = frozenset((0, 1, 2, 6, 7, 8, 9))
 
 # Threads that share a pair, and the packs of a vector up to which it is so few of them.
-GROUPS = ((1, 2), (2, 24)) if SIMULATED else ((1, 4), (8, 32), (32, 256))
+GROUPS = ((1, 2), (2, 24)) if SMALL else ((1, 4), (8, 32), (32, 256))
 
 
 @jitable

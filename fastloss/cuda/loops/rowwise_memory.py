@@ -11,7 +11,7 @@ import functools
 
 from fastloss.cuda.device.block import added, block, blocks, maximum, meet, over, thread
 from fastloss.cuda.device.memory import label_at, load, load_or, load_pack, store, store_derivatives, store_pack
-from fastloss.cuda.device.numba_cuda import SIMULATED
+from fastloss.cuda.device.numba_cuda import SMALL
 from fastloss.cuda.device.online_softmax import SURE, exponential, of_exp_sum, online_sum_exp, sum_of_others
 from fastloss.cuda.device.packs import filled, folded, mapped
 from fastloss.cuda.device.reduce import THREADS, deliver, divided
@@ -20,7 +20,7 @@ from fastloss.cuda.loops.row_maths import at_target, blank_of, packed
 from fastloss.define.descriptions import RowMaths
 
 # Threads that share a long row, a block of them.
-LONG = 16 if SIMULATED else 512
+LONG = 16 if SMALL else 512
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from fastloss.cuda.device.block import WARP, added, anyone, block, blocks, maximum, meet, over, thread
 from fastloss.cuda.device.memory import label_at, load, load_or, store, store_derivatives
-from fastloss.cuda.device.numba_cuda import SIMULATED, types
+from fastloss.cuda.device.numba_cuda import SMALL, types
 from fastloss.cuda.device.online_softmax import SURE, exponential, of_exp_sum, of_others
 from fastloss.cuda.device.packs import filled, folded, mapped
 from fastloss.cuda.device.reduce import deliver, divided
@@ -21,7 +21,7 @@ int32 = types.int32
 
 # Threads of a group, and how many entries each of them holds at most; the smallest group that a row fits is its own.
 # Groups beyond a warp are blocks.
-GROUPS = ((1, 2), (2, 4), (4, 4), (8, 4), (16, 4)) if SIMULATED else (
+GROUPS = ((1, 2), (2, 4), (4, 4), (8, 4), (16, 4)) if SMALL else (
     (1, 8), (4, 8), (8, 16), (32, 32), (64, 32), (128, 32), (256, 32), (512, 64),
 )  # fmt: skip
 
@@ -29,7 +29,7 @@ GROUPS = ((1, 2), (2, 4), (4, 4), (8, 4), (16, 4)) if SIMULATED else (
 RESIDENT = 512
 
 # Threads of a block of several groups, none of which is larger than a warp.
-THREADS = 8 if SIMULATED else 128
+THREADS = 8 if SMALL else 128
 
 
 class Layout(NamedTuple):
