@@ -60,7 +60,7 @@ def plan(planning: Planning, description: Elementwise) -> Plan:
         shape = common_shape(description, views)
         planning.kept = planning.kept and description.broadcast != "warn"
     size, each = math.prod(shape), description.reduction == "none"
-    divisor = planning.over(description.divisor(x.shape, size), size > 0)
+    divisor = planning.over(description.divisor(x.shape, size), in_kernel=True)
     loop = _Loop(description.point, representable(params, x.dtype), arguments, views, spreads, divisor)
     if weight is not None:
         _weigh(planning, description, loop, shape)
@@ -106,7 +106,7 @@ def _weigh(planning: Planning, description: Elementwise, loop: _Loop, shape: Sha
     check_fits(weight.view, shape, "weight")
     by_both = description.mean == "products" and planning.sample_weight is not None
     if planning.averages and (description.mean == "weights" or by_both):
-        loop.divisor = planning.over(_summing(backend, weight), math.prod(shape) > 0)
+        loop.divisor = planning.over(_summing(backend, weight), in_kernel=True)
         planning.counts = planning.reader(weight, _broadcasting(backend, None, shape), backend.flat)
     if "weight" not in mode.wrt:
         return

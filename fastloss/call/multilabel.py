@@ -35,7 +35,7 @@ def plan(planning: Planning, description: LabelSets) -> Plan:
     outputs.want_values(rows, each, layout=RowLayout(columns))
     scale, grad_output = planning.take_grad_output(not each, rows)
     outputs.check_read(target=description.target, grad_output=grad_output)
-    divisor = planning.over(count, count > 0) if description.reduction == "mean" else 1
+    divisor = planning.over(count, in_kernel=True) if description.reduction == "mean" else 1
     operands, spreads = (description.input, description.target, grad_output), (read, read, None)
     if count == 0:
         kernel = nothing(planning.empty_mean, labelled=True)

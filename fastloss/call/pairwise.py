@@ -42,7 +42,7 @@ def plan(planning: Planning, description: Pairwise) -> Plan:
     outputs.want_values(kept_results, each, layout=RowLayout(columns))
     scale, grad_output = planning.take_grad_output(not each, kept_results)
     outputs.check_read(target=description.target, grad_output=grad_output)
-    divisor = planning.over(count, count > 0) if description.reduction == "mean" else 1
+    divisor = planning.over(count, in_kernel=True) if description.reduction == "mean" else 1
     missing = (None,) * (3 - len(views))
     operands: tuple[Operand | None, ...] = (*description.arrays, *missing, description.target, grad_output)
     spreading = (*spreads, *missing, spread_label, None)

@@ -57,8 +57,8 @@ def plan(planning: Planning, description: Rowwise) -> Plan:
     divisor: Any = 1
     if description.reduction == "mean":
         is_counted = description.mean == "weights" and labels is not None
-        own = 0 if is_counted or sampled_by is not None else count  # 0: the driver counts
-        divisor = planning.over(own, count * classes > 0)
+        # 0: the driver counts
+        divisor = planning.over(0 if is_counted or sampled_by is not None else count, in_kernel=True)
         if is_counted and (planning.sample_weight is not None or planning.mode.partial):
             set_counts(planning, description, labels, x.dtype, classes)
     arguments: tuple[Argument | None, ...] = (Argument(description.input, x),)

@@ -15,8 +15,6 @@ try:  # numba-cuda brings it along; the simulator does without
 except ImportError:
     bindings = None
 
-_RELAXED = None if bindings is None else bindings.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
-
 __all__ = [
     "bindings", "checked", "clear_memory", "current_device", "device_of_address", "exempt_from_captures",
     "external_stream", "read_integer", "read_memory", "single_device", "stream_id", "wait_for", "write_memory",
@@ -99,7 +97,8 @@ def exempt_from_captures() -> Iterator[None]:
     if SIMULATED:
         yield
         return
-    before = checked(bindings.cuThreadExchangeStreamCaptureMode(_RELAXED))
+    relaxed = bindings.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+    before = checked(bindings.cuThreadExchangeStreamCaptureMode(relaxed))
     try:
         yield
     finally:
