@@ -388,6 +388,17 @@ def test_init_score_in_closed_form(name):
     np.testing.assert_allclose(objective.init_score(list(y)), CLOSED[name](y, np.ones(len(y))), rtol=1e-9)
 
 
+def test_init_score_of_outputs_that_each_have_a_pos_weight():
+    yes, pos_weight = np.stack([TRAIN.binary, 1 - TRAIN.binary], 1), np.array([2.0, 5.0])
+    objective = boosting.objective(fl.binary_cross_entropy_with_logits, pos_weight=pos_weight)
+    expected = np.log(pos_weight * yes.sum(0) / (1 - yes).sum(0))
+    np.testing.assert_allclose(objective.init_score(yes), expected, rtol=1e-9)
+    three = boosting.objective(fl.binary_cross_entropy_with_logits, pos_weight=np.ones(3))
+    np.testing.assert_allclose(three.init_score(np.eye(3)), np.full(3, np.log(0.5)), rtol=1e-9)
+    with pytest.raises(ValueError, match="broadcast"):  # labels of one output, which have as many values as weights
+        objective.init_score(TRAIN.binary)
+
+
 def test_init_score_of_the_absolute_error_is_the_median():
     objective, order = boosting.objective(fl.l1_loss), np.argsort(TRAIN.real)
     middle = np.searchsorted(np.cumsum(TRAIN.weight[order]), 0.5 * TRAIN.weight.sum())

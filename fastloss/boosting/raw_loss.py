@@ -169,17 +169,26 @@ class Elements(RawLoss):
         """Return the minimum, for each output by itself."""
         label = converted(self.kind, label, self.name)
         if label.ndim == 1:
-            return self._column_minimum(label, weight)
-        return np.array([self._column_minimum(column, weight) for column in label.T])
+            return self._column_minimum(label, weight, self._options_of(0, 1))
+        count = label.shape[1]
+        found = [self._column_minimum(label[:, k], weight, self._options_of(k, count)) for k in range(count)]
+        return np.array(found)
 
-    def _column_minimum(self, label: Array, weight: Array) -> float:
+    def _options_of(self, output: int, outputs: int) -> dict[str, Any]:
+        """Return the options of one output: each may have a pos_weight of its own."""
+        if self.options.get("pos_weight") is None:
+            return self.options
+        each = np.broadcast_to(np.asarray(self.options["pos_weight"]), (outputs,))
+        return {**self.options, "pos_weight": each[output : output + 1]}
+
+    def _column_minimum(self, label: Array, weight: Array, options: dict[str, Any]) -> float:
         """Return the minimum of one output; equal labels are summed up first."""
         values, places = np.unique(label, return_inverse=True)
         weights = np.bincount(places, weights=weight)
         each = fl.grad(self.function)
 
         def slope(score: float) -> float:
-            return float(weights @ each(np.full(len(values), score), values, reduction="none", **self.options))
+            return float(weights @ each(np.full(len(values), score), values, reduction="none", **options))
 
         found = scalar_minimum(slope, float(np.average(values, weights=weights)))
         return within_logits(found) if self.name in _SIGMOID else found
