@@ -457,6 +457,27 @@ def test_init_score_of_bad_input(y, weight, match):
         boosting.objective(fl.mse_loss).init_score(y, weight)
 
 
+@pytest.mark.parametrize(
+    ("loss", "y"),
+    [
+        (fl.cross_entropy, [[0], [1]]),  # a table of one column
+        (fl.gaussian_nll_loss, [[0.5], [1.0]]),
+        (fl.multilabel_soft_margin_loss, [0, 1]),
+        (fl.mse_loss, 3.0),
+        (fl.mse_loss, [[[0.5]]]),
+    ],
+)
+def test_init_score_of_labels_of_another_shape(loss, y):
+    with pytest.raises(ValueError, match=r"takes labels of shape \(rows"):
+        boosting.objective(loss).init_score(y)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e33])
+def test_init_score_of_labels_in_any_unit(scale):
+    y, objective = np.exp(TRAIN.real), boosting.objective(fl.l1_loss)
+    assert objective.init_score(scale * y) == pytest.approx(scale * np.median(y), rel=1e-9)
+
+
 @pytest.mark.parametrize(("labels", "classes"), [([0, 1, 1, -5.0], None), ([0, 1, 3], 2)])
 def test_init_score_of_labels_that_are_no_classes(labels, classes):
     with pytest.raises(ValueError, match=r"below num_class, got (-5|3)"):

@@ -51,6 +51,9 @@ class Boosted:
             If there are no rows, a label or weight does not fit, or no constant minimises the loss.
         """
         label = np.asarray(y, dtype=np.float64)
+        if label.ndim not in self._loss.label_axes:
+            shapes = " or ".join(("(rows,)", "(rows, outputs)")[axes - 1] for axes in self._loss.label_axes)
+            raise ValueError(f"{self.name} takes labels of shape {shapes} to start from, got shape {label.shape}")
         weight = np.ones(len(label)) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
         if not label.size:
             raise ValueError("init_score takes at least one row")

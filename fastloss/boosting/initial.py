@@ -37,7 +37,7 @@ def _edge(below: Callable[[float], bool], start: float) -> float:
     while below(outside) == (step > 0):
         inside, step = outside, 2 * step
         outside = start + step
-        if abs(step) > 1e18:
+        if abs(step) > 1e18 * max(1.0, abs(start)):
             return math.copysign(math.inf, step)
     while abs(outside - inside) > 1e-15 * max(abs(inside), abs(start)) + 1e-300:
         middle = 0.5 * (inside + outside)

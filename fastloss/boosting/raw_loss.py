@@ -42,6 +42,8 @@ def _logits(raw: Array, options: dict[str, Any]) -> Array:
 class RawLoss:
     """What an objective or a metric computes with: shapes, labels, derivatives, starting point and link of a loss."""
 
+    label_axes: tuple[int, ...] = (1,)  # how many axes the labels of all rows may have
+
     def __init__(self, record: Any, options: dict[str, Any]) -> None:
         self.name: str = record.name
         self.function = record.function
@@ -139,6 +141,8 @@ def _leaves_out(unit: Unit) -> bool:
 
 class Elements(RawLoss):
     """A loss of one score and one label; several columns of scores have as many columns of labels."""
+
+    label_axes = (1, 2)
 
     def prepare(self, raw: Array, label: Array) -> tuple[Array, Array]:
         """Return the labels in the shape of the scores."""
@@ -279,6 +283,8 @@ class ClassRows(RawLoss):
 
 class LabelRows(RawLoss):
     """A loss of a row of scores against a row of labels."""
+
+    label_axes = (2,)
 
     def prepare(self, raw: Array, label: Array) -> tuple[Array, Array]:
         """Return both, which have the same shape."""
