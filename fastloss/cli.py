@@ -7,6 +7,7 @@ import io
 import math
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from importlib import util
 from typing import Any
@@ -17,6 +18,7 @@ from fastloss.commands.errors import CommandError, Parser
 from fastloss.demo import main as demo
 from fastloss.files.source import FileError
 from fastloss.runtime.report import show_config
+from fastloss.runtime.terminal import clear_status
 from fastloss.runtime.version import __version__
 
 # What each sub-command needs beside the package: module -> the extra of fastloss that brings it.
@@ -49,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr has it: names of files may be no text
     try:
-        status = _run(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            status = _run(options)
         if sys.stdout is not None:  # which is closed: fastloss info >&-
             sys.stdout.flush()
         return status
@@ -67,6 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     run: Callable[[argparse.Namespace], int] = options.run
     return run(options)
+
+
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Write a warning as one line, without the place in the code."""
+    if sys.stderr is not None:
+        clear_status()
+        print(f"warning: {message}", file=sys.stderr)
 
 
 def _own(options: argparse.Namespace) -> int:

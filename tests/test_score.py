@@ -43,7 +43,7 @@ def score(capsys, *args):
 
 def refused(capsys, *args):
     """Return the one line that the command ends with, which has left the folder as it was."""
-    before = {path: path.stat().st_mtime_ns for path in Path().rglob("*")}
+    before = {path: path.lstat().st_mtime_ns for path in Path().rglob("*")}
     try:
         status = cli.main(["score", *map(str, args)])
     except SystemExit as stop:
@@ -52,7 +52,7 @@ def refused(capsys, *args):
     assert status == 2
     assert captured.out == ""
     assert captured.err.count("\n") == 1
-    assert {path: path.stat().st_mtime_ns for path in Path().rglob("*")} == before
+    assert {path: path.lstat().st_mtime_ns for path in Path().rglob("*")} == before
     return captured.err
 
 
@@ -296,6 +296,7 @@ BAD = {
     "the input": (None, "x.npy y.npy --out ./x.npy --overwrite", "x.npy: is read as input, and results must not"),
     "no folder": (None, "x.npy y.npy --out no/o.npy", "no/o.npy: cannot be written"),
     "ending": (None, "x.npy y.npy --out o.csv", ".npy"),
+    "a link to itself": (lambda: os.symlink("l.npy", "l.npy"), "l.npy y.npy", "l.npy: too many levels"),
     "twice": (None, "x.npy y.npy --out o.npy --grad-out ./o.npy", "the same file"),
     "no target": (None, "x.npy", "required: TARGET"),
     "batch": (None, "x.npy y.npy --batch 0", "positive number of rows"),
@@ -321,6 +322,16 @@ def test_an_axis_of_rows_is_refused_whatever_its_name(files, capsys):
 def test_losses_that_are_not_offered(files, capsys):
     assert "did you mean cross_entropy" in refused(capsys, "cros_entropy", "x.npy", "y.npy")
     assert "not scored from files" in refused(capsys, "linear_cross_entropy", "x.npy", "y.npy")
+    assert "its values do not belong to rows" in refused(capsys, "info_nce_loss", "x.npy", "x.npy")
+    assert "it has no reduction" in refused(capsys, "cosine_similarity", "x.npy", "x.npy")
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_warning_is_one_line(files, capsys):
+    np.save("one.npy", X[:, :1])
+    assert cli.main(["score", "mse_loss", "x.npy", "one.npy"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: shapes differ and are broadcast")
 
 
 def test_a_label_that_is_wrong_late_leaves_nothing(files, capsys):
@@ -341,6 +352,13 @@ def test_a_parquet_column_with_a_comma_in_its_name(files, capsys):
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     parquet.write_table(arrow.table({"a, b": [1.0, 2.0], "a": [3.0, 5.0]}), "comma.parquet")
     assert score(capsys, "mse_loss", "comma.parquet:a, b", "comma.parquet:a")["value"] == 6.5
+
+
+def test_parquet_columns_of_one_name(files, capsys):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = arrow.table([arrow.array([1.0]), arrow.array([2.0])], names=["a", "a"])
+    parquet.write_table(table, "twice.parquet")
+    assert "2 columns 'a'; it has a, a" in refused(capsys, "mse_loss", "twice.parquet:a", "y.npy")
 
 
 def test_zarr_and_parquet_that_cannot_be_read(files, capsys):

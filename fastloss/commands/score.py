@@ -6,9 +6,9 @@ import argparse
 import inspect
 import json
 import math
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from fastloss.commands.errors import CommandError, Parser
@@ -94,7 +94,8 @@ def _rows(text: str) -> int:
 
 def _check_offered(loss: Loss) -> None:
     if loss.family not in _FAMILIES or "reduction" not in loss.options:
-        raise CommandError(f"{loss.name} is not scored from files: its values do not belong to rows; call it in Python")
+        why = "its values do not belong to rows" if "reduction" in loss.options else "it has no reduction"
+        raise CommandError(f"{loss.name} is not scored from files: {why}; call it in Python")
 
 
 def _arrays(loss: Loss) -> list[str]:
@@ -117,9 +118,9 @@ def _sources(loss: Loss, given: argparse.Namespace) -> dict[str, Any]:
     first, second, *more = _arrays(loss)
     texts = {first: given.first, second: given.second, **{name: getattr(given, name) for name in more}}
     texts["sample_weight"] = given.sample_weight
-    read = {Path(text).resolve(): name for name, text in texts.items() if text is not None}
+    read = {os.path.realpath(text): name for name, text in texts.items() if text is not None}
     for path in filter(None, (given.out, given.grad_out)):
-        name = read.get(Path(path).resolve())
+        name = read.get(os.path.realpath(path))
         if name is not None:
             raise CommandError(f"{path}: is read as {name}, and results must not replace it")
     annotations = inspect.signature(loss.function).parameters
@@ -136,7 +137,7 @@ def _sources(loss: Loss, given: argparse.Namespace) -> dict[str, Any]:
 
 def _run(job: Job, given: argparse.Namespace) -> Scored:
     """Score, with the results under temporary names until all is computed."""
-    if given.out and given.grad_out and Path(given.out).resolve() == Path(given.grad_out).resolve():
+    if given.out and given.grad_out and os.path.realpath(given.out) == os.path.realpath(given.grad_out):
         raise CommandError("--out and --grad-out name the same file")
     with ExitStack() as stack:
         results: dict[str, Result] = {}

@@ -25,8 +25,10 @@ class Parquet:
             example = f"{name.removesuffix(':')}:{schema.names[0] if schema.names else 'x'},..."
             raise FileError(f"{name}: name columns, as in {example}")
         for column in self._columns:
-            if schema.names.count(column) != 1:
-                raise FileError(f"{name}: no column {column!r}; it has {', '.join(schema.names)}")
+            count = schema.names.count(column)
+            if count != 1:
+                found = f"{count} columns" if count else "no column"
+                raise FileError(f"{name}: {found} {column!r}; it has {', '.join(schema.names)}")
         self.dtype = np.result_type(*(self._dtype(schema.field(column)) for column in self._columns))
         self.shape: tuple[int, ...] = (rows,) if len(self._columns) == 1 else (rows, len(self._columns))
 
