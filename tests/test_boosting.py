@@ -183,6 +183,15 @@ def test_absolute_error_of_large_labels_warns_and_learns_with_a_scale():
     assert loss(y, scores) < 0.5 * loss(y, np.full(len(y), start))
 
 
+def test_the_warning_of_large_labels_has_one_text_in_many_rounds():
+    raw, objective, texts = np.linspace(-1.0, 1.0, 200), boosting.objective(fl.l1_loss), set()
+    for size in np.linspace(8e4, 5e5, 20):  # Python shows a text once
+        with pytest.warns(UserWarning, match=r"scale=1e\+05") as caught:
+            objective(np.zeros(200), size * raw)
+        texts |= {str(one.message) for one in caught}
+    assert len(texts) == 1
+
+
 # -- losses that no booster has ------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ import math
 import warnings
 from typing import Any
 
+import numpy as np
 from array_api_compat import array_namespace
 
 Array = Any
@@ -67,10 +68,11 @@ def _over_residual(slope: Array, residual: Array, unit: Array | float) -> Array:
     stuck = (total >= 1) & (xp.sum(result, axis=0) < 1)  # where weights add up to less, they are to blame
     if result.shape[0] >= _ROWS_TO_WARN and stuck.any():
         largest = float(xp.max(xp.where(stuck, smallest, xp.zeros_like(smallest))))
+        size = 10.0 ** np.round(np.log10(largest))  # no digits: a text that is new in each round is shown in each
         warnings.warn(
             "the curvatures of all rows add up to less than 1: the booster's regularisation may let it learn nothing "
-            f"(XGBoost: lambda and min_child_weight); residuals are large, {largest:.3g} on average: pass "
-            f"scale={largest:.2g} to the objective, or start at its init_score",
+            f"(XGBoost: lambda and min_child_weight); residuals are large, about {size:.0e} on average: pass "
+            f"scale={size:.0e} to the objective, or start at its init_score",
             stacklevel=2,
         )
     return result
