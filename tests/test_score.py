@@ -116,6 +116,12 @@ def test_every_format_gives_the_mean_of_all_rows(files, capsys, name):
     assert found["shape"] == [50, 4]
 
 
+@pytest.mark.parametrize("name", ["npy", "zarr", "parquet"])
+def test_a_block_may_be_said_to_have_more_rows_than_an_integer(files, capsys, name):
+    found = score(capsys, "cross_entropy", *FORMATS[name](), "--batch", 10**20)
+    np.testing.assert_allclose(found["value"], fl.cross_entropy(X, Y), rtol=1e-6)
+
+
 def test_values_and_gradient_are_those_of_one_call(files, capsys):
     found = score(
         capsys, "cross_entropy", "x.npy", "y.npy", "--batch", 7, "--label-smoothing", 0.1, "--out", "o.npy",

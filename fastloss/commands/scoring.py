@@ -67,7 +67,7 @@ class Job:
         read = {name: source.whole() for name, source in sources.items() if name not in self.rows}
         self.whole = {name: read.get(name, array) for name, array in arrays.items() if name not in self.rows}
         row_bytes = sum(_bytes(source) for source in self.rows.values()) // (self.count or 1)
-        self.batch = batch or max(1, BLOCK // max(row_bytes, 1))
+        self.batch = min(batch or max(1, BLOCK // max(row_bytes, 1)), self.count or 1)
 
     def _in_rows(self, name: str, source: Source) -> bool:
         """Say whether an array has a row for each of the first one's, or belongs to all of them."""
