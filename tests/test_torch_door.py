@@ -615,6 +615,17 @@ def test_operator_is_what_torch_expects(case):
         torch.library.opcheck(*operator_call(case, reduction), test_utils=("test_schema", "test_faketensor"))
 
 
+@pytest.mark.parametrize("loss", ["cross_entropy", "nll_loss", "softmax", "logsumexp", "soft_dice_loss", "mse_loss"])
+def test_results_of_an_operator_lie_as_torch_is_told(loss):
+    x = torch.rand(2, 5, 3, 4).to(memory_format=torch.channels_last)
+    labels = torch.randint(5, (2, 3, 4))
+    own = {"softmax": {"dim": 1}, "logsumexp": {"dim": 1}, "soft_dice_loss": {"target": x}, "mse_loss": {"target": x}}
+    operator = F.functional.DOORS[loss].operator
+    args = operator.arguments({"input": x, **own.get(loss, {"target": labels})}, ("input",))
+    for function, given in ((operator.forward, args), (operator.backward, (operator.forward(*args)[0], *args))):
+        torch.library.opcheck(function, given, test_utils="test_faketensor")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", PLAIN, ids=str)
 def test_operator_with_all_of_torchs_checks(case):
