@@ -815,6 +815,16 @@ def test_calls_that_stand_between_two_graphs():
         torch.compile(lambda x: F.cross_entropy(x, y, warmth=1), backend="aot_eager")(x)
 
 
+@pytest.mark.parametrize("name", ["MSELoss", "SigmoidFocalLoss"])
+def test_a_module_that_is_made_in_compiled_code(name):
+    x = torch.rand(6, 5)
+
+    def step(x):
+        return getattr(F, name)(reduction="sum")(x, x / 2)
+
+    torch.testing.assert_close(compiled(step, backend="aot_eager")(x), step(x))
+
+
 def test_modules_in_compiled_code():
     x, y = torch.randn(8, 8, requires_grad=True), torch.randint(20, (8,))
     module = F.AdaptiveLogSoftmaxWithLoss(8, 20, [4, 11], div_value=2.0)
