@@ -640,6 +640,23 @@ def compiled(function, **options):
     return torch.compile(function, fullgraph=True, **options)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own, of its own
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_compiled_backward_pass_of_a_loss_that_is_not_compiled(reduction):
+    uncompiled = torch.compiler.disable(F.cross_entropy)
+    x, y = torch.randn(8, 5, requires_grad=True), torch.randint(5, (8,))
+
+    def step(x):
+        uncompiled(x, y, reduction=reduction).sum().backward()
+
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(compiled_autograd=True):
+        torch.compile(step, backend="aot_eager")(x)
+    compiled_gradient, x.grad = x.grad, None
+    step(x)
+    torch.testing.assert_close(compiled_gradient, x.grad)
+
+
 def test_compiles_to_one_graph():
     module = F.CrossEntropyLoss(label_smoothing=0.1)
 
