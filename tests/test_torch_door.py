@@ -615,6 +615,17 @@ def test_operator_is_what_torch_expects(case):
         torch.library.opcheck(*operator_call(case, reduction), test_utils=("test_schema", "test_faketensor"))
 
 
+@pytest.mark.parametrize("loss", ["cross_entropy", "nll_loss", "softmax", "logsumexp", "soft_dice_loss", "mse_loss"])
+def test_results_of_an_operator_lie_as_torch_is_told(loss):
+    x = torch.rand(2, 5, 3, 4).to(memory_format=torch.channels_last)
+    labels = torch.randint(5, (2, 3, 4))
+    own = {"softmax": {"dim": 1}, "logsumexp": {"dim": 1}, "soft_dice_loss": {"target": x}, "mse_loss": {"target": x}}
+    operator = F.functional.DOORS[loss].operator
+    args = operator.arguments({"input": x, **own.get(loss, {"target": labels})}, ("input",))
+    for function, given in ((operator.forward, args), (operator.backward, (operator.forward(*args)[0], *args))):
+        torch.library.opcheck(function, given, test_utils="test_faketensor")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", PLAIN, ids=str)
 def test_operator_with_all_of_torchs_checks(case):
@@ -627,6 +638,23 @@ def test_operator_with_all_of_torchs_checks(case):
 def compiled(function, **options):
     torch._dynamo.reset()
     return torch.compile(function, fullgraph=True, **options)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own, of its own
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_compiled_backward_pass_of_a_loss_that_is_not_compiled(reduction):
+    uncompiled = torch.compiler.disable(F.cross_entropy)
+    x, y = torch.randn(8, 5, requires_grad=True), torch.randint(5, (8,))
+
+    def step(x):
+        uncompiled(x, y, reduction=reduction).sum().backward()
+
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(compiled_autograd=True):
+        torch.compile(step, backend="aot_eager")(x)
+    compiled_gradient, x.grad = x.grad, None
+    step(x)
+    torch.testing.assert_close(compiled_gradient, x.grad)
 
 
 def test_compiles_to_one_graph():
@@ -802,6 +830,16 @@ def test_calls_that_stand_between_two_graphs():
         torch.testing.assert_close(one, other)
     with pytest.raises(TypeError, match="warmth"):
         torch.compile(lambda x: F.cross_entropy(x, y, warmth=1), backend="aot_eager")(x)
+
+
+@pytest.mark.parametrize("name", ["MSELoss", "SigmoidFocalLoss"])
+def test_a_module_that_is_made_in_compiled_code(name):
+    x = torch.rand(6, 5)
+
+    def step(x):
+        return getattr(F, name)(reduction="sum")(x, x / 2)
+
+    torch.testing.assert_close(compiled(step, backend="aot_eager")(x), step(x))
 
 
 def test_modules_in_compiled_code():

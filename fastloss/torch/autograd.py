@@ -21,6 +21,7 @@ from torch.compiler import is_compiling
 
 from fastloss.api.loss import is_packaged
 from fastloss.define.registry import record_of
+from fastloss.runtime import graph_break
 from fastloss.torch.calls import Call
 
 # What torch has no public names for: whether the backward pass that runs leaves its graph to another, whether it is a
@@ -156,11 +157,13 @@ class Unreduced(_Loss):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Any, ...]:
         """Compute the gradients."""
+        if graph_break.is_traced():  # the backward pass of a call that is not compiled
+            return graph_break.untraced(Unreduced.backward, ctx, *grad_outputs)  # type: ignore[no-any-return]
         call: Call = ctx.call.differentiating(ctx.needs_input_grad[1:])
         grad_output = check_fields(call, grad_outputs)
         if grad_output is None or not call.wrt:
             return (None,) * len(ctx.needs_input_grad)
-        if not is_compiling() and _is_batched(grad_output):
+        if _is_batched(grad_output):
             name = call.loss.__name__
             raise RuntimeError(
                 f"fastloss.torch.{name} takes batches of gradients where it is reduced: use torch.func.jacrev, or "

@@ -36,9 +36,11 @@ def module(name: str, function: Callable[..., Any]) -> Any:
     def forward(self: Any, *args: Tensor, **kwargs: Any) -> Any:
         # The one attribute of torch's that is not called like the argument that it keeps.
         given = {one: self.norm if one == "p" and not hasattr(self, one) else getattr(self, one) for one in options}
-        return function(*args, **given, **{one: getattr(self, one) for one in defaults}, **kwargs)
+        # Not the function itself: a compiler that sees the module made does not know where that comes from.
+        return type(self)._function(*args, **given, **{one: getattr(self, one) for one in defaults}, **kwargs)
 
-    made = _named(type(name, (base,), {"__init__": __init__, "forward": forward}), function)
+    members = {"__init__": __init__, "forward": forward, "_function": staticmethod(function)}
+    made = _named(type(name, (base,), members), function)
     made.__signature__ = inspect.Signature([*parameters.values(), *ours])
     return made
 

@@ -138,9 +138,9 @@ class Operator:
     def _value(self, *args: Any) -> list[Tensor]:
         call, tensors = self.call(args)
         if not call.wrt or not self.is_reduced(args):
-            return list(leaves(call.value(tensors)))
+            return _in_order(call.value(tensors))
         value, gradients = call.value_and_grad(tensors)
-        return [*leaves(value), *gradients]
+        return [*leaves(value), *_in_order(gradients)]
 
     def _fake_value(self, *args: Any) -> list[Tensor]:
         call, tensors = self.call(args)
@@ -161,7 +161,7 @@ class Operator:
     @torch.no_grad()
     def _gradients(self, grad_output: Tensor, *args: Any) -> list[Tensor]:
         call, tensors = self.call(args)
-        return call.grad(tensors, grad_output)
+        return _in_order(call.grad(tensors, grad_output))
 
     def _fake_gradients(self, grad_output: Tensor, *args: Any) -> list[Tensor]:
         call, tensors = self.call(args)
@@ -198,6 +198,11 @@ class Operator:
 
     def _refuse(self, ctx: Any, *grad_outputs: Any) -> Any:
         raise second_derivative(self.loss)
+
+
+def _in_order(results: Any) -> list[Tensor]:
+    """Return results in C order, which the fake kernels promise: those of channels that lie last do so too."""
+    return [one.contiguous() for one in leaves(results)]
 
 
 def _bare(annotation: str) -> str:
