@@ -334,6 +334,9 @@ class Outputs:
             finish, slots = copier(self.backend, copies, finisher(finishes)), (None,) * len(slots)
         elif self._flat is not self.backend.flat:
             slots = tuple([slot if slot == 0 else None for slot in slots])
+        elif make is not None:  # what is made beside arrays of the caller's, and copied, may have another size
+            copied = [target is None and end is not None for end, target in zip(finishes, targets, strict=True)]
+            slots = tuple([None if is_copied else slot for slot, is_copied in zip(slots, copied, strict=True)])
         wraps = tuple(map(self._wraps.get, finishes))  # None: not as an array of the user's library
         return Results(make, makes, finish, flats, itemgetter(*places), slots, None if None in wraps else wraps)  # type: ignore[arg-type]
 
