@@ -274,7 +274,7 @@ def _plan_converted(planning: Planning, description: RowMap) -> Plan:
         targets = results_of.made(arrays)
         for target, derivative in zip(targets, (derivatives,) if single else derivatives, strict=True):
             backend.copy_into(target, in_type(backend, library.view(derivative, "input"), own.dtype))
-        finished = targets if results_of.finish is None else results_of.finish(targets, arrays, request)
+        finished = results_of.finished(targets, arrays, request)
         return answer(None, [value, *finished] if mode.value else finished)
 
     return Plan(run)

@@ -208,8 +208,7 @@ class Weighing:
             if layout is not None:
                 for gradient in written[first:]:
                     backend.clear_rows(own, gradient, size, layout)
-            if results.finish is not None:
-                made = results.finish(made, arrays, request)
+            made = results.finished(made, arrays, request)
             if add_up is None:
                 return answer(None, made)
             total = add_up((values, shares), divisor=1 if partial else by)
