@@ -33,8 +33,9 @@ def by_address(
     plain: Request,
 ) -> Callable[[tuple[Any, ...], dict[str, Any], Request], Any] | None:
     """Return what computes calls of the kind of this one; None where the arrays must be looked at."""
-    library, plan, reads, results, scale, divisor, _, reduces, answer, defined = kernel
-    if plan.bound is None or callable(scale) or callable(divisor) or not all(map(_is_as_written, results.written)):
+    library, plan, _, results, scale, divisor, _, reduces, answer, defined = kernel
+    arrangement = _arrangement(kernel, len(found.places))
+    if plan.bound is None or callable(scale) or callable(divisor) or arrangement is None:
         return None
     if defined and not (reduces and results.make is None):
         return None  # the loss may not be, and nothing of the user's is written then
@@ -44,17 +45,10 @@ def by_address(
         return None
     if [*map(address, arrays)] != [*map(_pointer, found.arrays)]:
         return None  # copied
-    slots, operands = results.places(), [place for place in reads.places if place is not None]
-    if len(results.written) > len(slots) - slots.count(None):
-        return None  # one is a copy of another
-    makes = [one.make.bare for one in results.written if one.given is None]  # type: ignore[attr-defined]
-    new = iter(range(len(arrays), len(arrays) + len(makes)))  # their places, behind the arrays of the call
-    places = [next(new) if one.given is None else one.given.place for one in results.written]
     count = len(args) + len(kwargs)
     bound = found.given[count : len(found.given) - len(extras_of(request))]
     take = taker(found, args, kwargs, bound, request, plain, layouts)
-    arrange = picker([*operands, *[places[slot] for slot in slots if slot is not None]])
-    collect, at, labelled = picker(places), plan.bound(scale, divisor), plan.labelled
+    (makes, arrange, collect), at, labelled = arrangement, plan.bound(scale, divisor), plan.labelled
     masks, apart = [array.itemsize - 1 for array in found.arrays], _relations(found, request)
 
     def write(given: Any, request: Request) -> Any:
@@ -87,6 +81,21 @@ def by_address(
         return compute((arrays, addresses), request)
 
     return run
+
+
+def _arrangement(kernel: KernelCall, count: int) -> tuple[list[Any], Any, Any] | None:
+    """Return what makes the new arrays, and what picks the kernel's arrays and the results of a call's and these.
+
+    None where a result is not what the kernel wrote. A call has `count` arrays.
+    """
+    written, slots = kernel.results.written, kernel.results.places()
+    if not all(map(_is_as_written, written)) or len(written) > len(slots) - slots.count(None):
+        return None
+    makes = [one.make.bare for one in written if one.given is None]  # type: ignore[attr-defined]
+    new = iter(range(count, count + len(makes)))
+    places = [next(new) if one.given is None else one.given.place for one in written]
+    operands = [place for place in kernel.reads.places if place is not None]
+    return makes, picker([*operands, *[places[slot] for slot in slots if slot is not None]]), picker(places)
 
 
 def _is_as_written(one: Written) -> bool:
