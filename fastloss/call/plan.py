@@ -12,10 +12,12 @@ from operator import call
 from typing import Any, NamedTuple
 
 from fastloss.call.outputs import Outputs
-from fastloss.call.planning import ABSENT, Compute, Operand, Planning, Reads, Scale, Spread, reads_of
+from fastloss.call.partial_sums import partial_of
+from fastloss.call.planning import ABSENT, Compute, Operand, Planning, Scale, Spread
+from fastloss.call.reads import Reads, reads_of
 from fastloss.call.request import Mode, Request
 from fastloss.call.results import Results
-from fastloss.call.weighting import Execute, partial_of
+from fastloss.call.weighting import Execute
 from fastloss.runtime.plans import KernelPlan
 from fastloss.runtime.settings import settings
 

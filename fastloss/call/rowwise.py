@@ -23,7 +23,8 @@ from fastloss.call.checks import (
 )
 from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import BadLabel, Plan, answering, kernel_call
-from fastloss.call.planning import ABSENT, Operand, Planning, Read, Spread, chained, reads_of, seen
+from fastloss.call.planning import ABSENT, Operand, Planning, Read, Spread, chained
+from fastloss.call.reads import reads_of, seen
 from fastloss.call.request import Request
 from fastloss.call.weighting import RowLayout, or_negative, spreading
 from fastloss.define.descriptions import NO_INDEX, Pairwise, RowMap, RowMaths, Rowwise
