@@ -227,7 +227,7 @@ def test_copies_in_parts(monkeypatch, rng, shape):
 
 
 def test_strided_operands_of_a_long_call_are_copied_in_parts(monkeypatch, rng):
-    monkeypatch.setattr("fastloss.call.planning.COPIED_AT_ONCE", 8)
+    monkeypatch.setattr("fastloss.call.reads.COPIED_AT_ONCE", 8)
     monkeypatch.setattr(in_parts, "COPIED_AT_ONCE", 8)
     x, y = rng.standard_normal((33, 5)), rng.integers(5, size=66)[::2]
     assert fl.cross_entropy(x, y) == fl.cross_entropy(x, y.copy())

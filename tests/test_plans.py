@@ -168,6 +168,19 @@ def test_what_is_kept_writes_the_same_into_arrays_of_the_callers(case, anew):
     assert same(compute(), anew(compute))
 
 
+def test_a_gradient_of_class_weights_is_summed_into_the_array_of_the_callers():
+    """The kernel writes one number for each logit, more than the array holds."""
+    rng = np.random.default_rng(0)
+    x, target, weight = rng.normal(size=(2, 3)), rng.dirichlet(np.ones(3), 2), rng.uniform(0.5, 2, 3)
+    loss = fl.value_and_grad(fl.cross_entropy, wrt=("input", "weight"))
+    value, gradients = loss(x, target, weight=weight)
+    for _ in range(3):
+        given = np.full_like(x, 7), np.full_like(weight, 7)
+        assert loss(x, target, weight=weight, grad_out=given)[0] == value
+        for one, right in zip(given, gradients, strict=True):
+            np.testing.assert_array_equal(one, right)
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [

@@ -7,6 +7,7 @@ linear map; beyond those a tail takes copies of its rows of the input.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,10 +80,9 @@ def plan(planning: Planning, description: Clustered) -> Plan:
         if mode.value and count:
             total = sum_of(backend, each, count)
             map_into(backend, negated, (each,), backend.flat(values))
-        if results.finish is not None:
-            made = results.finish(made, arrays, flattened)
-        output = AdaptiveOutput(made.pop(0), library.scalar(total, x.dtype)) if mode.value else None
-        return _answer(output, made, mode, layers.tails)
+        made = results.finished(made, arrays, flattened)
+        output = AdaptiveOutput(made[0], library.scalar(total, x.dtype)) if mode.value else None
+        return _answer(output, made[mode.value :], mode, layers.tails)
 
     return Plan(compute)
 
@@ -200,7 +200,7 @@ def _flatten(planning: Planning, layers: Layers) -> None:
     planning.targets = [planning.operand("grad_out", array) for array in given]
 
 
-def _answer(output: AdaptiveOutput | None, gradients: list[Any], mode: Mode, tails: int) -> Any:
+def _answer(output: AdaptiveOutput | None, gradients: Sequence[Any], mode: Mode, tails: int) -> Any:
     """Return the output and the gradients of single arrays as they were asked for."""
     if not mode.wrt:
         return output

@@ -8,75 +8,105 @@ and where the plan has more to say, of a bad label or a value that is not define
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import zip_longest
-from typing import Any
+from operator import call, is_
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastloss.call.by_address import by_address
 from fastloss.call.dispatch import APART
-from fastloss.call.plan import Parts, Plan, value_alone, value_and_gradient
+from fastloss.call.plan import KernelCall, Plan, value_alone, value_and_gradient
+from fastloss.call.planning import ABSENT, picker, unchanged
 from fastloss.call.request import Request
+from fastloss.call.results import Written
 from fastloss.call.signature import OTHER_KIND, Signature, extras_of
+from fastloss.cpu.windows import FLAT
 from fastloss.runtime.settings import settings
 
 Run = Callable[[tuple[Any, ...], dict[str, Any], Request], Any]
 
-# Makes the results that a frame has places for, calls the machine code, and returns the answer.
-Finish = Callable[[list[Any]], Any]
+# Makes the results that a frame has places for, unless they follow it, calls the machine code, and returns the answer.
+Finish = Callable[..., Any]
 
 # The bits of ``flags.num`` of an array in C order that is aligned and writable, and whose memory is also its own: it
 # shares none with another that has its own.
 _PLAIN = 0x0001 | 0x0100 | 0x0400
 _OWN = _PLAIN | 0x0004
 
-Looked = tuple[int, int, Any, Any]  # place among the arguments, place in the frame, dtype, shape
+
+class _Kind(NamedTuple):
+    """What tells calls of a kind from others, and their frames: a kernel's arguments with places for arrays."""
+
+    frames: tuple[list[Any], list[Any]]  # without and with a check of labels; the queue is last but one
+    operands: tuple[tuple[int, int, Any, Any], ...]  # place among the arguments, place in the frame, dtype, shape
+    constants: tuple[tuple[int, Any], ...]  # the other arguments, by their places
+    amount: int  # of arguments by position
+    names: list[str]  # of those by name
+    plain: Request  # that of calls that bring nothing beside the loss's arguments
 
 
 def direct(
     plan: Plan, found: Signature, args: tuple[Any, ...], kwargs: dict[str, Any], request: Request, plain: Request
 ) -> Run | None:
-    """Return what computes calls of the kind of this one; None where its arrays are not plain.
-
-    `plain` is the request of calls that bring nothing beside the loss's arguments.
-    """
-    parts, arrays = plan.parts(), found.arrays
-    flags = _PLAIN if request is plain else _OWN
-    if parts is None or any(type(a) is not np.ndarray or a.flags.num & flags != flags for a in arrays):
-        return None if plan.addressed is None else by_address(plan.addressed, found, args, kwargs, request, plain)
-    if found.relations.count(APART) < len(found.relations):
+    """Return what computes calls of the kind of this one; None where its arrays must be looked at."""
+    kernel, arrays = plan.kernel, found.arrays
+    if kernel is None:
         return None
+    flags = _PLAIN if request is plain else _OWN
+    if any(type(a) is not np.ndarray or a.flags.num & flags != flags for a in arrays):
+        return by_address(kernel, found, args, kwargs, request, plain)
+    framed = _frames_of(kernel)
+    if framed is None or found.relations.count(APART) < len(found.relations):
+        return None
+    frames, slots = framed
     count, names = len(args), [*kwargs]
     if len(found.given) > count + len(names) + len(extras_of(request)):
         return None  # arrays that a loss class has bound
-    operands = tuple(
-        [(found.places[place], slot, arrays[place].dtype, arrays[place].shape) for place, slot in parts.operands]
-    )
-    constants = tuple([(place, found.given[place]) for place in range(count + len(names)) if place not in found.places])
-    frames = parts.frames
+    operands = [(slot, place) for slot, place in enumerate(kernel.reads.places) if place is not None]
+    looked_at = [(found.places[place], slot, arrays[place].dtype, arrays[place].shape) for slot, place in operands]
+    constants = [(place, found.given[place]) for place in range(count + len(names)) if place not in found.places]
+    kind = _Kind(frames, tuple(looked_at), tuple(constants), count, names, plain)
     if request is not plain:
-        if request.grad_output is not None or any(found.lowers):
+        if request.grad_output is not None or any(found.lowers) or kernel.defined:
             return None
-        return _into(parts, operands, constants, count, names, request)
-    finish = _finish(parts)
+        return _into(kind, _finish(kernel, slots), request, kernel.results.written)
+    finish = _short(kernel, slots) or _finish(kernel, slots)
     if any(found.lowers):
         if None in found.lowers:
             return None
-        kinds: Any = [(type(found.given[found.places[place]]), found.lowers[place]) for place, _ in parts.operands]
-        return _lowered(finish, frames, operands, kinds, constants, count, names, plain)
-    if not names and not constants and [place for place, *_ in operands] == [0, 1]:
-        return _two(finish, frames, operands, plain)
-    return _any(finish, frames, operands, constants, count, names, plain)
+        kinds: Any = [(type(found.given[found.places[place]]), found.lowers[place]) for _, place in operands]
+        return _lowered(kind, finish, kinds)
+    if not names and not constants and [place for place, *_ in looked_at] == [0, 1]:
+        return _two(kind, finish)
+    return _any(kind, finish)
+
+
+def _frames_of(kernel: KernelCall) -> tuple[tuple[list[Any], list[Any]], list[int]] | None:
+    """Return frames without arrays, and the places in them of what is written.
+
+    None unless all arrays are the kernel's but for their shape, and numbers what it is called with.
+    """
+    _, plan, reads, results, scale, divisor, *_ = kernel
+    written, slots = results.written, results.places()
+    if callable(scale) or callable(divisor) or not (plan.divided or divisor):
+        return None
+    if any(reader is not FLAT for reader in reads.reads) or len(written) > len(slots) - slots.count(None):
+        return None
+    if any(one.flat is not FLAT or (one.given and not one.given.fits) for one in written):
+        return None
+    head = [ABSENT] * (len(reads.places) + len(slots))
+    bare, checked = ([*head, *plan.numbers(scale, divisor, check), None, True] for check in (False, True))
+    return (bare, checked), [len(reads.places) + slots.index(place) for place in range(len(written))]
 
 
 # -- from the arguments to a frame with their arrays ------------------------------------------------------------------
 
 
-def _two(finish: Finish, frames: tuple[list[Any], list[Any]], operands: tuple[Looked, ...], plain: Request) -> Run:
+def _two(kind: _Kind, finish: Finish) -> Run:
     """Return what computes calls of two arrays of NumPy by position and nothing else, in 0.9 of the time of `_any`."""
+    frames, operands, *_, plain = kind
     (_, first, dtype_a, shape_a), (_, second, dtype_b, shape_b) = operands
-    is_deep_a, is_deep_b = len(shape_a) != 1, len(shape_b) != 1
-    ndarray = np.ndarray
+    is_deep_a, is_deep_b, ndarray = len(shape_a) != 1, len(shape_b) != 1, np.ndarray
 
     def run(args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> Any:
         if request is not plain or kwargs or len(args) != 2:
@@ -94,17 +124,9 @@ def _two(finish: Finish, frames: tuple[list[Any], list[Any]], operands: tuple[Lo
     return run
 
 
-def _any(
-    finish: Finish,
-    frames: tuple[list[Any], list[Any]],
-    operands: tuple[Looked, ...],
-    constants: tuple[tuple[int, Any], ...],
-    count: int,
-    names: list[str],
-    plain: Request,
-) -> Run:
+def _any(kind: _Kind, finish: Finish) -> Run:
     """Return what computes calls of arrays of NumPy, and options that are the same objects."""
-    ndarray = np.ndarray
+    (frames, operands, constants, count, names, plain), ndarray = kind, np.ndarray
 
     def run(args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> Any:
         if request is not plain or len(args) != count:
@@ -127,17 +149,9 @@ def _any(
     return run
 
 
-def _lowered(
-    finish: Finish,
-    frames: tuple[list[Any], list[Any]],
-    operands: tuple[Looked, ...],
-    kinds: list[tuple[type, Callable[[Any], Any]]],
-    constants: tuple[tuple[int, Any], ...],
-    count: int,
-    names: list[str],
-    plain: Request,
-) -> Run:
+def _lowered(kind: _Kind, finish: Finish, kinds: list[tuple[type, Callable[[Any], Any]]]) -> Run:
     """Return what computes calls of arrays of another library, such as torch, whose memory NumPy can show."""
+    frames, operands, constants, count, names, plain = kind
     looked_at = tuple([(*operand, *kind) for operand, kind in zip(operands, kinds, strict=True)])
 
     def run(args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> Any:
@@ -165,106 +179,68 @@ def _lowered(
     return run
 
 
-def _into(
-    parts: Parts,
-    operands: tuple[Looked, ...],
-    constants: tuple[tuple[int, Any], ...],
-    count: int,
-    names: list[str],
-    request: Request,
-) -> Run | None:
+def _into(kind: _Kind, finish: Finish, request: Request, written: tuple[Written, ...]) -> Run:
     """Return what computes calls into arrays of the caller's; all have memory of their own, so that none overlaps."""
-    if parts.defined or parts.wrap is not None:
-        return None
-    code, frames, queue, labelled = parts.code, parts.frames, parts.queue, parts.labelled
-    divisor, number, reduces, answer = parts.divisor, parts.number, parts.reduces, parts.answer
-    takes_out, takes_gradients, single = request.out is not None, request.grad_out is not None, request.mode.single
-    made_by = _results_like(parts, request)
-    ndarray, amount = np.ndarray, len(request.grad_out) if takes_gradients and not single else 0
+    frames, operands, constants, count, names, _ = kind
+    taken = [k for k in (3, 2) if request[k] is not None]  # the places of `out` and `grad_out` in a request
+    pick, others = picker(taken), picker([k for k in (1, 2, 3) if k not in taken])
+    nothing, several = others((None,) * len(request)), type(request.grad_out) is tuple
+    extras, ndarray = extras_of(request), np.ndarray
+    like = [(array.dtype, array.shape) for array in (extras if request.out is None else extras[-1:] + extras[:-1])]
+    amount, new = len(like), [(place, one.make) for place, one in enumerate(written) if one.given is None]
 
     def run(args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> Any:
-        _, grad_output, grad_out, out = request
-        if grad_output is not None or len(args) != count or [*kwargs] != names:
+        if len(args) != count or not all(map(is_, others(request), nothing)):
             return None
-        if (out is not None) is not takes_out or (grad_out is not None) is not takes_gradients:
-            return None
-        if names:
+        if names or kwargs:
+            if [*kwargs] != names:
+                return None
             args = (*args, *kwargs.values())
         for place, constant in constants:
             if args[place] is not constant:
                 return None
-        given = [out] if takes_out else []
-        if takes_gradients and single:
-            given.append(grad_out)
-        elif takes_gradients:
-            if type(grad_out) is not tuple or len(grad_out) != amount:
+        given = [*pick(request)]
+        if several:
+            gradients = given.pop()
+            if type(gradients) is not tuple:
                 return None
-            given += grad_out
+            given += gradients
+        apart = {*map(id, given)}
+        if len(apart) != amount:
+            return None
         frame = frames[settings.check_indices].copy()
         for place, slot, dtype, shape in operands:
             a = args[place]
             if type(a) is not ndarray or a.dtype is not dtype or a.shape != shape or a.flags.num & _OWN != _OWN:
                 return None
-            for other in given:
-                if other is a:
-                    return None
-            frame[slot] = a.ravel()
-        made = []
-        for slot, make, dtype, shape in made_by:
-            if make is not None:
-                a = make()
-            else:
-                a = given.pop(0)
-                if type(a) is not ndarray or a.dtype is not dtype or a.shape != shape or a.flags.num & _OWN != _OWN:
-                    return None
-                for other in given:
-                    if other is a:
-                        return None
-            frame[slot] = a.ravel()
-            made.append(a)
-        frame[-2] = queue()
-        total = code(*frame)
-        if labelled:
-            bad, total = total
-            if bad != -1:
+            if id(a) in apart:
                 return None
-        return answer(number(total / divisor) if reduces else None, made)
+            frame[slot] = a.ravel()
+        for a, (dtype, shape) in zip(given, like):  # noqa: B905 (of the same length)
+            if type(a) is not ndarray or a.dtype is not dtype or a.shape != shape or a.flags.num & _OWN != _OWN:
+                return None
+        for place, make in new:
+            given.insert(place, make())
+        return finish(frame, given)
 
     return run
-
-
-def _results_like(parts: Parts, request: Request) -> tuple[tuple[int, Any, Any, Any], ...]:
-    """Return of each result its place in the frame, and what makes it, or the dtype and shape of the caller's array."""
-    values = [request.out] if request.mode.value and not parts.reduces else []
-    gradients = () if request.grad_out is None else (request.grad_out,) if request.mode.single else request.grad_out
-    return tuple(
-        [
-            (slot, make, None, None) if array is None else (slot, None, array.dtype, array.shape)
-            for (slot, make), array in zip_longest(parts.results, (*values, *gradients))
-        ]
-    )
 
 
 # -- from a frame to the answer ---------------------------------------------------------------------------------------
 
 
-def _finish(parts: Parts) -> Finish:
+def _finish(kernel: KernelCall, slots: list[int]) -> Finish:
     """Return what makes the results, calls the machine code, and returns the answer."""
-    reduces, results, answer, wrap = parts.reduces, parts.results, parts.answer, parts.wrap
-    if reduces and len(results) <= 1 and answer in (value_alone, value_and_gradient):
-        if not results:
-            return _value(parts)
-        if wrap is None or parts.wraps is not None:
-            return _value_and_gradient(parts)
-    code, queue, labelled, defined = parts.code, parts.queue, parts.labelled, parts.defined
-    divisor, number = parts.divisor, parts.number
+    code, queue, labelled, defined, number, divisor = _code_of(kernel)
+    makes, reduces, answer = kernel.results.makes, kernel.reduces, kernel.answer
+    ends = [one.end for one in kernel.results.written]
+    changes = ends.count(unchanged) < len(ends)
 
-    def finish(frame: list[Any]) -> Any:
-        made = []
-        for slot, make in results:
-            array = make()
+    def finish(frame: list[Any], made: Any = None) -> Any:
+        if made is None:
+            made = [*map(call, makes)]
+        for slot, array in zip(slots, made):  # noqa: B905 (of the same length)
             frame[slot] = array.ravel()
-            made.append(array)
         frame[-2] = queue()
         total = code(*frame)
         if labelled:
@@ -273,43 +249,18 @@ def _finish(parts: Parts) -> Finish:
                 return None
         if defined and total != total:
             return None
-        if wrap is not None:
-            made = wrap(made)
-        if not reduces:
-            return answer(None, made)
-        return answer(number(total / divisor), made)
+        if changes:
+            made = [*map(call, ends, made)]
+        return answer(number(total / divisor) if reduces else None, made)
 
     return finish
 
 
-def _value_and_gradient(parts: Parts) -> Finish:
-    """Return the same for a reduced value and one gradient, in 0.9 of the time."""
-    code, queue, labelled, defined = parts.code, parts.queue, parts.labelled, parts.defined
-    divisor, number, ((slot, make),) = parts.divisor, parts.number, parts.results
-    wrap = None if parts.wraps is None else parts.wraps[0]
+def _short(kernel: KernelCall, slots: list[int]) -> Finish | None:
+    """Return the same for a reduced value, alone or with one gradient, in 0.9 of the time; None for other results."""
+    code, queue, labelled, defined, number, divisor = _code_of(kernel)
 
-    def finish(frame: list[Any]) -> Any:
-        gradient = make()
-        frame[slot] = gradient if gradient.ndim == 1 else gradient.ravel()
-        frame[-2] = queue()
-        total = code(*frame)
-        if labelled:
-            bad, total = total
-            if bad != -1:
-                return None
-        if defined and total != total:
-            return None
-        return number(total / divisor), gradient if wrap is None else wrap(gradient)
-
-    return finish
-
-
-def _value(parts: Parts) -> Finish:
-    """Return the same for a reduced value alone."""
-    code, queue, labelled, defined = parts.code, parts.queue, parts.labelled, parts.defined
-    divisor, number = parts.divisor, parts.number
-
-    def finish(frame: list[Any]) -> Any:
+    def value(frame: list[Any]) -> Any:
         frame[-2] = queue()
         total = code(*frame)
         if labelled:
@@ -320,4 +271,29 @@ def _value(parts: Parts) -> Finish:
             return None
         return number(total / divisor)
 
-    return finish
+    if kernel.answer is value_alone:
+        return value
+    if kernel.answer is not value_and_gradient:
+        return None
+    (slot,), (one,) = slots, kernel.results.written
+    make, end = one.make, None if one.end is unchanged else one.end
+
+    def both(frame: list[Any]) -> Any:
+        gradient = make()
+        frame[slot] = gradient if gradient.ndim == 1 else gradient.ravel()
+        frame[-2] = queue()
+        total = code(*frame)
+        if labelled:
+            bad, total = total
+            if bad != -1:
+                return None
+        if defined and total != total:
+            return None
+        return number(total / divisor), gradient if end is None else end(gradient)
+
+    return both
+
+
+def _code_of(kernel: KernelCall) -> tuple[Any, Callable[[], Any], bool, bool, Callable[[float], Any], float]:
+    plan = kernel.plan
+    return *plan.launch, plan.labelled, kernel.defined, kernel.number, 1 if plan.divided else kernel.divisor

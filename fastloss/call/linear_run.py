@@ -130,9 +130,8 @@ class LinearRun:
         if bias is not ABSENT:
             backend.add_to(logits, bias)
         flat = logits.reshape(-1)
-        gradient = flat if self.wanted else ABSENT
         by = 0 if self.weighs else self.count if self.averages else 1
-        results = (values, gradient, grads[TARGET], ABSENT, ABSENT)
+        results = (values, flat if self.wanted else ABSENT, grads[TARGET], ABSENT, ABSENT)
         total = self._rows(self.batch, (flat, *of_rows), results, self.wanted, scale, by, settings.check_indices)
         if grads[WEIGHT] is not ABSENT:
             self.multiply(logits.T, x, grads[WEIGHT].reshape(w.shape))

@@ -8,7 +8,8 @@ import math
 from fastloss.call.checks import check_float, check_integer, check_shape, normal_axis
 from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import Plan, kernel_call
-from fastloss.call.planning import Planning, seen
+from fastloss.call.planning import Planning
+from fastloss.call.reads import seen
 from fastloss.call.rowwise import bad_label_of
 from fastloss.call.weighting import RowLayout
 from fastloss.define.descriptions import LabelSets

@@ -5,24 +5,12 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
 from fastloss.call.checks import Shape, check_float
-from fastloss.call.planning import ABSENT, Operand, Planning, unchanged
-from fastloss.call.request import Request
-from fastloss.call.results import (
-    Finish,
-    Results,
-    copier,
-    copying,
-    finisher,
-    followed_by,
-    given_gradient,
-    given_or_new,
-    given_out,
-    moving,
-)
+from fastloss.call.planning import ABSENT, Operand, Planning, chained, unchanged
+from fastloss.call.results import Given, Results, Written, results_of
 from fastloss.call.targets import check_target
 from fastloss.call.weighting import RowLayout, Weighing, spreading
 from fastloss.runtime.dtypes import real_of
@@ -34,21 +22,6 @@ class Argument(NamedTuple):
     operand: Operand
     view: Any
     lies: Shape | None = None
-
-
-# What makes a result of what was written, and the array of the caller's that this is.
-_Ends = tuple[Finish | None, Operand | None]
-
-
-class _Written(NamedTuple):
-    """An array that a kernel writes: made anew, or the caller's, number `target` of the call's arrays."""
-
-    slot: int | None  # 0: the values, from 1 on the derivatives, -1 the Hessian; None: zeros that no kernel writes
-    make: Callable[[], Any]
-    flat: Callable[[Any], Any]  # what the kernel sees of it
-    prototype: Any  # an empty array of the type of that
-    finish: Finish | None
-    target: Operand | None = None
 
 
 class Outputs:
@@ -89,8 +62,7 @@ class Outputs:
         if innermost is not None:  # and not a method: plans keep this, and may not keep the arrays of the call
             ordered = self.ordered = functools.partial(self.backend.moved, source=innermost, destination=-1)
             self._flat = lambda view: flat(ordered(view))
-        self._written: list[_Written] = []
-        self._wraps: dict[Finish | None, Callable[[Any], Any]] = {}  # what ends with an array of the user's library
+        self._written: list[Written] = []
         self._out: Operand | None = None
         self._targets: list[Operand] = []
         self.dtype = self._argument(0).view.dtype  # that of the input, which decides that of the value
@@ -104,12 +76,11 @@ class Outputs:
             self._plan_gradient(number, slot, shape)
         if mode.hessian:
             first, dtype = self._argument(0), self.dtype
-            wrap = self._wrapping(dtype, first.operand)
             if flat_hessian:
                 zeros = functools.partial(self.backend.zeros, first.view.shape, dtype)
-                self._written.append(_Written(None, zeros, flat, ABSENT, wrap))
+                self._written.append(Written(None, zeros, flat, ABSENT, None, self._wrap(dtype, first.operand)))
             else:
-                self._written.append(self._derivative(-1, first, shape, dtype, wrap))
+                self._written.append(self._derivative(-1, first, shape, dtype))
 
     # -- planning -------------------------------------------------------------------------------------------------
 
@@ -139,17 +110,15 @@ class Outputs:
                 what = "use it with reduction='none'" if planning.mode.value else "no value is asked for"
                 raise ValueError(f"out is for an unreduced value: {what}")
             return
-        slot, dtype = None if self._weighs_values else self._shift, self.dtype
-        ends: _Ends
-        if out is None:
-            ends = self._wrapping(dtype, self._argument(0).operand), None
-        else:
+        slot, dtype, given = None if self._weighs_values else self._shift, self.dtype, None
+        if out is not None:
             self._check(out, shape, dtype)
-            view = self.ordered(out.view) if entries else out.view
-            dtype, ends, self._out = view.dtype, self._into(out, given_out, view.flags.c_contiguous), out
+            view, self._out = self.ordered(out.view) if entries else out.view, out
+            dtype, given = view.dtype, Given(out.place, out.read, attrgetter("out"), view.flags.c_contiguous)
         make = self.maker(shape, dtype) if entries else self.backend.maker(shape, dtype)
         flat, prototype = self._flat if entries else self.backend.flat, self.backend.prototype(dtype)
-        self._written.insert(0, _Written(slot, make, flat, prototype, *ends))
+        wrap = None if given else self._wrap(dtype, self._argument(0).operand)
+        self._written.insert(0, Written(slot, make, flat, prototype, None, wrap, given))
 
     def check_read(self, **operands: Operand | None) -> None:
         """Check what is read beside the arguments, by name, against the arrays of the user's that are written."""
@@ -175,40 +144,32 @@ class Outputs:
         The slots in `own` may lie in their own argument.
         """
         for place, written in enumerate(self._written):
-            target, slot = written.target, (written.slot or 0) - 1  # of a loss, not a map
-            if target is None or slot < 0:
-                continue
-            if any(
-                operand is not None and not (slot == other and slot in own) and self._overlap(target, operand)
-                for other, operand in enumerate(operands)
-            ):
-                number = self._wanted.index(slot)
-                self._written[place] = written._replace(
-                    target=None, finish=copying(self.backend, target, functools.partial(given_gradient, number))
-                )
+            slot = (written.slot or 0) - 1  # of a loss, not a map
+            for target in self._written_to(written) if slot >= 0 else ():
+                if any(
+                    operand is not None and not (slot == other and slot in own) and self._overlap(target, operand)
+                    for other, operand in enumerate(operands)
+                ):
+                    given = written.given._replace(fits=False)  # type: ignore[union-attr]
+                    self._written[place] = written._replace(given=given)
 
     def _plan_gradient(self, number: int, slot: int, shape: Shape | None) -> None:
         argument = self._argument(slot)
-        dtype = argument.view.dtype
-        ends: _Ends
-        if not self._targets:
-            ends = self._wrapping(dtype, argument.operand), None
-        else:
-            view, given = self._targets[number].view, functools.partial(given_gradient, number)
+        dtype, given = argument.view.dtype, None
+        if self._targets:
+            target = self._targets[number]
+            view, dtype = target.view, target.view.dtype
             fits = self._last is None and shape in (None, view.shape) and self.ordered(view).flags.c_contiguous
-            dtype, ends = view.dtype, self._into(self._targets[number], given, fits)
-        self._written.append(self._derivative(slot + 1 + self._shift, argument, shape, dtype, *ends))
+            give: Callable[[Any], Any] = attrgetter("grad_out")
+            if not self.planning.mode.single:
+                give = chained(give, itemgetter(number))
+            given = Given(target.place, target.read, give, fits)
+        self._written.append(self._derivative(slot + 1 + self._shift, argument, shape, dtype, given))
 
     def _derivative(
-        self,
-        slot: int,
-        argument: Argument,
-        shape: Shape | None,
-        dtype: Any,
-        finish: Finish | None,
-        target: Operand | None = None,
-    ) -> _Written:
-        """Return a derivative of an argument, of which `finish` makes the result once it has the argument's shape.
+        self, slot: int, argument: Argument, shape: Shape | None, dtype: Any, given: Given | None = None
+    ) -> Written:
+        """Return a derivative of an argument.
 
         Each element's own second derivatives add up, as its first ones do.
         """
@@ -216,10 +177,13 @@ class Outputs:
         made = lies = own if shape is None else shape
         if self._last is not None:
             made = (*[n for k, n in enumerate(lies) if k not in self._last], *[lies[axis] for axis in self._last])
-            move = moving(self.backend, self._last, len(lies), self.backend.maker(lies, dtype))
-        fold = followed_by(move, None if lies == own else self._folding(argument))
-        make = self.maker(made, dtype)
-        return _Written(slot, make, self._flat, self.backend.prototype(dtype), followed_by(fold, finish), target)
+            move = _moving(self.backend, self._last, len(lies), self.backend.maker(lies, dtype))
+        fold = None if lies == own else self._folding(argument)
+        if move is not None:
+            fold = chained(move, fold)
+        make, prototype = self.maker(made, dtype), self.backend.prototype(dtype)
+        wrap = None if given else self._wrap(dtype, argument.operand)
+        return Written(slot, make, self._flat, prototype, fold, wrap, given)
 
     def _argument(self, slot: int) -> Argument:
         argument = self.arguments[slot]
@@ -250,33 +214,31 @@ class Outputs:
 
     # -- finishing ------------------------------------------------------------------------------------------------
 
-    def _wrapping(self, dtype: Any, operand: Operand) -> Finish | None:
-        wrap = self.library.wrapping(dtype, getattr(operand.given, "dtype", None))
-        if wrap is None:
-            return None
+    def _wrap(self, dtype: Any, operand: Operand) -> Callable[[Any], Any] | None:
+        """Return what makes arrays of the user's library, like an operand, of views; None where they are that."""
+        wrap: Callable[[Any], Any] | None = self.library.wrapping(dtype, getattr(operand.given, "dtype", None))
+        return wrap
 
-        def wrapped(written: Any, arrays: tuple[Any, ...], request: Request) -> Any:
-            return wrap(written)
-
-        self._wraps[wrapped] = wrap
-        return wrapped
-
-    def _folding(self, argument: Argument) -> Finish:
+    def _folding(self, argument: Argument) -> Callable[[Any], Any]:
         """Return what adds up what was written for the repeated elements of an argument that was broadcast."""
         backend, lies, shape = self.backend, argument.lies or argument.view.shape, argument.view.shape
-        return lambda written, arrays, request: backend.sum_to(written, lies).reshape(shape)
+        return lambda written: backend.sum_to(written, lies).reshape(shape)
 
-    def _into(self, target: Operand, given: Finish, fits: bool) -> _Ends:
-        """Return what ends with an array of the caller's, and that array where it `fits` what the kernel writes."""
-        return (given, target) if fits else (copying(self.backend, target, given), None)
+    def _written_to(self, written: Written) -> list[Operand]:
+        """Return the array of the caller's that a kernel writes to, none where it is made anew."""
+        given = written.given
+        if given is None or not given.fits:
+            return []
+        targets = self._targets if self._out is None else (*self._targets, self._out)
+        return [target for target in targets if target.place == given.place]
 
     @property
     def first_replaces(self) -> bool:
         """Whether the kernel's first derivative lies in an array that it reads."""
         if not self.writes_over:
             return False
-        firsts = [written.target for written in self._written if written.slot == 1]
-        return any(target is not None and self._overlap(target, read) for target in firsts for read in self._read)
+        firsts = [target for written in self._written if written.slot == 1 for target in self._written_to(written)]
+        return any(self._overlap(target, read) for target in firsts for read in self._read)
 
     def prototypes(self) -> tuple[Any, ...]:
         """Return arrays of the types of what a kernel writes to its slots, absent ones where it writes nothing."""
@@ -293,49 +255,22 @@ class Outputs:
         """The dtype that the loss is computed in."""
         return real_of(self.dtype)
 
-    def sources(self, count: int) -> tuple[list[Callable[[], Any]], list[int], list[int]] | None:
-        """Return what makes new arrays, and places of what a kernel writes, in its order, and of all.
-
-        Places among the `count` arrays of a call and, behind them, the new ones. None where results are not what the
-        kernel wrote, each another array: the caller's own or as it was made.
-        """
-        makes: list[Callable[[], Any]] = []
-        places, slots = [], {}
-        for written in self._written:
-            target = written.target
-            if written.slot in slots or (
-                written.finish not in self._wraps if target is None else target.read is not None
-            ):
-                return None
-            places.append(count + len(makes) if target is None else target.place)
-            if target is None:
-                makes.append(written.make)
-            slots[written.slot] = places[-1]
-        order = sorted([(slot % self.slots, place) for slot, place in slots.items() if slot is not None])
-        return makes, [place for _, place in order], places
-
     def plan(self) -> Results:
         """Return the plan."""
-        written = zip(*self._written, strict=True) if self._written else ((),) * 6
-        slots, makes, flats, _, finishes, targets = written
-        # Behind the arrays that are made stands ``()``, and before it values that are weighed.
-        places = [-1] * self.slots
-        if self._weighs_values:
-            places[0] = -2
-        copies = []  # an argument that is named twice has two gradients, of which a kernel writes the first
-        for place, slot in enumerate(slots):
-            if slot is not None and places[slot] >= 0:
-                copies.append((place, places[slot]))
-            elif slot is not None:
-                places[slot] = place
-        make = given_or_new(makes, targets) if targets.count(None) < len(targets) else None
-        finish = finisher(finishes) if any(finishes) else None
-        if copies:
-            finish, slots = copier(self.backend, copies, finisher(finishes)), (None,) * len(slots)
-        elif self._flat is not self.backend.flat:
-            slots = tuple([slot if slot == 0 else None for slot in slots])
-        wraps = tuple(map(self._wraps.get, finishes))  # None: not as an array of the user's library
-        return Results(make, makes, finish, flats, itemgetter(*places), slots, None if None in wraps else wraps)  # type: ignore[arg-type]
+        return results_of(self.backend, self._written, self.slots, self._weighs_values)
+
+
+def _moving(backend: Any, axes: tuple[int, ...], ndim: int, make: Callable[[], Any]) -> Callable[[Any], Any]:
+    """Return what moves `axes`, which a kernel writes behind the others, to their places in an array made anew."""
+
+    def move(written: Any) -> Any:
+        result = make()
+        for k, axis in enumerate(axes, ndim - len(axes)):
+            written = backend.moved(written, k, axis)
+        backend.copy_into(result, written)
+        return result
+
+    return move
 
 
 def _slot(planning: Planning, arguments: tuple[Argument | None, ...], name: str) -> int:

@@ -9,7 +9,8 @@ from typing import Any
 from fastloss.call.checks import Shape, broadcast_shape, check_float, listed, normal_axis, representable
 from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import Plan, kernel_call
-from fastloss.call.planning import Operand, Planning, Spread, seen
+from fastloss.call.planning import Operand, Planning, Spread
+from fastloss.call.reads import seen
 from fastloss.call.weighting import RowLayout
 from fastloss.define.descriptions import Pairwise
 from fastloss.runtime.plans import nothing

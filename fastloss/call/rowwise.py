@@ -23,7 +23,8 @@ from fastloss.call.checks import (
 )
 from fastloss.call.outputs import Argument, Outputs
 from fastloss.call.plan import BadLabel, Plan, answering, kernel_call
-from fastloss.call.planning import ABSENT, Operand, Planning, Read, Spread, chained, reads_of, seen
+from fastloss.call.planning import ABSENT, Operand, Planning, Read, Spread, chained
+from fastloss.call.reads import reads_of, seen
 from fastloss.call.request import Request
 from fastloss.call.weighting import RowLayout, or_negative, spreading
 from fastloss.define.descriptions import NO_INDEX, Pairwise, RowMap, RowMaths, Rowwise
@@ -274,7 +275,7 @@ def _plan_converted(planning: Planning, description: RowMap) -> Plan:
         targets = results_of.made(arrays)
         for target, derivative in zip(targets, (derivatives,) if single else derivatives, strict=True):
             backend.copy_into(target, in_type(backend, library.view(derivative, "input"), own.dtype))
-        finished = targets if results_of.finish is None else results_of.finish(targets, arrays, request)
+        finished = results_of.finished(targets, arrays, request)
         return answer(None, [value, *finished] if mode.value else finished)
 
     return Plan(run)

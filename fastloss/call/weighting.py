@@ -19,13 +19,12 @@ from typing import Any, NamedTuple
 
 from fastloss.call.array_ops import mapping
 from fastloss.call.checks import Shape
+from fastloss.call.partial_sums import numbers
 from fastloss.call.planning import ABSENT, Operand, Planning, Read, Scale, Spread, chained
 from fastloss.call.request import Request
 from fastloss.define.point_maths import are_nonzero, is_nonzero, other, product, weighed, weight_of
 from fastloss.runtime.dtypes import F64, FLOATS
 from fastloss.runtime.settings import settings
-
-_NUMBERS = frozenset((int, float))
 
 # Runs a kernel with the arrays of a call, and what it writes in the order of its results.
 Execute = Callable[[tuple[Any, ...], Request, tuple[Any, ...]], Any]
@@ -208,8 +207,7 @@ class Weighing:
             if layout is not None:
                 for gradient in written[first:]:
                     backend.clear_rows(own, gradient, size, layout)
-            if results.finish is not None:
-                made = results.finish(made, arrays, request)
+            made = results.finished(made, arrays, request)
             if add_up is None:
                 return answer(None, made)
             total = add_up((values, shares), divisor=1 if partial else by)
@@ -287,29 +285,3 @@ class Weighing:
             return lambda arrays, own: count((own,))
         count = mapping(backend, are_nonzero, (like, like))
         return lambda arrays, own: count((own, counted(arrays)))
-
-
-def partial_of(planning: Planning, size: int, real: Any) -> Callable[[tuple[Any, ...], Any], tuple[float, ...]]:
-    """Return what makes a partial sum of a call's arrays and of the sum of its `size` values."""
-    backend, counts, counted = planning.library.backend, planning.counts, planning.counted
-    denominator, how_many = planning.denominator, planning.how_many or (lambda arrays: size)
-    if counted is None or not size:
-        return lambda arrays, total: numbers(
-            backend, total, denominator(arrays) if callable(denominator) else denominator, how_many(arrays)
-        )
-    add_up = mapping(backend, weight_of, (backend.empty((size,), real),))
-
-    def partial(arrays: tuple[Any, ...], total: Any) -> tuple[float, ...]:
-        count = weight = add_up((counted(arrays),))
-        if counts is not counted:
-            weight = add_up((counts(arrays),))  # type: ignore[misc]
-        return numbers(backend, total, weight, count)
-
-    return partial
-
-
-def numbers(backend: Any, *sums: Any) -> tuple[float, ...]:
-    """Return sums as numbers; those of a device are waited for."""
-    if _NUMBERS.issuperset(map(type, sums)):
-        return sums
-    return tuple([one if isinstance(one, int | float) else backend.number(one) for one in sums])
