@@ -175,6 +175,22 @@ def test_without_room_for_a_mapping_the_array_is_numpys(monkeypatch):
     assert recycling.empty((SIZE,), np.float32).flags.owndata
 
 
+def test_idle_memory_is_released_where_an_array_finds_no_room(monkeypatch):
+    recycling.empty((SIZE,), np.float32)
+    assert idle_bytes()
+    numpys = np.empty
+
+    def limited(*args, **kwargs):
+        if recycling._idle:
+            raise MemoryError
+        return numpys(*args, **kwargs)
+
+    monkeypatch.setattr(np, "empty", limited)
+    array = recycling.empty((4 * SIZE,), np.float32)
+    assert array.size == 4 * SIZE
+    assert not idle_bytes()
+
+
 def test_memory_serves_only_what_nearly_fills_it():
     place = address(recycling.empty((2 * SIZE,), np.float32))
     assert address(recycling.empty((SIZE,), np.float32)) != place

@@ -197,6 +197,27 @@ def test_no_helper_is_left_when_the_interpreter_shuts_down():
     assert run(code) == "['MainThread']"
 
 
+def test_what_is_finalised_when_the_interpreter_shuts_down_may_call():
+    """No thread begins then: the process waited for one, and never ended."""
+    code = """
+import numpy as np, fastloss as fl
+from fastloss.runtime import compile as at
+def last():
+    try:
+        yield
+    finally:
+        print(fl.mse_loss(x, x), fl.mse_loss(y, y))
+fl.config(num_threads=3)
+x, y = np.ones(1_000_000), np.ones(1_000_001)
+fl.mse_loss(x, x)
+at.LONG_FROM = len(y)
+fl.mse_loss(y, y)
+held = last()
+next(held)
+"""
+    assert run(code) == "0.0 0.0"
+
+
 def test_a_second_process_finds_the_kernels_on_disk(tmp_path):
     code = (
         "import numpy as np, time, fastloss as fl; "

@@ -56,8 +56,9 @@ class _Elsewhere:
             self._end.acquire(timeout=0.2)
 
 
-def _is_main() -> bool:
-    return threading.get_ident() == threading.main_thread().ident
+def _waits() -> bool:
+    """Return whether this thread is the main one, and may wait for another: at shutdown none would ever begin."""
+    return threading.get_ident() == threading.main_thread().ident and not sys.is_finalizing()
 
 
 def run_interruptible(function: Callable[..., Any], args: tuple[Any, ...], chunks: int) -> Any:
@@ -66,7 +67,7 @@ def run_interruptible(function: Callable[..., Any], args: tuple[Any, ...], chunk
     The main thread has another one lead the kernel, and waits. When it is interrupted it empties the work queue, the
     last of `args`: every thread leaves after the chunk that it is at.
     """
-    if not _is_main():
+    if not _waits():
         return run_shared(function, args, chunks)
     modes, tasks = environment(), list[Task]()
     chunks = min(chunks, thread_count())  # which the leader may be given another number of
@@ -96,7 +97,7 @@ def run_to_the_end(function: Callable[[], Any]) -> Any:
     A compilation is not to be interrupted: Numba's tables would be left half filled, and the next one fail. While a
     module is imported it may need what this thread has locked.
     """
-    if not _is_main() or _is_importing():
+    if not _waits() or _is_importing():
         return function()
     return _Elsewhere(function, daemon=False).outcome()
 

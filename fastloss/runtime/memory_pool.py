@@ -44,7 +44,11 @@ _idle: dict[int, mmap.mmap] = {}
 
 def empty(shape: tuple[int, ...], dtype: Any) -> Any:
     """Return an array of undefined contents."""
-    array = np.empty(shape, dtype)
+    try:
+        array = np.empty(shape, dtype)
+    except MemoryError:  # a limit on the process's address space counts idle mappings too
+        _idle.clear()
+        array = np.empty(shape, dtype)
     return array if array.nbytes < RECYCLED_FROM else _recycled(array)
 
 

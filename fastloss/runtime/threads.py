@@ -19,6 +19,7 @@ import atexit
 import contextlib
 import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -66,7 +67,7 @@ class _Pool:
     def grow(self, size: int) -> None:
         """Start threads until there are `size`, or as many as there can be."""
         with self.lock:
-            while self.size < size:
+            while self.size < size and not sys.is_finalizing():  # a thread would never begin then
                 name = f"fastloss-{self.size}"
                 thread = threading.Thread(target=_work, args=(self.tasks, self.placement.ids), name=name, daemon=True)
                 try:
