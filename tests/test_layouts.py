@@ -227,6 +227,24 @@ def test_gradient_of_a_broadcast_argument_is_summed(shapes, rng):
         assert_close(gradient, sign * slopes.sum(axis=axes).reshape(argument.shape))
 
 
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_gradient_of_a_broadcast_argument_of_a_half_type_is_rounded_once(dtype):
+    """Each of a hundred thousand shares of a mean's gradient is less than the smallest float16."""
+    t = np.full((2, 100_000), 2.0**-10, dtype)
+    t[:, ::3] = 2.0**-8
+    for x in (np.zeros(1, dtype), np.zeros((2, 1), dtype)):
+        with pytest.warns(UserWarning, match="broadcast"):
+            gradient, second = fl.grad_and_hess(fl.mse_loss)(x, t)
+        expected = -2 * t.astype(np.float64).mean() / x.size
+        np.testing.assert_array_equal(gradient, np.full(x.shape, expected).astype(dtype))
+        np.testing.assert_array_equal(second, np.full(x.shape, 2 / x.size).astype(dtype))
+    gaps = np.full((50, 40, 2), 0.375, dtype)  # vectors, in the dtype of which 2000 shares of a sum do not add up
+    gradient = fl.grad(fl.pairwise_distance, "x2")(
+        gaps, np.zeros(2, dtype), p=1.0, grad_output=np.full((50, 40), 1 / 3, dtype)
+    )
+    np.testing.assert_array_equal(gradient, np.full(2, -2000 * np.float64(dtype(1 / 3))).astype(dtype))
+
+
 def test_broadcast_warning_points_at_the_caller():
     with pytest.warns(UserWarning, match=r"input \(4, 5\), target \(5,\)") as caught:
         fl.mse_loss(np.ones((4, 5)), np.ones(5))

@@ -175,14 +175,16 @@ class Outputs:
         """
         own, move = argument.view.shape, None
         made = lies = own if shape is None else shape
+        wrap = None if given else self._wrap(dtype, argument.operand)
+        fold = None if lies == own else self._folding(argument, dtype)
+        if math.prod(lies) != math.prod(own):
+            dtype = real_of(dtype)  # in half types what adds up would lose digits, or vanish
         if self._last is not None:
             made = (*[n for k, n in enumerate(lies) if k not in self._last], *[lies[axis] for axis in self._last])
             move = _moving(self.backend, self._last, len(lies), self.backend.maker(lies, dtype))
-        fold = None if lies == own else self._folding(argument)
         if move is not None:
             fold = chained(move, fold)
         make, prototype = self.maker(made, dtype), self.backend.prototype(dtype)
-        wrap = None if given else self._wrap(dtype, argument.operand)
         return Written(slot, make, self._flat, prototype, fold, wrap, given)
 
     def _argument(self, slot: int) -> Argument:
@@ -219,10 +221,10 @@ class Outputs:
         wrap: Callable[[Any], Any] | None = self.library.wrapping(dtype, getattr(operand.given, "dtype", None))
         return wrap
 
-    def _folding(self, argument: Argument) -> Callable[[Any], Any]:
+    def _folding(self, argument: Argument, dtype: Any) -> Callable[[Any], Any]:
         """Return what adds up what was written for the repeated elements of an argument that was broadcast."""
         backend, lies, shape = self.backend, argument.lies or argument.view.shape, argument.view.shape
-        return lambda written: backend.sum_to(written, lies).reshape(shape)
+        return lambda written: backend.sum_to(written, lies, dtype).reshape(shape)
 
     def _written_to(self, written: Written) -> list[Operand]:
         """Return the array of the caller's that a kernel writes to, none where it is made anew."""

@@ -120,9 +120,9 @@ def argmax(view: Any, out: Any) -> None:
     view.argmax(axis=1, out=out)
 
 
-def sum_to(view: Any, shape: tuple[int, ...]) -> Any:
-    """Return the sum over the axes along which an array of `shape` was broadcast to that of `view`."""
+def sum_to(view: Any, shape: tuple[int, ...], dtype: Any = None) -> Any:
+    """Return the sum over axes along which `shape` was broadcast to `view`, in another dtype where one is named."""
     lead = view.ndim - len(shape)
     stretched = [lead + k for k, n in enumerate(shape) if n == 1 and view.shape[lead + k] != 1]
     total = widened(view).sum(axis=(*range(lead), *stretched), dtype=np.float64)
-    return narrowed(np.asarray(total).reshape(shape), view.dtype)  # a sum over all axes is no array
+    return narrowed(np.asarray(total).reshape(shape), dtype or view.dtype)  # a sum over all axes is no array

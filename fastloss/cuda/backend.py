@@ -253,6 +253,6 @@ class Backend:
         """Copy `source` into a view of any layout and of the same dtype."""
         memory.copy(self, target, source)
 
-    def sum_to(self, view: DeviceArray, shape: tuple[int, ...]) -> DeviceArray:
-        """Return the sum over the axes along which an array of `shape` was broadcast to that of `view`."""
-        return memory.sum_to(self, view, shape)
+    def sum_to(self, view: DeviceArray, shape: tuple[int, ...], dtype: Any = None) -> DeviceArray:
+        """Return the sum over axes along which `shape` was broadcast to `view`, in another dtype where one is named."""
+        return memory.sum_to(self, view, shape, dtype)

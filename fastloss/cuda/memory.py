@@ -118,8 +118,11 @@ def sum_axis(device: Any, source: DeviceArray, outer: int, length: int, inner: i
         source, length = target, pieces
 
 
-def sum_to(device: Any, view: DeviceArray, shape: tuple[int, ...]) -> DeviceArray:
-    """Return the sum over the axes along which an array of `shape` was broadcast to that of a contiguous `view`."""
+def sum_to(device: Any, view: DeviceArray, shape: tuple[int, ...], dtype: Any = None) -> DeviceArray:
+    """Return the sum over axes along which `shape` was broadcast to `view`, in another dtype where one is named.
+
+    The view is contiguous.
+    """
     lead = view.ndim - len(shape)
     wanted = (1,) * lead + shape
     lengths = list(view.shape)
@@ -138,7 +141,7 @@ def sum_to(device: Any, view: DeviceArray, shape: tuple[int, ...]) -> DeviceArra
         )
         lengths[first : last + 1] = [1] * (last + 1 - first)
         size = outer * inner
-        target = device.scratch(size, real) if stretched else device.empty(shape, view.dtype)
+        target = device.scratch(size, real) if stretched else device.empty(shape, dtype or view.dtype)
         sum_axis(device, source, outer, length, inner, target)
         source = target
     return source
