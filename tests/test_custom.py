@@ -237,6 +237,31 @@ def test_rows_with_named_arguments(functions, classes):
     assert_gradient(brier_loss, {"input": x, "target": y}, ("input",), factor=3.0)
 
 
+@maths
+def poly_value(row, p):
+    log_p = row.z - row.logsum
+    return p.factor * (type(log_p)(1) - exp(log_p)) - log_p
+
+
+@maths
+def poly_grad(entry, row, p):
+    T = type(entry.p)
+    hit = T(1) if entry.hit else T(0)
+    likely = exp(row.z - row.logsum)
+    return ((entry.p - hit) - p.factor * likely * (hit - entry.p),), T(0)
+
+
+def test_rows_of_ones_own_have_the_same_bits_in_any_batch():
+    @loss(hessian=None)
+    def poly_loss(input, target, *, factor=1.0, reduction="mean"):
+        return Rowwise(RowMaths(poly_value, poly_grad, softmax=True), factor=factor)
+
+    generator = np.random.default_rng(0)
+    fastloss.testing.assert_batch_invariant(
+        poly_loss, generator.standard_normal((37, 5)), generator.integers(0, 5, 37), factor=0.7
+    )
+
+
 # -- chains, sums of losses, linear maps
 
 

@@ -1,5 +1,8 @@
 """Kernels for arrays in host memory. Importing it imports numba and makes the maths callable from kernels."""
 
+from collections.abc import Callable
+from typing import Any
+
 # Numba loads its array functions (and SciPy's linear algebra, where that is installed) when it first compiles: 0.15 s
 # that are better spent here than in the first call.
 import numba.np.arraymath  # noqa: F401
@@ -7,7 +10,17 @@ from numba.extending import register_jitable
 
 import fastloss.cpu.simd.polynomials  # noqa: F401 registers exp, log ... before anything that calls them is compiled
 from fastloss.define.maths import add_backend
-from fastloss.runtime.compile import MATHS_FASTMATH, NJIT_OPTIONS
+from fastloss.runtime.compile import MATHS_FASTMATH, NJIT_OPTIONS, OWN_MATHS_FASTMATH
 
-# Always inlined: a call that LLVM finds too long to inline is a loop that it cannot vectorise.
-add_backend(register_jitable(**NJIT_OPTIONS, fastmath=MATHS_FASTMATH, forceinline=True))
+
+def _register(function: Callable[..., Any]) -> None:
+    """Make a function of the maths one that kernels call.
+
+    It is always inlined: a call that LLVM finds too long to inline is a loop that it cannot vectorise.
+    """
+    packaged = (function.__module__ or "").startswith("fastloss.")
+    fastmath = MATHS_FASTMATH if packaged else OWN_MATHS_FASTMATH
+    register_jitable(**NJIT_OPTIONS, fastmath=fastmath, forceinline=True)(function)
+
+
+add_backend(_register)

@@ -28,6 +28,11 @@ FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 # Only the drivers' sums are reassociated, which is what lets them vectorise.
 MATHS_FASTMATH = {"contract", "nsz", "arcp"}
 
+# Losses of one's own do without fused operations and inverses of divisors: LLVM chooses them for vectors and for what
+# is left of a loop apart, so that `(T(1) if entry.hit else T(0)) - entry.p` had other bits in some places of a batch.
+# The losses of the package are written, and tested, so that it has no such choice.
+OWN_MATHS_FASTMATH = {"nsz"}
+
 # How kernels, and what they are made of, are compiled. Nothing calls them from C: the function for that, which Numba
 # adds to each of them unless told otherwise, took a tenth of the time to compile, optimised again with every caller.
 # They are not stepped through: NUMBA_DEBUGINFO=1 is for the user's own functions, and fails at absent arrays.
