@@ -249,10 +249,16 @@ def check(loss: Callable[..., Any], *arrays: Any, **options: Any) -> None:
     ------
     AssertionError
         If it fails one of the checks, which the message names.
+    TypeError
+        If an array that a gradient is taken of is not float64.
     """
     call = _call_of(loss, arrays, options)
     if not arrays:
         call = call._replace(arrays={n: a for n, a in example(loss).items() if n not in options})
+    for name in call.record.differentiable:
+        dtype = getattr(call.arrays.get(name), "dtype", None)
+        if dtype is not None and dtype != np.float64 and (dtype.kind == "f" or name in call.record.wrt):
+            raise TypeError(f"{name} must be float64, for derivatives are compared with differences, got {dtype}")
     _check_gradients(call)
     _check_hessian(call)
     _check_types_and_layouts(call)

@@ -669,7 +669,11 @@ def test_a_function_of_math_keeps_the_type():
         (calls_what_is_not_marked, TypeError, "not_marked must be marked @maths"),
         (of_any, TypeError, r"of_any must name each of its arguments: \*xs stands for any number of them"),
         (defaults, TypeError, r"defaults has a default for k, .*Elementwise\(defaults, k=...\)"),
-        (power_error, TypeError, "power_error takes 4 elements of arrays, input, target are given"),
+        (
+            power_error,
+            TypeError,
+            r"power_error takes 4 elements of arrays \(x, t, low, high\), but the loss has input, target; numbers",
+        ),
     ],
 )
 def test_mistakes_in_the_maths_are_errors_at_definition(point, error, message):
@@ -796,6 +800,32 @@ def test_sums_of_a_row_need_terms(value):
             return Rowwise(RowMaths(maths(value), brier_grad, softmax=True))
 
 
+@maths
+def one_term(entry, row, p):
+    return entry.p
+
+
+@maths
+def unknown_number(row, p):
+    return p.factor * row.z
+
+
+@pytest.mark.parametrize(
+    ("functions", "error", "message"),
+    [
+        (RowMaths(brier_value, brier_grad, True), TypeError, "terms must be a function marked @maths, got True"),
+        (RowMaths(brier_value, brier_grad, one_term), TypeError, "one_term must return three sums, got 0.5"),
+        (RowMaths(unknown_number, brier_grad, brier_terms), AttributeError, "p has no factor, .* given by name"),
+    ],
+)
+def test_mistakes_in_maths_of_rows_are_errors_at_definition(functions, error, message):
+    with pytest.raises(error, match=message):
+
+        @loss
+        def faulty_loss(input, target):
+            return Rowwise(functions)
+
+
 def test_axes_may_be_numbers_of_numpy():
     @loss
     def numbered_loss(input, target, *, reduction="mean"):
@@ -813,6 +843,7 @@ def test_axes_may_be_numbers_of_numpy():
     ("options", "error", "message"),
     [
         ({"target": row_index}, TypeError, r"target must be an argument of the loss or row_index\(...\), got"),
+        ({"target": row_index(), "reduction": "sum"}, TypeError, "Linear takes no reduction: it has that of the loss"),
         ({"target": row_index(), "label_smoothing": 3}, ValueError, r"label_smoothing must be a number in \[0, 1\]"),
     ],
 )

@@ -234,6 +234,12 @@ def test_checks_find_what_is_wrong(point, message):
         fastloss.testing.check(wrong_loss)
 
 
+@pytest.mark.parametrize("arrays", [np.ones((2, 3), np.float32), np.ones((2, 3), int)], ids=["float32", "int"])
+def test_checks_take_float64(arrays):
+    with pytest.raises(TypeError, match=r"input must be float64, .* got"):
+        fastloss.testing.check(fl.mse_loss, arrays, arrays)
+
+
 def test_a_gradient_of_rates_of_counts_has_the_same_bits_at_any_place():
     x, t = 5 * RNG.random((2, 130)).astype(np.float32) + np.float32(0.1)
     both = fl.grad_and_hess(fl.poisson_nll_loss)

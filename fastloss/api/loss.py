@@ -152,7 +152,7 @@ def loss(
         before = LOSSES.get(name)
         if before is not None and before.function.__module__ != describe.__module__:
             modules = f"{before.function.__module__} and {describe.__module__}"
-            raise ValueError(f"loss {name!r} is registered twice, by {modules}")
+            raise ValueError(f"loss {name!r} is registered twice, by {modules}: one of them needs another name")
         call = Call(record, VALUE, {})
         LOSSES[name] = record
         function.__fastloss__ = record  # type: ignore[attr-defined]

@@ -265,6 +265,8 @@ def rows_of(description: Rowwise) -> Calls:
             sums: Any = (n(0.0),) * 3
             if maths.terms is not None:
                 sums = maths.terms(n(z), n(0.5), n(0.5), n(1.0), hit, n(-0.5), n(1.0), params)
+            if not isinstance(sums, tuple):  # of which check_maths says more
+                return sums
             value, coefs = maths.finish(n(0.5), n(0.75), sums, n(-0.5), n(1.0), n(0.5), n(0.25), params)
             return value, *maths.entry(n(z), n(0.25), n(0.5), n(1.0), hit, coefs, params)
 

@@ -71,7 +71,9 @@ def _numbers_of(params: Mapping[str, Any]) -> tuple[float, ...]:
 def _check_kind(functions: Any, kind: type) -> None:
     if not isinstance(functions, kind):
         raise TypeError(f"functions must be {kind.__name__}(...), got {functions!r}")
-    needed: tuple[str, ...] = ("value", "grad") if kind is RowMaths else SumMaths._fields
+    needed = ["value", "grad"] if kind is RowMaths else [*SumMaths._fields]
+    if isinstance(functions, RowMaths) and functions.terms is not None:
+        needed.append("terms")
     for name in needed:
         _check_function(name, getattr(functions, name))
 
@@ -118,7 +120,9 @@ class Elementwise(_OfFunctions):
         weight = names.pop("weight", None) if "weight" not in elements else None
         if len(elements) != len(names):
             raise TypeError(
-                f"{self.point.__name__} takes {len(elements)} elements of arrays, {', '.join(names)} are given"
+                f"{self.point.__name__} takes {len(elements)} elements of arrays ({', '.join(elements)}), but the loss "
+                f"has {', '.join(names) or 'none'}; numbers are given by name, as in "
+                f"Elementwise({self.point.__name__}, k=2.0)"
             )
         if not 1 <= len(names) <= 3:
             raise TypeError(f"a loss of single elements has one to three arrays, got {', '.join(names) or 'none'}")
@@ -241,6 +245,8 @@ class Linear(Draft):
         self, rows: Callable[..., Any], query: Array, key: Array, *, target: Array, scale: float = 1.0, **options: Any
     ) -> None:
         self.rows, self.query, self.key, self.target = rows, query, key, target
+        if "reduction" in options:
+            raise TypeError("Linear takes no reduction: it has that of the loss which it describes")
         self.scale, self.options = float(scale), options
 
     def described(self, given: Given) -> full.Projected:

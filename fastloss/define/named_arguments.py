@@ -100,7 +100,16 @@ def numbers_of(names: tuple[str, ...]) -> Any:
     """
     name = "_".join(["Numbers", *[f"{len(each)}{each}" for each in names]])
     made = globals()[name] = namedtuple(name, names, module=__name__)
+    made.__getattr__ = _lacking  # type: ignore[attr-defined]
     return made
+
+
+def _lacking(numbers: Any, name: str) -> Any:
+    """Say which numbers there are, of one that is not."""
+    raise AttributeError(
+        f"p has no {name}, but {', '.join(numbers._fields) or 'nothing'}: numbers are given by name "
+        f"where the loss is described, as in Rowwise(functions, {name}=2.0)"
+    )
 
 
 def _marked(kind: str, names: tuple[str, ...], *functions: tuple[Callable[..., Any], Callable[..., Any]]) -> None:
