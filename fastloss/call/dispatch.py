@@ -59,7 +59,10 @@ def lowering(array: Any) -> Callable[[Any], Any] | None:
     except AttributeError:  # what JAX traces has the methods of its arrays, of which some fail
         if not type(array).__module__.startswith("jax"):
             raise
-        raise TypeError("what JAX traces has no numbers: use the losses of fastloss.jax in its transforms") from None
+        raise TypeError(
+            "what JAX traces has no numbers: use the losses of fastloss.jax in its transforms, and fastloss.jax.wrap "
+            "for a loss of your own"
+        ) from None
     if lower is not None or isinstance(array, np.ndarray | np.generic | int | float | list | tuple):
         return lower
     try:
