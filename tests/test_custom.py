@@ -811,19 +811,24 @@ def unknown_number(row, p):
 
 
 @pytest.mark.parametrize(
-    ("functions", "error", "message"),
+    ("functions", "numbers", "error", "message"),
     [
-        (RowMaths(brier_value, brier_grad, True), TypeError, "terms must be a function marked @maths, got True"),
-        (RowMaths(brier_value, brier_grad, one_term), TypeError, "one_term must return three sums, got 0.5"),
-        (RowMaths(unknown_number, brier_grad, brier_terms), AttributeError, "p has no factor, .* given by name"),
+        (RowMaths(brier_value, brier_grad, True), {}, TypeError, "terms must be a function marked @maths, got True"),
+        (
+            RowMaths(brier_value, brier_grad, one_term),
+            {"factor": 2.0},
+            TypeError,
+            "one_term must return three sums, got 0.5",
+        ),
+        (RowMaths(unknown_number, brier_grad, brier_terms), {}, AttributeError, "p has no factor, .* given by name"),
     ],
 )
-def test_mistakes_in_maths_of_rows_are_errors_at_definition(functions, error, message):
+def test_mistakes_in_maths_of_rows_are_errors_at_definition(functions, numbers, error, message):
     with pytest.raises(error, match=message):
 
         @loss
         def faulty_loss(input, target):
-            return Rowwise(functions)
+            return Rowwise(functions, **numbers)
 
 
 def test_axes_may_be_numbers_of_numpy():
