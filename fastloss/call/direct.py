@@ -8,7 +8,7 @@ and where the plan has more to say, of a bad label or a value that is not define
 from __future__ import annotations
 
 from collections.abc import Callable
-from operator import call, is_
+from operator import attrgetter, call
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,6 @@ from fastloss.call.dispatch import APART
 from fastloss.call.plan import KernelCall, Plan, value_alone, value_and_gradient
 from fastloss.call.planning import ABSENT, picker, unchanged
 from fastloss.call.request import Request
-from fastloss.call.results import Written
 from fastloss.call.signature import OTHER_KIND, Signature, extras_of
 from fastloss.cpu.windows import FLAT
 from fastloss.runtime.settings import settings
@@ -32,6 +31,8 @@ Finish = Callable[..., Any]
 # shares none with another that has its own.
 _PLAIN = 0x0001 | 0x0100 | 0x0400
 _OWN = _PLAIN | 0x0004
+
+_dtype_and_shape = attrgetter("dtype", "shape")
 
 
 class _Kind(NamedTuple):
@@ -69,7 +70,7 @@ def direct(
     if request is not plain:
         if request.grad_output is not None or any(found.lowers) or kernel.defined:
             return None
-        return _into(kind, _finish(kernel, slots), request, kernel.results.written)
+        return _into(kind, kernel, slots, request)
     finish = _short(kernel, slots) or _finish(kernel, slots)
     if any(found.lowers):
         if None in found.lowers:
@@ -179,18 +180,24 @@ def _lowered(kind: _Kind, finish: Finish, kinds: list[tuple[type, Callable[[Any]
     return run
 
 
-def _into(kind: _Kind, finish: Finish, request: Request, written: tuple[Written, ...]) -> Run:
+def _into(kind: _Kind, kernel: KernelCall, slots: list[int], request: Request) -> Run:
     """Return what computes calls into arrays of the caller's; all have memory of their own, so that none overlaps."""
-    frames, operands, constants, count, names, _ = kind
-    taken = [k for k in (3, 2) if request[k] is not None]  # the places of `out` and `grad_out` in a request
-    pick, others = picker(taken), picker([k for k in (1, 2, 3) if k not in taken])
-    nothing, several = others((None,) * len(request)), type(request.grad_out) is tuple
+    (frames, operands, constants, count, names, _), finish = kind, _finish(kernel, slots)
+    takes_out, takes_gradients = request.out is not None, request.grad_out is not None
+    pick = picker([k for k in (3, 2) if request[k] is not None])  # the places of `out` and `grad_out` in a request
+    several = takes_gradients and not request.mode.single
     extras, ndarray = extras_of(request), np.ndarray
-    like = [(array.dtype, array.shape) for array in (extras if request.out is None else extras[-1:] + extras[:-1])]
-    amount, new = len(like), [(place, one.make) for place, one in enumerate(written) if one.given is None]
+    amount, like = len(extras) - takes_out, iter([*extras[-1:], *extras[:-1]] if takes_out else extras)
+    makes = [
+        (slot, one.make, None, None) if one.given is None else (slot, None, *_dtype_and_shape(next(like)))
+        for slot, one in zip(slots, kernel.results.written, strict=True)
+    ]
 
     def run(args: tuple[Any, ...], kwargs: dict[str, Any], request: Request) -> Any:
-        if len(args) != count or not all(map(is_, others(request), nothing)):
+        _, grad_output, grad_out, out = request
+        if grad_output is not None or len(args) != count:
+            return None
+        if (out is not None) is not takes_out or (grad_out is not None) is not takes_gradients:
             return None
         if names or kwargs:
             if [*kwargs] != names:
@@ -201,27 +208,33 @@ def _into(kind: _Kind, finish: Finish, request: Request, written: tuple[Written,
                 return None
         given = [*pick(request)]
         if several:
-            gradients = given.pop()
-            if type(gradients) is not tuple:
+            given.pop()
+            if type(grad_out) is not tuple or len(grad_out) != amount:
                 return None
-            given += gradients
-        apart = {*map(id, given)}
-        if len(apart) != amount:
-            return None
+            given += grad_out
         frame = frames[settings.check_indices].copy()
         for place, slot, dtype, shape in operands:
             a = args[place]
             if type(a) is not ndarray or a.dtype is not dtype or a.shape != shape or a.flags.num & _OWN != _OWN:
                 return None
-            if id(a) in apart:
-                return None
+            for other in given:
+                if other is a:
+                    return None
             frame[slot] = a.ravel()
-        for a, (dtype, shape) in zip(given, like):  # noqa: B905 (of the same length)
-            if type(a) is not ndarray or a.dtype is not dtype or a.shape != shape or a.flags.num & _OWN != _OWN:
-                return None
-        for place, make in new:
-            given.insert(place, make())
-        return finish(frame, given)
+        made = []
+        for slot, make, dtype, shape in makes:
+            if make is not None:
+                a = make()
+            else:
+                a = given.pop(0)
+                if type(a) is not ndarray or a.dtype is not dtype or a.shape != shape or a.flags.num & _OWN != _OWN:
+                    return None
+                for other in given:
+                    if other is a:
+                        return None
+            frame[slot] = a.ravel()
+            made.append(a)
+        return finish(frame, made)
 
     return run
 
@@ -232,15 +245,17 @@ def _into(kind: _Kind, finish: Finish, request: Request, written: tuple[Written,
 def _finish(kernel: KernelCall, slots: list[int]) -> Finish:
     """Return what makes the results, calls the machine code, and returns the answer."""
     code, queue, labelled, defined, number, divisor = _code_of(kernel)
-    makes, reduces, answer = kernel.results.makes, kernel.reduces, kernel.answer
+    makes, reduces, answer = tuple(zip(slots, kernel.results.makes, strict=True)), kernel.reduces, kernel.answer
     ends = [one.end for one in kernel.results.written]
     changes = ends.count(unchanged) < len(ends)
 
-    def finish(frame: list[Any], made: Any = None) -> Any:
+    def finish(frame: list[Any], made: list[Any] | None = None) -> Any:
         if made is None:
-            made = [*map(call, makes)]
-        for slot, array in zip(slots, made):  # noqa: B905 (of the same length)
-            frame[slot] = array.ravel()
+            made = []
+            for slot, make in makes:
+                array = make()
+                frame[slot] = array.ravel()
+                made.append(array)
         frame[-2] = queue()
         total = code(*frame)
         if labelled:
