@@ -322,6 +322,19 @@ def test_axis(case):
         assert_close(np.moveaxis(gradient, 0, -1), one)
 
 
+@pytest.mark.parametrize("weights", [(4, 3, 5), (1, 3, 1), (5,)])
+@pytest.mark.parametrize("axis", [0, 1, -2, -1])
+def test_axis_beside_weights_of_entries(axis, weights):
+    """Weights that are none of classes broadcast to the input; rows lie along the axis that was asked for."""
+    rng = np.random.default_rng(6)
+    x, t, w = rng.normal(size=(4, 3, 5)), rng.uniform(size=(4, 3, 5)), rng.uniform(0.5, 2, weights)
+    found = fl.multilabel_soft_margin_loss(x, t, w, axis=axis, reduction="none")
+    assert_close(found, (w * (np.logaddexp(0, x) - t * x)).mean(axis))
+    total, gradient = fl.value_and_grad(fl.multilabel_soft_margin_loss)(x, t, w, axis=axis, reduction="sum")
+    assert_close(total, found.sum())
+    assert_close(gradient, w * (1 / (1 + np.exp(-x)) - t) / x.shape[axis])
+
+
 @pytest.mark.parametrize(("axis", "error", "match"), [(5, ValueError, "axis 5 is out"), ("x", TypeError, "axis must")])
 def test_bad_axis(axis, error, match):
     x, y = np.ones((4, 3)), np.zeros(4, int)

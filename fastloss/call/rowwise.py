@@ -103,7 +103,8 @@ def _plan_pairs(planning: Planning, description: Rowwise, shape: Shape) -> Plan:
     arrays = (description.input, description.target, description.weight)
     for operand in arrays[1:]:
         check_fits(operand.view, shape, operand.name)  # type: ignore[union-attr]
-    pairs = Pairwise(description.pairs, arrays, NAMES, reduction=description.reduction, broadcast=True, reals=1)  # type: ignore[arg-type]
+    maths, axis, reduction = description.pairs, description.axis, description.reduction
+    pairs = Pairwise(maths, arrays, NAMES, axis=axis, reduction=reduction, broadcast=True, reals=1)  # type: ignore[arg-type]
     return pairwise.plan(planning, pairs)
 
 
