@@ -865,6 +865,7 @@ def test_an_instance_of_a_loss_class_is_its_function_with_options(module, loss, 
         (lambda: boosting.objective(fl.triplet_margin_loss), ValueError, "one number for each row"),
         (lambda: boosting.metric(fl.ctc_loss), ValueError, "one number for each row"),
         (lambda: boosting.objective(fl.softmax), ValueError, "one number for each row"),
+        (lambda: boosting.objective(fl.soft_dice_loss), ValueError, "is made of other losses and has no second deriv"),
     ],
 )
 def test_bad_objectives_are_refused_when_made(make, error, message):

@@ -61,6 +61,7 @@ def objective(
           \|r\| not below its mean over an output's rows whose weight is not 0; the larger of \|ℓ'\| and \|ℓ''\| for
           all others.
         * ``"auto"``: exact where that is above 1e-16, majorizing elsewhere. That of a log variance is 1/2 at least.
+          Steps by an exact one that falls off far from the label, as that of log cosh, are too long: majorize it.
         * ``"constant"``: 1 for each score.
     scale, hessian_scale : float
         Factors of the loss, and of the curvature beside that; see Notes.

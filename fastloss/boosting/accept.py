@@ -64,6 +64,11 @@ def _form(record: Any, options: dict[str, Any]) -> type[RawLoss]:
             return Probabilities if record.domains.get("target") == "probability" else Elements
         if record.family == "rowwise":
             return ClassRows if record.domains.get("target") == "class" else LabelRows
+    if record.family == "chain":
+        raise ValueError(
+            f"{name} is made of other losses and has no second derivative, which boosters need: no booster can train "
+            "it. A single loss of elements or of rows has one (fastloss.custom)"
+        )
     raise ValueError(f"{name} does not give one number for each row of raw scores and labels: no booster can train it")
 
 
