@@ -23,6 +23,7 @@ from fastloss.define.options import Domain
 from fastloss.define.record import FAMILIES, KINDS, Loss
 from fastloss.define.registry import LOSSES, record_of
 from fastloss.runtime import graph_break
+from fastloss.runtime.functions import is_packaged
 
 P = ParamSpec("P")
 
@@ -161,11 +162,6 @@ def loss(
     return register
 
 
-def is_packaged(record: Loss) -> bool:
-    """Return whether a loss is one of the package's, not of one's own."""
-    return (record.function.__module__ or "").startswith("fastloss.")
-
-
 def _check_names(describe: Callable[..., Any], said: Mapping[str, Any]) -> None:
     """Raise if an argument of ``@loss`` names an argument that the loss does not have."""
     known = inspect.signature(describe).parameters
@@ -233,7 +229,7 @@ def _reduced(record: Loss) -> tuple[Any, ...]:
     cloudpickle, with which Dask, Spark, Ray and joblib send functions, takes those of a script or a notebook apart.
     What was made of the definition here, such as marks and kernels, is made anew there.
     """
-    if is_packaged(record):
+    if is_packaged(record.function):
         return record_of, (record.function,)
     token = _sent.setdefault(record, uuid.uuid4().hex)
     _known[token] = record

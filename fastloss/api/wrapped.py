@@ -7,15 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 from fastloss.api.docstrings import summary_of
-from fastloss.api.loss import is_packaged
 from fastloss.define.record import Loss
 from fastloss.define.registry import record_of
+from fastloss.runtime.functions import is_packaged
 
 
 def own_record(loss: Callable[..., Any], door: str) -> Loss:
     """Return the registry entry of a loss of one's own; raise for one of the package's, which the `door` has."""
     record = record_of(loss)
-    if is_packaged(record):
+    if is_packaged(record.function):
         raise TypeError(f"{record.name} is no loss of one's own: its function is {door}.{record.name}")
     return record
 

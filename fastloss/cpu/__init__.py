@@ -11,6 +11,7 @@ from numba.extending import register_jitable
 import fastloss.cpu.simd.polynomials  # noqa: F401 registers exp, log ... before anything that calls them is compiled
 from fastloss.define.maths import add_backend
 from fastloss.runtime.compile import MATHS_FASTMATH, NJIT_OPTIONS, OWN_MATHS_FASTMATH
+from fastloss.runtime.functions import is_packaged
 
 
 def _register(function: Callable[..., Any]) -> None:
@@ -18,8 +19,7 @@ def _register(function: Callable[..., Any]) -> None:
 
     It is always inlined: a call that LLVM finds too long to inline is a loop that it cannot vectorise.
     """
-    packaged = (function.__module__ or "").startswith("fastloss.")
-    fastmath = MATHS_FASTMATH if packaged else OWN_MATHS_FASTMATH
+    fastmath = MATHS_FASTMATH if is_packaged(function) else OWN_MATHS_FASTMATH
     register_jitable(**NJIT_OPTIONS, fastmath=fastmath, forceinline=True)(function)
 
 

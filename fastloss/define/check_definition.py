@@ -17,7 +17,7 @@ import numpy as np
 
 from fastloss.define import named_arguments, scalars
 from fastloss.define.maths import is_marked
-from fastloss.runtime.global_names import global_names
+from fastloss.runtime.functions import global_names
 
 # A call of the maths of a description; it takes what makes a number.
 Calls = list[Callable[[Callable[[float], Any]], Any]]

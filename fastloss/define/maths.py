@@ -11,7 +11,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from fastloss.runtime.global_names import global_names
+from fastloss.runtime.functions import global_names, is_packaged
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -61,7 +61,7 @@ def marked_in(one: Any, seen: set[int]) -> Iterator[Callable[..., Any]]:
         return
     seen.add(id(one))
     needed: list[Any] = []
-    if isinstance(one, types.FunctionType) and not (one.__module__ or "").startswith("fastloss."):
+    if isinstance(one, types.FunctionType) and not is_packaged(one):
         if is_marked(one):
             yield one
         needed = [one.__globals__[name] for name in global_names(one.__code__) if name in one.__globals__]

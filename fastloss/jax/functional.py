@@ -13,7 +13,6 @@ import numpy as np
 
 from fastloss.api.docstrings import summary_of
 from fastloss.api.jobs import Job, Layout, counts_of
-from fastloss.api.loss import is_packaged
 from fastloss.api.wrapped import Wrapped, own_record
 from fastloss.call.common import check_common
 from fastloss.call.weighting import broadcastable_shape
@@ -21,6 +20,7 @@ from fastloss.define.record import Loss
 from fastloss.define.registry import LOSSES, check_options
 from fastloss.jax.derivatives import map_of_rows, reduced_value, unreduced_of_summed, values_of_rows
 from fastloss.jax.kernels import values_of
+from fastloss.runtime.functions import is_packaged
 
 _LENGTHS = ("input_lengths", "target_lengths")
 
@@ -95,7 +95,7 @@ def _is_known(array: Any) -> bool:
 def compute(record: Loss, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return what a function of the door returns."""
     arrays, options = arguments_of(record, args, kwargs)
-    if not is_packaged(record):
+    if not is_packaged(record.function):
         return _as_it_is(record, arrays, options)
     if options.get("returns"):
         name = record.name

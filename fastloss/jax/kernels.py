@@ -12,7 +12,7 @@ import numpy as np
 
 import fastloss as fl
 from fastloss.api.jobs import Job, Layout, Shape
-from fastloss.api.loss import is_packaged
+from fastloss.runtime.functions import is_packaged
 from fastloss.runtime.settings import in_this_thread
 
 # What the losses that look at the numbers of their arrays are defined for; outside of it an element is NaN.
@@ -154,7 +154,7 @@ def values_of(job: Job, layout: Layout | None) -> Shape:
         return layout.shape if job.is_map else layout.values
     if job.loss.name == "linear_log_prob":
         return job.shape("token")
-    if not is_packaged(job.loss):
+    if not is_packaged(job.loss.function):
         return job.shape_of_value()
     if job.keywords.get("reduction") != "none":
         return ()

@@ -15,7 +15,7 @@ import numpy as np
 from numba.extending import register_jitable
 
 from fastloss.runtime.compile_errors import in_one_line
-from fastloss.runtime.global_names import codes_in, global_names
+from fastloss.runtime.functions import codes_in, global_names, is_packaged
 from fastloss.runtime.interrupts import run_interruptible, run_to_the_end
 from fastloss.runtime.kernel_cache import keep_code_alone, keep_on_disk, warn_of_memory
 from fastloss.runtime.threads import QUEUE_HEAD, run_shared
@@ -146,7 +146,7 @@ def _collect(function: Callable[..., Any], parts: list[bytes], seen: set[Any]) -
     instructions too, for its file may have been edited since it was read, its defaults, and what it names. One of a
     script is told without its file: processes that it is sent to have none.
     """
-    ours = _is_ours(function)
+    ours = is_packaged(function)
     needed = [cell.cell_contents for cell in function.__closure__ or ()]
     if not ours:
         file = None if function.__module__ == "__main__" else function.__code__.co_filename
@@ -198,10 +198,6 @@ def _described(one: Any, seen: set[Any]) -> str:
     seen.add(one)
     contents = [_described(cell.cell_contents, seen) for cell in one.__closure__ or ()]
     return f"{name}({', '.join(contents)})"
-
-
-def _is_ours(function: Callable[..., Any]) -> bool:
-    return (function.__module__ or "").startswith("fastloss.")  # none, where it was made by exec
 
 
 def _contents(path: str | None) -> bytes:

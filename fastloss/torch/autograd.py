@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 from torch.compiler import is_compiling
 
-from fastloss.api.loss import is_packaged
 from fastloss.define.registry import record_of
 from fastloss.runtime import graph_break
+from fastloss.runtime.functions import is_packaged
 from fastloss.torch.calls import Call
 
 # What torch has no public names for: whether the backward pass that runs leaves its graph to another, whether it is a
@@ -193,7 +193,7 @@ def second_derivative(loss: Callable[..., Any]) -> RuntimeError:
 
 def without(loss: Callable[..., Any], what: str) -> RuntimeError:
     """Return the error that says whose function has what a loss of this door has not."""
-    name, modules = loss.__name__, (torch.nn.functional, torch) if is_packaged(record_of(loss)) else ()
+    name, modules = loss.__name__, (torch.nn.functional, torch) if is_packaged(record_of(loss).function) else ()
     module = next((m for m in modules if hasattr(m, name)), None)
     instead = f"use {module.__name__}.{name} where they are needed" if module else "write it with torch's functions"
     return RuntimeError(f"fastloss.torch.{name} has no {what}: {instead}")

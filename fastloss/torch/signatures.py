@@ -6,8 +6,8 @@ import inspect
 
 import torch
 
-from fastloss.api.loss import is_packaged
 from fastloss.define.record import Loss
+from fastloss.runtime.functions import is_packaged
 
 # The options of each function that torch's does not have.
 OURS: dict[str, list[inspect.Parameter]] = {}
@@ -27,7 +27,7 @@ def is_labelled(record: Loss) -> bool:
 def signature(record: Loss) -> inspect.Signature:
     """Return torch's signature of a function, with what only fastloss knows as keywords behind it."""
     own = inspect.signature(record.function).parameters
-    theirs = _torch_parameters(record.name) if is_packaged(record) else list(own.values())
+    theirs = _torch_parameters(record.name) if is_packaged(record.function) else list(own.values())
     if not theirs:
         theirs = [p.replace(kind=EITHER) if is_map(record) else p for p in own.values()]
     names = {p.name for p in theirs} | {"distance_vjp"}

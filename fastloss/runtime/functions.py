@@ -1,9 +1,16 @@
-"""The globals that a function reads, those that functions inside of it read included."""
+"""Whose a function is, and what it reads: its globals, those that functions inside of it read included."""
 
 from __future__ import annotations
 
 import dis
+from collections.abc import Callable
 from types import CodeType
+from typing import Any
+
+
+def is_packaged(function: Callable[..., Any]) -> bool:
+    """Return whether a function is one of this package, not one of its users'."""
+    return (function.__module__ or "").startswith("fastloss.")  # none, where it was made by exec
 
 
 def codes_in(code: CodeType) -> list[CodeType]:
