@@ -8,13 +8,14 @@ import types
 import warnings
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 from cases import quickly
 
 import fastloss as fl
 from fastloss.runtime import kernel_cache
-from fastloss.runtime.compile import foreign_part
+from fastloss.runtime.compile import fingerprint, foreign_part
 
 ROOT = Path(fl.__file__).parents[1]
 CODE = """
@@ -171,6 +172,29 @@ def test_a_package_without_sources(tmp_path):
     assert before
     assert finish(start(tmp_path / "cache", root=tmp_path)) == ""
     assert contents(tmp_path / "cache") == before
+
+
+def test_two_builds_in_archives_have_kernels_of_their_own(tmp_path):
+    """Python imports from a zip archive, as Spark's workers do; the sources there are no files of a folder."""
+    names = set()
+    for build in ("one", "two"):
+        unneeded = shutil.ignore_patterns("__pycache__", "bench")
+        shutil.copytree(ROOT / "fastloss", tmp_path / build / "fastloss", ignore=unneeded)
+        with (tmp_path / build / "fastloss/cpu/__init__.py").open("a") as source:
+            source.write(f"# {build}\n")
+        archive = shutil.make_archive(str(tmp_path / build), "zip", tmp_path / build)
+        code = f"import sys; sys.path.insert(0, {archive!r}); from fastloss.runtime import compile as c; "
+        file, name = finish(start(tmp_path, code + "print(c.__file__, c.fingerprint())")).split()
+        assert file.startswith(archive)
+        names.add(name)
+    assert len(names) == 2
+
+
+def test_kernels_optimised_less_are_others(monkeypatch):
+    """Who has set NUMBA_OPT to look into a kernel leaves no slow ones behind."""
+    name = fingerprint.__wrapped__()
+    monkeypatch.setattr(numba.config, "OPT", 0)
+    assert fingerprint.__wrapped__() != name
 
 
 def test_a_user_without_a_home_has_the_folder_beside_the_package(monkeypatch):

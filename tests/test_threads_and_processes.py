@@ -501,34 +501,57 @@ def test_helpers_compute_as_the_caller_does(threads):
     assert step(x, 0 * x)[0] >= 0
 
 
-QUOTAS = {
-    "none": ("0::/\n", {}, float("inf")),
-    "no limit": ("0::/\n", {"cpu.max": "max 100000"}, float("inf")),
-    "two cores": ("0::/\n", {"cpu.max": "200000 100000"}, 2.0),
-    "of a group around": ("0::/a/b\n", {"a/b/cpu.max": "max 100000", "a/cpu.max": "150000 100000"}, 1.5),
-    "path of the host": ("0::/docker/1234\n", {"cpu.max": "50000 100000"}, 0.5),
+LIMITS = {
+    "none": ("0::/\n", {}, float("inf"), float("inf")),
+    "no limit": ("0::/\n", {"cpu.max": "max 100000", "memory.max": "max"}, float("inf"), float("inf")),
+    "two cores": ("0::/\n", {"cpu.max": "200000 100000"}, 2.0, float("inf")),
+    "memory": ("0::/a\n", {"a/memory.max": "536870912", "memory.max": "1073741824"}, float("inf"), 1 << 29),
+    "of a group around": ("0::/a/b\n", {"a/b/cpu.max": "max 100000", "a/cpu.max": "150000 100000"}, 1.5, float("inf")),
+    "path of the host": ("0::/docker/1234\n", {"cpu.max": "50000 100000", "memory.max": "4096"}, 0.5, 4096),
     "version 1": (
         "4:memory:/x\n2:cpu,cpuacct:/x\n0::/\n",
-        {"cpu,cpuacct/x/cpu.cfs_quota_us": "300000", "cpu,cpuacct/x/cpu.cfs_period_us": "100000"},
+        {
+            "cpu,cpuacct/x/cpu.cfs_quota_us": "300000",
+            "cpu,cpuacct/x/cpu.cfs_period_us": "100000",
+            "memory/x/memory.limit_in_bytes": "268435456",
+            "memory/memory.limit_in_bytes": "9223372036854771712",
+        },
         3.0,
+        1 << 28,
     ),
-    "version 1, none": ("1:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, float("inf")),
-    "garbage": ("0::/\n", {"cpu.max": "what"}, float("inf")),
+    "version 1, none": (
+        "1:cpu:/\n",
+        {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"},
+        float("inf"),
+        float("inf"),
+    ),
+    "garbage": ("0::/\n", {"cpu.max": "what", "memory.max": "what"}, float("inf"), float("inf")),
 }
 
 
-@pytest.mark.parametrize("name", QUOTAS)
-def test_the_quota_of_a_container_is_read(name, tmp_path):
-    from fastloss.runtime.settings import _quota
+@pytest.mark.parametrize("name", LIMITS)
+def test_the_limits_of_a_container_are_read(name, tmp_path):
+    from fastloss.runtime import control_groups
 
-    groups, files, expected = QUOTAS[name]
+    groups, files, cores, memory = LIMITS[name]
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/self/cgroup").write_text(groups)
     for file, text in files.items():
         path = tmp_path / "sys/fs/cgroup" / file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text + "\n")
-    assert _quota(tmp_path) == expected
+    assert control_groups.cores(tmp_path) == cores
+    assert control_groups.memory(tmp_path) == memory
+
+
+def test_the_memory_kept_by_default(monkeypatch):
+    from fastloss.runtime import settings as _settings
+
+    for limit, expected in ((1 << 20, 1 << 17), (1 << 29, 1 << 26)):
+        monkeypatch.setattr(_settings.control_groups, "memory", lambda limit=limit: limit)
+        assert _settings._default_recycled() == expected
+    monkeypatch.setattr(_settings.control_groups, "memory", lambda: float("inf"))
+    assert 1 << 26 < _settings._default_recycled() <= 1 << 30
 
 
 def test_the_default_number_of_threads(monkeypatch):
@@ -537,7 +560,7 @@ def test_the_default_number_of_threads(monkeypatch):
     monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 5, 7}, raising=False)
     for quota, expected in ((float("inf"), 4), (2.0, 2), (2.5, 3), (0.1, 1), (64.0, 4)):
-        monkeypatch.setattr(_settings, "_quota", lambda _, quota=quota: quota)
+        monkeypatch.setattr(_settings.control_groups, "cores", lambda quota=quota: quota)
         assert _settings._default_threads() == expected
     monkeypatch.setenv("NUMBA_NUM_THREADS", "7")
     assert _settings._default_threads() == 7

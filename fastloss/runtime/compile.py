@@ -121,9 +121,10 @@ def fingerprint(*more: str) -> str:
     functions of many files.
     """
     root = Path(__file__).parent.parent
-    digest = hashlib.sha256(f"{__version__} {numba.__version__} {np.__version__}".encode())
+    digest = hashlib.sha256(f"{__version__} {numba.__version__} {np.__version__} {numba.config.OPT}".encode())  # type: ignore[attr-defined]
     # A package may come without sources, its compiled files in their places: *.py, or *.pyc but those of caches.
     found = {path for pattern in (*_SOURCES, *more) for path in (*root.glob(pattern), *root.glob(f"{pattern}c"))}
+    found = found or {path for path in root.parents if path.is_file()}  # the archive that the package is imported from
     for path in sorted(path for path in found if path.parent.name != "__pycache__"):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]

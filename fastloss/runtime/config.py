@@ -37,8 +37,8 @@ class config:  # noqa: N801 (it reads as a function, and is one that can be undo
         to the weights of a weighted mean.)
     recycled_bytes : int, optional
         Bytes of memory that results of 3 MiB or more on the CPU leave behind, when they are dropped, for the next
-        ones; 0 turns this off. The default is 1 GiB, or an eighth of the machine's memory where that is less. The
-        operating system may take large arrays of what is kept whenever it needs memory.
+        ones; 0 turns this off. The default is 1 GiB, or an eighth of the memory of the machine or the container where
+        that is less. The operating system may take large arrays of what is kept whenever it needs memory.
 
     Raises
     ------

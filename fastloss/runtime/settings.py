@@ -7,14 +7,16 @@ import math
 import os
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
+
+from fastloss.runtime import control_groups
 
 
 def _default_recycled() -> int:
-    """Return a gigabyte, or an eighth of the machine's memory where that is less."""
+    """Return a gigabyte, or an eighth of the memory of the machine or the container where that is less."""
     with contextlib.suppress(AttributeError, ValueError, OSError):
-        return min(1 << 30, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8)
+        memory = min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), control_groups.memory())
+        return min(1 << 30, int(memory) // 8)
     return 1 << 28
 
 
@@ -62,48 +64,7 @@ def _default_threads() -> int:
 def available_cores() -> int:
     """Return the cores that the system lets this process run on, no more than its container may keep busy."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.ceil(min(cores, _quota(Path("/")))))
-
-
-def _quota(root: Path) -> float:
-    """Return how many cores the control groups of this process may keep busy on average."""
-    quota = math.inf
-    with contextlib.suppress(OSError, ValueError):
-        for line in (root / "proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers == "":
-                folder, read = root / "sys/fs/cgroup", _quota_of_v2
-            elif "cpu" in controllers.split(","):
-                folder, read = root / "sys/fs/cgroup" / controllers, _quota_of_v1
-                folder = folder if folder.exists() else root / "sys/fs/cgroup/cpu"
-            else:
-                continue
-            # A container sees its own group at the top, whatever the path says; a group is bound by those around it.
-            group = folder / path.strip("/")
-            quota = min(quota, *[read(each) for each in (group, *group.parents) if each.is_relative_to(folder)])
-    return quota
-
-
-def _quota_of_v2(group: Path) -> float:
-    return _ratio(*_words(group / "cpu.max"))
-
-
-def _quota_of_v1(group: Path) -> float:
-    return _ratio(*_words(group / "cpu.cfs_quota_us"), *_words(group / "cpu.cfs_period_us"))
-
-
-def _words(file: Path) -> list[str]:
-    try:
-        return file.read_text().split()
-    except OSError:
-        return []
-
-
-def _ratio(quota: str = "max", period: str = "0") -> float:
-    """Return the quota in periods; ``max`` and what is not positive are none."""
-    if quota == "max" or int(quota) <= 0 or int(period) <= 0:
-        return math.inf
-    return int(quota) / int(period)
+    return max(1, math.ceil(min(cores, control_groups.cores())))
 
 
 DEFAULT_THREADS = _default_threads()
