@@ -301,6 +301,14 @@ def test_weights_are_not_written_over():
     assert each.tolist() == [1, 2, 3, 4, 5, 6]
 
 
+def test_partial_sums_count_with_negative_class_weights():
+    """As torch does, which divides by their sum."""
+    x, y, w = np.random.default_rng(7).normal(size=(6, 3)), np.array([0, 1, 2, 1, 0, 2]), np.array([1, -2, 0.5])
+    part = fl.partial_sum(fl.cross_entropy)(x, y, w)
+    assert (part.weight, part.count) == (w[y].sum(), 6)
+    assert_close(part.mean(), fl.cross_entropy(x, y, w))
+
+
 def test_partial_sums_of_an_instance_take_no_options():
     part = fl.CrossEntropyLoss(ignore_index=0).partial_sum
     with pytest.raises(TypeError, match="ignore_index is an option"):

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastloss.call.array_ops import mapping
 from fastloss.call.planning import Planning
-from fastloss.define.point_maths import weight_of
+from fastloss.define.point_maths import itself
 
 _NUMBERS = frozenset((int, float))
 
@@ -20,7 +20,7 @@ def partial_of(planning: Planning, size: int, real: Any) -> Callable[[tuple[Any,
         return lambda arrays, total: numbers(
             backend, total, denominator(arrays) if callable(denominator) else denominator, how_many(arrays)
         )
-    add_up = mapping(backend, weight_of, (backend.empty((size,), real),))
+    add_up = mapping(backend, itself, (backend.empty((size,), real),))
 
     def partial(arrays: tuple[Any, ...], total: Any) -> tuple[float, ...]:
         count = weight = add_up((counted(arrays),))
