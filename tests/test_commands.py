@@ -141,10 +141,10 @@ class TestPlot:
         monkeypatch.chdir(tmp_path)
 
     def test_a_picture_is_written(self, capsys):
-        status, printed, _ = run(capsys, "plot", "huber_loss", "quantile_loss", "--delta", "0.5", "--out", "p.png")
-        assert (status, printed) == (0, "wrote p.png\n")
-        assert Path("p.png").read_bytes().startswith(b"\x89PNG")
-        assert [path.name for path in Path().iterdir()] == ["p.png"]
+        status, printed, _ = run(capsys, "plot", "huber_loss", "quantile_loss", "--delta", "0.5", "--out", "p.PNG")
+        assert (status, printed) == (0, "wrote p.PNG\n")
+        assert Path("p.PNG").read_bytes().startswith(b"\x89PNG")
+        assert [path.name for path in Path().iterdir()] == ["p.PNG"]
 
     @pytest.mark.parametrize(
         ("args", "message"),

@@ -69,7 +69,7 @@ def _draw(losses: Sequence[Loss], options: dict[str, Any], out: Path, overwrite:
         raise CommandError(f"{out}: there is no folder {out.parent}")
     figure = Figure(figsize=(max(4.8, 3.6 * len(losses)), 3.8), layout="constrained")
     known = figure.canvas.get_supported_filetypes()
-    if out.suffix[1:] not in known:
+    if out.suffix[1:].lower() not in known:
         raise CommandError(f"{out}: the ending must be one of {', '.join(sorted(known))}")
     temporary = out.with_name(f".{out.stem}.{os.getpid()}.part{out.suffix}")
     try:

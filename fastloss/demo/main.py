@@ -19,7 +19,7 @@ def main(options: argparse.Namespace) -> int:
     if not folder.is_dir():  # found out now, not after the work
         raise FileNotFoundError(f"--output {options.output}: there is no folder {folder}")
     known = picture.formats()
-    if Path(options.output).suffix[1:] not in known:
+    if Path(options.output).suffix[1:].lower() not in known:
         raise OSError(f"--output {options.output}: the ending must be one of {', '.join(known)}")
     started = time.perf_counter()
     with ended_like_interrupted(), config(num_threads=options.threads or thread_count()):
