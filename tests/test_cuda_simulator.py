@@ -398,6 +398,19 @@ def test_gradient_over_the_input(name):
 
 
 @in_simulator
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("shape", [(1,), (2, 1)])
+def test_gradients_of_broadcast_half_types_are_rounded_once(shape, dtype):
+    """A share of this mean's gradient has 4 bits in float16."""
+    kind = cuda_tools.numpy_dtype(dtype)
+    x, t = np.zeros(shape, kind), np.full((2, 1000), 1.125 * 2.0**-10, kind)
+    with pytest.warns(UserWarning, match="broadcast"):
+        found = host(fl.grad(fl.mse_loss)(device(x), device(t)))
+    assert found.dtype == kind
+    np.testing.assert_array_equal(found, np.full(shape, -2 / x.size * float(t[0, 0]), kind))
+
+
+@in_simulator
 @pytest.mark.parametrize("shape", [(5, 3, 4, 2), (11, 2, 9, 6), (20, 2, 3, 9), (9, 2, 20, 8), (18, 7, 5, 3)])
 def test_sequences(shape):
     """More states than threads, a long row of classes, repeated labels, sequences that do not fit, several launches."""
