@@ -215,6 +215,19 @@ def test_bad_options(options, error, message):
     assert (into == 7).all()
 
 
+@pytest.mark.parametrize("case", WEIGHED, ids=str)
+def test_no_weights_of_samples_that_are_there(case):
+    arrays = case.make()
+    if case.function(**arrays, **case.options, reduction="none").size:
+        with pytest.raises(ValueError, match="sample_weight of shape"):
+            case.function(**arrays, **case.options, sample_weight=np.empty(0))
+
+
+def test_a_cap_may_be_an_array_of_no_axes():
+    x, y = np.array([[0.5, -0.25]]), np.array([0])
+    assert fl.cross_entropy(x, y, softcap=np.array(5.0)) == fl.cross_entropy(x, y, softcap=5.0)
+
+
 ROWS = {
     "few classes": (40, 10),
     "classes": (40, 100),

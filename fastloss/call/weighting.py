@@ -107,9 +107,9 @@ def plan_sample_weights(
     """
     backend, counts = planning.library.backend, planning.counts
     view = planning.see(operand, "sample_weight")
-    repeated = math.prod(shape) // view.size
     # Products with the other weights, for the divisor of a mean, have the type of these.
     convert, spread_real = _spreader(backend, view, shape, FLOATS if weight is None or real != F64 else (F64,))
+    repeated = math.prod(shape) // view.size
     spread = chained(convert, spread_real)
     weights = view if convert is None else convert(view)
     read = planning.reader(operand, convert)

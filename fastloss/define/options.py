@@ -42,7 +42,7 @@ KL_REDUCTION = Domain(
 )
 POSITIVE = Domain("a number > 0", lambda v: v > 0, (0.5, 1.0, 2.0))
 NON_NEGATIVE = Domain("a number >= 0", lambda v: v >= 0, (0.0, 1.0))
-NUMBER = Domain("a number, infinity included", lambda v: v == v, (0.0, 1.0, 2.0, 3.0, math.inf, -1.0))
+NUMBER = Domain("a number, infinity included", lambda v: float(v) == v, (0.0, 1.0, 2.0, 3.0, math.inf, -1.0))
 FINITE_NON_NEGATIVE = Domain("a finite number >= 0", lambda v: 0 <= v < math.inf, (0.0, 1.0))
 FINITE = Domain("a finite number", math.isfinite, (0.0, 0.5))
 BELOW_ONE = Domain("a number <= 1 (negative: off)", lambda v: v <= 1, (0.25, 0.75, -1.0))

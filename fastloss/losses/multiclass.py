@@ -148,7 +148,8 @@ def scored(
     if scale == 1 and softcap is classes is None and not z_loss and not returns:
         return rows
     names = (returns,) if isinstance(returns, str) else tuple(returns)
-    scores = Scores(float(scale), softcap, classes, float(z_loss), names)
+    cap = None if softcap is None else float(softcap)
+    scores = Scores(float(scale), cap, classes, float(z_loss), names)
     if z_loss:
         rows = rows._replace(
             maths=with_z_loss(rows.maths), soft=with_z_loss(rows.soft), params=(*rows.params, float(z_loss))
