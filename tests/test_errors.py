@@ -91,6 +91,13 @@ def test_option_of_the_wrong_type(case, name):
     refuses(TypeError, f"{name} .*'wide'", case, case.make(), **{name: "wide"})
 
 
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_an_option_of_several_numbers(library):
+    several = pytest.importorskip(library).ones(3)
+    with pytest.raises(TypeError, match="delta must be a number > 0, got "):
+        fl.huber_loss(np.ones(3), np.zeros(3), delta=several)
+
+
 def test_integers_behind_an_array_interface_are_no_list():
     class Exported:
         numbers = np.arange(3)

@@ -21,7 +21,7 @@ class Domain(NamedTuple):
             inside = bool(self.contains(value))
             if isinstance(value, int):
                 float(value)
-        except (TypeError, ValueError):  # the truth value of an array is ambiguous
+        except (TypeError, ValueError, RuntimeError):  # the truth value of an array, or of a tensor, is ambiguous
             raise TypeError(f"{name} must be {self.text}, got {value!r}") from None
         except OverflowError:
             raise ValueError(f"{name} must be {self.text}, and one that float64 can hold") from None
