@@ -819,3 +819,23 @@ def test_policies_of_accumulation_are_those_of_torch():
         fl.LinearCrossEntropyOptions(acc_policy=policy)
     with pytest.raises(ValueError, match="acc_policy"):
         fl.LinearCrossEntropyOptions(acc_policy="balanced")
+
+
+@each
+def test_slopes_of_logits_far_beyond_their_cap(dtype):
+    """1 / cosh² of 40 is 7e-35; as 1 - tanh² it is 0 from 9 on in float32, and from 19 on in float64."""
+    x, y = np.linspace(-40, 40, 16, dtype=dtype).reshape(4, 4), np.array([0, 3, 1, 2])
+    wide = x.astype(F8)
+    z, e = np.tanh(wide), np.exp(-2 * abs(wide))
+    slope = 4 * e / (1 + e) ** 2
+    p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+    above = p - (np.arange(4) == y[:, None])
+    expected = above * slope
+    gradient, second = fl.grad_and_hess(fl.cross_entropy)(x, y, softcap=1.0, reduction="sum")
+    rtol = 50 * np.finfo(dtype).eps  # exponentials of -80 have 2^-24 of that as their error in float32
+    np.testing.assert_allclose(gradient, expected, rtol=rtol)
+    np.testing.assert_allclose(second, slope * (p * (1 - p) * slope - 2 * above * z), rtol=4 * rtol)
+    gradient = fl.grad(fl.linear_cross_entropy, "input")(x, np.eye(4, dtype=dtype), y, softcap=1.0, reduction="sum")
+    np.testing.assert_allclose(gradient, expected, rtol=rtol)
+    gradient = fl.grad(fl.cross_entropy)(x, y, softcap=1.0, reduction="sum", grad_out=x)
+    np.testing.assert_allclose(gradient, expected, rtol=rtol)

@@ -72,7 +72,7 @@ class LinearRun:
         self.multiply = self.backend.multiplier(self.batch * self.columns * self.features)
         self.ones: Any = None
         self.plans: dict[int, KernelPlan] = {}
-        self.maps: dict[tuple[str, int], Any] = {}
+        self.maps: dict[tuple[str, int, bool], Any] = {}
 
     def run(
         self,
@@ -207,9 +207,10 @@ class LinearRun:
         operand, labels, class_weight, grad_output = of_rows
         chunk = products.logits(start, stop, bias)
         carried = gradient = products.gradient_of(chunk)
-        self._forward(chunk)
-        if self.scores.softcap is not None and gradient is not ABSENT:
-            gradient = backend.empty(chunk.shape, self.real)
+        final = chunk
+        if self.scores.softcap is not None and gradient is not ABSENT:  # which is carried back with the logits
+            final = gradient = backend.empty(chunk.shape, self.real)
+        self._forward(chunk, final)
         # Where the rows of the chunk lie in arrays of a number for each row, and in arrays like the logits.
         places = slice(start * self.positions, stop * self.positions)
         entries = slice(start * self.columns, stop * self.columns)
@@ -217,12 +218,12 @@ class LinearRun:
         operands = (part(operand, entries), part(labels, places), class_weight, part(grad_output, places))
         if chunked.found:
             written = [one[places] for one in chunked.found]
-            self.numbers.write(written, chunk.reshape(-1), operands[1], (stop - start, *self.shape))
+            self.numbers.write(written, final.reshape(-1), operands[1], (stop - start, *self.shape))
         if second is not None:
-            second.keep_rows(start, stop, chunk, operands[1], class_weight)
+            second.keep_rows(start, stop, final, operands[1], class_weight)
         flat = gradient if gradient is ABSENT else gradient.reshape(-1)
         results = (part(each, places), flat, part(d_target, entries), d_weight, ABSENT)
-        arrays, in_place = (chunk.reshape(-1), *operands), gradient is chunk
+        arrays, in_place = (final.reshape(-1), *operands), gradient is final
         self._rows(stop - start, arrays, results, in_place, chunked.scale, chunked.by, False)
         if gradient is not ABSENT:
             self._back(gradient, chunk, carried)
@@ -242,14 +243,14 @@ class LinearRun:
         suits = self.maths.proportional and self.classes > 1
         return is_large and suits and (d_input is ABSENT or not self.backend.overlap(x, d_input))
 
-    def _forward(self, chunk: Any) -> None:
-        """Replace logits by what is scaled and capped of them."""
+    def _forward(self, logits: Any, final: Any) -> None:
+        """Write what is scaled and capped of logits; it may replace them."""
         if self.scores.changes_logits:
-            flat, (point, params) = chunk.reshape(-1), self.forward
-            self._map("forward", point, params, (flat,), flat, True)
+            point, params = self.forward
+            self._map("forward", point, params, (logits.reshape(-1),), final.reshape(-1), final is logits)
 
     def _back(self, gradient: Any, logits: Any, target: Any) -> None:
-        """Write the gradient of logits as they were before; it may replace either."""
+        """Write the gradient of logits, of that of what was made of them; it may replace either."""
         if self.scores.changes_logits:
             point, params, needed = self.back
             read = (gradient.reshape(-1), logits.reshape(-1))[:needed]
@@ -257,10 +258,10 @@ class LinearRun:
 
     def _map(self, name: str, point: Any, params: tuple[float, ...], read: Any, target: Any, aliased: bool) -> None:
         """Write a function of elements; `aliased`: to one of the arrays that are read."""
-        write = self.maps.get((name, target.size))
+        write = self.maps.get((name, target.size, aliased))
         if write is None:
             write = writer(self.backend, point, read, target.dtype, params, aliased)
-            self.maps[name, target.size] = write
+            self.maps[name, target.size, aliased] = write
         write(target, *read)
 
     def _divisor(self, labels: Any, class_weight: Any) -> Any:

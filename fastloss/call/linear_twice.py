@@ -61,13 +61,13 @@ class SecondPass:
         labels: Any,
         grad_output: Any,
         scale: float,
-        forward: Callable[[Any], None],
+        forward: Callable[[Any, Any], None],
         back: Callable[[Any, Any, Any], None] | None,
     ) -> None:
         """Write the gradient of the weight to `target`.
 
-        `forward` makes logits final; `back` carries their gradient back, to where they lie. It is None where the
-        gradient of final logits is that of the logits.
+        `forward` writes final logits; `back` carries their gradient back, to where the logits lie. It is None where
+        the logits are final.
         """
         batch, classes, positions = self.split
         most, logits, beside = BLOCK_BYTES // (target.shape[1] * self.real.itemsize), self.products.memory, None
@@ -87,19 +87,19 @@ class SecondPass:
                 self.backend.matmul(rows, weight.T, z)
                 if bias is not ABSENT:
                     self.backend.add_to(z, bias[block])
-                forward(z)
-                gradient = z if beside is None else beside[: z.size].reshape(z.shape)
-                self._differentiate(z, gradient, part(grad_output, places), places, scale)
+                final = z if beside is None else beside[: z.size].reshape(z.shape)
+                forward(z, final)
+                self._differentiate(final, part(grad_output, places), places, scale)
                 if back is not None:
-                    back(gradient, z, z)
+                    back(final, z, z)
                 own, entries = self._targets(labels[places], first, len(weight) // positions)
                 z.reshape(-1)[entries] = self._at_targets[places][own]
                 self.backend.matmul(z.T, rows, product)
                 self.backend.add_to(total, product)
             convert_into(self.backend, target[block], total)
 
-    def _differentiate(self, logits: Any, gradient: Any, grad_output: Any, places: slice, scale: float) -> None:
-        """Write the gradient of final logits, right but at the targets, whose entries have been kept."""
+    def _differentiate(self, logits: Any, grad_output: Any, places: slice, scale: float) -> None:
+        """Replace final logits by their gradient, right but at the targets, whose entries have been kept."""
         shape = len(logits), -1, self.split[2]
         z, scale = logits.reshape(shape), scale if grad_output is ABSENT else 1.0
         sums, factors, above = (
@@ -107,7 +107,7 @@ class SecondPass:
             for one in (self._sums[places], self._factors[places], grad_output)
         )
         operands = (z, sums, factors, above)
-        map_into(self.backend, scaled_softmax, operands, gradient, (scale,), gradient is logits)
+        map_into(self.backend, scaled_softmax, operands, logits, (scale,), True)
 
     def _targets(self, labels: Any, first: int, classes: int) -> tuple[Any, Any]:
         """Return which of some rows have a target among `classes` from `first` on, and where in these logits it is."""

@@ -123,7 +123,7 @@ def forward_of(scores: Scores, real: Any) -> tuple[Any, tuple[float, ...]]:
 def back_of(scores: Scores, real: Any, second: bool = False) -> tuple[Any, tuple[float, ...], int]:
     """Return the function that carries a derivative back, its parameters, and how many operands it takes.
 
-    They are the derivative and the capped logit; of the `second`, the second derivative, the first, and the logit.
+    They are the derivative and the logit as it was given; of the `second`, the second derivative, the first, the logit.
     """
     if scores.softcap is None:
         return times, representable((scores.scale * scores.scale if second else scores.scale,), real), 1
@@ -210,19 +210,24 @@ class Blocks:
         backend, numbers, (_, classes, inner), valid = self.backend, self.numbers, self.split, self.valid
         given, shape = (length, classes, inner), (length, valid, inner)
         make = backend.maker((math.prod(shape),), self.real)
-        forward = self._forward(read[0], given, make)
-        like, wanted = make(), [k for k, gradient in enumerate(grads) if gradient is not ABSENT]
+        is_padded = valid < classes
+        x = self._cut(read[0], given) if is_padded else read[0]
+        forward = self._forward(x, make)
+        # The first derivative may replace the logits, which the others are carried back with: it is the last.
+        like, wanted = make(), [k for k in reversed(range(len(grads))) if grads[k] is not ABSENT]
         makes = [make if k in wanted else tuple for k in range(4)]  # an absent array is an empty tuple
         operands, results = (like, *self._used(read[1:], given)), (values, *map(call, makes))
         kernel = backend.plan_rowwise(self.maths, operands, results, self.params, shape, self.ignore, False)
-        backs = [self._back(k, like, grads[k].dtype, given) for k in wanted]
+        backs = [self._back(k, like, x, grads[k], given) for k in wanted]
         (code, queue), numbers_of, used = kernel.launch, kernel.numbers, self._used
-        narrows = valid < classes and not (read[1] is read[3] is ABSENT)
+        narrows = is_padded and not (read[1] is read[3] is ABSENT)
 
         def block(
             read: Any, each: Any, grads: Any, scale: float, by: Any, check: bool, found: Sequence[Any]
         ) -> tuple[int, Any]:
             x, *rest = read
+            if is_padded:
+                x = self._cut(x, given)
             if narrows:
                 rest = used(rest, given)
             z, derivatives = forward(x), [*map(call, makes)]
@@ -232,7 +237,7 @@ class Blocks:
             if found:
                 numbers.write(found, z, rest[1], shape)
             for back in backs:
-                back(grads, derivatives, z)
+                back(grads, derivatives, x)
             return bad, total
 
         self.planned[length] = block
@@ -245,55 +250,54 @@ class Blocks:
         if valid == given[1]:
             return operands
         if probabilities is not ABSENT:
-            probabilities = self.backend.flat(_cut(probabilities, given, valid))
+            probabilities = self._cut(probabilities, given)
         return probabilities, labels, weight if weight is ABSENT else weight[:valid], grad_output
 
-    def _forward(self, x: Any, given: Split, make: Callable[[], Any]) -> Callable[[Any], Any]:
-        """Return what makes the logits that count of those like `x`, flat and in the computing type."""
-        flat, valid, scores = self.backend.flat, self.valid, self.scores
-        x, is_padded = flat(_cut(x, given, valid)), valid < given[1]
-        if not scores.changes_logits and x.dtype == self.real:
-            return lambda x: flat(_cut(x, given, valid))
-        point, params = forward_of(scores, self.real)
+    def _cut(self, array: Any, given: Split) -> Any:
+        """Return a flat array of the shape `given` without its padding."""
+        return self.backend.flat(array.reshape(given)[:, : self.valid])
+
+    def _forward(self, x: Any, make: Callable[[], Any]) -> Callable[[Any], Any]:
+        """Return what makes final logits of those like `x`, in the computing type."""
+        if not self.scores.changes_logits and x.dtype == self.real:
+            return lambda x: x
+        point, params = forward_of(self.scores, self.real)
         write = writer(self.backend, point, (x,), self.real, params)
 
         def forward(x: Any) -> Any:
             z = make()
-            write(z, flat(_cut(x, given, valid)) if is_padded else x)
+            write(z, x)
             return z
 
         return forward
 
-    def _back(self, k: int, like: Any, dtype: Any, given: Split) -> Callable[..., None]:
-        """Return what writes derivative number `k` with respect to the logits as they were given, or probabilities."""
-        backend, valid, scores = self.backend, self.valid, self.scores
+    def _back(self, k: int, like: Any, x: Any, target: Any, given: Split) -> Callable[..., None]:
+        """Return what writes derivative number `k`, with respect to logits like `x` or probabilities, to a target."""
+        backend, valid, scores, dtype = self.backend, self.valid, self.scores, target.dtype
         shape, size, is_padded = (given[0], valid, given[2]), like.size, valid < given[1]
         if is_padded and not scores.changes_logits and dtype == self.real:
             pad = backend.pad
-            return lambda grads, derivatives, z: pad(grads[k].reshape(given), derivatives[k].reshape(shape), valid)
+            return lambda grads, derivatives, x: pad(grads[k].reshape(given), derivatives[k].reshape(shape), valid)
         point, params, needed = (itself, (), 1) if k == 1 else back_of(scores, self.real, second=k == 3)
-        write = writer(backend, point, (like,) * needed, dtype, params)
+        operands = ((like,), (like, x), (like, like, x))[needed - 1]
+        aliased = needed > 1 and not is_padded and backend.overlap(x, target)
+        write = writer(backend, point, operands, dtype, params, aliased)
 
-        def alone(grads: Sequence[Any], derivatives: list[Any], z: Any) -> None:
+        def alone(grads: Sequence[Any], derivatives: list[Any], x: Any) -> None:
             write(grads[k], derivatives[k])
 
-        def capped(grads: Sequence[Any], derivatives: list[Any], z: Any) -> None:
-            write(grads[0], derivatives[0], z)
+        def capped(grads: Sequence[Any], derivatives: list[Any], x: Any) -> None:
+            write(grads[0], derivatives[0], x)
 
-        def twice(grads: Sequence[Any], derivatives: list[Any], z: Any) -> None:
-            write(grads[k], derivatives[k], derivatives[0], z)
+        def twice(grads: Sequence[Any], derivatives: list[Any], x: Any) -> None:
+            write(grads[k], derivatives[k], derivatives[0], x)
 
         back = alone if needed == 1 else capped if k == 0 else twice
 
-        def padded(grads: Sequence[Any], derivatives: list[Any], z: Any) -> None:
+        def padded(grads: Sequence[Any], derivatives: list[Any], x: Any) -> None:
             made = [*grads]
             made[k] = backend.empty((size,), dtype)
-            back(made, derivatives, z)
+            back(made, derivatives, x)
             backend.pad(grads[k].reshape(given), made[k].reshape(shape), valid)
 
         return padded if is_padded else back
-
-
-def _cut(array: Any, given: Split, valid: int) -> Any:
-    """Return an array of the shape `given` without its padding."""
-    return array if valid == given[1] else array.reshape(given)[:, :valid]

@@ -194,20 +194,27 @@ def scaled_softmax(x, lse, factor, scale):
 
 
 @maths
-def uncapped(g, z, scale, cap):
-    """Carry g back: g dz/dx, where z = c tanh(a x / c)."""
-    T = type(g)
-    ratio = z / cap
-    return g * scale * ((T(1) - ratio) * (T(1) + ratio)), (T(0),), T(0)
+def sech_squared(u):
+    """1 / cosh² u, by an exponential: 1 - tanh² u has no digits left where u is large."""
+    T = type(u)
+    e = exp_nonpositive(-abs(u + u))
+    return T(4) * e / ((T(1) + e) * (T(1) + e))
 
 
 @maths
-def uncapped_twice(h, g, z, scale, cap):
+def uncapped(g, x, scale, cap):
+    """Carry g back: g dz/dx, where z = c tanh(a x / c)."""
+    T = type(g)
+    return g * (scale * sech_squared(scale * x / cap)), (T(0),), T(0)
+
+
+@maths
+def uncapped_twice(h, g, x, scale, cap):
     """Carry h back: h (dz/dx)² + g d²z/dx², where z = c tanh(a x / c)."""
     T = type(h)
-    ratio = z / cap
-    slope = scale * ((T(1) - ratio) * (T(1) + ratio))
-    return slope * (h * slope - T(2) * g * ratio * scale / cap), (T(0),), T(0)
+    u = scale * x / cap
+    slope = scale * sech_squared(u)
+    return slope * (h * slope - T(2) * g * tanh(u) * scale / cap), (T(0),), T(0)
 
 
 @maths
