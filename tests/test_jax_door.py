@@ -173,6 +173,27 @@ def test_one_callback_for_value_and_gradient_of_a_whole_batch(monkeypatch):
     assert calls == [("input",), ()]
 
 
+def test_arrays_of_a_callback_wait_for_no_thread_of_jax(monkeypatch):
+    """They are NumPy's, not arrays of JAX, which may still be on their way."""
+    from fastloss.jax import kernels
+
+    read = []
+    run = kernels.Kernel.__call__
+    monkeypatch.setattr(
+        kernels.Kernel, "__call__", lambda self, *arrays: (read.extend(map(type, arrays)), run(self, *arrays))[1]
+    )
+    jax.block_until_ready(jax.jit(jax.value_and_grad(fj.cross_entropy))(*batch(7)))
+    assert read == [np.ndarray] * 2
+
+
+def test_without_jit():
+    x, y = batch(7)
+    expected = jax.value_and_grad(fj.cross_entropy)(x, y)
+    with jax.disable_jit():
+        jax.tree.map(np.testing.assert_array_equal, jax.value_and_grad(fj.cross_entropy)(x, y), expected)
+        np.testing.assert_array_equal(jax.vmap(fj.cross_entropy)(x[None], y[None]), expected[0][None])
+
+
 # Means
 
 

@@ -13,7 +13,8 @@ from jax.custom_derivatives import SymbolicZero
 from fastloss.api.jobs import Job, Layout
 from fastloss.api.transforms import mode_of
 from fastloss.define.record import Loss
-from fastloss.jax.kernels import call_back, kernel_of
+from fastloss.jax.kernels import kernel_of
+from fastloss.jax.primitive import call_back
 
 # Functions of jobs are kept, so that JAX finds what it has compiled for them.
 _KEPT = 4096

@@ -165,11 +165,6 @@ def values_of(job: Job, layout: Layout | None) -> Shape:
     return target[:1] + target[2:] if soft and len(target) > 1 else () if soft else target
 
 
-def call_back(kernel: Kernel, arrays: Sequence[Any]) -> list[Any]:
-    """Return the results of a kernel, as JAX traces them."""
-    return list(jax.pure_callback(kernel, kernel.results, *arrays, vmap_method="expand_dims"))
-
-
 def _spread(array: Any, shape: Shape, batch: Shape, whole: Shape) -> Any:
     """Return an array of a shape behind leading axes as one of the `whole` shape behind all leading axes."""
     leading = array.shape[: array.ndim - len(shape)]
