@@ -61,6 +61,7 @@ class Operator:
             types["params"] = "Tensor[]"
         self.arrays = [key for key, kind in types.items() if kind and kind.startswith("Tensor")]
         self.options = [key for key, kind in types.items() if kind and key not in self.arrays]
+        self.has_lists = any(kind and kind.endswith("[]") for kind in types.values())
         # Lists come last, as the tensors of a call have them.
         self.arrays.sort(key=lambda key: types[key] == "Tensor[]")
         schema = ", ".join([f"{types[key]} {key}" for key in (*self.arrays, *self.options)] + ["str wrt"])
@@ -108,10 +109,13 @@ class Operator:
 
     def call(self, args: Sequence[Any]) -> tuple[Call, list[Tensor]]:
         """Return the call that the operator's arguments describe, and its tensors."""
+        if self.has_lists:  # which are no keys
+            args = tuple([tuple(one) if isinstance(one, list) else one for one in args])
         arrays, rest = args[: len(self.arrays)], args[len(self.arrays) :]
-        tensors = list(leaves([array for array in arrays if array is not None]))
-        places = tuple([len(a) if isinstance(a, list | tuple) else a is not None for a in arrays])
-        key = places, tuple([tuple(one) if isinstance(one, list) else one for one in rest])
+        tensors = [array for array in arrays if array is not None]
+        if self.has_lists:
+            tensors = list(leaves(tensors))
+        key = tuple([array is None for array in arrays]), len(tensors), rest
         call = self.calls.get(key)
         if call is None:
             if len(self.calls) >= KINDS_KEPT:
@@ -134,13 +138,12 @@ class Operator:
             return self.always_reduced
         return bool(args[len(self.arrays) + self.options.index("reduction")] != "none")
 
-    @torch.no_grad()
     def _value(self, *args: Any) -> list[Tensor]:
         call, tensors = self.call(args)
         if not call.wrt or not self.is_reduced(args):
             return _in_order(call.value(tensors))
         value, gradients = call.value_and_grad(tensors)
-        return [*leaves(value), *_in_order(gradients)]
+        return [*leaves(value), *[one.contiguous() for one in gradients]]
 
     def _fake_value(self, *args: Any) -> list[Tensor]:
         call, tensors = self.call(args)
@@ -158,7 +161,6 @@ class Operator:
             fields += self._fake_gradients(first, *args)
         return fields
 
-    @torch.no_grad()
     def _gradients(self, grad_output: Tensor, *args: Any) -> list[Tensor]:
         call, tensors = self.call(args)
         return _in_order(call.grad(tensors, grad_output))
