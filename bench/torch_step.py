@@ -35,8 +35,11 @@ def alternated(calls: dict[str, Callable[[], object]], rounds: int, repeat: int)
     return {name: 1e6 * statistics.median(values) for name, values in times.items()}
 
 
-def steps(rows: int, classes: int) -> dict[str, Callable[[], object]]:
+def steps(rows: int, classes: int, compiled: bool) -> dict[str, Callable[[], object]]:
     """Return a step of torch's, one of ours, our forward alone, and the bare call."""
+    theirs, ours = torch.nn.functional.cross_entropy, door.cross_entropy
+    if compiled:
+        theirs, ours = torch.compile(theirs, fullgraph=True), torch.compile(ours, fullgraph=True)
     x, y = torch.randn(rows, classes, requires_grad=True), torch.randint(classes, (rows,))
     bare, plain = fl.value_and_grad(fl.cross_entropy), x.detach()
 
@@ -48,9 +51,9 @@ def steps(rows: int, classes: int) -> dict[str, Callable[[], object]]:
         return run
 
     return {
-        "torch": step(torch.nn.functional.cross_entropy),
-        "ours": step(door.cross_entropy),
-        "forward": lambda: door.cross_entropy(x, y),
+        "torch": step(theirs),
+        "ours": step(ours),
+        "forward": lambda: ours(x, y),
         "bare": lambda: bare(plain, y),
     }
 
@@ -60,12 +63,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of both (%(default)s)")
+    parser.add_argument("--compile", action="store_true", help="both by torch.compile")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     with fl.config(num_threads=chosen.threads):
         for rows, classes in SHAPES:
             repeat = max(1, 500_000 // (rows * classes))
-            times = alternated(steps(rows, classes), chosen.rounds, repeat)
+            times = alternated(steps(rows, classes, chosen.compile), chosen.rounds, repeat)
             ratio, added = times["torch"] / times["ours"], times["forward"] - times["bare"]
             print(
                 f"{rows}x{classes}: torch {times['torch']:.1f} us, ours {times['ours']:.1f} us, ratio {ratio:.2f}",
