@@ -236,7 +236,8 @@ MIRRORED = [
 ]
 
 
-@each
+@slow
+@pytest.mark.parametrize("dtype", [F4, F8])
 @pytest.mark.parametrize(("loss", "options", "other"), MIRRORED)
 def test_mirror_images_have_mirrored_bits(loss, options, other, dtype):
     rng = np.random.default_rng(5)
@@ -364,6 +365,7 @@ def test_relatives_of_cross_entropy_of_sure_rows(shape):
     close(fl.logsumexp(shifted, dim=1), np.log1p(np.delete(np.exp(shifted.astype(F8)), 1, 1).sum(1)), 20)
 
 
+@slow
 @pytest.mark.parametrize("slope", [3.0, 0.001])
 def test_many_strided_classes_are_summed_to_the_last_digits(slope, rng):
     """Of exponentials added up one by one in float32, 10 to 500 units in the last place were wrong."""
@@ -374,6 +376,7 @@ def test_many_strided_classes_are_summed_to_the_last_digits(slope, rng):
     np.testing.assert_allclose(gradient, expected, rtol=3e-6)
 
 
+@slow
 def test_many_strided_classes_beside_one_that_is_nearly_sure(rng):
     """The others are summed without the one, whose gradient they are."""
     logits = (0.1 * rng.standard_normal((1, 100_000, 16))).astype(np.float32)

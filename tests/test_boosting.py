@@ -196,7 +196,7 @@ def test_the_warning_of_large_labels_has_one_text_in_many_rounds():
 
 
 @pytest.mark.parametrize("booster", ["xgboost", "lightgbm", "catboost"])
-@pytest.mark.parametrize("name", ["sigmoid_focal_loss", "soft_margin_loss"])
+@pytest.mark.parametrize("name", quickly("sigmoid_focal_loss", then=["soft_margin_loss"]))
 def test_focal_and_soft_margin_learn(booster, name):
     objective, loss = boosting.objective(getattr(fl, name)), boosting.metric(getattr(fl, name))
     scores = SCORES[booster](TRAIN.binary, objective)
@@ -205,7 +205,7 @@ def test_focal_and_soft_margin_learn(booster, name):
     assert np.mean((scores > start) == TRAIN.binary) > 0.8
 
 
-@pytest.mark.parametrize("booster", ["xgboost", "lightgbm"])
+@pytest.mark.parametrize("booster", quickly("xgboost", then=["lightgbm"]))
 @pytest.mark.parametrize("name", quickly("symmetric_cross_entropy", then=["multi_margin_loss"]))
 def test_losses_of_classes_learn(booster, name):
     scores = SCORES[booster](TRAIN.classes, boosting.objective(getattr(fl, name)), num_class=3)
@@ -633,7 +633,7 @@ def test_small_weights_are_not_taken_for_large_residuals():
     boosting.objective(fl.l1_loss)(raw, np.zeros(500), np.full(500, 1e-5))  # a warning would be an error
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", quickly(np.float32, then=[np.float64]))
 @pytest.mark.parametrize(
     ("name", "options"), [("binary_cross_entropy_with_logits", {}), ("sigmoid_focal_loss", {"gamma": 3.0})]
 )
@@ -650,7 +650,7 @@ def test_one_pass_lifts_what_three_would(name, options, dtype):
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", quickly(np.float32, then=[np.float64]))
 def test_one_pass_lifts_rows_too(dtype, order):
     rng = np.random.default_rng(0)
     raw = np.asarray(rng.normal(size=(300, 4)) * np.geomspace(0.1, 400, 300)[:, None], dtype, order)
@@ -752,6 +752,7 @@ def test_scale_and_hessian_scale():
         np.testing.assert_allclose(scaled[1], 0.75 * factor * hess)
 
 
+@pytest.mark.slow
 def test_several_outputs_of_a_regression():
     xgboost = pytest.importorskip("xgboost")
     labels = np.stack([TRAIN.real, 2 * TRAIN.real], axis=1)

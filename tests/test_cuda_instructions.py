@@ -93,6 +93,7 @@ def test_rows_of_all_lengths(dtype, classes):
     assert not [name for name in opcodes(code) if name.startswith("CALL")]
 
 
+@pytest.mark.slow
 def test_devices_before_ampere_get_instructions_that_they_know():
     """They neither round pairs of numbers to half types nor keep NaN in a maximum by one instruction."""
     (launch,) = [

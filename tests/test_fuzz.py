@@ -17,6 +17,7 @@ settings = hypothesis.settings(
 )
 
 
+@pytest.mark.slow
 @hypothesis.settings(settings, max_examples=60)
 @hypothesis.given(fuzz.calls(("mse_loss",), ("float64", "float32")))
 def test_calls_of_elementwise_losses(drawn):

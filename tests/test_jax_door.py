@@ -149,6 +149,7 @@ def test_nested_vmap_and_axes_of_vmap(axes):
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_vmap_over_rows_and_over_class_weights():
     x, y = batch(8)
     weight = jnp.linspace(0.5, 2, 15).reshape(3, 5)

@@ -288,6 +288,7 @@ def test_class_indices_of_any_integer(dtype, rng):
         np.testing.assert_array_equal(gradient, expected[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.uint64], ids=lambda t: t.__name__)
 def test_class_indices_use_their_whole_range(dtype, rng):
     """An index that would be negative as a signed number of the same width, and one out of range."""
@@ -437,6 +438,7 @@ def test_the_gradient_of_a_long_row_may_replace_its_weights(rng):
     np.testing.assert_array_equal(weight, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", quickly(fl.softmax, then=[fl.log_softmax]))
 def test_results_of_long_rows_may_replace_them(function, rng):
     x = rng.normal(size=(3, 5000))

@@ -66,6 +66,7 @@ def test_labels_of_integers(own, labels):
     assert_near(found, fl.multilabel_soft_margin_loss(wide(x), wide(t)), own)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("own", "other"), [(FLOAT, DOUBLE), pytest.param(DOUBLE, HALF, marks=pytest.mark.slow)])
 def test_target_that_is_differentiated(own, other):
     x, t = rows(own, 5, 6), (rows(FLOAT, 5, 7) > 0).astype(other)

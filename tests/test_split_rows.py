@@ -105,6 +105,7 @@ def test_other_functions(rng, whole_rows, cut, name):
     assert all(cut)
 
 
+@pytest.mark.slow
 def test_class_probabilities_and_second_derivatives(rng, whole_rows, cut):
     x = rng.standard_normal((2, COLUMNS))
     t = rng.dirichlet(np.ones(COLUMNS), 2)
@@ -128,6 +129,7 @@ def test_same_bits_on_any_number_of_threads(rng, threads):
     assert len({threads(count, call) for count in (1, 2, 5)}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strange", [np.inf, -np.inf, np.nan])
 def test_extreme_entries(rng, whole_rows, strange):
     x = rng.standard_normal((2, COLUMNS), dtype=np.float32)

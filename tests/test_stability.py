@@ -26,7 +26,7 @@ def both(loss, *arrays, **options):
 
 
 @each
-@pytest.mark.parametrize("classes", quickly(3, 200, then=[70, 500, 5000]))
+@pytest.mark.parametrize("classes", quickly(200, then=[3, 70, 500, 5000]))
 @pytest.mark.parametrize("size", [1e4, 1e9, 1e30])
 def test_huge_logits(size, classes, dtype):
     """One class takes everything: the loss is the gap, the gradient 1 and -1."""

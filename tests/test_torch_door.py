@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
-from cases import ACTIVE, PLAIN, TYPICAL, marked, quickly
+from cases import ACTIVE, PLAIN, TYPICAL, marked, quickly, typical
 
 import fastloss as fl
 
@@ -127,7 +127,7 @@ def positional(name):
     return [*[make[kind]() for kind in kinds], *[make[one]() if one in make else one for one in rest]]
 
 
-@pytest.mark.parametrize("name", POSITIONAL)
+@pytest.mark.parametrize("name", typical(POSITIONAL))
 def test_positional_arguments_are_those_of_torch(name):
     args = positional(name)
     expected, actual = getattr(T, name)(*args), getattr(F, name)(*args)
@@ -173,7 +173,7 @@ def test_accumulated_scaled_and_shared_gradients():
     torch.testing.assert_close(gradient(F), gradient(T).clone())
 
 
-@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("reduction", quickly("mean", then=["none"]))
 def test_a_number_that_is_learned(reduction):
     results = []
     x, y = torch.randn(2, 5)
@@ -358,6 +358,7 @@ def test_half_precision_has_the_dtypes_of_torch(dtype):
         assert gradient.dtype == dtype
 
 
+@pytest.mark.slow
 def test_what_torch_computes_by_single_operations_stays_half_under_autocast():
     x = torch.randn(8, 5).bfloat16()
     weight = torch.rand(8, 5).bfloat16()
@@ -383,7 +384,8 @@ def test_scaled_float16_gradients_keep_what_the_scale_is_for():
 
 
 @pytest.mark.parametrize(
-    "name", ["mse_loss", "huber_loss", "kl_div", "soft_margin_loss", "margin_ranking_loss", "cross_entropy"]
+    "name",
+    quickly("mse_loss", "cross_entropy", then=["huber_loss", "kl_div", "soft_margin_loss", "margin_ranking_loss"]),
 )
 def test_mixed_dtypes_come_to_that_of_torch(name):
     for dtypes in ((torch.float32, torch.float64), (torch.float64, torch.float32), (torch.bfloat16, torch.float32)):
@@ -407,7 +409,7 @@ def test_wider_targets_that_do_not_widen_the_value():
             assert getattr(F, name)(*args, **options).dtype == getattr(T, name)(*args, **options).dtype == dtype
 
 
-@pytest.mark.parametrize("name", ["l1_loss", "mse_loss", "huber_loss"])
+@pytest.mark.parametrize("name", quickly("mse_loss", then=["l1_loss", "huber_loss"]))
 def test_wider_weights_of_elements_widen_the_value(name):
     x, weight = torch.randn(6, 4).bfloat16(), torch.rand(6, 4)
     for reduction in ("mean", "none"):
@@ -524,6 +526,7 @@ def test_penalties_of_parameters():
     torch.testing.assert_close(gradient, 0.5 * x.detach())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("out_features", quickly((), then=[(3,)]))
 def test_linear_cross_entropy_module(reduction, out_features):
@@ -641,7 +644,7 @@ def compiled(function, **options):
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own, of its own
-@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("reduction", quickly("mean", then=["none"]))
 def test_a_compiled_backward_pass_of_a_loss_that_is_not_compiled(reduction):
     uncompiled = torch.compiler.disable(F.cross_entropy)
     x, y = torch.randn(8, 5, requires_grad=True), torch.randint(5, (8,))
@@ -757,6 +760,7 @@ def test_traced_by_a_mode_of_torch():
     torch.testing.assert_close(graph(2 * x), F.cross_entropy(2 * x, y))
 
 
+@pytest.mark.slow
 def test_saved_tensors_may_go_elsewhere():
     x, y = torch.randn(8, 5, requires_grad=True), torch.randint(5, (8,))
 

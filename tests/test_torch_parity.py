@@ -55,7 +55,9 @@ REDUCED = [
     for param in marked(PARITY)
     for case in param.values
     for reduction in case.reductions
-    for whole in [reduction.get("reduction") != "none" or (case in PLAIN and case.loss in TYPICAL)]
+    for whole in [
+        reduction.get("reduction") != "none" or (case in PLAIN and case.loss in ("mse_loss", "cross_entropy"))
+    ]
     for marks in [param.marks if whole else pytest.mark.slow]
 ]
 
@@ -121,6 +123,7 @@ def spell(spec, rng):
     return spec if isinstance(spec, np.ndarray) else np.asarray(rng.uniform(0.1, 0.9, spec))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", quickly("mean", then=["none"]))
 @pytest.mark.parametrize(("loss", "arrays", "options"), UNUSUAL + STRANGE)
 def test_parity_at_the_edges(loss, arrays, options, reduction):
