@@ -842,3 +842,22 @@ def test_slopes_of_logits_far_beyond_their_cap(dtype):
     np.testing.assert_allclose(gradient, expected, rtol=rtol)
     gradient = fl.grad(fl.cross_entropy)(x, y, softcap=1.0, reduction="sum", grad_out=x)
     np.testing.assert_allclose(gradient, expected, rtol=rtol)
+
+
+@each
+@pytest.mark.parametrize("shape", [(50, 10), *quickly(then=[(50, 3000), (10, 5, 7)])])
+def test_gradients_of_a_softmax_one_of_whose_classes_is_nearly_certain(dtype, shape, rng):
+    """Of float32 rows with p = 1 - 1e-8 no digit was right: g less Σ p g cancels."""
+    x, g = rng.standard_normal((2, *shape)).astype(dtype)
+    x[:, 1] += 18
+    wide, above = x.astype(np.longdouble), g.astype(np.longdouble)
+    p = np.exp(wide - wide.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    less = above - above[:, 1:2]
+    others = np.delete(p, 1, 1).sum(axis=1, keepdims=True)
+    expected = p * (less - (p * less).sum(axis=1, keepdims=True))
+    curvature = np.where(np.arange(shape[1]).reshape(-1, *(1,) * (x.ndim - 2)) == 1, others - p, 1 - 2 * p)
+    gradient, second = fl.grad_and_hess(fl.softmax)(x, 1, grad_output=g)
+    terms = abs(p * less) + p * (p * abs(less)).sum(axis=1, keepdims=True)
+    assert (abs(gradient - expected) <= 30 * np.finfo(dtype).eps * terms).all()
+    assert (abs(second - expected * curvature) <= 30 * np.finfo(dtype).eps * terms).all()

@@ -187,6 +187,14 @@ def test_arrays_of_a_callback_wait_for_no_thread_of_jax(monkeypatch):
     assert read == [np.ndarray] * 2
 
 
+def test_a_softmax_one_of_whose_classes_is_nearly_certain():
+    """The gradient of p = 1 - 2e-8 in float32: no digit was right."""
+    x, g = np.array([18.0, 0.5, -1.0], np.float32), np.array([0.3, -1.0, 2.0], np.float32)
+    (found,) = jax.vjp(lambda x: fj.softmax(x, dim=0), jnp.asarray(x))[1](jnp.asarray(g))
+    expected = fl.grad(fl.softmax)(x.astype(float), 0, grad_output=g.astype(float))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_without_jit():
     x, y = batch(7)
     expected = jax.value_and_grad(fj.cross_entropy)(x, y)

@@ -144,7 +144,9 @@ def map_of_rows(job: Job, layout: Layout) -> Callable[..., Any]:
     def _(arrays: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
         result, (tangent,) = rows(*arrays), tangents
         if job.loss.name == "softmax":
-            return result, result * (tangent - jnp.sum(result * tangent, axis, keepdims=True))
+            # Of a class nearly certain the tangent itself would cancel.
+            above = tangent - jnp.sum(jnp.where(result > 0.5, tangent, 0), axis, keepdims=True)
+            return result, result * (above - jnp.sum(result * above, axis, keepdims=True))
         return result, tangent - jnp.sum(jnp.exp(result) * tangent, axis, keepdims=True)
 
     return rows

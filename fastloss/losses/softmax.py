@@ -38,16 +38,23 @@ LOGSUMEXP = RowMaths(logsumexp_row, logsumexp_entry, softmax=True)
 
 
 @maths
+def softmax_row(top, logsum, sums, zy, wy, p_others, py, params):
+    """The g of a class more likely than all others, and what it is above Σ p g; 0 and -Σ p g without one."""
+    return type(top)(0), (sums[1], sums[1] * p_others - sums[0], p_others)
+
+
+@maths
 def softmax_terms(z, p, t, w, hit, zy, wy, params):
-    """Σ p g."""
+    """Σ p g without a class more likely than all others, and its g."""
     T = type(z)
-    return p * t, T(0), T(0)
+    above = p > T(0.5)
+    return (T(0) if above else p * t), (t if above else T(0)), T(0)
 
 
 @maths
 def softmax_entry(z, p, t, w, hit, coefs, params):
-    """p; p (g - Σ p g), and p (1 - 2 p) (g - Σ p g)."""
-    slope = params[0] * p * (t - coefs[1])
+    """p; p (g - Σ p g), and p (1 - 2 p) (g - Σ p g): of a class nearly certain, g itself would cancel."""
+    slope = params[0] * p * ((t - coefs[0]) + coefs[1])
     return (p, slope), slope * (complement(z, p, coefs[2]) - p)
 
 
@@ -67,7 +74,7 @@ def log_softmax_entry(z, p, t, w, hit, coefs, params):
     return (z - coefs[0], slope), -p * complement(z, p, coefs[2]) * total
 
 
-SOFTMAX = RowMaths(no_row, softmax_entry, softmax_terms, softmax=True)
+SOFTMAX = RowMaths(softmax_row, softmax_entry, softmax_terms, softmax=True)
 LOG_SOFTMAX = RowMaths(no_row, log_softmax_entry, log_softmax_terms, softmax=True)
 
 
