@@ -30,6 +30,7 @@ DISTANCES = {
     "manhattan": lambda a, b: abs(a - b).sum(-1),
     "cosine": lambda a, b: 1 - (a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1)),
 }
+NAMED = quickly("cosine", then=[name for name in DISTANCES if name != "cosine"])
 
 
 def by_definition(distance, swap, margin=0.7):
@@ -39,7 +40,7 @@ def by_definition(distance, swap, margin=0.7):
 
 
 @pytest.mark.parametrize("swap", [pytest.param(False, marks=pytest.mark.slow), True])
-@pytest.mark.parametrize("name", quickly("cosine", then=[name for name in DISTANCES if name != "cosine"]))
+@pytest.mark.parametrize("name", NAMED)
 def test_named_distances(name, swap):
     options = {"distance_function": name, "margin": 0.7, "swap": swap}
     for reduction, combine in (("none", np.asarray), ("sum", np.sum), ("mean", np.mean)):
@@ -50,7 +51,7 @@ def test_named_distances(name, swap):
 
 
 @pytest.mark.parametrize("swap", [pytest.param(False, marks=pytest.mark.slow), True])
-@pytest.mark.parametrize("name", quickly("cosine", then=[name for name in DISTANCES if name != "cosine"]))
+@pytest.mark.parametrize("name", NAMED)
 def test_derivatives_of_named_distances(name, swap):
     """Along a random direction, by central differences; the second derivative from the first."""
     options = {"distance_function": name, "margin": 0.7, "swap": swap, "reduction": "sum"}

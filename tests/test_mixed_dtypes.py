@@ -67,7 +67,7 @@ def test_labels_of_integers(own, labels):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("own", "other"), [(FLOAT, DOUBLE), pytest.param(DOUBLE, HALF, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("own", "other"), [(FLOAT, DOUBLE), (DOUBLE, HALF)])
 def test_target_that_is_differentiated(own, other):
     x, t = rows(own, 5, 6), (rows(FLOAT, 5, 7) > 0).astype(other)
     w = np.linspace(0.5, 2, 5).astype(other)

@@ -94,7 +94,7 @@ def of_dtype(case, dtype):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", typical(STREAMED))
+@pytest.mark.parametrize("name", STREAMED)
 def test_the_same_bits_whether_streamed_or_not(name, streamed):
     case = case_of(LOSSES[name], "streamed", EXTENT)
     compare(case, case.arrays(), case.options, streamed)
@@ -164,13 +164,7 @@ def test_rows_of_any_length_of_classes_that_are_ignored_or_unknown(columns, rng,
 
 
 @pytest.mark.parametrize("shape", quickly((61, 1000), then=[(611, 100), (7, 9001)]))
-@pytest.mark.parametrize(
-    "wrt",
-    [
-        "input",
-        *[pytest.param(wrt, marks=pytest.mark.slow) for wrt in ("target", ("target", "input"), ("input", "target"))],
-    ],
-)
+@pytest.mark.parametrize("wrt", quickly("input", then=["target", ("target", "input"), ("input", "target")]))
 def test_gradients_of_class_probabilities(wrt, shape, rng, streamed):
     x = rng.standard_normal(shape)
     p = rng.dirichlet(np.ones(shape[1]), shape[0])

@@ -236,14 +236,13 @@ ROWS = {
 }
 
 
-QUICK = {("cross_entropy", "classes")}
 LOSSES_OF_ROWS = ["cross_entropy", "class probabilities", "multi_margin_loss", "nll_loss", "symmetric_cross_entropy"]
 
 
 @pytest.mark.parametrize(
     ("loss", "kind"),
     [
-        pytest.param(loss, kind, marks=() if (loss, kind) in QUICK else pytest.mark.slow)
+        pytest.param(loss, kind, marks=() if (loss, kind) == ("cross_entropy", "classes") else pytest.mark.slow)
         for loss in LOSSES_OF_ROWS
         for kind in ROWS
         if (loss, kind) != ("multi_margin_loss", "strided")  # which takes two axes

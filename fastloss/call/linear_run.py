@@ -250,7 +250,7 @@ class LinearRun:
             self._map("forward", point, params, (logits.reshape(-1),), final.reshape(-1), final is logits)
 
     def _back(self, gradient: Any, logits: Any, target: Any) -> None:
-        """Write the gradient of logits, of that of what was made of them; it may replace either."""
+        """Write the gradient of logits, from that of final ones; it may replace either."""
         if self.scores.changes_logits:
             point, params, needed = self.back
             read = (gradient.reshape(-1), logits.reshape(-1))[:needed]

@@ -61,13 +61,16 @@ class Kernel:
 
     def __call__(self, *arrays: Any) -> tuple[Any, ...]:
         """Return values and gradients, with the leading axes of the arrays. Nothing is raised for what these hold."""
-        read = [np.asarray(array) for array in arrays]
-        leading = [array.shape[: array.ndim - len(shape)] for array, shape in zip(read, self.job.shapes, strict=True)]
-        batch = np.broadcast_shapes(*leading)
+        batch = self.batch_of(arrays)
         if not batch:
-            return self._computed(read, self.job.keywords)
-        folded = self._folded(read, batch)
-        return self._one_by_one(read, batch) if folded is None else folded
+            return self._computed(arrays, self.job.keywords)
+        folded = self._folded(arrays, batch)
+        return self._one_by_one(arrays, batch) if folded is None else folded
+
+    def batch_of(self, arrays: Sequence[Any]) -> Shape:
+        """Return the common shape of the leading axes of arrays, or of JAX's descriptions of them."""
+        leading = [array.shape[: array.ndim - len(shape)] for array, shape in zip(arrays, self.job.shapes, strict=True)]
+        return np.broadcast_shapes(*leading)
 
     def _one_by_one(self, arrays: Sequence[Any], batch: Shape) -> tuple[Any, ...]:
         """Return what a call for each entry of the leading axes returns."""

@@ -14,13 +14,6 @@ from fastloss.define.scalars import complement
 
 
 @maths
-def no_row(top, logsum, sums, zy, wy, p_others, py, params):
-    """Nothing but what the entries need."""
-    T = type(top)
-    return T(0), (logsum, sums[0], p_others)
-
-
-@maths
 def logsumexp_row(top, logsum, sums, zy, wy, p_others, py, params):
     """Maximum + log Σ exp z; an infinite maximum is the result itself."""
     return (top if top - top != top - top else top + logsum), (p_others,)
@@ -59,6 +52,13 @@ def softmax_entry(z, p, t, w, hit, coefs, params):
 
 
 @maths
+def log_softmax_row(top, logsum, sums, zy, wy, p_others, py, params):
+    """log Σ exp z, and Σ g."""
+    T = type(top)
+    return T(0), (logsum, sums[0], p_others)
+
+
+@maths
 def log_softmax_terms(z, p, t, w, hit, zy, wy, params):
     """Σ g."""
     T = type(z)
@@ -75,7 +75,7 @@ def log_softmax_entry(z, p, t, w, hit, coefs, params):
 
 
 SOFTMAX = RowMaths(softmax_row, softmax_entry, softmax_terms, softmax=True)
-LOG_SOFTMAX = RowMaths(no_row, log_softmax_entry, log_softmax_terms, softmax=True)
+LOG_SOFTMAX = RowMaths(log_softmax_row, log_softmax_entry, log_softmax_terms, softmax=True)
 
 
 @loss("rowmap")

@@ -61,7 +61,6 @@ class Operator:
             types["params"] = "Tensor[]"
         self.arrays = [key for key, kind in types.items() if kind and kind.startswith("Tensor")]
         self.options = [key for key, kind in types.items() if kind and key not in self.arrays]
-        self.has_lists = any(kind and kind.endswith("[]") for kind in types.values())
         # Lists come last, as the tensors of a call have them.
         self.arrays.sort(key=lambda key: types[key] == "Tensor[]")
         schema = ", ".join([f"{types[key]} {key}" for key in (*self.arrays, *self.options)] + ["str wrt"])
@@ -109,13 +108,12 @@ class Operator:
 
     def call(self, args: Sequence[Any]) -> tuple[Call, list[Tensor]]:
         """Return the call that the operator's arguments describe, and its tensors."""
-        if self.has_lists:  # which are no keys
-            args = tuple([tuple(one) if isinstance(one, list) else one for one in args])
         arrays, rest = args[: len(self.arrays)], args[len(self.arrays) :]
         tensors = [array for array in arrays if array is not None]
-        if self.has_lists:
-            tensors = list(leaves(tensors))
-        key = tuple([array is None for array in arrays]), len(tensors), rest
+        if isinstance(tensors[-1], list | tuple):  # one list at most, which comes last
+            tensors[-1:] = tensors[-1]
+        absent = tuple([array is None for array in arrays])
+        key = absent, len(tensors), tuple([tuple(one) if isinstance(one, list) else one for one in rest])
         call = self.calls.get(key)
         if call is None:
             if len(self.calls) >= KINDS_KEPT:
@@ -143,7 +141,7 @@ class Operator:
         if not call.wrt or not self.is_reduced(args):
             return _in_order(call.value(tensors))
         value, gradients = call.value_and_grad(tensors)
-        return [*leaves(value), *[one.contiguous() for one in gradients]]
+        return [*leaves(value), *_in_order(gradients)]
 
     def _fake_value(self, *args: Any) -> list[Tensor]:
         call, tensors = self.call(args)
